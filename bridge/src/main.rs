@@ -1,0 +1,2 @@
+//! Turns a stdio server into a listener.
+fn main() {}
