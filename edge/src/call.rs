@@ -1,0 +1,137 @@
+//! The vocabulary every room shares: a [`Call`] goes in, a [`Reply`] yields events and then exactly one
+//! [`Outcome`].
+//!
+//! The form is the modern, stateless one (MCP 2026-07-28): whatever a legacy client said once in its
+//! handshake travels with each call in [`Client`]. Adapters at both sides translate; nothing between them
+//! knows of eras.
+//!
+//! Guarantees: a [`Responder`] never waits and never fails for lack of room (events are bounded by
+//! [`EVENT_BYTES`], the outcome has a place of its own); a `Reply` always ends in an outcome, even when the
+//! `Responder` is dropped by a panic; dropping a `Reply` cancels the call.
+
+mod reply;
+
+use std::fmt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio_util::sync::CancellationToken;
+use wire::Message;
+use wire::mcp::method::Method;
+
+use crate::permit::CallPermit;
+
+pub use reply::{EVENT_BYTES, Event, Next, Outcome, Reply, Responder, reply};
+
+/// Anything that answers calls: the router, the pool of one server, a fake in a test.
+///
+/// Not async and infallible: errors are an [`Outcome`], waiting happens behind the `Reply`.
+pub trait Dispatch: Send + Sync {
+    /// Takes the call on its way. Must not block.
+    fn dispatch(&self, call: Call) -> Reply;
+}
+
+/// One client request on its way to a server.
+#[derive(Debug)]
+pub struct Call {
+    /// Who asks.
+    pub caller: Caller,
+    /// What the client said of itself.
+    pub client: Arc<Client>,
+    /// Which connections are the call's own.
+    pub affinity: Affinity,
+    /// The only server that may answer (`/servers/{slug}/mcp`); `None` lets the router choose.
+    pub scope: Option<ServerName>,
+    /// The request's method.
+    pub method: Method,
+    /// The request as the client sent it, scanned. Id, name and `_meta` are replaced on the way by splicing.
+    pub request: Message,
+    /// The name to write upstream (a JSON string token) where the public one differs; set by the router.
+    pub rename: Option<Bytes>,
+    /// Room taken for this call; given back when it ends.
+    pub permit: CallPermit,
+}
+
+/// The authenticated principal. Cheap to clone.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct Caller {
+    principal: Arc<str>,
+}
+
+impl Caller {
+    /// The caller who proved to be `principal`.
+    pub fn new(principal: impl Into<Arc<str>>) -> Self {
+        Self { principal: principal.into() }
+    }
+
+    /// The name the credentials map to; a configured word, never the credential.
+    pub fn principal(&self) -> &Arc<str> {
+        &self.principal
+    }
+}
+
+impl fmt::Debug for Caller {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Caller({})", self.principal)
+    }
+}
+
+/// What a client said of itself: per request in the modern era, once per session in the legacy one.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Client {
+    /// `clientInfo` as a JSON object, verbatim; `None` when it was not sent.
+    pub info: Option<Bytes>,
+    /// `capabilities` as a JSON object, verbatim; `None` when it was not sent.
+    pub capabilities: Option<Bytes>,
+}
+
+/// Which connections a call may use, apart from the isolation configured for the server.
+#[derive(Clone, Debug)]
+pub enum Affinity {
+    /// The calls of one legacy session share a connection of their own.
+    Session(SessionKey),
+    /// No session: connections belong to the principal.
+    Principal,
+}
+
+/// A legacy session as the upstream side sees it: a number to group by and a signal of its end.
+#[derive(Clone, Debug)]
+pub struct SessionKey {
+    /// Unique in this process for its whole life.
+    pub number: u64,
+    /// Cancelled when the session ends; its connections close then.
+    pub ended: CancellationToken,
+}
+
+/// The slug of a configured server: `[a-z0-9-]{1,20}`.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ServerName(Arc<str>);
+
+impl ServerName {
+    /// The longest slug; a public name `<slug>__<tool>` must stay below the 64 characters that LLM APIs take.
+    pub const MAX_CHARS: usize = 20;
+
+    /// `None` unless `name` is 1 to 20 of `a-z`, `0-9` and `-`.
+    pub fn parse(name: &str) -> Option<Self> {
+        let fits = (1..=Self::MAX_CHARS).contains(&name.len())
+            && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+        fits.then(|| Self(name.into()))
+    }
+
+    /// The slug.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for ServerName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for ServerName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}

@@ -1,0 +1,323 @@
+//! The two ends of a call's answer.
+//!
+//! A lock held for a few instructions guards a bounded queue of events and one place for the outcome. No
+//! channel would do: `event` must never wait, progress must coalesce, and the outcome must always fit.
+
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+
+use bytes::Bytes;
+use wire::Message;
+use wire::splice::Parts;
+
+use crate::error::{Blame, Error, Kind};
+
+/// Bytes of events one reply holds for a client that reads slowly (ARCHITECTURE, backpressure): enough for
+/// thousands of progress lines, small enough that 10,000 stuck streams fit into memory.
+pub const EVENT_BYTES: usize = 256 * 1024;
+
+/// Something that happens before the outcome.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// `notifications/progress`, as the server sent it; the token in it is the upstream one.
+    Progress(Message),
+}
+
+/// How a call ended. There is exactly one.
+#[derive(Clone, Debug)]
+pub enum Outcome {
+    /// The `result` value: a JSON object in slices.
+    Result(Parts),
+    /// The server's own `error` value: a JSON object, verbatim.
+    Refused(Bytes),
+    /// The call failed on the way.
+    Failed(Error),
+}
+
+/// What [`Reply::next`] yields.
+#[derive(Debug)]
+pub enum Next {
+    /// An event; more follows.
+    Event(Event),
+    /// The end; nothing follows.
+    Outcome(Outcome),
+}
+
+/// A new pair.
+pub fn reply() -> (Responder, Reply) {
+    let shared = Arc::new(Mutex::new(Shared::default()));
+    (Responder { shared: shared.clone() }, Reply { shared })
+}
+
+/// The consumer's end. Dropping it cancels the call.
+#[derive(Debug)]
+pub struct Reply {
+    shared: Arc<Mutex<Shared>>,
+}
+
+impl Reply {
+    /// A reply that is already complete.
+    pub fn ready(outcome: Outcome) -> Self {
+        let (responder, reply) = reply();
+        responder.finish(outcome);
+        reply
+    }
+
+    /// A reply that already failed.
+    pub fn failed(error: Error) -> Self {
+        Self::ready(Outcome::Failed(error))
+    }
+
+    /// The next event, or the outcome. After the outcome it is an error to ask again, and answered as `Lost`.
+    ///
+    /// Cancel-safe: what was not returned stays queued.
+    pub async fn next(&mut self) -> Next {
+        poll_fn(|context| self.poll_next(context)).await
+    }
+
+    /// Whether `next` would return at once.
+    pub fn is_ready(&self) -> bool {
+        let shared = lock(&self.shared);
+        !shared.events.is_empty() || !matches!(shared.end, End::Open)
+    }
+
+    /// The poll form of [`Reply::next`].
+    pub fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Next> {
+        let mut shared = lock(&self.shared);
+        if let Some(event) = shared.events.pop_front() {
+            shared.event_bytes = shared.event_bytes.saturating_sub(event.bytes());
+            return Poll::Ready(Next::Event(event));
+        }
+        match std::mem::replace(&mut shared.end, End::Taken) {
+            End::Open => {
+                shared.end = End::Open;
+                shared.consumer = Some(context.waker().clone());
+                Poll::Pending
+            }
+            End::Outcome(outcome) => Poll::Ready(Next::Outcome(outcome)),
+            End::Taken => Poll::Ready(Next::Outcome(Outcome::Failed(Error::new(
+                Kind::Lost,
+                Blame::Edge,
+                "the call's answer was already taken",
+            )))),
+        }
+    }
+
+    /// Drops events and waits for the outcome.
+    pub async fn outcome(mut self) -> Outcome {
+        loop {
+            if let Next::Outcome(outcome) = self.next().await {
+                return outcome;
+            }
+        }
+    }
+}
+
+impl Drop for Reply {
+    fn drop(&mut self) {
+        let waker = {
+            let mut shared = lock(&self.shared);
+            shared.gone = true;
+            shared.events.clear();
+            shared.producer.take()
+        };
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+}
+
+/// The producer's end. Dropping it without an outcome fails the call as `Lost`.
+#[derive(Debug)]
+pub struct Responder {
+    shared: Arc<Mutex<Shared>>,
+}
+
+impl Responder {
+    /// Queues an event; never waits. `false`: something was dropped, because the consumer is gone or its
+    /// [`EVENT_BYTES`] are spent; then the newest progress takes the place of the one before it.
+    pub fn event(&self, event: Event) -> bool {
+        let mut fits = true;
+        let waker = {
+            let mut shared = lock(&self.shared);
+            if shared.gone || event.bytes() > EVENT_BYTES {
+                return false;
+            }
+            while shared.event_bytes + event.bytes() > EVENT_BYTES {
+                fits = false;
+                let Some(old) = shared.events.pop_back() else { break };
+                shared.event_bytes = shared.event_bytes.saturating_sub(old.bytes());
+            }
+            shared.event_bytes += event.bytes();
+            shared.events.push_back(event);
+            shared.consumer.take()
+        };
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+        fits
+    }
+
+    /// Ends the call.
+    pub fn finish(self, outcome: Outcome) {
+        self.end(outcome);
+    }
+
+    /// Ends the call in failure.
+    pub fn fail(self, error: Error) {
+        self.end(Outcome::Failed(error));
+    }
+
+    /// Whether the consumer dropped its end.
+    pub fn is_cancelled(&self) -> bool {
+        lock(&self.shared).gone
+    }
+
+    /// Resolves when the consumer drops its end. One waiter at a time.
+    pub async fn cancelled(&self) {
+        poll_fn(|context| self.poll_cancelled(context)).await;
+    }
+
+    /// The poll form of [`Responder::cancelled`].
+    pub fn poll_cancelled(&self, context: &mut Context<'_>) -> Poll<()> {
+        let mut shared = lock(&self.shared);
+        if shared.gone {
+            return Poll::Ready(());
+        }
+        shared.producer = Some(context.waker().clone());
+        Poll::Pending
+    }
+
+    /// Registers what runs when the consumer drops its end; replaces a waiter of `cancelled`.
+    pub fn on_cancel(&self, waker: Waker) {
+        let gone = {
+            let mut shared = lock(&self.shared);
+            if !shared.gone {
+                shared.producer = Some(waker.clone());
+            }
+            shared.gone
+        };
+        if gone {
+            waker.wake();
+        }
+    }
+
+    fn end(&self, outcome: Outcome) {
+        let waker = {
+            let mut shared = lock(&self.shared);
+            if !matches!(shared.end, End::Open) {
+                return;
+            }
+            shared.end = End::Outcome(outcome);
+            shared.consumer.take()
+        };
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+}
+
+impl Drop for Responder {
+    fn drop(&mut self) {
+        self.end(Outcome::Failed(Error::new(
+            Kind::Lost,
+            Blame::Edge,
+            "the call was lost inside the gateway; please report this as a bug",
+        )));
+    }
+}
+
+impl Event {
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Progress(message) => message.bytes().len(),
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    events: VecDeque<Event>,
+    event_bytes: usize,
+    end: End,
+    gone: bool,
+    consumer: Option<Waker>,
+    producer: Option<Waker>,
+}
+
+/// `Open → Outcome → Taken`.
+#[derive(Debug, Default)]
+enum End {
+    #[default]
+    Open,
+    Outcome(Outcome),
+    Taken,
+}
+
+// Nothing panics while the lock is held, and every state in it is valid, so poison carries no news.
+fn lock(shared: &Mutex<Shared>) -> MutexGuard<'_, Shared> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use wire::limits::Limits;
+
+    fn progress(n: usize) -> Event {
+        let text = format!(
+            r#"{{"jsonrpc":"2.0","method":"notifications/progress","params":{{"progressToken":1,"progress":{n}}}}}"#
+        );
+        Event::Progress(Message::scan(text.into(), &Limits::default()).unwrap())
+    }
+
+    #[tokio::test]
+    async fn events_come_before_the_outcome() {
+        let (responder, mut reply) = reply();
+        assert!(responder.event(progress(1)));
+        responder.finish(Outcome::Refused(Bytes::from_static(b"{}")));
+        assert!(matches!(reply.next().await, Next::Event(Event::Progress(_))));
+        assert!(matches!(reply.next().await, Next::Outcome(Outcome::Refused(_))));
+    }
+
+    #[tokio::test]
+    async fn unread_events_are_bounded_and_the_newest_wins() {
+        let (responder, mut reply) = reply();
+        let mut sent = 0;
+        while responder.event(progress(sent)) {
+            sent += 1;
+        }
+        assert!(!responder.event(progress(sent + 1)));
+        responder.finish(Outcome::Refused(Bytes::new()));
+        let (mut bytes, mut last) = (0, None);
+        while let Next::Event(event) = reply.next().await {
+            bytes += event.bytes();
+            let Event::Progress(message) = event;
+            last = message.param("progress").and_then(|v| v.as_u64());
+        }
+        assert!(bytes <= EVENT_BYTES && bytes > EVENT_BYTES - 1000, "{bytes}");
+        assert_eq!(last, Some(sent as u64 + 1));
+    }
+
+    #[tokio::test]
+    async fn a_dropped_responder_fails_the_call() {
+        let (responder, reply) = reply();
+        drop(responder);
+        let Outcome::Failed(error) = reply.outcome().await else { panic!("a failure") };
+        assert_eq!(error.kind, Kind::Lost);
+    }
+
+    #[tokio::test]
+    async fn a_dropped_reply_wakes_the_producer() {
+        let (responder, reply) = reply();
+        let waiting = tokio::spawn(async move {
+            responder.cancelled().await;
+            responder.is_cancelled()
+        });
+        tokio::task::yield_now().await;
+        drop(reply);
+        assert!(waiting.await.unwrap());
+    }
+}

@@ -1,0 +1,121 @@
+//! The one error of this crate: what happened, whose fault it is, and whether trying again can help.
+//!
+//! `front/reply.rs` alone turns it into HTTP statuses and JSON-RPC codes. The text is written for the
+//! person who reads it: which server, what happened, what to change. It never holds arguments, results or
+//! credentials.
+
+use std::fmt;
+use std::time::Duration;
+
+/// Why a call did not end in a result.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Error {
+    /// What happened.
+    pub kind: Kind,
+    /// Who would have to change something.
+    pub blame: Blame,
+    /// Whether the same call may be sent again.
+    pub retry: Retry,
+    /// One sentence for the caller.
+    pub message: String,
+}
+
+/// What happened. The first group ends calls that reached the data path and is told to the caller as
+/// `data.reason`; the second refuses requests before anything was sent to a server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// No endpoint of the server took a connection.
+    Unreachable,
+    /// A bound is reached: slots, queue, permits or bytes.
+    Busy,
+    /// The server's process ended with the call in flight.
+    Died,
+    /// The call's deadline passed.
+    Timeout,
+    /// A message is larger than its bound.
+    TooLarge,
+    /// The server broke the protocol.
+    Protocol,
+    /// The call was cancelled by its caller.
+    Cancelled,
+    /// This process is stopping.
+    Draining,
+    /// What the call referred to is gone.
+    Lost,
+
+    /// The message is not what the protocol allows at this point (−32600).
+    InvalidRequest,
+    /// The parameters are wrong (−32602): an unknown name, a bad cursor, a missing key.
+    InvalidParams,
+    /// Nobody serves this method (−32601).
+    UnknownMethod,
+    /// No server has this resource (−32002, or −32602 for modern clients), with the URI as asked.
+    UnknownResource(String),
+}
+
+/// Who would have to change something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Blame {
+    /// The client's side.
+    Downstream,
+    /// The server's side.
+    Upstream,
+    /// This process, or its configuration.
+    Edge,
+}
+
+/// Whether the same call may be sent again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Retry {
+    /// Nothing of the call was written to a server: another connection may take it.
+    Unsent,
+    /// Later, not before this much time has passed.
+    After(Duration),
+    /// The call may have had effects; only its caller can decide.
+    No,
+}
+
+impl Error {
+    /// An error to be told to the caller as it stands.
+    pub fn new(kind: Kind, blame: Blame, message: impl Into<String>) -> Self {
+        Self { kind, blame, retry: Retry::No, message: message.into() }
+    }
+
+    /// The same error with another answer to "may I try again?".
+    pub fn with_retry(self, retry: Retry) -> Self {
+        Self { retry, ..self }
+    }
+
+    /// A bound was hit: nothing was sent, and the caller may come back after `after`.
+    pub fn busy(blame: Blame, after: Duration, message: impl Into<String>) -> Self {
+        Self::new(Kind::Busy, blame, message).with_retry(Retry::After(after))
+    }
+}
+
+impl Kind {
+    /// The word in `data.reason` (ARCHITECTURE, failure table); `None` for refusals, whose code says it all.
+    pub fn reason(&self) -> Option<&'static str> {
+        match self {
+            Self::Unreachable => Some("unreachable"),
+            Self::Busy => Some("busy"),
+            Self::Died => Some("died"),
+            Self::Timeout => Some("timeout"),
+            Self::TooLarge => Some("too_large"),
+            Self::Protocol => Some("protocol"),
+            Self::Cancelled => Some("cancelled"),
+            Self::Draining => Some("draining"),
+            Self::Lost => Some("lost"),
+            Self::InvalidRequest | Self::InvalidParams | Self::UnknownMethod | Self::UnknownResource(_) => {
+                None
+            }
+        }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Error {}

@@ -1,0 +1,133 @@
+//! The end of the process as three signals down and one completion up.
+//!
+//! ```text
+//! Serving ──leave──▶ Leaving ──stop──▶ Stopping ──cut──▶ Cut
+//!                    not ready,        no accept,        everything
+//!                    still accepts     calls finish      ends now
+//! ```
+//! [`Drain`] is held by `app`; every room gets a [`DrainWatch`]. Work that must be finished before the
+//! process ends runs as a task of the watch ([`DrainWatch::spawn`]).
+
+use std::future::Future;
+use std::time::Duration;
+
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// The side that stops the process.
+#[derive(Debug, Default)]
+pub struct Drain {
+    watch: DrainWatch,
+}
+
+/// The side that is stopped. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub struct DrainWatch {
+    leaving: CancellationToken,
+    stopping: CancellationToken,
+    cut: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl Drain {
+    /// A process that serves.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// A watch to hand to a room.
+    pub fn watch(&self) -> DrainWatch {
+        self.watch.clone()
+    }
+
+    /// Runs the whole ladder: not ready for `delay`, then at most `grace` for what is on its way, then the
+    /// cut. Endpoints are removed asynchronously, so new connections still come during `delay`.
+    pub async fn run(self, delay: Duration, grace: Duration) {
+        let watch = &self.watch;
+        watch.leaving.cancel();
+        tokio::time::sleep(delay).await;
+        watch.stopping.cancel();
+        watch.tasks.close();
+        if timeout(grace, watch.tasks.wait()).await.is_err() {
+            tracing::warn!(tasks = watch.tasks.len(), "drain ran out of time");
+        }
+        watch.cut.cancel();
+        // What was cut needs a moment to send its last bytes; it must not need more.
+        if timeout(AFTER_CUT, watch.tasks.wait()).await.is_err() {
+            tracing::warn!(tasks = watch.tasks.len(), "tasks left behind");
+        }
+    }
+}
+
+impl DrainWatch {
+    /// Resolves when the process wants no new clients: `/ready` says so, answers carry `Connection: close`.
+    pub async fn leaving(&self) {
+        self.leaving.cancelled().await;
+    }
+
+    /// Whether the process wants no new clients.
+    pub fn is_leaving(&self) -> bool {
+        self.leaving.is_cancelled()
+    }
+
+    /// Resolves when listeners close and long streams end.
+    pub async fn stopping(&self) {
+        self.stopping.cancelled().await;
+    }
+
+    /// Whether listeners are closed.
+    pub fn is_stopping(&self) -> bool {
+        self.stopping.is_cancelled()
+    }
+
+    /// Resolves when everything has to end.
+    pub async fn cut(&self) {
+        self.cut.cancelled().await;
+    }
+
+    /// Runs a task that the end of the process waits for.
+    pub fn spawn<F>(&self, task: F) -> JoinHandle<F::Output>
+    where
+        F: Future + Send + 'static,
+        F::Output: Send + 'static,
+    {
+        self.tasks.spawn(task)
+    }
+}
+
+/// Enough to write a last answer into sockets that take it.
+const AFTER_CUT: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::time::Instant;
+
+    #[tokio::test(start_paused = true)]
+    async fn waits_for_tasks_and_no_longer() {
+        let drain = Drain::new();
+        let watch = drain.watch();
+        let inner = watch.clone();
+        watch.spawn(async move {
+            inner.stopping().await;
+            tokio::time::sleep(Duration::from_secs(3)).await;
+        });
+        let start = Instant::now();
+        drain.run(Duration::from_secs(5), Duration::from_secs(20)).await;
+        assert_eq!(start.elapsed().as_secs(), 8);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn cuts_what_does_not_end() {
+        let drain = Drain::new();
+        let watch = drain.watch();
+        let inner = watch.clone();
+        watch.spawn(async move { inner.cut().await });
+        let start = Instant::now();
+        drain.run(Duration::ZERO, Duration::from_secs(20)).await;
+        assert_eq!(start.elapsed().as_secs(), 20);
+        assert!(watch.is_leaving() && watch.is_stopping());
+    }
+}

@@ -1,0 +1,3 @@
+//! Operating the process: stopping it, and letting people see into it.
+
+pub mod drain;

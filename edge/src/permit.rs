@@ -1,0 +1,419 @@
+//! Rights to use bounded things, taken in one fixed order: connection → principal → bytes → slot.
+//!
+//! Only a slot is waited for, bounded in count and in time; every other bound answers at once. Each permit
+//! gives its room back when dropped, whatever happened meanwhile. What is not here: the answer to a refused
+//! caller (`front/reply.rs`).
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::registry::Registry;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
+
+use crate::error::{Blame, Error};
+
+/// The bounds of the whole process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Downstream connections. 10,000: one file descriptor each, within a common `ulimit -n` of 20,000
+    /// with the upstream ones.
+    pub connections: usize,
+    /// Calls on their way at a time. 10,000: one per connection.
+    pub calls: usize,
+    /// Calls of one principal on their way at a time; the global bound unless configured.
+    pub calls_per_principal: usize,
+    /// Bytes of request bodies and unfetched answers held at a time. 256 MiB: what a pod with the usual
+    /// 512 MiB limit can spare.
+    pub held_bytes: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { connections: 10_000, calls: 10_000, calls_per_principal: 10_000, held_bytes: 256 << 20 }
+    }
+}
+
+/// A bound that was hit; the label of `mcp_edge_refused_total`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[expect(missing_docs, reason = "each is the setting or limit of the same name")]
+pub enum Bound {
+    Connections,
+    Calls,
+    PrincipalCalls,
+    HeldBytes,
+    Body,
+    Sessions,
+    SessionCalls,
+    Slots,
+    Queue,
+    QueueTimeout,
+    ServerConnections,
+    Frame,
+    EventBytes,
+}
+
+/// How often each bound was hit.
+#[derive(Clone, Debug, Default)]
+pub struct Metrics {
+    refused: Family<BoundLabel, Counter>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct BoundLabel {
+    bound: Bound,
+}
+
+impl Metrics {
+    /// Registers under the process's prefix.
+    pub fn register(&self, registry: &mut Registry) {
+        registry.register(
+            "refused",
+            "Times a bound was hit; raise the setting of that name, or add capacity",
+            self.refused.clone(),
+        );
+    }
+
+    /// Counts one hit.
+    pub fn hit(&self, bound: Bound) {
+        self.refused.get_or_create(&BoundLabel { bound }).inc();
+    }
+}
+
+/// The process-wide permits.
+#[derive(Clone, Debug)]
+pub struct Permits {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    config: Config,
+    metrics: Metrics,
+    connections: Arc<Semaphore>,
+    calls: AtomicUsize,
+    by_principal: Mutex<HashMap<Arc<str>, usize>>,
+    held_bytes: AtomicUsize,
+}
+
+impl Permits {
+    /// All room free.
+    pub fn new(config: Config, metrics: Metrics) -> Self {
+        let connections = Arc::new(Semaphore::new(config.connections.min(Semaphore::MAX_PERMITS)));
+        Self {
+            shared: Arc::new(Shared {
+                config,
+                metrics,
+                connections,
+                calls: AtomicUsize::new(0),
+                by_principal: Mutex::default(),
+                held_bytes: AtomicUsize::new(0),
+            }),
+        }
+    }
+
+    /// Where refusals of other rooms are counted.
+    pub fn metrics(&self) -> &Metrics {
+        &self.shared.metrics
+    }
+
+    /// Room for one downstream connection, waited for: the listener stops accepting meanwhile, so that the
+    /// kernel's backlog feels the pressure.
+    pub async fn connection(&self) -> Option<ConnPermit> {
+        if self.shared.connections.available_permits() == 0 {
+            self.shared.metrics.hit(Bound::Connections);
+        }
+        // The semaphore is never closed; `None` would mean that the process is going down.
+        let permit = self.shared.connections.clone().acquire_owned().await.ok()?;
+        Some(ConnPermit { _permit: permit })
+    }
+
+    /// Room for one call of `principal`.
+    ///
+    /// # Errors
+    /// The bound that is reached: the principal's own, or the process's.
+    pub fn call(&self, principal: &Arc<str>) -> Result<CallPermit, Bound> {
+        let shared = &self.shared;
+        {
+            let mut counts = lock(&shared.by_principal);
+            let count = counts.entry(principal.clone()).or_default();
+            if *count >= shared.config.calls_per_principal.min(shared.config.calls) {
+                // Where both bounds are equal the process is full, not this one principal.
+                let own = shared.config.calls_per_principal < shared.config.calls;
+                return Err(shared.hit(if own { Bound::PrincipalCalls } else { Bound::Calls }));
+            }
+            *count += 1;
+        }
+        let permit = CallPermit { shared: shared.clone(), principal: principal.clone(), bytes: 0 };
+        if shared.calls.fetch_add(1, Ordering::Relaxed) >= shared.config.calls {
+            return Err(shared.hit(Bound::Calls)); // dropping the permit takes the count back
+        }
+        Ok(permit)
+    }
+
+    /// Calls on their way.
+    pub fn calls_in_flight(&self) -> usize {
+        self.shared.calls.load(Ordering::Relaxed)
+    }
+
+    /// Bytes held.
+    pub fn held_bytes(&self) -> usize {
+        self.shared.held_bytes.load(Ordering::Relaxed)
+    }
+}
+
+impl Default for Permits {
+    fn default() -> Self {
+        Self::new(Config::default(), Metrics::default())
+    }
+}
+
+impl Shared {
+    fn hit(&self, bound: Bound) -> Bound {
+        self.metrics.hit(bound);
+        bound
+    }
+}
+
+/// One downstream connection.
+#[derive(Debug)]
+pub struct ConnPermit {
+    _permit: OwnedSemaphorePermit,
+}
+
+/// One call of one principal, and the bytes held for it.
+pub struct CallPermit {
+    shared: Arc<Shared>,
+    principal: Arc<str>,
+    bytes: usize,
+}
+
+impl CallPermit {
+    /// Takes room for `more` bytes of this call's body; asked before they are read.
+    ///
+    /// # Errors
+    /// [`Bound::HeldBytes`] when the process's byte budget is spent.
+    pub fn hold_bytes(&mut self, more: usize) -> Result<(), Bound> {
+        let before = self.shared.held_bytes.fetch_add(more, Ordering::Relaxed);
+        if before.saturating_add(more) > self.shared.config.held_bytes {
+            self.shared.held_bytes.fetch_sub(more, Ordering::Relaxed);
+            return Err(self.shared.hit(Bound::HeldBytes));
+        }
+        self.bytes += more;
+        Ok(())
+    }
+}
+
+impl Drop for CallPermit {
+    fn drop(&mut self) {
+        self.shared.held_bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.shared.calls.fetch_sub(1, Ordering::Relaxed);
+        let mut counts = lock(&self.shared.by_principal);
+        if let Some(count) = counts.get_mut(&self.principal) {
+            *count -= 1;
+            if *count == 0 {
+                counts.remove(&self.principal);
+            }
+        }
+    }
+}
+
+impl fmt::Debug for CallPermit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "CallPermit({} bytes)", self.bytes)
+    }
+}
+
+/// The slots of one server: calls in flight there, and a bounded, timed queue for them.
+#[derive(Clone, Debug)]
+pub struct Slots {
+    free: Arc<Semaphore>,
+    waiting: Arc<AtomicUsize>,
+    config: SlotConfig,
+    metrics: Metrics,
+}
+
+/// Bounds of [`Slots`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SlotConfig {
+    /// Calls in flight on one server. 1,024: beyond that a stdio server only queues them in its own memory.
+    pub slots: usize,
+    /// Calls that may wait for a slot or a connection. 256: at a usual 40 ms a call they are served within
+    /// `queue_timeout`.
+    pub queue: usize,
+    /// The longest wait. 10 s: clients give up after 60 s, and most retry.
+    pub queue_timeout: Duration,
+}
+
+impl Default for SlotConfig {
+    fn default() -> Self {
+        Self { slots: 1024, queue: 256, queue_timeout: Duration::from_secs(10) }
+    }
+}
+
+impl Slots {
+    /// All slots free.
+    pub fn new(config: SlotConfig, metrics: Metrics) -> Self {
+        let free = Arc::new(Semaphore::new(config.slots.min(Semaphore::MAX_PERMITS)));
+        Self { free, waiting: Arc::default(), config, metrics }
+    }
+
+    /// A slot without waiting; `None` also when others wait already, so that nobody overtakes them.
+    pub fn try_take(&self) -> Option<SlotPermit> {
+        if self.waiting.load(Ordering::Relaxed) > 0 {
+            return None;
+        }
+        self.free.clone().try_acquire_owned().ok().map(|permit| SlotPermit { _permit: permit })
+    }
+
+    /// A place in the queue, for a call that has to wait for a slot, a connection or a handshake.
+    ///
+    /// # Errors
+    /// [`Bound::Queue`] when as many wait already.
+    pub fn queue(&self) -> Result<QueuePermit, Bound> {
+        if self.waiting.fetch_add(1, Ordering::Relaxed) >= self.config.queue {
+            self.waiting.fetch_sub(1, Ordering::Relaxed);
+            self.metrics.hit(Bound::Queue);
+            return Err(Bound::Queue);
+        }
+        Ok(QueuePermit { slots: self.clone() })
+    }
+
+    /// The configured bounds.
+    pub fn config(&self) -> SlotConfig {
+        self.config
+    }
+}
+
+/// A place in the queue of one server.
+#[derive(Debug)]
+pub struct QueuePermit {
+    slots: Slots,
+}
+
+impl QueuePermit {
+    /// Waits for a slot, at most `queue_timeout`.
+    ///
+    /// # Errors
+    /// [`Bound::QueueTimeout`] when none came free in time.
+    pub async fn slot(&self) -> Result<SlotPermit, Bound> {
+        match timeout(self.slots.config.queue_timeout, self.slots.free.clone().acquire_owned()).await {
+            Ok(Ok(permit)) => Ok(SlotPermit { _permit: permit }),
+            Ok(Err(_)) | Err(_) => {
+                self.slots.metrics.hit(Bound::QueueTimeout);
+                Err(Bound::QueueTimeout)
+            }
+        }
+    }
+}
+
+impl Drop for QueuePermit {
+    fn drop(&mut self) {
+        self.slots.waiting.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// One call in flight on one server.
+#[derive(Debug)]
+pub struct SlotPermit {
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Bound {
+    /// The refusal as an error for the caller, with the time after which trying again makes sense.
+    pub fn refusal(self) -> Error {
+        let blame = if self == Self::PrincipalCalls { Blame::Downstream } else { Blame::Edge };
+        let what = match self {
+            Self::Connections => "too many connections to this gateway",
+            Self::Calls => "too many calls on their way through this gateway",
+            Self::PrincipalCalls => "too many calls of this principal on their way",
+            Self::HeldBytes => "the gateway holds as many request bytes as it may",
+            Self::Sessions => "too many sessions on this gateway",
+            Self::SessionCalls => "too many calls of this session on their way",
+            Self::Slots | Self::Queue => "too many calls wait for this server",
+            Self::QueueTimeout => "the server had no room for the call in time",
+            Self::ServerConnections => "the server has as many connections as it may",
+            Self::Body => "the request body is larger than this gateway takes",
+            Self::Frame => "the server's message is larger than this gateway takes",
+            Self::EventBytes => "the client reads its events too slowly",
+        };
+        Error::busy(blame, RETRY_AFTER, format!("{what}; try again later"))
+    }
+}
+
+/// What a refused caller is told to wait: long enough to be worth it, short enough not to be noticed.
+pub const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    // Every state inside is valid at any point, so a poisoned lock carries no news.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn permits(calls: usize, own: usize, held_bytes: usize) -> Permits {
+        let config = Config { calls, calls_per_principal: own, held_bytes, ..Config::default() };
+        Permits::new(config, Metrics::default())
+    }
+
+    #[test]
+    fn calls_are_bounded_per_principal_and_in_all() {
+        let permits = permits(3, 2, 100);
+        let (a, b): (Arc<str>, Arc<str>) = ("a".into(), "b".into());
+        let first = permits.call(&a).unwrap();
+        let _second = permits.call(&a).unwrap();
+        assert_eq!(permits.call(&a).unwrap_err(), Bound::PrincipalCalls);
+        let _third = permits.call(&b).unwrap();
+        assert_eq!(permits.call(&b).unwrap_err(), Bound::Calls);
+        assert_eq!(permits.calls_in_flight(), 3);
+        drop(first);
+        assert!(permits.call(&b).is_ok());
+    }
+
+    #[test]
+    fn bytes_come_back_with_the_permit() {
+        let permits = permits(3, 3, 100);
+        let mut call = permits.call(&"a".into()).unwrap();
+        call.hold_bytes(60).unwrap();
+        assert_eq!(call.hold_bytes(60).unwrap_err(), Bound::HeldBytes);
+        assert_eq!(permits.held_bytes(), 60);
+        drop(call);
+        assert_eq!(permits.held_bytes(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_queue_is_bounded_in_count_and_time() {
+        let config = SlotConfig { slots: 1, queue: 1, queue_timeout: Duration::from_secs(10) };
+        let slots = Slots::new(config, Metrics::default());
+        let held = slots.try_take().unwrap();
+        assert!(slots.try_take().is_none());
+        let queued = slots.queue().unwrap();
+        assert_eq!(slots.queue().unwrap_err(), Bound::Queue);
+        assert_eq!(queued.slot().await.unwrap_err(), Bound::QueueTimeout);
+        drop(held);
+        assert!(slots.try_take().is_none(), "nobody overtakes the queue");
+        let slot = queued.slot().await.unwrap();
+        drop((queued, slot));
+        assert!(slots.try_take().is_some());
+    }
+
+    #[tokio::test]
+    async fn connections_wait_for_room() {
+        let permits = Permits::new(Config { connections: 1, ..Config::default() }, Metrics::default());
+        let held = permits.connection().await.unwrap();
+        let other = permits.clone();
+        let waiting = tokio::spawn(async move { other.connection().await.is_some() });
+        tokio::task::yield_now().await;
+        assert!(!waiting.is_finished());
+        drop(held);
+        assert!(waiting.await.unwrap());
+    }
+}
