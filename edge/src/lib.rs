@@ -17,3 +17,4 @@ pub mod call;
 pub mod error;
 pub mod ops;
 pub mod permit;
+pub mod router;
