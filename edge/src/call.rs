@@ -18,6 +18,7 @@ use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
 use wire::Message;
 use wire::mcp::method::Method;
+use wire::span::Span;
 
 use crate::permit::CallPermit;
 
@@ -46,10 +47,19 @@ pub struct Call {
     pub method: Method,
     /// The request as the client sent it, scanned. Id, name and `_meta` are replaced on the way by splicing.
     pub request: Message,
-    /// The name to write upstream (a JSON string token) where the public one differs; set by the router.
-    pub rename: Option<Bytes>,
+    /// The name to write upstream where the public one differs; set by the router.
+    pub rename: Option<Rename>,
     /// Room taken for this call; given back when it ends.
     pub permit: CallPermit,
+}
+
+/// A replacement inside [`Call::request`]: the server's own name in place of the public one.
+#[derive(Clone, Debug)]
+pub struct Rename {
+    /// Where the public name stands in the request.
+    pub span: Span,
+    /// The server's name as a JSON string token.
+    pub token: Bytes,
 }
 
 /// The authenticated principal. Cheap to clone.
