@@ -1,0 +1,390 @@
+//! One JSON-RPC message: what it is, and where the parts stand that a gateway reads. The scan checks the whole text once
+//! and refuses whatever two parsers could understand in two ways.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use bytes::Bytes;
+
+use crate::id::RequestId;
+use crate::limits::Limits;
+use crate::object::{self, Object};
+use crate::scanner::{Cause, Fault, Scanner};
+use crate::seek::Seek;
+use crate::span::Span;
+use crate::text;
+
+/// What a message is, by JSON-RPC 2.0 §4 and §5.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kind {
+    /// Has a method and an id: wants one answer.
+    Request,
+    /// Has a method and no id: is never answered.
+    Notification,
+    /// Has a result or an error.
+    Response,
+}
+
+/// One JSON-RPC message: its bytes and what the scan found in them.
+#[derive(Clone, Debug)]
+pub struct Message {
+    bytes: Bytes,
+    kind: Kind,
+    id: Option<(RequestId, Span)>,
+    method: Option<Text>,
+    payload: Option<Object>,
+    meta: Option<Object>,
+    result: Option<Span>,
+    error: Option<Span>,
+}
+
+/// A string of the message; unescaped once if it had escapes.
+#[derive(Clone, Debug)]
+enum Text {
+    Plain(Span),
+    Unescaped(Box<str>),
+}
+
+impl Message {
+    /// Scans one message. The whole text is checked: UTF-8, JSON, depth, and equal keys at the levels that are read
+    /// (the message, its `params` or `result`, and the `_meta` in there).
+    ///
+    /// # Errors
+    /// What is wrong, where, and the id to answer to when it could be read.
+    pub fn scan(bytes: Bytes, limits: &Limits) -> Result<Message, ScanError> {
+        match Parts::find(&bytes, limits).and_then(|parts| parts.judge(bytes.clone())) {
+            Ok(message) => Ok(message),
+            Err(error) if matches!(error.kind, ScanErrorKind::BadId | ScanErrorKind::Batch) => Err(error),
+            Err(error) => Err(ScanError { id: Seek::all(&bytes).id(), ..error }),
+        }
+    }
+
+    /// The message as it came.
+    pub fn bytes(&self) -> &Bytes {
+        &self.bytes
+    }
+
+    /// What it is.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// The id. A request has one; an error response may have none, or null, which is the same here.
+    pub fn id(&self) -> Option<&RequestId> {
+        self.id.as_ref().map(|(id, _)| id)
+    }
+
+    /// Where the id stands.
+    pub fn id_span(&self) -> Option<Span> {
+        self.id.as_ref().map(|(_, span)| *span)
+    }
+
+    /// The method, unescaped; empty for a response.
+    pub fn method(&self) -> &str {
+        match &self.method {
+            Some(Text::Plain(span)) => std::str::from_utf8(span.of(&self.bytes)).unwrap_or_default(),
+            Some(Text::Unescaped(text)) => text,
+            None => "",
+        }
+    }
+
+    /// The `params` object of a request or notification.
+    pub fn params(&self) -> Option<&Object> {
+        self.payload.as_ref().filter(|_| self.kind != Kind::Response)
+    }
+
+    /// The `result` of a response, if it is an object.
+    pub fn result_object(&self) -> Option<&Object> {
+        self.payload.as_ref().filter(|_| self.kind == Kind::Response)
+    }
+
+    /// The `_meta` object in `params`, or of a response, in `result`.
+    pub fn meta(&self) -> Option<&Object> {
+        self.meta.as_ref()
+    }
+
+    /// A member of `params`.
+    pub fn param(&self, key: &str) -> Option<Value<'_>> {
+        self.value(self.params()?.get(&self.bytes, key)?)
+    }
+
+    /// A member of [`meta`](Self::meta).
+    pub fn meta_value(&self, key: &str) -> Option<Value<'_>> {
+        self.value(self.meta()?.get(&self.bytes, key)?)
+    }
+
+    /// The `result` of a response.
+    pub fn result(&self) -> Option<Value<'_>> {
+        self.value(self.result?)
+    }
+
+    /// The `error` of a response, as it came.
+    pub fn error(&self) -> Option<Value<'_>> {
+        self.value(self.error?)
+    }
+
+    fn value(&self, span: Span) -> Option<Value<'_>> {
+        Some(Value { bytes: &self.bytes, span })
+    }
+}
+
+/// What stands at the top level, before it is judged.
+#[derive(Default)]
+struct Parts {
+    version: Option<Span>,
+    id: Option<Span>,
+    method: Option<Span>,
+    params: Option<Span>,
+    result: Option<Span>,
+    error: Option<Span>,
+    payload: Option<Object>,
+    meta: Option<Object>,
+    end: usize,
+}
+
+impl Parts {
+    fn find(bytes: &[u8], limits: &Limits) -> Result<Parts, ScanError> {
+        if let Err(error) = std::str::from_utf8(bytes) {
+            return Err(ScanError::new(ScanErrorKind::NotUtf8, error.valid_up_to()));
+        }
+        let mut parts = Parts::default();
+        let mut scanner = Scanner::new(bytes, Span::all(bytes), limits);
+        match scanner.peek() {
+            Some(b'{') => {}
+            Some(b'[') => return Err(ScanError::new(ScanErrorKind::Batch, scanner.at())),
+            _ => {
+                let at = scanner.at();
+                scanner.value()?;
+                scanner.end()?;
+                return Err(ScanError::new(ScanErrorKind::NotAMessage, at));
+            }
+        }
+        Object::walk(&mut scanner, bytes, limits, |scanner, key| {
+            let payload = matches!(key, "params" | "result") && scanner.peek() == Some(b'{');
+            let span = if payload { parts.walk_payload(scanner, bytes, limits)? } else { scanner.value()? };
+            match key {
+                "jsonrpc" => parts.version = Some(span),
+                "id" => parts.id = Some(span),
+                "method" => parts.method = Some(span),
+                "params" => parts.params = Some(span),
+                "result" => parts.result = Some(span),
+                "error" => parts.error = Some(span),
+                _ => {}
+            }
+            Ok(span)
+        })?;
+        parts.end = scanner.at();
+        scanner.end()?;
+        Ok(parts)
+    }
+
+    fn walk_payload(
+        &mut self,
+        scanner: &mut Scanner<'_>,
+        bytes: &[u8],
+        limits: &Limits,
+    ) -> Result<Span, ScanError> {
+        let mut meta = None;
+        let payload = Object::walk(scanner, bytes, limits, |scanner, key| {
+            if key == "_meta" && scanner.peek() == Some(b'{') {
+                let object = Object::walk(scanner, bytes, limits, |scanner, _| Ok(scanner.value()?))?;
+                return Ok(meta.insert(object).span());
+            }
+            Ok(scanner.value()?)
+        })?;
+        self.meta = meta;
+        Ok(self.payload.insert(payload).span())
+    }
+
+    // JSON-RPC 2.0 §4, §5; MCP 2025-11-25 basic, Messages
+    fn judge(self, bytes: Bytes) -> Result<Message, ScanError> {
+        let misfit = |at: Span| ScanError::new(ScanErrorKind::NotAMessage, at.start);
+        let whole = Span { start: 0, end: self.end };
+        let version = self.version.ok_or_else(|| misfit(whole))?;
+        if text::decode(version.of(&bytes)).as_deref() != Some("2.0") {
+            return Err(misfit(version));
+        }
+        let kind = match (self.method, self.result.or(self.error)) {
+            (Some(_), None) if self.id.is_some() => Kind::Request,
+            (Some(_), None) => Kind::Notification,
+            (None, Some(_)) => Kind::Response,
+            (Some(_), Some(span)) => return Err(misfit(span)),
+            (None, None) => return Err(misfit(whole)),
+        };
+        if let (Some(_), Some(error)) = (self.result, self.error) {
+            return Err(misfit(error));
+        }
+        let misplaced = match kind {
+            Kind::Response => self.params,
+            Kind::Request | Kind::Notification => self.params.filter(|_| self.payload.is_none()),
+        };
+        if let Some(span) = misplaced {
+            return Err(misfit(span));
+        }
+        let method =
+            self.method.map(|span| Text::read(&bytes, span).ok_or_else(|| misfit(span))).transpose()?;
+        let id = read_id(&bytes, self.id, self.error.is_some())?;
+        if id.is_none() && self.result.is_some() {
+            return Err(misfit(whole));
+        }
+        let Parts { payload, meta, result, error, .. } = self;
+        Ok(Message { bytes, kind, id, method, payload, meta, result, error })
+    }
+}
+
+/// An error response may carry null, when the request's id could not be read; nothing else may.
+// JSON-RPC 2.0 §5: id; MCP 2025-11-25 basic, Requests: never null.
+fn read_id(bytes: &[u8], span: Option<Span>, failed: bool) -> Result<Option<(RequestId, Span)>, ScanError> {
+    let Some(span) = span else { return Ok(None) };
+    match RequestId::parse(span.of(bytes)) {
+        Some(id) => Ok(Some((id, span))),
+        None if failed && span.of(bytes) == b"null" => Ok(None),
+        None => Err(ScanError::new(ScanErrorKind::BadId, span.start)),
+    }
+}
+
+impl Text {
+    fn read(bytes: &[u8], token: Span) -> Option<Text> {
+        Some(match text::decode(token.of(bytes))? {
+            Cow::Borrowed(_) => Text::Plain(Span { start: token.start + 1, end: token.end - 1 }),
+            Cow::Owned(text) => Text::Unescaped(text.into()),
+        })
+    }
+}
+
+/// A JSON value inside a message that was scanned.
+#[derive(Clone, Copy, Debug)]
+pub struct Value<'a> {
+    bytes: &'a [u8],
+    span: Span,
+}
+
+impl<'a> Value<'a> {
+    /// The value that `span` of `bytes` holds.
+    pub fn new(bytes: &'a [u8], span: Span) -> Value<'a> {
+        Value { bytes, span }
+    }
+
+    /// Where it stands in its message.
+    pub fn span(&self) -> Span {
+        self.span
+    }
+
+    /// The JSON text.
+    pub fn raw(&self) -> &'a [u8] {
+        self.span.of(self.bytes)
+    }
+
+    /// The text of a string; `None` for other values, and for text that no UTF-8 can hold.
+    pub fn as_str(&self) -> Option<Cow<'a, str>> {
+        text::decode(self.raw())
+    }
+
+    /// A number that is written as a natural number.
+    pub fn as_u64(&self) -> Option<u64> {
+        std::str::from_utf8(self.raw()).ok()?.parse().ok()
+    }
+
+    /// Whether it is an object.
+    pub fn is_object(&self) -> bool {
+        self.raw().first() == Some(&b'{')
+    }
+
+    /// Whether it is null.
+    pub fn is_null(&self) -> bool {
+        self.raw() == b"null"
+    }
+
+    /// Reads it into a type.
+    ///
+    /// # Errors
+    /// When it has another shape.
+    pub fn parse<T: serde::Deserialize<'a>>(&self) -> Result<T, serde_json::Error> {
+        serde_json::from_slice(self.raw())
+    }
+}
+
+/// Why a message was refused.
+#[derive(Clone, Debug)]
+pub struct ScanError {
+    /// What is wrong.
+    pub kind: ScanErrorKind,
+    /// Offset of the byte where it shows.
+    pub at: usize,
+    /// The id of the message, to be echoed in the answer.
+    pub id: Option<RequestId>,
+}
+
+/// What can be wrong with a message.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ScanErrorKind {
+    /// Not JSON.
+    Syntax,
+    /// Bytes, or a key or method, that are not Unicode text.
+    NotUtf8,
+    /// More objects and arrays open at once than `Limits::depth`.
+    TooDeep,
+    /// Two equal keys in an object that is read.
+    DuplicateKey,
+    /// More members in an object that is read than `Limits::members`.
+    TooManyMembers,
+    /// An id that is neither an integer nor a string.
+    BadId,
+    /// An array at the top.
+    Batch,
+    /// JSON, but neither a request nor a notification nor a response.
+    NotAMessage,
+}
+
+impl ScanError {
+    pub(crate) fn new(kind: ScanErrorKind, at: usize) -> Self {
+        ScanError { kind, at, id: None }
+    }
+}
+
+impl From<Fault> for ScanError {
+    fn from(fault: Fault) -> Self {
+        let kind = match fault.cause {
+            Cause::Syntax => ScanErrorKind::Syntax,
+            Cause::TooDeep => ScanErrorKind::TooDeep,
+        };
+        ScanError::new(kind, fault.at)
+    }
+}
+
+impl fmt::Display for ScanError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let at = self.at;
+        match self.kind {
+            ScanErrorKind::Syntax => write!(f, "not valid JSON at byte {at}"),
+            ScanErrorKind::NotUtf8 => write!(f, "not valid UTF-8 text at byte {at}"),
+            ScanErrorKind::TooDeep => write!(f, "nested too deep at byte {at}; send a flatter message"),
+            ScanErrorKind::DuplicateKey => {
+                write!(f, "the same key twice in one object at byte {at}; send it once")
+            }
+            ScanErrorKind::TooManyMembers => {
+                write!(f, "too many members in one object at byte {at}; send fewer")
+            }
+            ScanErrorKind::BadId => write!(f, "the id at byte {at} must be an integer or a string"),
+            ScanErrorKind::Batch => write!(f, "an array of messages; send one message"),
+            ScanErrorKind::NotAMessage => {
+                write!(f, "not a JSON-RPC 2.0 request, notification or response: see byte {at}")
+            }
+        }
+    }
+}
+
+impl std::error::Error for ScanError {}
+
+/// The elements of a batch, each as a slice of `bytes`; they are valid JSON, and not scanned any further.
+///
+/// # Errors
+/// When it is no array, or has more than `max` elements (reported as too many members).
+// MCP 2025-03-26 basic, Batching; removed in 2025-06-18.
+pub fn batch(bytes: &Bytes, limits: &Limits, max: usize) -> Result<Vec<Bytes>, ScanError> {
+    if let Err(error) = std::str::from_utf8(bytes) {
+        return Err(ScanError::new(ScanErrorKind::NotUtf8, error.valid_up_to()));
+    }
+    let elements = object::elements(bytes, Span::all(bytes), limits, max)?;
+    Ok(elements.into_iter().map(|span| span.slice(bytes)).collect())
+}

@@ -1,0 +1,154 @@
+//! Newline framing without I/O: bytes go in as they come, whole lines come out. Memory is bounded by the limit, however
+//! long a line is; of a line over the limit only the id is looked for.
+
+// MCP 2025-11-25 transports, stdio: messages are delimited by newlines and must not contain embedded newlines.
+
+use bytes::{Buf, Bytes, BytesMut};
+
+use crate::envelope::Kind;
+use crate::id::RequestId;
+use crate::seek::Seek;
+
+/// What was found between two newlines.
+#[derive(Debug)]
+pub enum Frame {
+    /// A line, without its line ending, never blank. What is in it is for the scan to judge.
+    Line(Bytes),
+    /// A line over the limit, skipped.
+    TooLong {
+        /// The id at its top level, wherever it stood.
+        id: Option<RequestId>,
+        /// What it was, as far as its top-level keys tell.
+        kind: Option<Kind>,
+        /// Its length without the line ending.
+        bytes: u64,
+    },
+}
+
+/// Cuts a byte stream into lines. The result does not depend on how the stream was split into reads.
+#[derive(Debug)]
+pub struct FrameDecoder {
+    buffer: BytesMut,
+    limit_bytes: usize,
+    /// So much of the buffer holds no newline.
+    searched: usize,
+    skipped: Option<Skipped>,
+}
+
+/// A line that went over the limit and has not ended yet.
+#[derive(Debug)]
+struct Skipped {
+    seek: Seek,
+    bytes: u64,
+    ends_in_cr: bool,
+}
+
+/// A buffer that grew beyond this for a line that is then skipped is given back.
+const KEEP_BYTES: usize = 64 << 10;
+
+impl FrameDecoder {
+    /// Takes lines of up to `limit_bytes`, line ending not counted.
+    pub fn new(limit_bytes: usize) -> Self {
+        FrameDecoder { buffer: BytesMut::new(), limit_bytes, searched: 0, skipped: None }
+    }
+
+    /// Where to put what was read. Only ever append to it.
+    pub fn buffer(&mut self) -> &mut BytesMut {
+        &mut self.buffer
+    }
+
+    /// The next whole line, if there is one.
+    #[expect(clippy::should_implement_trait, reason = "more bytes may come after None")]
+    pub fn next(&mut self) -> Option<Frame> {
+        loop {
+            let newline = memchr::memchr(b'\n', self.buffer.get(self.searched..).unwrap_or_default());
+            let Some(newline) = newline else {
+                self.searched = self.buffer.len();
+                if self.skipped.is_some() || self.over_limit() {
+                    self.skip();
+                }
+                return None;
+            };
+            let line = self.buffer.split_to(self.searched + newline);
+            self.buffer.advance(1);
+            self.searched = 0;
+            if let Some(frame) = self.end_line(line.freeze()) {
+                return Some(frame);
+            }
+        }
+    }
+
+    /// The stream has ended: the last line, if it had no newline.
+    pub fn finish(&mut self) -> Option<Frame> {
+        if let Some(frame) = self.next() {
+            return Some(frame);
+        }
+        self.searched = 0;
+        let line = self.buffer.split();
+        self.end_line(line.freeze())
+    }
+
+    /// A carriage return may turn out to belong to the line ending.
+    fn over_limit(&self) -> bool {
+        let ending = usize::from(self.buffer.last() == Some(&b'\r'));
+        self.buffer.len() - ending > self.limit_bytes
+    }
+
+    fn skip(&mut self) {
+        let skipped = self.skipped.get_or_insert_with(Skipped::new);
+        skipped.feed(&self.buffer);
+        self.searched = 0;
+        if self.buffer.capacity() > KEEP_BYTES {
+            self.buffer = BytesMut::new();
+        } else {
+            self.buffer.clear();
+        }
+    }
+
+    /// A line ends with what is in `rest`.
+    fn end_line(&mut self, rest: Bytes) -> Option<Frame> {
+        if let Some(mut skipped) = self.skipped.take() {
+            skipped.feed(&rest);
+            return Some(skipped.end());
+        }
+        let line = match rest.strip_suffix(b"\r") {
+            Some(line) => rest.slice_ref(line),
+            None => rest,
+        };
+        if line.len() > self.limit_bytes {
+            let mut skipped = Skipped::new();
+            skipped.feed(&line);
+            return Some(skipped.end());
+        }
+        (!line.trim_ascii().is_empty()).then_some(Frame::Line(line))
+    }
+}
+
+impl Skipped {
+    fn new() -> Self {
+        Skipped { seek: Seek::default(), bytes: 0, ends_in_cr: false }
+    }
+
+    fn feed(&mut self, bytes: &[u8]) {
+        self.seek.feed(bytes);
+        self.bytes += bytes.len() as u64;
+        self.ends_in_cr = bytes.last().map_or(self.ends_in_cr, |&last| last == b'\r');
+    }
+
+    fn end(self) -> Frame {
+        let kind = self.seek.kind();
+        Frame::TooLong { kind, id: self.seek.id(), bytes: self.bytes - u64::from(self.ends_in_cr) }
+    }
+}
+
+/// Makes a JSON text fit on one line. Valid JSON has raw line breaks only between tokens, where a space means the same.
+pub fn one_line(body: Bytes) -> Bytes {
+    if memchr::memchr2(b'\n', b'\r', &body).is_none() {
+        return body;
+    }
+    let mut line = BytesMut::from(body);
+    for byte in line.iter_mut().filter(|byte| matches!(byte, b'\n' | b'\r')) {
+        *byte = b' ';
+    }
+    line.freeze()
+}

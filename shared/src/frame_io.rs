@@ -1,0 +1,92 @@
+//! Framing over a byte stream: the one reader and the one writer. What is half done stays in the struct, so both may be
+//! dropped in mid-wait and called again.
+
+use std::io;
+
+use bytes::Bytes;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+
+use crate::frame::{Frame, FrameDecoder};
+use crate::splice::Parts;
+
+/// Room made for each read: most messages come in one, and an idle connection holds no more than this.
+const READ_BYTES: usize = 16 << 10;
+
+/// Reads lines from a byte stream.
+#[derive(Debug)]
+pub struct FrameReader<R> {
+    reader: R,
+    decoder: FrameDecoder,
+    ended: bool,
+}
+
+impl<R: AsyncRead + Unpin> FrameReader<R> {
+    /// Takes lines of up to `limit_bytes`.
+    pub fn new(reader: R, limit_bytes: usize) -> Self {
+        FrameReader { reader, decoder: FrameDecoder::new(limit_bytes), ended: false }
+    }
+
+    /// The next line; `None` when the stream has ended. Cancel-safe: bytes that were read stay in the decoder.
+    ///
+    /// # Errors
+    /// What the stream says.
+    pub async fn next(&mut self) -> io::Result<Option<Frame>> {
+        loop {
+            if let Some(frame) = self.decoder.next() {
+                return Ok(Some(frame));
+            }
+            if self.ended {
+                return Ok(self.decoder.finish());
+            }
+            let buffer = self.decoder.buffer();
+            buffer.reserve(READ_BYTES);
+            self.ended = self.reader.read_buf(buffer).await? == 0;
+        }
+    }
+}
+
+/// Writes messages to a byte stream, each on a line of its own.
+#[derive(Debug)]
+pub struct FrameWriter<W> {
+    writer: W,
+    /// What was begun and is not written yet.
+    pending: Parts,
+}
+
+impl<W: AsyncWrite + Unpin> FrameWriter<W> {
+    /// Writes to `writer`.
+    pub fn new(writer: W) -> Self {
+        FrameWriter { writer, pending: Parts::new() }
+    }
+
+    /// Writes one message, which must hold no raw line break (see [`one_line`](crate::frame::one_line)). If this is
+    /// dropped in mid-wait, the next call first writes what is left, so a line is never cut.
+    ///
+    /// # Errors
+    /// What the stream says.
+    pub async fn write(&mut self, message: Parts) -> io::Result<()> {
+        self.write_all([message]).await
+    }
+
+    /// Writes many messages with as few writes as the stream allows.
+    ///
+    /// # Errors
+    /// What the stream says.
+    pub async fn write_all(&mut self, batch: impl IntoIterator<Item = Parts>) -> io::Result<()> {
+        for message in batch {
+            self.pending.extend(message);
+            self.pending.push(Bytes::from_static(b"\n"));
+        }
+        self.writer.write_all_buf(&mut self.pending).await?;
+        self.writer.flush().await
+    }
+
+    /// Ends the stream: the peer sees its end after the last message.
+    ///
+    /// # Errors
+    /// What the stream says.
+    pub async fn shutdown(&mut self) -> io::Result<()> {
+        self.writer.write_all_buf(&mut self.pending).await?;
+        self.writer.shutdown().await
+    }
+}

@@ -1,0 +1,56 @@
+//! What is said once at the start: `initialize` and `server/discover`. Capabilities stay raw; who needs one looks inside.
+
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+/// Name and version of a client or a server.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "named by the schema")]
+pub struct Implementation {
+    pub name: String,
+    #[serde(default)]
+    pub version: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub title: Option<String>,
+}
+
+/// Params of `initialize`. MCP 2025-11-25 basic/lifecycle, Initialization.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[expect(missing_docs, reason = "named by the schema")]
+pub struct InitializeParams {
+    pub protocol_version: String,
+    #[serde(default = "no_capabilities")]
+    pub capabilities: Box<RawValue>,
+    pub client_info: Implementation,
+}
+
+/// Result of `initialize`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[expect(missing_docs, reason = "named by the schema")]
+pub struct InitializeResult {
+    pub protocol_version: String,
+    #[serde(default = "no_capabilities")]
+    pub capabilities: Box<RawValue>,
+    pub server_info: Implementation,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instructions: Option<String>,
+}
+
+/// Result of `server/discover`, without what every modern result carries. MCP 2026-07-28 server/discover.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[expect(missing_docs, reason = "named by the schema")]
+pub struct DiscoverResult {
+    pub supported_versions: Vec<String>,
+    #[serde(default = "no_capabilities")]
+    pub capabilities: Box<RawValue>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instructions: Option<String>,
+}
+
+/// `{}`: servers of the field leave the member out when they have none.
+pub fn no_capabilities() -> Box<RawValue> {
+    RawValue::from_string("{}".to_owned()).unwrap_or_default()
+}

@@ -1,0 +1,74 @@
+//! One page of a list result: the items as slices, with the key each is known by.
+
+use std::borrow::Cow;
+
+use bytes::Bytes;
+
+use crate::envelope::{ScanError, Value};
+use crate::limits::Limits;
+use crate::object::{self, Object};
+use crate::span::Span;
+
+/// A page of `tools/list`, `prompts/list`, `resources/list` or `resources/templates/list`.
+#[derive(Clone, Debug)]
+pub struct ListPage {
+    /// The items that can be served, in the server's order.
+    pub items: Vec<Item>,
+    /// Where the next page starts; an empty cursor is one too.
+    // MCP 2025-11-25 server/utilities/pagination: cursors are opaque
+    pub next_cursor: Option<String>,
+    /// How many items had no key, or were no objects that can be read, and were left out.
+    pub left_out: usize,
+}
+
+/// One item of a list.
+#[derive(Clone, Debug)]
+pub struct Item {
+    /// The JSON text of the item, a slice of the result.
+    pub raw: Bytes,
+    /// Its name, URI or URI template.
+    pub key: String,
+    /// Where the value of the key stands in `raw`.
+    pub key_span: Span,
+}
+
+/// Most items taken from one page. Real servers send up to some hundred in all.
+pub const PAGE_ITEMS: usize = 10_000;
+
+impl ListPage {
+    /// Reads the list under `list_key` of a `result`. A result without it is an empty page.
+    ///
+    /// # Errors
+    /// When the result is no object, its list no array, or the page has more than [`PAGE_ITEMS`].
+    pub fn scan(result: &Bytes, list_key: &str, limits: &Limits) -> Result<ListPage, ScanError> {
+        let page = Object::scan(result, Span::all(result), limits)?;
+        let next_cursor = page.get(result, "nextCursor").and_then(|span| Value::new(result, span).as_str());
+        let next_cursor = next_cursor.map(Cow::into_owned);
+        let spans = match page.get(result, list_key) {
+            Some(list) => object::elements(result, list, limits, PAGE_ITEMS)?,
+            None => Vec::new(),
+        };
+        let item_key = item_key(list_key);
+        let items: Vec<Item> =
+            spans.iter().filter_map(|span| Item::scan(span.slice(result), item_key, limits)).collect();
+        let left_out = spans.len() - items.len();
+        Ok(ListPage { items, next_cursor, left_out })
+    }
+}
+
+impl Item {
+    fn scan(raw: Bytes, item_key: &str, limits: &Limits) -> Option<Item> {
+        let object = Object::scan(&raw, Span::all(&raw), limits).ok()?;
+        let key_span = object.get(&raw, item_key)?;
+        let key = Value::new(&raw, key_span).as_str()?.into_owned();
+        Some(Item { raw, key, key_span })
+    }
+}
+
+fn item_key(list_key: &str) -> &'static str {
+    match list_key {
+        "resources" => "uri",
+        "resourceTemplates" => "uriTemplate",
+        _ => "name",
+    }
+}

@@ -1,0 +1,202 @@
+//! Arguments that a tool's schema wants mirrored in HTTP headers (`x-mcp-header`), and when a header agrees with one.
+
+// MCP 2026-07-28 streamable-http, Custom Headers; SEP-2243
+
+use std::fmt;
+
+use serde_json::{Map, Value as Json};
+
+/// One argument that is mirrored in a header.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Mirrored {
+    /// What follows `Mcp-Param-` in the header's name, as the schema writes it.
+    pub header: String,
+    /// Keys from `arguments` to the value.
+    pub path: Vec<String>,
+    /// How the two are compared.
+    pub kind: MirrorKind,
+}
+
+/// Types that may be mirrored.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum MirrorKind {
+    /// Compared as numbers: `42` is `42.0`.
+    Integer,
+    /// Compared as text.
+    String,
+    /// `true` or `false`.
+    Boolean,
+}
+
+/// Why the annotations of a schema do not count. A client drops such a tool; a gateway takes the annotations out.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum InvalidAnnotation {
+    /// The schema is no JSON object, or nested too deep.
+    Schema,
+    /// The value is not a header token (RFC 9110 §5.6.2).
+    Name,
+    /// Two names that differ at most in case.
+    Twice,
+    /// On something other than an integer, a string or a boolean.
+    Type,
+    /// On something that is not reached from the root by `properties` alone.
+    Place,
+}
+
+impl fmt::Display for InvalidAnnotation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            InvalidAnnotation::Schema => "the input schema is not a JSON object",
+            InvalidAnnotation::Name => "x-mcp-header must be a header token",
+            InvalidAnnotation::Twice => "x-mcp-header names must differ in more than case",
+            InvalidAnnotation::Type => "x-mcp-header may stand only on an integer, a string or a boolean",
+            InvalidAnnotation::Place => "x-mcp-header may stand only on what `properties` alone lead to",
+        })
+    }
+}
+
+impl std::error::Error for InvalidAnnotation {}
+
+/// The arguments that `input_schema` wants mirrored.
+///
+/// # Errors
+/// When one annotation is invalid, for then none of them counts.
+pub fn mirrored(input_schema: &[u8]) -> Result<Vec<Mirrored>, InvalidAnnotation> {
+    if memchr::memmem::find(input_schema, KEYWORD.as_bytes()).is_none() {
+        return Ok(Vec::new());
+    }
+    let schema: Map<String, Json> =
+        serde_json::from_slice(input_schema).map_err(|_| InvalidAnnotation::Schema)?;
+    let mut walk = Walk::default();
+    walk.schema(&schema, Place::Root)?;
+    Ok(walk.found)
+}
+
+/// Whether a header's decoded value agrees with the JSON value it mirrors.
+pub fn matches(kind: MirrorKind, header: &str, json: &[u8]) -> bool {
+    match kind {
+        MirrorKind::String => serde_json::from_slice::<String>(json).is_ok_and(|text| text == header),
+        MirrorKind::Boolean => matches!(json, b"true" | b"false") && json == header.as_bytes(),
+        MirrorKind::Integer => {
+            let json = std::str::from_utf8(json).ok().and_then(integer);
+            json.is_some() && json == integer(header)
+        }
+    }
+}
+
+/// A JSON number that is whole and in the range where all languages agree on it.
+fn integer(number: &str) -> Option<i64> {
+    const SAFE: f64 = 9_007_199_254_740_991.0; // 2^53 - 1
+    let value: f64 = serde_json::from_str(number).ok()?;
+    (value.fract() == 0.0 && value.abs() <= SAFE).then_some(value as i64)
+}
+
+const KEYWORD: &str = "x-mcp-header";
+
+#[derive(Clone, Copy)]
+enum Place<'a> {
+    Root,
+    Property(&'a [String]),
+    /// Under a keyword that applies a schema conditionally or many times.
+    Elsewhere,
+}
+
+#[derive(Default)]
+struct Walk {
+    found: Vec<Mirrored>,
+}
+
+impl Walk {
+    /// Depth is bounded by the parser that made `schema`.
+    fn schema(&mut self, schema: &Map<String, Json>, place: Place<'_>) -> Result<(), InvalidAnnotation> {
+        if let Some(name) = schema.get(KEYWORD) {
+            self.annotation(name, schema.get("type"), place)?;
+        }
+        for (keyword, value) in schema {
+            match (keyword.as_str(), value) {
+                ("properties", Json::Object(properties)) => self.properties(properties, place)?,
+                (
+                    "patternProperties" | "dependentSchemas" | "$defs" | "definitions",
+                    Json::Object(schemas),
+                ) => {
+                    schemas.values().try_for_each(|schema| self.elsewhere(schema))?;
+                }
+                ("oneOf" | "anyOf" | "allOf" | "prefixItems" | "items", Json::Array(schemas)) => {
+                    schemas.iter().try_for_each(|schema| self.elsewhere(schema))?;
+                }
+                (
+                    "items"
+                    | "contains"
+                    | "additionalProperties"
+                    | "propertyNames"
+                    | "unevaluatedItems"
+                    | "unevaluatedProperties"
+                    | "additionalItems"
+                    | "contentSchema"
+                    | "not"
+                    | "if"
+                    | "then"
+                    | "else",
+                    schema,
+                ) => self.elsewhere(schema)?,
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn properties(
+        &mut self,
+        properties: &Map<String, Json>,
+        place: Place<'_>,
+    ) -> Result<(), InvalidAnnotation> {
+        for (name, schema) in properties {
+            let Json::Object(schema) = schema else { continue };
+            let above = match place {
+                Place::Root => &[],
+                Place::Property(path) => path,
+                Place::Elsewhere => {
+                    self.schema(schema, Place::Elsewhere)?;
+                    continue;
+                }
+            };
+            let path: Vec<String> = above.iter().chain([name]).cloned().collect();
+            self.schema(schema, Place::Property(&path))?;
+        }
+        Ok(())
+    }
+
+    fn elsewhere(&mut self, schema: &Json) -> Result<(), InvalidAnnotation> {
+        match schema {
+            Json::Object(schema) => self.schema(schema, Place::Elsewhere),
+            _ => Ok(()),
+        }
+    }
+
+    fn annotation(
+        &mut self,
+        name: &Json,
+        kind: Option<&Json>,
+        place: Place<'_>,
+    ) -> Result<(), InvalidAnnotation> {
+        let Place::Property(path) = place else { return Err(InvalidAnnotation::Place) };
+        let header = name.as_str().filter(|name| is_token(name)).ok_or(InvalidAnnotation::Name)?;
+        let kind = match kind.and_then(Json::as_str) {
+            Some("integer") => MirrorKind::Integer,
+            Some("string") => MirrorKind::String,
+            Some("boolean") => MirrorKind::Boolean,
+            _ => return Err(InvalidAnnotation::Type),
+        };
+        if self.found.iter().any(|other| other.header.eq_ignore_ascii_case(header)) {
+            return Err(InvalidAnnotation::Twice);
+        }
+        self.found.push(Mirrored { header: header.to_owned(), path: path.to_vec(), kind });
+        Ok(())
+    }
+}
+
+/// RFC 9110 §5.6.2
+fn is_token(name: &str) -> bool {
+    !name.is_empty()
+        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte))
+}

@@ -1,0 +1,134 @@
+//! The members of one JSON object, one level deep: enough to find, replace and add members without parsing their values.
+
+use std::borrow::Cow;
+
+use crate::envelope::{ScanError, ScanErrorKind};
+use crate::limits::Limits;
+use crate::scanner::{Scanner, Token};
+use crate::span::Span;
+use crate::text;
+
+/// Where an object and its members stand. No two keys are equal, also not after unescaping.
+#[derive(Clone, Debug)]
+pub struct Object {
+    span: Span,
+    members: Vec<Member>,
+}
+
+/// One member of an object.
+#[derive(Clone, Copy, Debug)]
+pub struct Member {
+    /// The key, quotes included.
+    pub key: Span,
+    /// The value.
+    pub value: Span,
+    escaped: bool,
+}
+
+impl Object {
+    /// Scans `span` of `bytes`, which must hold one JSON object (whitespace around it is allowed).
+    ///
+    /// # Errors
+    /// When it holds anything else, or what `limits` or the rule on equal keys refuse.
+    pub fn scan(bytes: &[u8], span: Span, limits: &Limits) -> Result<Object, ScanError> {
+        let mut scanner = Scanner::new(bytes, span, limits);
+        let object = Object::walk(&mut scanner, bytes, limits, |scanner, _| Ok(scanner.value()?))?;
+        scanner.end().map_err(ScanError::from)?;
+        Ok(object)
+    }
+
+    /// Walks the object that is next; `value` takes each member's value.
+    pub(crate) fn walk<'a>(
+        scanner: &mut Scanner<'a>,
+        bytes: &[u8],
+        limits: &Limits,
+        mut value: impl FnMut(&mut Scanner<'a>, &str) -> Result<Span, ScanError>,
+    ) -> Result<Object, ScanError> {
+        let start = scanner.enter(b'{')?;
+        let mut members: Vec<Member> = Vec::new();
+        let mut more = !scanner.take(b'}');
+        while more {
+            let token = scanner.key()?;
+            let key = readable(bytes, token)?;
+            if members.len() >= limits.members {
+                return Err(ScanError::new(ScanErrorKind::TooManyMembers, token.span.start));
+            }
+            if members.iter().any(|member| member.is(bytes, &key)) {
+                return Err(ScanError::new(ScanErrorKind::DuplicateKey, token.span.start));
+            }
+            let value = value(scanner, &key)?;
+            members.push(Member { key: token.span, value, escaped: token.escaped });
+            more = scanner.take(b',');
+            if !more {
+                scanner.expect(b'}')?;
+            }
+        }
+        scanner.leave();
+        Ok(Object { span: Span { start, end: scanner.at() }, members })
+    }
+
+    /// From `{` to `}`.
+    pub fn span(&self) -> Span {
+        self.span
+    }
+
+    /// Whether it has no members.
+    pub fn is_empty(&self) -> bool {
+        self.members.is_empty()
+    }
+
+    /// Where the value of `key` stands. `bytes` must be those that were scanned.
+    pub fn get(&self, bytes: &[u8], key: &str) -> Option<Span> {
+        self.members.iter().find(|member| member.is(bytes, key)).map(|member| member.value)
+    }
+
+    /// The members, in their order.
+    pub fn members(&self) -> impl Iterator<Item = Member> + '_ {
+        self.members.iter().copied()
+    }
+}
+
+impl Member {
+    /// The text of the key. `bytes` must be those that were scanned.
+    pub fn key_text<'a>(&self, bytes: &'a [u8]) -> Cow<'a, str> {
+        text::decode(self.key.of(bytes)).unwrap_or_default()
+    }
+
+    fn is(&self, bytes: &[u8], key: &str) -> bool {
+        if self.escaped {
+            return self.key_text(bytes) == key;
+        }
+        self.key.len() == key.len() + 2 && self.key.of(bytes).get(1..=key.len()) == Some(key.as_bytes())
+    }
+}
+
+/// A key with half a surrogate pair is refused: parsers disagree on what text it is, so they may disagree on what it equals.
+fn readable(bytes: &[u8], token: Token) -> Result<Cow<'_, str>, ScanError> {
+    text::decode(token.span.of(bytes)).ok_or_else(|| ScanError::new(ScanErrorKind::NotUtf8, token.span.start))
+}
+
+/// The elements of the JSON array that `span` of `bytes` holds, at most `max`.
+pub(crate) fn elements(
+    bytes: &[u8],
+    span: Span,
+    limits: &Limits,
+    max: usize,
+) -> Result<Vec<Span>, ScanError> {
+    let mut scanner = Scanner::new(bytes, span, limits);
+    scanner.enter(b'[')?;
+    let mut found = Vec::new();
+    let mut more = !scanner.take(b']');
+    while more {
+        let element = scanner.value()?;
+        if found.len() >= max {
+            return Err(ScanError::new(ScanErrorKind::TooManyMembers, element.start));
+        }
+        found.push(element);
+        more = scanner.take(b',');
+        if !more {
+            scanner.expect(b']')?;
+        }
+    }
+    scanner.end()?;
+    Ok(found)
+}

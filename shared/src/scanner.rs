@@ -1,0 +1,298 @@
+//! The one JSON scanner: walks a text once, byte by byte, checks the grammar of RFC 8259 and remembers nothing but
+//! which brackets are open. It builds no tree and does not recurse, so depth costs one bit, not a stack frame.
+//!
+//! It does not check UTF-8: who calls it has done that for the whole text, or will not hand the text on.
+
+use crate::limits::Limits;
+use crate::span::Span;
+
+/// Why a scan stopped, and where.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Fault {
+    pub(crate) cause: Cause,
+    pub(crate) at: usize,
+}
+
+/// What the grammar itself can refuse.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Cause {
+    Syntax,
+    TooDeep,
+}
+
+/// A string token, quotes included.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Token {
+    pub(crate) span: Span,
+    pub(crate) escaped: bool,
+}
+
+/// A position in a JSON text.
+pub(crate) struct Scanner<'a> {
+    bytes: &'a [u8],
+    at: usize,
+    depth: usize,
+    depth_limit: usize,
+    /// One bit for each open bracket: set for an object, clear for an array.
+    objects: [u64; Limits::MAX_DEPTH / 64],
+}
+
+impl<'a> Scanner<'a> {
+    /// Scans `span` of `bytes`; all positions it gives are positions in `bytes`.
+    pub(crate) fn new(bytes: &'a [u8], span: Span, limits: &Limits) -> Self {
+        Scanner {
+            bytes: bytes.get(..span.end).unwrap_or(bytes),
+            at: span.start,
+            depth: 0,
+            depth_limit: limits.depth.min(Limits::MAX_DEPTH),
+            objects: [0; Limits::MAX_DEPTH / 64],
+        }
+    }
+
+    pub(crate) fn at(&self) -> usize {
+        self.at
+    }
+
+    pub(crate) fn fault(&self, cause: Cause) -> Fault {
+        Fault { cause, at: self.at }
+    }
+
+    /// Skips whitespace; the byte that follows, if any, is not taken.
+    #[inline]
+    pub(crate) fn peek(&mut self) -> Option<u8> {
+        loop {
+            match self.bytes.get(self.at) {
+                Some(b' ' | b'\n' | b'\r' | b'\t') => self.at += 1,
+                other => return other.copied(),
+            }
+        }
+    }
+
+    /// Skips whitespace and takes `byte`.
+    #[inline]
+    pub(crate) fn expect(&mut self, byte: u8) -> Result<(), Fault> {
+        if self.peek() != Some(byte) {
+            return Err(self.fault(Cause::Syntax));
+        }
+        self.at += 1;
+        Ok(())
+    }
+
+    /// Skips whitespace and takes `byte` if it is there.
+    #[inline]
+    pub(crate) fn take(&mut self, byte: u8) -> bool {
+        let there = self.peek() == Some(byte);
+        self.at += usize::from(there);
+        there
+    }
+
+    /// Nothing but whitespace may be left.
+    pub(crate) fn end(&mut self) -> Result<(), Fault> {
+        match self.peek() {
+            None => Ok(()),
+            Some(_) => Err(self.fault(Cause::Syntax)),
+        }
+    }
+
+    /// Takes `{` or `[` of a level the caller walks itself.
+    pub(crate) fn enter(&mut self, bracket: u8) -> Result<usize, Fault> {
+        self.expect(bracket)?;
+        self.deepen(bracket == b'{')?;
+        Ok(self.at - 1)
+    }
+
+    /// The closing bracket was taken by the caller.
+    pub(crate) fn leave(&mut self) {
+        self.depth = self.depth.saturating_sub(1);
+    }
+
+    /// Takes a member's key and the colon after it.
+    #[inline]
+    pub(crate) fn key(&mut self) -> Result<Token, Fault> {
+        if self.peek() != Some(b'"') {
+            return Err(self.fault(Cause::Syntax));
+        }
+        let token = self.string()?;
+        self.expect(b':')?;
+        Ok(token)
+    }
+
+    /// Takes one whole value of any kind.
+    pub(crate) fn value(&mut self) -> Result<Span, Fault> {
+        let floor = self.depth;
+        self.peek();
+        let start = self.at;
+        loop {
+            match self.peek() {
+                Some(b'"') => drop(self.string()?),
+                Some(b'{') => {
+                    self.at += 1;
+                    self.deepen(true)?;
+                    if !self.take(b'}') {
+                        self.key()?;
+                        continue;
+                    }
+                    self.leave();
+                }
+                Some(b'[') => {
+                    self.at += 1;
+                    self.deepen(false)?;
+                    if !self.take(b']') {
+                        continue;
+                    }
+                    self.leave();
+                }
+                Some(b'-' | b'0'..=b'9') => self.number()?,
+                Some(b't') => self.literal(b"true")?,
+                Some(b'f') => self.literal(b"false")?,
+                Some(b'n') => self.literal(b"null")?,
+                _ => return Err(self.fault(Cause::Syntax)),
+            }
+            if !self.after_value(floor)? {
+                return Ok(Span { start, end: self.at });
+            }
+        }
+    }
+
+    /// Closes what ends here. True if a value must follow, false if the depth is back at `floor`.
+    #[inline]
+    fn after_value(&mut self, floor: usize) -> Result<bool, Fault> {
+        while self.depth > floor {
+            let object = self.in_object();
+            match self.peek() {
+                Some(b',') => {
+                    self.at += 1;
+                    if object {
+                        self.key()?;
+                    }
+                    return Ok(true);
+                }
+                Some(b'}') if object => self.at += 1,
+                Some(b']') if !object => self.at += 1,
+                _ => return Err(self.fault(Cause::Syntax)),
+            }
+            self.leave();
+        }
+        Ok(false)
+    }
+
+    #[inline]
+    fn deepen(&mut self, object: bool) -> Result<(), Fault> {
+        if self.depth >= self.depth_limit {
+            return Err(Fault { cause: Cause::TooDeep, at: self.at - 1 });
+        }
+        if let Some(word) = self.objects.get_mut(self.depth / 64) {
+            let bit = 1 << (self.depth % 64);
+            *word = if object { *word | bit } else { *word & !bit };
+        }
+        self.depth += 1;
+        Ok(())
+    }
+
+    #[inline]
+    fn in_object(&self) -> bool {
+        let level = self.depth.saturating_sub(1);
+        self.objects.get(level / 64).is_some_and(|word| word >> (level % 64) & 1 == 1)
+    }
+
+    /// Takes a string whose opening quote is next.
+    #[inline]
+    fn string(&mut self) -> Result<Token, Fault> {
+        let start = self.at;
+        let mut escaped = false;
+        self.at += 1;
+        loop {
+            self.at += plain_len(self.bytes.get(self.at..).unwrap_or_default());
+            match self.bytes.get(self.at) {
+                Some(b'"') => {
+                    self.at += 1;
+                    return Ok(Token { span: Span { start, end: self.at }, escaped });
+                }
+                Some(b'\\') => {
+                    escaped = true;
+                    self.escape()?;
+                }
+                // A control character, or the text ends inside the string.
+                _ => return Err(self.fault(Cause::Syntax)),
+            }
+        }
+    }
+
+    fn escape(&mut self) -> Result<(), Fault> {
+        let rest = self.bytes.get(self.at + 1..).unwrap_or_default();
+        let len = match rest {
+            [b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't', ..] => 2,
+            [b'u', hex @ ..] if hex.len() >= 4 && hex.iter().take(4).all(u8::is_ascii_hexdigit) => 6,
+            _ => return Err(self.fault(Cause::Syntax)),
+        };
+        self.at += len;
+        Ok(())
+    }
+
+    fn number(&mut self) -> Result<(), Fault> {
+        if self.bytes.get(self.at) == Some(&b'-') {
+            self.at += 1;
+        }
+        if self.bytes.get(self.at) == Some(&b'0') {
+            self.at += 1;
+        } else {
+            self.digits()?;
+        }
+        if self.bytes.get(self.at) == Some(&b'.') {
+            self.at += 1;
+            self.digits()?;
+        }
+        if let Some(b'e' | b'E') = self.bytes.get(self.at) {
+            self.at += 1;
+            if let Some(b'+' | b'-') = self.bytes.get(self.at) {
+                self.at += 1;
+            }
+            self.digits()?;
+        }
+        Ok(())
+    }
+
+    fn digits(&mut self) -> Result<(), Fault> {
+        let start = self.at;
+        while let Some(b'0'..=b'9') = self.bytes.get(self.at) {
+            self.at += 1;
+        }
+        if self.at == start { Err(self.fault(Cause::Syntax)) } else { Ok(()) }
+    }
+
+    fn literal(&mut self, word: &[u8]) -> Result<(), Fault> {
+        if !self.bytes.get(self.at..).unwrap_or_default().starts_with(word) {
+            return Err(self.fault(Cause::Syntax));
+        }
+        self.at += word.len();
+        Ok(())
+    }
+}
+
+/// How many bytes at the front may stand in a string as they are: no quote, backslash or control character.
+#[inline]
+fn plain_len(bytes: &[u8]) -> usize {
+    let (words, rest) = bytes.as_chunks::<8>();
+    let mut len = 0;
+    for word in words {
+        let special = special_bytes(u64::from_le_bytes(*word));
+        if special != 0 {
+            return len + special.trailing_zeros() as usize / 8;
+        }
+        len += 8;
+    }
+    len + rest.iter().position(|&b| b < 0x20 || b == b'"' || b == b'\\').unwrap_or(rest.len())
+}
+
+/// The high bit of each byte that ends a plain run. Borrows can set bits above a true one, never below: the lowest is right.
+#[inline]
+fn special_bytes(word: u64) -> u64 {
+    const ONES: u64 = u64::from_ne_bytes([1; 8]);
+    const HIGHS: u64 = ONES << 7;
+    let quote = word ^ (ONES * b'"' as u64);
+    let backslash = word ^ (ONES * b'\\' as u64);
+    let control = word.wrapping_sub(ONES * 0x20) & !word;
+    let quote = quote.wrapping_sub(ONES) & !quote;
+    let backslash = backslash.wrapping_sub(ONES) & !backslash;
+    (control | quote | backslash) & HIGHS
+}

@@ -1,0 +1,181 @@
+//! Finds the id of a message that cannot be taken: too long to be held, or refused by the scan. Reads bytes as they come,
+//! in constant memory, and believes what it sees; it is used only to tell the right peer that its message failed.
+
+use crate::envelope::Kind;
+use crate::id::RequestId;
+
+/// Longest id that is looked for, quotes included. Ids of the field are below 40 bytes.
+const ID_BYTES: usize = 256;
+
+/// A state machine over the bytes of one message.
+#[derive(Debug, Default)]
+pub(crate) struct Seek {
+    depth: u64,
+    place: Place,
+    /// Inside a string, and whether the last byte was a backslash that escapes the next.
+    string: Option<Escape>,
+    /// The key, or the id, that is being read.
+    token: Vec<u8>,
+    ids: Ids,
+    method: bool,
+    answer: bool,
+}
+
+/// Where we are at the top level.
+#[derive(Clone, Copy, PartialEq, Debug, Default)]
+enum Place {
+    #[default]
+    Outside,
+    BeforeKey,
+    InKey,
+    AfterIdKey,
+    InId,
+    Elsewhere,
+}
+
+#[derive(Clone, Copy, PartialEq, Debug)]
+enum Escape {
+    No,
+    Next,
+}
+
+#[derive(Debug, Default)]
+enum Ids {
+    #[default]
+    None,
+    One(RequestId),
+    /// Two of them, or one that is no id: whom it belongs to is unknown.
+    Unclear,
+}
+
+impl Seek {
+    /// Looks through a whole message.
+    pub(crate) fn all(bytes: &[u8]) -> Seek {
+        let mut seek = Seek::default();
+        seek.feed(bytes);
+        seek
+    }
+
+    /// The id that was seen at the top level, if there was exactly one.
+    pub(crate) fn id(self) -> Option<RequestId> {
+        match self.ids {
+            Ids::One(id) => Some(id),
+            Ids::None | Ids::Unclear => None,
+        }
+    }
+
+    /// What the message is, as far as its top-level keys tell.
+    pub(crate) fn kind(&self) -> Option<Kind> {
+        match (self.method, self.answer, &self.ids) {
+            (true, false, Ids::None) => Some(Kind::Notification),
+            (true, false, _) => Some(Kind::Request),
+            (false, true, _) => Some(Kind::Response),
+            _ => None,
+        }
+    }
+
+    /// The next bytes of the message.
+    pub(crate) fn feed(&mut self, mut bytes: &[u8]) {
+        while let Some((&byte, rest)) = bytes.split_first() {
+            bytes = rest;
+            if let Some(escape) = self.string {
+                self.in_string(escape, byte);
+                if self.string == Some(Escape::No) && self.place == Place::Elsewhere {
+                    let skip = memchr::memchr2(b'"', b'\\', bytes).unwrap_or(bytes.len());
+                    bytes = bytes.get(skip..).unwrap_or_default();
+                }
+            } else {
+                self.outside_string(byte);
+            }
+        }
+    }
+
+    fn in_string(&mut self, escape: Escape, byte: u8) {
+        self.keep(byte);
+        self.string = match (escape, byte) {
+            (Escape::Next, _) => Some(Escape::No),
+            (Escape::No, b'\\') => Some(Escape::Next),
+            (Escape::No, b'"') => None,
+            (Escape::No, _) => Some(Escape::No),
+        };
+        if self.string.is_none() {
+            match self.place {
+                Place::InKey => self.key_ends(),
+                Place::InId => self.id_ends(),
+                _ => {}
+            }
+        }
+    }
+
+    fn outside_string(&mut self, byte: u8) {
+        match byte {
+            b' ' | b'\t' | b'\r' | b'\n' if self.place == Place::InId => self.id_ends(),
+            b' ' | b'\t' | b'\r' | b'\n' | b':' => {}
+            b'"' => {
+                self.string = Some(Escape::No);
+                match self.place {
+                    Place::BeforeKey => self.begin(Place::InKey, byte),
+                    Place::AfterIdKey => self.begin(Place::InId, byte),
+                    _ => {}
+                }
+            }
+            b'{' | b'[' => {
+                if self.place == Place::AfterIdKey {
+                    self.ids = Ids::Unclear;
+                    self.place = Place::Elsewhere;
+                }
+                self.depth += 1;
+                if self.depth == 1 && self.place == Place::Outside && byte == b'{' {
+                    self.place = Place::BeforeKey;
+                }
+            }
+            b'}' | b']' => {
+                if self.place == Place::InId {
+                    self.id_ends();
+                }
+                self.depth = self.depth.saturating_sub(1);
+            }
+            b',' if self.depth == 1 && self.place != Place::Outside => {
+                if self.place == Place::InId {
+                    self.id_ends();
+                }
+                self.place = Place::BeforeKey;
+            }
+            _ if self.place == Place::AfterIdKey => self.begin(Place::InId, byte),
+            _ if self.place == Place::InId => self.keep(byte),
+            _ => {}
+        }
+    }
+
+    fn begin(&mut self, place: Place, byte: u8) {
+        self.place = place;
+        self.token.clear();
+        self.keep(byte);
+    }
+
+    /// Keeps one byte more than fits, so that a cut token is known as one.
+    fn keep(&mut self, byte: u8) {
+        if matches!(self.place, Place::InKey | Place::InId) && self.token.len() <= ID_BYTES {
+            self.token.push(byte);
+        }
+    }
+
+    fn key_ends(&mut self) {
+        self.place = Place::Elsewhere;
+        match self.token.as_slice() {
+            b"\"id\"" => self.place = Place::AfterIdKey,
+            b"\"method\"" => self.method = true,
+            b"\"result\"" | b"\"error\"" => self.answer = true,
+            _ => {}
+        }
+    }
+
+    fn id_ends(&mut self) {
+        self.place = Place::Elsewhere;
+        let id = if self.token.len() > ID_BYTES { None } else { RequestId::parse(&self.token) };
+        self.ids = match (&self.ids, id) {
+            (Ids::None, Some(id)) => Ids::One(id),
+            _ => Ids::Unclear,
+        };
+    }
+}

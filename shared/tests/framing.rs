@@ -1,0 +1,68 @@
+//! Lines from a byte stream, however it was split.
+
+use bytes::Bytes;
+use wire::frame::{FrameDecoder, one_line};
+use wire::frame_io::{FrameReader, FrameWriter};
+use wire::id::RequestId;
+use wire::splice::Parts;
+use wire::{Frame, Kind};
+
+#[test]
+fn lines_come_out_without_their_endings_and_blank_ones_not_at_all() {
+    let mut decoder = FrameDecoder::new(5);
+    decoder.buffer().extend_from_slice(b"\n \r\n12345\r\n{}\nlast");
+    let lines: Vec<Bytes> = std::iter::from_fn(|| decoder.next().or_else(|| decoder.finish()))
+        .map(|frame| match frame {
+            Frame::Line(line) => line,
+            Frame::TooLong { .. } => panic!("nothing is too long here"),
+        })
+        .collect();
+    assert_eq!(lines, ["12345", "{}", "last"]);
+}
+
+#[test]
+fn the_id_of_a_skipped_line_is_found_wherever_it_stands() {
+    let filler = format!(r#""result":{{"id":1,"t":"{}\",\"id\":2"}}"#, "x".repeat(100));
+    for text in [format!(r#"{{"id": 77 ,{filler}}}"#), format!(r#"{{{filler},"jsonrpc":"2.0","id":77}}"#)] {
+        let mut decoder = FrameDecoder::new(20);
+        let mut frames = Vec::new();
+        for byte in text.bytes().chain(*b"\r\n{}\n") {
+            decoder.buffer().extend_from_slice(&[byte]);
+            frames.extend(decoder.next());
+            assert!(decoder.buffer().len() <= 21);
+        }
+        let Frame::TooLong { id, kind, bytes } = &frames[0] else { panic!("{frames:?}") };
+        assert_eq!(id.as_ref().and_then(RequestId::as_u64), Some(77));
+        assert_eq!((*kind, *bytes), (Some(Kind::Response), text.len() as u64));
+        assert!(matches!(&frames[1], Frame::Line(line) if line == "{}"));
+    }
+}
+
+#[test]
+fn line_breaks_between_tokens_become_spaces() {
+    assert_eq!(one_line(Bytes::from_static(b"{\r\n}")), "{  }");
+}
+
+#[tokio::test]
+async fn what_is_written_is_read() {
+    let (near, far) = tokio::io::duplex(7);
+    let writing = async {
+        let mut writer = FrameWriter::new(near);
+        let message = Parts::from_iter([Bytes::from_static(b"{\"a\":"), Bytes::from_static(b"1}")]);
+        writer.write_all([message, Parts::from(Bytes::from_static(b"[]"))]).await.expect("write");
+        writer.shutdown().await.expect("shutdown");
+    };
+    let reading = async {
+        let mut reader = FrameReader::new(far, 100);
+        let mut lines = Vec::new();
+        while let Some(frame) = reader.next().await.expect("read") {
+            match frame {
+                Frame::Line(line) => lines.push(line),
+                Frame::TooLong { .. } => panic!("too long"),
+            }
+        }
+        lines
+    };
+    let ((), lines) = tokio::join!(writing, reading);
+    assert_eq!(lines, ["{\"a\":1}", "[]"]);
+}
