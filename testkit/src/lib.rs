@@ -1,1 +1,50 @@
-//! Scripted MCP servers and clients for tests.
+//! What tests and benches need: scripted MCP servers, clients of both eras, and processes that end with their test.
+//!
+//! The testkit judges the product from outside. It parses and writes its messages with `serde_json` and its HTTP by
+//! hand, never with the crates under test, and it may say on the wire what no honest peer would.
+//!
+//! - [`script`] — what a scripted server does, built in code or parsed from flags
+//! - [`scripted`] — that server over any byte stream; [`scripted::Listener`] serves it on TCP inside the test, in the
+//!   place of bridge and process; the binary `scripted-server` serves it on stdio
+//! - [`record`] — what a scripted server saw: starts, messages, ends
+//! - [`http`], [`sse`] — one HTTP exchange with every header in the test's hands
+//! - [`client`] — MCP clients of both eras on top of it
+//! - [`process`] — programs under test: found, started, awaited, killed with their guard
+//!
+//! Nothing here is part of the product; a failed expectation panics, because a test reads best that way.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a panic here is a failed test"
+)]
+
+pub mod client;
+pub mod http;
+pub mod process;
+pub mod record;
+pub mod script;
+pub mod scripted;
+pub mod sse;
+
+use std::time::Duration;
+
+/// How long a test waits for something that is bound to come. Only a failing test waits that long.
+pub const GUARD: Duration = Duration::from_secs(30);
+
+/// Waits until `probe` gives something.
+///
+/// # Panics
+/// After [`GUARD`], naming `what` was awaited.
+pub async fn eventually<T>(what: &str, mut probe: impl AsyncFnMut() -> Option<T>) -> T {
+    let deadline = tokio::time::Instant::now() + GUARD;
+    loop {
+        if let Some(found) = probe().await {
+            return found;
+        }
+        assert!(tokio::time::Instant::now() < deadline, "waited {GUARD:?} in vain for {what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}

@@ -1,0 +1,274 @@
+//! Programs under test: found, started on free ports, awaited, and killed with their guard.
+
+use std::ffi::OsStr;
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
+use tokio::process::{Child, Command};
+
+use crate::http::Request;
+use crate::{GUARD, eventually};
+
+/// The path of a program: a release binary in `$MCP_DIST` or the target's `dist`, or a server of the testkit's own
+/// next to the running test.
+///
+/// # Panics
+/// When it is not there, saying what to do.
+pub fn binary(name: &str) -> PathBuf {
+    // A test runs in `target/<profile>/deps`; servers that Cargo built with it are one up.
+    let beside = std::env::current_exe().ok().and_then(|test| Some(test.parent()?.parent()?.join(name)));
+    let found = beside.into_iter().chain([dist().join(name)]).find(|path| path.is_file());
+    found.unwrap_or_else(|| panic!("{name} is not in {}; run `make build` first", dist().display()))
+}
+
+fn dist() -> PathBuf {
+    if let Some(dist) = std::env::var_os("MCP_DIST") {
+        return dist.into();
+    }
+    let target =
+        std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace().join("target"), PathBuf::from);
+    target.join("dist")
+}
+
+/// The root of the workspace.
+///
+/// # Panics
+/// Never: the testkit lies inside it.
+pub fn workspace() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the testkit has a parent").to_owned()
+}
+
+/// A loopback address nobody listens on.
+///
+/// # Panics
+/// When there is none.
+pub fn free_address() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port")
+}
+
+/// A directory that goes with its guard.
+pub struct Scratch(PathBuf);
+
+impl Scratch {
+    /// A new, empty directory.
+    ///
+    /// # Panics
+    /// When it cannot be made.
+    #[expect(clippy::new_without_default, reason = "making a directory is not a default")]
+    pub fn new() -> Scratch {
+        static NUMBER: AtomicUsize = AtomicUsize::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let path = std::env::temp_dir().join(format!("mcp-testkit-{}-{number}", std::process::id()));
+        std::fs::create_dir_all(&path).expect("a directory for the test");
+        Scratch(path)
+    }
+
+    /// A path in it.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+
+    /// Writes a file into it; its path comes back.
+    ///
+    /// # Panics
+    /// When it cannot be written.
+    pub fn write(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.path(name);
+        std::fs::write(&path, text).expect("a file for the test");
+        path
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A running program; killed when dropped, and if that happens in a panic its output is shown.
+pub struct Process {
+    name: String,
+    child: Child,
+    pid: u32,
+    output: Arc<Mutex<String>>,
+}
+
+impl Process {
+    /// Starts the command. Both its outputs are kept.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    pub fn start(mut command: Command) -> Process {
+        let name = Path::new(command.as_std().get_program()).file_name().map(OsStr::to_string_lossy);
+        let name = name.unwrap_or_default().into_owned();
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+        let mut child = command.spawn().unwrap_or_else(|error| panic!("cannot start {name}: {error}"));
+        let output = Arc::<Mutex<String>>::default();
+        tokio::spawn(keep(child.stdout.take().expect("piped"), output.clone()));
+        tokio::spawn(keep(child.stderr.take().expect("piped"), output.clone()));
+        let pid = child.id().expect("it has not been awaited");
+        Process { name, child, pid, output }
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// What it wrote so far.
+    pub fn output(&self) -> String {
+        self.output.lock().unwrap().clone()
+    }
+
+    /// Waits until it has written this.
+    pub async fn wrote(&self, text: &str) {
+        eventually(text, async || self.output().contains(text).then_some(())).await;
+    }
+
+    /// Sends a signal by its short name, such as `TERM`.
+    pub async fn signal(&self, name: &str) {
+        signal(self.pid, name).await;
+    }
+
+    /// Waits for its end.
+    ///
+    /// # Panics
+    /// When it does not end within [`GUARD`].
+    pub async fn ended(&mut self) -> ExitStatus {
+        let ended = tokio::time::timeout(GUARD, self.child.wait()).await;
+        ended.unwrap_or_else(|_| panic!("{} did not end", self.name)).expect("a child can be awaited")
+    }
+
+    /// Its exit status, if it has ended.
+    pub fn status(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().ok().flatten()
+    }
+
+    fn assert_runs(&mut self) {
+        if let Some(status) = self.status() {
+            panic!("{} ended with {status}:\n{}", self.name, self.output());
+        }
+    }
+}
+
+impl Drop for Process {
+    #[expect(clippy::print_stderr, reason = "a failed test shows what its programs said")]
+    fn drop(&mut self) {
+        let _ = self.child.start_kill();
+        if std::thread::panicking() {
+            eprintln!("---- {} ({}) wrote:\n{}", self.name, self.pid, self.output());
+        }
+    }
+}
+
+/// Sends a signal by its short name to a process that need not be ours.
+///
+/// # Panics
+/// When there is no shell.
+pub async fn signal(pid: u32, name: &str) {
+    let kill = format!("kill -{name} {pid}");
+    Command::new("sh").args(["-c", &kill]).status().await.expect("a shell");
+}
+
+async fn keep(pipe: impl AsyncRead + Unpin, output: Arc<Mutex<String>>) {
+    let mut lines = BufReader::new(pipe);
+    let mut line = Vec::new();
+    while matches!(lines.read_until(b'\n', &mut line).await, Ok(bytes) if bytes > 0) {
+        output.lock().unwrap().push_str(&String::from_utf8_lossy(&line));
+        line.clear();
+    }
+}
+
+/// A release bridge in front of a command.
+pub struct Bridge {
+    /// The program.
+    pub process: Process,
+    /// Where it listens.
+    pub address: SocketAddr,
+}
+
+impl Bridge {
+    /// Starts a bridge on a free port and waits until it accepts.
+    pub async fn start(command: &[&str]) -> Bridge {
+        Bridge::start_at(free_address(), &[], command).await
+    }
+
+    /// Starts a bridge on this address, with more options of its own.
+    pub async fn start_at(address: SocketAddr, options: &[&str], command: &[&str]) -> Bridge {
+        let mut bridge = Command::new(binary("docker-mcp-bridge"));
+        bridge.arg("--listen").arg(address.to_string()).args(options).arg("--").args(command);
+        let mut process = Process::start(bridge);
+        // A connect that sends nothing starts no process.
+        eventually("the bridge to accept", async || {
+            process.assert_runs();
+            tokio::net::TcpStream::connect(address).await.ok()
+        })
+        .await;
+        Bridge { process, address }
+    }
+}
+
+/// A release edge.
+pub struct Edge {
+    /// The program.
+    pub process: Process,
+    /// Where clients connect.
+    pub address: SocketAddr,
+    /// Where `/health`, `/ready` and `/metrics` are.
+    pub admin: SocketAddr,
+}
+
+impl Edge {
+    /// Starts an edge on free ports in front of these servers, open to everybody, and waits until it is alive.
+    pub async fn start(servers: &[(&str, SocketAddr)]) -> Edge {
+        let servers: Vec<_> =
+            servers.iter().flat_map(|(name, at)| ["--server".to_owned(), format!("{name}={at}")]).collect();
+        let mut command = Command::new(binary("mcp-edge"));
+        command.args(servers).arg("--allow-unauthenticated");
+        Edge::start_with(command).await
+    }
+
+    /// Starts this command of an edge, the addresses added, and waits until it is alive.
+    pub async fn start_with(mut command: Command) -> Edge {
+        let (address, admin) = (free_address(), free_address());
+        command.arg("--listen").arg(address.to_string()).arg("--admin").arg(admin.to_string());
+        let mut edge = Edge { process: Process::start(command), address, admin };
+        eventually("the edge to be alive", async || {
+            edge.process.assert_runs();
+            (get(admin, "/health").await?.0 == 200).then_some(())
+        })
+        .await;
+        edge
+    }
+
+    /// Waits until `/ready` says so.
+    pub async fn ready(&self) {
+        eventually("the edge to be ready", async || (self.readiness().await.0 == 200).then_some(())).await;
+    }
+
+    /// Status and body of the admin port's `/ready`.
+    ///
+    /// # Panics
+    /// When the admin port does not answer.
+    pub async fn readiness(&self) -> (u16, String) {
+        get(self.admin, "/ready").await.expect("the admin port answers")
+    }
+
+    /// The value of one line of `/metrics`: its name with labels, as printed.
+    ///
+    /// # Panics
+    /// When the admin port does not answer.
+    pub async fn metric(&self, series: &str) -> Option<f64> {
+        let (_, text) = get(self.admin, "/metrics").await.expect("the admin port answers");
+        text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' ')?.parse().ok())
+    }
+}
+
+async fn get(address: SocketAddr, path: &str) -> Option<(u16, String)> {
+    let mut response = Request::new("GET", path).send(address).await.ok()?;
+    Some((response.status, response.text().await))
+}
