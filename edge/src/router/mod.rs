@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use tokio::sync::watch;
-use wire::mcp::header::Mirrored;
+use wire::mcp::mirror::Mirrored;
 
 use crate::call::{Dispatch, ServerName};
 
