@@ -4,6 +4,7 @@
 //! channel would do: `event` must never wait, progress must coalesce, and the outcome must always fit.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::future::poll_fn;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
@@ -48,14 +49,16 @@ pub enum Next {
 /// A new pair.
 pub fn reply() -> (Responder, Reply) {
     let shared = Arc::new(Mutex::new(Shared::default()));
-    (Responder { shared: shared.clone() }, Reply { shared })
+    (Responder { shared: shared.clone() }, Reply { shared, inspect: None })
 }
 
 /// The consumer's end. Dropping it cancels the call.
-#[derive(Debug)]
 pub struct Reply {
     shared: Arc<Mutex<Shared>>,
+    inspect: Option<Inspect>,
 }
+
+type Inspect = Box<dyn FnOnce(&Outcome) + Send>;
 
 impl Reply {
     /// A reply that is already complete.
@@ -68,6 +71,12 @@ impl Reply {
     /// A reply that already failed.
     pub fn failed(error: Error) -> Self {
         Self::ready(Outcome::Failed(error))
+    }
+
+    /// Has `inspect` look at the outcome on its way to the consumer.
+    pub fn inspect(mut self, inspect: impl FnOnce(&Outcome) + Send + 'static) -> Self {
+        self.inspect = Some(Box::new(inspect));
+        self
     }
 
     /// The next event, or the outcome. After the outcome it is an error to ask again, and answered as `Lost`.
@@ -96,7 +105,13 @@ impl Reply {
                 shared.consumer = Some(context.waker().clone());
                 Poll::Pending
             }
-            End::Outcome(outcome) => Poll::Ready(Next::Outcome(outcome)),
+            End::Outcome(outcome) => {
+                drop(shared);
+                if let Some(inspect) = self.inspect.take() {
+                    inspect(&outcome);
+                }
+                Poll::Ready(Next::Outcome(outcome))
+            }
             End::Taken => Poll::Ready(Next::Outcome(Outcome::Failed(Error::new(
                 Kind::Lost,
                 Blame::Edge,
@@ -112,6 +127,12 @@ impl Reply {
                 return outcome;
             }
         }
+    }
+}
+
+impl fmt::Debug for Reply {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reply").field("ready", &self.is_ready()).finish_non_exhaustive()
     }
 }
 

@@ -1,14 +1,35 @@
 //! From a public name to the server that has it: what the front needs to know of the servers behind.
 //!
 //! [`Gateway`] is the whole view: a downstream adapter dispatches calls through it and asks it what the
-//! servers offer together. It must not know of HTTP, sessions or eras.
+//! servers offer together. [`Router`] is the real one: it answers lists from the [`catalog`], kept fresh in
+//! the background, and routes everything else by table. It must not know of HTTP, sessions
+//! or eras.
 
-use std::sync::Arc;
+pub mod catalog;
+pub mod names;
+pub mod render;
+mod route;
+mod seen;
+mod template;
 
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
+
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
 use tokio::sync::watch;
+use wire::limits::Limits;
 use wire::mcp::mirror::Mirrored;
 
-use crate::call::{Dispatch, ServerName};
+use crate::call::{Call, Dispatch, Next, Reply, Responder, ServerName, reply};
+use crate::error::{Blame, Error, Kind};
+use crate::ops::drain::DrainWatch;
+use crate::permit::RETRY_AFTER;
+use catalog::{Catalog, GivenNames, ListKind, Member, Part, Surface, Terms};
+use names::Prefix;
+use seen::{SEEN_URIS, Seen};
 
 /// All configured servers as one. Answers the four list methods itself, routes tools, prompts, resources
 /// and completions; every other method is its caller's business.
@@ -40,3 +61,339 @@ pub struct ListChanges {
     /// Of `resources/list` and `resources/templates/list`.
     pub resources: u64,
 }
+
+/// How names and lists behave.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The longest wait for every server's first lists before names are given out. 15 s: a server started
+    /// by `npx` from a warm cache is there by then, and a rollout is not held up by one that is broken.
+    pub names_settle: Duration,
+    /// The longest a call waits for names to settle. 10 s, as for any queue.
+    pub queue_timeout: Duration,
+    /// The only tools to show, by own or public name; `None` shows all (`--tools`).
+    pub tools: Option<HashSet<String>>,
+    /// How long modern clients may keep a list. 30 s: legacy servers announce changes, but a client without
+    /// a stream to us would not hear of them.
+    pub fresh: Duration,
+    /// The pause between two listings of one server. 500 ms: real servers announce up to five changes at
+    /// each start.
+    pub refresh_gap: Duration,
+    /// Bounds for scanning what servers list.
+    pub limits: Limits,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            names_settle: Duration::from_secs(15),
+            queue_timeout: Duration::from_secs(10),
+            tools: None,
+            fresh: Duration::from_secs(30),
+            refresh_gap: Duration::from_millis(500),
+            limits: Limits::default(),
+        }
+    }
+}
+
+/// What the router counts.
+#[derive(Clone, Debug, Default)]
+pub struct Metrics {
+    contested: Gauge,
+    listings: Counter,
+    listing_failures: Counter,
+}
+
+impl Metrics {
+    /// Registers under the process's prefix.
+    pub fn register(&self, registry: &mut Registry) {
+        registry.register(
+            "names_contested",
+            "Names that more than one server offers; all but one of them are reached as <slug>__<name>",
+            self.contested.clone(),
+        );
+        registry.register(
+            "listings",
+            "Times a server was asked for its lists; a steep rise means that a server announces changes all the time",
+            self.listings.clone(),
+        );
+        registry.register(
+            "listing_failures",
+            "Listings that failed; see the state of each server at the admin port's /ready",
+            self.listing_failures.clone(),
+        );
+    }
+}
+
+/// One configured server as the router sees it.
+pub struct Entry {
+    /// Its slug.
+    pub name: ServerName,
+    /// How its names become public.
+    pub prefix: Prefix,
+    /// Where its calls go.
+    pub dispatch: Arc<dyn Dispatch>,
+}
+
+/// The real [`Gateway`]. Cheap to clone.
+#[derive(Clone)]
+pub struct Router {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    config: Config,
+    servers: Vec<Entry>,
+    metrics: Metrics,
+    seen: Arc<Seen>,
+    drain: DrainWatch,
+    settled: watch::Sender<bool>,
+    changes: watch::Sender<ListChanges>,
+    state: Mutex<State>,
+    /// What calls are routed by; replaced as a whole, read without waiting.
+    catalog: RwLock<Arc<Catalog>>,
+}
+
+/// What catalogs are built from.
+struct State {
+    parts: Vec<Listing>,
+    given: GivenNames,
+}
+
+/// How far the listing of one server has come.
+enum Listing {
+    /// Not answered yet.
+    Pending,
+    /// Failed at least once and never answered.
+    Failed,
+    /// Answered; the latest word, also while the server is down.
+    Listed(Arc<Part>),
+}
+
+impl Router {
+    /// A router that knows of no name yet; [`refresh::keep`] brings them.
+    pub fn new(config: Config, servers: Vec<Entry>, metrics: Metrics, drain: DrainWatch) -> Self {
+        let parts = servers.iter().map(|_| Listing::Pending).collect();
+        let settled = servers.is_empty();
+        let shared = Shared {
+            config,
+            servers,
+            metrics,
+            seen: Arc::new(Seen::new(SEEN_URIS)),
+            drain,
+            settled: watch::Sender::new(settled),
+            changes: watch::Sender::default(),
+            state: Mutex::new(State { parts, given: GivenNames::default() }),
+            catalog: RwLock::default(),
+        };
+        Self { shared: Arc::new(shared) }
+    }
+}
+
+impl Shared {
+    /// What public names lead to now.
+    fn catalog(&self) -> Arc<Catalog> {
+        self.catalog.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The latest word of the server at `index`.
+    fn listed(&self, index: usize, part: Part) {
+        self.update(index, Listing::Listed(Arc::new(part)));
+    }
+
+    /// The server at `index` could not be listed. What it listed before stays.
+    fn failed(&self, index: usize) {
+        self.update(index, Listing::Failed);
+    }
+
+    /// Gives out names now, whoever has answered.
+    fn settle(&self) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if !self.is_settled() {
+            self.publish(&mut state);
+        }
+    }
+
+    fn update(&self, index: usize, listing: Listing) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(part) = state.parts.get_mut(index) else { return };
+        match (&part, &listing) {
+            (Listing::Failed | Listing::Listed(_), Listing::Failed) => return,
+            _ => *part = listing,
+        }
+        let complete = state.parts.iter().all(|part| !matches!(part, Listing::Pending));
+        if self.is_settled() || complete {
+            self.publish(&mut state);
+        }
+    }
+
+    fn publish(&self, state: &mut State) {
+        let members: Vec<_> = self
+            .servers
+            .iter()
+            .zip(&state.parts)
+            .map(|(entry, listing)| {
+                let part = if let Listing::Listed(part) = listing { Some(part.as_ref()) } else { None };
+                Member { name: &entry.name, prefix: entry.prefix, part }
+            })
+            .collect();
+        let terms = Terms {
+            tools: self.config.tools.clone(),
+            fresh_ms: u32::try_from(self.config.fresh.as_millis()).unwrap_or(u32::MAX),
+            limits: self.config.limits.clone(),
+        };
+        let catalog = Arc::new(Catalog::build(&members, &mut state.given, &terms));
+        self.metrics.contested.set(i64::try_from(catalog.contested).unwrap_or(i64::MAX));
+        let before = {
+            let mut current = self.catalog.write().unwrap_or_else(PoisonError::into_inner);
+            std::mem::replace(&mut *current, catalog.clone())
+        };
+        self.tell(&before, &catalog);
+        self.announce(&before, &catalog);
+    }
+
+    /// Log lines for what an operator would otherwise search for: once per change.
+    fn tell(&self, before: &Catalog, now: &Catalog) {
+        let name = |server: usize| self.servers.get(server).map(|entry| entry.name.to_string());
+        for doubled in now.doubled.iter().filter(|doubled| !before.doubled.contains(doubled)) {
+            let (uri, owner, other) = doubled;
+            let (owner, other) = (name(*owner), name(*other));
+            tracing::warn!(
+                uri,
+                owner,
+                other,
+                "two servers list one URI; the other's is at /servers/<other>/mcp"
+            );
+        }
+        for unfit in now.unfit.iter().filter(|unfit| !before.unfit.contains(unfit)) {
+            tracing::warn!(
+                server = name(unfit.0),
+                tool = unfit.1,
+                "tool without an object as inputSchema is not shown"
+            );
+        }
+        if now.contested != before.contested {
+            tracing::info!(names = now.contested, "contested names appear as <slug>__<name>");
+        }
+    }
+
+    /// Tells subscribers, if what they would read differs.
+    fn announce(&self, before: &Catalog, now: &Catalog) {
+        let differs = |kind: ListKind| !before.all.list(kind).same_items(now.all.list(kind));
+        let first = !self.settled.send_replace(true);
+        self.changes.send_if_modified(|changes| {
+            if first {
+                return false; // nobody has read anything yet
+            }
+            let old = *changes;
+            changes.tools += u64::from(differs(ListKind::Tools));
+            changes.prompts += u64::from(differs(ListKind::Prompts));
+            changes.resources += u64::from(differs(ListKind::Resources) || differs(ListKind::Templates));
+            *changes != old
+        });
+    }
+
+    fn is_settled(&self) -> bool {
+        *self.settled.borrow()
+    }
+
+    /// The index of a configured server.
+    fn index(&self, name: &ServerName) -> Option<usize> {
+        self.servers.iter().position(|entry| entry.name == *name)
+    }
+
+    /// The view a call may use, and the index of the only server it may reach.
+    fn surface<'c>(
+        &self,
+        catalog: &'c Catalog,
+        scope: Option<&ServerName>,
+    ) -> Option<(&'c Surface, Option<usize>)> {
+        let Some(scope) = scope else { return Some((&catalog.all, None)) };
+        let index = self.index(scope)?;
+        Some((catalog.alone.get(index)?, Some(index)))
+    }
+
+    /// Names are not given out yet: the call waits for them, at most `queue_timeout`.
+    fn when_settled(self: Arc<Self>, call: Call) -> Reply {
+        let (responder, answer) = reply();
+        let drain = self.drain.clone();
+        drain.spawn(async move {
+            let mut settled = self.settled.subscribe();
+            let wait = async {
+                let names = settled.wait_for(|settled| *settled);
+                tokio::time::timeout(self.config.queue_timeout, names).await.is_ok()
+            };
+            tokio::select! {
+                () = responder.cancelled() => {}
+                settled = wait => if settled {
+                    forward(self.route(call), responder).await;
+                } else {
+                    let message = "the servers have not told their names yet; try again shortly";
+                    responder.fail(Error::busy(Blame::Edge, RETRY_AFTER, message));
+                },
+            }
+        });
+        answer
+    }
+}
+
+/// Passes a reply on, both ways.
+async fn forward(mut from: Reply, to: Responder) {
+    loop {
+        tokio::select! {
+            // Both arms are cancel-safe: what `next` did not return stays queued.
+            next = from.next() => match next {
+                Next::Event(event) => {
+                    to.event(event);
+                }
+                Next::Outcome(outcome) => return to.finish(outcome),
+            },
+            () = to.cancelled() => return,
+        }
+    }
+}
+
+impl Dispatch for Router {
+    fn dispatch(&self, call: Call) -> Reply {
+        let shared = &self.shared;
+        if shared.is_settled() { shared.route(call) } else { shared.clone().when_settled(call) }
+    }
+}
+
+impl Gateway for Router {
+    fn server(&self, slug: &str) -> Option<ServerName> {
+        self.shared.servers.iter().find(|entry| entry.name.as_str() == slug).map(|entry| entry.name.clone())
+    }
+
+    fn is_settled(&self) -> bool {
+        self.shared.is_settled()
+    }
+
+    fn instructions(&self, scope: Option<&ServerName>) -> Option<String> {
+        let catalog = self.shared.catalog();
+        let (surface, _) = self.shared.surface(&catalog, scope)?;
+        surface.instructions().map(str::to_owned)
+    }
+
+    fn mirrored(&self, scope: Option<&ServerName>, tool: &str) -> Option<Arc<[Mirrored]>> {
+        let catalog = self.shared.catalog();
+        let (surface, _) = self.shared.surface(&catalog, scope)?;
+        surface.tool(tool).map(|route| route.mirrored.clone())
+    }
+
+    fn changes(&self) -> watch::Receiver<ListChanges> {
+        self.shared.changes.subscribe()
+    }
+}
+
+/// The caller named something that no server has.
+fn unknown(what: &str, name: &str, list: &str) -> Error {
+    let name: String = name.chars().take(NAME_CHARS).collect();
+    let message = format!("no server offers {what} '{name}'; {list} shows what there is");
+    Error::new(Kind::InvalidParams, Blame::Downstream, message)
+}
+
+/// Characters of a caller's own word that an error repeats: enough to recognise it.
+const NAME_CHARS: usize = 128;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,353 @@
+//! What all servers offer together: tables from public names to servers, and the rendered lists.
+//!
+//! A [`Catalog`] is immutable; each change builds a new one. Nothing here waits or knows of connections.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use wire::limits::Limits;
+use wire::mcp::list::Item;
+use wire::mcp::mirror::Mirrored;
+
+use super::names::{Names, Offer, Prefix};
+use super::render::{self, Rendered};
+use super::template::Template;
+use crate::call::ServerName;
+
+/// What one server offers, as its control connection listed it.
+#[derive(Clone, Debug, Default)]
+pub struct Part {
+    /// `tools/list`, every page.
+    pub tools: Vec<Item>,
+    /// `prompts/list`, every page.
+    pub prompts: Vec<Item>,
+    /// `resources/list`, every page.
+    pub resources: Vec<Item>,
+    /// `resources/templates/list`, every page.
+    pub templates: Vec<Item>,
+    /// What the server tells a model about its use.
+    pub instructions: Option<String>,
+    /// Whether it completes arguments.
+    pub completes: bool,
+}
+
+/// One server in the configured order.
+#[derive(Debug)]
+pub struct Member<'a> {
+    /// Its slug.
+    pub name: &'a ServerName,
+    /// How its names become public.
+    pub prefix: Prefix,
+    /// What it offers; `None` until it was listed once.
+    pub part: Option<&'a Part>,
+}
+
+/// Names given so far; they outlive single catalogs.
+#[derive(Debug, Default)]
+pub struct GivenNames {
+    tools: Names,
+    prompts: Names,
+}
+
+/// The four lists a client may ask for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "each is the list of that name")]
+pub enum ListKind {
+    Tools,
+    Prompts,
+    Resources,
+    Templates,
+}
+
+/// Where a public name leads.
+#[derive(Clone, Debug)]
+pub struct Route {
+    /// Index of the server in the configured order.
+    pub server: usize,
+    /// The server's own name as a JSON string token, where it differs from the public one.
+    pub rename: Option<Bytes>,
+    /// The tool's parameters that modern clients repeat in headers.
+    pub mirrored: Arc<[Mirrored]>,
+}
+
+/// One view: of all servers together, or of one alone.
+#[derive(Debug, Default)]
+pub struct Surface {
+    tools: HashMap<String, Route>,
+    prompts: HashMap<String, Route>,
+    resources: HashMap<String, usize>,
+    templates: Vec<(Template, usize)>,
+    lists: [Rendered; 4],
+    instructions: Option<String>,
+}
+
+/// All views.
+#[derive(Debug, Default)]
+pub struct Catalog {
+    /// Of all servers together, names made unique.
+    pub all: Surface,
+    /// Of each server alone, its names as they are.
+    pub alone: Vec<Surface>,
+    /// Per server, whether it completes arguments; true while it is not known.
+    pub completes: Vec<bool>,
+    /// Names that more than one server offers.
+    pub contested: usize,
+    /// URIs that more than one server lists: (URI, owner, other).
+    pub doubled: Vec<(String, usize, usize)>,
+    /// Tools that cannot be shown: (server, tool).
+    pub unfit: Vec<(usize, String)>,
+}
+
+/// How a catalog is built.
+#[derive(Clone, Debug)]
+pub struct Terms {
+    /// The only tools to show, by own or public name; `None` shows all (`--tools`).
+    pub tools: Option<HashSet<String>>,
+    /// How long a client may keep a list while every server is there.
+    pub fresh_ms: u32,
+    /// Bounds for scanning items.
+    pub limits: Limits,
+}
+
+impl Surface {
+    /// Where a tool's public name leads. Does not allocate.
+    pub fn tool(&self, name: &str) -> Option<&Route> {
+        self.tools.get(name)
+    }
+
+    /// Where a prompt's public name leads.
+    pub fn prompt(&self, name: &str) -> Option<&Route> {
+        self.prompts.get(name)
+    }
+
+    /// The server that lists `uri`, or has a template for it.
+    pub fn resource(&self, uri: &str) -> Option<usize> {
+        let listed = self.resources.get(uri).copied();
+        listed.or_else(|| {
+            self.templates.iter().find(|(template, _)| template.fits(uri)).map(|(_, server)| *server)
+        })
+    }
+
+    /// The server that offers exactly this template (a completion names it unexpanded).
+    pub fn template(&self, template: &str) -> Option<usize> {
+        let wanted = Template::parse(template)?;
+        self.templates.iter().find(|(template, _)| *template == wanted).map(|(_, server)| *server)
+    }
+
+    /// A rendered list.
+    pub fn list(&self, kind: ListKind) -> &Rendered {
+        let [tools, prompts, resources, templates] = &self.lists;
+        match kind {
+            ListKind::Tools => tools,
+            ListKind::Prompts => prompts,
+            ListKind::Resources => resources,
+            ListKind::Templates => templates,
+        }
+    }
+
+    /// What the servers tell a model about their use.
+    pub fn instructions(&self) -> Option<&str> {
+        self.instructions.as_deref()
+    }
+}
+
+impl Catalog {
+    /// Builds all views. `given` learns the names that this round gives out.
+    pub fn build(members: &[Member<'_>], given: &mut GivenNames, terms: &Terms) -> Self {
+        let completes = members.iter().map(|member| member.part.is_none_or(|part| part.completes));
+        let mut catalog = Self { completes: completes.collect(), ..Self::default() };
+        let mut builder = Builder::new(members, terms);
+        builder.tools(&mut given.tools, &mut catalog);
+        builder.prompts(&mut given.prompts, &mut catalog);
+        builder.resources(&mut catalog);
+        builder.instructions();
+        (catalog.all, catalog.alone) = builder.render();
+        catalog
+    }
+}
+
+/// The views while they grow: per view, tables and the items of each list.
+struct Builder<'a> {
+    members: &'a [Member<'a>],
+    terms: &'a Terms,
+    all: Draft,
+    alone: Vec<Draft>,
+}
+
+#[derive(Default)]
+struct Draft {
+    surface: Surface,
+    items: [Vec<Bytes>; 4],
+}
+
+impl<'a> Builder<'a> {
+    fn new(members: &'a [Member<'a>], terms: &'a Terms) -> Self {
+        let alone = members.iter().map(|_| Draft::default()).collect();
+        Self { members, terms, all: Draft::default(), alone }
+    }
+
+    fn parts(&self) -> impl Iterator<Item = (usize, &'a Member<'a>, &'a Part)> + use<'a> {
+        self.members.iter().enumerate().filter_map(|(n, member)| member.part.map(|part| (n, member, part)))
+    }
+
+    fn tools(&mut self, names: &mut Names, catalog: &mut Catalog) {
+        let mut shown: Vec<(usize, Vec<(Item, Arc<[Mirrored]>)>)> = Vec::new();
+        for (n, member, part) in self.parts() {
+            let mut tools = Vec::new();
+            for item in part.tools.iter().filter(|item| self.may_show(member.name, &item.key)) {
+                match render::tool(item, &self.terms.limits) {
+                    Some((item, mirrored)) => tools.push((item, mirrored.into())),
+                    None => catalog.unfit.push((n, item.key.clone())),
+                }
+            }
+            shown.push((n, tools));
+        }
+        let offers: Vec<_> = shown
+            .iter()
+            .filter_map(|(n, tools)| {
+                let names = tools.iter().map(|(item, _)| item.key.as_str()).collect();
+                self.members.get(*n).map(|m| Offer { server: m.name, prefix: m.prefix, names })
+            })
+            .collect();
+        let assigned = names.assign(&offers);
+        catalog.contested += assigned.contested;
+        for ((n, tools), public) in shown.iter().zip(assigned.public) {
+            for ((item, mirrored), public) in tools.iter().zip(public) {
+                let route = |rename| Route { server: *n, rename, mirrored: mirrored.clone() };
+                self.add(*n, ListKind::Tools, item, public, route);
+            }
+        }
+    }
+
+    fn prompts(&mut self, names: &mut Names, catalog: &mut Catalog) {
+        let parts: Vec<_> = self.parts().collect();
+        let offers: Vec<_> = parts
+            .iter()
+            .map(|(_, member, part)| Offer {
+                server: member.name,
+                prefix: member.prefix,
+                names: part.prompts.iter().map(|item| item.key.as_str()).collect(),
+            })
+            .collect();
+        let assigned = names.assign(&offers);
+        catalog.contested += assigned.contested;
+        for ((n, _, part), public) in parts.iter().zip(assigned.public) {
+            for (item, public) in part.prompts.iter().zip(public) {
+                let route = |rename| Route { server: *n, rename, mirrored: Arc::default() };
+                self.add(*n, ListKind::Prompts, item, public, route);
+            }
+        }
+    }
+
+    /// Enters one named item: under its public name for all, under its own for its server alone. The
+    /// prefixed name always leads to it too, unless another item is shown under it.
+    fn add(
+        &mut self,
+        server: usize,
+        kind: ListKind,
+        item: &Item,
+        public: Option<String>,
+        route: impl Fn(Option<Bytes>) -> Route,
+    ) {
+        if let Some(alone) = self.alone.get_mut(server) {
+            alone.table(kind).insert(item.key.clone(), route(None));
+            alone.items(kind).push(item.raw.clone());
+        }
+        let own_name = || Some(render::string_token(&item.key));
+        if let Some(member) = self.members.get(server) {
+            let alias = super::names::prefixed(member.name, &item.key);
+            self.all.table(kind).entry(alias).or_insert_with(|| route(own_name()));
+        }
+        if let Some(public) = public {
+            self.all.items(kind).push(render::renamed(item, &public));
+            let rename = if public == item.key { None } else { own_name() };
+            self.all.table(kind).insert(public, route(rename));
+        }
+    }
+
+    fn resources(&mut self, catalog: &mut Catalog) {
+        for (n, _, part) in self.parts() {
+            for item in &part.resources {
+                if let Some(alone) = self.alone.get_mut(n) {
+                    alone.surface.resources.insert(item.key.clone(), n);
+                    alone.items(ListKind::Resources).push(item.raw.clone());
+                }
+                match self.all.surface.resources.get(&item.key) {
+                    Some(owner) if *owner != n => catalog.doubled.push((item.key.clone(), *owner, n)),
+                    Some(_) => {}
+                    None => {
+                        self.all.surface.resources.insert(item.key.clone(), n);
+                        self.all.items(ListKind::Resources).push(item.raw.clone());
+                    }
+                }
+            }
+            for item in &part.templates {
+                let Some(template) = Template::parse(&item.key) else { continue };
+                for draft in [Some(&mut self.all), self.alone.get_mut(n)].into_iter().flatten() {
+                    draft.surface.templates.push((template.clone(), n));
+                    draft.items(ListKind::Templates).push(item.raw.clone());
+                }
+            }
+        }
+    }
+
+    fn instructions(&mut self) {
+        let mut all = String::new();
+        for (n, member, part) in self.parts() {
+            let Some(own) = part.instructions.as_deref().filter(|text| !text.is_empty()) else { continue };
+            if let Some(alone) = self.alone.get_mut(n) {
+                alone.surface.instructions = Some(own.to_owned());
+            }
+            let room = INSTRUCTION_BYTES.saturating_sub(all.len());
+            let section = format!("## {}\n{own}\n\n", member.name);
+            all.push_str(section.get(..section.floor_char_boundary(room)).unwrap_or(&section));
+        }
+        self.all.surface.instructions = Some(all.trim_end().to_owned()).filter(|text| !text.is_empty());
+    }
+
+    fn render(self) -> (Surface, Vec<Surface>) {
+        // A list that lacks a server is asked for again soon.
+        let whole = self.members.iter().all(|member| member.part.is_some());
+        let fresh_ms = if whole { self.terms.fresh_ms } else { 0 };
+        let finish = |draft: Draft| {
+            let keys = ["tools", "prompts", "resources", "resourceTemplates"];
+            let mut surface = draft.surface;
+            for ((list, items), key) in surface.lists.iter_mut().zip(&draft.items).zip(keys) {
+                *list = Rendered::list(key, items, fresh_ms);
+            }
+            surface
+        };
+        (finish(self.all), self.alone.into_iter().map(finish).collect())
+    }
+
+    fn may_show(&self, server: &ServerName, tool: &str) -> bool {
+        let Some(only) = &self.terms.tools else { return true };
+        only.contains(tool) || only.contains(&super::names::prefixed(server, tool))
+    }
+}
+
+impl Draft {
+    fn table(&mut self, kind: ListKind) -> &mut HashMap<String, Route> {
+        match kind {
+            ListKind::Tools => &mut self.surface.tools,
+            _ => &mut self.surface.prompts,
+        }
+    }
+
+    fn items(&mut self, kind: ListKind) -> &mut Vec<Bytes> {
+        let [tools, prompts, resources, templates] = &mut self.items;
+        match kind {
+            ListKind::Tools => tools,
+            ListKind::Prompts => prompts,
+            ListKind::Resources => resources,
+            ListKind::Templates => templates,
+        }
+    }
+}
+
+/// Bytes of instructions of all servers together: they enter the context of a model with every session.
+const INSTRUCTION_BYTES: usize = 16 * 1024;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,129 @@
+use super::*;
+
+fn items(key: &str, list: &[&str]) -> Vec<Item> {
+    let limits = Limits::default();
+    let (list_key, with) = match key {
+        "name" => ("tools", r#","inputSchema":{"type":"object"}"#),
+        "uri" => ("resources", ""),
+        _ => ("resourceTemplates", ""),
+    };
+    let items: Vec<_> = list.iter().map(|value| format!(r#"{{"{key}":"{value}"{with}}}"#)).collect();
+    let page = format!(r#"{{"{list_key}":[{}]}}"#, items.join(","));
+    wire::mcp::list::ListPage::scan(&page.into(), list_key, &limits).unwrap().items
+}
+
+fn part(tools: &[&str], resources: &[&str], templates: &[&str]) -> Part {
+    Part {
+        tools: items("name", tools),
+        resources: items("uri", resources),
+        templates: items("uriTemplate", templates),
+        ..Part::default()
+    }
+}
+
+fn terms(tools: Option<&[&str]>) -> Terms {
+    let tools = tools.map(|tools| tools.iter().map(|&tool| tool.to_owned()).collect());
+    Terms { tools, fresh_ms: 30_000, limits: Limits::default() }
+}
+
+fn build(parts: &[(&str, Option<&Part>)], terms: &Terms) -> Catalog {
+    let names: Vec<_> = parts.iter().map(|(name, _)| ServerName::parse(name).unwrap()).collect();
+    let members: Vec<_> = names
+        .iter()
+        .zip(parts)
+        .map(|(name, (_, part))| Member { name, prefix: Prefix::Conflict, part: *part })
+        .collect();
+    Catalog::build(&members, &mut GivenNames::default(), terms)
+}
+
+fn shown(surface: &Surface, kind: ListKind, member: &str, key: &str) -> Vec<String> {
+    let list: serde_json::Value = serde_json::from_slice(&surface.list(kind).bytes()).unwrap();
+    list[member].as_array().unwrap().iter().map(|item| item[key].as_str().unwrap().to_owned()).collect()
+}
+
+#[test]
+fn contested_tools_are_renamed_for_all_and_not_for_one_alone() {
+    let (a, b) = (part(&["x", "y"], &[], &[]), part(&["y"], &[], &[]));
+    let catalog = build(&[("a", Some(&a)), ("b", Some(&b))], &terms(None));
+    assert_eq!(shown(&catalog.all, ListKind::Tools, "tools", "name"), ["x", "y", "b__y"]);
+    assert_eq!(shown(&catalog.alone[1], ListKind::Tools, "tools", "name"), ["y"]);
+    assert_eq!(catalog.contested, 1);
+
+    let renamed = catalog.all.tool("b__y").unwrap();
+    assert_eq!((renamed.server, renamed.rename.as_deref()), (1, Some(&b"\"y\""[..])));
+    let bare = catalog.all.tool("y").unwrap();
+    assert_eq!((bare.server, bare.rename.as_deref()), (0, None));
+    let alias = catalog.all.tool("a__y").unwrap();
+    assert_eq!(
+        (alias.server, alias.rename.as_deref()),
+        (0, Some(&b"\"y\""[..])),
+        "the prefixed name always leads there"
+    );
+    assert!(catalog.all.tool("c__y").is_none());
+}
+
+#[test]
+fn lists_of_missing_servers_are_asked_for_again_at_once() {
+    let a = part(&["x"], &[], &[]);
+    let whole = build(&[("a", Some(&a))], &terms(None));
+    let lacking = build(&[("a", Some(&a)), ("b", None)], &terms(None));
+    let ttl = |catalog: &Catalog| {
+        let list: serde_json::Value =
+            serde_json::from_slice(&catalog.all.list(ListKind::Tools).bytes()).unwrap();
+        (list["ttlMs"].as_u64().unwrap(), list["cacheScope"].as_str().unwrap().to_owned())
+    };
+    assert_eq!(ttl(&whole), (30_000, "private".to_owned()));
+    assert_eq!(ttl(&lacking).0, 0);
+    assert!(whole.all.list(ListKind::Tools).same_items(lacking.all.list(ListKind::Tools)));
+}
+
+#[test]
+fn the_first_server_owns_a_doubled_uri() {
+    let (a, b) = (part(&[], &["x://1"], &[]), part(&[], &["x://1", "x://2"], &["y://{id}"]));
+    let catalog = build(&[("a", Some(&a)), ("b", Some(&b))], &terms(None));
+    assert_eq!(shown(&catalog.all, ListKind::Resources, "resources", "uri"), ["x://1", "x://2"]);
+    assert_eq!(catalog.doubled, [("x://1".to_owned(), 0, 1)]);
+    assert_eq!(catalog.all.resource("x://1"), Some(0));
+    assert_eq!(catalog.all.resource("x://2"), Some(1));
+    assert_eq!(catalog.all.resource("y://7"), Some(1));
+    assert_eq!(catalog.all.resource("z://7"), None);
+    assert_eq!(catalog.all.template("y://{id}"), Some(1));
+    assert_eq!(catalog.alone[1].resource("x://1"), Some(1));
+}
+
+#[test]
+fn only_the_tools_an_operator_names_are_shown() {
+    let (a, b) = (part(&["x", "y"], &[], &[]), part(&["y", "z"], &[], &[]));
+    let catalog = build(&[("a", Some(&a)), ("b", Some(&b))], &terms(Some(&["x", "b__y"])));
+    assert_eq!(shown(&catalog.all, ListKind::Tools, "tools", "name"), ["x", "y"]);
+    assert_eq!(catalog.all.tool("y").unwrap().server, 1);
+    assert!(catalog.all.tool("z").is_none());
+}
+
+#[test]
+fn tools_that_would_break_clients_are_mended_or_left_out() {
+    let page = br#"{"tools":[
+        {"name":"none"},
+        {"name":"bad","inputSchema":{"type":"object","properties":{"n":{"type":"number","x-mcp-header":"N"}}}},
+        {"name":"good","inputSchema":{"type":"object","properties":{"n":{"type":"integer","x-mcp-header":"N"}}}}]}"#;
+    let page = Bytes::from_static(page);
+    let tools = wire::mcp::list::ListPage::scan(&page, "tools", &Limits::default()).unwrap().items;
+    let own = Part { tools, ..Part::default() };
+    let catalog = build(&[("a", Some(&own))], &terms(None));
+    assert_eq!(shown(&catalog.all, ListKind::Tools, "tools", "name"), ["bad", "good"]);
+    assert_eq!(catalog.unfit, [(0, "none".to_owned())]);
+    assert!(catalog.all.tool("bad").unwrap().mirrored.is_empty());
+    assert_eq!(catalog.all.tool("good").unwrap().mirrored.len(), 1);
+    let bytes = catalog.all.list(ListKind::Tools).bytes();
+    assert_eq!(String::from_utf8_lossy(&bytes).matches("x-mcp-header").count(), 1);
+}
+
+#[test]
+fn instructions_are_joined_under_their_servers_names_within_a_bound() {
+    let a = Part { instructions: Some("be kind".into()), ..Part::default() };
+    let b = Part { instructions: Some("é".repeat(INSTRUCTION_BYTES)), ..Part::default() };
+    let catalog = build(&[("a", Some(&a)), ("b", Some(&b))], &terms(None));
+    let all = catalog.all.instructions().unwrap();
+    assert!(all.starts_with("## a\nbe kind\n\n## b\né") && all.len() <= INSTRUCTION_BYTES);
+    assert_eq!(catalog.alone[0].instructions(), Some("be kind"));
+}

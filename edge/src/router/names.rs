@@ -1,0 +1,145 @@
+//! Who owns which public name. Pure: offers in, names out, and a memory of what was given.
+//!
+//! Rules (ARCHITECTURE, names): the server listed first keeps a contested name; the others appear as
+//! `<slug>__<name>`. Once given, a bare name keeps its server until the configuration is read anew, also
+//! while that server is down or no longer offers it: a later server can never shadow an earlier one's tool.
+
+use std::collections::{HashMap, HashSet};
+
+use crate::call::ServerName;
+
+/// How a server's names become public.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Prefix {
+    /// Bare, and `<slug>__<name>` only where the bare name is taken.
+    #[default]
+    Conflict,
+    /// Always `<slug>__<name>`: names stay the same whatever other servers offer.
+    Always,
+}
+
+/// What one server offers.
+#[derive(Debug)]
+pub struct Offer<'a> {
+    /// The server.
+    pub server: &'a ServerName,
+    /// How it is configured.
+    pub prefix: Prefix,
+    /// Its own names, in its order.
+    pub names: Vec<&'a str>,
+}
+
+/// The public names of one kind of thing (tools, prompts).
+#[derive(Debug, Default)]
+pub struct Names {
+    owners: HashMap<String, ServerName>,
+}
+
+/// The outcome of one round.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Assigned {
+    /// Per offer, per name: the public name; `None` when even the prefixed one is taken, or the server
+    /// offers the same name twice.
+    pub public: Vec<Vec<Option<String>>>,
+    /// Names that more than one server offers.
+    pub contested: usize,
+}
+
+impl Names {
+    /// Gives every offered name its public one. Offers come in the configured order.
+    pub fn assign(&mut self, offers: &[Offer<'_>]) -> Assigned {
+        for offer in offers.iter().filter(|offer| offer.prefix == Prefix::Conflict) {
+            for name in &offer.names {
+                if !self.owners.contains_key(*name) {
+                    self.owners.insert((*name).to_owned(), offer.server.clone());
+                }
+            }
+        }
+        let mut taken: HashSet<String> = self.owners.keys().cloned().collect();
+        let mut assigned = Assigned::default();
+        for offer in offers {
+            let mut own = HashSet::new();
+            let names = offer.names.iter().map(|name| {
+                if !own.insert(*name) {
+                    return None;
+                }
+                if offer.prefix == Prefix::Conflict && self.owners.get(*name) == Some(offer.server) {
+                    return Some((*name).to_owned());
+                }
+                assigned.contested += usize::from(offer.prefix == Prefix::Conflict);
+                let public = prefixed(offer.server, name);
+                taken.insert(public.clone()).then_some(public)
+            });
+            let names = names.collect();
+            assigned.public.push(names);
+        }
+        assigned
+    }
+}
+
+/// `<slug>__<name>`: only characters that every LLM API takes in a tool's name.
+pub fn prefixed(server: &ServerName, name: &str) -> String {
+    format!("{server}__{name}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn server(name: &str) -> ServerName {
+        ServerName::parse(name).unwrap()
+    }
+
+    fn offer<'a>(server: &'a ServerName, names: &[&'a str]) -> Offer<'a> {
+        Offer { server, prefix: Prefix::Conflict, names: names.to_vec() }
+    }
+
+    fn public(assigned: &Assigned) -> Vec<Vec<&str>> {
+        assigned
+            .public
+            .iter()
+            .map(|names| names.iter().map(|n| n.as_deref().unwrap_or("-")).collect())
+            .collect()
+    }
+
+    #[test]
+    fn the_first_server_keeps_a_contested_name() {
+        let (a, b) = (server("a"), server("b"));
+        let assigned = Names::default().assign(&[offer(&a, &["x", "y"]), offer(&b, &["y", "z"])]);
+        assert_eq!(public(&assigned), [vec!["x", "y"], vec!["b__y", "z"]]);
+        assert_eq!(assigned.contested, 1);
+    }
+
+    #[test]
+    fn a_name_once_given_does_not_move() {
+        let (a, b) = (server("a"), server("b"));
+        let mut names = Names::default();
+        names.assign(&[offer(&a, &[]), offer(&b, &["y"])]);
+        let late = names.assign(&[offer(&a, &["y"]), offer(&b, &["y"])]);
+        assert_eq!(public(&late), [vec!["a__y"], vec!["y"]]);
+        let gone = names.assign(&[offer(&a, &["y"]), offer(&b, &[])]);
+        assert_eq!(public(&gone), [vec!["a__y"], vec![]], "the owner is down, its name waits for it");
+    }
+
+    #[test]
+    fn always_prefixed_names_leave_the_bare_one_to_others() {
+        let (a, b) = (server("a"), server("b"));
+        let first = Offer { server: &a, prefix: Prefix::Always, names: vec!["x"] };
+        let assigned = Names::default().assign(&[first, offer(&b, &["x"])]);
+        assert_eq!(public(&assigned), [vec!["a__x"], vec!["x"]]);
+        assert_eq!(assigned.contested, 0);
+    }
+
+    #[test]
+    fn a_bare_name_that_looks_prefixed_is_nobody_elses() {
+        let (a, b) = (server("a"), server("b"));
+        let assigned = Names::default().assign(&[offer(&a, &["x", "b__x"]), offer(&b, &["x"])]);
+        assert_eq!(public(&assigned), [vec!["x", "b__x"], vec!["-"]]);
+    }
+
+    #[test]
+    fn a_server_that_repeats_itself_is_heard_once() {
+        let a = server("a");
+        assert_eq!(public(&Names::default().assign(&[offer(&a, &["x", "x"])])), [vec!["x", "-"]]);
+    }
+}

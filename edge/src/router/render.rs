@@ -1,0 +1,115 @@
+//! Lists as the bytes that go out: rendered once per change, then shared.
+//!
+//! Items are the servers' own bytes; only a public name is spliced in. What would break a client is
+//! mended here, once, and not per request.
+
+use bytes::{BufMut, Bytes, BytesMut};
+use serde_json::Value as Json;
+use wire::limits::Limits;
+use wire::mcp::list::Item;
+use wire::mcp::mirror::{self, Mirrored};
+use wire::object::Object;
+use wire::span::Span;
+use wire::splice::Splice;
+
+/// One rendered list.
+#[derive(Clone, Debug, Default)]
+pub struct Rendered {
+    bytes: Bytes,
+    items: Bytes,
+}
+
+impl Rendered {
+    /// The whole `result` object. Legacy clients do not know `resultType`, `ttlMs` and `cacheScope` and
+    /// ignore them: no revision closes its objects.
+    pub fn bytes(&self) -> Bytes {
+        self.bytes.clone()
+    }
+
+    /// Whether both show the same items, however long they may be kept.
+    pub fn same_items(&self, other: &Self) -> bool {
+        self.items == other.items
+    }
+
+    /// `key` is the list's member name; `fresh_ms` how long a client may keep it.
+    pub(super) fn list(key: &str, items: &[Bytes], fresh_ms: u32) -> Self {
+        let size = items.iter().map(|item| item.len() + 1).sum::<usize>() + 128;
+        let mut out = BytesMut::with_capacity(size);
+        out.put_slice(br#"{"resultType":"complete",""#);
+        out.put_slice(key.as_bytes());
+        out.put_slice(b"\":[");
+        let start = out.len();
+        for (n, item) in items.iter().enumerate() {
+            if n > 0 {
+                out.put_u8(b',');
+            }
+            out.put_slice(item);
+        }
+        let end = out.len();
+        // MCP 2026-07-28 server/utilities/caching: both members are required on lists. "private", because
+        // what a principal sees may differ from what another one sees.
+        out.put_slice(format!(r#"],"ttlMs":{fresh_ms},"cacheScope":"private"}}"#).as_bytes());
+        let bytes = out.freeze();
+        let items = bytes.slice(start..end);
+        Self { bytes, items }
+    }
+}
+
+/// An item under its public name.
+pub(super) fn renamed(item: &Item, public: &str) -> Bytes {
+    if item.key == public {
+        return item.raw.clone();
+    }
+    let mut splice = Splice::new(item.raw.clone());
+    splice.replace(item.key_span, string_token(public));
+    splice.finish().into_bytes()
+}
+
+/// A text as a JSON string token.
+pub(super) fn string_token(text: &str) -> Bytes {
+    Json::from(text).to_string().into()
+}
+
+/// A tool as it may be shown, with the parameters its clients repeat in headers. `None` when it has no
+/// object as `inputSchema`: official clients refuse the whole list over such a tool.
+pub(super) fn tool(item: &Item, limits: &Limits) -> Option<(Item, Vec<Mirrored>)> {
+    let whole = Span { start: 0, end: item.raw.len() };
+    let object = Object::scan(&item.raw, whole, limits).ok()?;
+    let schema = object.get(&item.raw, "inputSchema")?;
+    if schema.of(&item.raw).first() != Some(&b'{') {
+        return None;
+    }
+    match mirror::mirrored(schema.of(&item.raw)) {
+        Ok(mirrored) => Some((item.clone(), mirrored)),
+        // MCP 2026-07-28 basic/transports/streamable-http, x-mcp-header: clients must drop a tool with an
+        // invalid annotation. The server behind a pipe does not need the headers, so the tool is kept
+        // without them.
+        Err(_) => {
+            let plain = without_annotations(schema.of(&item.raw))?;
+            let mut splice = Splice::new(item.raw.clone());
+            splice.replace(schema, plain);
+            let raw = splice.finish().into_bytes();
+            let page = Object::scan(&raw, Span { start: 0, end: raw.len() }, limits).ok()?;
+            let key_span = page.get(&raw, "name")?;
+            Some((Item { raw, key: item.key.clone(), key_span }, Vec::new()))
+        }
+    }
+}
+
+fn without_annotations(schema: &[u8]) -> Option<Bytes> {
+    let mut json = serde_json::from_slice(schema).ok()?;
+    strip(&mut json);
+    Some(json.to_string().into())
+}
+
+// Depth is bounded: the scan of the message refused deeper ones.
+fn strip(json: &mut Json) {
+    match json {
+        Json::Object(members) => {
+            members.remove("x-mcp-header");
+            members.values_mut().for_each(strip);
+        }
+        Json::Array(elements) => elements.iter_mut().for_each(strip),
+        _ => {}
+    }
+}

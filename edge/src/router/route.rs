@@ -1,0 +1,184 @@
+//! One call, one table look-up, one server.
+
+use std::borrow::Cow;
+
+use bytes::Bytes;
+use memchr::memmem;
+use wire::mcp::invoke;
+use wire::mcp::method::Method;
+use wire::object::Object;
+use wire::span::Span;
+
+use super::catalog::{ListKind, Route, Surface};
+use super::{Shared, unknown};
+use crate::call::{Call, Outcome, Rename, Reply};
+use crate::error::{Blame, Error, Kind};
+
+impl Shared {
+    /// Sends a call where it belongs, or answers it.
+    pub(super) fn route(&self, call: Call) -> Reply {
+        let catalog = self.catalog();
+        let Some((surface, only)) = self.surface(&catalog, call.scope.as_ref()) else {
+            return Reply::failed(unknown("a server named", scope_name(&call), "the configuration"));
+        };
+        let routed = match call.method {
+            Method::ToolsList => return list(&call, surface, ListKind::Tools),
+            Method::PromptsList => return list(&call, surface, ListKind::Prompts),
+            Method::ResourcesList => return list(&call, surface, ListKind::Resources),
+            Method::ResourceTemplatesList => return list(&call, surface, ListKind::Templates),
+            Method::ToolsCall => self.named(&call, surface.tool_named(&call), "a tool named", "tools/list"),
+            Method::PromptsGet => {
+                self.named(&call, surface.prompt_named(&call), "a prompt named", "prompts/list")
+            }
+            Method::ResourcesRead => self.resource(&call, surface, only),
+            Method::Complete => match self.completion(&call, surface, only) {
+                Ok(target) if catalog.completes.get(target.server) == Some(&false) => {
+                    return nothing_to_complete();
+                }
+                completion => completion,
+            },
+            _ => Err(Error::new(
+                Kind::UnknownMethod,
+                Blame::Downstream,
+                "no server behind this gateway has this method",
+            )),
+        };
+        match routed {
+            Ok(target) => self.send(call, target),
+            Err(error) => Reply::failed(error),
+        }
+    }
+
+    fn send(&self, mut call: Call, target: Target) -> Reply {
+        let Some(entry) = self.servers.get(target.server) else {
+            return Reply::failed(Error::new(Kind::Lost, Blame::Edge, "the server is no longer configured"));
+        };
+        call.rename = target.rename;
+        let (method, principal) = (call.method, call.caller.principal().clone());
+        let reply = entry.dispatch.dispatch(call);
+        if !matches!(method, Method::ToolsCall | Method::PromptsGet) {
+            return reply;
+        }
+        let (seen, server, limits) = (self.seen.clone(), target.server, self.config.limits.clone());
+        reply.inspect(move |outcome| {
+            let Outcome::Result(parts) = outcome else { return };
+            // Few results hold a URI; the others cost one search for the word, and no copy.
+            if parts.iter().any(|part| memmem::find(part, b"\"resource").is_some()) {
+                for uri in invoke::links(&parts.clone().into_bytes(), &limits) {
+                    seen.remember(&principal, &uri, server);
+                }
+            }
+        })
+    }
+
+    fn named(
+        &self,
+        call: &Call,
+        named: Result<Named<'_>, Error>,
+        what: &str,
+        list: &str,
+    ) -> Result<Target, Error> {
+        let Named { name, span, route } = named?;
+        if let Some(route) = route {
+            let rename = route.rename.clone().map(|token| Rename { span, token });
+            return Ok(Target { server: route.server, rename });
+        }
+        // One server alone knows best what it has, also what its lists did not show; unless the operator
+        // named the only tools there are.
+        match call.scope.as_ref().and_then(|scope| self.index(scope)) {
+            Some(server) if self.config.tools.is_none() => Ok(Target { server, rename: None }),
+            _ => Err(unknown(what, &name, list)),
+        }
+    }
+
+    /// By the lists, then by template, then by who showed the URI to this principal.
+    fn resource(&self, call: &Call, surface: &Surface, only: Option<usize>) -> Result<Target, Error> {
+        let uri = call.request.param("uri").and_then(|value| value.as_str());
+        let uri = uri.ok_or_else(|| missing("uri", "the resource to read"))?;
+        let seen = || self.seen.server(call.caller.principal(), &uri);
+        match only.or_else(|| surface.resource(&uri)).or_else(seen) {
+            Some(server) => Ok(Target { server, rename: None }),
+            None => Err(Error::new(
+                Kind::UnknownResource(uri.into_owned()),
+                Blame::Downstream,
+                "no server behind this gateway has this resource",
+            )),
+        }
+    }
+
+    /// By what is completed: a prompt's name, or a template's URI (MCP 2025-11-25 server/utilities/completion).
+    fn completion(&self, call: &Call, surface: &Surface, only: Option<usize>) -> Result<Target, Error> {
+        let reference = call.request.param("ref").filter(|value| value.is_object());
+        let reference = reference.ok_or_else(|| missing("ref", "what to complete"))?;
+        let bytes = call.request.bytes();
+        let object = Object::scan(bytes, reference.span(), &self.config.limits).map_err(|error| {
+            Error::new(Kind::InvalidParams, Blame::Downstream, format!("params.ref: {error}"))
+        })?;
+        let text = |key: &str| {
+            let span = object.get(bytes, key)?;
+            Some((span, serde_json::from_slice::<String>(span.of(bytes)).ok()?))
+        };
+        if let Some((span, name)) = text("name") {
+            let named = Named { route: surface.prompt(&name), name: name.into(), span };
+            return self.named(call, Ok(named), "a prompt named", "prompts/list");
+        }
+        let (_, uri) = text("uri").ok_or_else(|| missing("ref.name or ref.uri", "what to complete"))?;
+        let server = only.or_else(|| surface.template(&uri)).or_else(|| surface.resource(&uri));
+        let server = server.ok_or_else(|| unknown("a template", &uri, "resources/templates/list"))?;
+        Ok(Target { server, rename: None })
+    }
+}
+
+/// Where a call goes.
+struct Target {
+    server: usize,
+    rename: Option<Rename>,
+}
+
+/// A name that a call carries, and where it leads.
+struct Named<'s> {
+    name: Cow<'s, str>,
+    span: Span,
+    route: Option<&'s Route>,
+}
+
+impl Surface {
+    fn tool_named<'s>(&'s self, call: &'s Call) -> Result<Named<'s>, Error> {
+        name_of(call).map(|(name, span)| Named { route: self.tool(&name), name, span })
+    }
+
+    fn prompt_named<'s>(&'s self, call: &'s Call) -> Result<Named<'s>, Error> {
+        name_of(call).map(|(name, span)| Named { route: self.prompt(&name), name, span })
+    }
+}
+
+fn name_of(call: &Call) -> Result<(Cow<'_, str>, Span), Error> {
+    let value = call.request.param("name").ok_or_else(|| missing("name", "what to use"))?;
+    let name = value.as_str().ok_or_else(|| missing("name", "what to use"))?;
+    Ok((name, value.span()))
+}
+
+fn scope_name(call: &Call) -> &str {
+    call.scope.as_ref().map_or("", |scope| scope.as_str())
+}
+
+/// The whole list at once: no cursor is ever given out, so none can come back.
+fn list(call: &Call, surface: &Surface, kind: ListKind) -> Reply {
+    if call.request.param("cursor").is_some_and(|cursor| !cursor.is_null()) {
+        let message = "unknown cursor; list again without one";
+        return Reply::failed(Error::new(Kind::InvalidParams, Blame::Downstream, message));
+    }
+    let bytes: Bytes = surface.list(kind).bytes();
+    Reply::ready(Outcome::Result(bytes.into()))
+}
+
+/// A server without completions has nothing to suggest; that is no error.
+fn nothing_to_complete() -> Reply {
+    let nothing = br#"{"resultType":"complete","completion":{"values":[]}}"#;
+    Reply::ready(Outcome::Result(Bytes::from_static(nothing).into()))
+}
+
+fn missing(key: &str, what: &str) -> Error {
+    let message = format!("params.{key} must be a string that names {what}");
+    Error::new(Kind::InvalidParams, Blame::Downstream, message)
+}

@@ -1,0 +1,175 @@
+use super::*;
+use crate::call::{Affinity, Caller, Client, Outcome};
+use crate::permit::Permits;
+use bytes::Bytes;
+use wire::Message;
+use wire::mcp::list::{Item, ListPage};
+use wire::mcp::method::Method;
+
+/// A server that answers every call with its own name and the bytes that would reach it.
+struct Echo(&'static str);
+
+impl Dispatch for Echo {
+    fn dispatch(&self, call: Call) -> Reply {
+        let mut splice = wire::splice::Splice::new(call.request.bytes().clone());
+        if let Some(rename) = call.rename {
+            splice.replace(rename.span, rename.token);
+        }
+        let request: serde_json::Value = serde_json::from_slice(&splice.finish().into_bytes()).unwrap();
+        let link = r#"{"type":"resource_link","uri":"hidden://1","name":"h"}"#;
+        let result =
+            format!(r#"{{"server":"{}","params":{},"content":[{link}]}}"#, self.0, request["params"]);
+        Reply::ready(Outcome::Result(Bytes::from(result).into()))
+    }
+}
+
+fn router(names: &[&'static str]) -> Router {
+    let entries = names.iter().map(|name| Entry {
+        name: ServerName::parse(name).unwrap(),
+        prefix: Prefix::Conflict,
+        dispatch: Arc::new(Echo(name)),
+    });
+    let drain = DrainWatch::default();
+    Router::new(Config::default(), entries.collect(), Metrics::default(), drain)
+}
+
+fn items(list_key: &str, items: &str) -> Vec<Item> {
+    let page = format!(r#"{{"{list_key}":[{items}]}}"#);
+    ListPage::scan(&page.into(), list_key, &Limits::default()).unwrap().items
+}
+
+fn part(tool: &str) -> Part {
+    Part {
+        tools: items("tools", &format!(r#"{{"name":"{tool}","inputSchema":{{"type":"object"}}}}"#)),
+        prompts: items("prompts", r#"{"name":"greet"}"#),
+        templates: items("resourceTemplates", r#"{"uriTemplate":"t://{id}","name":"t"}"#),
+        completes: true,
+        ..Part::default()
+    }
+}
+
+fn call(principal: &str, scope: Option<&str>, method: Method, params: &str) -> Call {
+    let text = format!(r#"{{"jsonrpc":"2.0","id":1,"method":"{}","params":{params}}}"#, method.as_str());
+    let caller = Caller::new(principal);
+    let permit = Permits::default().call(caller.principal()).unwrap();
+    Call {
+        caller,
+        client: Arc::new(Client::default()),
+        affinity: Affinity::Principal,
+        scope: scope.map(|scope| ServerName::parse(scope).unwrap()),
+        method,
+        request: Message::scan(text.into(), &Limits::default()).unwrap(),
+        rename: None,
+        permit,
+    }
+}
+
+async fn answer(router: &Router, call: Call) -> Result<serde_json::Value, Kind> {
+    match router.dispatch(call).outcome().await {
+        Outcome::Result(parts) => Ok(serde_json::from_slice(&parts.into_bytes()).unwrap()),
+        Outcome::Failed(error) => Err(error.kind),
+        Outcome::Refused(_) => panic!("the fake refuses nothing"),
+    }
+}
+
+#[tokio::test]
+async fn calls_go_to_the_server_that_has_the_name() {
+    let router = router(&["a", "b"]);
+    router.shared.listed(0, part("x"));
+    router.shared.listed(1, part("x"));
+    let tool = async |scope, name: &str| {
+        let params = format!(r#"{{"name":"{name}","arguments":{{"q":1}}}}"#);
+        answer(&router, call("me", scope, Method::ToolsCall, &params)).await
+    };
+    assert_eq!(tool(None, "x").await.unwrap()["server"], "a");
+    let renamed = tool(None, "b__x").await.unwrap();
+    assert_eq!((&renamed["server"], &renamed["params"]["name"]), (&"b".into(), &"x".into()));
+    assert_eq!(renamed["params"]["arguments"]["q"], 1);
+    assert_eq!(tool(Some("b"), "x").await.unwrap()["server"], "b");
+    assert_eq!(tool(Some("b"), "unlisted").await.unwrap()["server"], "b");
+    assert_eq!(tool(None, "unlisted").await.unwrap_err(), Kind::InvalidParams);
+    let nameless = answer(&router, call("me", None, Method::ToolsCall, "{}")).await;
+    assert_eq!(nameless.unwrap_err(), Kind::InvalidParams);
+    let other = answer(&router, call("me", None, Method::TasksGet, "{}")).await;
+    assert_eq!(other.unwrap_err(), Kind::UnknownMethod);
+}
+
+#[tokio::test]
+async fn completions_go_by_what_they_complete() {
+    let router = router(&["a", "b"]);
+    router.shared.listed(0, Part { completes: false, ..part("x") });
+    router.shared.listed(
+        1,
+        Part {
+            templates: items("resourceTemplates", r#"{"uriTemplate":"u://{id}","name":"u"}"#),
+            ..part("y")
+        },
+    );
+    let complete = async |reference: &str| {
+        let params = format!(r#"{{"ref":{reference},"argument":{{"name":"n","value":""}}}}"#);
+        answer(&router, call("me", None, Method::Complete, &params)).await
+    };
+    let prompt = complete(r#"{"type":"ref/prompt","name":"b__greet"}"#).await.unwrap();
+    assert_eq!((&prompt["server"], &prompt["params"]["ref"]["name"]), (&"b".into(), &"greet".into()));
+    assert_eq!(complete(r#"{"type":"ref/resource","uri":"u://{id}"}"#).await.unwrap()["server"], "b");
+    let none = complete(r#"{"type":"ref/prompt","name":"greet"}"#).await.unwrap();
+    assert_eq!(none["completion"]["values"], serde_json::json!([]), "a completes nothing, and is not asked");
+    assert_eq!(complete("{}").await.unwrap_err(), Kind::InvalidParams);
+    assert_eq!(complete(r#"{"uri":"v://{id}"}"#).await.unwrap_err(), Kind::InvalidParams);
+}
+
+#[tokio::test]
+async fn a_uri_that_a_result_showed_is_read_where_it_came_from() {
+    let router = router(&["a", "b"]);
+    router.shared.listed(0, part("x"));
+    router.shared.listed(1, part("y"));
+    let read = async |who: &str, uri: &str| {
+        answer(&router, call(who, None, Method::ResourcesRead, &format!(r#"{{"uri":"{uri}"}}"#))).await
+    };
+    assert_eq!(read("me", "t://1").await.unwrap()["server"], "a");
+    let unknown = read("me", "hidden://1").await.unwrap_err();
+    assert_eq!(unknown, Kind::UnknownResource("hidden://1".into()));
+    answer(&router, call("me", None, Method::ToolsCall, r#"{"name":"y"}"#)).await.unwrap();
+    assert_eq!(read("me", "hidden://1").await.unwrap()["server"], "b");
+    assert!(read("you", "hidden://1").await.is_err(), "it was not shown to them");
+}
+
+#[tokio::test(start_paused = true)]
+async fn calls_wait_for_names_and_no_longer_than_allowed() {
+    let router = router(&["a", "b"]);
+    let early = router.dispatch(call("me", None, Method::ToolsList, "{}"));
+    router.shared.listed(0, part("x"));
+    assert!(!router.is_settled() && !early.is_ready());
+    router.shared.failed(1);
+    assert!(router.is_settled());
+    assert!(matches!(early.outcome().await, Outcome::Result(_)));
+
+    let never = tests::router(&["a"]);
+    let refused = answer(&never, call("me", None, Method::ToolsList, "{}")).await;
+    assert_eq!(refused.unwrap_err(), Kind::Busy);
+}
+
+#[tokio::test]
+async fn clients_hear_of_a_change_only_if_what_they_read_differs() {
+    let router = router(&["a", "b"]);
+    let mut changes = router.changes();
+    router.shared.listed(0, part("x"));
+    router.shared.listed(1, part("y"));
+    assert!(!changes.has_changed().unwrap(), "the first lists are no change");
+    router.shared.listed(0, part("x"));
+    router.shared.failed(1);
+    assert!(!changes.has_changed().unwrap());
+    router.shared.listed(0, part("z"));
+    assert_eq!(*changes.borrow_and_update(), ListChanges { tools: 1, prompts: 0, resources: 0 });
+    let list = answer(&router, call("me", None, Method::ToolsList, "{}")).await.unwrap();
+    assert_eq!(list["tools"].as_array().unwrap().len(), 2, "the server that failed keeps its last word");
+}
+
+#[tokio::test]
+async fn a_cursor_nobody_gave_out_is_refused() {
+    let router = router(&["a"]);
+    router.shared.listed(0, part("x"));
+    let list = async |params| answer(&router, call("me", None, Method::ToolsList, params)).await;
+    assert_eq!(list(r#"{"cursor":"2"}"#).await.unwrap_err(), Kind::InvalidParams);
+    assert!(list(r#"{"cursor":null}"#).await.is_ok());
+}
