@@ -1,0 +1,58 @@
+# The one list of commands. `make run` and `make test` do everything on a fresh machine that has the Rust
+# toolchain, Node and Python; nothing else needs to be installed by hand.
+
+TARGET  ?= $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
+DIST    := $(TARGET)/dist
+TOOLS   := $(TARGET)/tools
+HOST    := $(shell rustc -vV | sed -n 's/^host: //p')
+DENY    := $(TOOLS)/bin/cargo-deny
+DENY_VERSION := 0.20.2
+
+.PHONY: help build run test real-deps check fmt clippy deny doc layering fuzz bench clean
+
+help: ## This list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+
+build: ## Release binaries in target/dist
+	@mkdir -p $(DIST)
+	# +crt-static breaks proc-macros unless a target is named, even if it is the host's own.
+	RUSTFLAGS="-C target-feature=+crt-static" cargo build --profile bridge -p docker-mcp-bridge --target $(HOST)
+	cargo build --release -p mcp-edge -p testkit --bins
+	@install -m 755 $(TARGET)/$(HOST)/bridge/docker-mcp-bridge $(DIST)/
+	@install -m 755 $(addprefix $(TARGET)/release/,mcp-edge demo-server scripted-server) $(DIST)/
+
+run: build ## The main job on an embedded demo server; Ctrl-C ends it
+	@DIST=$(DIST) testkit/run-demo
+
+test: build real-deps ## Every test, on the release binaries, with official clients and servers
+	MCP_DIST=$(DIST) cargo test --workspace
+
+real-deps: ## The pinned npm and PyPI packages that the tests use
+	testkit/real/install
+
+check: fmt clippy deny doc layering fuzz ## Everything that a reviewer should not have to look for
+
+fmt:
+	cargo fmt --all -- --check
+
+clippy:
+	cargo clippy --workspace --all-targets -- -D warnings
+
+deny: $(DENY)
+	$(DENY) --offline check bans licenses sources
+
+$(DENY):
+	cargo install cargo-deny --version $(DENY_VERSION) --locked --root $(TOOLS)
+
+doc:
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --document-private-items
+
+layering:
+	cargo test -p mcp-edge --test layering
+
+bench: build ## Load run: the bare limit and our path, one table
+	MCP_DIST=$(DIST) cargo run --release -p bench
+
+clean: ## Everything that was built
+	cargo clean
+	rm -rf testkit/real/node_modules testkit/real/.venv bench/out
