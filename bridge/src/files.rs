@@ -1,0 +1,53 @@
+//! The limit of open files: raised for the bridge, given back to its children, and what fits under it.
+
+use nix::libc::rlim_t;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
+use crate::args::{DataPath, Settings};
+
+/// The limit the bridge was started with, as `(soft, hard)`; its children get it back.
+pub(crate) type OpenFiles = (rlim_t, rlim_t);
+
+/// Raises the soft limit as far as the bounds need, and lowers the bounds to what fits under the hard one.
+/// Returns the old limit.
+pub(crate) fn fit(settings: &mut Settings) -> OpenFiles {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap_or((0, 0));
+    let mut allowed = soft;
+    let wanted = needed(settings);
+    if wanted > soft && setrlimit(Resource::RLIMIT_NOFILE, wanted.min(hard), hard).is_ok() {
+        allowed = wanted.min(hard);
+    }
+    if wanted > allowed {
+        // Processes before waiting sockets: the former are the purpose, the latter only a courtesy.
+        let room = allowed.saturating_sub(own(settings));
+        let processes = (room / 2 / per_process(settings)).clamp(1, count(settings.max_connections));
+        let waiting =
+            room.saturating_sub(processes * per_process(settings)).clamp(1, count(settings.max_waiting));
+        settings.max_connections = usize::try_from(processes).unwrap_or(settings.max_connections);
+        settings.max_waiting = usize::try_from(waiting).unwrap_or(settings.max_waiting);
+    }
+    (soft, hard)
+}
+
+fn needed(settings: &Settings) -> rlim_t {
+    own(settings) + per_process(settings) * count(settings.max_connections) + count(settings.max_waiting)
+}
+
+/// What the bridge holds open before anybody connects, and while it starts a process or reads /proc.
+fn own(settings: &Settings) -> rlim_t {
+    const STANDARD_POLL_SIGNALS: rlim_t = 5;
+    const STARTING_A_PROCESS: rlim_t = 10;
+    STANDARD_POLL_SIGNALS + STARTING_A_PROCESS + count(settings.listen.len())
+}
+
+/// The socket and the pipe of stderr; with pipes those of stdin and stdout too.
+fn per_process(settings: &Settings) -> rlim_t {
+    match settings.data_path {
+        DataPath::Handoff => 2,
+        DataPath::Pipe => 4,
+    }
+}
+
+fn count(bound: usize) -> rlim_t {
+    rlim_t::try_from(bound).unwrap_or(rlim_t::MAX)
+}

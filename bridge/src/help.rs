@@ -1,0 +1,53 @@
+//! What `--help` says.
+
+/// The whole text; the options in the order in which people need them.
+pub(crate) const TEXT: &str = "\
+docker-mcp-bridge: puts a stdio MCP server behind a TCP or unix socket
+
+Usage:
+  docker-mcp-bridge [OPTIONS] [--] COMMAND [ARGUMENTS...]
+  docker-mcp-bridge --install DIR
+  docker-mcp-bridge --check [ADDRESS]
+
+Every connection gets a process of its own, started at the first byte received
+and ended with the connection. The first word that is not an option is the
+command; everything after it goes to it untouched.
+
+Listening:
+  --listen ADDRESS         host:port or unix:/path, repeatable
+                           (default :4444, all addresses, IPv6 and IPv4)
+
+Bytes:
+  --stdio handoff|pipe     handoff: the socket itself is the server's stdin and
+                           stdout. pipe: for a server that insists on pipes
+                           (default handoff)
+
+Bounds:
+  --max-connections N      processes at a time; further connections are closed
+                           at their first byte (default 256)
+  --max-waiting N          connections without a process; the oldest is closed
+                           for a new one (default 1024)
+  --first-byte-timeout T   a connection that says nothing is closed (default 60s)
+  --client-timeout T       a client that acknowledges nothing for this long is
+                           gone, and its process is stopped (default 120s)
+
+Stopping:
+  --stop-grace T           from the end of the input to SIGTERM; SIGKILL follows
+                           2s later (default 5s)
+  --drain T                on SIGTERM or SIGINT, time for connections to finish;
+                           a second signal ends it (default 20s)
+
+Instead of serving:
+  --install DIR            copy this program into DIR
+  --check [ADDRESS]        exit 0 if a bridge listens there, else 1; starts no
+                           server (default: what --listen says)
+  -h, --help               this text
+  -V, --version            the version
+
+Each option can be given as a variable: --max-waiting is
+DOCKER_MCP_BRIDGE_MAX_WAITING, and a list in DOCKER_MCP_BRIDGE_LISTEN has commas.
+Times are written 500ms, 20s, 5m, 1h.
+
+Exit codes: 0 stopped as asked, 1 cannot serve, 2 wrong usage,
+126 the command is not executable, 127 there is no such command.
+";

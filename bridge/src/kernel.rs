@@ -1,0 +1,84 @@
+//! The only unsafe code of the workspace: three kernel services that neither std nor nix offers in a usable form.
+//!
+//! Each is a few lines, and each says why the safe form does not do.
+#![expect(unsafe_code, reason = "std and nix have no safe form of these three; see each function")]
+
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+use nix::errno::Errno;
+use nix::libc::{self, rlim_t};
+use nix::sys::prctl;
+use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::signal::{SigHandler, SigSet, Signal, signal};
+use nix::unistd::{Pid, getppid};
+
+/// A child that has ended and waits to be reaped, so its pid (and group id) cannot be anybody else's yet.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Ended {
+    pub(crate) pid: Pid,
+    pub(crate) how: Ending,
+}
+
+/// How a process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ending {
+    Status(i32),
+    Signal(i32),
+}
+
+/// Finds a child that has ended without reaping it.
+///
+/// nix's `waitid` gives an error without the pid for a child that a real-time signal killed, and such a zombie
+/// would then stand in front of all others for ever.
+pub(crate) fn next_ended() -> Option<Ended> {
+    loop {
+        // SAFETY: `siginfo_t` is plain data for which all zeroes is a valid value.
+        let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+        // SAFETY: `info` is a live, exclusive `siginfo_t` for the length of the call.
+        let result = unsafe {
+            libc::waitid(libc::P_ALL, 0, &raw mut info, libc::WEXITED | libc::WNOHANG | libc::WNOWAIT)
+        };
+        if result == -1 && Errno::last() == Errno::EINTR {
+            continue;
+        }
+        // SAFETY: after waitid(2) the SIGCHLD fields are the valid ones; the pid stays zero when nobody has ended.
+        let (pid, status) = unsafe { (info.si_pid(), info.si_status()) };
+        let how =
+            if info.si_code == libc::CLD_EXITED { Ending::Status(status) } else { Ending::Signal(status) };
+        return (result == 0 && pid != 0).then_some(Ended { pid: Pid::from_raw(pid), how });
+    }
+}
+
+/// Makes the kernel report ended children. A parent that ignores SIGCHLD passes that on through exec, and the
+/// kernel would then reap for us without a word.
+///
+/// # Errors
+/// What the kernel said.
+pub(crate) fn report_ended_children() -> nix::Result<()> {
+    // SAFETY: SIG_DFL installs no code.
+    unsafe { signal(Signal::SIGCHLD, SigHandler::SigDfl) }.map(drop)
+}
+
+/// Lets `command` start as if the bridge were not there: no signal blocked, the limit of open files it was itself
+/// started with; and ties its life to the bridge's.
+///
+/// None of this can be done from the parent without a moment in which the program already runs without it.
+pub(crate) fn before_exec(command: &mut Command, open_files: (rlim_t, rlim_t)) {
+    let bridge = Pid::this();
+    let prepare = move || -> io::Result<()> {
+        SigSet::empty().thread_set_mask()?;
+        setrlimit(Resource::RLIMIT_NOFILE, open_files.0, open_files.1)?;
+        // Even a bridge that is killed outright leaves no server behind. The signal is sent when the *thread* that
+        // forked ends, which is why the bridge has only one.
+        prctl::set_pdeathsig(Signal::SIGKILL)?;
+        if getppid() != bridge {
+            return Err(io::Error::from(Errno::ESRCH)); // the bridge ended between fork and prctl
+        }
+        Ok(())
+    };
+    // SAFETY: the closure only makes system calls that signal-safety(7) permits or that are bare; it allocates nothing
+    // (an `io::Error` from an errno is a number) and takes no lock.
+    unsafe { command.pre_exec(prepare) };
+}

@@ -1,0 +1,160 @@
+//! The bridge's stderr: one line per event, and the servers' own lines with the number of their connection in front.
+//!
+//! Writing never blocks, because the event loop writes here: what the reader of our stderr does not take is held up
+//! to a bound. Servers then wait (their pipes fill, as they would without us); our own lines are dropped and counted.
+
+use std::fmt::{self, Write as _};
+use std::io::{self, Write as _};
+use std::os::fd::AsFd;
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+/// Lines on their way to stderr.
+#[derive(Default)]
+pub(crate) struct Log {
+    held: Vec<u8>,
+    dropped: u64,
+}
+
+impl Log {
+    /// One event of the bridge itself.
+    pub(crate) fn event(&mut self, event: fmt::Arguments<'_>) {
+        if self.is_full() {
+            self.dropped += 1;
+            return;
+        }
+        let mut line = String::new();
+        if self.dropped > 0 {
+            // Writing to a String cannot fail.
+            let _ = writeln!(line, "docker-mcp-bridge: {} lines dropped, stderr was not read", self.dropped);
+            self.dropped = 0;
+        }
+        let _ = writeln!(line, "docker-mcp-bridge: {event}");
+        self.held.extend_from_slice(line.as_bytes());
+        self.flush();
+    }
+
+    /// One line of the process of `connection`, without its newline.
+    pub(crate) fn line(&mut self, connection: u64, line: &[u8]) {
+        self.held.extend_from_slice(format!("[{connection}] ").as_bytes());
+        self.held.extend_from_slice(line);
+        self.held.push(b'\n');
+    }
+
+    /// Whether the reader of our stderr is so far behind that servers have to wait.
+    pub(crate) fn is_full(&self) -> bool {
+        self.held.len() >= HELD_BYTES
+    }
+
+    /// Whether something waits for the reader of our stderr.
+    pub(crate) fn is_waiting(&self) -> bool {
+        !self.held.is_empty()
+    }
+
+    /// Writes as much as can be written without waiting.
+    pub(crate) fn flush(&mut self) {
+        let mut written = 0;
+        while let Some(piece) = self.held.get(written..).filter(|rest| !rest.is_empty()) {
+            let piece = piece.get(..ATOMIC_BYTES).unwrap_or(piece);
+            if !is_writable() {
+                break;
+            }
+            match io::stderr().write(piece) {
+                Ok(bytes) => written += bytes,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                // Nobody will ever read it; serving goes on without a log.
+                Err(_) => written = self.held.len(),
+            }
+        }
+        self.held.drain(..written.min(self.held.len()));
+    }
+}
+
+fn is_writable() -> bool {
+    let stderr = io::stderr();
+    let mut fds = [PollFd::new(stderr.as_fd(), PollFlags::POLLOUT)];
+    // An error (ENOMEM) says nothing about stderr; the write will.
+    poll(&mut fds, PollTimeout::ZERO).map_or(true, |ready| ready > 0)
+}
+
+/// The lines of one process: bytes in, whole lines out.
+#[derive(Default)]
+pub(crate) struct Lines {
+    partial: Vec<u8>,
+}
+
+impl Lines {
+    /// Takes what was read and logs the lines that are complete; one that grows too long is logged in parts.
+    pub(crate) fn push(&mut self, connection: u64, bytes: &[u8], log: &mut Log) {
+        for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
+            match piece.strip_suffix(b"\n") {
+                Some(end) => {
+                    self.partial.extend_from_slice(end);
+                    self.finish_line(connection, log);
+                }
+                None => self.partial.extend_from_slice(piece),
+            }
+            while self.partial.len() > LINE_BYTES {
+                let rest = self.partial.split_off(LINE_BYTES);
+                log.line(connection, &self.partial);
+                self.partial = rest;
+            }
+        }
+    }
+
+    /// Logs the last line if it lacks its newline.
+    pub(crate) fn finish(&mut self, connection: u64, log: &mut Log) {
+        if !self.partial.is_empty() {
+            self.finish_line(connection, log);
+        }
+    }
+
+    fn finish_line(&mut self, connection: u64, log: &mut Log) {
+        log.line(connection, self.partial.strip_suffix(b"\r").unwrap_or(&self.partial));
+        self.partial.clear();
+    }
+}
+
+/// What one pipe holds: about as much as a process could have written ahead without us.
+const HELD_BYTES: usize = 64 * 1024;
+/// pipe(7), PIPE_BUF: poll(2) reports a pipe writable when at least this much fits, so a write of it cannot block.
+const ATOMIC_BYTES: usize = 4096;
+/// Longer than any line people read; container runtimes split at 16 KiB.
+const LINE_BYTES: usize = 8 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn logged(pieces: &[&[u8]]) -> String {
+        let (mut lines, mut log) = (Lines::default(), Log::default());
+        for piece in pieces {
+            lines.push(7, piece, &mut log);
+        }
+        lines.finish(7, &mut log);
+        String::from_utf8(log.held).expect("UTF-8")
+    }
+
+    #[test]
+    fn every_line_has_its_prefix_however_it_was_cut() {
+        assert_eq!(logged(&[b"one\ntw", b"o\r\nthree"]), "[7] one\n[7] two\n[7] three\n");
+        assert_eq!(logged(&[b"\n"]), "[7] \n");
+        assert_eq!(logged(&[]), "");
+    }
+
+    #[test]
+    fn an_endless_line_is_logged_in_parts_and_never_held_whole() {
+        let long = vec![b'x'; LINE_BYTES * 2 + 1];
+        let text = logged(&[&long]);
+        assert_eq!(text.lines().count(), 3);
+        assert!(text.lines().all(|line| line.len() <= LINE_BYTES + "[7] ".len()));
+    }
+
+    #[test]
+    fn events_over_the_bound_are_dropped_and_counted() {
+        let mut log = Log { held: vec![0; HELD_BYTES], dropped: 0 };
+        log.event(format_args!("lost"));
+        assert_eq!((log.dropped, log.held.len()), (1, HELD_BYTES));
+    }
+}

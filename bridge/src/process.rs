@@ -1,0 +1,189 @@
+//! One server process: started in its own group, its stderr tapped, stopped by the ladder.
+
+use std::ffi::OsString;
+use std::io::{self, Read};
+use std::os::fd::OwnedFd;
+use std::os::unix::process::CommandExt;
+use std::process::{ChildStderr, ChildStdin, ChildStdout, Command, Stdio};
+
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::sys::epoll::EpollFlags;
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
+
+use crate::args::{DataPath, Settings};
+use crate::clock::Moment;
+use crate::hub::Hub;
+use crate::kernel;
+use crate::log::Lines;
+use crate::orphan::Nonce;
+use crate::poller::{Token, Watch};
+
+/// A running process. Whoever drops it has seen it end.
+pub(crate) struct Process {
+    pub(crate) pid: Pid,
+    pub(crate) started: Moment,
+    ladder: Ladder,
+    stderr: ChildStderr,
+    stderr_watch: Watch,
+    lines: Lines,
+}
+
+/// The bridge's ends of the pipes, where there are pipes.
+pub(crate) struct Pipes {
+    pub(crate) stdin: ChildStdin,
+    pub(crate) stdout: ChildStdout,
+}
+
+/// How far the process has been asked to leave.
+///
+/// ```text
+/// Serving ──its input has ended──▶ Grace ──stop-grace──▶ Terminated ──2 s──▶ Killed (terminal: the kernel will report it)
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ladder {
+    Serving,
+    Grace,
+    Terminated,
+    Killed,
+}
+
+impl Process {
+    /// Starts the command for `connection`, with the client's `socket` or with pipes as stdin and stdout.
+    ///
+    /// # Errors
+    /// What fork or exec said, or that descriptors have run out.
+    pub(crate) fn start(connection: u64, socket: &OwnedFd, hub: &Hub) -> io::Result<(Self, Option<Pipes>)> {
+        let mut command = command(&hub.settings, hub.nonce.mark(connection));
+        match hub.settings.data_path {
+            DataPath::Handoff => {
+                // Servers expect to block; what the bridge itself does with the socket says MSG_DONTWAIT each time.
+                fcntl(socket, FcntlArg::F_SETFL(OFlag::empty()))?;
+                command.stdin(Stdio::from(socket.try_clone()?)).stdout(Stdio::from(socket.try_clone()?));
+                // A bash that finds a socket on stdin takes itself for the child of a remote shell daemon and runs
+                // ~/.bashrc, whose output would enter the protocol, unless SHLVL says otherwise
+                // (bash(1), Invocation).
+                if std::env::var_os("SHLVL").is_none() {
+                    command.env("SHLVL", "1");
+                }
+            }
+            DataPath::Pipe => {
+                command.stdin(Stdio::piped()).stdout(Stdio::piped());
+            }
+        }
+        kernel::before_exec(&mut command, hub.open_files);
+        let mut child = command.stderr(Stdio::piped()).spawn()?;
+        let pid = Pid::from_raw(child.id().cast_signed());
+        let Some(stderr) = child.stderr.take() else {
+            return Err(io::Error::other("a piped stderr is missing"));
+        };
+        set_nonblocking(&stderr)?;
+        let pipes = match (child.stdin.take(), child.stdout.take()) {
+            (Some(stdin), Some(stdout)) => {
+                set_nonblocking(&stdin)?;
+                set_nonblocking(&stdout)?;
+                Some(Pipes { stdin, stdout })
+            }
+            _ => None,
+        };
+        let (stderr_watch, lines) = (Watch::default(), Lines::default());
+        let process = Self { pid, started: hub.now, ladder: Ladder::Serving, stderr, stderr_watch, lines };
+        Ok((process, pipes))
+    }
+
+    /// The process's input has ended: from now on it has to leave. Returns when to look again; `None` if the ladder had
+    /// begun before.
+    pub(crate) fn begin_ladder(&mut self, hub: &Hub) -> Option<Moment> {
+        (self.ladder == Ladder::Serving).then(|| {
+            self.ladder = Ladder::Grace;
+            hub.now + hub.settings.stop_grace
+        })
+    }
+
+    /// The time of the present rung is over. Returns when to look again.
+    pub(crate) fn next_rung(&mut self, connection: u64, hub: &mut Hub) -> Option<Moment> {
+        let (rung, signal, wait) = match self.ladder {
+            Ladder::Serving | Ladder::Killed => return None,
+            Ladder::Grace => (Ladder::Terminated, Signal::SIGTERM, Some(hub.now + TERM_GRACE)),
+            Ladder::Terminated => (Ladder::Killed, Signal::SIGKILL, None),
+        };
+        self.ladder = rung;
+        hub.log.event(format_args!("[{connection}] stopping pid={} signal={signal}", self.pid));
+        self.signal_group(signal);
+        wait
+    }
+
+    /// Whether the process was asked to leave, or left by itself.
+    pub(crate) fn was_asked_to_leave(&self) -> bool {
+        self.ladder != Ladder::Serving
+    }
+
+    /// Signals the process and everybody it started who stayed in its group. Only to be called while the process is not
+    /// reaped: afterwards the group's number may be somebody else's.
+    pub(crate) fn signal_group(&self, signal: Signal) {
+        // The group may have ended by itself; that is what is wanted.
+        let _ = killpg(self.pid, signal);
+    }
+
+    /// Wants to hear of stderr, or not while the log is full.
+    pub(crate) fn watch_stderr(&mut self, connection: u64, hub: &mut Hub, wanted: bool) {
+        let flags = wanted.then_some(EpollFlags::EPOLLIN);
+        if let Err(error) =
+            hub.poller.set(&mut self.stderr_watch, &self.stderr, Token::Stderr(connection), flags)
+        {
+            hub.log.event(format_args!("[{connection}] stderr is not watched: {error}"));
+        }
+    }
+
+    /// Reads stderr once and logs its lines.
+    pub(crate) fn read_stderr(&mut self, connection: u64, hub: &mut Hub) {
+        match self.stderr.read(&mut hub.scratch) {
+            Ok(0) => self.watch_stderr(connection, hub, false),
+            Ok(bytes) => {
+                self.lines.push(connection, hub.scratch.get(..bytes).unwrap_or_default(), &mut hub.log);
+                hub.log.flush();
+            }
+            Err(error) if is_transient(&error) => {}
+            Err(_) => self.watch_stderr(connection, hub, false),
+        }
+    }
+
+    /// Logs what the ended process left in stderr, its unfinished last line too, and forgets the pipe, which a
+    /// grandchild may hold open.
+    pub(crate) fn finish_stderr(mut self, connection: u64, hub: &mut Hub) {
+        for _ in 0..LEFT_IN_A_PIPE_READS {
+            match self.stderr.read(&mut hub.scratch) {
+                Ok(0) => break,
+                Ok(bytes) => {
+                    self.lines.push(connection, hub.scratch.get(..bytes).unwrap_or_default(), &mut hub.log);
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => break,
+            }
+        }
+        self.lines.finish(connection, &mut hub.log);
+        hub.log.flush();
+        self.watch_stderr(connection, hub, false);
+    }
+}
+
+fn command(settings: &Settings, mark: String) -> Command {
+    let mut command = Command::new(&settings.command);
+    command.args(&settings.arguments).env(Nonce::VARIABLE, OsString::from(mark)).process_group(0);
+    command
+}
+
+fn set_nonblocking(fd: impl std::os::fd::AsFd) -> nix::Result<()> {
+    // The other end of a pipe has flags of its own, so the process does not notice.
+    fcntl(fd, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).map(drop)
+}
+
+/// Nothing now, perhaps later.
+pub(crate) fn is_transient(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
+}
+
+/// Between SIGTERM and SIGKILL. Drain (20 s), stop grace (5 s) and this stay under the 30 s Kubernetes gives a pod.
+const TERM_GRACE: Moment = Moment::from_secs(2);
+/// A pipe may have been enlarged to 1 MiB (pipe(7), pipe-max-size); a grandchild may go on writing for ever.
+const LEFT_IN_A_PIPE_READS: usize = 32;
