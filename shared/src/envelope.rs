@@ -1,15 +1,18 @@
 //! One JSON-RPC message: what it is, and where the parts stand that a gateway reads. The scan checks the whole text once
 //! and refuses whatever two parsers could understand in two ways.
 
+mod value;
+
 use std::borrow::Cow;
-use std::fmt;
 
 use bytes::Bytes;
 
+pub use self::value::Value;
+pub use crate::error::{ScanError, ScanErrorKind};
 use crate::id::RequestId;
 use crate::limits::Limits;
 use crate::object::{self, Object};
-use crate::scanner::{Cause, Fault, Scanner};
+use crate::scanner::Scanner;
 use crate::seek::Seek;
 use crate::span::Span;
 use crate::text;
@@ -52,7 +55,7 @@ impl Message {
     /// # Errors
     /// What is wrong, where, and the id to answer to when it could be read.
     pub fn scan(bytes: Bytes, limits: &Limits) -> Result<Message, ScanError> {
-        match Parts::find(&bytes, limits).and_then(|parts| parts.judge(bytes.clone())) {
+        match TopLevel::find(&bytes, limits).and_then(|found| found.judge(bytes.clone())) {
             Ok(message) => Ok(message),
             Err(error) if matches!(error.kind, ScanErrorKind::BadId | ScanErrorKind::Batch) => Err(error),
             Err(error) => Err(ScanError { id: Seek::all(&bytes).id(), ..error }),
@@ -124,13 +127,13 @@ impl Message {
     }
 
     fn value(&self, span: Span) -> Option<Value<'_>> {
-        Some(Value { bytes: &self.bytes, span })
+        Some(Value::new(&self.bytes, span))
     }
 }
 
 /// What stands at the top level, before it is judged.
 #[derive(Default)]
-struct Parts {
+struct TopLevel {
     version: Option<Span>,
     id: Option<Span>,
     method: Option<Span>,
@@ -142,12 +145,9 @@ struct Parts {
     end: usize,
 }
 
-impl Parts {
-    fn find(bytes: &[u8], limits: &Limits) -> Result<Parts, ScanError> {
-        if let Err(error) = std::str::from_utf8(bytes) {
-            return Err(ScanError::new(ScanErrorKind::NotUtf8, error.valid_up_to()));
-        }
-        let mut parts = Parts::default();
+impl TopLevel {
+    fn find(bytes: &[u8], limits: &Limits) -> Result<TopLevel, ScanError> {
+        let mut found = TopLevel::default();
         let mut scanner = Scanner::new(bytes, Span::all(bytes), limits);
         match scanner.peek() {
             Some(b'{') => {}
@@ -160,22 +160,22 @@ impl Parts {
             }
         }
         Object::walk(&mut scanner, bytes, limits, |scanner, key| {
-            let payload = matches!(key, "params" | "result") && scanner.peek() == Some(b'{');
-            let span = if payload { parts.walk_payload(scanner, bytes, limits)? } else { scanner.value()? };
+            let payload = matches!(key, b"params" | b"result") && scanner.peek() == Some(b'{');
+            let span = if payload { found.walk_payload(scanner, bytes, limits)? } else { scanner.value()? };
             match key {
-                "jsonrpc" => parts.version = Some(span),
-                "id" => parts.id = Some(span),
-                "method" => parts.method = Some(span),
-                "params" => parts.params = Some(span),
-                "result" => parts.result = Some(span),
-                "error" => parts.error = Some(span),
+                b"jsonrpc" => found.version = Some(span),
+                b"id" => found.id = Some(span),
+                b"method" => found.method = Some(span),
+                b"params" => found.params = Some(span),
+                b"result" => found.result = Some(span),
+                b"error" => found.error = Some(span),
                 _ => {}
             }
             Ok(span)
         })?;
-        parts.end = scanner.at();
+        found.end = scanner.at();
         scanner.end()?;
-        Ok(parts)
+        Ok(found)
     }
 
     fn walk_payload(
@@ -186,7 +186,7 @@ impl Parts {
     ) -> Result<Span, ScanError> {
         let mut meta = None;
         let payload = Object::walk(scanner, bytes, limits, |scanner, key| {
-            if key == "_meta" && scanner.peek() == Some(b'{') {
+            if key == b"_meta" && scanner.peek() == Some(b'{') {
                 let object = Object::walk(scanner, bytes, limits, |scanner, _| Ok(scanner.value()?))?;
                 return Ok(meta.insert(object).span());
             }
@@ -227,7 +227,7 @@ impl Parts {
         if id.is_none() && self.result.is_some() {
             return Err(misfit(whole));
         }
-        let Parts { payload, meta, result, error, .. } = self;
+        let TopLevel { payload, meta, result, error, .. } = self;
         Ok(Message { bytes, kind, id, method, payload, meta, result, error })
     }
 }
@@ -252,139 +252,12 @@ impl Text {
     }
 }
 
-/// A JSON value inside a message that was scanned.
-#[derive(Clone, Copy, Debug)]
-pub struct Value<'a> {
-    bytes: &'a [u8],
-    span: Span,
-}
-
-impl<'a> Value<'a> {
-    /// The value that `span` of `bytes` holds.
-    pub fn new(bytes: &'a [u8], span: Span) -> Value<'a> {
-        Value { bytes, span }
-    }
-
-    /// Where it stands in its message.
-    pub fn span(&self) -> Span {
-        self.span
-    }
-
-    /// The JSON text.
-    pub fn raw(&self) -> &'a [u8] {
-        self.span.of(self.bytes)
-    }
-
-    /// The text of a string; `None` for other values, and for text that no UTF-8 can hold.
-    pub fn as_str(&self) -> Option<Cow<'a, str>> {
-        text::decode(self.raw())
-    }
-
-    /// A number that is written as a natural number.
-    pub fn as_u64(&self) -> Option<u64> {
-        std::str::from_utf8(self.raw()).ok()?.parse().ok()
-    }
-
-    /// Whether it is an object.
-    pub fn is_object(&self) -> bool {
-        self.raw().first() == Some(&b'{')
-    }
-
-    /// Whether it is null.
-    pub fn is_null(&self) -> bool {
-        self.raw() == b"null"
-    }
-
-    /// Reads it into a type.
-    ///
-    /// # Errors
-    /// When it has another shape.
-    pub fn parse<T: serde::Deserialize<'a>>(&self) -> Result<T, serde_json::Error> {
-        serde_json::from_slice(self.raw())
-    }
-}
-
-/// Why a message was refused.
-#[derive(Clone, Debug)]
-pub struct ScanError {
-    /// What is wrong.
-    pub kind: ScanErrorKind,
-    /// Offset of the byte where it shows.
-    pub at: usize,
-    /// The id of the message, to be echoed in the answer.
-    pub id: Option<RequestId>,
-}
-
-/// What can be wrong with a message.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum ScanErrorKind {
-    /// Not JSON.
-    Syntax,
-    /// Bytes, or a key or method, that are not Unicode text.
-    NotUtf8,
-    /// More objects and arrays open at once than `Limits::depth`.
-    TooDeep,
-    /// Two equal keys in an object that is read.
-    DuplicateKey,
-    /// More members in an object that is read than `Limits::members`.
-    TooManyMembers,
-    /// An id that is neither an integer nor a string.
-    BadId,
-    /// An array at the top.
-    Batch,
-    /// JSON, but neither a request nor a notification nor a response.
-    NotAMessage,
-}
-
-impl ScanError {
-    pub(crate) fn new(kind: ScanErrorKind, at: usize) -> Self {
-        ScanError { kind, at, id: None }
-    }
-}
-
-impl From<Fault> for ScanError {
-    fn from(fault: Fault) -> Self {
-        let kind = match fault.cause {
-            Cause::Syntax => ScanErrorKind::Syntax,
-            Cause::TooDeep => ScanErrorKind::TooDeep,
-        };
-        ScanError::new(kind, fault.at)
-    }
-}
-
-impl fmt::Display for ScanError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let at = self.at;
-        match self.kind {
-            ScanErrorKind::Syntax => write!(f, "not valid JSON at byte {at}"),
-            ScanErrorKind::NotUtf8 => write!(f, "not valid UTF-8 text at byte {at}"),
-            ScanErrorKind::TooDeep => write!(f, "nested too deep at byte {at}; send a flatter message"),
-            ScanErrorKind::DuplicateKey => {
-                write!(f, "the same key twice in one object at byte {at}; send it once")
-            }
-            ScanErrorKind::TooManyMembers => {
-                write!(f, "too many members in one object at byte {at}; send fewer")
-            }
-            ScanErrorKind::BadId => write!(f, "the id at byte {at} must be an integer or a string"),
-            ScanErrorKind::Batch => write!(f, "an array of messages; send one message"),
-            ScanErrorKind::NotAMessage => {
-                write!(f, "not a JSON-RPC 2.0 request, notification or response: see byte {at}")
-            }
-        }
-    }
-}
-
-impl std::error::Error for ScanError {}
-
 /// The elements of a batch, each as a slice of `bytes`; they are valid JSON, and not scanned any further.
 ///
 /// # Errors
 /// When it is no array, or has more than `max` elements (reported as too many members).
 // MCP 2025-03-26 basic, Batching; removed in 2025-06-18.
 pub fn batch(bytes: &Bytes, limits: &Limits, max: usize) -> Result<Vec<Bytes>, ScanError> {
-    if let Err(error) = std::str::from_utf8(bytes) {
-        return Err(ScanError::new(ScanErrorKind::NotUtf8, error.valid_up_to()));
-    }
     let elements = object::elements(bytes, Span::all(bytes), limits, max)?;
     Ok(elements.into_iter().map(|span| span.slice(bytes)).collect())
 }

@@ -48,9 +48,12 @@ fn is_natural(digits: &[u8]) -> bool {
     }
 }
 
-/// One whole string token whose text exists. The quote that ends it must be the last byte.
+/// One whole string token whose text exists.
 fn is_string(token: &[u8]) -> bool {
-    serde_json::from_slice::<String>(token).is_ok() && token.ends_with(b"\"")
+    let inner = token.get(1..token.len() - 1).unwrap_or_default();
+    let plain = inner.iter().all(|&byte| byte >= 0x20 && byte != b'"' && byte != b'\\');
+    token.ends_with(b"\"")
+        && (plain && token.len() > 1 && std::str::from_utf8(inner).is_ok() || text::decode(token).is_some())
 }
 
 impl PartialEq for RequestId {

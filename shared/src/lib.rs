@@ -13,11 +13,12 @@
 //! | [`envelope`] | one JSON-RPC message: kind, id, method, params |
 //! | [`splice`] | edits on byte ranges, and the message as slices |
 //! | [`frame`], [`frame_io`] | newline framing, without and with I/O |
-//! | [`id`], [`code`] | request ids, error codes |
+//! | [`id`], [`code`], [`error`] | request ids, error codes, why a message is refused |
 //! | [`mcp`] | versions, methods, `_meta` keys, headers, and views of results |
 
 pub mod code;
 pub mod envelope;
+pub mod error;
 pub mod frame;
 pub mod frame_io;
 pub mod id;
@@ -30,6 +31,7 @@ pub mod span;
 pub mod splice;
 mod text;
 
-pub use envelope::{Kind, Message, ScanError};
+pub use envelope::{Kind, Message};
+pub use error::ScanError;
 pub use frame::Frame;
 pub use mcp::version::Era;

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use crate::envelope::{ScanError, ScanErrorKind};
+use crate::error::{ScanError, ScanErrorKind};
 use crate::limits::Limits;
 use crate::scanner::{Scanner, Token};
 use crate::span::Span;
@@ -42,7 +42,7 @@ impl Object {
         scanner: &mut Scanner<'a>,
         bytes: &[u8],
         limits: &Limits,
-        mut value: impl FnMut(&mut Scanner<'a>, &str) -> Result<Span, ScanError>,
+        mut value: impl FnMut(&mut Scanner<'a>, &[u8]) -> Result<Span, ScanError>,
     ) -> Result<Object, ScanError> {
         let start = scanner.enter(b'{')?;
         let mut members: Vec<Member> = Vec::new();
@@ -79,7 +79,7 @@ impl Object {
 
     /// Where the value of `key` stands. `bytes` must be those that were scanned.
     pub fn get(&self, bytes: &[u8], key: &str) -> Option<Span> {
-        self.members.iter().find(|member| member.is(bytes, key)).map(|member| member.value)
+        self.members.iter().find(|member| member.is(bytes, key.as_bytes())).map(|member| member.value)
     }
 
     /// The members, in their order.
@@ -94,17 +94,24 @@ impl Member {
         text::decode(self.key.of(bytes)).unwrap_or_default()
     }
 
-    fn is(&self, bytes: &[u8], key: &str) -> bool {
+    fn is(&self, bytes: &[u8], key: &[u8]) -> bool {
         if self.escaped {
-            return self.key_text(bytes) == key;
+            return self.key_text(bytes).as_bytes() == key;
         }
-        self.key.len() == key.len() + 2 && self.key.of(bytes).get(1..=key.len()) == Some(key.as_bytes())
+        self.key.len() == key.len() + 2 && self.key.of(bytes).get(1..=key.len()) == Some(key)
     }
 }
 
-/// A key with half a surrogate pair is refused: parsers disagree on what text it is, so they may disagree on what it equals.
-fn readable(bytes: &[u8], token: Token) -> Result<Cow<'_, str>, ScanError> {
-    text::decode(token.span.of(bytes)).ok_or_else(|| ScanError::new(ScanErrorKind::NotUtf8, token.span.start))
+/// The text of a key. Half a surrogate pair is refused: parsers disagree on what text it is, so they may disagree on what
+/// it equals.
+fn readable(bytes: &[u8], token: Token) -> Result<Cow<'_, [u8]>, ScanError> {
+    let Span { start, end } = token.span;
+    if !token.escaped {
+        return Ok(Cow::Borrowed(Span { start: start + 1, end: end - 1 }.of(bytes)));
+    }
+    let text =
+        text::decode(token.span.of(bytes)).ok_or_else(|| ScanError::new(ScanErrorKind::NotUtf8, start))?;
+    Ok(Cow::Owned(text.into_owned().into_bytes()))
 }
 
 /// The elements of the JSON array that `span` of `bytes` holds, at most `max`.

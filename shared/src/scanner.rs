@@ -1,7 +1,7 @@
 //! The one JSON scanner: walks a text once, byte by byte, checks the grammar of RFC 8259 and remembers nothing but
 //! which brackets are open. It builds no tree and does not recurse, so depth costs one bit, not a stack frame.
 //!
-//! It does not check UTF-8: who calls it has done that for the whole text, or will not hand the text on.
+//! What it accepts is UTF-8: bytes above ASCII are legal only in strings, and each string that has some is checked.
 
 use crate::limits::Limits;
 use crate::span::Span;
@@ -17,6 +17,7 @@ pub(crate) struct Fault {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Cause {
     Syntax,
+    NotUtf8,
     TooDeep,
 }
 
@@ -119,39 +120,44 @@ impl<'a> Scanner<'a> {
 
     /// Takes one whole value of any kind.
     pub(crate) fn value(&mut self) -> Result<Span, Fault> {
-        let floor = self.depth;
         self.peek();
         let start = self.at;
-        loop {
-            match self.peek() {
-                Some(b'"') => drop(self.string()?),
-                Some(b'{') => {
-                    self.at += 1;
-                    self.deepen(true)?;
-                    if !self.take(b'}') {
-                        self.key()?;
-                        continue;
-                    }
-                    self.leave();
-                }
-                Some(b'[') => {
-                    self.at += 1;
-                    self.deepen(false)?;
-                    if !self.take(b']') {
-                        continue;
-                    }
-                    self.leave();
-                }
-                Some(b'-' | b'0'..=b'9') => self.number()?,
-                Some(b't') => self.literal(b"true")?,
-                Some(b'f') => self.literal(b"false")?,
-                Some(b'n') => self.literal(b"null")?,
-                _ => return Err(self.fault(Cause::Syntax)),
+        let floor = self.depth;
+        while !self.begin_value()? || self.after_value(floor)? {}
+        Ok(Span { start, end: self.at })
+    }
+
+    /// Takes a scalar or an empty object or array, or what leads to the first value inside one. True if a value has ended.
+    #[inline]
+    fn begin_value(&mut self) -> Result<bool, Fault> {
+        match self.peek() {
+            Some(b'"') => {
+                self.string()?;
             }
-            if !self.after_value(floor)? {
-                return Ok(Span { start, end: self.at });
+            Some(b'{') => {
+                self.at += 1;
+                self.deepen(true)?;
+                if !self.take(b'}') {
+                    self.key()?;
+                    return Ok(false);
+                }
+                self.leave();
             }
+            Some(b'[') => {
+                self.at += 1;
+                self.deepen(false)?;
+                if !self.take(b']') {
+                    return Ok(false);
+                }
+                self.leave();
+            }
+            Some(b'-' | b'0'..=b'9') => self.number()?,
+            Some(b't') => self.literal(b"true")?,
+            Some(b'f') => self.literal(b"false")?,
+            Some(b'n') => self.literal(b"null")?,
+            _ => return Err(self.fault(Cause::Syntax)),
         }
+        Ok(true)
     }
 
     /// Closes what ends here. True if a value must follow, false if the depth is back at `floor`.
@@ -200,14 +206,14 @@ impl<'a> Scanner<'a> {
     fn string(&mut self) -> Result<Token, Fault> {
         let start = self.at;
         let mut escaped = false;
+        let mut ascii = true;
         self.at += 1;
         loop {
-            self.at += plain_len(self.bytes.get(self.at..).unwrap_or_default());
+            let run = Run::of(self.bytes.get(self.at..).unwrap_or_default());
+            self.at += run.len;
+            ascii &= run.ascii;
             match self.bytes.get(self.at) {
-                Some(b'"') => {
-                    self.at += 1;
-                    return Ok(Token { span: Span { start, end: self.at }, escaped });
-                }
+                Some(b'"') => break,
                 Some(b'\\') => {
                     escaped = true;
                     self.escape()?;
@@ -216,6 +222,12 @@ impl<'a> Scanner<'a> {
                 _ => return Err(self.fault(Cause::Syntax)),
             }
         }
+        self.at += 1;
+        let span = Span { start, end: self.at };
+        if !ascii {
+            utf8(self.bytes, span)?;
+        }
+        Ok(Token { span, escaped })
     }
 
     fn escape(&mut self) -> Result<(), Fault> {
@@ -269,26 +281,82 @@ impl<'a> Scanner<'a> {
     }
 }
 
-/// How many bytes at the front may stand in a string as they are: no quote, backslash or control character.
-#[inline]
-fn plain_len(bytes: &[u8]) -> usize {
-    let (words, rest) = bytes.as_chunks::<8>();
-    let mut len = 0;
-    for word in words {
-        let special = special_bytes(u64::from_le_bytes(*word));
-        if special != 0 {
-            return len + special.trailing_zeros() as usize / 8;
-        }
-        len += 8;
+fn utf8(bytes: &[u8], span: Span) -> Result<(), Fault> {
+    match std::str::from_utf8(span.of(bytes)) {
+        Ok(_) => Ok(()),
+        Err(error) => Err(Fault { cause: Cause::NotUtf8, at: span.start + error.valid_up_to() }),
     }
-    len + rest.iter().position(|&b| b < 0x20 || b == b'"' || b == b'\\').unwrap_or(rest.len())
 }
 
-/// The high bit of each byte that ends a plain run. Borrows can set bits above a true one, never below: the lowest is right.
+/// Bytes that may stand in a string as they are: no quote, backslash or control character.
+struct Run {
+    len: usize,
+    /// None of them is above ASCII. May be false without reason, as bytes just after the run are looked at too.
+    ascii: bool,
+}
+
+impl Run {
+    /// Words before blocks are tried: most strings end within the first few.
+    const WORDS: usize = 4;
+
+    /// The run at the front of `bytes`.
+    #[inline]
+    fn of(bytes: &[u8]) -> Run {
+        let mut rest = bytes;
+        let mut seen = 0;
+        let mut words = 0;
+        while let Some((word, after)) = rest.split_first_chunk::<8>() {
+            let word = u64::from_le_bytes(*word);
+            let special = special_bytes(word);
+            seen |= word;
+            if special != 0 {
+                let len = bytes.len() - rest.len() + special.trailing_zeros() as usize / 8;
+                return Run { len, ascii: seen & HIGHS == 0 };
+            }
+            rest = after;
+            words += 1;
+            if words == Run::WORDS {
+                let blocks = Run::blocks(rest);
+                rest = rest.get(blocks.len..).unwrap_or_default();
+                seen |= if blocks.ascii { 0 } else { HIGHS };
+            }
+        }
+        let tail = rest.iter().position(|&byte| is_special(byte)).unwrap_or(rest.len());
+        let ascii = seen & HIGHS == 0 && rest.is_ascii();
+        Run { len: bytes.len() - rest.len() + tail, ascii }
+    }
+
+    /// As many whole blocks as are plain. The compiler turns the inner loop into vector instructions.
+    fn blocks(bytes: &[u8]) -> Run {
+        let mut len = 0;
+        let mut seen = 0;
+        for block in bytes.as_chunks::<64>().0 {
+            let mut special = false;
+            let mut high = 0;
+            for &byte in block {
+                special |= is_special(byte);
+                high |= byte;
+            }
+            if special {
+                break;
+            }
+            seen |= high;
+            len += block.len();
+        }
+        Run { len, ascii: seen.is_ascii() }
+    }
+}
+
+fn is_special(byte: u8) -> bool {
+    byte < 0x20 || byte == b'"' || byte == b'\\'
+}
+
+const ONES: u64 = u64::from_ne_bytes([1; 8]);
+const HIGHS: u64 = ONES << 7;
+
+/// The high bit of each byte that [`is_special`]. Borrows can set bits above a true one, never below: the lowest is right.
 #[inline]
 fn special_bytes(word: u64) -> u64 {
-    const ONES: u64 = u64::from_ne_bytes([1; 8]);
-    const HIGHS: u64 = ONES << 7;
     let quote = word ^ (ONES * b'"' as u64);
     let backslash = word ^ (ONES * b'\\' as u64);
     let control = word.wrapping_sub(ONES * 0x20) & !word;

@@ -3,6 +3,7 @@
 
 use crate::envelope::Kind;
 use crate::id::RequestId;
+use crate::text;
 
 /// Longest id that is looked for, quotes included. Ids of the field are below 40 bytes.
 const ID_BYTES: usize = 256;
@@ -162,10 +163,10 @@ impl Seek {
 
     fn key_ends(&mut self) {
         self.place = Place::Elsewhere;
-        match self.token.as_slice() {
-            b"\"id\"" => self.place = Place::AfterIdKey,
-            b"\"method\"" => self.method = true,
-            b"\"result\"" | b"\"error\"" => self.answer = true,
+        match text::decode(&self.token).as_deref() {
+            Some("id") => self.place = Place::AfterIdKey,
+            Some("method") => self.method = true,
+            Some("result" | "error") => self.answer = true,
             _ => {}
         }
     }

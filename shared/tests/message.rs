@@ -61,7 +61,7 @@ fn refusals_name_the_cause_and_the_id() {
             Some("3"),
         ),
         (r#"{"jsonrpc":"2.0","method":"a","id":3,"id":4}"#, DuplicateKey, None),
-        (r#"{"jsonrpc":"2.0","method":"a","id":3,"i\u0064":4}"#, DuplicateKey, Some("3")),
+        (r#"{"jsonrpc":"2.0","method":"a","id":3,"i\u0064":4}"#, DuplicateKey, None),
         (r#"{"jsonrpc":"2.0","method":"a","id":3,"\ud800":4}"#, NotUtf8, Some("3")),
         (r#"{"jsonrpc":"2.0","method":"a","id":null}"#, BadId, None),
         (r#"{"jsonrpc":"2.0","method":"a","id":1.5}"#, BadId, None),

@@ -4,7 +4,8 @@ use std::borrow::Cow;
 
 use bytes::Bytes;
 
-use crate::envelope::{ScanError, Value};
+use crate::envelope::Value;
+use crate::error::ScanError;
 use crate::limits::Limits;
 use crate::object::{self, Object};
 use crate::span::Span;
