@@ -16,6 +16,7 @@
 pub mod auth;
 pub mod call;
 pub mod error;
+pub mod listen;
 pub mod ops;
 pub mod permit;
 pub mod router;

@@ -1,0 +1,245 @@
+//! Whether a connection is doing anything: the stream that tells of bytes, the count of requests, and the
+//! deadlines that follow from both.
+//!
+//! ```text
+//! Opening ──request──▶ Busy ◀──request── Idle ◀─────┐
+//!    │                  └──last one ends──▶│        │
+//!    │                                     └─bytes─▶ Head (HTTP/1 only)
+//!    ▼ first request late                  ▼ idle too long   ▼ head too slow     (terminal: the connection ends)
+//! ```
+//! hyper has one timer for an idle connection and for a slow head; load balancers keep idle connections for
+//! ten minutes, and a head must not take that long. HTTP/2 has neither in hyper.
+
+use std::future::poll_fn;
+use std::io::{self, IoSlice};
+use std::pin::{Pin, pin};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
+
+use http::Version;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Instant, Sleep, sleep, sleep_until};
+
+use super::http::Config;
+
+/// What a connection was doing when its time ran out; the label of `mcp_edge_connection_timeouts_total`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, prometheus_client::encoding::EncodeLabelValue)]
+pub(super) enum Phase {
+    Opening,
+    Head,
+    Idle,
+}
+
+/// Shared by the stream, the requests and the task of one connection.
+#[derive(Debug)]
+pub(super) struct Activity {
+    state: Mutex<State>,
+    head_timeout: Duration,
+    idle_timeout: Duration,
+}
+
+#[derive(Debug)]
+struct State {
+    phase: Current,
+    /// HTTP/2 was seen: bytes between requests are pings and window updates, not the head of a request.
+    multiplexed: bool,
+    /// The process leaves: the next answer is the last.
+    leaving: bool,
+    /// The connection's task. Requests of HTTP/2 end in tasks of their own.
+    task: Option<Waker>,
+}
+
+#[derive(Debug)]
+enum Current {
+    Waiting { phase: Phase, until: Instant },
+    Busy { requests: usize },
+}
+
+impl Activity {
+    pub(super) fn new(config: &Config, leaving: bool) -> Arc<Self> {
+        let phase = Current::Waiting { phase: Phase::Opening, until: Instant::now() + config.head_timeout };
+        Arc::new(Self {
+            state: Mutex::new(State { phase, multiplexed: false, leaving, task: None }),
+            head_timeout: config.head_timeout,
+            idle_timeout: config.idle_timeout,
+        })
+    }
+
+    /// A request begins; it ends when the guard is dropped.
+    pub(super) fn request(self: &Arc<Self>, version: Version) -> InFlight {
+        let mut state = self.lock();
+        state.multiplexed |= version == Version::HTTP_2;
+        state.phase = match state.phase {
+            Current::Busy { requests } => Current::Busy { requests: requests + 1 },
+            Current::Waiting { .. } => Current::Busy { requests: 1 },
+        };
+        InFlight { activity: self.clone() }
+    }
+
+    /// From now on answers are the last of their connection.
+    pub(super) fn leave(&self) {
+        self.lock().leaving = true;
+    }
+
+    /// Whether an answer that begins now must say that it is the last. HTTP/2 has no such header
+    /// (RFC 9113 §8.2.2).
+    pub(super) fn is_last_answer(&self) -> bool {
+        let state = self.lock();
+        state.leaving && !state.multiplexed
+    }
+
+    /// Whether the connection can be told to leave without losing a request that is being sent right now:
+    /// HTTP/2 has GOAWAY for that, HTTP/1 only the answer to a request.
+    pub(super) fn may_leave(&self) -> bool {
+        let state = self.lock();
+        state.multiplexed || matches!(state.phase, Current::Busy { .. })
+    }
+
+    /// Resolves when the connection has done nothing for too long. Must be polled by the connection's task
+    /// after the connection itself, so that it sees what that did.
+    pub(super) async fn expired(&self) -> Phase {
+        let mut timer = pin!(sleep(self.idle_timeout));
+        poll_fn(|context| {
+            let Some((phase, until)) = self.deadline(context.waker()) else { return Poll::Pending };
+            if timer.deadline() != until {
+                timer.as_mut().reset(until);
+            }
+            timer.as_mut().poll(context).map(|()| phase)
+        })
+        .await
+    }
+
+    fn deadline(&self, task: &Waker) -> Option<(Phase, Instant)> {
+        let mut state = self.lock();
+        if !state.task.as_ref().is_some_and(|known| known.will_wake(task)) {
+            state.task = Some(task.clone());
+        }
+        match state.phase {
+            Current::Waiting { phase, until } => Some((phase, until)),
+            Current::Busy { .. } => None,
+        }
+    }
+
+    fn received(&self) {
+        let mut state = self.lock();
+        if !state.multiplexed && matches!(state.phase, Current::Waiting { phase: Phase::Idle, .. }) {
+            let until = Instant::now() + self.head_timeout;
+            state.phase = Current::Waiting { phase: Phase::Head, until };
+        }
+    }
+
+    fn ended(&self) {
+        let waker = {
+            let mut state = self.lock();
+            match &mut state.phase {
+                Current::Busy { requests } if *requests > 1 => {
+                    *requests -= 1;
+                    None
+                }
+                _ => {
+                    let until = Instant::now() + self.idle_timeout;
+                    state.phase = Current::Waiting { phase: Phase::Idle, until };
+                    if state.multiplexed { state.task.take() } else { None }
+                }
+            }
+        };
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    // Nothing panics while the lock is held, and every state in it is valid, so poison carries no news.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One request, from its head to the last byte of its answer.
+#[derive(Debug)]
+pub(super) struct InFlight {
+    activity: Arc<Activity>,
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.activity.ended();
+    }
+}
+
+/// The stream below hyper. Tells [`Activity`] of bytes, and fails a write that makes no progress: a client that
+/// does not read would hold its answer forever.
+#[derive(Debug)]
+pub(super) struct Watched<S> {
+    stream: S,
+    activity: Arc<Activity>,
+    write_timeout: Duration,
+    /// Running while the peer takes nothing.
+    stalled: Option<Pin<Box<Sleep>>>,
+}
+
+impl<S> Watched<S> {
+    pub(super) fn new(stream: S, activity: Arc<Activity>, write_timeout: Duration) -> Self {
+        Self { stream, activity, write_timeout, stalled: None }
+    }
+
+    fn progress<T>(&mut self, context: &mut Context<'_>, poll: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if poll.is_ready() {
+            self.stalled = None;
+            return poll;
+        }
+        let timeout = self.write_timeout;
+        let timer = self.stalled.get_or_insert_with(|| Box::pin(sleep_until(Instant::now() + timeout)));
+        ready!(timer.as_mut().poll(context));
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut self.stream).poll_read(context, buffer))?;
+        if buffer.filled().len() > before {
+            self.activity.received();
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let poll = Pin::new(&mut self.stream).poll_write(context, bytes);
+        self.progress(context, poll)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let poll = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
+        self.progress(context, poll)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let poll = Pin::new(&mut self.stream).poll_flush(context);
+        self.progress(context, poll)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let poll = Pin::new(&mut self.stream).poll_shutdown(context);
+        self.progress(context, poll)
+    }
+}

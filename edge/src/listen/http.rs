@@ -1,0 +1,234 @@
+//! One connection after its handshake: HTTP/1.1 or HTTP/2 by hyper, within bounds of size and time.
+//!
+//! How it ends: when the process leaves, with the next answer (`Connection: close`) or a GOAWAY; when it
+//! stops, as soon as nothing is in flight; at the cut, at once. What is not here: what a request means.
+
+use std::convert::Infallible;
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use http::header::{CONNECTION, HeaderValue};
+use http::{Request, Response};
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use hyper::rt::Executor;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::conn::auto::Builder;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use super::Metrics;
+use super::activity::{Activity, InFlight, Watched};
+use crate::ops::drain::DrainWatch;
+
+/// Bounds of one connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Bytes of one request's head; more is answered 431. 16 KiB: twice what common servers take, room for
+    /// the largest cookies and tokens in use.
+    pub header_bytes: usize,
+    /// From the first byte of a head (or the opening of the connection) to its end. 15 s: 16 KiB over the
+    /// slowest mobile link, and a client that opens a connection ahead of need gets some seconds.
+    pub head_timeout: Duration,
+    /// A connection without a request. 620 s: load balancers keep theirs up to 600 s and must be the first to
+    /// close, or they send requests into a closing connection.
+    pub idle_timeout: Duration,
+    /// A write that makes no progress. 30 s: longer than any network hiccup that ends well.
+    pub write_timeout: Duration,
+    /// Requests of one HTTP/2 connection at a time. 256: as many as a session may have calls.
+    pub streams: u32,
+    /// Bytes one HTTP/2 stream may send before they are read. 256 KiB: a usual body without a wait.
+    pub stream_window: u32,
+    /// The same for all streams of a connection. 1 MiB: the most a connection can make the process hold.
+    pub connection_window: u32,
+    /// Silence after which an HTTP/2 peer is asked whether it is still there, and how long it may take to say
+    /// so. 20 s each: a vanished peer is noticed before the usual client gives up at 60 s.
+    pub ping_every: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            header_bytes: 16 << 10,
+            head_timeout: Duration::from_secs(15),
+            idle_timeout: Duration::from_secs(620),
+            write_timeout: Duration::from_secs(30),
+            streams: 256,
+            stream_window: 256 << 10,
+            connection_window: 1 << 20,
+            ping_every: Duration::from_secs(20),
+        }
+    }
+}
+
+/// What answers requests. Every closure of this shape is one.
+pub trait Handler: Clone + Send + Sync + 'static {
+    /// The body of the answers.
+    type Body: Body<Data: Send, Error: Into<BoxError>> + Send + 'static;
+
+    /// The answer on its way; dropped when the client leaves.
+    type Answer: Future<Output = Response<Self::Body>> + Send + 'static;
+
+    /// The answer to one request.
+    fn handle(&self, request: Request<Incoming>) -> Self::Answer;
+}
+
+/// Whatever a body can fail with.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+impl<H, F, B> Handler for H
+where
+    H: Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
+    F: Future<Output = Response<B>> + Send + 'static,
+    B: Body<Data: Send, Error: Into<BoxError>> + Send + 'static,
+{
+    type Body = B;
+    type Answer = F;
+
+    fn handle(&self, request: Request<Incoming>) -> F {
+        self(request)
+    }
+}
+
+/// What every connection of a listener shares.
+#[derive(Clone)]
+pub(super) struct Service<H> {
+    pub(super) handler: H,
+    pub(super) builder: Arc<Builder<Streams>>,
+    pub(super) config: Config,
+    pub(super) drain: DrainWatch,
+    pub(super) metrics: Metrics,
+}
+
+impl<H: Handler> Service<H> {
+    pub(super) fn new(handler: H, config: Config, drain: DrainWatch, metrics: Metrics) -> Self {
+        let builder = Arc::new(builder(&config, drain.clone()));
+        Self { handler, builder, config, drain, metrics }
+    }
+
+    /// Serves one connection to its end.
+    pub(super) async fn serve<S>(&self, stream: S)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let activity = Activity::new(&self.config, self.drain.is_leaving());
+        let stream = Watched::new(stream, activity.clone(), self.config.write_timeout);
+        let answer = {
+            let (handler, activity) = (self.handler.clone(), activity.clone());
+            service_fn(move |request: Request<Incoming>| {
+                let in_flight = activity.request(request.version());
+                let answer = handler.handle(request);
+                let activity = activity.clone();
+                async move {
+                    let mut answer = answer.await;
+                    if activity.is_last_answer() {
+                        answer.headers_mut().insert(CONNECTION, CLOSE);
+                    }
+                    Ok::<_, Infallible>(answer.map(|body| Answer { body, _in_flight: in_flight }))
+                }
+            })
+        };
+        let mut connection = pin!(self.builder.serve_connection(TokioIo::new(stream), answer));
+        let mut told = false;
+        loop {
+            tokio::select! {
+                // In this order: `expired` judges what the connection has just done.
+                biased;
+                () = self.drain.cut() => return,
+                result = connection.as_mut() => {
+                    if let Err(error) = result {
+                        tracing::debug!(%error, "connection ended");
+                    }
+                    return;
+                }
+                () = may_close(&self.drain, &activity), if !told => {
+                    told = true;
+                    connection.as_mut().graceful_shutdown();
+                }
+                phase = activity.expired() => return self.metrics.timed_out(phase),
+            }
+        }
+    }
+}
+
+/// Resolves when the connection should be told to end. Cancel-safe: holds nothing.
+async fn may_close(drain: &DrainWatch, activity: &Activity) {
+    drain.leaving().await;
+    activity.leave();
+    tokio::select! {
+        () = drain.stopping() => (),
+        () = poll_fn(|_| if activity.may_leave() { Poll::Ready(()) } else { Poll::Pending }) => (),
+    }
+}
+
+fn builder(config: &Config, drain: DrainWatch) -> Builder<Streams> {
+    let mut builder = Builder::new(Streams { drain });
+    builder
+        .http1()
+        .max_buf_size(config.header_bytes)
+        .header_read_timeout(None) // `Activity` tells a slow head from an idle connection
+        .timer(TokioTimer::new());
+    builder
+        .http2()
+        .max_header_list_size(u32::try_from(config.header_bytes).unwrap_or(u32::MAX))
+        .max_concurrent_streams(config.streams)
+        .initial_stream_window_size(config.stream_window)
+        .initial_connection_window_size(config.connection_window)
+        .max_send_buf_size(SEND_BUFFER_BYTES)
+        .keep_alive_interval(config.ping_every)
+        .keep_alive_timeout(config.ping_every)
+        .timer(TokioTimer::new());
+    builder
+}
+
+/// Runs the requests of HTTP/2 connections as tasks that the end of the process waits for.
+#[derive(Clone)]
+pub(super) struct Streams {
+    drain: DrainWatch,
+}
+
+impl<F> Executor<F> for Streams
+where
+    F: Future<Output: Send> + Send + 'static,
+{
+    fn execute(&self, task: F) {
+        self.drain.spawn(task);
+    }
+}
+
+pin_project_lite::pin_project! {
+    /// A body that keeps its connection busy until it is dropped.
+    struct Answer<B> {
+        #[pin]
+        body: B,
+        _in_flight: InFlight,
+    }
+}
+
+impl<B: Body> Body for Answer<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+        self.project().body.poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+const CLOSE: HeaderValue = HeaderValue::from_static("close");
+/// Bytes of answers that one HTTP/2 stream buffers for a slow reader. 64 KiB: a few frames, so that 256 streams
+/// cannot make one connection hold 100 MB as hyper's 400 KiB would.
+const SEND_BUFFER_BYTES: usize = 64 << 10;

@@ -1,0 +1,253 @@
+//! Real sockets on loopback: what clients of either protocol see, and which bounds hold.
+
+mod drain;
+mod handshake;
+
+use std::future::Future;
+use std::time::Duration;
+
+use ::http::{Request, Response, StatusCode, Version};
+use bytes::Bytes;
+use http_body_util::{BodyExt, Empty, Full};
+use hyper::body::Incoming;
+use hyper::client::conn::{http1, http2};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout};
+
+use super::*;
+use crate::ops::drain::Drain;
+use crate::permit;
+
+/// No condition of these tests takes this long unless it never comes.
+const GUARD: Duration = Duration::from_secs(30);
+
+struct Served {
+    address: SocketAddr,
+    metrics: Metrics,
+    drain: Drain,
+}
+
+async fn serve<H: Handler>(config: Config, permits: permit::Config, handler: H) -> Served {
+    let (drain, metrics) = (Drain::new(), Metrics::default());
+    let config = Config { address: Address::new("127.0.0.1", 0), ..config };
+    let listener = Listener::bind(config, metrics.clone()).await.unwrap();
+    let address = listener.addresses()[0];
+    let permits = Permits::new(permits, permit::Metrics::default());
+    let watch = drain.watch();
+    watch.spawn(listener.serve(handler, permits, drain.watch()));
+    Served { address, metrics, drain }
+}
+
+async fn serve_http(http: http::Config) -> Served {
+    serve(Config { http, ..Config::default() }, permit::Config::default(), hello).await
+}
+
+async fn hello(request: Request<Incoming>) -> Response<Full<Bytes>> {
+    Response::new(Full::from(format!("{:?} {}", request.version(), request.uri().path())))
+}
+
+/// A body that never ends, in pieces of 64 KiB.
+async fn flood(_: Request<Incoming>) -> Response<Flood> {
+    Response::new(Flood)
+}
+
+struct Flood;
+
+impl http_body::Body for Flood {
+    type Data = Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(
+        self: std::pin::Pin<&mut Self>,
+        _: &mut std::task::Context<'_>,
+    ) -> Poll<Option<Result<http_body::Frame<Bytes>, Self::Error>>> {
+        Poll::Ready(Some(Ok(http_body::Frame::data(Bytes::from_static(&[b'x'; 64 << 10])))))
+    }
+}
+
+fn get(path: &str) -> Request<Empty<Bytes>> {
+    Request::get(format!("http://edge{path}")).header("host", "edge").body(Empty::new()).unwrap()
+}
+
+type Http1 = http1::SendRequest<Empty<Bytes>>;
+type Http2 = http2::SendRequest<Empty<Bytes>>;
+
+async fn http1_over<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(stream: S) -> Http1 {
+    let (client, connection) = http1::handshake(TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    client
+}
+
+async fn http2_over<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(stream: S) -> Http2 {
+    let (client, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    client
+}
+
+async fn text(response: Response<Incoming>) -> String {
+    let bytes = response.into_body().collect().await.unwrap().to_bytes();
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+/// Polls until `condition` holds.
+async fn eventually(condition: impl Fn() -> bool) {
+    guarded(async {
+        while !condition() {
+            sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+}
+
+async fn guarded<T>(future: impl Future<Output = T>) -> T {
+    timeout(GUARD, future).await.expect("the condition holds in time")
+}
+
+#[tokio::test]
+async fn one_port_speaks_both_protocols() {
+    let served = serve_http(http::Config::default()).await;
+    let mut client = http1_over(TcpStream::connect(served.address).await.unwrap()).await;
+    for path in ["/a", "/b"] {
+        let response = guarded(client.send_request(get(path))).await.unwrap();
+        assert_eq!(text(response).await, format!("HTTP/1.1 {path}"));
+    }
+    let mut client = http2_over(TcpStream::connect(served.address).await.unwrap()).await;
+    for path in ["/a", "/b"] {
+        let response = guarded(client.send_request(get(path))).await.unwrap();
+        assert_eq!(text(response).await, format!("HTTP/2.0 {path}"));
+    }
+    assert_eq!(served.metrics.connections.get(), 2);
+    assert_eq!(served.metrics.connections_total.get(), 2);
+    drop(client);
+    eventually(|| served.metrics.connections.get() < 2).await;
+}
+
+#[tokio::test]
+async fn a_large_head_is_answered_431() {
+    let served = serve_http(http::Config::default()).await;
+    let value = "x".repeat(served_header_bytes());
+    let large = || {
+        let (mut head, body) = get("/").into_parts();
+        head.headers.insert("x-large", value.parse().unwrap());
+        Request::from_parts(head, body)
+    };
+    let mut client = http1_over(TcpStream::connect(served.address).await.unwrap()).await;
+    let response = guarded(client.send_request(large())).await.unwrap();
+    assert_eq!(response.status(), StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE);
+
+    let mut stream = TcpStream::connect(served.address).await.unwrap();
+    let mut many = String::from("GET / HTTP/1.1\r\nhost: edge\r\n");
+    for n in 0..200 {
+        many.push_str(&format!("x-{n}: y\r\n"));
+    }
+    stream.write_all(format!("{many}\r\n").as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    guarded(stream.read_to_end(&mut answer)).await.unwrap();
+    assert!(answer.starts_with(b"HTTP/1.1 431 "), "{}", String::from_utf8_lossy(&answer));
+
+    // hyper's client keeps to the announced limit by itself, so the answer may also be its own refusal.
+    let mut client = http2_over(TcpStream::connect(served.address).await.unwrap()).await;
+    guarded(client.ready()).await.unwrap();
+    match guarded(client.send_request(large())).await {
+        Ok(response) => assert_eq!(response.status(), StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE),
+        Err(error) => assert!(error.is_user() || !error.is_timeout(), "{error:?}"),
+    }
+}
+
+fn served_header_bytes() -> usize {
+    http::Config::default().header_bytes
+}
+
+/// Connections of which each stops at another point before its first answer.
+async fn closed_by_server(mut stream: TcpStream, sent: &[u8]) -> Duration {
+    let start = Instant::now();
+    stream.write_all(sent).await.unwrap();
+    let mut answer = Vec::new();
+    // A reset is as much an end as a FIN.
+    let _ = guarded(stream.read_to_end(&mut answer)).await;
+    assert!(answer.is_empty() || sent.starts_with(b"PRI"), "{}", String::from_utf8_lossy(&answer));
+    start.elapsed()
+}
+
+#[tokio::test]
+async fn a_head_that_never_ends_is_cut_off() {
+    let head_timeout = Duration::from_millis(100);
+    let served = serve_http(http::Config { head_timeout, ..http::Config::default() }).await;
+    let opening = PhaseLabel { phase: Phase::Opening };
+    for (count, sent) in
+        [&b""[..], b"GET / HT", b"GET / HTTP/1.1\r\nhost: e", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"]
+            .into_iter()
+            .enumerate()
+    {
+        let stream = TcpStream::connect(served.address).await.unwrap();
+        assert!(closed_by_server(stream, sent).await >= head_timeout / 2);
+        assert_eq!(served.metrics.timeouts.get_or_create(&opening).get(), count as u64 + 1);
+    }
+}
+
+#[tokio::test]
+async fn a_slow_second_head_is_cut_off_before_an_idle_connection() {
+    let http = http::Config {
+        head_timeout: Duration::from_millis(100),
+        idle_timeout: GUARD * 2,
+        ..http::Config::default()
+    };
+    let served = serve_http(http).await;
+    let mut stream = TcpStream::connect(served.address).await.unwrap();
+    stream.write_all(b"GET / HTTP/1.1\r\nhost: edge\r\n\r\n").await.unwrap();
+    let mut first = [0; 12];
+    guarded(stream.read_exact(&mut first)).await.unwrap();
+    assert_eq!(&first, b"HTTP/1.1 200");
+    stream.write_all(b"GET / HT").await.unwrap();
+    let mut rest = Vec::new();
+    let _ = guarded(stream.read_to_end(&mut rest)).await;
+    let head = PhaseLabel { phase: Phase::Head };
+    assert_eq!(served.metrics.timeouts.get_or_create(&head).get(), 1);
+}
+
+#[tokio::test]
+async fn idle_connections_of_both_protocols_are_closed() {
+    let http = http::Config { idle_timeout: Duration::from_millis(100), ..http::Config::default() };
+    let served = serve_http(http).await;
+    let mut one = http1_over(TcpStream::connect(served.address).await.unwrap()).await;
+    let mut two = http2_over(TcpStream::connect(served.address).await.unwrap()).await;
+    text(guarded(one.send_request(get("/"))).await.unwrap()).await;
+    text(guarded(two.send_request(get("/"))).await.unwrap()).await;
+    eventually(|| served.metrics.connections.get() == 0).await;
+    let idle = PhaseLabel { phase: Phase::Idle };
+    assert_eq!(served.metrics.timeouts.get_or_create(&idle).get(), 2);
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_read_is_dropped() {
+    let http = http::Config { write_timeout: Duration::from_millis(100), ..http::Config::default() };
+    let served = serve(Config { http, ..Config::default() }, permit::Config::default(), flood).await;
+    let mut stream = TcpStream::connect(served.address).await.unwrap();
+    stream.write_all(b"GET / HTTP/1.1\r\nhost: edge\r\n\r\n").await.unwrap();
+    eventually(|| served.metrics.connections_total.get() == 1).await;
+    eventually(|| served.metrics.connections.get() == 0).await;
+}
+
+#[tokio::test]
+async fn over_the_bound_connections_wait_to_be_accepted() {
+    let permits = permit::Config { connections: 1, ..permit::Config::default() };
+    let served = serve(Config::default(), permits, hello).await;
+    let mut first = http1_over(TcpStream::connect(served.address).await.unwrap()).await;
+    text(guarded(first.send_request(get("/1"))).await.unwrap()).await;
+    let mut second = http1_over(TcpStream::connect(served.address).await.unwrap()).await;
+    let answer = tokio::spawn(async move { text(second.send_request(get("/2")).await.unwrap()).await });
+    text(guarded(first.send_request(get("/1"))).await.unwrap()).await;
+    assert_eq!(served.metrics.connections_total.get(), 1);
+    drop(first);
+    assert_eq!(guarded(answer).await.unwrap(), "HTTP/1.1 /2");
+}
+
+#[test]
+fn accepting_backs_off_up_to_a_second() {
+    let waits: Vec<_> = [0, 1, 4, 5, 1000].into_iter().map(|n| backoff(n).as_millis()).collect();
+    assert_eq!(waits, [50, 100, 800, 1000, 1000]);
+    assert!(belongs_to_client(&io::ErrorKind::ConnectionAborted.into()));
+    assert!(!belongs_to_client(&io::Error::from_raw_os_error(24)), "EMFILE is ours");
+}
