@@ -13,16 +13,21 @@ use tokio::process::{Child, Command};
 use crate::http::Request;
 use crate::{GUARD, eventually};
 
-/// The path of a program: a release binary in `$MCP_DIST` or the target's `dist`, or a server of the testkit's own
-/// next to the running test.
+/// The path of a program: a release binary in `$MCP_DIST` or the target's `dist`. A server of the testkit's own may
+/// also lie next to the running test, where `cargo test` put it; the product is never taken from there.
 ///
 /// # Panics
 /// When it is not there, saying what to do.
 pub fn binary(name: &str) -> PathBuf {
-    // A test runs in `target/<profile>/deps`; servers that Cargo built with it are one up.
-    let beside = std::env::current_exe().ok().and_then(|test| Some(test.parent()?.parent()?.join(name)));
-    let found = beside.into_iter().chain([dist().join(name)]).find(|path| path.is_file());
-    found.unwrap_or_else(|| panic!("{name} is not in {}; run `make build` first", dist().display()))
+    let dist = dist();
+    let mut places = vec![dist.join(name)];
+    if ["demo-server", "scripted-server"].contains(&name) && std::env::var_os("MCP_DIST").is_none() {
+        // A test runs in `target/<profile>/deps`.
+        let beside = std::env::current_exe().ok().and_then(|test| Some(test.parent()?.parent()?.join(name)));
+        places.splice(0..0, beside);
+    }
+    let found = places.into_iter().find(|path| path.is_file());
+    found.unwrap_or_else(|| panic!("{name} is not in {}; run `make build` first", dist.display()))
 }
 
 fn dist() -> PathBuf {
@@ -193,12 +198,12 @@ pub struct Bridge {
 
 impl Bridge {
     /// Starts a bridge on a free port and waits until it accepts.
-    pub async fn start(command: &[&str]) -> Bridge {
+    pub async fn start(command: &[impl AsRef<OsStr>]) -> Bridge {
         Bridge::start_at(free_address(), &[], command).await
     }
 
     /// Starts a bridge on this address, with more options of its own.
-    pub async fn start_at(address: SocketAddr, options: &[&str], command: &[&str]) -> Bridge {
+    pub async fn start_at(address: SocketAddr, options: &[&str], command: &[impl AsRef<OsStr>]) -> Bridge {
         let mut bridge = Command::new(binary("docker-mcp-bridge"));
         bridge.arg("--listen").arg(address.to_string()).args(options).arg("--").args(command);
         let mut process = Process::start(bridge);

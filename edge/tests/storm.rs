@@ -1,0 +1,213 @@
+//! The release binaries when servers misbehave: list changes at every start, a process killed with calls in flight, a
+//! server that comes late.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a panic here is a failed test"
+)]
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use testkit::client::{Answer, Client};
+use testkit::eventually;
+use testkit::process::{Bridge, Edge, Scratch, binary, free_address, signal, workspace};
+use testkit::record::Record;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+const CLIENTS: usize = 50;
+const CALLS: usize = 8;
+/// How long a listing that must not happen is looked out for: several times the edge's wait after a list change.
+const LOOKOUT: Duration = Duration::from_secs(2);
+
+/// A bridge in front of a scripted server, and what all its processes saw.
+struct Scripted {
+    bridge: Bridge,
+    record: Record,
+    _scratch: Scratch,
+}
+
+impl Scripted {
+    async fn start(name: &str, flags: &[&str]) -> Scripted {
+        Scripted::start_at(free_address(), name, flags).await
+    }
+
+    async fn start_at(address: std::net::SocketAddr, name: &str, flags: &[&str]) -> Scripted {
+        let scratch = Scratch::new();
+        let path = scratch.path("record");
+        let program = binary("scripted-server");
+        let mut command = vec![program.to_str().unwrap(), "--name", name, "--record", path.to_str().unwrap()];
+        command.extend(flags);
+        let bridge = Bridge::start_at(address, &[], &command).await;
+        Scripted { bridge, record: Record::in_file(&path), _scratch: scratch }
+    }
+
+    /// The process that got this many calls of a tool, once it has.
+    async fn process_with(&self, calls: usize) -> u32 {
+        eventually("the calls to arrive", async || {
+            let entries = self.record.entries();
+            let calls_seen: Vec<_> =
+                entries.iter().filter(|entry| entry["message"]["method"] == "tools/call").collect();
+            (calls_seen.len() == calls).then(|| calls_seen[0]["process"].as_u64().unwrap() as u32)
+        })
+        .await
+    }
+}
+
+/// Half of them legacy, half modern.
+async fn client(edge: &Edge, number: usize) -> Client {
+    match number % 2 {
+        0 => Client::modern(edge.address).connect().await,
+        _ => Client::legacy(edge.address, "2025-11-25").connect().await,
+    }
+}
+
+/// Connects `CLIENTS` clients at once, each of which asks for every list.
+async fn connect_many(edge: &Edge) -> Vec<Vec<String>> {
+    let mut clients = JoinSet::new();
+    for number in 0..CLIENTS {
+        let address = edge.address;
+        clients.spawn(async move {
+            let client = match number % 2 {
+                0 => Client::modern(address).connect().await,
+                _ => Client::legacy(address, "2025-11-25").connect().await,
+            };
+            client.list("prompts/list", "prompts").await;
+            client.list("resources/list", "resources").await;
+            client.list("resources/templates/list", "resourceTemplates").await;
+            client.tool_names().await
+        });
+    }
+    clients.join_all().await
+}
+
+/// Looks out for what must not happen, for as long as it would take to happen.
+async fn never(what: &str, mut happened: impl FnMut() -> bool) {
+    let until = Instant::now() + LOOKOUT;
+    while Instant::now() < until {
+        assert!(!happened(), "{what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fifty_clients_cost_at_most_one_listing() {
+    let noisy = Scripted::start(
+        "noisy",
+        &["--at-start", "ask:roots/list,list-changed:5", "--tools", "5", "--page", "2"],
+    )
+    .await;
+    let edge = Edge::start(&[("noisy", noisy.bridge.address)]).await;
+    edge.ready().await;
+    let (listings, starts) = (noisy.record.listings(), noisy.record.starts());
+    for tools in connect_many(&edge).await {
+        assert_eq!(tools, ["t0", "t1", "t2", "t3", "t4"]);
+    }
+    never("connecting started a process", || noisy.record.starts() > starts).await;
+    let more = noisy.record.listings() - listings;
+    assert!(more <= 1, "{CLIENTS} clients cost {more} listings after {listings} at the start");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn server_everything_shows_all_its_tools_without_a_storm() {
+    let script =
+        workspace().join("testkit/real/node_modules/@modelcontextprotocol/server-everything/dist/index.js");
+    assert!(script.exists(), "{} is missing; run `make real-deps` first", script.display());
+    let scratch = Scratch::new();
+    let seen = scratch.path("seen");
+    // What the server is sent is kept on its way.
+    let tee = format!("tee -a {} | node {}", seen.display(), script.display());
+    let bridge = Bridge::start(&["sh", "-c", &tee]).await;
+    let edge = Edge::start(&[("everything", bridge.address)]).await;
+    edge.ready().await;
+    let listings = || {
+        let seen = std::fs::read_to_string(&seen).unwrap_or_default();
+        seen.lines().filter(|line| line.contains("\"tools/list\"")).count()
+    };
+    // Its list changes come within its first seconds; what they cause belongs to the start and not to the clients.
+    eventually("its tools", async || (client(&edge, 0).await.tool_names().await.len() == 17).then_some(()))
+        .await;
+    let before = listings();
+    for tools in connect_many(&edge).await {
+        assert_eq!(tools.len(), 17);
+    }
+    never("more than one listing", || listings() > before + 1).await;
+    assert!(before <= 2, "{before} listings at the start");
+}
+
+/// Starts `CALLS` calls that hang, kills their process, and returns the answers with how long each took from the kill.
+async fn kill_under_way(server: &Scripted, client: Client) -> Vec<(Duration, Answer)> {
+    let client = std::sync::Arc::new(client);
+    let mut calls = JoinSet::new();
+    for _ in 0..CALLS {
+        let client = client.clone();
+        calls.spawn(async move {
+            let answer = client.call_tool("t0", json!({})).await;
+            (Instant::now(), answer)
+        });
+    }
+    let process = server.process_with(CALLS).await;
+    let killed = Instant::now();
+    signal(process, "KILL").await;
+    let answers = calls.join_all().await;
+    // Whoever comes next is served, by another process.
+    let next = client.call_tool("t1", json!({})).await;
+    let answered: Value = serde_json::from_str(next.text()).unwrap();
+    assert_ne!(answered["process"], process);
+    answers.into_iter().map(|(at, answer)| (at - killed, answer)).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_in_flight_fail_at_once_when_their_process_is_killed() {
+    for number in 0..2 {
+        let victim = Scripted::start("victim", &["--on", "tools/call:t0=hang"]).await;
+        let other = Scripted::start("other", &["--tool", "unharmed", "--tools", "0"]).await;
+        let edge = Edge::start(&[("victim", victim.bridge.address), ("other", other.bridge.address)]).await;
+        edge.ready().await;
+        for (took, answer) in kill_under_way(&victim, client(&edge, number).await).await {
+            assert!(took < Duration::from_secs(1), "an answer took {took:?}: {answer:?}");
+            assert_eq!((answer.code(), answer.reason()), (-32603, Some("died")), "{answer:?}");
+            let message = answer.message["error"]["message"].as_str().unwrap();
+            assert!(message.contains("victim"), "the server is not named: {message}");
+        }
+        let unharmed = client(&edge, number).await.call_tool("unharmed", json!({})).await;
+        assert!(unharmed.text().contains("other"));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_comes_late_serves_without_a_restart() {
+    let here = Scripted::start("here", &["--tools", "1"]).await;
+    let later = free_address();
+    let edge = Edge::start(&[("here", here.bridge.address), ("late", later)]).await;
+    edge.ready().await;
+    assert_eq!(state(&edge, "late").await, "down");
+    let early = client(&edge, 1).await;
+    assert_eq!(early.tool_names().await, ["t0"]);
+
+    let _late = Scripted::start_at(later, "late", &["--tools", "0", "--tool", "came"]).await;
+    eventually("the late server's tool", async || {
+        early.tool_names().await.contains(&"came".to_owned()).then_some(())
+    })
+    .await;
+    assert_eq!(state(&edge, "late").await, "up");
+    for number in 0..2 {
+        let answer = client(&edge, number).await.call_tool("came", json!({})).await;
+        assert!(answer.text().contains("late"), "{answer:?}");
+    }
+    assert_eq!(edge.readiness().await.0, 200);
+}
+
+/// What the admin port says of one server.
+async fn state(edge: &Edge, server: &str) -> String {
+    let (_, body) = edge.readiness().await;
+    let body: Value = serde_json::from_str(&body).unwrap();
+    body["servers"][server]["state"]
+        .as_str()
+        .unwrap_or_else(|| panic!("{server} is not in {body}"))
+        .to_owned()
+}
