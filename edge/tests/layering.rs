@@ -3,6 +3,13 @@
 //!
 //! The order is read from the crate doc in `lib.rs`, so that what people read is what is enforced.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "the helpers of a test are test code"
+)]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -25,7 +32,7 @@ fn rooms_import_only_what_is_left_of_them() {
             match rank(&import) {
                 _ if import == "*" => offences.push(format!("{place}: names the whole crate; name the room")),
                 None => {
-                    offences.push(format!("{place}: `crate::{import}` is no room of the order in lib.rs"))
+                    offences.push(format!("{place}: `crate::{import}` is no room of the order in lib.rs"));
                 }
                 Some(rank) if rank > own => {
                     offences.push(format!("{place}: `{room}` imports `{import}`, which is right of it"));
