@@ -1,4 +1,8 @@
 //! Operating the process: stopping it, and letting people see into it.
 
+pub mod admin;
 pub mod bind;
+pub mod check;
 pub mod drain;
+pub mod log;
+pub mod metrics;

@@ -1,0 +1,132 @@
+//! Logging: one line per event on stderr.
+//!
+//! Guarantees: an event is one line whatever its fields hold, because a server's words may be among them. What
+//! may be logged at all is the rule of those who log: never arguments, results or credentials.
+
+use std::io::{self, Write};
+
+use tracing::Subscriber;
+use tracing::level_filters::LevelFilter;
+use tracing::subscriber::SetGlobalDefaultError;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::fmt::{self, MakeWriter};
+use tracing_subscriber::layer::{Layer, SubscriberExt};
+use tracing_subscriber::registry;
+
+/// What is logged.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Config {
+    /// Each call's steps too.
+    pub verbose: bool,
+    /// Levels by target, `edge=debug,hyper=info`, instead of the default ones.
+    pub levels: Option<Targets>,
+}
+
+/// Sends the events of the whole process to stderr.
+///
+/// # Errors
+/// When that was done before.
+pub fn init(config: &Config) -> Result<(), SetGlobalDefaultError> {
+    tracing::subscriber::set_global_default(subscriber(config, io::stderr))
+}
+
+fn subscriber<W>(config: &Config, writer: W) -> impl Subscriber + Send + Sync + use<W>
+where
+    W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
+{
+    let layer = fmt::layer().with_ansi(false).with_writer(OneLine(writer));
+    registry().with(layer.with_filter(levels(config)))
+}
+
+/// Own events at debug when asked for; those of libraries only when they are warnings, because below that they
+/// speak of headers and bytes.
+fn levels(config: &Config) -> Targets {
+    let own = if config.verbose { LevelFilter::DEBUG } else { LevelFilter::INFO };
+    let default =
+        || Targets::new().with_default(LevelFilter::WARN).with_targets([("edge", own), ("mcp_edge", own)]);
+    config.levels.clone().unwrap_or_else(default)
+}
+
+struct OneLine<W>(W);
+
+impl<'a, W: MakeWriter<'a>> MakeWriter<'a> for OneLine<W> {
+    type Writer = Line<W::Writer>;
+
+    fn make_writer(&'a self) -> Self::Writer {
+        Line(self.0.make_writer())
+    }
+}
+
+/// The writer of one event; the formatter hands it over in one piece.
+struct Line<W>(W);
+
+impl<W: Write> Write for Line<W> {
+    fn write(&mut self, event: &[u8]) -> io::Result<usize> {
+        let text = event.strip_suffix(b"\n").unwrap_or(event);
+        if text.iter().any(u8::is_ascii_control) {
+            let mut line: Vec<u8> =
+                text.iter().map(|byte| if byte.is_ascii_control() { b' ' } else { *byte }).collect();
+            line.push(b'\n');
+            self.0.write_all(&line)?;
+        } else {
+            self.0.write_all(event)?; // one write, so that lines of several threads do not mix
+        }
+        Ok(event.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::{Arc, Mutex};
+
+    #[derive(Clone, Default)]
+    struct Sink(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Sink {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn logged(config: &Config, emit: impl FnOnce()) -> String {
+        let sink = Sink::default();
+        let writer = sink.clone();
+        tracing::subscriber::with_default(subscriber(config, move || writer.clone()), emit);
+        String::from_utf8(sink.0.lock().unwrap().clone()).unwrap()
+    }
+
+    #[test]
+    fn an_event_is_one_line_whatever_it_says() {
+        let text = logged(&Config::default(), || {
+            tracing::info!(target: "edge", words = %"a\nforged\x1b[31m line\r", "server said");
+        });
+        assert_eq!(text.matches('\n').count(), 1, "{text:?}");
+        assert!(text.ends_with('\n') && !text.contains(['\r', '\x1b']), "{text:?}");
+    }
+
+    #[test]
+    fn verbose_shows_more_of_ours_and_nothing_more_of_libraries() {
+        let emit = || {
+            tracing::debug!(target: "edge::front", "own step");
+            tracing::info!(target: "hyper::proto", "foreign step");
+            tracing::warn!(target: "hyper::proto", "foreign warning");
+        };
+        let quiet = logged(&Config::default(), emit);
+        assert!(!quiet.contains("step") && quiet.contains("foreign warning"), "{quiet}");
+        let verbose = logged(&Config { verbose: true, levels: None }, emit);
+        assert!(verbose.contains("own step") && !verbose.contains("foreign step"), "{verbose}");
+        let levels = Some("hyper=info".parse().unwrap());
+        let chosen = logged(&Config { verbose: true, levels }, emit);
+        assert!(!chosen.contains("own step") && chosen.contains("foreign step"), "{chosen}");
+    }
+}

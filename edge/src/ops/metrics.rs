@@ -1,0 +1,50 @@
+//! The registry of metrics and its text form.
+//!
+//! Every room has its own `Metrics` and registers it here, under one prefix; this file knows none of them.
+//! Label values come from closed sets or configured names only: a series per client would be a leak.
+
+use prometheus_client::encoding::text;
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::Registry;
+
+/// `Content-Type` of [`encode`]'s text (OpenMetrics 1.0, Exposition Formats).
+pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// An empty registry: names get the prefix `mcp_edge_`.
+pub fn registry() -> Registry {
+    let mut registry = Registry::with_prefix("mcp_edge");
+    registry.register(
+        "build",
+        "The version that runs; compare it across replicas after an upgrade",
+        Info::new([("version", env!("CARGO_PKG_VERSION"))]),
+    );
+    registry
+}
+
+/// The registry as text.
+pub fn encode(registry: &Registry) -> String {
+    let mut out = String::new();
+    // Writing to a string cannot fail; a metric that fails to encode itself is left out with what follows it.
+    if let Err(error) = text::encode(&mut out, registry) {
+        tracing::error!(%error, "metrics are incomplete");
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use prometheus_client::metrics::counter::Counter;
+
+    #[test]
+    fn names_get_the_prefix_and_the_text_its_end() {
+        let mut registry = registry();
+        let calls = Counter::<u64>::default();
+        registry.register("calls", "Calls", calls.clone());
+        calls.inc();
+        let text = encode(&registry);
+        assert!(text.contains("mcp_edge_calls_total 1\n"), "{text}");
+        assert!(text.contains("mcp_edge_build_info{version=\""), "{text}");
+        assert!(text.ends_with("# EOF\n"), "{text}");
+    }
+}
