@@ -12,7 +12,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, KeyUsagePurpose};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose};
 use serde_json::Value;
 use testkit::process::{Bridge, Edge, Scratch, binary, workspace};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -160,6 +160,8 @@ fn real() -> PathBuf {
 /// An authority that lives as long as the test, and what it signed: `ca.pem`, `edge.pem`, `edge.key`.
 fn certificates(scratch: &Scratch) {
     let mut params = CertificateParams::new(Vec::new()).unwrap();
+    // Issuer and subject must differ, or the certificate of the edge counts as self-signed.
+    params.distinguished_name.push(DnType::CommonName, "an authority for the tests");
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature];
     let key = KeyPair::generate().unwrap();
