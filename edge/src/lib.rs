@@ -16,7 +16,9 @@
 pub mod auth;
 pub mod call;
 pub mod error;
+pub mod front;
 pub mod listen;
 pub mod ops;
 pub mod permit;
 pub mod router;
+pub mod session;

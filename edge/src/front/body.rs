@@ -1,0 +1,173 @@
+//! The bodies of both directions: a request's read once within its bounds, a response's as slices.
+//!
+//! Guarantees: room is taken before bytes are kept, a body over its bound is never read to its end, a body
+//! that comes in one piece is not copied, and a client that sends it too slowly is not waited for.
+
+use std::convert::Infallible;
+use std::fmt;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use http_body_util::BodyExt;
+
+use tokio::time::timeout;
+use wire::splice::Parts;
+
+use crate::permit::{Bound, CallPermit};
+
+/// A response's body.
+#[derive(Default)]
+pub struct Body(Inner);
+
+#[derive(Default)]
+enum Inner {
+    #[default]
+    Empty,
+    Whole(Parts),
+    Stream(Pin<Box<dyn HttpBody<Data = Parts, Error = Infallible> + Send>>),
+}
+
+impl Body {
+    /// A body whose length is known.
+    pub(super) fn whole(parts: impl Into<Parts>) -> Self {
+        Self(Inner::Whole(parts.into()))
+    }
+
+    /// A body that comes as it happens.
+    pub(super) fn stream(stream: impl HttpBody<Data = Parts, Error = Infallible> + Send + 'static) -> Self {
+        Self(Inner::Stream(Box::pin(stream)))
+    }
+}
+
+impl HttpBody for Body {
+    type Data = Parts;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Parts>, Infallible>>> {
+        match &mut self.0 {
+            Inner::Empty => Poll::Ready(None),
+            Inner::Whole(parts) => {
+                let parts = std::mem::take(parts);
+                self.0 = Inner::Empty;
+                Poll::Ready(Some(Ok(Frame::data(parts))))
+            }
+            Inner::Stream(stream) => stream.as_mut().poll_frame(context),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        matches!(self.0, Inner::Empty)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.0 {
+            Inner::Empty => SizeHint::with_exact(0),
+            Inner::Whole(parts) => SizeHint::with_exact(parts.len_bytes() as u64),
+            Inner::Stream(_) => SizeHint::default(),
+        }
+    }
+}
+
+impl fmt::Debug for Body {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.0 {
+            Inner::Empty => "Body(empty)",
+            Inner::Whole(_) => "Body(whole)",
+            Inner::Stream(_) => "Body(stream)",
+        })
+    }
+}
+
+/// Why a request's body was not read.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum ReadError {
+    /// It is larger than this many bytes, as announced or as it came.
+    TooLarge(usize),
+    /// A bound of the process is reached.
+    Full(Bound),
+    /// It did not come in time.
+    Slow,
+    /// The connection broke, or the framing of the body did.
+    Broken,
+}
+
+/// Reads a body of at most `limit_bytes` within `patience`.
+///
+/// `room` is the call's permit, or the bound that refused one. Notifications and answers need no permit, and
+/// before the body is read nobody knows what it is: so without one a small body is still read.
+///
+/// # Errors
+/// See [`ReadError`].
+pub(super) async fn read<B>(
+    body: B,
+    limit_bytes: usize,
+    patience: Duration,
+    room: &mut Result<CallPermit, Bound>,
+) -> Result<Bytes, ReadError>
+where
+    B: HttpBody<Data = Bytes>,
+{
+    let reading = match room {
+        Ok(permit) => timeout(patience, collect(body, limit_bytes, Some(permit))).await,
+        Err(bound) => match timeout(patience, collect(body, SMALL_BYTES.min(limit_bytes), None)).await {
+            Ok(Err(ReadError::TooLarge(_))) => Ok(Err(ReadError::Full(*bound))),
+            other => other,
+        },
+    };
+    reading.unwrap_or(Err(ReadError::Slow))
+}
+
+async fn collect<B>(
+    body: B,
+    limit_bytes: usize,
+    mut permit: Option<&mut CallPermit>,
+) -> Result<Bytes, ReadError>
+where
+    B: HttpBody<Data = Bytes>,
+{
+    let announced = body.size_hint();
+    if announced.lower() > limit_bytes as u64 {
+        return Err(ReadError::TooLarge(limit_bytes));
+    }
+    let mut take = |more: usize| match permit.as_deref_mut() {
+        Some(permit) => permit.hold_bytes(more).map_err(ReadError::Full),
+        None => Ok(()),
+    };
+    let mut room_bytes = announced.exact().and_then(|exact| usize::try_from(exact).ok()).unwrap_or(0);
+    take(room_bytes)?;
+    let mut body = pin!(body);
+    let (mut first, mut rest) = (Bytes::new(), BytesMut::new());
+    while let Some(frame) = body.frame().await {
+        let Ok(frame) = frame else { return Err(ReadError::Broken) };
+        let Ok(chunk) = frame.into_data() else { continue }; // trailers say nothing here
+        let read_bytes = first.len() + rest.len() + chunk.len();
+        if read_bytes > limit_bytes {
+            return Err(ReadError::TooLarge(limit_bytes));
+        }
+        // Of unknown length: so far the chunk is in its connection's own buffer, which is bounded.
+        if read_bytes > room_bytes {
+            take(read_bytes - room_bytes)?;
+            room_bytes = read_bytes;
+        }
+        if first.is_empty() && rest.is_empty() {
+            first = chunk;
+            continue;
+        }
+        if rest.is_empty() {
+            rest.reserve(room_bytes);
+            rest.extend_from_slice(&std::mem::take(&mut first));
+        }
+        rest.extend_from_slice(&chunk);
+    }
+    Ok(if rest.is_empty() { first } else { rest.freeze() })
+}
+
+/// What is read of a body that got no permit: enough for any notification, and 40 MB if all of 10,000
+/// connections send one.
+const SMALL_BYTES: usize = 4096;

@@ -1,0 +1,202 @@
+//! One call on its way back: waits for the reply and decides late between one JSON response and a stream.
+//!
+//! ```text
+//!            outcome ────────────────────────▶ JSON
+//! dispatched
+//!            progress, or a long silence ────▶ stream ──events──▶ outcome ──▶ end
+//! ```
+//! Late, because a status cannot be taken back once a stream has begun, and one JSON response costs less
+//! everywhere. What a client's leaving means is the era's business, said by [`Tie`].
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Response, StatusCode};
+use tokio::time::{Instant, timeout_at};
+use wire::Message;
+use wire::id::RequestId;
+use wire::mcp::meta;
+use wire::splice::{Parts, Splice};
+
+use super::body::Body;
+use super::media::Accepts;
+use super::metrics::{Metrics, Record, StreamKind};
+use super::reply::{Answer, Manner};
+use super::sse::{self, Fed, Feed};
+use crate::call::{Event, Next, Reply};
+use crate::error::{Blame, Error, Kind};
+use crate::ops::drain::DrainWatch;
+use crate::session::InFlight;
+
+/// A call whose client waits.
+pub(super) struct Exchange {
+    state: State,
+}
+
+enum State {
+    Waiting(Box<Waiting>),
+    /// Terminal: the outcome was taken.
+    Over,
+}
+
+/// See [`Exchange`].
+pub(super) struct Waiting {
+    pub(super) reply: Reply,
+    pub(super) id: RequestId,
+    /// The client's own progress token as JSON; without one it wants no progress.
+    pub(super) progress_token: Option<Bytes>,
+    pub(super) manner: Manner,
+    pub(super) record: Record,
+    pub(super) tie: Tie,
+}
+
+/// What holds a call to its client.
+pub(super) enum Tie {
+    /// The response itself: when the client closes it, the call is cancelled.
+    // MCP 2026-07-28 streamable-http, Cancellation
+    Response,
+    /// The session: the call goes on when the response breaks, until it ends or is cancelled by a message.
+    // MCP 2025-11-25 basic/transports: a disconnection is not a cancellation
+    Session(InFlight, DrainWatch),
+}
+
+/// When a stream begins, and what keeps it alive.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Pace {
+    pub(super) stream_after: Duration,
+    pub(super) keep_alive: Duration,
+}
+
+enum Step {
+    Progress(Parts),
+    End(Answer),
+    /// The client itself cancelled the call, or its session ended.
+    Cancelled(Answer),
+}
+
+/// The client's progress token in a request.
+pub(super) fn progress_token(request: &Message) -> Option<Bytes> {
+    request.meta_value(meta::PROGRESS_TOKEN).map(|token| token.span().slice(request.bytes()))
+}
+
+impl Exchange {
+    pub(super) fn new(waiting: Waiting) -> Self {
+        Self { state: State::Waiting(Box::new(waiting)) }
+    }
+
+    /// The response, once it is known which.
+    pub(super) async fn respond(mut self, accepts: Accepts, pace: Pace, metrics: &Metrics) -> Response<Body> {
+        let silence_ends = Instant::now() + pace.stream_after;
+        let first = loop {
+            let step = if accepts.events {
+                match timeout_at(silence_ends, self.step()).await {
+                    Ok(step) => step,
+                    Err(_) => break None,
+                }
+            } else {
+                self.step().await
+            };
+            match step {
+                Step::Progress(message) if accepts.events => break Some(message),
+                Step::Progress(_) => {}
+                // An error with a status of its own is JSON in any case: nothing of a stream was promised yet.
+                Step::End(answer) if !accepts.json && answer.status == StatusCode::OK => {
+                    return sse::single(&answer.message);
+                }
+                Step::End(answer) | Step::Cancelled(answer) => return answer.into_json(),
+            }
+        };
+        sse::response(first, self, pace.keep_alive, metrics.stream(StreamKind::Call))
+    }
+
+    /// Cancel-safe: what was not returned stays in the reply.
+    async fn step(&mut self) -> Step {
+        let State::Waiting(waiting) = &mut self.state else { return std::future::pending().await };
+        let step = waiting.step().await;
+        if !matches!(step, Step::Progress(_)) {
+            // Booked and given back now, and not when the client has read the last byte.
+            self.state = State::Over;
+        }
+        step
+    }
+}
+
+impl Feed for Exchange {
+    async fn next(mut self) -> Fed<Self> {
+        match self.step().await {
+            Step::Progress(message) => Fed::More(message, self),
+            Step::End(answer) => Fed::Last(answer.message),
+            // MCP 2025-11-25 basic/utilities/cancellation: no response to a cancelled request
+            Step::Cancelled(_) => Fed::End,
+        }
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        let State::Waiting(waiting) = std::mem::replace(&mut self.state, State::Over) else { return };
+        let Tie::Session(_, drain) = &waiting.tie else { return };
+        // A runtime that is going down drops its tasks; there is nothing left to run the call then.
+        if tokio::runtime::Handle::try_current().is_ok() {
+            drain.clone().spawn(waiting.finish_alone());
+        }
+    }
+}
+
+impl Waiting {
+    async fn step(&mut self) -> Step {
+        loop {
+            let next = match &self.tie {
+                Tie::Response => self.reply.next().await,
+                // Both arms are cancel-safe: a token keeps its state, a reply keeps what it did not yield.
+                Tie::Session(in_flight, _) => tokio::select! {
+                    biased;
+                    () = in_flight.cancelled() => return self.cancelled(),
+                    next = self.reply.next() => next,
+                },
+            };
+            match next {
+                Next::Event(Event::Progress(message)) => {
+                    if let Some(message) = self.progress(message) {
+                        return Step::Progress(message);
+                    }
+                }
+                Next::Outcome(outcome) => {
+                    let answer = self.manner.answer(&self.id, outcome);
+                    self.record.end(answer.ending);
+                    return Step::End(answer);
+                }
+            }
+        }
+    }
+
+    /// The client knows only its own token.
+    // MCP 2025-11-25 basic/utilities/progress: the token comes back as it was sent
+    fn progress(&self, message: Message) -> Option<Parts> {
+        let token = self.progress_token.clone()?;
+        let span = message.param(meta::PROGRESS_TOKEN)?.span();
+        let mut splice = Splice::new(message.bytes().clone());
+        splice.replace(span, token);
+        Some(splice.finish())
+    }
+
+    fn cancelled(&mut self) -> Step {
+        let ended = matches!(&self.tie, Tie::Session(in_flight, _) if in_flight.session_ended());
+        let message =
+            if ended { "the session ended before the call did" } else { "the client cancelled the call" };
+        let answer = self.manner.failed(&self.id, &Error::new(Kind::Cancelled, Blame::Downstream, message));
+        self.record.end(answer.ending);
+        Step::Cancelled(answer)
+    }
+
+    /// The client has left; the call has not.
+    async fn finish_alone(mut self: Box<Self>) {
+        let Tie::Session(_, drain) = &self.tie else { return };
+        let drain = drain.clone();
+        let to_its_end = async { while let Step::Progress(_) = self.step().await {} };
+        tokio::select! {
+            () = to_its_end => {}
+            () = drain.cut() => {}
+        }
+    }
+}

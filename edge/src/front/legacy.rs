@@ -1,0 +1,303 @@
+//! The adapter for legacy clients over streamable HTTP (MCP 2025-03-26 to 2025-11-25; a client that asks for
+//! 2024-11-05 is served too): a handshake, a session, requests within it, and a stream beside them.
+//!
+//! What the client said once in its handshake is put beside each of its calls, and that is all the
+//! translation there is on the way in. What is not here: replay, HTTP+SSE, and questions to the client.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::header::{HeaderName, HeaderValue};
+use http::{HeaderMap, Response, StatusCode};
+use serde_json::json;
+use tokio::sync::watch;
+use wire::code;
+use wire::id::RequestId;
+use wire::mcp::header::{PROTOCOL_VERSION, SESSION_ID};
+use wire::mcp::method::{Method, Notice};
+use wire::mcp::version::{ProtocolVersion, negotiate};
+use wire::splice::Parts;
+use wire::{Era, Kind, Message};
+
+use super::body::Body;
+use super::classify;
+use super::exchange::{Exchange, Tie, Waiting, progress_token};
+use super::media::{self, Accepts};
+use super::metrics::{Record, StreamKind, Subject};
+use super::modern::accepted;
+use super::refusal::{self, ErrorObject, Refusal};
+use super::reply::Manner;
+use super::sse::{self, Fed, Feed};
+use super::{Front, Posted, headers};
+use crate::call::{Affinity, Call, Caller, Client, ServerName};
+use crate::ops::drain::DrainWatch;
+use crate::permit::Bound;
+use crate::router::ListChanges;
+use crate::session::{Attached, Birth, Refused, Session};
+
+/// Opens a session.
+// MCP 2025-11-25 basic/lifecycle, Initialization
+pub(super) fn initialize(front: &Front, posted: &Posted) -> Result<Response<Body>, Refusal> {
+    let message = &posted.message;
+    let Some(asked) = message.param("protocolVersion").and_then(|value| value.as_str()) else {
+        return Err(Refusal::bad_request(code::INVALID_PARAMS, "params.protocolVersion must be a string"));
+    };
+    let version = negotiate(&asked);
+    let client =
+        Client { info: object(message, "clientInfo")?, capabilities: object(message, "capabilities")? };
+    let gateway = &front.rooms.gateway;
+    let session = front.rooms.sessions.open(Birth {
+        caller: posted.caller.clone(),
+        scope: posted.scope.clone(),
+        version,
+        client: Arc::new(client),
+        seen: *gateway.changes().borrow(),
+    })?;
+    let id = HeaderValue::from_str(session.id()).map_err(|_| {
+        Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, code::INTERNAL_ERROR, "bad session id")
+    })?;
+    let mut result = json!({
+        "protocolVersion": version.as_str(),
+        "capabilities": {
+            "tools": { "listChanged": true },
+            "prompts": { "listChanged": true },
+            "resources": { "listChanged": true },
+            "completions": {},
+        },
+        "serverInfo": front.config.identity(),
+    });
+    if let (Some(text), Some(result)) = (gateway.instructions(posted.scope.as_ref()), result.as_object_mut())
+    {
+        result.insert("instructions".to_owned(), text.into());
+    }
+    let mut response = own_result(message, posted.accepts, result.to_string());
+    response.headers_mut().insert(HeaderName::from_static(SESSION_ID), id);
+    Ok(response)
+}
+
+/// Takes one message of a session.
+pub(super) async fn message(front: &Front, posted: Posted) -> Result<Response<Body>, Refusal> {
+    let session = find(front, &posted.headers, &posted.caller, posted.scope.as_ref())?;
+    check_version(&posted.headers)?;
+    match posted.message.kind() {
+        Kind::Request => request(front, posted, &session).await,
+        Kind::Notification => {
+            notice(&session, &posted.message);
+            Ok(accepted())
+        }
+        // Nothing is ever asked of this client, so the answer belongs to nothing.
+        Kind::Response => Ok(accepted()),
+    }
+}
+
+/// Opens the stream that carries what belongs to no call.
+// MCP 2025-11-25 basic/transports, Listening for Messages from the Server
+pub(super) fn open_stream(
+    front: &Front,
+    headers: &HeaderMap,
+    caller: &Caller,
+    scope: Option<&ServerName>,
+) -> Result<Response<Body>, Refusal> {
+    let session = find(front, headers, caller, scope)?;
+    check_version(headers)?;
+    media::wants_events(headers)?;
+    let feed = Listening {
+        attached: session.attach(),
+        changes: front.rooms.gateway.changes(),
+        drain: front.rooms.drain.clone(),
+        // What changed while no stream was open is told first.
+        waiting: VecDeque::new(),
+    }
+    .caught_up();
+    let count = front.rooms.metrics.stream(StreamKind::Session);
+    Ok(sse::response(None, feed, front.config.keep_alive, count))
+}
+
+/// Ends a session.
+// MCP 2025-11-25 basic/transports, Session Management
+pub(super) fn end_session(
+    front: &Front,
+    headers: &HeaderMap,
+    caller: &Caller,
+    scope: Option<&ServerName>,
+) -> Result<Response<Body>, Refusal> {
+    let session = find(front, headers, caller, scope)?;
+    front.rooms.sessions.delete(&session);
+    let mut response = Response::new(Body::default());
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    Ok(response)
+}
+
+async fn request(front: &Front, posted: Posted, session: &Arc<Session>) -> Result<Response<Body>, Refusal> {
+    let message = &posted.message;
+    let method = Method::parse(message.method());
+    if method == Method::Ping {
+        return Ok(own_result(message, posted.accepts, "{}"));
+    }
+    if !classify::is_routed(method) {
+        return Ok(unknown_method(message));
+    }
+    let Some(id) = message.id().cloned() else {
+        return Err(Refusal::bad_request(code::INVALID_REQUEST, "a request has an id"));
+    };
+    call(front, posted, session, (method, id)).await
+}
+
+async fn call(
+    front: &Front,
+    posted: Posted,
+    session: &Arc<Session>,
+    (method, id): (Method, RequestId),
+) -> Result<Response<Body>, Refusal> {
+    let Posted { caller, scope, accepts, room, message, .. } = posted;
+    let permit = room.map_err(Bound::refusal)?;
+    let in_flight = session.begin(id.clone()).map_err(|refused| match refused {
+        Refused::Ended => unknown_session(),
+        Refused::Duplicate => {
+            Refusal::bad_request(code::INVALID_REQUEST, "a request of this id is still on its way")
+        }
+        Refused::Full(error) => error.into(),
+    })?;
+    let subject = Subject { era: Era::Legacy, method, server: scope.clone(), log: front.config.log_calls };
+    let record = Record::start(&front.rooms.metrics, subject);
+    let progress_token = progress_token(&message);
+    let manner = Manner { era: Era::Legacy, scope: scope.clone() };
+    let reply = front.rooms.gateway.dispatch(Call {
+        caller,
+        client: session.client().clone(),
+        affinity: Affinity::Session(session.key().clone()),
+        scope,
+        method,
+        request: message,
+        rename: None,
+        permit,
+    });
+    let tie = Tie::Session(in_flight, front.rooms.drain.clone());
+    let waiting = Waiting { reply, id, progress_token, manner, record, tie };
+    Ok(Exchange::new(waiting).respond(accepts, front.config.pace(), &front.rooms.metrics).await)
+}
+
+fn notice(session: &Session, message: &Message) {
+    match Notice::parse(message.method()) {
+        Notice::Initialized => session.initialized(),
+        // MCP 2025-11-25 basic/utilities/cancellation: unknown ids are ignored
+        Notice::Cancelled => {
+            let id = message.param("requestId").and_then(|value| RequestId::parse(value.raw()));
+            if let Some(id) = id {
+                session.cancel(&id);
+            }
+        }
+        _ => {}
+    }
+}
+
+/// The session a message belongs to.
+// MCP 2025-11-25 basic/transports, Session Management: 400 without an id, 404 for one that is not known
+fn find(
+    front: &Front,
+    headers: &HeaderMap,
+    caller: &Caller,
+    scope: Option<&ServerName>,
+) -> Result<Arc<Session>, Refusal> {
+    let id = match headers::single(headers, SESSION_ID) {
+        Ok(Some(id)) => id.to_str().unwrap_or_default(),
+        Ok(None) => {
+            let message = "Mcp-Session-Id is missing; send initialize first, without it";
+            return Err(Refusal::bad_request(code::INVALID_REQUEST, message));
+        }
+        Err(headers::Repeated) => {
+            return Err(Refusal::bad_request(code::INVALID_REQUEST, "send one Mcp-Session-Id"));
+        }
+    };
+    front.rooms.sessions.find(id, caller, scope).ok_or_else(unknown_session)
+}
+
+fn unknown_session() -> Refusal {
+    Refusal::new(StatusCode::NOT_FOUND, code::INVALID_REQUEST, "unknown session; send initialize again")
+}
+
+/// Absent is fine, for the session knows its version; so is another version that is spoken here.
+// MCP 2025-11-25 basic/transports, Protocol Version Header: 400 for an unsupported one
+fn check_version(headers: &HeaderMap) -> Result<(), Refusal> {
+    let spoken = match headers::single(headers, PROTOCOL_VERSION) {
+        Ok(None) => true,
+        Ok(Some(value)) => {
+            value.to_str().is_ok_and(|version| ProtocolVersion::parse(version.trim()).is_some())
+        }
+        Err(headers::Repeated) => false,
+    };
+    if spoken {
+        return Ok(());
+    }
+    Err(Refusal::bad_request(code::INVALID_REQUEST, "unsupported MCP-Protocol-Version"))
+}
+
+/// A copy, because a session must not keep the whole body in memory.
+fn object(message: &Message, key: &str) -> Result<Option<Bytes>, Refusal> {
+    match message.param(key) {
+        None => Ok(None),
+        Some(value) if value.is_object() => Ok(Some(Bytes::copy_from_slice(value.raw()))),
+        Some(_) => Err(Refusal::bad_request(code::INVALID_PARAMS, format!("params.{key} must be an object"))),
+    }
+}
+
+fn own_result(request: &Message, accepts: Accepts, result: impl Into<Bytes>) -> Response<Body> {
+    let message = refusal::message(request.id(), "result", Parts::from(result.into()));
+    if accepts.json { refusal::json(message) } else { sse::single(&message) }
+}
+
+/// 200, because a 404 would tell this client that its session is gone.
+fn unknown_method(request: &Message) -> Response<Body> {
+    let error = ErrorObject { code: code::METHOD_NOT_FOUND, message: "no such method".into(), data: None };
+    refusal::json(refusal::message(request.id(), "error", Parts::from(error.to_bytes())))
+}
+
+/// The stream of a session.
+struct Listening {
+    attached: Attached,
+    changes: watch::Receiver<ListChanges>,
+    drain: DrainWatch,
+    /// Notifications not yet sent; at most one of each kind.
+    waiting: VecDeque<&'static str>,
+}
+
+impl Listening {
+    fn caught_up(mut self) -> Self {
+        let now = *self.changes.borrow_and_update();
+        let news = self.attached.session().news(now);
+        let all = [
+            (news.tools, TOOLS_CHANGED),
+            (news.prompts, PROMPTS_CHANGED),
+            (news.resources, RESOURCES_CHANGED),
+        ];
+        self.waiting.extend(all.into_iter().filter(|(changed, _)| *changed).map(|(_, notice)| notice));
+        self
+    }
+}
+
+impl Feed for Listening {
+    async fn next(mut self) -> Fed<Self> {
+        loop {
+            if let Some(notice) = self.waiting.pop_front() {
+                return Fed::More(Parts::from(Bytes::from_static(notice.as_bytes())), self);
+            }
+            // All arms are cancel-safe: tokens and watched values keep their state.
+            tokio::select! {
+                biased;
+                () = self.attached.over() => return Fed::End,
+                () = self.drain.stopping() => return Fed::End,
+                changed = self.changes.changed() => {
+                    if changed.is_err() {
+                        return Fed::End; // the router is gone, and with it this process
+                    }
+                }
+            }
+            self = self.caught_up();
+        }
+    }
+}
+
+const TOOLS_CHANGED: &str = r#"{"jsonrpc":"2.0","method":"notifications/tools/list_changed"}"#;
+const PROMPTS_CHANGED: &str = r#"{"jsonrpc":"2.0","method":"notifications/prompts/list_changed"}"#;
+const RESOURCES_CHANGED: &str = r#"{"jsonrpc":"2.0","method":"notifications/resources/list_changed"}"#;

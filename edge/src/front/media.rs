@@ -1,0 +1,140 @@
+//! Media types: what a client sends, and which forms of an answer it takes.
+//!
+//! Lenient where clients of the field are: no `Accept` means both forms, a charset is allowed, a client that
+//! takes one form only gets that one. No revision prescribes 406 or 415; SDKs send them.
+
+use http::StatusCode;
+use http::header::{ACCEPT, CONTENT_TYPE, HeaderMap};
+use wire::code;
+
+use super::refusal::Refusal;
+
+/// The forms of an answer that a client takes; at least one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Accepts {
+    pub(super) json: bool,
+    pub(super) events: bool,
+}
+
+impl Accepts {
+    /// Reads `Accept`.
+    ///
+    /// # Errors
+    /// 406 when it rules out both forms.
+    pub(super) fn of(headers: &HeaderMap) -> Result<Self, Refusal> {
+        let mut accepts = Self { json: false, events: false };
+        if !headers.contains_key(ACCEPT) {
+            return Ok(Self { json: true, events: true });
+        }
+        let values = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
+        for range in values.flat_map(|value| value.split(',')) {
+            let (kind, parameters) = range.split_once(';').unwrap_or((range, ""));
+            if is_refused(parameters) {
+                continue;
+            }
+            match kind.trim().to_ascii_lowercase().as_str() {
+                "*/*" => accepts = Self { json: true, events: true },
+                "application/json" | "application/*" => accepts.json = true,
+                "text/event-stream" | "text/*" => accepts.events = true,
+                _ => {}
+            }
+        }
+        if !accepts.json && !accepts.events {
+            return Err(not_acceptable("accept application/json and text/event-stream"));
+        }
+        Ok(accepts)
+    }
+}
+
+/// Checks that a stream is wanted.
+///
+/// # Errors
+/// 406 when it is not.
+pub(super) fn wants_events(headers: &HeaderMap) -> Result<(), Refusal> {
+    match Accepts::of(headers) {
+        Ok(Accepts { events: true, .. }) => Ok(()),
+        _ => Err(not_acceptable("accept text/event-stream")),
+    }
+}
+
+/// Checks that a body is JSON in UTF-8.
+///
+/// # Errors
+/// 415 when its `Content-Type` says otherwise.
+pub(super) fn is_json(headers: &HeaderMap) -> Result<(), Refusal> {
+    let Some(value) = headers.get(CONTENT_TYPE) else { return Ok(()) };
+    let text = value.to_str().unwrap_or_default().to_ascii_lowercase();
+    let (kind, parameters) = text.split_once(';').unwrap_or((&text, ""));
+    let utf8 = parameters.split(';').all(|parameter| match parameter.trim().split_once('=') {
+        Some(("charset", charset)) => matches!(charset.trim_matches('"'), "utf-8" | "utf8" | "us-ascii"),
+        _ => true,
+    });
+    if kind.trim() == "application/json" && utf8 {
+        return Ok(());
+    }
+    Err(Refusal::new(
+        StatusCode::UNSUPPORTED_MEDIA_TYPE,
+        code::INVALID_REQUEST,
+        "send Content-Type: application/json, in UTF-8",
+    ))
+}
+
+fn not_acceptable(message: &'static str) -> Refusal {
+    Refusal::new(StatusCode::NOT_ACCEPTABLE, code::INVALID_REQUEST, message)
+}
+
+/// Whether a media range has the weight zero.
+// RFC 9110 §12.4.2
+fn is_refused(parameters: &str) -> bool {
+    parameters.split(';').any(|parameter| {
+        parameter.trim().strip_prefix("q=").is_some_and(|weight| weight.parse::<f32>() == Ok(0.0))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::HeaderValue;
+
+    fn headers(name: http::HeaderName, value: &str) -> HeaderMap {
+        HeaderMap::from_iter([(name, HeaderValue::from_str(value).unwrap())])
+    }
+
+    #[test]
+    fn accept_is_read_leniently() {
+        let both = Some((true, true));
+        let table = [
+            ("application/json, text/event-stream", both),
+            ("text/event-stream;q=0.5, application/json", both),
+            ("*/*", both),
+            ("Application/JSON", Some((true, false))),
+            ("text/event-stream", Some((false, true))),
+            ("application/json, text/event-stream;q=0", Some((true, false))),
+            ("text/html, */*;q=0.1", both),
+            ("text/html", None),
+            ("", None),
+            ("*/*;q=0", None),
+        ];
+        for (value, expected) in table {
+            let got = Accepts::of(&headers(ACCEPT, value)).ok().map(|a| (a.json, a.events));
+            assert_eq!(got, expected, "{value}");
+        }
+        assert_eq!(Accepts::of(&HeaderMap::new()).unwrap(), Accepts { json: true, events: true });
+        assert!(wants_events(&headers(ACCEPT, "application/json")).is_err());
+        assert!(wants_events(&HeaderMap::new()).is_ok());
+    }
+
+    #[test]
+    fn content_type_is_json_in_utf8() {
+        for good in
+            ["application/json", "application/json; charset=utf-8", "Application/JSON;charset=\"UTF-8\""]
+        {
+            assert!(is_json(&headers(CONTENT_TYPE, good)).is_ok(), "{good}");
+        }
+        for bad in ["text/plain", "application/json; charset=utf-16", "application/jsonp", ""] {
+            let refusal = is_json(&headers(CONTENT_TYPE, bad)).unwrap_err();
+            assert_eq!(refusal.status(), StatusCode::UNSUPPORTED_MEDIA_TYPE, "{bad}");
+        }
+        assert!(is_json(&HeaderMap::new()).is_ok());
+    }
+}

@@ -1,0 +1,287 @@
+//! What operators see of calls, streams and responses.
+//!
+//! Labels come from closed sets: never names, URIs or ids that a client sent.
+
+use std::time::Duration;
+
+use http::StatusCode;
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::{Registry, Unit};
+use tokio::time::Instant;
+use wire::Era;
+use wire::mcp::method::Method;
+
+use crate::call::ServerName;
+use crate::error::Kind;
+
+/// See the module.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    calls: Family<CallLabels, Counter>,
+    latency: Family<LatencyLabels, Histogram, fn() -> Histogram>,
+    in_flight: Gauge,
+    streams: Family<StreamLabels, Gauge>,
+    responses: Family<StatusLabels, Counter>,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self {
+            calls: Family::default(),
+            latency: Family::new_with_constructor(latency_histogram),
+            in_flight: Gauge::default(),
+            streams: Family::default(),
+            responses: Family::default(),
+        }
+    }
+}
+
+impl Metrics {
+    /// Registers under the process's prefix.
+    pub fn register(&self, registry: &mut Registry) {
+        registry.register(
+            "calls",
+            "Calls by method class, era of the client and outcome; look at the servers when others than ok grow",
+            self.calls.clone(),
+        );
+        registry.register_with_unit(
+            "call_duration",
+            "Time from a call's request to its outcome; compare with the server alone before blaming it",
+            Unit::Seconds,
+            self.latency.clone(),
+        );
+        registry.register(
+            "calls_in_flight",
+            "Calls on their way; near limits.calls add replicas",
+            self.in_flight.clone(),
+        );
+        registry.register(
+            "streams",
+            "Open event streams by kind; each holds a client connection",
+            self.streams.clone(),
+        );
+        registry.register(
+            "http_responses",
+            "Responses by status; 401 and 403 mean clients set up wrongly, 503 and 429 a bound that is hit",
+            self.responses.clone(),
+        );
+    }
+
+    /// Calls on their way.
+    pub fn in_flight(&self) -> i64 {
+        self.in_flight.get()
+    }
+
+    /// Open streams.
+    pub fn streams(&self) -> i64 {
+        [StreamKind::Call, StreamKind::Session]
+            .into_iter()
+            .map(|kind| self.streams.get_or_create(&StreamLabels { kind }).get())
+            .sum()
+    }
+
+    /// Calls of this class that ended so, over both eras.
+    pub fn calls(&self, class: Class, outcome: Ending) -> u64 {
+        [CallEra::Legacy, CallEra::Modern]
+            .into_iter()
+            .map(|era| self.calls.get_or_create(&CallLabels { method: class, era, outcome }).get())
+            .sum()
+    }
+
+    pub(super) fn response(&self, status: StatusCode) {
+        self.responses.get_or_create(&StatusLabels { status: status.as_u16() }).inc();
+    }
+
+    pub(super) fn stream(&self, kind: StreamKind) -> StreamCount {
+        let gauge = self.streams.get_or_create(&StreamLabels { kind }).clone();
+        gauge.inc();
+        StreamCount(gauge)
+    }
+}
+
+/// One open stream, while it lives.
+#[derive(Debug)]
+pub(super) struct StreamCount(Gauge);
+
+impl Drop for StreamCount {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+/// One call being counted: begun when it is dispatched, booked once when it ends, whichever way.
+#[derive(Debug)]
+pub(super) struct Record {
+    metrics: Metrics,
+    subject: Subject,
+    start: Instant,
+    ending: Ending,
+}
+
+/// What is known of a call from the start.
+#[derive(Debug)]
+pub(super) struct Subject {
+    pub(super) era: Era,
+    pub(super) method: Method,
+    pub(super) server: Option<ServerName>,
+    /// One log event when the call ends.
+    pub(super) log: bool,
+}
+
+impl Record {
+    pub(super) fn start(metrics: &Metrics, subject: Subject) -> Self {
+        metrics.in_flight.inc();
+        // Until something else is known: the client went away.
+        Self { metrics: metrics.clone(), subject, start: Instant::now(), ending: Ending::Cancelled }
+    }
+
+    /// The call has ended; dropping the record books it.
+    pub(super) fn end(&mut self, ending: Ending) {
+        self.ending = ending;
+    }
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        let elapsed = self.start.elapsed();
+        let class = Class::of(self.subject.method);
+        let era = match self.subject.era {
+            Era::Modern => CallEra::Modern,
+            Era::Legacy => CallEra::Legacy,
+        };
+        self.metrics.in_flight.dec();
+        self.metrics.calls.get_or_create(&CallLabels { method: class, era, outcome: self.ending }).inc();
+        self.metrics.latency.get_or_create(&LatencyLabels { method: class }).observe(elapsed.as_secs_f64());
+        if self.subject.log {
+            self.log(elapsed);
+        }
+    }
+}
+
+impl Record {
+    /// Never arguments, results or credentials.
+    fn log(&self, elapsed: Duration) {
+        tracing::info!(
+            server = self.subject.server.as_ref().map(ServerName::as_str),
+            method = self.subject.method.as_str(),
+            era = ?self.subject.era,
+            elapsed_ms = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX),
+            outcome = ?self.ending,
+            "call"
+        );
+    }
+}
+
+/// Methods that behave alike.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[expect(missing_docs, reason = "each is the method of that name, or all lists")]
+pub enum Class {
+    ToolsCall,
+    PromptsGet,
+    ResourcesRead,
+    Complete,
+    List,
+    Other,
+}
+
+impl Class {
+    fn of(method: Method) -> Self {
+        match method {
+            Method::ToolsCall => Self::ToolsCall,
+            Method::PromptsGet => Self::PromptsGet,
+            Method::ResourcesRead => Self::ResourcesRead,
+            Method::Complete => Self::Complete,
+            Method::ToolsList
+            | Method::PromptsList
+            | Method::ResourcesList
+            | Method::ResourceTemplatesList => Self::List,
+            _ => Self::Other,
+        }
+    }
+}
+
+/// How a call ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[expect(missing_docs, reason = "each but the first three is the error of that name")]
+pub enum Ending {
+    /// With a result, which may be a tool's own error.
+    Ok,
+    /// With the server's own JSON-RPC error.
+    Refused,
+    /// The request was wrong: a name, a parameter.
+    Invalid,
+    Unreachable,
+    Busy,
+    Died,
+    Timeout,
+    TooLarge,
+    Protocol,
+    Cancelled,
+    Draining,
+    Lost,
+}
+
+impl Ending {
+    pub(super) fn of(kind: &Kind) -> Self {
+        match kind {
+            Kind::Unreachable => Self::Unreachable,
+            Kind::Busy => Self::Busy,
+            Kind::Died => Self::Died,
+            Kind::Timeout => Self::Timeout,
+            Kind::TooLarge => Self::TooLarge,
+            Kind::Protocol => Self::Protocol,
+            Kind::Cancelled => Self::Cancelled,
+            Kind::Draining => Self::Draining,
+            Kind::Lost => Self::Lost,
+            Kind::InvalidRequest | Kind::InvalidParams | Kind::UnknownMethod | Kind::UnknownResource(_) => {
+                Self::Invalid
+            }
+        }
+    }
+}
+
+/// Whom a stream belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+pub(super) enum StreamKind {
+    Call,
+    Session,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+enum CallEra {
+    Modern,
+    Legacy,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CallLabels {
+    method: Class,
+    era: CallEra,
+    outcome: Ending,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct LatencyLabels {
+    method: Class,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct StreamLabels {
+    kind: StreamKind,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct StatusLabels {
+    status: u16,
+}
+
+/// From what this process adds on its own (below a millisecond) to the longest call that is allowed.
+fn latency_histogram() -> Histogram {
+    Histogram::new([
+        0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0, 300.0,
+    ])
+}

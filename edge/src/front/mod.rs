@@ -1,0 +1,309 @@
+//! One HTTP request, from its head to its response.
+//!
+//! ```text
+//! path ─▶ Host, Origin ─▶ credentials ─▶ method ─▶ body ─▶ era ─▶ modern │ legacy ─▶ response
+//!  404        403             401          405      413     400
+//! ```
+//! Nothing of a body is read before the caller is known, and nothing is dispatched before the message fits
+//! its era. The two adapters are the only places that know of eras; what they make of a request is a
+//! [`Call`](crate::call::Call). What is not here: sockets and TLS (`listen`), names (`router`).
+
+mod body;
+mod classify;
+mod exchange;
+mod headers;
+mod legacy;
+mod media;
+mod metrics;
+mod modern;
+mod origin;
+mod refusal;
+mod reply;
+mod sse;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
+use http::request::Parts as Head;
+use http::{Method, Request, Response, StatusCode};
+
+use http_body::Body as HttpBody;
+use wire::code;
+use wire::frame::one_line;
+use wire::limits::Limits;
+use wire::mcp::header::SESSION_ID;
+use wire::splice::Parts;
+use wire::{Kind, Message};
+
+use self::classify::{Class, Clues};
+use self::exchange::Pace;
+use self::media::Accepts;
+use self::refusal::Refusal;
+use crate::auth::Authenticator;
+use crate::call::{Caller, ServerName};
+use crate::ops::drain::DrainWatch;
+use crate::permit::{Bound, CallPermit, Permits};
+use crate::router::Gateway;
+use crate::session;
+
+pub use self::body::Body;
+pub use self::metrics::{Class as CallClass, Ending, Metrics};
+pub use self::origin::Rules;
+
+/// How the front behaves.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Names and origins that are let in.
+    pub rules: Rules,
+    /// Whether streamable HTTP is served; off when another transport alone was asked for.
+    pub streaming: bool,
+    /// Bounds of messages.
+    pub limits: Limits,
+    /// How long a request's body may take. 30 s: 4 MiB at a modem's pace, and no longer a connection is held.
+    pub body_timeout: Duration,
+    /// Silence after which a stream says that it is alive. 15 s: load balancers cut idle connections after 30
+    /// to 60, and SDK servers use the same.
+    pub keep_alive: Duration,
+    /// Silence after which a call's response becomes a stream. 10 s: errors with a status of their own come
+    /// earlier, and no proxy waits less for a first byte.
+    pub stream_after: Duration,
+    /// How this gateway introduces itself.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+    /// One log event for each call.
+    pub log_calls: bool,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            rules: Rules::default(),
+            streaming: true,
+            limits: Limits::default(),
+            body_timeout: Duration::from_secs(30),
+            keep_alive: Duration::from_secs(15),
+            stream_after: Duration::from_secs(10),
+            name: "mcp-edge".to_owned(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            log_calls: false,
+        }
+    }
+}
+
+impl Config {
+    fn pace(&self) -> Pace {
+        Pace { stream_after: self.stream_after, keep_alive: self.keep_alive }
+    }
+
+    fn identity(&self) -> serde_json::Value {
+        serde_json::json!({ "name": self.name, "version": self.version })
+    }
+}
+
+/// The rooms behind the front.
+pub struct Rooms {
+    /// What answers calls.
+    pub gateway: Arc<dyn Gateway>,
+    /// What tells callers.
+    pub auth: Authenticator,
+    /// The sessions of legacy clients.
+    pub sessions: session::Table,
+    /// Room for calls and bytes.
+    pub permits: Permits,
+    /// What is counted here.
+    pub metrics: Metrics,
+    /// The end of the process.
+    pub drain: DrainWatch,
+}
+
+/// The downstream side of the gateway.
+pub struct Front {
+    config: Config,
+    rooms: Rooms,
+}
+
+/// A POST that was read and is a message.
+struct Posted {
+    headers: HeaderMap,
+    caller: Caller,
+    scope: Option<ServerName>,
+    accepts: Accepts,
+    /// Room for a call, or why there is none; a message that is no call does not care.
+    room: Result<CallPermit, Bound>,
+    message: Message,
+}
+
+/// What a path leads to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Route<'a> {
+    /// The MCP endpoint of all servers, or of one.
+    Mcp(Option<&'a str>),
+    Health,
+    Ready,
+    Nothing,
+}
+
+impl<'a> Route<'a> {
+    fn of(path: &'a str) -> Self {
+        let path = path.strip_suffix('/').unwrap_or(path);
+        match path {
+            "/mcp" | "/stream" => Self::Mcp(None),
+            "/health" => Self::Health,
+            "/ready" => Self::Ready,
+            _ => path
+                .strip_prefix("/servers/")
+                .and_then(|rest| rest.strip_suffix("/mcp"))
+                .map_or(Self::Nothing, |slug| Self::Mcp(Some(slug))),
+        }
+    }
+}
+
+impl Front {
+    /// Ready to take requests.
+    pub fn new(config: Config, rooms: Rooms) -> Arc<Self> {
+        Arc::new(Self { config, rooms })
+    }
+
+    /// Answers one request. Dropping the future is the client's leaving.
+    pub async fn handle<B>(self: Arc<Self>, request: Request<B>) -> Response<Body>
+    where
+        B: HttpBody<Data = Bytes>,
+    {
+        let (head, body) = request.into_parts();
+        let response = match Route::of(head.uri.path()) {
+            Route::Mcp(slug) if self.config.streaming => self.mcp(&head, slug, body).await,
+            Route::Health => plain(&head, StatusCode::OK, "ok"),
+            Route::Ready => self.ready(&head),
+            Route::Mcp(_) | Route::Nothing => not_found("nothing is served at this path").into_response(),
+        };
+        self.rooms.metrics.response(response.status());
+        response
+    }
+
+    async fn mcp<B>(&self, head: &Head, slug: Option<&str>, body: B) -> Response<Body>
+    where
+        B: HttpBody<Data = Bytes>,
+    {
+        let admission = match self.config.rules.admit(head) {
+            Ok(admission) => admission,
+            Err(refusal) => return refused(refusal),
+        };
+        let answer = if head.method == Method::OPTIONS {
+            admission.preflight(head)
+        } else {
+            self.admitted(head, slug, body).await
+        };
+        let mut response = answer.unwrap_or_else(refused);
+        admission.open_to_page(response.headers_mut());
+        response
+    }
+
+    async fn admitted<B>(&self, head: &Head, slug: Option<&str>, body: B) -> Result<Response<Body>, Refusal>
+    where
+        B: HttpBody<Data = Bytes>,
+    {
+        match head.method {
+            // MCP 2026-07-28 streamable-http: GET is 405; a legacy stream needs a session
+            Method::GET if !head.headers.contains_key(SESSION_ID) => {
+                return Err(Refusal::method_not_allowed("GET requires an active session"));
+            }
+            Method::GET | Method::POST | Method::DELETE => {}
+            _ => return Err(Refusal::method_not_allowed("use POST, GET or DELETE")),
+        }
+        let caller = self.rooms.auth.authenticate(&head.headers)?;
+        let scope = match slug {
+            Some(slug) => {
+                Some(self.rooms.gateway.server(slug).ok_or_else(|| not_found("no server of that name"))?)
+            }
+            None => None,
+        };
+        match head.method {
+            Method::GET => legacy::open_stream(self, &head.headers, &caller, scope.as_ref()),
+            Method::DELETE => legacy::end_session(self, &head.headers, &caller, scope.as_ref()),
+            _ => self.post(head, (caller, scope), body).await,
+        }
+    }
+
+    async fn post<B>(
+        &self,
+        head: &Head,
+        (caller, scope): (Caller, Option<ServerName>),
+        body: B,
+    ) -> Result<Response<Body>, Refusal>
+    where
+        B: HttpBody<Data = Bytes>,
+    {
+        media::is_json(&head.headers)?;
+        let accepts = Accepts::of(&head.headers)?;
+        let mut room = self.rooms.permits.call(caller.principal());
+        let bytes = self.read(body, &mut room).await?;
+        // A server reads lines, so a message becomes one: a copy only for clients that send indented JSON.
+        let message = Message::scan(one_line(bytes), &self.config.limits)
+            .map_err(|error| classify::unreadable(&error))?;
+        let id = (message.kind() == Kind::Request).then(|| message.id().cloned()).flatten();
+        let headers = head.headers.clone();
+        let posted = Posted { headers, caller, scope, accepts, room, message };
+        self.message(posted).await.map_err(|refusal| refusal.answering(id.as_ref()))
+    }
+
+    async fn read<B>(&self, body: B, room: &mut Result<CallPermit, Bound>) -> Result<Bytes, Refusal>
+    where
+        B: HttpBody<Data = Bytes>,
+    {
+        let limit_bytes = self.config.limits.body_bytes;
+        body::read(body, limit_bytes, self.config.body_timeout, room).await.map_err(|error| {
+            if matches!(error, body::ReadError::TooLarge(_)) {
+                self.rooms.permits.metrics().hit(Bound::Body);
+            }
+            error.into()
+        })
+    }
+
+    async fn message(&self, posted: Posted) -> Result<Response<Body>, Refusal> {
+        let clues = Clues {
+            version: headers::version(&posted.headers),
+            session: posted.headers.contains_key(SESSION_ID),
+        };
+        match classify::classify(&posted.message, clues)? {
+            Class::Modern => modern::request(self, posted).await,
+            Class::ModernNotice => modern::notice(&posted.headers, &posted.message),
+            Class::Initialize => legacy::initialize(self, &posted),
+            Class::Legacy => legacy::message(self, posted).await,
+        }
+    }
+
+    /// One word, for whoever asks: the state of each server is told on the admin listener.
+    fn ready(&self, head: &Head) -> Response<Body> {
+        if self.rooms.drain.is_leaving() {
+            return plain(head, StatusCode::SERVICE_UNAVAILABLE, "draining");
+        }
+        if !self.rooms.gateway.is_settled() {
+            return plain(head, StatusCode::SERVICE_UNAVAILABLE, "starting");
+        }
+        plain(head, StatusCode::OK, "ready")
+    }
+}
+
+fn refused(refusal: Refusal) -> Response<Body> {
+    tracing::debug!(status = refusal.status().as_u16(), "request refused");
+    refusal.into_response()
+}
+
+fn not_found(message: &'static str) -> Refusal {
+    Refusal::new(StatusCode::NOT_FOUND, code::INVALID_REQUEST, message)
+}
+
+fn plain(head: &Head, status: StatusCode, word: &'static str) -> Response<Body> {
+    if head.method != Method::GET && head.method != Method::HEAD {
+        return Refusal::method_not_allowed("use GET").into_response();
+    }
+    let mut response = Response::new(Body::whole(Parts::from(Bytes::from_static(word.as_bytes()))));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    response
+}

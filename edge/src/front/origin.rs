@@ -1,0 +1,187 @@
+//! Which names this gateway answers to, and which web pages may talk to it.
+//!
+//! A page of a foreign site can make a browser send requests here, under a name that its owner points at
+//! 127.0.0.1. `Host` and `Origin` tell: both are checked before anything else of a request is believed
+//! (ARCHITECTURE, security). What is not here: who the caller is.
+
+use http::header::{self, HeaderMap, HeaderValue};
+use http::request::Parts as Head;
+use http::uri::{Authority, Uri};
+use http::{Response, StatusCode};
+use wire::code;
+use wire::mcp::header::{LAST_EVENT_ID, METHOD, NAME, PARAM_PREFIX, PROTOCOL_VERSION, SESSION_ID};
+
+use super::body::Body;
+use super::headers;
+use super::refusal::Refusal;
+
+/// Names and origins that are let in.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Rules {
+    /// Names this gateway answers to, with a port (only that one) or without (any). Empty: on loopback the
+    /// names of loopback, elsewhere any, because only the operator knows the names of a deployment.
+    pub hosts: Vec<String>,
+    /// Origins of web pages on other hosts that may use this gateway, as browsers write them
+    /// (`https://app.example.com`).
+    pub origins: Vec<String>,
+    /// Whether the listener is reachable from this machine alone.
+    pub loopback: bool,
+}
+
+/// A request that was let in; knows what its response owes the browser.
+#[derive(Debug)]
+pub(super) struct Admission {
+    /// The page's origin when it is a listed one.
+    listed: Option<HeaderValue>,
+}
+
+impl Rules {
+    /// Checks `Host` and `Origin`.
+    // MCP 2025-11-25 basic/transports, Security Warning: a present and invalid Origin is a 403
+    pub(super) fn admit(&self, head: &Head) -> Result<Admission, Refusal> {
+        let host = host(head).ok_or_else(|| {
+            Refusal::new(StatusCode::BAD_REQUEST, code::INVALID_REQUEST, "send one valid Host header")
+        })?;
+        if !self.answers_to(&host) {
+            return Err(forbidden("this gateway does not answer to that Host; add it to `hosts`"));
+        }
+        let Ok(origin) = headers::single(&head.headers, header::ORIGIN.as_str()) else {
+            return Err(forbidden("send one Origin header"));
+        };
+        let Some(origin) = origin else { return Ok(Admission { listed: None }) };
+        if self.lists(origin) {
+            return Ok(Admission { listed: Some(origin.clone()) });
+        }
+        let page = Place::of_origin(origin);
+        if page.is_some_and(|page| page.is_same(&host) || (self.loopback && page.is_loopback())) {
+            return Ok(Admission { listed: None });
+        }
+        Err(forbidden(FOREIGN_PAGE))
+    }
+
+    fn answers_to(&self, host: &Place) -> bool {
+        if self.hosts.is_empty() {
+            return !self.loopback || host.is_loopback();
+        }
+        self.hosts
+            .iter()
+            .filter_map(|listed| Place::parse(listed))
+            .any(|listed| listed.name == host.name && (listed.port.is_none() || listed.port == host.port))
+    }
+
+    fn lists(&self, origin: &HeaderValue) -> bool {
+        self.origins
+            .iter()
+            .any(|listed| listed.trim_end_matches('/').as_bytes().eq_ignore_ascii_case(origin.as_bytes()))
+    }
+}
+
+impl Admission {
+    /// Answers the question a browser asks before the request itself.
+    // Fetch Standard §4.8, CORS-preflight fetch
+    pub(super) fn preflight(&self, head: &Head) -> Result<Response<Body>, Refusal> {
+        if !head.headers.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD) {
+            return Err(Refusal::method_not_allowed("OPTIONS is for the preflight requests of browsers"));
+        }
+        if self.listed.is_none() {
+            return Err(forbidden(FOREIGN_PAGE));
+        }
+        let mut response = Response::new(Body::default());
+        *response.status_mut() = StatusCode::NO_CONTENT;
+        let headers = response.headers_mut();
+        headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, POST, DELETE"));
+        if let Some(allowed) = allowed_headers(&head.headers) {
+            headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, allowed);
+        }
+        headers.insert(header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static(PREFLIGHT_SECS));
+        headers.append(header::VARY, header::ACCESS_CONTROL_REQUEST_HEADERS.into());
+        Ok(response)
+    }
+
+    /// Lets the listed page read the response.
+    pub(super) fn open_to_page(&self, headers: &mut HeaderMap) {
+        let Some(origin) = &self.listed else { return };
+        headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
+        headers.insert(
+            header::ACCESS_CONTROL_EXPOSE_HEADERS,
+            HeaderValue::from_static("Mcp-Session-Id, WWW-Authenticate, Retry-After"),
+        );
+        headers.append(header::VARY, header::ORIGIN.into());
+    }
+}
+
+/// Those of the headers a page wants to send that mean something here.
+fn allowed_headers(headers: &HeaderMap) -> Option<HeaderValue> {
+    let wanted = headers.get(header::ACCESS_CONTROL_REQUEST_HEADERS)?.to_str().ok()?;
+    let known = |name: &&str| {
+        let name = name.to_ascii_lowercase();
+        ALLOWED.contains(&name.as_str()) || name.starts_with(PARAM_PREFIX)
+    };
+    let allowed: Vec<&str> = wanted.split(',').map(str::trim).filter(known).collect();
+    HeaderValue::from_str(&allowed.join(", ")).ok()
+}
+
+/// Headers that clients send; `Mcp-Param-*` comes on top.
+const ALLOWED: [&str; 8] =
+    ["authorization", "content-type", "accept", PROTOCOL_VERSION, SESSION_ID, METHOD, NAME, LAST_EVENT_ID];
+
+/// How long a browser may remember the answer. Two hours: the most that Chromium keeps.
+const PREFLIGHT_SECS: &str = "7200";
+
+const FOREIGN_PAGE: &str = "pages of that Origin may not use this gateway; add it to `cors.origins`";
+
+fn forbidden(message: &'static str) -> Refusal {
+    Refusal::new(StatusCode::FORBIDDEN, code::INVALID_REQUEST, message)
+}
+
+/// A host and its port, comparable.
+#[derive(Debug, PartialEq, Eq)]
+struct Place {
+    name: String,
+    port: Option<u16>,
+}
+
+impl Place {
+    fn parse(text: &str) -> Option<Self> {
+        Self::of(&text.parse().ok()?)
+    }
+
+    fn of(authority: &Authority) -> Option<Self> {
+        let (text, name) = (authority.as_str(), authority.host());
+        let port = authority.port_u16();
+        // A user name has no place in either header, and parsers disagree on where the host begins after one.
+        // Something that stands where a port would, and is none, is not ignored either.
+        if text.contains('@') || name.is_empty() || (port.is_none() && text.len() != name.len()) {
+            return None;
+        }
+        Some(Self { name: name.to_ascii_lowercase(), port })
+    }
+
+    /// `None` for `null` too, the origin of pages that hide where they come from.
+    fn of_origin(origin: &HeaderValue) -> Option<Self> {
+        let uri: Uri = origin.to_str().ok()?.parse().ok()?;
+        uri.scheme()?;
+        Self::of(uri.authority()?)
+    }
+
+    // MCP conformance, dns-rebinding-protection: these three, with any port
+    fn is_loopback(&self) -> bool {
+        matches!(self.name.as_str(), "localhost" | "127.0.0.1" | "[::1]")
+    }
+
+    /// Schemes are ignored, for TLS may end in front of us; so a default port of either counts as none.
+    fn is_same(&self, other: &Place) -> bool {
+        let port = |place: &Place| place.port.filter(|port| !matches!(port, 80 | 443));
+        self.name == other.name && port(self) == port(other)
+    }
+}
+
+/// Where the request was sent to.
+// RFC 9112 §3.2.2: a target in absolute form counts more than Host; RFC 9113 §8.3.1: :authority
+fn host(head: &Head) -> Option<Place> {
+    if let Some(authority) = head.uri.authority() {
+        return Place::of(authority);
+    }
+    let host = headers::single(&head.headers, header::HOST.as_str()).ok()??;
+    Place::parse(host.to_str().ok()?)
+}

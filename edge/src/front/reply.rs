@@ -1,0 +1,210 @@
+//! How a call's end reaches its client: the one place that turns an [`Error`] into an HTTP status and a
+//! JSON-RPC code, and an [`Outcome`] into the bytes of a response.
+//!
+//! Guarantees: a result is never written anew, only framed; a client gets no code that its era does not
+//! know. What is not here: when an answer is sent (`exchange`).
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::RETRY_AFTER as RETRY_AFTER_HEADER;
+use http::{Response, StatusCode};
+use serde_json::{Map, Value};
+use wire::Era;
+use wire::code;
+use wire::id::RequestId;
+use wire::limits::Limits;
+use wire::object::Object;
+use wire::span::Span;
+use wire::splice::{Parts, Splice};
+
+use super::body::Body;
+use super::metrics::Ending;
+use super::refusal::{self, ErrorObject, Refusal};
+use crate::call::{Outcome, ServerName};
+use crate::error::{Blame, Error, Kind, Retry};
+use crate::permit::RETRY_AFTER;
+
+/// What an answer depends on beside the outcome.
+#[derive(Clone, Debug)]
+pub(super) struct Manner {
+    /// The era the client speaks.
+    pub(super) era: Era,
+    /// The server whose path the client used.
+    pub(super) scope: Option<ServerName>,
+}
+
+/// The end of a call, ready to be sent.
+#[derive(Debug)]
+pub(super) struct Answer {
+    /// Counts only while no byte of the response was sent.
+    pub(super) status: StatusCode,
+    pub(super) retry_after_secs: Option<u64>,
+    /// The JSON-RPC response.
+    pub(super) message: Parts,
+    pub(super) ending: Ending,
+}
+
+impl Manner {
+    /// The response to the request `id`.
+    pub(super) fn answer(&self, id: &RequestId, outcome: Outcome) -> Answer {
+        match outcome {
+            Outcome::Result(result) => Answer {
+                status: StatusCode::OK,
+                retry_after_secs: None,
+                message: refusal::message(Some(id), "result", result),
+                ending: Ending::Ok,
+            },
+            Outcome::Refused(error) => self.refused(id, error),
+            Outcome::Failed(error) => self.failed(id, &error),
+        }
+    }
+
+    /// A failure of our own making.
+    pub(super) fn failed(&self, id: &RequestId, error: &Error) -> Answer {
+        let object = ErrorObject {
+            code: code_of(self.era, &error.kind),
+            message: error.message.clone().into(),
+            data: data_of(&error.kind, self.scope.as_ref()),
+        };
+        Answer {
+            status: status_of(self.era, error),
+            retry_after_secs: retry_after_secs(error),
+            message: refusal::message(Some(id), "error", object.to_bytes().into()),
+            ending: Ending::of(&error.kind),
+        }
+    }
+
+    /// A server's own error. Only its code may have to change.
+    fn refused(&self, id: &RequestId, error: Bytes) -> Answer {
+        let Some((server_code, span)) = code_in(&error) else {
+            let message = "the server answered with an error that is no JSON-RPC error object";
+            return self.failed(id, &Error::new(Kind::Protocol, Blame::Upstream, message));
+        };
+        let told = translate(self.era, server_code);
+        let status = match (self.era, told) {
+            // MCP 2026-07-28 streamable-http, Status Codes
+            (Era::Modern, code::METHOD_NOT_FOUND) => StatusCode::NOT_FOUND,
+            (Era::Modern, code::MISSING_CAPABILITY) => StatusCode::BAD_REQUEST,
+            _ => StatusCode::OK,
+        };
+        let object = if i64::from(told) == server_code {
+            Parts::from(error)
+        } else {
+            let mut splice = Splice::new(error);
+            splice.replace(span, told.to_string());
+            splice.finish()
+        };
+        Answer {
+            status,
+            retry_after_secs: None,
+            message: refusal::message(Some(id), "error", object),
+            ending: Ending::Refused,
+        }
+    }
+}
+
+impl Answer {
+    /// As one JSON response.
+    pub(super) fn into_json(self) -> Response<Body> {
+        let mut response = refusal::json(self.message);
+        *response.status_mut() = self.status;
+        if let Some(secs) = self.retry_after_secs {
+            response.headers_mut().insert(RETRY_AFTER_HEADER, secs.into());
+        }
+        response
+    }
+}
+
+/// A failure before there was a call; both eras have the same words for these.
+impl From<Error> for Refusal {
+    fn from(error: Error) -> Self {
+        let status = match status_of(Era::Modern, &error) {
+            StatusCode::OK => StatusCode::BAD_REQUEST,
+            status => status,
+        };
+        let refusal = Self::new(status, code_of(Era::Modern, &error.kind), error.message.clone())
+            .with_retry_after(retry_after_secs(&error));
+        match data_of(&error.kind, None) {
+            Some(data) => refusal.with_data(data),
+            None => refusal,
+        }
+    }
+}
+
+fn status_of(era: Era, error: &Error) -> StatusCode {
+    match (&error.kind, error.blame) {
+        (Kind::Busy, Blame::Downstream) => StatusCode::TOO_MANY_REQUESTS,
+        (Kind::Busy | Kind::Draining, _) => StatusCode::SERVICE_UNAVAILABLE,
+        // To a legacy client with a session a 404 says that the session is gone.
+        (Kind::UnknownMethod, _) if era == Era::Modern => StatusCode::NOT_FOUND,
+        _ => StatusCode::OK,
+    }
+}
+
+fn code_of(era: Era, kind: &Kind) -> i32 {
+    match kind {
+        Kind::Unreachable
+        | Kind::Busy
+        | Kind::Died
+        | Kind::Timeout
+        | Kind::TooLarge
+        | Kind::Protocol
+        | Kind::Cancelled
+        | Kind::Draining
+        | Kind::Lost => code::INTERNAL_ERROR,
+        Kind::InvalidRequest => code::INVALID_REQUEST,
+        Kind::InvalidParams => code::INVALID_PARAMS,
+        Kind::UnknownMethod => code::METHOD_NOT_FOUND,
+        Kind::UnknownResource(_) if era == Era::Modern => code::INVALID_PARAMS,
+        Kind::UnknownResource(_) => code::RESOURCE_NOT_FOUND,
+    }
+}
+
+fn data_of(kind: &Kind, scope: Option<&ServerName>) -> Option<Value> {
+    let mut data = Map::new();
+    if let Kind::UnknownResource(uri) = kind {
+        data.insert("uri".to_owned(), uri.clone().into());
+    }
+    if let Some(reason) = kind.reason() {
+        data.insert("reason".to_owned(), reason.into());
+        if let Some(server) = scope {
+            data.insert("server".to_owned(), server.as_str().into());
+        }
+    }
+    (!data.is_empty()).then(|| data.into())
+}
+
+fn retry_after_secs(error: &Error) -> Option<u64> {
+    let after = match (&error.kind, error.retry) {
+        (_, Retry::After(after)) => after,
+        (Kind::Draining, _) => RETRY_AFTER, // another replica takes it, or the next process
+        _ => return None,
+    };
+    // RFC 9110 §10.2.3: whole seconds; rounded up, for zero invites a storm
+    Some(after.as_secs().max(1) + u64::from(after > Duration::from_secs(1) && after.subsec_nanos() > 0))
+}
+
+/// The code a client of `era` may see for a server's code.
+// MCP 2026-07-28 basic, Error Codes: −32002 and −32042 are retired, of −32020…−32099 only three are defined;
+// −32020 and −32022 speak of how we wrote our request, which is no business of the client's.
+fn translate(era: Era, server_code: i64) -> i32 {
+    let server_code = i32::try_from(server_code).unwrap_or(code::INTERNAL_ERROR);
+    match (era, server_code) {
+        (Era::Modern, code::RESOURCE_NOT_FOUND) => code::INVALID_PARAMS,
+        (Era::Modern, code::MISSING_CAPABILITY) | (Era::Legacy, code::URL_ELICITATION_REQUIRED) => {
+            server_code
+        }
+        (_, -32099..=-32020) => code::INTERNAL_ERROR,
+        _ => server_code,
+    }
+}
+
+/// The code of an error object, and where it stands.
+fn code_in(error: &Bytes) -> Option<(i64, Span)> {
+    let span = Span { start: 0, end: error.len() };
+    let object = Object::scan(error, span, &Limits::default()).ok()?;
+    let span = object.get(error, "code")?;
+    let text = std::str::from_utf8(span.of(error)).ok()?;
+    Some((text.parse().ok()?, span))
+}

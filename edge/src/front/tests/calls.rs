@@ -1,0 +1,248 @@
+//! Calls of both eras: what is dispatched, what comes back, in which form, and what ends a call.
+
+use std::time::Duration;
+
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+use super::*;
+use crate::call::{Affinity, EVENT_BYTES};
+use crate::error::{Blame, Error, Kind};
+use crate::front::{CallClass, Ending};
+
+const CALL: &str = r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"echo","_meta":{"progressToken":"tok"}}}"#;
+
+fn cancel(id: &str) -> String {
+    format!(r#"{{"jsonrpc":"2.0","method":"notifications/cancelled","params":{{"requestId":{id}}}}}"#)
+}
+
+/// Sends in a task of its own, so that the test can act meanwhile.
+fn sending(stage: &Stage, request: Request<Full<Bytes>>) -> JoinHandle<Response<Body>> {
+    tokio::spawn(stage.front.clone().handle(request))
+}
+
+/// Waits until a call is open.
+async fn opened(stage: &Stage, calls: usize) {
+    while stage.open_calls() < calls {
+        tokio::task::yield_now().await;
+    }
+}
+
+fn result(text: &'static str) -> Outcome {
+    Outcome::Result(Slices::from(Bytes::from_static(text.as_bytes())))
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_legacy_client_calls_a_tool() {
+    let stage = Stage::new();
+    let id = stage.session("2025-11-25").await;
+    stage.answer_next(r#"{"content":[]}"#);
+    let response = stage.send(post(CALL, &[("mcp-session-id", &id)])).await;
+    assert_eq!(response.status(), 200);
+    assert_eq!(response.headers()["content-type"], "application/json");
+    assert_eq!(text(response).await, r#"{"jsonrpc":"2.0","id":1,"result":{"content":[]}}"#);
+    assert_eq!(stage.script.seen.lock().unwrap().as_slice(), [CALL]);
+    assert_eq!(stage.metrics.calls(CallClass::ToolsCall, Ending::Ok), 1);
+    assert_eq!((stage.metrics.in_flight(), stage.permits.calls_in_flight()), (0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_modern_client_calls_a_tool() {
+    let stage = Stage::new();
+    stage.answer_next(r#"{"resultType":"complete","content":[]}"#);
+    let body = modern("tools/call", r#""name":"echo","#);
+    let response = stage.send(post(&body, &modern_headers("tools/call", "echo"))).await;
+    assert_eq!(response.status(), 200);
+    let expected = r#"{"jsonrpc":"2.0","id":7,"result":{"resultType":"complete","content":[]}}"#;
+    assert_eq!(text(response).await, expected);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_carries_what_its_client_said_of_itself() {
+    let stage = Stage::new();
+    let id = stage.session("2025-06-18").await;
+    let legacy = sending(&stage, request("POST", "/mcp", CALL, &[("mcp-session-id", &id)]));
+    opened(&stage, 1).await;
+    let (call, responder) = stage.take_open();
+    assert!(matches!(call.affinity, Affinity::Session(_)));
+    assert_eq!(call.client.info.as_deref(), Some(&br#"{"name":"t","version":"1"}"#[..]));
+    responder.finish(result("{}"));
+    legacy.await.unwrap();
+
+    let body = modern("tools/call", r#""name":"echo","#);
+    let path = "/servers/time/mcp";
+    let modern = sending(&stage, request("POST", path, &body, &modern_headers("tools/call", "echo")));
+    opened(&stage, 1).await;
+    let (call, responder) = stage.take_open();
+    assert!(matches!(call.affinity, Affinity::Principal));
+    assert_eq!(call.client.capabilities.as_deref(), Some(&b"{}"[..]));
+    assert_eq!(call.scope.unwrap().as_str(), "time");
+    responder.finish(result("{}"));
+    assert_eq!(modern.await.unwrap().status(), 200);
+}
+
+#[tokio::test(start_paused = true)]
+async fn progress_turns_the_response_into_a_stream_with_the_clients_token() {
+    let stage = Stage::new();
+    let body = modern("tools/call", r#""name":"echo","#);
+    let response = sending(&stage, post(&body, &modern_headers("tools/call", "echo")));
+    opened(&stage, 1).await;
+    let (call, responder) = stage.take_open();
+    responder.event(progress(1));
+    let response = response.await.unwrap();
+    assert_eq!(response.headers()["content-type"], "text/event-stream");
+    assert_eq!(response.headers()["x-accel-buffering"], "no");
+    assert_eq!(stage.metrics.streams(), 1);
+    let mut stream = response.into_body();
+    let first = event(&mut stream).await.unwrap();
+    assert_eq!(
+        first,
+        "event: message\ndata: {\"jsonrpc\":\"2.0\",\"method\":\"notifications/progress\",\"params\":{\"progressToken\":\"tok\",\"progress\":1}}\n\n"
+    );
+    responder.finish(result("{\"a\":\r1}"));
+    drop(call);
+    let last = event(&mut stream).await.unwrap();
+    assert_eq!(last, "event: message\ndata: {\"jsonrpc\":\"2.0\",\"id\":7,\"result\":{\"a\": 1}}\n\n");
+    assert_eq!(event(&mut stream).await, None);
+    drop(stream);
+    assert_eq!((stage.metrics.streams(), stage.metrics.in_flight()), (0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_long_silence_begins_a_stream_that_says_it_is_alive() {
+    let stage = Stage::new();
+    let id = stage.session("2025-11-25").await;
+    let start = Instant::now();
+    let response = sending(&stage, post(CALL, &[("mcp-session-id", &id)])).await.unwrap();
+    assert_eq!(start.elapsed(), Duration::from_secs(10));
+    let mut stream = response.into_body();
+    assert_eq!(event(&mut stream).await.unwrap(), ": keep-alive\n\n");
+    assert_eq!(start.elapsed(), Duration::from_secs(25));
+    let (_call, responder) = stage.take_open();
+    responder.fail(Error::new(Kind::Died, Blame::Upstream, "the process of time ended"));
+    let last = event(&mut stream).await.unwrap();
+    assert!(last.contains(r#""code":-32603"#) && last.contains(r#""reason":"died""#), "{last}");
+    assert_eq!(event(&mut stream).await, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_takes_json_only_gets_json_however_long_it_takes() {
+    let stage = Stage::new();
+    let id = stage.session("2025-11-25").await;
+    let headers = [("mcp-session-id", id.as_str()), ("accept", "application/json")];
+    let response = sending(&stage, post(CALL, &headers));
+    opened(&stage, 1).await;
+    let (_call, responder) = stage.take_open();
+    responder.event(progress(1));
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert!(!response.is_finished());
+    responder.finish(result("{}"));
+    assert_eq!(response.await.unwrap().headers()["content-type"], "application/json");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_takes_events_only_gets_one() {
+    let stage = Stage::new();
+    let id = stage.session("2025-11-25").await;
+    stage.answer_next("{}");
+    let headers = [("mcp-session-id", id.as_str()), ("accept", "text/event-stream")];
+    let response = stage.send(post(CALL, &headers)).await;
+    assert_eq!(response.headers()["content-type"], "text/event-stream");
+    assert_eq!(
+        text(response).await,
+        "event: message\ndata: {\"jsonrpc\":\"2.0\",\"id\":1,\"result\":{}}\n\n"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_modern_client_cancels_by_closing_before_and_after_the_stream_begins() {
+    let stage = Stage::new();
+    let body = modern("tools/call", r#""name":"echo","#);
+    let headers = modern_headers("tools/call", "echo");
+    let response = sending(&stage, post(&body, &headers));
+    opened(&stage, 1).await;
+    response.abort();
+    let (_call, responder) = stage.take_open();
+    responder.cancelled().await;
+
+    let response = sending(&stage, post(&body, &headers)).await.unwrap();
+    let (_call, responder) = stage.take_open();
+    assert!(!responder.is_cancelled());
+    drop(response);
+    responder.cancelled().await;
+    assert_eq!(stage.metrics.calls(CallClass::ToolsCall, Ending::Cancelled), 2);
+    assert_eq!(stage.metrics.in_flight(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_legacy_client_that_leaves_does_not_cancel() {
+    let stage = Stage::new();
+    let id = stage.session("2025-11-25").await;
+    let headers = [("mcp-session-id", id.as_str())];
+    let response = sending(&stage, post(CALL, &headers));
+    opened(&stage, 1).await;
+    response.abort();
+    assert!(response.await.is_err());
+    let (_call, responder) = stage.take_open();
+    assert!(!responder.is_cancelled());
+    assert_eq!(stage.send(post(CALL, &headers)).await.status(), 400, "its id is still in use");
+    responder.finish(result("{}"));
+    while stage.metrics.in_flight() > 0 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(stage.metrics.calls(CallClass::ToolsCall, Ending::Ok), 1);
+    stage.answer_next("{}");
+    assert_eq!(stage.send(post(CALL, &headers)).await.status(), 200);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_legacy_client_cancels_by_a_message_with_ids_of_both_types() {
+    let stage = Stage::new();
+    let id = stage.session("2025-11-25").await;
+    let headers = [("mcp-session-id", id.as_str())];
+    let number = sending(&stage, post(CALL, &headers));
+    let text_id = sending(&stage, post(&CALL.replace(r#""id":1"#, r#""id":"1""#), &headers));
+    opened(&stage, 2).await;
+    assert_eq!(stage.send(post(&cancel("99"), &headers)).await.status(), 202);
+    assert_eq!(stage.send(post(&cancel(r#""1""#), &headers)).await.status(), 202);
+    let cancelled = json(text_id.await.unwrap()).await;
+    assert_eq!(cancelled["error"]["data"]["reason"], "cancelled");
+    assert!(!number.is_finished());
+    assert_eq!(stage.send(post(&cancel("1"), &headers)).await.status(), 202);
+    assert_eq!(json(number.await.unwrap()).await["id"], 1);
+    for _ in 0..2 {
+        let (_call, responder) = stage.take_open();
+        assert!(responder.is_cancelled());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_cancelled_after_its_stream_began_gets_no_response() {
+    let stage = Stage::new();
+    let id = stage.session("2025-11-25").await;
+    let headers = [("mcp-session-id", id.as_str())];
+    let mut stream = sending(&stage, post(CALL, &headers)).await.unwrap().into_body();
+    stage.send(post(&cancel("1"), &headers)).await;
+    assert_eq!(event(&mut stream).await, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_reads_slowly_gets_the_newest_progress_and_the_outcome() {
+    let stage = Stage::new();
+    let id = stage.session("2025-11-25").await;
+    let mut stream = sending(&stage, post(CALL, &[("mcp-session-id", &id)])).await.unwrap().into_body();
+    let (_call, responder) = stage.take_open();
+    let sent = (EVENT_BYTES / 50) as u64;
+    for n in 0..sent {
+        responder.event(progress(n));
+    }
+    responder.finish(result("{}"));
+    let (mut bytes, mut events) = (0, Vec::new());
+    while let Some(event) = event(&mut stream).await {
+        bytes += event.len();
+        events.push(event);
+    }
+    assert!(bytes < 2 * EVENT_BYTES);
+    assert!(events.last().unwrap().contains(r#""result":{}"#));
+    assert!(events[events.len() - 2].contains(&format!(r#""progress":{}"#, sent - 1)));
+}

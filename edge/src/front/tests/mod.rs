@@ -1,0 +1,204 @@
+//! The room against a scripted gateway: no socket, and time that only moves when everybody waits.
+
+mod calls;
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::{BodyExt, Full};
+use serde_json::Value;
+use tokio::sync::watch;
+use wire::mcp::mirror::Mirrored;
+use wire::splice::Parts as Slices;
+
+use super::{Body, Config, Front, Metrics, Rooms};
+use crate::auth::{self, Authenticator, Secret, Token};
+use crate::call::{Call, Dispatch, Event, Outcome, Reply, Responder, ServerName, reply};
+use crate::ops::drain::{Drain, DrainWatch};
+use crate::permit::{self, Permits};
+use crate::router::{Gateway, ListChanges};
+use crate::session;
+
+/// A gateway that answers as the test says.
+#[derive(Default)]
+struct Script {
+    /// Outcomes for calls to come; when there is none, the call stays open in `open`.
+    ready: Mutex<VecDeque<Outcome>>,
+    open: Mutex<Vec<(Call, Responder)>>,
+    /// What was dispatched: method, request text, scope.
+    seen: Mutex<Vec<String>>,
+    mirrored: Mutex<Option<Arc<[Mirrored]>>>,
+    unsettled: std::sync::atomic::AtomicBool,
+    changes: watch::Sender<ListChanges>,
+}
+
+impl Dispatch for Script {
+    fn dispatch(&self, call: Call) -> Reply {
+        let text = String::from_utf8(call.request.bytes().to_vec()).unwrap();
+        self.seen.lock().unwrap().push(text);
+        if let Some(outcome) = self.ready.lock().unwrap().pop_front() {
+            return Reply::ready(outcome);
+        }
+        let (responder, reply) = reply();
+        self.open.lock().unwrap().push((call, responder));
+        reply
+    }
+}
+
+impl Gateway for Script {
+    fn server(&self, slug: &str) -> Option<ServerName> {
+        ServerName::parse(slug).filter(|name| name.as_str() == "time")
+    }
+
+    fn is_settled(&self) -> bool {
+        !self.unsettled.load(std::sync::atomic::Ordering::Relaxed)
+    }
+
+    fn instructions(&self, scope: Option<&ServerName>) -> Option<String> {
+        scope.map(|server| format!("use {server} well"))
+    }
+
+    fn mirrored(&self, _: Option<&ServerName>, _: &str) -> Option<Arc<[Mirrored]>> {
+        self.mirrored.lock().unwrap().clone()
+    }
+
+    fn changes(&self) -> watch::Receiver<ListChanges> {
+        self.changes.subscribe()
+    }
+}
+
+/// A front and its scripted surroundings.
+struct Stage {
+    front: Arc<Front>,
+    script: Arc<Script>,
+    permits: Permits,
+    metrics: Metrics,
+    sessions: session::Metrics,
+    drain: Drain,
+}
+
+/// What differs from the defaults.
+#[derive(Default)]
+struct Setting {
+    front: Config,
+    sessions: session::Config,
+    permits: permit::Config,
+    tokens: Vec<(&'static str, &'static str)>,
+}
+
+impl Stage {
+    fn new() -> Self {
+        Self::with(Setting::default())
+    }
+
+    fn with(setting: Setting) -> Self {
+        let drain = Drain::new();
+        let script = Arc::new(Script::default());
+        let permits = Permits::new(setting.permits, permit::Metrics::default());
+        let metrics = Metrics::default();
+        let sessions = session::Metrics::default();
+        let tokens = setting.tokens.into_iter().map(|(secret, principal)| Token {
+            secret: Secret::parse(secret).unwrap(),
+            principal: principal.to_owned(),
+        });
+        let auth = auth::Config { tokens: tokens.collect(), allow_unauthenticated: true };
+        let watch: DrainWatch = drain.watch();
+        let rooms = Rooms {
+            gateway: script.clone(),
+            auth: Authenticator::new(auth),
+            sessions: session::Table::new(
+                setting.sessions,
+                sessions.clone(),
+                permits.metrics().clone(),
+                &watch,
+            ),
+            permits: permits.clone(),
+            metrics: metrics.clone(),
+            drain: watch,
+        };
+        Self { front: Front::new(setting.front, rooms), script, permits, metrics, sessions, drain }
+    }
+
+    async fn send(&self, request: Request<Full<Bytes>>) -> Response<Body> {
+        self.front.clone().handle(request).await
+    }
+
+    /// Opens a session; its id.
+    async fn session(&self, version: &str) -> String {
+        let body = format!(
+            r#"{{"jsonrpc":"2.0","id":0,"method":"initialize","params":{{"protocolVersion":"{version}",
+            "capabilities":{{}},"clientInfo":{{"name":"t","version":"1"}}}}}}"#
+        );
+        let response = self.send(post(&body, &[])).await;
+        assert_eq!(response.status(), 200);
+        response.headers()["mcp-session-id"].to_str().unwrap().to_owned()
+    }
+
+    fn answer_next(&self, result: &'static str) {
+        let result = Slices::from(Bytes::from_static(result.as_bytes()));
+        self.script.ready.lock().unwrap().push_back(Outcome::Result(result));
+    }
+
+    /// The oldest call that is still open.
+    fn take_open(&self) -> (Call, Responder) {
+        self.script.open.lock().unwrap().remove(0)
+    }
+
+    fn open_calls(&self) -> usize {
+        self.script.open.lock().unwrap().len()
+    }
+}
+
+fn request(method: &str, path: &str, body: &str, headers: &[(&str, &str)]) -> Request<Full<Bytes>> {
+    let mut request = Request::builder().method(method).uri(path);
+    if !headers.iter().any(|(name, _)| *name == "host") {
+        request = request.header("host", "edge.test");
+    }
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    request.body(Full::from(body.to_owned())).unwrap()
+}
+
+fn post(body: &str, headers: &[(&str, &str)]) -> Request<Full<Bytes>> {
+    request("POST", "/mcp", body, headers)
+}
+
+/// A modern request with everything it needs; `extra` goes into its params.
+fn modern(method: &str, extra: &str) -> String {
+    format!(
+        r#"{{"jsonrpc":"2.0","id":7,"method":"{method}","params":{{{extra}"_meta":{{"progressToken":"tok",
+        "io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientCapabilities":{{}}}}}}}}"#
+    )
+}
+
+fn modern_headers<'a>(method: &'a str, name: &'a str) -> Vec<(&'a str, &'a str)> {
+    vec![("mcp-protocol-version", "2026-07-28"), ("mcp-method", method), ("mcp-name", name)]
+}
+
+async fn text(response: Response<Body>) -> String {
+    let bytes = response.into_body().collect().await.unwrap().to_bytes();
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+async fn json(response: Response<Body>) -> Value {
+    let text = text(response).await;
+    serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
+}
+
+/// The next event of a stream, keep-alives included.
+async fn event(body: &mut Body) -> Option<String> {
+    let frame = body.frame().await?.unwrap();
+    let bytes = frame.into_data().unwrap().into_bytes();
+    Some(String::from_utf8(bytes.to_vec()).unwrap())
+}
+
+/// Progress as a server sends it, with the token of its own connection.
+fn progress(n: u64) -> Event {
+    let text = format!(
+        r#"{{"jsonrpc":"2.0","method":"notifications/progress","params":{{"progressToken":90,"progress":{n}}}}}"#
+    );
+    Event::Progress(wire::Message::scan(text.into(), &wire::limits::Limits::default()).unwrap())
+}

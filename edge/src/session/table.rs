@@ -1,0 +1,271 @@
+//! All sessions of this process: found by id, bounded in all and per principal, ended when idle or old.
+//!
+//! One lock over two maps: a look-up holds it for less than a microsecond, so shards would buy nothing until
+//! there are millions of requests a second. What is not here: what a session does (`session`).
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+use ring::rand::{SecureRandom, SystemRandom};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::{Birth, Config, Live, Phase, Session};
+use crate::call::{Caller, ServerName, SessionKey};
+use crate::error::{Blame, Error, Kind};
+use crate::ops::drain::DrainWatch;
+use crate::permit::{self, Bound, RETRY_AFTER};
+
+/// The sessions. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Table {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    config: Config,
+    metrics: Metrics,
+    refusals: permit::Metrics,
+    drain: DrainWatch,
+    random: SystemRandom,
+    next_number: AtomicU64,
+    sessions: Mutex<Sessions>,
+}
+
+#[derive(Debug, Default)]
+struct Sessions {
+    by_id: HashMap<Box<str>, Arc<Session>>,
+    by_principal: HashMap<Arc<str>, usize>,
+}
+
+impl Table {
+    /// No session yet. Starts the sweep as a task of `drain`, so it must be called inside a runtime.
+    pub fn new(config: Config, metrics: Metrics, refusals: permit::Metrics, drain: &DrainWatch) -> Self {
+        let shared = Arc::new(Shared {
+            config,
+            metrics,
+            refusals,
+            drain: drain.clone(),
+            random: SystemRandom::new(),
+            next_number: AtomicU64::new(1),
+            sessions: Mutex::default(),
+        });
+        drain.spawn(sweep(shared.clone()));
+        Self { shared }
+    }
+
+    /// Opens a session.
+    ///
+    /// # Errors
+    /// When as many are open as may be, or the process is stopping.
+    pub fn open(&self, birth: Birth) -> Result<Arc<Session>, Error> {
+        let shared = &self.shared;
+        if shared.drain.is_stopping() {
+            return Err(Error::new(Kind::Draining, Blame::Edge, "this gateway is stopping; connect again"));
+        }
+        let id = shared.unguessable()?;
+        let principal = birth.caller.principal().clone();
+        let session = Arc::new(shared.session(id.clone(), birth));
+        let mut sessions = shared.sessions();
+        if sessions.by_id.len() >= shared.config.sessions {
+            shared.refusals.hit(Bound::Sessions);
+            return Err(Bound::Sessions.refusal());
+        }
+        let own = sessions.by_principal.entry(principal).or_default();
+        if *own >= shared.config.sessions_per_principal {
+            shared.refusals.hit(Bound::Sessions);
+            let message = "too many sessions of this principal; end one, or try again later";
+            return Err(Error::busy(Blame::Downstream, RETRY_AFTER, message));
+        }
+        *own += 1;
+        sessions.by_id.insert(id, session.clone());
+        shared.metrics.opened.inc();
+        shared.metrics.open.inc();
+        Ok(session)
+    }
+
+    /// The session of that id, if `caller` may use it at this path. One of somebody else, an ended one and
+    /// one that never was look the same.
+    // MCP 2025-11-25 basic/security_best_practices, Session Hijacking: a session is bound to its user
+    pub fn find(&self, id: &str, caller: &Caller, scope: Option<&ServerName>) -> Option<Arc<Session>> {
+        let session = self.shared.sessions().by_id.get(id).cloned()?;
+        if !session.serves(caller, scope) {
+            return None;
+        }
+        match self.shared.expiry(&session, Instant::now()) {
+            None => Some(session),
+            Some(cause) => {
+                self.shared.end(&session, cause);
+                None
+            }
+        }
+    }
+
+    /// Ends a session as its client asks.
+    pub fn delete(&self, session: &Session) {
+        self.shared.end(session, Cause::Deleted);
+    }
+}
+
+impl Shared {
+    fn session(&self, id: Box<str>, birth: Birth) -> Session {
+        let now = Instant::now();
+        let number = self.next_number.fetch_add(1, Ordering::Relaxed);
+        let live = Live {
+            phase: Phase::Opening,
+            calls: HashMap::new(),
+            stream: None,
+            last_active: now,
+            seen: birth.seen,
+        };
+        Session {
+            id,
+            birth,
+            key: SessionKey { number, ended: CancellationToken::new() },
+            born: now,
+            calls_max: self.config.calls_per_session,
+            refusals: self.refusals.clone(),
+            live: Mutex::new(live),
+        }
+    }
+
+    /// 192 random bits as hexadecimal digits.
+    // MCP 2025-11-25 basic/transports, Session Management: unguessable, and of 0x21 to 0x7E
+    fn unguessable(&self) -> Result<Box<str>, Error> {
+        let mut bits = [0u8; 24];
+        self.random
+            .fill(&mut bits)
+            .map_err(|_| Error::busy(Blame::Edge, RETRY_AFTER, "the system gives out no random numbers"))?;
+        Ok(bits.iter().map(|byte| format!("{byte:02x}")).collect())
+    }
+
+    fn expiry(&self, session: &Session, now: Instant) -> Option<Cause> {
+        if now.duration_since(session.born) >= self.config.age {
+            return Some(Cause::Age);
+        }
+        let since = session.idle_since()?;
+        if now.duration_since(since) >= self.config.idle {
+            return Some(Cause::Idle);
+        }
+        self.drain.is_stopping().then_some(Cause::Drain)
+    }
+
+    fn end(&self, session: &Session, cause: Cause) {
+        let mut sessions = self.sessions();
+        if sessions.by_id.remove(session.id()).is_none() {
+            return; // somebody else ended it meanwhile
+        }
+        let principal = session.birth.caller.principal();
+        if let Some(own) = sessions.by_principal.get_mut(principal) {
+            *own -= 1;
+            if *own == 0 {
+                sessions.by_principal.remove(principal);
+            }
+        }
+        drop(sessions); // what the end wakes may want the table
+        session.end();
+        self.metrics.open.dec();
+        self.metrics.ended.get_or_create(&EndLabel { cause }).inc();
+    }
+
+    fn sessions(&self) -> MutexGuard<'_, Sessions> {
+        // Nothing panics while the lock is held, so poison carries no news.
+        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ends what has expired; how many are left.
+    fn sweep(&self) -> usize {
+        let now = Instant::now();
+        let all: Vec<_> = self.sessions().by_id.values().cloned().collect();
+        for session in &all {
+            if let Some(cause) = self.expiry(session, now) {
+                self.end(session, cause);
+            }
+        }
+        self.sessions().by_id.len()
+    }
+
+    fn end_all(&self) {
+        let all: Vec<_> = self.sessions().by_id.values().cloned().collect();
+        all.iter().for_each(|session| self.end(session, Cause::Drain));
+    }
+}
+
+/// Runs until the process stops; then until each session has finished its calls, or the cut.
+async fn sweep(shared: Arc<Shared>) {
+    loop {
+        tokio::select! {
+            () = shared.drain.stopping() => break,
+            () = tokio::time::sleep(SWEEP) => {}
+        }
+        shared.sweep();
+    }
+    while shared.sweep() > 0 {
+        tokio::select! {
+            () = shared.drain.cut() => return shared.end_all(),
+            () = tokio::time::sleep(SWEEP_DRAINING) => {}
+        }
+    }
+}
+
+/// How late an idle session may end when nobody asks for it. 5 s: nothing beside minutes, and walking 10,000
+/// sessions costs about a millisecond.
+const SWEEP: Duration = Duration::from_secs(5);
+/// The same while the process waits for it to end.
+const SWEEP_DRAINING: Duration = Duration::from_millis(100);
+
+/// Why a session ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+enum Cause {
+    Deleted,
+    Idle,
+    Age,
+    Drain,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct EndLabel {
+    cause: Cause,
+}
+
+/// How many sessions there are, and how they come and go.
+#[derive(Clone, Debug, Default)]
+pub struct Metrics {
+    open: Gauge,
+    opened: Counter,
+    ended: Family<EndLabel, Counter>,
+}
+
+impl Metrics {
+    /// Registers under the process's prefix.
+    pub fn register(&self, registry: &mut Registry) {
+        registry.register(
+            "sessions",
+            "Open sessions of legacy clients; near the bound raise limits.sessions",
+            self.open.clone(),
+        );
+        registry.register(
+            "sessions_opened",
+            "Sessions opened; a high rate means clients that do not keep theirs",
+            self.opened.clone(),
+        );
+        registry.register(
+            "sessions_ended",
+            "Sessions ended by cause; many by age or idle mean clients that never delete theirs",
+            self.ended.clone(),
+        );
+    }
+
+    /// Open sessions.
+    pub fn open(&self) -> i64 {
+        self.open.get()
+    }
+}
