@@ -72,18 +72,7 @@ impl Address {
     /// What the kernel said; a unix path that another process listens on, or that is no socket, is in use.
     pub(crate) fn listen(&self) -> io::Result<Listener> {
         match self {
-            Self::Any(port) => {
-                let both = SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), *port);
-                match listen_tcp(both) {
-                    // No IPv6 in the kernel, or switched off by sysctl.
-                    Err(Errno::EAFNOSUPPORT | Errno::EADDRNOTAVAIL) => {
-                        listen_tcp(SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), *port))
-                    }
-                    other => other,
-                }
-                .map(Listener::Tcp)
-                .map_err(io::Error::from)
-            }
+            Self::Any(port) => listen_any(*port, listen_tcp).map(Listener::Tcp).map_err(io::Error::from),
             Self::Tcp(address) => listen_tcp(*address).map(Listener::Tcp).map_err(io::Error::from),
             Self::Unix(path) => listen_unix(path).map(Listener::Unix),
         }
@@ -115,6 +104,16 @@ impl fmt::Display for Address {
             Self::Tcp(address) => address.fmt(f),
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
         }
+    }
+}
+
+fn listen_any<T>(port: u16, listen: impl Fn(SocketAddr) -> nix::Result<T>) -> nix::Result<T> {
+    match listen(SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), port)) {
+        // A kernel without IPv6, or one where it is switched off.
+        Err(Errno::EAFNOSUPPORT | Errno::EADDRNOTAVAIL) => {
+            listen(SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port))
+        }
+        other => other,
     }
 }
 
@@ -179,5 +178,13 @@ mod tests {
             let sentence = Address::parse(text).expect_err(text);
             assert!(sentence.contains(part), "{text}: {sentence}");
         }
+    }
+
+    #[test]
+    fn without_ipv6_the_default_is_ipv4_and_other_errors_stay() {
+        let without_v6 =
+            |address: SocketAddr| if address.is_ipv6() { Err(Errno::EAFNOSUPPORT) } else { Ok(address) };
+        assert_eq!(listen_any(4444, without_v6), Ok(([0, 0, 0, 0], 4444).into()));
+        assert_eq!(listen_any(4444, |_| Err::<(), _>(Errno::EADDRINUSE)), Err(Errno::EADDRINUSE));
     }
 }

@@ -27,7 +27,7 @@ Bounds:
                            at their first byte (default 256)
   --max-waiting N          connections without a process; the oldest is closed
                            for a new one (default 1024)
-  --first-byte-timeout T   a connection that says nothing is closed (default 60s)
+  --first-byte-timeout T   until a silent connection is closed (default 60s)
   --client-timeout T       a client that acknowledges nothing for this long is
                            gone, and its process is stopped (default 120s)
 
@@ -45,7 +45,7 @@ Instead of serving:
   -V, --version            the version
 
 Each option can be given as a variable: --max-waiting is
-DOCKER_MCP_BRIDGE_MAX_WAITING, and a list in DOCKER_MCP_BRIDGE_LISTEN has commas.
+DOCKER_MCP_BRIDGE_MAX_WAITING. In DOCKER_MCP_BRIDGE_LISTEN commas separate.
 Times are written 500ms, 20s, 5m, 1h.
 
 Exit codes: 0 stopped as asked, 1 cannot serve, 2 wrong usage,

@@ -87,19 +87,17 @@ pub(crate) struct Lines {
 impl Lines {
     /// Takes what was read and logs the lines that are complete; one that grows too long is logged in parts.
     pub(crate) fn push(&mut self, connection: u64, bytes: &[u8], log: &mut Log) {
-        for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
-            match piece.strip_suffix(b"\n") {
-                Some(end) => {
-                    self.partial.extend_from_slice(end);
-                    self.finish_line(connection, log);
-                }
-                None => self.partial.extend_from_slice(piece),
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            let room = LINE_BYTES - self.partial.len();
+            let window = rest.get(..room).unwrap_or(rest);
+            let newline = window.iter().position(|byte| *byte == b'\n');
+            let (text, taken) = newline.map_or((window.len(), window.len()), |at| (at, at + 1));
+            self.partial.extend_from_slice(window.get(..text).unwrap_or_default());
+            if newline.is_some() || self.partial.len() == LINE_BYTES {
+                self.finish_line(connection, log);
             }
-            while self.partial.len() > LINE_BYTES {
-                let rest = self.partial.split_off(LINE_BYTES);
-                log.line(connection, &self.partial);
-                self.partial = rest;
-            }
+            rest = rest.get(taken..).unwrap_or_default();
         }
     }
 

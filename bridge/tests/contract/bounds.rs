@@ -1,0 +1,121 @@
+//! Every bound is hit.
+
+use std::io::Write;
+use std::process::Command;
+use std::time::Duration;
+
+use crate::support::{
+    Bridge, DATA_PATHS, SYSTEM_TICKS, USER_TICKS, binary, now, pause, read_all, read_line, stat, wait_until,
+};
+
+#[test]
+fn over_max_connections_a_connection_is_closed_at_its_first_byte() {
+    for path in DATA_PATHS {
+        let bridge = Bridge::start(&["--stdio", path, "--max-connections", "2"], &["cat"]);
+        let mut clients = [bridge.talk("x\n"), bridge.talk("x\n")];
+        for client in &mut clients {
+            read_line(client);
+        }
+        let mut third = bridge.connect();
+        pause(Duration::from_millis(50));
+        third.write_all(b"x\n").expect("it may connect");
+        assert_eq!(read_all(&mut third), b"", "{path}: an end of file, not a reset");
+        assert_eq!(bridge.servers().len(), 2);
+        bridge.wait_for_log("max-connections");
+        drop(clients);
+        wait_until("room again", || bridge.servers().is_empty());
+        assert_eq!(read_line(&mut bridge.talk("again\n")), "again");
+    }
+}
+
+#[test]
+fn a_crash_loop_is_slowed_down_and_forgiven() {
+    let flag = format!("{}/works", crate::cli::tempdir("crash"));
+    let server = format!("[ -e {flag} ] && exec cat; exit 1");
+    let bridge = Bridge::shell(&[], &server);
+    let begun = now();
+    while begun.elapsed() < Duration::from_secs(3) {
+        read_all(&mut bridge.talk("x\n"));
+    }
+    let starts = bridge.log().matches("started").count();
+    assert!((5..=12).contains(&starts), "{starts} starts in three seconds");
+    assert!(bridge.log().contains("keeps crashing"));
+    std::fs::write(&flag, "").expect("written");
+    wait_until("it is tried again", || {
+        let mut client = bridge.talk("back\n");
+        read_all_or_line(&mut client) == "back"
+    });
+    assert_eq!(read_line(&mut bridge.talk("and stays\n")), "and stays");
+}
+
+fn read_all_or_line(client: &mut std::net::TcpStream) -> String {
+    let line = read_line(client);
+    let _ = client.shutdown(std::net::Shutdown::Both);
+    line
+}
+
+#[test]
+fn a_command_that_ends_well_is_no_crash() {
+    let bridge = Bridge::start(&[], &["true"]);
+    for _ in 0..30 {
+        assert_eq!(read_all(&mut bridge.talk("x\n")), b"");
+    }
+    assert_eq!(bridge.log().matches("started").count(), 30);
+}
+
+#[test]
+fn the_bounds_shrink_to_the_limit_of_open_files() {
+    for path in DATA_PATHS {
+        let mut command = Command::new("sh");
+        command.args(["-c", "ulimit -n 40; exec \"$0\" --listen 127.0.0.1:0 --stdio \"$1\" cat"]);
+        command.arg(binary().get_program()).arg(path);
+        let bridge = Bridge::spawn(command);
+        bridge.wait_for_log("the limit of open files allows");
+        let silent: Vec<_> = (0..100).map(|_| bridge.connect()).collect();
+        let mut talking: Vec<_> = (0..30).map(|_| bridge.talk("x\n")).collect();
+        let served = talking.iter_mut().map(read_line).filter(|line| line == "x").count();
+        assert!((2..30).contains(&served), "{path}: {served}");
+        assert!(!bridge.log().contains("cannot"), "{path}: it never ran out: {}", bridge.log());
+        drop((silent, talking));
+        wait_until("all gone", || bridge.servers().is_empty());
+        assert_eq!(read_line(&mut bridge.talk("again\n")), "again");
+    }
+}
+
+/// The limit is taken away from a running bridge, which no bound of its own can foresee.
+#[test]
+fn running_out_of_descriptors_costs_no_core_and_is_survived() {
+    let bridge = Bridge::start(&[], &["cat"]);
+    let limit = |soft: usize| {
+        let pid = bridge.pid().to_string();
+        let status = Command::new("prlimit").args(["--pid", &pid, &format!("--nofile={soft}:")]).status();
+        assert!(status.expect("util-linux is there").success());
+    };
+    limit(bridge.open_files() + 2);
+    let mut clients: Vec<_> = (0..4).map(|_| bridge.connect()).collect();
+    bridge.wait_for_log("cannot accept");
+    let ticks =
+        || stat(bridge.pid(), USER_TICKS).expect("alive") + stat(bridge.pid(), SYSTEM_TICKS).expect("alive");
+    let before = ticks();
+    pause(Duration::from_millis(500));
+    assert!(ticks() - before < 10, "it does not spin");
+    if let Some(client) = clients.last_mut() {
+        client.write_all(b"x\n").expect("sent");
+    }
+    limit(1_000);
+    drop(clients);
+    wait_until("it serves again", || read_all_or_line(&mut bridge.talk("again\n")) == "again");
+}
+
+#[test]
+fn a_start_without_descriptors_closes_the_connection_and_counts_as_a_crash() {
+    let bridge = Bridge::start(&[], &["cat"]);
+    let mut client = bridge.connect();
+    wait_until("accepted", || bridge.open_files() > 7);
+    let pid = bridge.pid().to_string();
+    let soft = format!("--nofile={}:", bridge.open_files() + 1);
+    assert!(Command::new("prlimit").args(["--pid", &pid, &soft]).status().expect("there").success());
+    client.write_all(b"x\n").expect("sent");
+    assert_eq!(read_all(&mut client), b"", "closed, not left hanging");
+    bridge.wait_for_log("cannot start `cat`");
+}

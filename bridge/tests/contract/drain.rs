@@ -1,0 +1,121 @@
+//! SIGTERM and SIGINT, also as PID 1.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::process::Command;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+
+use crate::support::{Bridge, DATA_PATHS, binary, is_alive, now, read_all, read_line, wait_until};
+
+#[test]
+fn an_idle_bridge_stops_at_once() {
+    for signal in [Signal::SIGTERM, Signal::SIGINT] {
+        let mut bridge = Bridge::start(&["--drain", "60s"], &["cat"]);
+        let begun = now();
+        bridge.signal(signal);
+        assert_eq!(bridge.exit_status().code(), Some(0));
+        assert!(begun.elapsed() < Duration::from_secs(10));
+    }
+}
+
+#[test]
+fn connections_may_finish_while_nobody_new_is_let_in() {
+    for path in DATA_PATHS {
+        let mut bridge = Bridge::start(&["--stdio", path, "--drain", "60s"], &["cat"]);
+        let mut client = bridge.talk("x\n");
+        assert_eq!(read_line(&mut client), "x");
+        let mut silent = bridge.connect();
+        bridge.signal(Signal::SIGTERM);
+        assert!(matches!(silent.read(&mut [0]), Ok(0) | Err(_)), "who said nothing is closed");
+        wait_until("nobody is let in", || TcpStream::connect(bridge.address).is_err());
+        client.write_all(b"still served\n").expect("sent");
+        assert_eq!(read_line(&mut client), "still served");
+        drop(client);
+        assert_eq!(bridge.exit_status().code(), Some(0));
+    }
+}
+
+#[test]
+fn after_the_drain_the_ladder_ends_all() {
+    for path in DATA_PATHS {
+        let polite = "cat >/dev/null; echo goodbye";
+        let options = ["--stdio", path, "--drain", "200ms", "--stop-grace", "30s"];
+        let mut bridge = Bridge::shell(&options, polite);
+        let mut client = bridge.talk("x\n");
+        bridge.wait_for_log("started");
+        bridge.signal(Signal::SIGTERM);
+        assert_eq!(read_all(&mut client), b"goodbye\n", "{path}: its input ends, its output is delivered");
+        drop(client);
+        assert_eq!(bridge.exit_status().code(), Some(0));
+    }
+}
+
+#[test]
+fn not_even_a_stubborn_process_keeps_the_bridge() {
+    for path in DATA_PATHS {
+        let stubborn = "trap '' TERM; echo ready; while :; do sleep 0.05; done";
+        let options = ["--stdio", path, "--drain", "100ms", "--stop-grace", "100ms"];
+        let mut bridge = Bridge::shell(&options, stubborn);
+        let mut client = bridge.talk("x\n");
+        assert_eq!(read_line(&mut client), "ready");
+        let servers = bridge.servers();
+        bridge.signal(Signal::SIGTERM);
+        assert_eq!(read_all(&mut client), b"");
+        drop(client);
+        assert_eq!(bridge.exit_status().code(), Some(0));
+        assert!(!servers.into_iter().any(is_alive));
+    }
+}
+
+#[test]
+fn a_second_signal_ends_the_drain() {
+    let mut bridge = Bridge::start(&["--drain", "1h"], &["cat"]);
+    let mut client = bridge.talk("x\n");
+    assert_eq!(read_line(&mut client), "x");
+    bridge.signal(Signal::SIGINT);
+    bridge.wait_for_log("draining");
+    bridge.signal(Signal::SIGINT);
+    assert_eq!(read_all(&mut client), b"");
+    drop(client);
+    assert_eq!(bridge.exit_status().code(), Some(0));
+}
+
+/// In a PID namespace of its own, as in a container: signals without a handler are ignored there, and every orphan
+/// of the container is the bridge's to reap.
+#[test]
+fn as_pid_1_it_stops_and_reaps() {
+    let unshare = ["--user", "--map-root-user", "--pid", "--fork", "--mount-proc", "--kill-child"];
+    if !Command::new("unshare").args(unshare).arg("true").status().is_ok_and(|status| status.success()) {
+        eprintln!("skipped: this machine allows no PID namespaces");
+        return;
+    }
+    let mut command = Command::new("unshare");
+    command.args(unshare).arg(binary().get_program()).args([
+        "--listen",
+        "127.0.0.1:0",
+        "--drain",
+        "60s",
+        "sh",
+        "-c",
+    ]);
+    command
+        .arg("read x; [ $x = stop ] && kill -TERM 1; (setsid sh -c 'exit 7' &); echo pid 1 is $PPID; read x");
+    let mut bridge = Bridge::spawn(command);
+    let mut client = bridge.talk("go\n");
+    assert_eq!(read_line(&mut client), "pid 1 is 1");
+    let pid_1 = bridge.children()[0];
+    let zombies = || {
+        let children =
+            std::fs::read_to_string(format!("/proc/{pid_1}/task/{pid_1}/children")).expect("alive");
+        children.split_ascii_whitespace().count()
+    };
+    wait_until("only the server is left", || zombies() == 1);
+    drop(client);
+    wait_until("nobody is left", || zombies() == 0);
+    let mut stopper = bridge.talk("stop\n");
+    read_line(&mut stopper);
+    drop(stopper);
+    assert_eq!(bridge.exit_status().code(), Some(0));
+}
