@@ -1,4 +1,5 @@
-//! The bare limit: hyper on tokio, reading each request to its end and answering bytes that are there already.
+//! The bare limit: hyper on tokio, reading each request to its end and answering bytes that are there
+//! already.
 
 use std::convert::Infallible;
 

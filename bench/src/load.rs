@@ -1,5 +1,5 @@
-//! The load: a closed loop over keep-alive connections. One prepared request, one read loop that looks for no more
-//! than the end of the answer, so that little of the machine goes into measuring.
+//! The load: a closed loop over keep-alive connections. One prepared request, one read loop that looks for no
+//! more than the end of the answer, so that little of the machine goes into measuring.
 
 use std::cell::RefCell;
 use std::net::SocketAddr;

@@ -3,10 +3,11 @@
 //! ```text
 //! bench (plan) ── starts ──▶ bridge + demo server ◀── edge      "edge": the whole path
 //!      │                     bench bare                         "bare": hyper, answering the same bytes
-//!      └─ for each cell ───▶ bench load  (its own process, so that it shares no runtime with what it measures)
+//!      └─ for each cell ───▶ bench load  (a process of its own: it shares no runtime with its target)
 //! ```
-//! The load is a closed loop: each connection sends its next request when the answer to the last one is there. That
-//! finds what the path can do and what a request costs; it hides queueing, so latencies are those of a full machine.
+//! The load is a closed loop: each connection sends its next request when the answer to the last one is
+//! there. That finds what the path can do and what a request costs; it hides queueing, so latencies are those
+//! of a full machine.
 //!
 //! - `plan` — which cells are measured, in which order; `targets` — what they are measured on
 //! - `load`, `bare` — the other two processes

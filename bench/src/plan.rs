@@ -1,5 +1,5 @@
-//! Which cells are measured: every target at every number of connections, so many times, interleaved, so that a change
-//! of the machine's mood meets all targets alike.
+//! Which cells are measured: every target at every number of connections, so many times, interleaved, so that
+//! a change of the machine's mood meets all targets alike.
 
 use std::time::Duration;
 

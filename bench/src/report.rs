@@ -18,7 +18,7 @@ pub(crate) fn print(line: &str) {
 pub(crate) fn table(plan: &Plan, cells: &[Cell]) -> Result<()> {
     let threads = std::thread::available_parallelism().map_or(0, Into::into);
     print(&format!(
-        "\necho of {} bytes, closed loop, keep-alive, {} runs of {} s, {threads} hardware threads for all processes",
+        "\necho of {} bytes, closed loop, keep-alive, {} runs of {} s, {threads} hardware threads for all",
         plan.text_bytes, plan.runs, plan.seconds
     ));
     print("medians over the runs; spread = (most - least) / median; ratio = edge / bare\n");

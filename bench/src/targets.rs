@@ -1,5 +1,5 @@
-//! What is measured: the edge in front of a bridge in front of the demo server, and a bare hyper server that answers
-//! the same bytes. Both are release programs on loopback, and both stay up for all cells.
+//! What is measured: the edge in front of a bridge in front of the demo server, and a bare hyper server that
+//! answers the same bytes. Both are release programs on loopback, and both stay up for all cells.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -72,8 +72,8 @@ impl Target {
     /// CPU time of the process so far.
     pub(crate) fn cpu(&self) -> Result<Duration> {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid))?;
-        // proc(5): the name may hold spaces, so fields are counted from its closing parenthesis; utime is the 12th
-        // after it and stime the 13th.
+        // proc(5): the name may hold spaces, so fields are counted from its closing parenthesis; utime is the
+        // 12th after it and stime the 13th.
         let (_, fields) = stat.rsplit_once(')').context("an odd stat file")?;
         let mut fields = fields.split_whitespace().skip(11);
         let (Some(user), Some(system)) = (fields.next(), fields.next()) else { bail!("a short stat file") };

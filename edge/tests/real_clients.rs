@@ -1,5 +1,5 @@
-//! Official clients with official servers, through the release binaries: TLS and a token in front, one bridge for
-//! each of five stdio servers behind, all at once. What the clients do is in `testkit/real`.
+//! Official clients with official servers, through the release binaries: TLS and a token in front, one bridge
+//! for each of five stdio servers behind, all at once. What the clients do is in `testkit/real`.
 
 #![allow(
     clippy::unwrap_used,
@@ -51,7 +51,8 @@ const RUNS: [Run; 7] = [
     Run { program: TYPESCRIPT_2, era: Some(MODERN), version: MODERN },
 ];
 
-/// What `server-everything` registers for a client that can do everything; for one that can do nothing it hides four.
+/// What `server-everything` registers for a client that can do everything; for one that can do nothing it
+/// hides four.
 const EVERYTHING: [&str; 17] = [
     "echo",
     "get-annotated-message",
@@ -225,8 +226,8 @@ async fn drain(mut setup: Setup) {
     assert!(status.success(), "the edge ended with {status}:\n{}", setup.edge.process.output());
 }
 
-/// A web site of one page of plain text (on HTML, mcp-server-fetch installs packages at its first call), open to
-/// robots because it has no robots.txt.
+/// A web site of one page of plain text (on HTML, mcp-server-fetch installs packages at its first call), open
+/// to robots because it has no robots.txt.
 struct Page {
     url: String,
     serving: JoinHandle<()>,
@@ -250,7 +251,8 @@ impl Page {
                     ("404 Not Found", "")
                 };
                 let head = format!(
-                    "HTTP/1.1 {status}\r\nContent-Type: text/plain\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
+                    "HTTP/1.1 {status}\r\nContent-Type: text/plain\r\n\
+                     Connection: close\r\nContent-Length: {}\r\n\r\n",
                     body.len()
                 );
                 let _ = stream.write_all(format!("{head}{body}").as_bytes()).await;

@@ -1,5 +1,5 @@
-//! The release binaries when servers misbehave: list changes at every start, a process killed with calls in flight, a
-//! server that comes late.
+//! The release binaries when servers misbehave: list changes at every start, a process killed with calls in
+//! flight, a server that comes late.
 
 #![allow(
     clippy::unwrap_used,
@@ -21,7 +21,8 @@ use tokio::time::Instant;
 
 const CLIENTS: usize = 50;
 const CALLS: usize = 8;
-/// How long a listing that must not happen is looked out for: several times the edge's wait after a list change.
+/// How long a listing that must not happen is looked out for: several times the edge's wait after a list
+/// change.
 const LOOKOUT: Duration = Duration::from_secs(2);
 
 /// A bridge in front of a scripted server, and what all its processes saw.
@@ -128,7 +129,8 @@ async fn server_everything_shows_all_its_tools_without_a_storm() {
         let seen = std::fs::read_to_string(&seen).unwrap_or_default();
         seen.lines().filter(|line| line.contains("\"tools/list\"")).count()
     };
-    // Its list changes come within its first seconds; what they cause belongs to the start and not to the clients.
+    // Its list changes come within its first seconds; what they cause belongs to the start and not to the
+    // clients.
     eventually("its tools", async || (client(&edge, 0).await.tool_names().await.len() == 17).then_some(()))
         .await;
     let before = listings();
@@ -139,7 +141,8 @@ async fn server_everything_shows_all_its_tools_without_a_storm() {
     assert!(before <= 2, "{before} listings at the start");
 }
 
-/// Starts `CALLS` calls that hang, kills their process, and returns the answers with how long each took from the kill.
+/// Starts `CALLS` calls that hang, kills their process, and returns the answers with how long each took from
+/// the kill.
 async fn kill_under_way(server: &Scripted, client: Client) -> Vec<(Duration, Answer)> {
     let client = std::sync::Arc::new(client);
     let mut calls = JoinSet::new();

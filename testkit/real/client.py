@@ -1,7 +1,7 @@
-"""The official Python client. --era auto (its default), legacy, or a modern version to pin, such as 2026-07-28.
+"""The official Python client. --era auto (its default), legacy, or a modern version to pin (2026-07-28).
 
-Does to the endpoint what scenario.mjs does: connect, list all, call a tool of each server, read, get, complete,
-follow progress, cancel. Prints a report as JSON; the exit code is 0 only if all of it went well.
+Does to the endpoint what scenario.mjs does: connect, list all, call a tool of each server, read, get,
+complete, follow progress, cancel. Prints a report as JSON; the exit code is 0 only if all of it went well.
 """
 
 import argparse
@@ -130,7 +130,7 @@ async def progress(client):
 
 
 async def cancel(client):
-    """Cancels at the first progress, when the call is certainly under way; returns the seconds until it had ended."""
+    """Cancels at the first progress, when the call is certainly under way; returns how long it then took."""
     began = time.monotonic()
     with anyio.CancelScope() as scope:
 

@@ -7,7 +7,9 @@ import { headers, run, settings } from "./scenario.mjs";
 
 const values = settings();
 const client = new Client({ name: "real-client-v1", version: "1.0.0" });
-const transport = new StreamableHTTPClientTransport(new URL(values.url), { requestInit: { headers: headers(values) } });
+const transport = new StreamableHTTPClientTransport(new URL(values.url), {
+  requestInit: { headers: headers(values) },
+});
 
 await run(
   {

@@ -9,7 +9,9 @@ const values = settings();
 const era = values.era ?? "legacy";
 const mode = ["legacy", "auto"].includes(era) ? era : { pin: era };
 const client = new Client({ name: "real-client-v2", version: "1.0.0" }, { versionNegotiation: { mode } });
-const transport = new StreamableHTTPClientTransport(new URL(values.url), { requestInit: { headers: headers(values) } });
+const transport = new StreamableHTTPClientTransport(new URL(values.url), {
+  requestInit: { headers: headers(values) },
+});
 
 await run(
   {

@@ -1,6 +1,6 @@
-// What every TypeScript client does to the endpoint, whatever its version: connect, list all, call a tool of each
-// server, read, get, complete, follow progress, cancel. The report says what was seen; the exit code is 0 only if all
-// of it went well. client.py does the same in Python.
+// What every TypeScript client does to the endpoint, whatever its version: connect, list all, call a tool of
+// each server, read, get, complete, follow progress, cancel. The report says what was seen; the exit code is 0
+// only if all of it went well. client.py does the same in Python.
 //
 //   --url URL --servers everything,filesystem,memory,time,fetch   [--token TOKEN] [--ca FILE] [--era ERA]
 //   [--file FILE]   a text file that the filesystem server may read
@@ -94,7 +94,8 @@ async function expectText(call, name, args, expected) {
 async function everything(client, call, report) {
   const read = async (uri) => (await client.readResource({ uri })).contents[0];
   const listed = report.resources.find((uri) => uri.startsWith("demo://"));
-  report.read = { listed: (await read(listed)).uri, templated: (await read("demo://resource/dynamic/text/7")).text };
+  const templated = await read("demo://resource/dynamic/text/7");
+  report.read = { listed: (await read(listed)).uri, templated: templated.text };
   assert.equal(report.read.listed, listed);
   assert.match(report.read.templated, /^Resource 7: /);
 
@@ -113,7 +114,10 @@ async function everything(client, call, report) {
   await CALLS.everything(call);
 }
 
-const long = (duration, steps) => ({ name: "trigger-long-running-operation", arguments: { duration, steps } });
+const long = (duration, steps) => ({
+  name: "trigger-long-running-operation",
+  arguments: { duration, steps },
+});
 
 async function progress(call) {
   const seen = [];
@@ -124,13 +128,15 @@ async function progress(call) {
   return seen;
 }
 
-// Cancels at the first progress, when the call is certainly under way; returns the seconds until it had ended.
+// Cancels at the first progress, when the call is certainly under way; returns the seconds until it ended.
 async function cancel(call) {
   const controller = new AbortController();
   const began = Date.now();
-  const options = { onprogress: () => controller.abort("enough"), signal: controller.signal, timeout: LONG_SECONDS * 1000 };
+  const onprogress = () => controller.abort("enough");
+  const options = { onprogress, signal: controller.signal, timeout: LONG_SECONDS * 1000 };
   await assert.rejects(call(long(LONG_SECONDS, LONG_SECONDS * 4), options));
   const seconds = (Date.now() - began) / 1000;
-  assert.ok(controller.signal.aborted && seconds < LONG_SECONDS / 2, "the call did not end when it was cancelled");
+  const ended = controller.signal.aborted && seconds < LONG_SECONDS / 2;
+  assert.ok(ended, "the call did not end when it was cancelled");
   return seconds;
 }

@@ -1,5 +1,5 @@
-//! MCP clients of both eras over Streamable HTTP. They do what the specification says a client does; what it must
-//! not do is done with [`Client::request`] and a few headers changed.
+//! MCP clients of both eras over Streamable HTTP. They do what the specification says a client does; what it
+//! must not do is done with [`Client::request`] and a few headers changed.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};

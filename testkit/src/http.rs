@@ -1,5 +1,6 @@
-//! One HTTP/1.1 exchange per connection, written and read by hand: every header is the test's, nothing is followed,
-//! repaired or pooled, and dropping a [`Response`] closes its connection, which is what a client that leaves does.
+//! One HTTP/1.1 exchange per connection, written and read by hand: every header is the test's, nothing is
+//! followed, repaired or pooled, and dropping a [`Response`] closes its connection, which is what a client
+//! that leaves does.
 
 use std::io;
 use std::net::SocketAddr;

@@ -1,11 +1,12 @@
-//! What tests and benches need: scripted MCP servers, clients of both eras, and processes that end with their test.
+//! What tests and benches need: scripted MCP servers, clients of both eras, and processes that end with their
+//! test.
 //!
-//! The testkit judges the product from outside. It parses and writes its messages with `serde_json` and its HTTP by
-//! hand, never with the crates under test, and it may say on the wire what no honest peer would.
+//! The testkit judges the product from outside. It parses and writes its messages with `serde_json` and its
+//! HTTP by hand, never with the crates under test, and it may say on the wire what no honest peer would.
 //!
 //! - [`script`] — what a scripted server does, built in code or parsed from flags
-//! - [`scripted`] — that server over any byte stream; [`scripted::Listener`] serves it on TCP inside the test, in the
-//!   place of bridge and process; the binary `scripted-server` serves it on stdio
+//! - [`scripted`] — that server over any byte stream; [`scripted::Listener`] serves it on TCP inside the
+//!   test, in the place of bridge and process; the binary `scripted-server` serves it on stdio
 //! - [`record`] — what a scripted server saw: starts, messages, ends
 //! - [`http`], [`sse`] — one HTTP exchange with every header in the test's hands
 //! - [`client`] — MCP clients of both eras on top of it

@@ -13,8 +13,9 @@ use tokio::process::{Child, Command};
 use crate::http::Request;
 use crate::{GUARD, eventually};
 
-/// The path of a program: a release binary in `$MCP_DIST` or the target's `dist`. A server of the testkit's own may
-/// also lie next to the running test, where `cargo test` put it; the product is never taken from there.
+/// The path of a program: a release binary in `$MCP_DIST` or the target's `dist`. A server of the testkit's
+/// own may also lie next to the running test, where `cargo test` put it; the product is never taken from
+/// there.
 ///
 /// # Panics
 /// When it is not there, saying what to do.
@@ -228,7 +229,8 @@ pub struct Edge {
 }
 
 impl Edge {
-    /// Starts an edge on free ports in front of these servers, open to everybody, and waits until it is alive.
+    /// Starts an edge on free ports in front of these servers, open to everybody, and waits until it is
+    /// alive.
     pub async fn start(servers: &[(&str, SocketAddr)]) -> Edge {
         let servers: Vec<_> =
             servers.iter().flat_map(|(name, at)| ["--server".to_owned(), format!("{name}={at}")]).collect();

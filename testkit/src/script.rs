@@ -1,5 +1,5 @@
-//! What a scripted server does. A [`Script`] is built in code or parsed from the flags of `scripted-server`, which
-//! are the same words.
+//! What a scripted server does. A [`Script`] is built in code or parsed from the flags of `scripted-server`,
+//! which are the same words.
 
 use std::time::Duration;
 
@@ -166,7 +166,8 @@ impl Script {
         Ok(())
     }
 
-    /// The steps for a message in the start with this number (from 1), after `done` earlier uses of each rule.
+    /// The steps for a message in the start with this number (from 1), after `done` earlier uses of each
+    /// rule.
     pub(crate) fn steps_for(&self, message: &Value, start: usize, done: &mut [usize]) -> Option<Vec<Step>> {
         if self.rules_for_starts.is_some_and(|starts| start > starts) {
             return None;

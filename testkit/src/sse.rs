@@ -30,7 +30,8 @@ impl Events {
     /// The next whole event. Blocks of nothing but comments are counted and skipped.
     pub fn next_event(&mut self) -> Option<Event> {
         loop {
-            // HTML Living Standard, Server-sent events: an event ends with an empty line, whatever ends its lines.
+            // HTML Living Standard, Server-sent events: an event ends with an empty line, whatever ends its
+            // lines.
             let (end, skip) = ["\n\n", "\r\n\r\n"]
                 .iter()
                 .filter_map(|blank| find(&self.waiting, blank.as_bytes()).map(|at| (at, at + blank.len())))

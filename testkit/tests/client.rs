@@ -9,13 +9,22 @@
 
 use std::time::Duration;
 
-use serde_json::json;
+use serde_json::{Value, json};
 use testkit::client::Client;
 use testkit::eventually;
 use testkit::process::{Process, free_address, workspace};
 use tokio::net::TcpStream;
 use tokio::process::Command;
 use tokio::time::timeout;
+
+/// A call that takes so many seconds and reports so many steps.
+fn long(duration: f64, steps: u32, token: Value) -> Value {
+    json!({
+        "name": "trigger-long-running-operation",
+        "arguments": {"duration": duration, "steps": steps},
+        "_meta": {"progressToken": token},
+    })
+}
 
 #[tokio::test]
 async fn a_legacy_client_goes_through_a_session_with_server_everything() {
@@ -37,15 +46,13 @@ async fn a_legacy_client_goes_through_a_session_with_server_everything() {
     let mut stream = client.listen().await;
     assert!(stream.status == 200 && stream.is_stream());
 
-    let long = json!({"name": "trigger-long-running-operation", "arguments": {"duration": 0.2, "steps": 2}, "_meta": {"progressToken": "a"}});
-    let answer = client.call("tools/call", long).await;
+    let answer = client.call("tools/call", long(0.2, 2, json!("a"))).await;
     let progress: Vec<_> =
         answer.events.iter().map(|event| event["params"]["progress"].as_u64().unwrap()).collect();
     assert_eq!(progress, [1, 2]);
     assert!(answer.text().contains("completed"));
 
-    let endless = json!({"name": "trigger-long-running-operation", "arguments": {"duration": 60, "steps": 600}, "_meta": {"progressToken": 7}});
-    let mut call = client.open("tools/call", endless).await;
+    let mut call = client.open("tools/call", long(60.0, 600, json!(7))).await;
     assert_eq!(call.next().await.unwrap()["params"]["progressToken"], 7);
     assert_eq!(client.cancel(call.id).await, 202);
     drop(call);

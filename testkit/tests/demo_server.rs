@@ -28,8 +28,9 @@ impl Server {
 
     fn legacy() -> Server {
         let mut server = Server::start("both");
-        let version = json!({"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "t", "version": "1"}});
-        let answer = server.ask("initialize", version);
+        let info = json!({"name": "t", "version": "1"});
+        let params = json!({"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": info});
+        let answer = server.ask("initialize", params);
         assert_eq!(answer["result"]["protocolVersion"], "2025-06-18");
         assert_eq!(answer["result"]["serverInfo"]["name"], "demo-server");
         server.send(json!({"jsonrpc": "2.0", "method": "notifications/initialized"}));
@@ -38,6 +39,12 @@ impl Server {
 
     fn send(&mut self, message: Value) {
         writeln!(self.stdin.as_mut().unwrap(), "{message}").unwrap();
+    }
+
+    fn call(&mut self, id: u64, name: &str, arguments: Value) {
+        self.send(
+            json!({"jsonrpc": "2.0", "id": id, "method": "tools/call", "params": call(name, arguments)}),
+        );
     }
 
     fn line(&mut self) -> Value {
@@ -147,7 +154,7 @@ fn a_sleeping_call_reports_progress_and_holds_up_nobody() {
     let mut params = call("sleep", json!({"ms": 400}));
     params["_meta"] = json!({"progressToken": "tok"});
     server.send(json!({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}));
-    server.send(json!({"jsonrpc": "2.0", "id": 2, "method": "tools/call", "params": call("echo", json!({"text": "x"}))}));
+    server.call(2, "echo", json!({"text": "x"}));
     assert_eq!(server.line()["id"], 2);
     for step in 1..10 {
         let progress = server.line();
@@ -160,18 +167,19 @@ fn a_sleeping_call_reports_progress_and_holds_up_nobody() {
 #[test]
 fn a_cancelled_call_is_never_answered() {
     let mut server = Server::legacy();
-    server.send(json!({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": call("sleep", json!({"ms": 50}))}));
+    server.call(1, "sleep", json!({"ms": 50}));
     let cancel = json!({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 1}});
     server.send(cancel);
-    // Sent after the cancel and twice as long: had the first one lived, its answer would come before this one.
-    server.send(json!({"jsonrpc": "2.0", "id": 2, "method": "tools/call", "params": call("sleep", json!({"ms": 100}))}));
+    // Sent after the cancel and twice as long: had the first one lived, its answer would come before this
+    // one.
+    server.call(2, "sleep", json!({"ms": 100}));
     assert_eq!(server.line()["id"], 2);
 }
 
 #[test]
 fn end_of_input_ends_the_process() {
     let mut server = Server::legacy();
-    server.send(json!({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": call("sleep", json!({"seconds": 3000}))}));
+    server.call(1, "sleep", json!({"seconds": 3000}));
     drop(server.stdin.take());
     assert!(server.process.wait().unwrap().success());
 }

@@ -1,4 +1,5 @@
-//! The scripted server, on TCP and as a process, does what its flags say; the HTTP client reads what is sent to it.
+//! The scripted server, on TCP and as a process, does what its flags say; the HTTP client reads what is sent
+//! to it.
 
 #![allow(
     clippy::unwrap_used,
@@ -154,7 +155,10 @@ async fn eras_are_pinned_and_a_probe_can_be_fatal() {
     let listener =
         Listener::start(Script::from_flags(&["--era", "both", "--at-start", "list-changed:1"])).await;
     let mut lines = Lines::open(listener.address()).await;
-    let meta = json!({"io.modelcontextprotocol/protocolVersion": "2026-07-28", "io.modelcontextprotocol/clientCapabilities": {}});
+    let meta = json!({
+        "io.modelcontextprotocol/protocolVersion": "2026-07-28",
+        "io.modelcontextprotocol/clientCapabilities": {},
+    });
     lines.request(1, "server/discover", json!({"_meta": meta})).await;
     assert_eq!(lines.message().await.unwrap()["result"]["resultType"], "complete");
     assert_eq!(lines.message().await.unwrap()["method"], "notifications/tools/list_changed");
@@ -218,7 +222,8 @@ async fn the_client_reads_json_chunks_and_streams() {
     let (address, _) =
         canned(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n").await;
     assert_eq!(Request::new("GET", "/x").send(address).await.unwrap().json().await, json!({}));
-    let stream = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n: x\n\ndata: {\"method\":\"n\"}\n\ndata: {\"id\":1,\"result\":{}}\n\n";
+    let stream = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n\
+        : x\n\ndata: {\"method\":\"n\"}\n\ndata: {\"id\":1,\"result\":{}}\n\n";
     let (address, asked) = canned(stream).await;
     let answer = Client::modern(address).token("secret").call_tool("echo", json!({})).await;
     assert_eq!((answer.status, answer.events.len(), answer.result()), (200, 1, &json!({})));

@@ -101,7 +101,8 @@ impl Peer {
     fn templates(&self) -> Vec<Value> {
         let count = self.server.script.templates;
         (0..count)
-            .map(|number| json!({"uriTemplate": format!("test://x{number}/{{id}}"), "name": format!("x{number}")}))
+            .map(|number| (format!("test://x{number}/{{id}}"), format!("x{number}")))
+            .map(|(template, name)| json!({"uriTemplate": template, "name": name}))
             .collect()
     }
 
@@ -136,7 +137,8 @@ fn capabilities() -> Value {
 pub(super) fn ask_params(method: &str) -> Value {
     match method {
         "sampling/createMessage" => {
-            json!({"messages": [{"role": "user", "content": {"type": "text", "text": "think"}}], "maxTokens": 10})
+            let content = json!({"type": "text", "text": "think"});
+            json!({"messages": [{"role": "user", "content": content}], "maxTokens": 10})
         }
         "elicitation/create" => json!({
             "message": "which one?",

@@ -1,5 +1,5 @@
-//! A scripted server on TCP inside the test, in the place of bridge and process: one connection, one "process",
-//! started at its first byte.
+//! A scripted server on TCP inside the test, in the place of bridge and process: one connection, one
+//! "process", started at its first byte.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};

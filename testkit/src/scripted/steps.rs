@@ -115,4 +115,5 @@ impl Peer {
 }
 
 /// A banner, an empty line, half a message, bytes that are not UTF-8, JSON that is no message, a batch.
-const GARBAGE: &[u8] = b"npm notice: a new version is there\n\n{\"jsonrpc\":\"2.0\",\"id\":\n\"\xff\xfe\"\n{\"jsonrpc\":\"2.0\"}\n42\n[]\n";
+const GARBAGE: &[u8] = b"npm notice: a new version is there\n\n{\"jsonrpc\":\"2.0\",\"id\":\n\
+    \"\xff\xfe\"\n{\"jsonrpc\":\"2.0\"}\n42\n[]\n";

@@ -1,14 +1,14 @@
 //! `demo-server`: the bundled MCP server over stdio, for `make run`, for tests and for benches.
 //!
-//! It needs nothing installed, starts in milliseconds and speaks both eras. Tools: `echo`, `add` and `sleep` (with
-//! progress, cancellable); one resource and one template; one prompt with completion for its argument.
+//! It needs nothing installed, starts in milliseconds and speaks both eras. Tools: `echo`, `add` and `sleep`
+//! (with progress, cancellable); one resource and one template; one prompt with completion for its argument.
 //!
 //! ```text
 //! stdin ─▶ main thread: lines ─▶ session::Session (era, checks) ─▶ answers (content) ─▶ output ─▶ stdout
 //!                                        └─▶ sleep::Sleeps (one timer thread) ────────────┘
 //! ```
-//! `echo` is answered by the reading thread and its text is never decoded, so that a bench measures the way to the
-//! server and not the server. Answers to lines that arrived together leave in one write.
+//! `echo` is answered by the reading thread and its text is never decoded, so that a bench measures the way
+//! to the server and not the server. Answers to lines that arrived together leave in one write.
 
 mod answers;
 mod message;

@@ -1,5 +1,5 @@
-//! What is read of a JSON-RPC message, borrowed from its line: ids, texts and tokens are copied verbatim into the
-//! answer and never decoded.
+//! What is read of a JSON-RPC message, borrowed from its line: ids, texts and tokens are copied verbatim into
+//! the answer and never decoded.
 
 use std::borrow::Cow;
 

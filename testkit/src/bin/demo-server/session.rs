@@ -9,6 +9,8 @@
 
 use std::time::Duration;
 
+use serde_json::Value;
+
 use crate::answers;
 use crate::message::{Message, Params, SleepArguments};
 use crate::output::Output;
@@ -138,13 +140,13 @@ impl Session {
         let modern = self.era == Era::Modern;
         let result = match asked.method {
             "tools/call" => return self.call_tool(asked),
-            "initialize" => initialized(params.protocol_version.as_deref()),
-            "server/discover" if modern => discovered(),
+            "initialize" => answers::initialized(negotiated(params.protocol_version.as_deref())),
+            "server/discover" if modern => answers::discovered(MODERN_VERSION),
             "ping" if !modern => "{".to_owned(),
-            "tools/list" => answers::TOOLS.to_owned(),
-            "resources/list" => answers::RESOURCES.to_owned(),
-            "resources/templates/list" => answers::TEMPLATES.to_owned(),
-            "prompts/list" => answers::PROMPTS.to_owned(),
+            "tools/list" => answers::TOOLS.clone(),
+            "resources/list" => answers::RESOURCES.clone(),
+            "resources/templates/list" => answers::TEMPLATES.clone(),
+            "prompts/list" => answers::PROMPTS.clone(),
             "resources/read" => {
                 let uri = params.uri.as_deref().unwrap_or_default();
                 answers::resource(uri).ok_or_else(|| no_resource(uri, modern))?
@@ -209,7 +211,7 @@ impl Session {
     }
 
     fn refuse(&self, id: &str, refusal: &Refusal) {
-        let message = answers::quoted(refusal.message);
+        let message = quoted(refusal.message);
         let data = refusal.data.as_ref().map(|data| format!(r#","data":{data}"#)).unwrap_or_default();
         let error = format!(r#","error":{{"code":{},"message":{message}{data}}}}}"#, refusal.code);
         self.output.put(&[r#"{"jsonrpc":"2.0","id":"#, id, &error]);
@@ -238,23 +240,14 @@ fn check_envelope(params: &Params<'_>) -> Result<(), Refusal> {
     }
 }
 
-fn initialized(requested: Option<&str>) -> String {
-    // MCP 2025-11-25 lifecycle, Version Negotiation: the version asked for if we speak it, else our latest
-    let version =
-        requested.filter(|version| LEGACY_VERSIONS.contains(version)).unwrap_or(LATEST_LEGACY_VERSION);
-    let (capabilities, info) = (answers::CAPABILITIES, answers::SERVER_INFO);
-    format!(r#"{{"protocolVersion":"{version}",{capabilities},"serverInfo":{info}"#)
-}
-
-fn discovered() -> String {
-    let (capabilities, info) = (answers::CAPABILITIES, answers::SERVER_INFO);
-    format!(
-        r#"{{"supportedVersions":["{MODERN_VERSION}"],{capabilities},"_meta":{{"io.modelcontextprotocol/serverInfo":{info}}}"#
-    )
+/// The version asked for if we speak it, else our latest.
+// MCP 2025-11-25 lifecycle, Version Negotiation
+fn negotiated(requested: Option<&str>) -> &str {
+    requested.filter(|version| LEGACY_VERSIONS.contains(version)).unwrap_or(LATEST_LEGACY_VERSION)
 }
 
 fn unsupported(requested: Option<&str>) -> Refusal {
-    let requested = answers::quoted(requested.unwrap_or_default());
+    let requested = quoted(requested.unwrap_or_default());
     let data = format!(r#"{{"supported":["{MODERN_VERSION}"],"requested":{requested}}}"#);
     Refusal { code: UNSUPPORTED_VERSION, message: "unsupported protocol version", data: Some(data) }
 }
@@ -262,11 +255,12 @@ fn unsupported(requested: Option<&str>) -> Refusal {
 fn no_resource(uri: &str, modern: bool) -> Refusal {
     // MCP 2026-07-28 server/resources, Error Handling; legacy revisions have a code of their own for it
     let code = if modern { INVALID_PARAMS } else { RESOURCE_NOT_FOUND };
-    Refusal {
-        code,
-        message: "no such resource",
-        data: Some(format!(r#"{{"uri":{}}}"#, answers::quoted(uri))),
-    }
+    Refusal { code, message: "no such resource", data: Some(format!(r#"{{"uri":{}}}"#, quoted(uri))) }
+}
+
+/// A JSON string.
+fn quoted(text: &str) -> String {
+    Value::from(text).to_string()
 }
 
 fn length(arguments: &SleepArguments) -> Option<Duration> {
