@@ -48,13 +48,23 @@ pub fn workspace() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the testkit has a parent").to_owned()
 }
 
-/// A loopback address nobody listens on.
+/// A loopback address nobody listens on, and that no outgoing connection will be given: it lies below the range
+/// that the system takes those ports from.
 ///
 /// # Panics
 /// When there is none.
 pub fn free_address() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port")
+    static TAKEN: AtomicUsize = AtomicUsize::new(0);
+    // Test programs that run at the same time begin at different places.
+    let first = std::process::id() as usize * 101;
+    let mut ports = (0..PORTS.len()).map(|_| {
+        let port = PORTS.start + (first + TAKEN.fetch_add(1, Ordering::Relaxed)) % PORTS.len();
+        SocketAddr::from(([127, 0, 0, 1], port as u16))
+    });
+    ports.find(|address| TcpListener::bind(address).is_ok()).expect("a free port")
 }
+
+const PORTS: std::ops::Range<usize> = 12_000..32_000;
 
 /// A directory that goes with its guard.
 pub struct Scratch(PathBuf);

@@ -79,7 +79,7 @@ pub enum Step {
     Slowly,
     /// `hang`: no answer to this one.
     Hang,
-    /// `stall`: nothing is read any more.
+    /// `stall`: nothing is read any more, for two minutes at most.
     Stall,
     /// `die`: the process exits (in a test's listener: the connection closes).
     Die,

@@ -9,6 +9,7 @@ pub use listener::Listener;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWrite, AsyncWriteExt, BufReader};
@@ -149,7 +150,7 @@ impl Connection {
         let mut line = Vec::new();
         loop {
             if peer.stalled.load(Ordering::Relaxed) {
-                peer.died.notified().await;
+                let _ = tokio::time::timeout(LONGEST_STALL, peer.died.notified()).await;
                 return Ending::Died;
             }
             line.clear();
@@ -256,6 +257,8 @@ impl Connection {
     }
 }
 
+/// A process that reads nothing does not see its client leave; it must not outlive its test by much.
+const LONGEST_STALL: Duration = Duration::from_secs(120);
 const INVALID_REQUEST: i64 = -32600;
 const METHOD_NOT_FOUND: i64 = -32601;
 const INVALID_PARAMS: i64 = -32602;
