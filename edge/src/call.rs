@@ -22,7 +22,7 @@ use wire::span::Span;
 
 use crate::permit::CallPermit;
 
-pub use reply::{EVENT_BYTES, Event, Next, Outcome, Reply, Responder, reply};
+pub use reply::{Cancel, EVENT_BYTES, Event, Next, Outcome, Reply, Responder, reply};
 
 /// Anything that answers calls: the router, the pool of one server, a fake in a test.
 ///

@@ -22,3 +22,4 @@ pub mod ops;
 pub mod permit;
 pub mod router;
 pub mod session;
+pub mod upstream;

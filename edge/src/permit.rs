@@ -264,11 +264,10 @@ impl Slots {
         Self { free, waiting: Arc::default(), config, metrics }
     }
 
-    /// A slot without waiting; `None` also when others wait already, so that nobody overtakes them.
+    /// A slot without waiting. Nobody overtakes those who wait for one: the semaphore hands a slot that comes
+    /// free to the first of them, so that none is there to be taken. Who waits in the queue for something else,
+    /// a handshake say, holds nobody up.
     pub fn try_take(&self) -> Option<SlotPermit> {
-        if self.waiting.load(Ordering::Relaxed) > 0 {
-            return None;
-        }
         self.free.clone().try_acquire_owned().ok().map(|permit| SlotPermit { _permit: permit })
     }
 
@@ -398,9 +397,11 @@ mod tests {
         let queued = slots.queue().unwrap();
         assert_eq!(slots.queue().unwrap_err(), Bound::Queue);
         assert_eq!(queued.slot().await.unwrap_err(), Bound::QueueTimeout);
+        let waiting = tokio::spawn(async move { queued.slot().await.map(|slot| (queued, slot)) });
+        tokio::task::yield_now().await;
         drop(held);
         assert!(slots.try_take().is_none(), "nobody overtakes the queue");
-        let slot = queued.slot().await.unwrap();
+        let (queued, slot) = waiting.await.unwrap().unwrap();
         drop((queued, slot));
         assert!(slots.try_take().is_some());
     }

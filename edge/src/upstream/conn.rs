@@ -1,0 +1,379 @@
+//! One framed link to one process: a reader task, a writer task, and the table of what is in flight between
+//! them.
+//!
+//! Guarantees: a call that was started ends in exactly one outcome, at the latest with the connection; the
+//! reader waits for nobody but the server; a call of which nothing was written is handed back and not failed.
+//! It must not know of keys, isolation or other connections: that is the pool's business, told by [`Owner`].
+
+mod pending;
+mod reader;
+mod writer;
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::Notify;
+use tokio::time::{Instant, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use wire::Era;
+use wire::mcp::method::{Method, Notice};
+use wire::splice::Parts;
+
+use super::address::Endpoint;
+use super::link::Link;
+use super::metrics::ServerMetrics;
+use super::mux::{Mux, WireId};
+use super::outgoing;
+use super::settings::Config;
+use crate::call::{Cancel, Outcome, ServerName, reply};
+use crate::error::{Blame, Error, Kind};
+use crate::permit::{self, SlotPermit};
+
+pub(super) use pending::Job;
+use pending::{Pending, Work};
+
+/// Who opened a connection and is told what becomes of it. Called without a lock of the connection held.
+pub(super) trait Owner: Send + Sync {
+    /// Nothing of this call was written; another connection may take it.
+    fn returned(&self, job: Box<Job>, slot: SlotPermit, why: &Error);
+    /// A notification that belongs to no call.
+    fn notice(&self, conn: &Conn, notice: Notice);
+    /// The connection takes no more calls.
+    fn left(&self, conn: &Conn, how: Ended);
+}
+
+/// What a connection is, from its birth.
+#[derive(Debug)]
+pub(super) struct Spec {
+    /// Counts the connections of this process up.
+    pub(super) number: u64,
+    pub(super) server: ServerName,
+    pub(super) endpoint: Endpoint,
+    /// How the server behind it is spoken to; servers pin it by the first request on a connection.
+    pub(super) era: Era,
+    /// The gateway's own: what the server says unasked is news for everybody.
+    pub(super) is_control: bool,
+    /// Ends the connection from outside: a session's end, or never.
+    pub(super) until: CancellationToken,
+}
+
+/// What a connection shares with the others of its server.
+#[derive(Clone)]
+pub(super) struct Surroundings {
+    pub(super) config: Arc<Config>,
+    pub(super) metrics: Arc<ServerMetrics>,
+    pub(super) bounds: permit::Metrics,
+    pub(super) owner: Weak<dyn Owner>,
+    pub(super) tasks: TaskTracker,
+}
+
+/// Why a connection ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ended {
+    /// By the server: its process died, or it broke the link.
+    Died,
+    /// By us, with nothing in flight, or for the reason given to what was.
+    Closed,
+}
+
+/// One connection.
+pub(super) struct Conn {
+    spec: Spec,
+    around: Surroundings,
+    state: Mutex<State>,
+    /// The writer has something to do.
+    wake: Notify,
+    /// No new calls: the writer sends the end of the stream, the reader waits for the server's.
+    closing: CancellationToken,
+    /// Both tasks stop where they are.
+    cut: CancellationToken,
+    /// Both tasks are done, and so is the process.
+    done: CancellationToken,
+    in_flight: AtomicUsize,
+    this: Weak<Conn>,
+}
+
+struct State {
+    phase: Phase,
+    mux: Mux<Pending>,
+    outbox: VecDeque<Queued>,
+    /// Messages in the outbox that are no calls.
+    notes: usize,
+    last_used: Instant,
+}
+
+/// ```text
+/// Open ──close──▶ Closing ──the server's end, or CLOSE_GRACE──▶ Closed (terminal)
+///   └──────────────── the server's end, a failed write ──────▶ Closed
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Open,
+    Closing,
+    Closed,
+}
+
+/// A message for the writer; with an id if it is a request.
+struct Queued {
+    id: Option<WireId>,
+    line: Parts,
+}
+
+impl Conn {
+    /// Takes a link and starts its two tasks. The link is ready for a first request.
+    pub(super) fn start(link: Link, spec: Spec, around: Surroundings) -> Arc<Self> {
+        let capacity = around.config.slots.slots.saturating_add(OWN_REQUESTS);
+        let state = State {
+            phase: Phase::Open,
+            mux: Mux::new(capacity),
+            outbox: VecDeque::new(),
+            notes: 0,
+            last_used: Instant::now(),
+        };
+        let conn = Arc::new_cyclic(|this| Self {
+            spec,
+            around,
+            state: Mutex::new(state),
+            wake: Notify::new(),
+            closing: CancellationToken::new(),
+            cut: CancellationToken::new(),
+            done: CancellationToken::new(),
+            in_flight: AtomicUsize::new(0),
+            this: this.clone(),
+        });
+        conn.around.metrics.opened.inc();
+        conn.around.metrics.connections.inc();
+        conn.around.tasks.spawn(reader::run(conn.clone(), link));
+        conn
+    }
+
+    pub(super) fn spec(&self) -> &Spec {
+        &self.spec
+    }
+
+    /// Calls and own requests that wait for an answer.
+    pub(super) fn in_flight(&self) -> usize {
+        self.in_flight.load(Ordering::Relaxed)
+    }
+
+    /// Whether it takes calls.
+    pub(super) fn is_open(&self) -> bool {
+        self.lock().phase == Phase::Open
+    }
+
+    /// Sends a call on its way, or hands it back when the connection takes none.
+    pub(super) fn send(&self, job: Box<Job>, slot: SlotPermit) -> Result<(), (Box<Job>, SlotPermit)> {
+        let source = outgoing::flatten(&job.call);
+        let now = Instant::now();
+        let mut state = self.lock();
+        let State { phase: Phase::Open, mux, outbox, .. } = &mut *state else { return Err((job, slot)) };
+        let (Some(vacant), Some(this)) = (mux.vacant(), self.this.upgrade()) else { return Err((job, slot)) };
+        let id = vacant.id();
+        if !job.responder.on_cancel(this, id.number()) {
+            return Ok(()); // nobody waits for it any more
+        }
+        let line = outgoing::request(&job.call, source, id, self.spec.era);
+        let config = &self.around.config;
+        vacant.fill(Pending {
+            work: Work::Call { job, slot },
+            written: false,
+            deadline: now + config.call_timeout.min(config.call_timeout_max),
+            limit: now + config.call_timeout_max,
+        });
+        outbox.push_back(Queued { id: Some(id), line });
+        drop(state);
+        self.opened();
+        self.wake.notify_one();
+        Ok(())
+    }
+
+    /// Makes a request of our own and waits for its raw result, at most `patience`.
+    pub(super) async fn ask(&self, method: Method, params: &str, patience: Duration) -> Outcome {
+        let (responder, reply) = reply();
+        {
+            let mut state = self.lock();
+            let State { phase: Phase::Open, mux, outbox, .. } = &mut *state else {
+                return Outcome::Failed(self.died());
+            };
+            let (Some(vacant), Some(this)) = (mux.vacant(), self.this.upgrade()) else {
+                return Outcome::Failed(permit::Bound::Slots.refusal());
+            };
+            let id = vacant.id();
+            responder.on_cancel(this, id.number());
+            let limit = Instant::now() + patience;
+            let work = Work::Own { method, responder };
+            vacant.fill(Pending { work, written: false, deadline: limit, limit });
+            outbox.push_back(Queued { id: Some(id), line: outgoing::own(id, method.as_str(), params) });
+        }
+        self.opened();
+        self.wake.notify_one();
+        match timeout(patience, reply.outcome()).await {
+            Ok(outcome) => outcome,
+            Err(_) => Outcome::Failed(self.silent()),
+        }
+    }
+
+    /// Sends a notification.
+    pub(super) fn tell(&self, line: impl Into<Bytes>) {
+        self.note(line.into().into());
+    }
+
+    /// Ends the connection in good order: `why` for what is in flight, the end of the stream for the server,
+    /// and a moment for its process to end.
+    pub(super) fn close(&self, why: &Error) {
+        let state = self.lock();
+        self.begin_close(state, why);
+    }
+
+    /// The same, if nothing is in flight and nothing was since `before`.
+    pub(super) fn close_idle(&self, before: Instant) {
+        let state = self.lock();
+        if state.mux.len() == 0 && state.last_used <= before {
+            self.begin_close(state, &permit::Bound::Slots.refusal()); // there is nobody to be told
+        }
+    }
+
+    fn begin_close(&self, mut state: MutexGuard<'_, State>, why: &Error) {
+        if state.phase != Phase::Open {
+            return;
+        }
+        state.phase = Phase::Closing;
+        let pending = state.clear();
+        drop(state);
+        self.closing.cancel();
+        self.wake.notify_one();
+        self.end(pending, Ended::Closed, why);
+    }
+
+    /// The link is of no use any more.
+    fn die(&self) {
+        let (was, pending) = {
+            let mut state = self.lock();
+            (std::mem::replace(&mut state.phase, Phase::Closed), state.clear())
+        };
+        self.closing.cancel();
+        self.cut.cancel();
+        if was == Phase::Open {
+            self.around.metrics.died.inc();
+            self.end(pending, Ended::Died, &self.died());
+        }
+    }
+
+    /// Resolves when nothing of it is left.
+    pub(super) async fn closed(&self) {
+        self.done.cancelled().await;
+    }
+
+    /// Fails the calls whose deadline has passed, and cancels them upstream.
+    pub(super) fn sweep(&self, now: Instant) {
+        let late: Vec<WireId> = {
+            let state = self.lock();
+            state.mux.iter().filter(|(_, pending)| pending.deadline <= now).map(|(id, _)| id).collect()
+        };
+        for id in late {
+            if let Some(pending) = self.take_back(id) {
+                self.around.metrics.timeouts.inc();
+                pending.work.fail(self.silent());
+            }
+        }
+    }
+
+    /// Takes a request out of the table: unsent it is forgotten, else the server is told to stop.
+    fn take_back(&self, id: WireId) -> Option<Pending> {
+        let pending = {
+            let mut state = self.lock();
+            let pending = state.mux.close(id)?;
+            state.last_used = Instant::now();
+            if !pending.written {
+                state.outbox.retain(|queued| queued.id != Some(id));
+            }
+            pending
+        };
+        self.answered();
+        if pending.written && pending.work.may_be_cancelled() {
+            self.note(outgoing::cancelled(id));
+        }
+        Some(pending)
+    }
+
+    /// Queues a message that is no request; `false` when too many wait for a server that does not read.
+    fn note(&self, line: Parts) -> bool {
+        {
+            let mut state = self.lock();
+            if state.phase != Phase::Open || state.notes >= NOTES {
+                return false;
+            }
+            state.notes += 1;
+            state.outbox.push_back(Queued { id: None, line });
+        }
+        self.wake.notify_one();
+        true
+    }
+
+    fn end(&self, pending: Vec<Pending>, how: Ended, why: &Error) {
+        let owner = self.around.owner.upgrade();
+        if let Some(owner) = &owner {
+            owner.left(self, how);
+        }
+        for pending in pending {
+            self.answered();
+            match (pending.work, &owner) {
+                (Work::Call { job, slot }, Some(owner)) if !pending.written && how == Ended::Died => {
+                    owner.returned(job, slot, why);
+                }
+                (work, _) => work.fail(why.clone()),
+            }
+        }
+    }
+
+    fn opened(&self) {
+        self.in_flight.fetch_add(1, Ordering::Relaxed);
+        self.around.metrics.in_flight.inc();
+    }
+
+    fn answered(&self) {
+        self.in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.around.metrics.in_flight.dec();
+    }
+
+    fn died(&self) -> Error {
+        let message = format!("the process of server `{}` ended before it answered", self.spec.server);
+        Error::new(Kind::Died, Blame::Upstream, message)
+    }
+
+    fn silent(&self) -> Error {
+        let message = format!("server `{}` did not answer in time", self.spec.server);
+        Error::new(Kind::Timeout, Blame::Upstream, message)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Every state inside is valid at any point, so a poisoned lock carries no news.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Cancel for Conn {
+    fn cancel(&self, token: u64) {
+        drop(self.take_back(WireId::from_number(token)));
+    }
+}
+
+impl State {
+    fn clear(&mut self) -> Vec<Pending> {
+        self.outbox.clear();
+        self.notes = 0;
+        self.mux.drain().into_iter().map(|(_, pending)| pending).collect()
+    }
+}
+
+/// Requests of our own at a time, beside the calls: a handshake, or the four lists.
+const OWN_REQUESTS: usize = 16;
+/// Cancels and answers that wait to be written. A server reads them at once or not at all, and then the write
+/// timeout ends the connection.
+const NOTES: usize = 1024;
+/// The server's time to end after the end of its input: the bridge's stop ladder takes 5 s to SIGTERM.
+const CLOSE_GRACE: Duration = Duration::from_secs(7);

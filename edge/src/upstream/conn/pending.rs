@@ -1,0 +1,54 @@
+//! A request that waits for its answer.
+
+use tokio::time::Instant;
+use wire::mcp::method::Method;
+
+use crate::call::{Call, Responder};
+use crate::error::Error;
+use crate::permit::SlotPermit;
+
+/// A call and the place its answer goes to.
+pub(in crate::upstream) struct Job {
+    pub(in crate::upstream) call: Call,
+    pub(in crate::upstream) responder: Responder,
+    /// How many connections had it before.
+    pub(in crate::upstream) tries: u8,
+}
+
+/// What is kept of a request until it is answered.
+pub(super) struct Pending {
+    pub(super) work: Work,
+    /// Whether anything of it may have reached the server.
+    pub(super) written: bool,
+    /// When it fails if nothing is heard of it.
+    pub(super) deadline: Instant,
+    /// When it fails whatever is heard of it.
+    pub(super) limit: Instant,
+}
+
+/// Whose request it is.
+pub(super) enum Work {
+    /// A client's.
+    Call { job: Box<Job>, slot: SlotPermit },
+    /// Ours: a handshake or a list.
+    Own { method: Method, responder: Responder },
+}
+
+impl Work {
+    // MCP 2025-11-25 basic/utilities/cancellation: `initialize` must not be cancelled.
+    pub(super) fn may_be_cancelled(&self) -> bool {
+        !matches!(self, Self::Own { method: Method::Initialize, .. })
+    }
+
+    /// Ends it without an answer. What it held is free before its caller hears of it.
+    pub(super) fn fail(self, error: Error) {
+        match self {
+            Self::Call { job, slot } => {
+                let Job { call, responder, .. } = *job;
+                drop((call, slot));
+                responder.fail(error);
+            }
+            Self::Own { responder, .. } => responder.fail(error),
+        }
+    }
+}

@@ -1,0 +1,250 @@
+//! The task that reads, and what each message of a server means. It waits for nobody but the server: answers
+//! and events go to places that are always free.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use wire::frame_io::FrameReader;
+use wire::id::RequestId;
+use wire::mcp::method::{Ask, Notice};
+use wire::{Era, Frame, Kind as MessageKind, Message, ScanError};
+
+use super::pending::{Pending, Work};
+use super::{CLOSE_GRACE, Conn, Job, writer};
+use crate::call::{Event, Outcome};
+use crate::error::{Blame, Error, Kind};
+use crate::permit::Bound;
+use crate::upstream::link::{Incoming, Link};
+use crate::upstream::metrics::Skip;
+use crate::upstream::mux::{Standing, WireId};
+use crate::upstream::{legacy, modern, outgoing};
+
+/// Reads until the connection ends, then sees to it that everything of it is gone.
+pub(super) async fn run(conn: Arc<Conn>, link: Link) {
+    let writer = conn.around.tasks.spawn(writer::run(conn.clone(), link.outgoing));
+    let mut reader = Reader {
+        frames: FrameReader::new(link.incoming, conn.around.config.limits.frame_bytes),
+        conn: conn.clone(),
+        quiet_until: None,
+        unsaid: 0,
+    };
+    tokio::select! {
+        () = reader.read() => {}
+        () = reader_closing(&conn) => {} // cancel-safe: what was read is not wanted any more
+    }
+    drop(reader);
+    conn.die();
+    let _ = writer.await; // it ends by the cut, if not before; a panic in it was counted where it happened
+    if let Some(process) = link.process {
+        process.stop().await;
+    }
+    conn.around.metrics.connections.dec();
+    conn.done.cancel();
+}
+
+/// Resolves when the server had its time to end, after an end from our side.
+async fn reader_closing(conn: &Conn) {
+    tokio::select! {
+        () = conn.spec.until.cancelled() => conn.close(&session_over()),
+        () = conn.closing.cancelled() => {}
+    }
+    tokio::select! {
+        () = conn.cut.cancelled() => {}
+        () = tokio::time::sleep(CLOSE_GRACE) => {}
+    }
+}
+
+struct Reader {
+    conn: Arc<Conn>,
+    frames: FrameReader<Incoming>,
+    /// Until when dropped messages are counted and not logged one by one.
+    quiet_until: Option<Instant>,
+    unsaid: u64,
+}
+
+impl Reader {
+    async fn read(&mut self) {
+        loop {
+            match self.frames.next().await {
+                Ok(Some(Frame::Line(line))) => {
+                    self.conn.around.metrics.received.inc_by(line.len() as u64 + 1);
+                    match Message::scan(line, &self.conn.around.config.limits) {
+                        Ok(message) => self.take(message),
+                        Err(error) => self.unreadable(&error),
+                    }
+                }
+                Ok(Some(Frame::TooLong { id, kind, bytes })) => {
+                    self.conn.around.metrics.received.inc_by(bytes);
+                    self.too_long(id.as_ref(), kind);
+                }
+                Ok(None) => return,
+                Err(error) => {
+                    tracing::debug!(server = %self.conn.spec.server, conn = self.conn.spec.number, %error, "read failed");
+                    return;
+                }
+            }
+        }
+    }
+
+    fn take(&mut self, message: Message) {
+        match message.kind() {
+            MessageKind::Response => self.answer(message),
+            MessageKind::Notification => self.notice(message),
+            MessageKind::Request => self.asked(&message),
+        }
+    }
+
+    fn answer(&mut self, message: Message) {
+        match self.conn.close_answered(message.id()) {
+            Ok(Pending { work: Work::Call { job, slot }, .. }) => {
+                let Job { call, responder, .. } = *job;
+                let outcome = self.outcome(&call, &message);
+                // The caller may send its next call at once: what this one held is free by then.
+                drop((call, slot));
+                responder.finish(outcome);
+            }
+            Ok(Pending { work: Work::Own { responder, .. }, .. }) => {
+                let outcome = match (message.result(), message.error()) {
+                    (Some(result), _) => Outcome::Result(result.span().slice(message.bytes()).into()),
+                    (None, Some(error)) => Outcome::Refused(error.span().slice(message.bytes())),
+                    (None, None) => Outcome::Failed(self.broken()),
+                };
+                responder.finish(outcome);
+            }
+            Err(Standing::Over) => self.skip(Skip::Late),
+            Err(_) => self.skip(Skip::UnknownId),
+        }
+    }
+
+    fn outcome(&self, call: &crate::call::Call, message: &Message) -> Outcome {
+        let era = self.conn.spec.era;
+        if let Some(error) = message.error() {
+            let uri = call.request.param("uri").and_then(|uri| uri.as_str());
+            return match era {
+                Era::Legacy => legacy::refusal(call.method, uri.as_deref(), error),
+                Era::Modern => modern::refusal(call.method, uri.as_deref(), error),
+            };
+        }
+        let result = match era {
+            Era::Legacy => legacy::result(call.method, message),
+            Era::Modern => modern::result(message),
+        };
+        result.map_or_else(|| Outcome::Failed(self.broken()), Outcome::Result)
+    }
+
+    fn notice(&mut self, message: Message) {
+        match Notice::parse(message.method()) {
+            Notice::Progress => self.progress(message),
+            notice => {
+                if let Some(owner) = self.conn.around.owner.upgrade() {
+                    owner.notice(&self.conn, notice);
+                }
+            }
+        }
+    }
+
+    fn progress(&mut self, message: Message) {
+        let token = message.param("progressToken").and_then(|token| token.as_u64());
+        let known = token.is_some_and(|token| self.conn.progressed(WireId::from_number(token), message));
+        if !known {
+            self.skip(Skip::Progress);
+        }
+    }
+
+    fn asked(&mut self, message: &Message) {
+        let Some(id) = message.id() else { return };
+        let outcome = match Ask::parse(message.method()) {
+            Ask::Ping => PONG,
+            Ask::Roots => NO_ROOTS,
+            Ask::Sampling | Ask::Elicitation | Ask::Other => NOBODY_TO_ASK,
+        };
+        if !self.conn.note(outgoing::answer(id, outcome)) {
+            self.skip(Skip::Flood);
+        }
+    }
+
+    /// A line that is no message. If it names a call of ours, that call has its answer: there will be no other.
+    fn unreadable(&mut self, error: &ScanError) {
+        match self.conn.close_answered(error.id.as_ref()) {
+            Ok(pending) => pending.work.fail(self.broken()),
+            Err(_) => self.skip(Skip::Garbage),
+        }
+    }
+
+    fn too_long(&mut self, id: Option<&RequestId>, kind: Option<MessageKind>) {
+        self.conn.around.bounds.hit(Bound::Frame);
+        // A request of the server's has an id of its own numbering.
+        let ours = id.filter(|_| !matches!(kind, Some(MessageKind::Request | MessageKind::Notification)));
+        if let Ok(pending) = self.conn.close_answered(ours) {
+            let server = &self.conn.spec.server;
+            let message = format!("the answer of server `{server}` is larger than this gateway takes");
+            pending.work.fail(Error::new(Kind::TooLarge, Blame::Upstream, message));
+        }
+        self.skip(Skip::TooLong);
+    }
+
+    fn broken(&self) -> Error {
+        let message =
+            format!("server `{}` sent an answer that is no valid MCP message", self.conn.spec.server);
+        Error::new(Kind::Protocol, Blame::Upstream, message)
+    }
+
+    /// Counts a dropped message; says so at most once in a while, and never what was in it.
+    fn skip(&mut self, reason: Skip) {
+        self.conn.around.metrics.skipped(reason);
+        let now = Instant::now();
+        if self.quiet_until.is_some_and(|until| now < until) {
+            self.unsaid += 1;
+            return;
+        }
+        let (server, conn, unsaid) = (&self.conn.spec.server, self.conn.spec.number, self.unsaid);
+        tracing::warn!(%server, conn, ?reason, unsaid, "message of a server dropped");
+        self.quiet_until = Some(now + QUIET);
+        self.unsaid = 0;
+    }
+}
+
+impl Conn {
+    /// What waited for the answer of this id.
+    fn close_answered(&self, id: Option<&RequestId>) -> Result<Pending, Standing> {
+        let id = id.and_then(RequestId::as_u64).map(WireId::from_number).ok_or(Standing::Unknown)?;
+        let mut state = self.lock();
+        // What was not written cannot have been answered: the id was guessed.
+        if state.mux.get_mut(id).is_some_and(|pending| !pending.written) {
+            return Err(Standing::Unknown);
+        }
+        let Some(pending) = state.mux.close(id) else { return Err(state.mux.standing(id)) };
+        state.last_used = Instant::now();
+        drop(state);
+        self.answered();
+        Ok(pending)
+    }
+
+    /// Passes progress on and gives its call more time; `false` when no call waits under the token.
+    fn progressed(&self, id: WireId, message: Message) -> bool {
+        let mut state = self.lock();
+        let Some(pending) = state.mux.get_mut(id) else { return false };
+        let Work::Call { job, .. } = &pending.work else { return false };
+        pending.deadline = (Instant::now() + self.around.config.call_timeout).min(pending.limit);
+        if !job.responder.event(Event::Progress(message)) {
+            self.around.bounds.hit(Bound::EventBytes);
+        }
+        true
+    }
+}
+
+fn session_over() -> Error {
+    Error::new(Kind::Cancelled, Blame::Downstream, "the session ended before the call did")
+}
+
+/// A flood of broken messages makes one log line per connection in this time.
+const QUIET: Duration = Duration::from_secs(10);
+
+// MCP 2025-11-25 basic/utilities/ping
+const PONG: &str = r#","result":{}}"#;
+// Real servers ask for roots right after `initialized`, when there is no client to pass the question to.
+const NO_ROOTS: &str = r#","result":{"roots":[]}}"#;
+// MCP 2025-11-25 client/sampling and client/elicitation: requests must be associated with one of the client's.
+const NOBODY_TO_ASK: &str =
+    r#","error":{"code":-32602,"message":"this request belongs to no request of a client"}}"#;

@@ -1,0 +1,82 @@
+//! The task that writes: whatever is queued goes out in one vectored write.
+
+use std::sync::Arc;
+
+use tokio::time::timeout;
+use wire::frame_io::FrameWriter;
+use wire::splice::Parts;
+
+use super::{Conn, Phase};
+use crate::upstream::link::Outgoing;
+
+/// Writes until the connection ends.
+pub(super) async fn run(conn: Arc<Conn>, outgoing: Outgoing) {
+    let mut writer = FrameWriter::new(outgoing);
+    tokio::select! {
+        () = conn.cut.cancelled() => {} // nobody reads the rest of a line that is cut here
+        () = write(&conn, &mut writer) => {}
+    }
+}
+
+async fn write(conn: &Conn, writer: &mut FrameWriter<Outgoing>) {
+    let patience = conn.around.config.write_timeout;
+    loop {
+        match conn.next_batch() {
+            Batch::Lines { lines, bytes } => {
+                conn.around.metrics.sent.inc_by(bytes);
+                match timeout(patience, writer.write_all(lines)).await {
+                    Ok(Ok(())) => {}
+                    Ok(Err(error)) => {
+                        tracing::debug!(server = %conn.spec.server, conn = conn.spec.number, %error, "write failed");
+                        return conn.die();
+                    }
+                    Err(_) => {
+                        tracing::warn!(server = %conn.spec.server, conn = conn.spec.number, "server stopped reading");
+                        return conn.die();
+                    }
+                }
+            }
+            Batch::Nothing => conn.wake.notified().await,
+            Batch::End => {
+                let _ = timeout(patience, writer.shutdown()).await; // the reader sees what came of it
+                return;
+            }
+        }
+    }
+}
+
+enum Batch {
+    Lines { lines: Vec<Parts>, bytes: u64 },
+    Nothing,
+    End,
+}
+
+impl Conn {
+    /// What to write next. From here on a call in it counts as written.
+    fn next_batch(&self) -> Batch {
+        let mut state = self.lock();
+        if state.phase != Phase::Open {
+            return Batch::End;
+        }
+        let (mut lines, mut bytes) = (Vec::new(), 0);
+        while bytes < BATCH_BYTES
+            && let Some(queued) = state.outbox.pop_front()
+        {
+            match queued.id {
+                Some(id) => {
+                    if let Some(pending) = state.mux.get_mut(id) {
+                        pending.written = true;
+                    }
+                }
+                None => state.notes = state.notes.saturating_sub(1),
+            }
+            bytes += queued.line.len_bytes() + 1;
+            lines.push(queued.line);
+        }
+        if lines.is_empty() { Batch::Nothing } else { Batch::Lines { lines, bytes: bytes as u64 } }
+    }
+}
+
+/// Enough to fill a pipe and a socket buffer, and little enough that a server that reads at all takes it (and
+/// the one message that goes over it) within the write timeout.
+const BATCH_BYTES: usize = 256 << 10;

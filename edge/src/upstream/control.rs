@@ -1,0 +1,180 @@
+//! What a server is and offers, over a connection that belongs to no client: facts, lists, and the news of
+//! their change. The catalog's view of a pool.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use wire::mcp::list::{Item, ListPage};
+use wire::mcp::method::{Method, Notice};
+use wire::{Era, code};
+
+use super::conn::Conn;
+use super::facts::{Facts, all_capabilities};
+use super::modern;
+use super::pool::{Pool, Shared};
+use super::roster::Key;
+use crate::call::Outcome;
+use crate::error::Error;
+
+/// What a server can be asked to list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum List {
+    /// `tools/list`
+    Tools,
+    /// `prompts/list`
+    Prompts,
+    /// `resources/list`
+    Resources,
+    /// `resources/templates/list`
+    Templates,
+}
+
+impl List {
+    fn method(self) -> Method {
+        match self {
+            Self::Tools => Method::ToolsList,
+            Self::Prompts => Method::PromptsList,
+            Self::Resources => Method::ResourcesList,
+            Self::Templates => Method::ResourceTemplatesList,
+        }
+    }
+
+    fn key(self) -> &'static str {
+        match self {
+            Self::Templates => "resourceTemplates",
+            other => other.capability(),
+        }
+    }
+
+    fn capability(self) -> &'static str {
+        match self {
+            Self::Tools => "tools",
+            Self::Prompts => "prompts",
+            Self::Resources | Self::Templates => "resources",
+        }
+    }
+}
+
+/// Counts of what the control connection saw; a count that moved means that something should be listed again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// `notifications/tools/list_changed`
+    pub tools: u64,
+    /// `notifications/prompts/list_changed`
+    pub prompts: u64,
+    /// `notifications/resources/list_changed`
+    pub resources: u64,
+    /// Control connections opened.
+    pub connected: u64,
+    /// Control connections that the server ended: what comes back may be another version of it.
+    pub lost: u64,
+    /// Whether the server takes no connections.
+    pub down: bool,
+}
+
+impl Changes {
+    /// Counts a notification; `false` when it is none of these.
+    pub(super) fn count(&mut self, notice: Notice) -> bool {
+        match notice {
+            Notice::ToolsChanged => self.tools += 1,
+            Notice::PromptsChanged => self.prompts += 1,
+            Notice::ResourcesChanged => self.resources += 1,
+            _ => return false,
+        }
+        true
+    }
+}
+
+impl Pool {
+    /// What the server says of itself; opens the control connection if there is none.
+    ///
+    /// # Errors
+    /// When the server cannot be reached, or does not answer as a server does.
+    pub async fn facts(&self) -> Result<Arc<Facts>, Error> {
+        self.shared().facts().await
+    }
+
+    /// All items of a list, every page followed. Empty when the server has no such list.
+    ///
+    /// # Errors
+    /// When the server cannot be reached, or its list cannot be read to the end.
+    pub async fn list(&self, list: List) -> Result<Vec<Item>, Error> {
+        let shared = self.shared();
+        let (conn, facts) = shared.control().await?;
+        if !facts.can(list.capability()) {
+            return Ok(Vec::new());
+        }
+        shared.pages(&conn, list).await
+    }
+
+    /// News of the server's lists and of its connection.
+    pub fn changes(&self) -> watch::Receiver<Changes> {
+        self.shared().changes.subscribe()
+    }
+}
+
+impl Shared {
+    pub(super) async fn facts(&self) -> Result<Arc<Facts>, Error> {
+        self.control().await.map(|(_, facts)| facts)
+    }
+
+    async fn control(&self) -> Result<(Arc<Conn>, Arc<Facts>), Error> {
+        let conn = self.connection(&Key::Control, CancellationToken::new()).await?;
+        let facts = self.lock().facts.clone().ok_or_else(|| self.busy())?;
+        Ok((conn, facts))
+    }
+
+    // MCP 2025-11-25 server/utilities/pagination
+    async fn pages(&self, conn: &Conn, list: List) -> Result<Vec<Item>, Error> {
+        let (mut items, mut seen, mut cursor) = (Vec::new(), HashSet::new(), None::<String>);
+        for _ in 0..self.config.list_pages {
+            let Some(result) = self.page(conn, list, cursor.as_deref()).await? else { return Ok(items) };
+            let page = ListPage::scan(&result, list.key(), &self.config.limits)
+                .map_err(|_| self.protocol("one of its lists cannot be read"))?;
+            if page.left_out > 0 {
+                let (server, left_out) = (&self.server.name, page.left_out);
+                tracing::warn!(%server, ?list, left_out, "items of a list left out: no name, or not an object");
+            }
+            items.extend(page.items);
+            match page.next_cursor {
+                None => return Ok(items),
+                Some(next) if !seen.insert(next.clone()) => {
+                    return Err(self.protocol("one of its lists goes in circles: a cursor came twice"));
+                }
+                next => cursor = next,
+            }
+        }
+        Err(self.protocol("one of its lists has more pages than `list_pages` allows"))
+    }
+
+    /// One page; `None` when the server does not know the method.
+    async fn page(&self, conn: &Conn, list: List, cursor: Option<&str>) -> Result<Option<Bytes>, Error> {
+        let cursor = cursor.map(|cursor| serde_json::to_string(cursor).unwrap_or_default());
+        let member = cursor.map(|token| format!(r#""cursor":{token}"#)).unwrap_or_default();
+        let params = match conn.spec().era {
+            Era::Legacy => format!("{{{member}}}"),
+            Era::Modern => {
+                let comma = if member.is_empty() { "" } else { "," };
+                modern::own_params(&format!("{member}{comma}"), all_capabilities(Era::Modern))
+            }
+        };
+        // A server that shakes hands in this time lists in it.
+        match conn.ask(list.method(), &params, self.config.handshake_timeout).await {
+            Outcome::Result(result) => Ok(Some(result.into_bytes())),
+            Outcome::Refused(error) if is_unknown_method(&error) => Ok(None),
+            Outcome::Refused(_) => Err(self.protocol("it refused to list what it offers")),
+            Outcome::Failed(error) => Err(error),
+        }
+    }
+}
+
+fn is_unknown_method(error: &Bytes) -> bool {
+    #[derive(serde::Deserialize)]
+    struct Code {
+        code: i64,
+    }
+    serde_json::from_slice::<Code>(error).is_ok_and(|error| error.code == i64::from(code::METHOD_NOT_FOUND))
+}

@@ -1,0 +1,100 @@
+//! What a server says of itself in the first answer of a connection, and why there may be none.
+
+use bytes::Bytes;
+use serde::Deserialize;
+use wire::{Era, code};
+
+use crate::call::Outcome;
+use crate::error::{Blame, Error, Kind};
+
+/// What a server is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Facts {
+    /// How it is spoken to.
+    pub era: Era,
+    /// `capabilities`, a JSON object.
+    pub capabilities: Bytes,
+    /// `serverInfo`, a JSON object.
+    pub info: Option<Bytes>,
+    /// What it tells a model about its use.
+    pub instructions: Option<String>,
+}
+
+impl Facts {
+    /// Whether a capability is named at the top level of `capabilities`.
+    pub fn can(&self, capability: &str) -> bool {
+        #[derive(Deserialize)]
+        struct Named<'a>(#[serde(borrow)] std::collections::HashMap<String, &'a serde_json::value::RawValue>);
+        serde_json::from_slice::<Named<'_>>(&self.capabilities)
+            .is_ok_and(|named| named.0.contains_key(capability))
+    }
+}
+
+/// Why the first request on a connection brought no facts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Refusal {
+    /// The connection was closed before an answer: the bridge is full, or the process ends at start.
+    Gone,
+    /// No answer in time.
+    Silent,
+    /// An error that only a modern server sends.
+    ModernOnly,
+    /// Any other error.
+    Refused,
+    /// An answer that is of no use, as a clause about the server.
+    Unusable(&'static str),
+    /// The connection was ended from our side.
+    Ended(Error),
+}
+
+impl Refusal {
+    /// The result of the first request, or why there is none.
+    pub(super) fn judge(outcome: Outcome) -> Result<Bytes, Self> {
+        #[derive(Deserialize)]
+        struct Code {
+            code: i64,
+        }
+        match outcome {
+            Outcome::Result(parts) => Ok(parts.into_bytes()),
+            Outcome::Refused(error) => {
+                let code = serde_json::from_slice::<Code>(&error).map_or(0, |error| error.code);
+                Err(if MODERN_CODES.contains(&code) { Self::ModernOnly } else { Self::Refused })
+            }
+            Outcome::Failed(error) => Err(match error.kind {
+                Kind::Died => Self::Gone,
+                Kind::Timeout => Self::Silent,
+                Kind::TooLarge | Kind::Protocol => Self::Unusable("its first answer cannot be read"),
+                _ => Self::Ended(error),
+            }),
+        }
+    }
+}
+
+// MCP 2026-07-28 basic/versioning, Backward Compatibility: an error of the modern revision proves a modern server.
+const MODERN_CODES: [i64; 3] =
+    [code::UNSUPPORTED_VERSION as i64, code::HEADER_MISMATCH as i64, code::MISSING_CAPABILITY as i64];
+
+/// Who we are, to a server.
+pub(super) fn identity() -> String {
+    format!(r#"{{"name":"mcp-edge","version":"{}"}}"#, env!("CARGO_PKG_VERSION"))
+}
+
+/// Everything the gateway can relay. The control connection advertises it, because servers register tools by
+/// what the client can do.
+pub(super) fn all_capabilities(era: Era) -> &'static str {
+    match era {
+        Era::Legacy => {
+            r#"{"roots":{"listChanged":true},"sampling":{"context":{},"tools":{}},"elicitation":{"form":{},"url":{}}}"#
+        }
+        Era::Modern => {
+            r#"{"roots":{},"sampling":{"context":{},"tools":{}},"elicitation":{"form":{},"url":{}}}"#
+        }
+    }
+}
+
+/// What a connection for calls advertises: nobody behind it could answer an ask.
+pub(super) const NO_CAPABILITIES: &str = "{}";
+
+pub(super) fn unknown_resource(uri: &str) -> Error {
+    Error::new(Kind::UnknownResource(uri.to_owned()), Blame::Downstream, "the server has no such resource")
+}

@@ -1,0 +1,150 @@
+//! What has to be looked at now and then: deadlines, idle connections, addresses that left, the health of a
+//! server that sleeps, and the end of it all.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
+
+use super::address::Endpoint;
+use super::conn::Conn;
+use super::pool::Shared;
+use super::settings::Source;
+
+/// Starts the keeper's two tasks: one never waits for the network, so that no deadline is late for it.
+pub(super) fn start(shared: &Arc<Shared>) {
+    let drain = &shared.around.drain;
+    drain.spawn(sweep(shared.clone()));
+    shared.around.tasks.spawn(watch(shared.clone()));
+}
+
+/// Sweeps until the pool stops, then ends its connections in good order.
+async fn sweep(shared: Arc<Shared>) {
+    let mut tick = interval(SWEEP);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let drain = &shared.around.drain;
+    loop {
+        tokio::select! {
+            now = tick.tick() => shared.sweep(now),
+            () = shared.stop.cancelled() => break,
+            () = drain.cut() => break,
+            () = finished(&shared) => break,
+        }
+    }
+    shared.stop.cancel();
+    let why = shared.draining();
+    for conn in shared.conns() {
+        conn.close(&why);
+    }
+    shared.around.tasks.close();
+    shared.around.tasks.wait().await;
+}
+
+/// Resolves when the process is stopping and nothing is in flight any more.
+async fn finished(shared: &Shared) {
+    shared.around.drain.stopping().await;
+    while shared.is_working() {
+        sleep(LAST_CALLS).await;
+    }
+}
+
+/// Looks at addresses and health until the pool stops.
+async fn watch(shared: Arc<Shared>) {
+    let mut tick = interval(SWEEP);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut resolved = Instant::now();
+    loop {
+        tokio::select! {
+            () = shared.stop.cancelled() => return,
+            now = tick.tick() => {
+                if now - resolved >= shared.config.resolve_interval {
+                    shared.follow_addresses().await;
+                    resolved = Instant::now();
+                }
+                shared.check_health(now).await;
+            }
+        }
+    }
+}
+
+impl Shared {
+    fn conns(&self) -> Vec<Arc<Conn>> {
+        self.lock().roster.iter().map(|(_, conn, _)| conn.clone()).collect()
+    }
+
+    fn is_working(&self) -> bool {
+        self.lock().roster.iter().any(|(_, conn, _)| conn.in_flight() > 0)
+    }
+
+    fn sweep(&self, now: Instant) {
+        let conns: Vec<_> = {
+            let state = self.lock();
+            let stays = |key: &super::roster::Key, retired: bool| key.outlives_idleness() && !retired;
+            state
+                .roster
+                .iter()
+                .map(|(key, conn, retired)| (conn.clone(), stays(key, retired), retired))
+                .collect()
+        };
+        for (conn, stays, retired) in conns {
+            conn.sweep(now);
+            let idle = if retired { Duration::ZERO } else { self.config.idle_timeout };
+            if !stays && let Some(before) = now.checked_sub(idle) {
+                conn.close_idle(before);
+            }
+        }
+    }
+
+    /// Gives no new call to an address that left; its connections close when their calls end.
+    async fn follow_addresses(&self) {
+        let has_names = matches!(self.server.source, Source::Endpoints(_)) && self.lock().roster.len() > 0;
+        if !has_names {
+            return;
+        }
+        // A name server that does not answer says nothing of the addresses.
+        let Ok(Ok(found)) = timeout(LOOK_UP, self.around.dial.endpoints()).await else { return };
+        if found.is_empty() {
+            return;
+        }
+        let found: HashSet<Endpoint> = found.into_iter().collect();
+        self.lock().roster.retire(|endpoint| !found.contains(endpoint));
+    }
+
+    /// Looks whether a server that sleeps, or is down, takes connections.
+    async fn check_health(&self, now: Instant) {
+        let is_due = {
+            let state = self.lock();
+            let sleeps = state.health.is_up() && state.roster.len() == 0;
+            state.health.is_due(now) && (sleeps || state.health.is_down())
+        };
+        if !is_due {
+            return;
+        }
+        match timeout(LOOK_UP, self.look()).await {
+            Ok(Ok(())) => self.reached(),
+            Ok(Err(error)) => self.not_reached(&self.unreachable(&error.to_string()).message),
+            Err(_) => self.not_reached(&self.unreachable("no answer to the connection attempt").message),
+        }
+    }
+
+    async fn look(&self) -> std::io::Result<()> {
+        let mut last = std::io::Error::new(std::io::ErrorKind::NotFound, "its name has no address");
+        for endpoint in self.around.dial.endpoints().await? {
+            // What cannot be looked at is found out by the next call.
+            let Some(check) = self.around.dial.check(&endpoint) else { return Ok(()) };
+            match check.await {
+                Ok(()) => return Ok(()),
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
+    }
+}
+
+/// How exact deadlines and idle times are; they are tens of seconds and more.
+const SWEEP: Duration = Duration::from_secs(1);
+/// A look at a name server or an endpoint. The next one is not far.
+const LOOK_UP: Duration = Duration::from_secs(2);
+/// How soon the end of the last call is noticed while the process stops.
+const LAST_CALLS: Duration = Duration::from_millis(50);

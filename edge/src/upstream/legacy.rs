@@ -1,0 +1,107 @@
+//! A server with a handshake (2024-11-05 to 2025-11-25): `initialize` once per connection, then requests without
+//! the modern keys of `_meta`; results get what the modern form wants.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde::Deserialize;
+use wire::envelope::Value;
+use wire::mcp::lifecycle::InitializeResult;
+use wire::mcp::meta;
+use wire::mcp::method::{Method, Notice};
+use wire::mcp::version::{LATEST_LEGACY, ProtocolVersion};
+use wire::splice::{Parts, Splice};
+use wire::{Era, Message, code};
+
+use super::conn::Conn;
+use super::facts::{Facts, Refusal, identity};
+use crate::call::Outcome;
+
+/// Shakes hands on a new connection. `capabilities` is a JSON object: servers register tools by it, and ask
+/// only for what it names.
+pub(super) async fn shake(conn: &Conn, capabilities: &str, patience: Duration) -> Result<Facts, Refusal> {
+    // MCP 2025-11-25 basic/lifecycle, Initialization
+    let params = format!(
+        r#"{{"protocolVersion":"{LATEST_LEGACY}","capabilities":{capabilities},"clientInfo":{}}}"#,
+        identity()
+    );
+    let result = Refusal::judge(conn.ask(Method::Initialize, &params, patience).await)?;
+    let answer: InitializeResult = serde_json::from_slice(&result)
+        .map_err(|_| Refusal::Unusable("its answer to initialize is malformed"))?;
+    // Any revision with a handshake will do: they differ in content, not in form.
+    let version = ProtocolVersion::parse(&answer.protocol_version);
+    if version.is_none_or(|version| version.era() != Era::Legacy) {
+        return Err(Refusal::Unusable("it answered initialize with a protocol version nobody knows"));
+    }
+    conn.tell(format!(r#"{{"jsonrpc":"2.0","method":"{}"}}"#, Notice::Initialized.as_str()));
+    Ok(Facts {
+        era: Era::Legacy,
+        capabilities: Bytes::copy_from_slice(answer.capabilities.get().as_bytes()),
+        info: server_info(&result),
+        instructions: answer.instructions,
+    })
+}
+
+fn server_info(result: &Bytes) -> Option<Bytes> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Info<'a> {
+        #[serde(borrow)]
+        server_info: &'a serde_json::value::RawValue,
+    }
+    let info: Info<'_> = serde_json::from_slice(result).ok()?;
+    Some(Bytes::copy_from_slice(info.server_info.get().as_bytes()))
+}
+
+/// Takes the protocol's own keys out of `_meta` (a legacy server may give them a meaning of its own), and
+/// `_meta` itself if nothing stays: some servers trip over an empty one.
+pub(super) fn edit_meta(splice: &mut Splice, request: &Message, progress: Option<Bytes>) {
+    let (Some(params), Some(meta)) = (request.params(), request.meta()) else { return };
+    let bytes = request.bytes();
+    let stays = |key: &str| !meta::is_protocol_key(key);
+    if !meta.members().any(|member| stays(&member.key_text(bytes))) {
+        splice.object(params).remove("_meta");
+        return;
+    }
+    let mut edit = splice.object(meta);
+    edit.remove_where(meta::is_protocol_key);
+    if let Some(token) = progress {
+        edit.set(meta::PROGRESS_TOKEN, token);
+    }
+}
+
+/// The result in the modern form: the same bytes, and the members that every modern result has.
+pub(super) fn result(method: Method, answer: &Message) -> Option<Parts> {
+    let object = answer.result_object()?;
+    let mut splice = Splice::within(answer.bytes().clone(), object.span());
+    let mut edit = splice.object(object);
+    // MCP 2026-07-28 basic, Results: a missing resultType from an older server means "complete".
+    edit.set("resultType", COMPLETE);
+    // MCP 2026-07-28 server/utilities/caching: nobody told us how long this stays true, or for whom.
+    if method == Method::ResourcesRead {
+        edit.set("ttlMs", AT_ONCE);
+        edit.set("cacheScope", PRIVATE);
+    }
+    edit.done();
+    Some(splice.finish())
+}
+
+/// The error of a server, as the outcome of a call for `uri`.
+pub(super) fn refusal(method: Method, uri: Option<&str>, error: Value<'_>) -> Outcome {
+    #[derive(Deserialize)]
+    struct Code {
+        code: i64,
+    }
+    let code = error.parse::<Code>().map_or(0, |error| error.code);
+    match (method, uri) {
+        // MCP 2025-11-25 server/resources, Error Handling; modern clients know another code.
+        (Method::ResourcesRead, Some(uri)) if code == i64::from(code::RESOURCE_NOT_FOUND) => {
+            Outcome::Failed(super::facts::unknown_resource(uri))
+        }
+        _ => Outcome::Refused(Bytes::copy_from_slice(error.raw())),
+    }
+}
+
+const COMPLETE: Bytes = Bytes::from_static(br#""complete""#);
+const AT_ONCE: Bytes = Bytes::from_static(b"0");
+const PRIVATE: Bytes = Bytes::from_static(br#""private""#);

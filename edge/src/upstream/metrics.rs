@@ -1,0 +1,202 @@
+//! What is counted of the upstream side. Labels are server slugs and closed sets.
+
+use std::sync::Arc;
+
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::{Registry, Unit};
+use wire::Era;
+
+use crate::call::ServerName;
+
+/// The counts of all servers.
+#[derive(Clone, Debug, Default)]
+pub struct Metrics {
+    connections: Family<ByServer, Gauge>,
+    opened: Family<ByServer, Counter>,
+    died: Family<ByServer, Counter>,
+    in_flight: Family<ByServer, Gauge>,
+    handshakes: Family<ByHandshake, Counter>,
+    received: Family<ByServer, Counter>,
+    sent: Family<ByServer, Counter>,
+    skipped: Family<BySkip, Counter>,
+    timeouts: Family<ByServer, Counter>,
+    down: Family<ByServer, Gauge>,
+    era: Family<ByEra, Gauge>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByServer {
+    server: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByHandshake {
+    server: String,
+    outcome: Handshake,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct BySkip {
+    server: String,
+    reason: Skip,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByEra {
+    server: String,
+    era: EraLabel,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+enum EraLabel {
+    Modern,
+    Legacy,
+}
+
+/// How the first request on a connection ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+pub(super) enum Handshake {
+    Done,
+    /// Closed before an answer.
+    Gone,
+    /// No answer in time.
+    Silent,
+    /// An answer that is of no use.
+    Refused,
+}
+
+/// Why a message of a server was dropped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+pub(super) enum Skip {
+    /// Not a JSON-RPC message.
+    Garbage,
+    /// Over the limit for a line.
+    TooLong,
+    /// Answers a request that was answered or cancelled before.
+    Late,
+    /// Answers a request that was never made.
+    UnknownId,
+    /// Progress of a call that is over, or was never made.
+    Progress,
+    /// Asked for an answer while more answers than the bound waited to be read.
+    Flood,
+}
+
+impl Metrics {
+    /// Registers under the process's prefix.
+    pub fn register(&self, registry: &mut Registry) {
+        let r = registry.sub_registry_with_prefix("upstream");
+        r.register(
+            "connections",
+            "Connections open, each one process; near the server's `connections`, raise it",
+            self.connections.clone(),
+        );
+        r.register(
+            "connections_opened",
+            "Connections opened, so processes seen; a steep rise is a server that dies",
+            self.opened.clone(),
+        );
+        r.register(
+            "connections_died",
+            "Connections that the server ended; look at the server's log",
+            self.died.clone(),
+        );
+        r.register(
+            "in_flight",
+            "Calls a server is working on; flat at its slots, raise `slots` or add replicas",
+            self.in_flight.clone(),
+        );
+        r.register(
+            "handshakes",
+            "First requests on a connection by outcome; others than done: look at the server",
+            self.handshakes.clone(),
+        );
+        r.register_with_unit("received", "Received from servers", Unit::Bytes, self.received.clone());
+        r.register_with_unit("sent", "Sent to servers", Unit::Bytes, self.sent.clone());
+        r.register(
+            "skipped",
+            "Messages of a server that were dropped by reason; report it to the server's author",
+            self.skipped.clone(),
+        );
+        r.register(
+            "call_timeouts",
+            "Calls without an answer in time; raise `call_timeout`, or look at the server",
+            self.timeouts.clone(),
+        );
+        r.register(
+            "down",
+            "1 while no endpoint of the server takes connections; bring it back",
+            self.down.clone(),
+        );
+        r.register(
+            "era",
+            "1 for the era a server is used as; a change means that the server was replaced",
+            self.era.clone(),
+        );
+    }
+
+    /// The counts of one server, looked up once: none of the data path's counts takes a lock.
+    pub(super) fn server(&self, name: &ServerName) -> Arc<ServerMetrics> {
+        let server = name.to_string();
+        let label = ByServer { server: server.clone() };
+        let handshake =
+            |outcome| self.handshakes.get_or_create_owned(&ByHandshake { server: server.clone(), outcome });
+        let skip = |reason| self.skipped.get_or_create_owned(&BySkip { server: server.clone(), reason });
+        let era = |era| self.era.get_or_create_owned(&ByEra { server: server.clone(), era });
+        Arc::new(ServerMetrics {
+            connections: self.connections.get_or_create_owned(&label),
+            opened: self.opened.get_or_create_owned(&label),
+            died: self.died.get_or_create_owned(&label),
+            in_flight: self.in_flight.get_or_create_owned(&label),
+            received: self.received.get_or_create_owned(&label),
+            sent: self.sent.get_or_create_owned(&label),
+            timeouts: self.timeouts.get_or_create_owned(&label),
+            down: self.down.get_or_create_owned(&label),
+            handshakes: [Handshake::Done, Handshake::Gone, Handshake::Silent, Handshake::Refused]
+                .map(|outcome| (outcome, handshake(outcome))),
+            skipped: [Skip::Garbage, Skip::TooLong, Skip::Late, Skip::UnknownId, Skip::Progress, Skip::Flood]
+                .map(|reason| (reason, skip(reason))),
+            modern: era(EraLabel::Modern),
+            legacy: era(EraLabel::Legacy),
+        })
+    }
+}
+
+/// The counts of one server.
+#[derive(Debug)]
+pub(super) struct ServerMetrics {
+    pub(super) connections: Gauge,
+    pub(super) opened: Counter,
+    pub(super) died: Counter,
+    pub(super) in_flight: Gauge,
+    pub(super) received: Counter,
+    pub(super) sent: Counter,
+    pub(super) timeouts: Counter,
+    pub(super) down: Gauge,
+    handshakes: [(Handshake, Counter); 4],
+    skipped: [(Skip, Counter); 6],
+    modern: Gauge,
+    legacy: Gauge,
+}
+
+impl ServerMetrics {
+    pub(super) fn handshake(&self, outcome: Handshake) {
+        if let Some((_, counter)) = self.handshakes.iter().find(|(other, _)| *other == outcome) {
+            counter.inc();
+        }
+    }
+
+    pub(super) fn skipped(&self, reason: Skip) {
+        if let Some((_, counter)) = self.skipped.iter().find(|(other, _)| *other == reason) {
+            counter.inc();
+        }
+    }
+
+    pub(super) fn era(&self, era: Option<Era>) {
+        self.modern.set(i64::from(era == Some(Era::Modern)));
+        self.legacy.set(i64::from(era == Some(Era::Legacy)));
+    }
+}

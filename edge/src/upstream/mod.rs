@@ -1,0 +1,38 @@
+//! The servers' side: one [`Pool`] for each server, which gives a call the connection it may use and brings
+//! back what the server said.
+//!
+//! ```text
+//! Pool ── whose connection? (roster) ── none: open one (open, probe, legacy | modern) ── over a link
+//!   └──── Conn: mux, reader task, writer task ── link: TCP | unix socket | local process ── server
+//! ```
+//!
+//! Guarantees: every call ends in one outcome within its deadline; a call of which nothing was written is tried
+//! again elsewhere, any other is not; one connection is one process, used only by those the isolation allows;
+//! everything is bounded. Must not know of clients' connections, sessions' contents or public names.
+
+mod address;
+mod conn;
+mod control;
+mod facts;
+mod health;
+mod keeper;
+mod legacy;
+mod link;
+mod metrics;
+mod modern;
+mod mux;
+mod open;
+mod outgoing;
+mod pool;
+mod process;
+mod roster;
+mod settings;
+#[cfg(test)]
+mod tests;
+
+pub use address::{Address, BadAddress};
+pub use control::{Changes, List};
+pub use facts::Facts;
+pub use metrics::Metrics;
+pub use pool::{Pool, ServerState, ServerStatus};
+pub use settings::{Config, EraChoice, Isolation, ServerConfig, Source};

@@ -1,0 +1,126 @@
+//! A server without a handshake (2026-07-28 and later): every request carries the revision, and what the client
+//! is and can do. Results pass untouched.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde::Deserialize;
+use wire::envelope::Value;
+use wire::mcp::lifecycle::DiscoverResult;
+use wire::mcp::meta;
+use wire::mcp::method::Method;
+use wire::mcp::version::LATEST_MODERN;
+use wire::splice::{Parts, Splice};
+use wire::{Era, Message, code};
+
+use super::conn::Conn;
+use super::facts::{Facts, Refusal, identity};
+use crate::call::{Client, Outcome};
+
+/// Asks a new connection what the server is. Not required by the revision, but it shows whether a process
+/// answers at all before a call is entrusted to it: a bridge that is full closes at the first byte.
+pub(super) async fn shake(conn: &Conn, capabilities: &str, patience: Duration) -> Result<Facts, Refusal> {
+    let params = own_params("", capabilities);
+    let result = Refusal::judge(conn.ask(Method::Discover, &params, patience).await)?;
+    let answer: DiscoverResult = serde_json::from_slice(&result)
+        .map_err(|_| Refusal::Unusable("its answer to server/discover is malformed"))?;
+    // MCP 2026-07-28 basic/versioning: a client picks from the versions that the server supports.
+    if !answer.supported_versions.iter().any(|version| version == LATEST_MODERN.as_str()) {
+        return Err(Refusal::Unusable("it supports no modern protocol version that this gateway speaks"));
+    }
+    Ok(Facts {
+        era: Era::Modern,
+        capabilities: Bytes::copy_from_slice(answer.capabilities.get().as_bytes()),
+        info: server_info(&result),
+        instructions: answer.instructions,
+    })
+}
+
+fn server_info(result: &Bytes) -> Option<Bytes> {
+    #[derive(Deserialize)]
+    struct Discovered<'a> {
+        #[serde(borrow, rename = "_meta")]
+        meta: Meta<'a>,
+    }
+    #[derive(Deserialize)]
+    struct Meta<'a> {
+        #[serde(borrow, rename = "io.modelcontextprotocol/serverInfo")]
+        info: &'a serde_json::value::RawValue,
+    }
+    let found: Discovered<'_> = serde_json::from_slice(result).ok()?;
+    Some(Bytes::copy_from_slice(found.meta.info.get().as_bytes()))
+}
+
+/// The params of a request of our own: `members` (each with its comma behind it) and the required `_meta`.
+pub(super) fn own_params(members: &str, capabilities: &str) -> String {
+    let (version, info, can) = (meta::PROTOCOL_VERSION, meta::CLIENT_INFO, meta::CLIENT_CAPABILITIES);
+    let identity = identity();
+    format!(
+        r#"{{{members}"_meta":{{"{version}":"{LATEST_MODERN}","{info}":{identity},"{can}":{capabilities}}}}}"#
+    )
+}
+
+/// Stamps what every modern request carries, from what the client said of itself.
+// MCP 2026-07-28 basic, _meta: protocolVersion and clientCapabilities are required, clientInfo should be sent.
+pub(super) fn edit_meta(splice: &mut Splice, request: &Message, client: &Client, progress: Option<Bytes>) {
+    let version = Bytes::from_static(VERSION.as_bytes());
+    let capabilities = client.capabilities.clone().unwrap_or(NO_CAPABILITIES);
+    let stamps = [
+        (meta::PROTOCOL_VERSION, Some(version)),
+        (meta::CLIENT_INFO, client.info.clone()),
+        (meta::CLIENT_CAPABILITIES, Some(capabilities)),
+        (meta::PROGRESS_TOKEN, progress),
+    ];
+    let stamps = stamps.into_iter().filter_map(|(key, value)| Some((key, value?)));
+    if let Some(meta) = request.meta() {
+        let mut edit = splice.object(meta);
+        stamps.for_each(|(key, value)| edit.set(key, value));
+        return;
+    }
+    let mut object = String::from("{");
+    for (key, value) in stamps {
+        let comma = if object.len() > 1 { "," } else { "" };
+        object.push_str(&format!(r#"{comma}"{key}":{}"#, String::from_utf8_lossy(&value)));
+    }
+    object.push('}');
+    match (request.params(), request.id_span()) {
+        (Some(params), _) => splice.object(params).set("_meta", object),
+        (None, Some(id)) => splice.insert(id.end, format!(r#","params":{{"_meta":{object}}}"#)),
+        (None, None) => {}
+    }
+}
+
+/// The result as it stands.
+pub(super) fn result(answer: &Message) -> Option<Parts> {
+    let span = answer.result_object()?.span();
+    Some(span.slice(answer.bytes()).into())
+}
+
+/// The error of a server, as the outcome of a call for `uri`.
+pub(super) fn refusal(method: Method, uri: Option<&str>, error: Value<'_>) -> Outcome {
+    #[derive(Deserialize)]
+    struct Body<'a> {
+        code: i64,
+        #[serde(borrow)]
+        data: Option<Data<'a>>,
+    }
+    #[derive(Deserialize)]
+    struct Data<'a> {
+        #[serde(borrow)]
+        uri: std::borrow::Cow<'a, str>,
+    }
+    // MCP 2026-07-28 server/resources, Error Handling: not found is "invalid params" that names the URI.
+    let not_found = |body: &Body<'_>| {
+        body.code == i64::from(code::INVALID_PARAMS)
+            && body.data.as_ref().is_some_and(|data| Some(&*data.uri) == uri)
+    };
+    match (method, uri, error.parse::<Body<'_>>()) {
+        (Method::ResourcesRead, Some(uri), Ok(body)) if not_found(&body) => {
+            Outcome::Failed(super::facts::unknown_resource(uri))
+        }
+        _ => Outcome::Refused(Bytes::copy_from_slice(error.raw())),
+    }
+}
+
+const VERSION: &str = r#""2026-07-28""#;
+const NO_CAPABILITIES: Bytes = Bytes::from_static(b"{}");

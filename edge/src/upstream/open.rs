@@ -1,0 +1,323 @@
+//! Opening a connection: endpoints in order of load, a first answer from the server, again with backoff while
+//! there is time; and on the first connection of all, finding out the server's era.
+//!
+//! ```text
+//! era open ── probe on a throwaway connection ──┬─ facts ────────────────▶ modern, this connection is kept
+//!                                               ├─ modern error ─────────▶ modern, a new connection
+//!                                               ├─ other error, end ─▶ initialize ─▶ legacy
+//!                                               └─ silence ──────────▶ initialize ─▶ legacy, not remembered
+//! ```
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio_util::sync::CancellationToken;
+use wire::Era;
+
+use super::address::{Endpoint, spread};
+use super::conn::{Conn, Spec};
+use super::facts::{Facts, NO_CAPABILITIES, Refusal, all_capabilities};
+use super::health::Backoff;
+use super::metrics::Handshake;
+use super::pool::{Shared, Verdict};
+use super::roster::Key;
+use super::{legacy, modern};
+use crate::error::{Blame, Error, Kind};
+
+/// Why an attempt at one endpoint failed.
+enum Failure {
+    /// Another endpoint, or the same one a little later, may do.
+    Again(Error),
+    /// Trying again would end the same way.
+    Final(Error),
+}
+
+type Met = Result<(Arc<Conn>, Facts), Failure>;
+
+impl Shared {
+    /// The task of one attempt; its end is told to all who wait for it.
+    pub(super) async fn open(
+        self: Arc<Self>,
+        key: Key,
+        until: CancellationToken,
+        ended: watch::Sender<Option<Result<Arc<Conn>, Error>>>,
+    ) {
+        let reached = tokio::select! {
+            reached = self.reach(&key, &until) => reached,
+            () = until.cancelled() => Err(gone()),
+            () = self.stop.cancelled() => Err(self.draining()),
+        };
+        let result = match reached {
+            Ok((conn, facts)) => Ok(self.admit(&key, conn, facts)),
+            Err(error) => {
+                tracing::warn!(server = %self.server.name, kind = ?error.kind, %error, "upstream connection failed");
+                let mut state = self.lock();
+                state.roster.opened(&key, None);
+                state.last_error = Some(error.message.clone());
+                Err(error)
+            }
+        };
+        ended.send_replace(Some(result));
+    }
+
+    fn admit(&self, key: &Key, conn: Arc<Conn>, facts: Facts) -> Arc<Conn> {
+        {
+            let mut state = self.lock();
+            // It may have died since; whoever waits for it finds out when it sends.
+            state.roster.opened(key, conn.is_open().then(|| conn.clone()));
+            if *key == Key::Control {
+                state.facts = Some(Arc::new(facts));
+            }
+        }
+        let (server, number) = (&self.server.name, conn.spec().number);
+        let (era, endpoint) = (conn.spec().era, &conn.spec().endpoint);
+        tracing::info!(%server, conn = number, ?era, %endpoint, "upstream connection opened");
+        if *key == Key::Control {
+            self.changes.send_modify(|changes| changes.connected += 1);
+        }
+        conn
+    }
+
+    async fn reach(&self, key: &Key, until: &CancellationToken) -> Result<(Arc<Conn>, Facts), Error> {
+        let deadline = Instant::now() + self.config.connect_timeout;
+        let mut backoff = Backoff::new(RETRY_FIRST, RETRY_LAST, self.seed ^ self.number());
+        loop {
+            let error = match self.round(key, until, deadline).await {
+                Ok(met) => return Ok(met),
+                Err(Failure::Final(error)) => return Err(error),
+                Err(Failure::Again(error)) => error,
+            };
+            let pause = backoff.next();
+            if Instant::now() + pause >= deadline {
+                if error.kind == Kind::Unreachable {
+                    self.not_reached(&error.message);
+                }
+                return Err(error);
+            }
+            sleep(pause).await;
+        }
+    }
+
+    /// Tries each endpoint once.
+    async fn round(&self, key: &Key, until: &CancellationToken, deadline: Instant) -> Met {
+        let endpoints = match timeout_at(deadline, self.around.dial.endpoints()).await {
+            Ok(Ok(endpoints)) => endpoints,
+            Ok(Err(error)) => return Err(Failure::Again(self.unreachable(&error.to_string()))),
+            Err(_) => return Err(Failure::Again(self.unreachable("its name was not resolved in time"))),
+        };
+        let turn = usize::try_from(self.number() ^ self.seed).unwrap_or_default();
+        let endpoints = {
+            let state = self.lock();
+            spread(endpoints, turn, |endpoint| state.roster.load(endpoint))
+        };
+        let mut failure = self.unreachable("its name has no address");
+        for endpoint in &endpoints {
+            match self.meet(key, until, (endpoint, deadline)).await {
+                Err(Failure::Again(error)) => failure = error,
+                end => return end,
+            }
+        }
+        Err(Failure::Again(failure))
+    }
+
+    async fn meet(&self, key: &Key, until: &CancellationToken, at: (&Endpoint, Instant)) -> Met {
+        let era = self.lock().verdict.era();
+        match era {
+            Some(era) => self.shake(key, self.connect(key, at, era, until).await?).await,
+            None => self.find_out(key, until, at).await,
+        }
+    }
+
+    /// The first connection to a server whose era is not known.
+    async fn find_out(&self, key: &Key, until: &CancellationToken, at: (&Endpoint, Instant)) -> Met {
+        let mut silent = false;
+        if !self.lock().closes_at_once {
+            let mut probed = self.probe(key, until, at).await?;
+            if matches!(probed, Err(Refusal::Gone)) {
+                // A full bridge closes too. Twice in a row is a process that ends at what it does not know.
+                probed = self.probe(key, until, at).await?;
+            }
+            match probed {
+                Ok(met) => {
+                    self.learn(Verdict::Known(Era::Modern));
+                    return Ok(met);
+                }
+                Err(Refusal::ModernOnly) => {
+                    self.learn(Verdict::Known(Era::Modern));
+                    return self.shake(key, self.connect(key, at, Era::Modern, until).await?).await;
+                }
+                Err(Refusal::Ended(error)) => return Err(Failure::Final(error)),
+                Err(Refusal::Gone) => self.lock().closes_at_once = true,
+                Err(Refusal::Silent) => silent = true,
+                Err(Refusal::Refused | Refusal::Unusable(_)) => {}
+            }
+        }
+        let met = self.shake(key, self.connect(key, at, Era::Legacy, until).await?).await?;
+        // Only a handshake that worked proves a legacy server, and not even that if the probe was not answered:
+        // it may have been slow to start.
+        let proven = Verdict::Known(Era::Legacy);
+        self.learn(if silent { Verdict::Assumed(Era::Legacy) } else { proven });
+        Ok(met)
+    }
+
+    /// Asks on a connection of its own: a server that does not know the question may end, or take the
+    /// connection for a modern one from then on.
+    // MCP 2026-07-28 basic/versioning, Backward Compatibility
+    async fn probe(
+        &self,
+        key: &Key,
+        until: &CancellationToken,
+        at: (&Endpoint, Instant),
+    ) -> Result<Result<(Arc<Conn>, Facts), Refusal>, Failure> {
+        let conn = self.connect(key, at, Era::Modern, until).await?;
+        let asked = modern::shake(&conn, all_capabilities(Era::Modern), self.config.probe_timeout).await;
+        Ok(match asked {
+            Ok(facts) => Ok((conn, facts)),
+            Err(refusal) => {
+                conn.close(&gone());
+                // Its process goes first where it can, so that two of them do not meet over one resource.
+                let _ = timeout(PROBE_END, conn.closed()).await;
+                Err(refusal)
+            }
+        })
+    }
+
+    /// The first request on a connection, in its era.
+    async fn shake(&self, key: &Key, conn: Arc<Conn>) -> Met {
+        let era = conn.spec().era;
+        let capabilities = if *key == Key::Control { all_capabilities(era) } else { NO_CAPABILITIES };
+        let patience = self.config.handshake_timeout;
+        let shaken = match era {
+            Era::Legacy => legacy::shake(&conn, capabilities, patience).await,
+            Era::Modern => modern::shake(&conn, capabilities, patience).await,
+        };
+        let refusal = match shaken {
+            Ok(facts) => {
+                self.around.metrics.handshake(Handshake::Done);
+                return Ok((conn, facts));
+            }
+            Err(refusal) => refusal,
+        };
+        conn.close(&gone());
+        Err(self.failure(era, refusal))
+    }
+
+    fn failure(&self, era: Era, refusal: Refusal) -> Failure {
+        let count = |outcome| self.around.metrics.handshake(outcome);
+        match refusal {
+            Refusal::Gone => {
+                count(Handshake::Gone);
+                Failure::Again(self.busy())
+            }
+            Refusal::Silent => {
+                count(Handshake::Silent);
+                let message = format!("server `{}` did not answer the handshake in time", self.server.name);
+                Failure::Final(Error::new(Kind::Timeout, Blame::Upstream, message))
+            }
+            Refusal::Ended(error) => Failure::Final(error),
+            Refusal::Unusable(clause) => {
+                count(Handshake::Refused);
+                Failure::Final(self.protocol(clause))
+            }
+            Refusal::ModernOnly | Refusal::Refused => {
+                count(Handshake::Refused);
+                let error = self.protocol("it refused the handshake; check what `era` says of it");
+                if self.doubt(era, refusal == Refusal::ModernOnly) {
+                    Failure::Again(error)
+                } else {
+                    Failure::Final(error)
+                }
+            }
+        }
+    }
+
+    /// The server did not take a handshake of `era`. `true` when that changes what is known of it.
+    fn doubt(&self, era: Era, is_modern: bool) -> bool {
+        let verdict = self.lock().verdict;
+        match verdict {
+            Verdict::Fixed(_) => false,
+            _ if is_modern && era == Era::Legacy => {
+                self.learn(Verdict::Known(Era::Modern));
+                true
+            }
+            Verdict::Known(Era::Modern) if !is_modern => {
+                self.learn(Verdict::Open);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    fn learn(&self, verdict: Verdict) {
+        {
+            let mut state = self.lock();
+            state.verdict = verdict;
+            state.closes_at_once &= verdict == Verdict::Open;
+        }
+        self.around.metrics.era(verdict.era());
+        tracing::info!(server = %self.server.name, ?verdict, "era of a server");
+    }
+
+    /// A new connection to one endpoint; nothing is sent yet.
+    async fn connect(
+        &self,
+        key: &Key,
+        (endpoint, deadline): (&Endpoint, Instant),
+        era: Era,
+        until: &CancellationToken,
+    ) -> Result<Arc<Conn>, Failure> {
+        // The deadline bounds the tries; what follows a try that was begun in time has one of its own.
+        let deadline = deadline.max(Instant::now() + CONNECT_LEAST).min(Instant::now() + CONNECT_MOST);
+        let link = match timeout_at(deadline, self.around.dial.dial(endpoint)).await {
+            Ok(Ok(link)) => link,
+            Ok(Err(error)) => return Err(Failure::Again(self.unreachable(&error.to_string()))),
+            Err(_) => return Err(Failure::Again(self.unreachable("no answer to the connection attempt"))),
+        };
+        self.reached();
+        let server = self.server.name.clone();
+        let (endpoint, until) = (endpoint.clone(), until.clone());
+        let is_control = *key == Key::Control;
+        let spec = Spec { number: self.number(), server, endpoint, era, is_control, until };
+        Ok(Conn::start(link, spec, self.surroundings()))
+    }
+
+    /// A new number for a connection.
+    fn number(&self) -> u64 {
+        let mut state = self.lock();
+        state.next_number += 1;
+        state.next_number
+    }
+
+    pub(super) fn reached(&self) {
+        if self.lock().health.reached(Instant::now()) {
+            tracing::info!(server = %self.server.name, "server is back");
+        }
+        self.around.metrics.down.set(0);
+        self.changes.send_if_modified(|changes| std::mem::replace(&mut changes.down, false));
+    }
+
+    pub(super) fn not_reached(&self, why: &str) {
+        if self.lock().health.not_reached(Instant::now(), why.to_owned()) {
+            tracing::warn!(server = %self.server.name, why, "server is down");
+        }
+        self.around.metrics.down.set(1);
+        self.changes.send_if_modified(|changes| !std::mem::replace(&mut changes.down, true));
+    }
+}
+
+fn gone() -> Error {
+    Error::new(Kind::Cancelled, Blame::Edge, "the connection is not needed any more")
+}
+
+/// The first pause after a round in which no endpoint would do: a bridge frees a place within milliseconds.
+const RETRY_FIRST: Duration = Duration::from_millis(100);
+/// With it a server that comes up within `connect_timeout` is found soon enough.
+const RETRY_LAST: Duration = Duration::from_secs(1);
+/// An endpoint that does not even refuse must leave time for the others.
+const CONNECT_MOST: Duration = Duration::from_secs(2);
+/// What an endpoint gets that is tried when the time is nearly over, or after a slow probe.
+const CONNECT_LEAST: Duration = Duration::from_millis(500);
+/// A process that was asked to end before it did anything needs no more.
+const PROBE_END: Duration = Duration::from_secs(1);

@@ -1,0 +1,413 @@
+//! The connections to one server, and the way of a call to one of them.
+//!
+//! The fast path takes a lock for a look-up and queues the call on a connection that is ready. Everything else
+//! (no slot, no connection, an era not known yet) waits in one task for each call, bounded by the queue.
+
+use std::hash::BuildHasher;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use wire::Era;
+use wire::mcp::method::Notice;
+
+use super::conn::{Conn, Ended, Job, Owner, Surroundings};
+use super::control::Changes;
+use super::facts::Facts;
+use super::health::Health;
+use super::keeper;
+use super::link::{Dial, Dialer};
+use super::metrics::{Metrics, ServerMetrics};
+use super::process::Command;
+use super::roster::{Key, Opening, Roster};
+use super::settings::{Config, EraChoice, ServerConfig};
+use crate::call::{Affinity, Call, Dispatch, Reply, ServerName, reply};
+use crate::error::{Blame, Error, Kind, Retry};
+use crate::ops::drain::DrainWatch;
+use crate::permit::{self, Bound, QueuePermit, RETRY_AFTER, SlotPermit, Slots};
+
+/// One server, as many connections as it needs.
+pub struct Pool {
+    shared: Arc<Shared>,
+}
+
+/// How a server is doing.
+#[derive(Clone, Debug)]
+pub struct ServerStatus {
+    /// In a word.
+    pub state: ServerState,
+    /// How it is spoken to, as far as that is known.
+    pub era: Option<Era>,
+    /// Connections open.
+    pub connections: usize,
+    /// Calls it works on.
+    pub in_flight: usize,
+    /// What went wrong last, if anything ever did.
+    pub last_error: Option<String>,
+    /// When it was first reached, or first not reached, in a row.
+    pub since: Instant,
+}
+
+/// A server's state in a word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ServerState {
+    /// Has a connection.
+    Up,
+    /// Has none, and takes one when it is needed.
+    Sleeping,
+    /// Takes no connections.
+    Down,
+    /// Nobody has tried yet.
+    Unknown,
+}
+
+impl Pool {
+    /// A pool without connections. It ends with `drain`, or when it is dropped.
+    pub fn new(
+        server: ServerConfig,
+        config: Config,
+        metrics: &Metrics,
+        bounds: permit::Metrics,
+        drain: DrainWatch,
+    ) -> Arc<Self> {
+        let tasks = TaskTracker::new();
+        let command =
+            Command::new(server.name.clone(), server.source.clone(), config.stop_grace, tasks.clone());
+        let dial = Dialer::new(server.source.clone(), command);
+        let around =
+            Around { dial: Arc::new(dial), metrics: metrics.server(&server.name), bounds, drain, tasks };
+        Self::with(server, config, around)
+    }
+
+    /// The same with another way to reach the server.
+    pub(super) fn with(server: ServerConfig, config: Config, around: Around) -> Arc<Self> {
+        let seed = std::hash::RandomState::new().hash_one(server.name.as_str());
+        let state = State {
+            roster: Roster::default(),
+            verdict: Verdict::fixed(server.era),
+            health: Health::new(Instant::now(), config.health_interval, seed),
+            facts: None,
+            last_error: None,
+            closes_at_once: false,
+            next_number: 0,
+        };
+        let shared = Arc::new_cyclic(|this| Shared {
+            slots: Slots::new(config.slots, around.bounds.clone()),
+            config: Arc::new(config),
+            server,
+            around,
+            state: Mutex::new(state),
+            changes: watch::Sender::default(),
+            stop: CancellationToken::new(),
+            seed,
+            this: this.clone(),
+        });
+        keeper::start(&shared);
+        Arc::new(Self { shared })
+    }
+
+    /// The server's slug.
+    pub fn name(&self) -> &ServerName {
+        &self.shared.server.name
+    }
+
+    /// How the server is doing.
+    pub fn status(&self) -> ServerStatus {
+        let state = self.shared.lock();
+        let connections = state.roster.iter().count();
+        ServerStatus {
+            state: match (state.health.is_down(), connections, state.health.is_up()) {
+                (true, ..) => ServerState::Down,
+                (false, 1.., _) => ServerState::Up,
+                (false, 0, true) => ServerState::Sleeping,
+                (false, 0, false) => ServerState::Unknown,
+            },
+            era: state.verdict.era(),
+            connections,
+            in_flight: state.roster.iter().map(|(_, conn, _)| conn.in_flight()).sum(),
+            last_error: state.last_error.clone(),
+            since: state.health.since(),
+        }
+    }
+
+    pub(super) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+}
+
+impl Dispatch for Pool {
+    fn dispatch(&self, call: Call) -> Reply {
+        let (responder, reply) = reply();
+        self.shared.take(Box::new(Job { call, responder, tries: 0 }));
+        reply
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        self.shared.stop.cancel();
+    }
+}
+
+/// What a pool is given by the rooms around it.
+pub(super) struct Around {
+    pub(super) dial: Arc<dyn Dial>,
+    pub(super) metrics: Arc<ServerMetrics>,
+    pub(super) bounds: permit::Metrics,
+    pub(super) drain: DrainWatch,
+    /// Everything the pool runs; the keeper waits for it at the end.
+    pub(super) tasks: TaskTracker,
+}
+
+/// What the tasks of a pool share.
+pub(super) struct Shared {
+    pub(super) server: ServerConfig,
+    pub(super) config: Arc<Config>,
+    pub(super) around: Around,
+    pub(super) changes: watch::Sender<Changes>,
+    /// No more connections.
+    pub(super) stop: CancellationToken,
+    /// For jitter.
+    pub(super) seed: u64,
+    slots: Slots,
+    state: Mutex<State>,
+    this: Weak<Self>,
+}
+
+/// What changes in a pool. Locked before any connection's own state, never after.
+pub(super) struct State {
+    pub(super) roster: Roster,
+    pub(super) verdict: Verdict,
+    pub(super) health: Health,
+    /// As of the last control connection.
+    pub(super) facts: Option<Arc<Facts>>,
+    pub(super) last_error: Option<String>,
+    /// It closed two probes at once, as a process does that ends at a request it does not know.
+    pub(super) closes_at_once: bool,
+    pub(super) next_number: u64,
+}
+
+/// What is known of a server's era.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// Nothing: the next control connection finds out.
+    Open,
+    /// The probe had no answer in time, and a handshake worked. Holds as long as the control connection.
+    Assumed(Era),
+    /// Proven; holds until a connection proves it wrong.
+    Known(Era),
+    /// Configured.
+    Fixed(Era),
+}
+
+impl Verdict {
+    fn fixed(choice: EraChoice) -> Self {
+        match choice {
+            EraChoice::Auto => Self::Open,
+            EraChoice::Modern => Self::Fixed(Era::Modern),
+            EraChoice::Legacy => Self::Fixed(Era::Legacy),
+        }
+    }
+
+    pub(super) fn era(self) -> Option<Era> {
+        match self {
+            Self::Open => None,
+            Self::Assumed(era) | Self::Known(era) | Self::Fixed(era) => Some(era),
+        }
+    }
+}
+
+impl Shared {
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+        // Every state inside is valid at any point, so a poisoned lock carries no news.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn surroundings(&self) -> Surroundings {
+        let owner: Weak<dyn Owner> = self.this.clone();
+        Surroundings {
+            config: self.config.clone(),
+            metrics: self.around.metrics.clone(),
+            bounds: self.around.bounds.clone(),
+            owner,
+            tasks: self.around.tasks.clone(),
+        }
+    }
+
+    /// Sends the call if a connection is ready for it, else lets it wait for one.
+    fn take(&self, job: Box<Job>) {
+        let Some(conn) = self.ready(&job.call) else { return self.enqueue(job, None) };
+        let Some(slot) = self.slots.try_take() else { return self.enqueue(job, None) };
+        if let Err((job, slot)) = conn.send(job, slot) {
+            self.enqueue(job, Some(slot));
+        }
+    }
+
+    fn ready(&self, call: &Call) -> Option<Arc<Conn>> {
+        let mut state = self.lock();
+        let key = Key::of(call, self.server.isolation, state.verdict.era()?);
+        let conn = state.roster.ready(&key)?.clone();
+        let is_busy = key == Key::Shared && conn.in_flight() >= SHARED_CALLS;
+        if is_busy && state.roster.count_of(&key) < self.server.shared_connections {
+            // In the background: the call itself goes out at once.
+            let _ = self.begin(&mut state, &key, CancellationToken::new());
+        }
+        Some(conn)
+    }
+
+    /// Lets a call wait for a slot, a connection or both, in a task of its own.
+    fn enqueue(&self, job: Box<Job>, slot: Option<SlotPermit>) {
+        let (Ok(place), Some(this)) = (self.slots.queue(), self.this.upgrade()) else {
+            return job.responder.fail(Bound::Queue.refusal());
+        };
+        self.around.tasks.spawn(this.wait(job, slot, place));
+    }
+
+    async fn wait(self: Arc<Self>, mut job: Box<Job>, slot: Option<SlotPermit>, place: QueuePermit) {
+        let mut slot = slot;
+        while job.tries < TRIES {
+            job.tries += 1;
+            let found = tokio::select! {
+                () = job.responder.cancelled() => return,
+                () = self.stop.cancelled() => Err(self.draining()),
+                found = self.find(&job.call, slot.take(), &place) => found,
+            };
+            let (conn, permit) = match found {
+                Ok(found) => found,
+                Err(error) => return job.responder.fail(error),
+            };
+            match conn.send(job, permit) {
+                Ok(()) => return,
+                Err((back, permit)) => (job, slot) = (back, Some(permit)),
+            }
+        }
+        job.responder.fail(self.busy());
+    }
+
+    async fn find(
+        self: &Arc<Self>,
+        call: &Call,
+        slot: Option<SlotPermit>,
+        place: &QueuePermit,
+    ) -> Result<(Arc<Conn>, SlotPermit), Error> {
+        let slot = match slot {
+            Some(slot) => slot,
+            None => place.slot().await.map_err(Bound::refusal)?,
+        };
+        let era = self.lock().verdict.era();
+        let era = match era {
+            Some(era) => era,
+            None => self.facts().await?.era,
+        };
+        let key = Key::of(call, self.server.isolation, era);
+        let until = match (&key, &call.affinity) {
+            (Key::Session(_), Affinity::Session(session)) => session.ended.clone(),
+            _ => CancellationToken::new(),
+        };
+        Ok((self.connection(&key, until).await?, slot))
+    }
+
+    /// The connection of `key`, opened if there is none. Many may wait for the same attempt, which goes on
+    /// when they leave.
+    pub(super) async fn connection(&self, key: &Key, until: CancellationToken) -> Result<Arc<Conn>, Error> {
+        let mut opening = {
+            let mut state = self.lock();
+            if let Some(conn) = state.roster.ready(key) {
+                return Ok(conn.clone());
+            }
+            match state.roster.opening(key) {
+                Some(opening) => opening,
+                None => self.begin(&mut state, key, until)?,
+            }
+        };
+        let ended = opening.wait_for(Option::is_some).await.map(|result| (*result).clone());
+        match ended {
+            Ok(Some(result)) => result,
+            // Its task panicked; the next attempt starts afresh.
+            Ok(None) | Err(_) => {
+                self.lock().roster.opened(key, None);
+                Err(Error::new(Kind::Lost, Blame::Edge, "the attempt to connect was lost inside the gateway"))
+            }
+        }
+    }
+
+    /// Starts an attempt to open a connection.
+    fn begin(&self, state: &mut State, key: &Key, until: CancellationToken) -> Result<Opening, Error> {
+        let this =
+            self.this.upgrade().filter(|_| !self.stop.is_cancelled()).ok_or_else(|| self.draining())?;
+        if let Some(why) = state.health.down() {
+            return Err(Error::new(Kind::Unreachable, Blame::Upstream, why));
+        }
+        // The control connection is the one beyond the bound: without it nobody would see the server's lists.
+        if *key != Key::Control && state.roster.len() >= self.server.connections.saturating_add(1) {
+            self.around.bounds.hit(Bound::ServerConnections);
+            return Err(Bound::ServerConnections.refusal());
+        }
+        let (ended, opening) = watch::channel(None);
+        state.roster.open(key.clone(), opening.clone());
+        self.around.tasks.spawn(this.open(key.clone(), until, ended));
+        Ok(opening)
+    }
+
+    pub(super) fn unreachable(&self, why: &str) -> Error {
+        let message = format!("server `{}` cannot be reached: {why}", self.server.name);
+        Error::new(Kind::Unreachable, Blame::Upstream, message)
+    }
+
+    pub(super) fn busy(&self) -> Error {
+        let name = &self.server.name;
+        let message =
+            format!("server `{name}` closed the connection before it answered; it is full or fails at start");
+        Error::busy(Blame::Upstream, RETRY_AFTER, message)
+    }
+
+    pub(super) fn protocol(&self, clause: &str) -> Error {
+        Error::new(Kind::Protocol, Blame::Upstream, format!("server `{}`: {clause}", self.server.name))
+    }
+
+    pub(super) fn draining(&self) -> Error {
+        Error::new(Kind::Draining, Blame::Edge, "this gateway is stopping; try again")
+            .with_retry(Retry::After(RETRY_AFTER))
+    }
+}
+
+impl Owner for Shared {
+    fn returned(&self, job: Box<Job>, slot: SlotPermit, why: &Error) {
+        if job.tries < TRIES { self.enqueue(job, Some(slot)) } else { job.responder.fail(why.clone()) }
+    }
+
+    fn notice(&self, conn: &Conn, notice: Notice) {
+        // A call's own connection changes nobody else's view of the server.
+        if conn.spec().is_control {
+            self.changes.send_if_modified(|changes| changes.count(notice));
+        }
+    }
+
+    fn left(&self, conn: &Conn, how: Ended) {
+        let lost_control = {
+            let mut state = self.lock();
+            let key = state.roster.remove(conn.spec().number);
+            if how == Ended::Died && key.is_some() {
+                state.last_error = Some("its process ended".to_owned());
+            }
+            let was_control = key == Some(Key::Control);
+            if was_control && matches!(state.verdict, Verdict::Assumed(_)) {
+                state.verdict = Verdict::Open;
+                self.around.metrics.era(None);
+            }
+            was_control && how == Ended::Died
+        };
+        if lost_control {
+            self.changes.send_modify(|changes| changes.lost += 1);
+        }
+        let (server, number) = (&self.server.name, conn.spec().number);
+        tracing::info!(%server, conn = number, ?how, "upstream connection ended");
+    }
+}
+
+/// Connections tried for one call: a call that nothing was written of three times has met something systematic.
+const TRIES: u8 = 3;
+/// Calls in flight on each connection of a `shared` server before another one is opened.
+const SHARED_CALLS: usize = 8;

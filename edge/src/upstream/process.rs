@@ -1,0 +1,186 @@
+//! A server that is a local command: one process of our own for each connection, in a group of its own, its
+//! stderr in our log, and a stop ladder that leaves nothing behind.
+
+use std::io;
+use std::process::Stdio;
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, killpg};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
+use nix::unistd::Pid;
+use tokio::io::AsyncRead;
+use tokio::process::{Child, Command as Spawn};
+use tokio::time::{Instant, sleep};
+use tokio_util::task::TaskTracker;
+use wire::Frame;
+use wire::frame_io::FrameReader;
+
+use super::link::Link;
+use super::settings::Source;
+use crate::call::ServerName;
+
+/// What to run, checked to be a command.
+pub(super) struct Command {
+    server: ServerName,
+    source: Source,
+    grace: Duration,
+    tasks: TaskTracker,
+}
+
+impl Command {
+    pub(super) fn new(server: ServerName, source: Source, grace: Duration, tasks: TaskTracker) -> Self {
+        Self { server, source, grace, tasks }
+    }
+
+    /// Starts a process; its stdin and stdout are the link.
+    pub(super) fn start(&self) -> io::Result<Link> {
+        let Source::Command { program, args, env } = &self.source else {
+            return Err(io::Error::new(io::ErrorKind::Unsupported, "the server is no local command"));
+        };
+        let mut child = Spawn::new(program)
+            .args(args)
+            .envs(env)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            // What it starts ends with it, and Ctrl-C at our terminal is ours alone.
+            .process_group(0)
+            .kill_on_drop(true)
+            .spawn()?;
+        let (Some(stdin), Some(stdout)) = (child.stdin.take(), child.stdout.take()) else {
+            return Err(io::Error::other("the process has no pipes"));
+        };
+        if let Some(stderr) = child.stderr.take() {
+            self.tasks.spawn(log_stderr(self.server.clone(), stderr));
+        }
+        let pid = child.id().map(|id| Pid::from_raw(id.cast_signed()));
+        Ok(Link { process: Some(Process { child, pid, grace: self.grace }), ..Link::new(stdout, stdin) })
+    }
+}
+
+/// A process of ours. Dropped it is killed, without its group; [`Process::stop`] is the way to end it.
+pub(super) struct Process {
+    child: Child,
+    pid: Option<Pid>,
+    grace: Duration,
+}
+
+impl Process {
+    /// The stop ladder, after the end of its input: wait, SIGTERM, wait, SIGKILL.
+    ///
+    /// The leader is reaped last. Until then its number is taken, so no signal can reach a stranger's group.
+    // MCP 2025-11-25 basic/lifecycle, Shutdown: stdio
+    pub(super) async fn stop(mut self) {
+        let Some(pid) = self.pid else { return };
+        if !exited(pid, self.grace).await {
+            let _ = killpg(pid, Signal::SIGTERM); // it may be gone by now
+            exited(pid, self.grace).await;
+        }
+        // The leader may have left others behind in its group.
+        let _ = killpg(pid, Signal::SIGKILL);
+        let _ = self.child.wait().await; // reaps; its status was the server's business
+    }
+}
+
+/// Whether the process has ended within `grace`; it stays a zombie.
+async fn exited(pid: Pid, grace: Duration) -> bool {
+    let deadline = Instant::now() + grace;
+    let options = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+    loop {
+        // An error means that it is no child of ours any more.
+        if !matches!(waitid(Id::Pid(pid), options), Ok(WaitStatus::StillAlive)) {
+            return true;
+        }
+        if Instant::now() >= deadline {
+            return false;
+        }
+        sleep(POLL).await;
+    }
+}
+
+/// One line, one event. It ends with the last process that holds the pipe.
+async fn log_stderr(server: ServerName, stderr: impl AsyncRead + Unpin) {
+    let mut lines = FrameReader::new(stderr, STDERR_LINE_BYTES);
+    loop {
+        match lines.next().await {
+            Ok(Some(Frame::Line(line))) => {
+                tracing::info!(%server, line = %String::from_utf8_lossy(&line), "stderr");
+            }
+            Ok(Some(Frame::TooLong { bytes, .. })) => {
+                tracing::info!(%server, bytes, "stderr line too long to show");
+            }
+            Ok(None) | Err(_) => return,
+        }
+    }
+}
+
+/// Servers end within some ten milliseconds of the end of their input.
+const POLL: Duration = Duration::from_millis(20);
+/// Longer than any log line that a person reads.
+const STDERR_LINE_BYTES: usize = 16 << 10;
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    fn shell(script: &str, grace: Duration) -> Command {
+        let source = Source::Command {
+            program: "sh".into(),
+            args: vec!["-c".into(), script.into()],
+            env: BTreeMap::from([("GREETING".into(), "hello".into())]),
+        };
+        Command::new(ServerName::parse("local").unwrap(), source, grace, TaskTracker::new())
+    }
+
+    async fn read_pid(link: &mut Link) -> Pid {
+        let mut text = [0; 16];
+        let n = link.incoming.read(&mut text).await.unwrap();
+        Pid::from_raw(std::str::from_utf8(&text[..n]).unwrap().trim().parse().unwrap())
+    }
+
+    fn alive(pid: Pid) -> bool {
+        // A zombie that somebody else has to reap counts as gone.
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid)).unwrap_or_default();
+        !stat.is_empty() && !stat.contains(") Z ")
+    }
+
+    #[tokio::test]
+    async fn the_pipes_are_the_link_and_the_environment_is_added() {
+        let mut link = shell("read line; echo $line $GREETING", Duration::from_secs(5)).start().unwrap();
+        link.outgoing.write_all(b"say\n").await.unwrap();
+        let mut said = String::new();
+        link.incoming.read_to_string(&mut said).await.unwrap();
+        assert_eq!(said, "say hello\n");
+        link.process.unwrap().stop().await;
+    }
+
+    #[tokio::test]
+    async fn a_process_that_ignores_everything_is_killed_with_its_group() {
+        let script = "trap '' TERM; sh -c 'trap \"\" TERM; echo $$; while :; do sleep 1; done'";
+        let mut link = shell(script, Duration::from_millis(100)).start().unwrap();
+        let grandchild = read_pid(&mut link).await;
+        assert!(alive(grandchild));
+        link.process.take().unwrap().stop().await;
+        for _ in 0..300 {
+            if !alive(grandchild) {
+                return;
+            }
+            sleep(Duration::from_millis(100)).await;
+        }
+        panic!("the grandchild outlived its group");
+    }
+
+    #[test]
+    fn a_missing_program_is_an_error_at_once() {
+        let source =
+            Source::Command { program: "/no/such/program".into(), args: vec![], env: BTreeMap::new() };
+        let command = Command::new(ServerName::parse("x").unwrap(), source, POLL, TaskTracker::new());
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let error = runtime.block_on(async { command.start().err().unwrap() });
+        assert_eq!(error.kind(), io::ErrorKind::NotFound);
+    }
+}

@@ -1,0 +1,315 @@
+//! The room against scripted servers, under paused time: each connection is a duplex whose far end the test
+//! holds as a [`Peer`].
+
+mod calls;
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, DuplexStream, ReadHalf, WriteHalf};
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use wire::Message;
+use wire::limits::Limits;
+use wire::mcp::method::Method;
+
+use super::address::Endpoint;
+use super::link::{Dial, Link, Pending};
+use super::metrics::Metrics;
+use super::pool::{Around, Pool};
+use super::settings::{Config, EraChoice, Isolation, ServerConfig, Source};
+use crate::call::{Affinity, Call, Caller, Client, Dispatch, Outcome, Reply, ServerName, SessionKey};
+use crate::error::Error;
+use crate::ops::drain::{Drain, DrainWatch};
+use crate::permit::{self, Permits, SlotConfig};
+
+/// More than any wait in the room, so that only a hang runs into it.
+const GUARD: Duration = Duration::from_secs(20_000);
+
+/// A pool, and the servers that its connections reach.
+struct Room {
+    pool: Arc<Pool>,
+    peers: mpsc::UnboundedReceiver<Peer>,
+    dial: Arc<Fake>,
+    permits: Permits,
+    /// Held, so that the pool's tasks see a process that goes on.
+    drain: Drain,
+}
+
+/// What a test may change about the room before it is built.
+struct Setting {
+    server: ServerConfig,
+    config: Config,
+}
+
+impl Default for Setting {
+    fn default() -> Self {
+        let name = ServerName::parse("time").unwrap();
+        let server =
+            ServerConfig { era: EraChoice::Legacy, ..ServerConfig::new(name, Source::Endpoints(vec![])) };
+        Self { server, config: Config::default() }
+    }
+}
+
+impl Setting {
+    fn era(mut self, era: EraChoice) -> Self {
+        self.server.era = era;
+        self
+    }
+
+    fn isolation(mut self, isolation: Isolation) -> Self {
+        self.server.isolation = isolation;
+        self
+    }
+
+    fn config(mut self, change: impl FnOnce(&mut Config)) -> Self {
+        change(&mut self.config);
+        self
+    }
+
+    fn build(self) -> Room {
+        let (sender, peers) = mpsc::unbounded_channel();
+        let dial = Arc::new(Fake { peers: sender, ..Fake::new() });
+        let drain = Drain::new();
+        let around = Around {
+            dial: dial.clone(),
+            metrics: Metrics::default().server(&self.server.name),
+            bounds: permit::Metrics::default(),
+            drain: drain.watch(),
+            tasks: TaskTracker::new(),
+        };
+        let pool = Pool::with(self.server, self.config, around);
+        Room { pool, peers, dial, permits: Permits::default(), drain }
+    }
+}
+
+impl Room {
+    /// The far end of the next connection.
+    async fn accept(&mut self) -> Peer {
+        timeout(GUARD, self.peers.recv()).await.expect("a connection").unwrap()
+    }
+
+    /// The far end of the next connection, after a legacy handshake.
+    async fn accept_legacy(&mut self) -> Peer {
+        let mut peer = self.accept().await;
+        peer.shake_legacy().await;
+        peer
+    }
+
+    /// The far end of the next connection, after it was asked what it is.
+    async fn accept_modern(&mut self) -> Peer {
+        let mut peer = self.accept().await;
+        peer.shake_modern().await;
+        peer
+    }
+
+    fn watch(&self) -> DrainWatch {
+        self.drain.watch()
+    }
+
+    fn call(&self, request: Value) -> Call {
+        self.call_of("ann", request)
+    }
+
+    fn call_of(&self, principal: &str, request: Value) -> Call {
+        let request = Message::scan(request.to_string().into(), &Limits::default()).unwrap();
+        let caller = Caller::new(principal);
+        Call {
+            permit: self.permits.call(caller.principal()).unwrap(),
+            caller,
+            client: Arc::new(Client::default()),
+            affinity: Affinity::Principal,
+            scope: None,
+            method: Method::parse(request.method()),
+            request,
+            rename: None,
+        }
+    }
+
+    fn dispatch(&self, request: Value) -> Reply {
+        self.pool.dispatch(self.call(request))
+    }
+
+    fn echo(&self, text: &str) -> Reply {
+        self.dispatch(echo(text))
+    }
+
+    fn echo_in(&self, session: &SessionKey, text: &str) -> Reply {
+        let affinity = Affinity::Session(session.clone());
+        self.pool.dispatch(Call { affinity, ..self.call(echo(text)) })
+    }
+}
+
+fn echo(text: &str) -> Value {
+    json!({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "echo", "arguments": {"text": text}}})
+}
+
+fn session(number: u64) -> SessionKey {
+    SessionKey { number, ended: CancellationToken::new() }
+}
+
+/// The outcome as it must come: within the guard.
+async fn end(reply: Reply) -> Outcome {
+    timeout(GUARD, reply.outcome()).await.expect("an outcome")
+}
+
+async fn result(reply: Reply) -> Value {
+    match end(reply).await {
+        Outcome::Result(parts) => serde_json::from_slice(&parts.into_bytes()).unwrap(),
+        other => panic!("a result, not {other:?}"),
+    }
+}
+
+async fn failure(reply: Reply) -> Error {
+    match end(reply).await {
+        Outcome::Failed(error) => error,
+        other => panic!("a failure, not {other:?}"),
+    }
+}
+
+/// A server's end of one connection.
+struct Peer {
+    endpoint: Endpoint,
+    lines: BufReader<ReadHalf<DuplexStream>>,
+    sink: WriteHalf<DuplexStream>,
+}
+
+impl Peer {
+    /// The next message; `None` at the end of the stream.
+    async fn read(&mut self) -> Option<Value> {
+        let mut line = String::new();
+        let read = timeout(GUARD, self.lines.read_line(&mut line)).await.expect("a message").unwrap();
+        (read > 0).then(|| serde_json::from_str(&line).unwrap())
+    }
+
+    async fn expect(&mut self, method: &str) -> Value {
+        let message = self.read().await.unwrap_or_else(|| panic!("{method}, not the end"));
+        assert_eq!(message["method"], method, "{message}");
+        message
+    }
+
+    async fn raw(&mut self, text: &str) {
+        self.sink.write_all(text.as_bytes()).await.unwrap();
+    }
+
+    async fn send(&mut self, message: Value) {
+        self.raw(&format!("{message}\n")).await;
+    }
+
+    async fn answer(&mut self, request: &Value, result: Value) {
+        self.send(json!({"jsonrpc": "2.0", "id": request["id"], "result": result})).await;
+    }
+
+    async fn refuse(&mut self, request: &Value, code: i64) {
+        self.send(json!({"jsonrpc": "2.0", "id": request["id"], "error": {"code": code, "message": "no"}}))
+            .await;
+    }
+
+    /// Answers the next tools/call with its own text.
+    async fn serve_echo(&mut self) -> Value {
+        let request = self.expect("tools/call").await;
+        self.answer(&request, json!({"content": [request["params"]["arguments"]["text"]]})).await;
+        request
+    }
+
+    async fn shake_legacy(&mut self) -> Value {
+        let request = self.expect("initialize").await;
+        let result = json!({
+            "protocolVersion": "2025-06-18", "capabilities": {"tools": {}, "resources": {}},
+            "serverInfo": {"name": "t", "version": "1"}, "instructions": "be kind"
+        });
+        self.answer(&request, result).await;
+        self.expect("notifications/initialized").await;
+        request
+    }
+
+    async fn shake_modern(&mut self) -> Value {
+        let request = self.expect("server/discover").await;
+        let result = json!({
+            "resultType": "complete", "supportedVersions": ["2026-07-28"], "capabilities": {"tools": {}},
+            "ttlMs": 0, "cacheScope": "public",
+            "_meta": {"io.modelcontextprotocol/serverInfo": {"name": "m", "version": "2"}}
+        });
+        self.answer(&request, result).await;
+        request
+    }
+
+    /// Waits until the other side has ended the connection.
+    async fn ended(&mut self) {
+        while self.read().await.is_some() {}
+    }
+}
+
+/// Opens duplexes and hands their far ends to the test.
+struct Fake {
+    peers: mpsc::UnboundedSender<Peer>,
+    endpoints: Mutex<Vec<Endpoint>>,
+    /// How each of the next attempts fails; when empty they work.
+    failures: Mutex<VecDeque<io::ErrorKind>>,
+    /// Every attempt fails.
+    down: Mutex<bool>,
+    dialled: AtomicUsize,
+    checked: AtomicUsize,
+}
+
+impl Fake {
+    fn new() -> Self {
+        let endpoint = Endpoint::Tcp(([10, 0, 0, 1], 4444).into());
+        Self {
+            peers: mpsc::unbounded_channel().0,
+            endpoints: Mutex::new(vec![endpoint]),
+            failures: Mutex::default(),
+            down: Mutex::new(false),
+            dialled: AtomicUsize::new(0),
+            checked: AtomicUsize::new(0),
+        }
+    }
+
+    fn set_down(&self, down: bool) {
+        *self.down.lock().unwrap() = down;
+    }
+
+    fn dialled(&self) -> usize {
+        self.dialled.load(Ordering::SeqCst)
+    }
+
+    fn outcome(&self) -> io::Result<()> {
+        if *self.down.lock().unwrap() {
+            return Err(io::ErrorKind::ConnectionRefused.into());
+        }
+        self.failures.lock().unwrap().pop_front().map_or(Ok(()), |kind| Err(kind.into()))
+    }
+}
+
+impl Dial for Fake {
+    fn endpoints(&self) -> Pending<'_, Vec<Endpoint>> {
+        Box::pin(async { Ok(self.endpoints.lock().unwrap().clone()) })
+    }
+
+    fn dial<'a>(&'a self, endpoint: &'a Endpoint) -> Pending<'a, Link> {
+        Box::pin(async {
+            self.dialled.fetch_add(1, Ordering::SeqCst);
+            self.outcome()?;
+            let (near, far) = tokio::io::duplex(64 << 10);
+            let (incoming, outgoing) = tokio::io::split(near);
+            let (lines, sink) = tokio::io::split(far);
+            let peer = Peer { endpoint: endpoint.clone(), lines: BufReader::new(lines), sink };
+            self.peers.send(peer).map_err(|_| io::ErrorKind::ConnectionRefused)?;
+            Ok(Link::new(incoming, outgoing))
+        })
+    }
+
+    fn check<'a>(&'a self, _: &'a Endpoint) -> Option<Pending<'a, ()>> {
+        Some(Box::pin(async {
+            self.checked.fetch_add(1, Ordering::SeqCst);
+            self.outcome()
+        }))
+    }
+}
