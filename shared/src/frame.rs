@@ -36,11 +36,12 @@ pub struct FrameDecoder {
 }
 
 /// A line that went over the limit and has not ended yet.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Skipped {
     seek: Seek,
     bytes: u64,
-    ends_in_cr: bool,
+    /// The last byte was a carriage return: held back, as it belongs to the line ending if that comes next.
+    carriage_return: bool,
 }
 
 /// A buffer that grew beyond this for a line that is then skipped is given back.
@@ -95,7 +96,7 @@ impl FrameDecoder {
     }
 
     fn skip(&mut self) {
-        let skipped = self.skipped.get_or_insert_with(Skipped::new);
+        let skipped = self.skipped.get_or_insert_default();
         skipped.feed(&self.buffer);
         self.searched = 0;
         if self.buffer.capacity() > KEEP_BYTES {
@@ -107,37 +108,38 @@ impl FrameDecoder {
 
     /// A line ends with what is in `rest`.
     fn end_line(&mut self, rest: Bytes) -> Option<Frame> {
-        if let Some(mut skipped) = self.skipped.take() {
+        let line = rest.strip_suffix(b"\r").unwrap_or(&rest);
+        let skipped = self.skipped.take();
+        if skipped.is_some() || line.len() > self.limit_bytes {
+            let mut skipped = skipped.unwrap_or_default();
             skipped.feed(&rest);
             return Some(skipped.end());
         }
-        let line = match rest.strip_suffix(b"\r") {
-            Some(line) => rest.slice_ref(line),
-            None => rest,
-        };
-        if line.len() > self.limit_bytes {
-            let mut skipped = Skipped::new();
-            skipped.feed(&line);
-            return Some(skipped.end());
-        }
+        let line = rest.slice_ref(line);
         (!line.trim_ascii().is_empty()).then_some(Frame::Line(line))
     }
 }
 
 impl Skipped {
-    fn new() -> Self {
-        Skipped { seek: Seek::default(), bytes: 0, ends_in_cr: false }
+    fn feed(&mut self, bytes: &[u8]) {
+        if bytes.is_empty() {
+            return;
+        }
+        if std::mem::take(&mut self.carriage_return) {
+            self.count(b"\r");
+        }
+        let held = bytes.strip_suffix(b"\r");
+        self.carriage_return = held.is_some();
+        self.count(held.unwrap_or(bytes));
     }
 
-    fn feed(&mut self, bytes: &[u8]) {
+    fn count(&mut self, bytes: &[u8]) {
         self.seek.feed(bytes);
         self.bytes += bytes.len() as u64;
-        self.ends_in_cr = bytes.last().map_or(self.ends_in_cr, |&last| last == b'\r');
     }
 
     fn end(self) -> Frame {
-        let kind = self.seek.kind();
-        Frame::TooLong { kind, id: self.seek.id(), bytes: self.bytes - u64::from(self.ends_in_cr) }
+        Frame::TooLong { kind: self.seek.kind(), id: self.seek.id(), bytes: self.bytes }
     }
 }
 

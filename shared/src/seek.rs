@@ -30,6 +30,7 @@ enum Place {
     BeforeKey,
     InKey,
     AfterIdKey,
+    BeforeId,
     InId,
     Elsewhere,
 }
@@ -109,47 +110,34 @@ impl Seek {
     }
 
     fn outside_string(&mut self, byte: u8) {
-        match byte {
-            b' ' | b'\t' | b'\r' | b'\n' if self.place == Place::InId => self.id_ends(),
-            b' ' | b'\t' | b'\r' | b'\n' | b':' => {}
-            b'"' => {
-                self.string = Some(Escape::No);
-                match self.place {
-                    Place::BeforeKey => self.begin(Place::InKey, byte),
-                    Place::AfterIdKey => self.begin(Place::InId, byte),
-                    _ => {}
-                }
-            }
-            b'{' | b'[' => {
-                if self.place == Place::AfterIdKey {
-                    self.ids = Ids::Unclear;
-                    self.place = Place::Elsewhere;
-                }
+        match (byte, self.place) {
+            (b',' | b'}' | b']' | b' ' | b'\t' | b'\r' | b'\n', Place::InId) => self.id_ends(),
+            (b'{' | b'[', Place::BeforeId) => self.id_is_none(),
+            _ => {}
+        }
+        match (byte, self.place) {
+            (b' ' | b'\t' | b'\r' | b'\n', _) => {}
+            (b'{' | b'[', _) => {
                 self.depth += 1;
-                if self.depth == 1 && self.place == Place::Outside && byte == b'{' {
+                if byte == b'{' && self.place == Place::Outside && self.depth == 1 {
                     self.place = Place::BeforeKey;
                 }
             }
-            b'}' | b']' => {
-                if self.place == Place::InId {
-                    self.id_ends();
-                }
-                self.depth = self.depth.saturating_sub(1);
-            }
-            b',' if self.depth == 1 && self.place != Place::Outside => {
-                if self.place == Place::InId {
-                    self.id_ends();
-                }
-                self.place = Place::BeforeKey;
-            }
-            _ if self.place == Place::AfterIdKey => self.begin(Place::InId, byte),
-            _ if self.place == Place::InId => self.keep(byte),
+            (b'}' | b']', _) => self.depth = self.depth.saturating_sub(1),
+            _ if self.depth != 1 => self.string = (byte == b'"').then_some(Escape::No),
+            (b',', Place::Elsewhere) => self.place = Place::BeforeKey,
+            (b':', Place::AfterIdKey) => self.place = Place::BeforeId,
+            (_, Place::InId) => self.keep(byte),
+            (_, Place::BeforeId) => self.begin(Place::InId, byte),
+            (b'"', Place::BeforeKey) => self.begin(Place::InKey, byte),
+            (b'"', _) => self.string = Some(Escape::No),
             _ => {}
         }
     }
 
     fn begin(&mut self, place: Place, byte: u8) {
         self.place = place;
+        self.string = (byte == b'"').then_some(Escape::No);
         self.token.clear();
         self.keep(byte);
     }
@@ -178,5 +166,10 @@ impl Seek {
             (Ids::None, Some(id)) => Ids::One(id),
             _ => Ids::Unclear,
         };
+    }
+
+    fn id_is_none(&mut self) {
+        self.place = Place::Elsewhere;
+        self.ids = Ids::Unclear;
     }
 }

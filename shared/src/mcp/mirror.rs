@@ -4,6 +4,7 @@
 
 use std::fmt;
 
+use serde::de::IgnoredAny;
 use serde_json::{Map, Value as Json};
 
 /// One argument that is mirrored in a header.
@@ -84,10 +85,12 @@ pub fn matches(kind: MirrorKind, header: &str, json: &[u8]) -> bool {
     }
 }
 
-/// A JSON number that is whole and in the range where all languages agree on it.
+/// A JSON number, with nothing around it, that is whole and in the range where all languages agree on it.
 fn integer(number: &str) -> Option<i64> {
     const SAFE: f64 = 9_007_199_254_740_991.0; // 2^53 - 1
-    let value: f64 = serde_json::from_str(number).ok()?;
+    // serde_json knows what a number may look like, but only the standard library rounds it right.
+    serde_json::from_str::<IgnoredAny>(number).ok().filter(|_| number.trim_ascii() == number)?;
+    let value: f64 = number.parse().ok()?;
     (value.fract() == 0.0 && value.abs() <= SAFE).then_some(value as i64)
 }
 
