@@ -171,3 +171,6 @@ where
 /// What is read of a body that got no permit: enough for any notification, and 40 MB if all of 10,000
 /// connections send one.
 const SMALL_BYTES: usize = 4096;
+
+#[cfg(test)]
+mod tests;

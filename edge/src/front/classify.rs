@@ -116,3 +116,6 @@ fn is_modern_only(method: Method) -> bool {
 /// Also told to modern requests that have `_meta` without one of the keys.
 pub(super) const MISSING_META: &str = "params._meta must hold io.modelcontextprotocol/protocolVersion (a string) and \
      io.modelcontextprotocol/clientCapabilities (an object)";
+
+#[cfg(test)]
+mod tests;

@@ -138,3 +138,6 @@ fn same_decoded(header: &HeaderValue, name: &str, is_same: impl FnOnce(&str) -> 
 fn mismatch(message: String) -> Refusal {
     Refusal::bad_request(code::HEADER_MISMATCH, message)
 }
+
+#[cfg(test)]
+mod tests;

@@ -36,6 +36,7 @@ use wire::code;
 use wire::frame::one_line;
 use wire::limits::Limits;
 use wire::mcp::header::SESSION_ID;
+use wire::mcp::version::looks_modern;
 use wire::splice::Parts;
 use wire::{Kind, Message};
 
@@ -212,6 +213,9 @@ impl Front {
             Method::GET if !head.headers.contains_key(SESSION_ID) => {
                 return Err(Refusal::method_not_allowed("GET requires an active session"));
             }
+            Method::DELETE if !head.headers.contains_key(SESSION_ID) && names_modern(&head.headers) => {
+                return Err(Refusal::method_not_allowed("this revision has no sessions; use POST"));
+            }
             Method::GET | Method::POST | Method::DELETE => {}
             _ => return Err(Refusal::method_not_allowed("use POST, GET or DELETE")),
         }
@@ -287,6 +291,10 @@ impl Front {
         }
         plain(head, StatusCode::OK, "ready")
     }
+}
+
+fn names_modern(headers: &HeaderMap) -> bool {
+    headers::version(headers).is_some_and(looks_modern)
 }
 
 fn refused(refusal: Refusal) -> Response<Body> {

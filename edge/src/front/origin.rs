@@ -185,3 +185,6 @@ fn host(head: &Head) -> Option<Place> {
     let host = headers::single(&head.headers, header::HOST.as_str()).ok()??;
     Place::parse(host.to_str().ok()?)
 }
+
+#[cfg(test)]
+mod tests;

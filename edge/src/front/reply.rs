@@ -208,3 +208,6 @@ fn code_in(error: &Bytes) -> Option<(i64, Span)> {
     let text = std::str::from_utf8(span.of(error)).ok()?;
     Some((text.parse().ok()?, span))
 }
+
+#[cfg(test)]
+mod tests;

@@ -13,6 +13,8 @@
 //! of HTTP or JSON: `front/legacy.rs` does the talking.
 
 mod table;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -25,7 +27,7 @@ use wire::id::RequestId;
 use wire::mcp::version::ProtocolVersion;
 
 use crate::call::{Caller, Client, ServerName, SessionKey};
-use crate::error::Error;
+use crate::error::{Blame, Error};
 use crate::permit::{self, Bound};
 use crate::router::ListChanges;
 
@@ -41,7 +43,7 @@ pub struct Config {
     pub sessions_per_principal: usize,
     /// Calls of one session on their way. 256: what the queue of one server takes.
     pub calls_per_session: usize,
-    /// A session without a call or an open stream ends after this. 30 m: a lunch break survives, a closed
+    /// A session without a message, a call or an open stream ends after this. 30 m: a lunch break survives, a closed
     /// laptop does not keep a process.
     pub idle: Duration,
     /// Every session ends after this, so that nothing decided at its start holds for ever. 24 h: a working
@@ -94,7 +96,7 @@ struct Live {
     calls: HashMap<RequestId, CancellationToken>,
     /// The stream that carries what belongs to no call; cancelled when another takes its place.
     stream: Option<CancellationToken>,
-    /// The end of the last call or stream.
+    /// The last message, or the end of the last call or stream.
     last_active: Instant,
     seen: ListChanges,
 }
@@ -160,7 +162,8 @@ impl Session {
         }
         if live.calls.len() >= self.calls_max {
             self.refusals.hit(Bound::SessionCalls);
-            return Err(Refused::Full(Bound::SessionCalls.refusal()));
+            // The client's own doing, so it hears 429 and not 503.
+            return Err(Refused::Full(Error { blame: Blame::Downstream, ..Bound::SessionCalls.refusal() }));
         }
         let cancelled = self.key.ended.child_token();
         live.calls.insert(id.clone(), cancelled.clone());
@@ -196,6 +199,11 @@ impl Session {
             prompts: ready && seen.prompts != now.prompts,
             resources: ready && seen.resources != now.resources,
         }
+    }
+
+    /// The client has shown itself.
+    fn touch(&self) {
+        self.live().last_active = Instant::now();
     }
 
     /// Whether `caller` may use it at this path.

@@ -101,7 +101,10 @@ impl Table {
             return None;
         }
         match self.shared.expiry(&session, Instant::now()) {
-            None => Some(session),
+            None => {
+                session.touch();
+                Some(session)
+            }
             Some(cause) => {
                 self.shared.end(&session, cause);
                 None

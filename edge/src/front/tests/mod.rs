@@ -1,6 +1,10 @@
 //! The room against a scripted gateway: no socket, and time that only moves when everybody waits.
 
+mod bounds;
 mod calls;
+mod door;
+mod sessions;
+mod stateless;
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};

@@ -1,0 +1,109 @@
+use super::*;
+
+fn manner(era: Era) -> Manner {
+    Manner { era, scope: ServerName::parse("time") }
+}
+
+fn text(answer: Answer) -> String {
+    String::from_utf8(answer.message.into_bytes().to_vec()).unwrap()
+}
+
+#[test]
+fn a_result_is_framed_and_not_touched() {
+    let result = Bytes::from_static(b"{\"b\" : 1e0,\"a\":\"\\u00e4\"}");
+    let id = RequestId::parse(br#""x""#).unwrap();
+    let answer = manner(Era::Modern).answer(&id, Outcome::Result(result.clone().into()));
+    assert!(answer.message.iter().any(|slice| slice.as_ptr() == result.as_ptr()), "no copy");
+    assert_eq!(text(answer), r#"{"jsonrpc":"2.0","id":"x","result":{"b" : 1e0,"a":"\u00e4"}}"#);
+}
+
+#[test]
+fn failures_become_status_code_and_reason() {
+    let id = RequestId::number(1);
+    let uri = || Kind::UnknownResource("file:///x".to_owned());
+    let table = [
+        (Kind::Unreachable, (200, 200), (-32603, -32603), Some("unreachable")),
+        (Kind::Died, (200, 200), (-32603, -32603), Some("died")),
+        (Kind::Timeout, (200, 200), (-32603, -32603), Some("timeout")),
+        (Kind::TooLarge, (200, 200), (-32603, -32603), Some("too_large")),
+        (Kind::Protocol, (200, 200), (-32603, -32603), Some("protocol")),
+        (Kind::Cancelled, (200, 200), (-32603, -32603), Some("cancelled")),
+        (Kind::Lost, (200, 200), (-32603, -32603), Some("lost")),
+        (Kind::Busy, (503, 503), (-32603, -32603), Some("busy")),
+        (Kind::Draining, (503, 503), (-32603, -32603), Some("draining")),
+        (Kind::InvalidRequest, (200, 200), (-32600, -32600), None),
+        (Kind::InvalidParams, (200, 200), (-32602, -32602), None),
+        (Kind::UnknownMethod, (200, 404), (-32601, -32601), None),
+        (uri(), (200, 200), (-32002, -32602), None),
+    ];
+    for (kind, statuses, codes, reason) in table {
+        let error = Error::new(kind.clone(), Blame::Upstream, "what happened");
+        for (era, status, code) in [(Era::Legacy, statuses.0, codes.0), (Era::Modern, statuses.1, codes.1)] {
+            let answer = manner(era).answer(&id, Outcome::Failed(error.clone()));
+            assert_eq!(answer.status.as_u16(), status, "{kind:?} {era:?}");
+            let message: Value = serde_json::from_str(&text(answer)).unwrap();
+            assert_eq!(message["error"]["code"], code, "{kind:?} {era:?}");
+            assert_eq!(message["error"]["message"], "what happened");
+            let data = &message["error"]["data"];
+            assert_eq!(data["reason"].as_str(), reason, "{kind:?}");
+            assert_eq!(data["server"].as_str(), reason.map(|_| "time"), "{kind:?}");
+            assert_eq!(data["uri"].as_str(), (kind == uri()).then_some("file:///x"));
+        }
+    }
+}
+
+#[test]
+fn a_busy_answer_says_when_to_come_back() {
+    let id = RequestId::number(1);
+    for (blame, status) in [(Blame::Downstream, 429), (Blame::Edge, 503)] {
+        for (after, secs) in [(Duration::ZERO, "1"), (Duration::from_millis(1500), "2"), (RETRY_AFTER, "1")] {
+            let error = Error::busy(blame, after, "full");
+            let response = manner(Era::Legacy).failed(&id, &error).into_json();
+            assert_eq!(response.status(), status);
+            assert_eq!(response.headers()["retry-after"], secs);
+            let refused = Refusal::from(error).into_response();
+            assert_eq!(
+                (refused.status().as_u16(), &refused.headers()["retry-after"]),
+                (status, &secs.parse().unwrap())
+            );
+        }
+    }
+    let draining = Error::new(Kind::Draining, Blame::Edge, "stopping");
+    assert_eq!(manner(Era::Modern).failed(&id, &draining).into_json().headers()["retry-after"], "1");
+}
+
+#[test]
+fn a_servers_error_keeps_all_but_a_foreign_code() {
+    let id = RequestId::number(1);
+    let table = [
+        (-32602, (200, -32602), (200, -32602)),
+        (-32601, (200, -32601), (404, -32601)),
+        (-32002, (200, -32002), (200, -32602)),
+        (-32042, (200, -32042), (200, -32603)),
+        (-32021, (200, -32603), (400, -32021)),
+        (-32020, (200, -32603), (200, -32603)),
+        (-32022, (200, -32603), (200, -32603)),
+        (-32099, (200, -32603), (200, -32603)),
+        (-1, (200, -1), (200, -1)),
+        (5_000_000_000_i64, (200, -32603), (200, -32603)),
+    ];
+    for (code, legacy, modern) in table {
+        let error = Bytes::from(format!(r#"{{"message":"m", "code" :{code},"data":[ 1 ]}}"#));
+        for (era, (status, told)) in [(Era::Legacy, legacy), (Era::Modern, modern)] {
+            let answer = manner(era).answer(&id, Outcome::Refused(error.clone()));
+            assert_eq!(answer.status.as_u16(), status, "{code} {era:?}");
+            let expected = format!(
+                r#"{{"jsonrpc":"2.0","id":1,"error":{{"message":"m", "code" :{told},"data":[ 1 ]}}}}"#
+            );
+            assert_eq!(text(answer), expected);
+        }
+    }
+}
+
+#[test]
+fn what_is_no_error_object_is_the_servers_fault() {
+    for odd in ["[]", "null", r#"{"message":"no code"}"#, r#"{"code":"x"}"#, r#"{"code":1.5}"#] {
+        let answer = manner(Era::Modern).answer(&RequestId::number(1), Outcome::Refused(odd.into()));
+        assert_eq!(answer.ending, Ending::Protocol, "{odd}");
+    }
+}

@@ -1,0 +1,142 @@
+//! Every bound of this room, hit, and what is still served when it is.
+
+use std::time::Duration;
+
+use prometheus_client::registry::Registry;
+use tokio::task::JoinHandle;
+
+use super::*;
+
+const INIT: &str =
+    r#"{"jsonrpc":"2.0","id":1,"method":"initialize","params":{"protocolVersion":"2025-11-25"}}"#;
+
+fn call(id: usize) -> String {
+    format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"tools/list"}}"#)
+}
+
+/// A call that stays open.
+async fn open_call(stage: &Stage, session: &str, id: usize) -> JoinHandle<Response<Body>> {
+    let before = stage.open_calls();
+    let request = post(&call(id), &[("mcp-session-id", session)]);
+    let sent = tokio::spawn(stage.front.clone().handle(request));
+    while stage.open_calls() == before {
+        tokio::task::yield_now().await;
+    }
+    sent
+}
+
+/// Status and reason; a client that may come back is told when.
+async fn refusal(stage: &Stage, request: Request<Full<Bytes>>) -> (u16, String) {
+    let response = stage.send(request).await;
+    let status = response.status().as_u16();
+    assert_eq!(response.headers().contains_key("retry-after"), matches!(status, 429 | 503));
+    let message = json(response).await;
+    (status, message["error"]["data"]["reason"].as_str().unwrap_or_default().to_owned())
+}
+
+/// How often a bound was hit, as the metrics say.
+fn hits(stage: &Stage, bound: &str) -> usize {
+    let mut registry = Registry::default();
+    stage.permits.metrics().register(&mut registry);
+    let mut text = String::new();
+    prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+    let line = format!("refused_total{{bound=\"{bound}\"}} ");
+    text.lines().find_map(|l| l.strip_prefix(&line)).map_or(0, |count| count.parse().unwrap())
+}
+
+#[tokio::test]
+async fn a_body_has_a_size() {
+    let mut front = Config::default();
+    front.limits.body_bytes = 100;
+    let stage = Stage::with(Setting { front, ..Setting::default() });
+    let large = format!(r#"{{"jsonrpc":"2.0","id":1,"method":"ping"}}{}"#, " ".repeat(100));
+    assert_eq!(refusal(&stage, post(&large, &[])).await, (413, "too_large".to_owned()));
+    assert_eq!(hits(&stage, "Body"), 1);
+}
+
+#[tokio::test]
+async fn bodies_in_all_have_a_size() {
+    let permits = permit::Config { held_bytes: 100, ..permit::Config::default() };
+    let stage = Stage::with(Setting { permits, ..Setting::default() });
+    let large = format!(r#"{{"jsonrpc":"2.0","id":1,"method":"ping"}}{}"#, " ".repeat(100));
+    assert_eq!(refusal(&stage, post(&large, &[])).await, (503, "busy".to_owned()));
+    assert_eq!(hits(&stage, "HeldBytes"), 1);
+}
+
+#[tokio::test]
+async fn sessions_are_counted_in_all_and_per_principal() {
+    let sessions = session::Config { sessions: 3, sessions_per_principal: 2, ..session::Config::default() };
+    let tokens = vec![("secret-token-1", "a"), ("secret-token-2", "b")];
+    let stage = Stage::with(Setting { sessions, tokens, ..Setting::default() });
+    let (a, b) = (("authorization", "Bearer secret-token-1"), ("authorization", "Bearer secret-token-2"));
+    let first = stage.send(post(INIT, &[a])).await;
+    let id = first.headers()["mcp-session-id"].to_str().unwrap().to_owned();
+    assert_eq!(stage.send(post(INIT, &[a])).await.status(), 200);
+    assert_eq!(refusal(&stage, post(INIT, &[a])).await, (429, "busy".to_owned()));
+    assert_eq!(stage.send(post(INIT, &[b])).await.status(), 200);
+    assert_eq!(refusal(&stage, post(INIT, &[b])).await, (503, "busy".to_owned()));
+    assert_eq!(hits(&stage, "Sessions"), 2);
+    stage.send(request("DELETE", "/mcp", "", &[a, ("mcp-session-id", &id)])).await;
+    assert_eq!(stage.send(post(INIT, &[b])).await.status(), 200);
+}
+
+#[tokio::test(start_paused = true)]
+async fn calls_of_a_session_are_counted_and_have_different_ids() {
+    let sessions = session::Config { calls_per_session: 2, ..session::Config::default() };
+    let stage = Stage::with(Setting { sessions, ..Setting::default() });
+    let id = stage.session("2025-11-25").await;
+    let header = [("mcp-session-id", id.as_str())];
+    let (first, _second) = (open_call(&stage, &id, 1).await, open_call(&stage, &id, 2).await);
+    assert_eq!(refusal(&stage, post(&call(2), &header)).await, (400, String::new()), "twice the same id");
+    assert_eq!(refusal(&stage, post(&call(3), &header)).await, (429, "busy".to_owned()));
+    assert_eq!(hits(&stage, "SessionCalls"), 1);
+    let other = stage.session("2025-11-25").await;
+    let _other = open_call(&stage, &other, 1).await;
+    let (_call, responder) = stage.take_open();
+    responder.finish(Outcome::Result(Slices::from(Bytes::from_static(b"{}"))));
+    first.await.unwrap();
+    let _third = open_call(&stage, &id, 3).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn calls_in_all_are_counted_and_small_messages_pass_nevertheless() {
+    let permits = permit::Config { calls: 1, ..permit::Config::default() };
+    let stage = Stage::with(Setting { permits, ..Setting::default() });
+    let id = stage.session("2025-11-25").await;
+    let header = [("mcp-session-id", id.as_str())];
+    let open = open_call(&stage, &id, 1).await;
+    assert_eq!(refusal(&stage, post(&call(2), &header)).await, (503, "busy".to_owned()));
+    let list = modern("tools/list", "");
+    assert_eq!(refusal(&stage, post(&list, &modern_headers("tools/list", ""))).await.0, 503);
+    let ping = r#"{"jsonrpc":"2.0","id":5,"method":"ping"}"#;
+    assert_eq!(stage.send(post(ping, &header)).await.status(), 200);
+    let cancel = r#"{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":1}}"#;
+    assert_eq!(stage.send(post(cancel, &header)).await.status(), 202);
+    assert!(json(open.await.unwrap()).await["error"].is_object());
+    assert_eq!(stage.send(request("DELETE", "/mcp", "", &header)).await.status(), 204);
+}
+
+#[tokio::test(start_paused = true)]
+async fn calls_of_a_principal_are_counted() {
+    let permits = permit::Config { calls_per_principal: 1, ..permit::Config::default() };
+    let stage = Stage::with(Setting { permits, ..Setting::default() });
+    let id = stage.session("2025-11-25").await;
+    let _open = open_call(&stage, &id, 1).await;
+    let refused = refusal(&stage, post(&call(2), &[("mcp-session-id", &id)])).await;
+    assert_eq!(refused, (429, "busy".to_owned()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_has_an_age() {
+    let sessions = session::Config { age: Duration::from_secs(60), ..session::Config::default() };
+    let stage = Stage::with(Setting { sessions, ..Setting::default() });
+    let id = stage.session("2025-11-25").await;
+    let stream = stage.send(request("GET", "/mcp", "", &[("mcp-session-id", &id)])).await;
+    let mut stream = stream.into_body();
+    let mut events = 0;
+    while event(&mut stream).await.is_some() {
+        events += 1;
+    }
+    assert!(events >= 3, "alive until its age");
+    assert_eq!(stage.send(post(&call(1), &[("mcp-session-id", &id)])).await.status(), 404);
+}

@@ -1,0 +1,113 @@
+use super::*;
+use crate::ops::drain::Drain;
+
+fn birth(principal: &str) -> Birth {
+    Birth {
+        caller: Caller::new(principal),
+        scope: None,
+        version: ProtocolVersion::V2025_11_25,
+        client: Arc::new(Client::default()),
+        seen: ListChanges::default(),
+    }
+}
+
+fn table(config: Config, drain: &Drain) -> (Table, Metrics) {
+    let metrics = Metrics::default();
+    (Table::new(config, metrics.clone(), permit::Metrics::default(), &drain.watch()), metrics)
+}
+
+fn id(token: &str) -> RequestId {
+    RequestId::parse(token.as_bytes()).unwrap()
+}
+
+#[tokio::test]
+async fn ids_are_long_and_never_the_same() {
+    let (table, _) = table(Config::default(), &Drain::new());
+    let (one, two) = (table.open(birth("p")).unwrap(), table.open(birth("p")).unwrap());
+    assert_ne!(one.id(), two.id());
+    assert_ne!(one.key().number, two.key().number);
+    assert_eq!(one.id().len(), 48);
+    assert!(!format!("{one:?}").contains(one.id()), "an id is as good as a credential");
+    assert_eq!(one.version(), ProtocolVersion::V2025_11_25);
+}
+
+#[tokio::test]
+async fn an_ended_session_starts_nothing_and_stays_ended() {
+    let (table, metrics) = table(Config::default(), &Drain::new());
+    let session = table.open(birth("p")).unwrap();
+    let call = session.begin(id("1")).unwrap();
+    let stream = session.attach();
+    table.delete(&session);
+    table.delete(&session);
+    assert_eq!(metrics.open(), 0);
+    call.cancelled().await;
+    stream.over().await;
+    assert!(call.session_ended());
+    session.initialized();
+    assert_eq!(session.begin(id("2")).unwrap_err(), Refused::Ended);
+    session.attach().over().await;
+    assert_eq!(session.news(ListChanges { tools: 1, ..ListChanges::default() }), News::default());
+}
+
+#[tokio::test]
+async fn ids_of_calls_are_told_apart_by_type() {
+    let (table, _) = table(Config::default(), &Drain::new());
+    let session = table.open(birth("p")).unwrap();
+    let (number, text) = (session.begin(id("1")).unwrap(), session.begin(id(r#""1""#)).unwrap());
+    assert_eq!(session.begin(id("1")).unwrap_err(), Refused::Duplicate);
+    assert!(session.cancel(&id(r#""1""#)));
+    text.cancelled().await;
+    assert!(!text.session_ended());
+    drop(text);
+    assert!(!session.cancel(&id(r#""1""#)));
+    drop(number);
+    assert!(session.begin(id("1")).is_ok());
+}
+
+#[tokio::test]
+async fn a_stream_that_was_replaced_does_not_give_the_place_back() {
+    let drain = Drain::new();
+    let (table, _) = table(Config { idle: Duration::ZERO, ..Config::default() }, &drain);
+    let session = table.open(birth("p")).unwrap();
+    let old = session.attach();
+    let new = session.attach();
+    old.over().await;
+    drop(old);
+    assert!(session.idle_since().is_none(), "the new one is still there");
+    drop(new);
+    assert!(session.idle_since().is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_with_a_call_is_not_idle() {
+    let (table, metrics) = table(Config::default(), &Drain::new());
+    let session = table.open(birth("p")).unwrap();
+    let caller = Caller::new("p");
+    let call = session.begin(id("1")).unwrap();
+    tokio::time::sleep(Duration::from_secs(2 * 60 * 60)).await;
+    assert_eq!(metrics.open(), 1);
+    drop(call);
+    tokio::time::sleep(Duration::from_secs(29 * 60)).await;
+    assert!(table.find(session.id(), &caller, None).is_some(), "a message counts");
+    tokio::time::sleep(Duration::from_secs(29 * 60)).await;
+    assert_eq!(metrics.open(), 1);
+    tokio::time::sleep(Duration::from_secs(2 * 60)).await;
+    assert_eq!(metrics.open(), 0, "the sweep found it");
+    assert!(session.key().ended.is_cancelled());
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_cut_ends_what_does_not_finish() {
+    let drain = Drain::new();
+    let (table, metrics) = table(Config::default(), &drain);
+    let session = table.open(birth("p")).unwrap();
+    let call = session.begin(id("1")).unwrap();
+    let idle = table.open(birth("p")).unwrap();
+    let drained = tokio::spawn(drain.run(Duration::ZERO, Duration::from_secs(20)));
+    idle.key().ended.cancelled().await;
+    assert!(!session.key().ended.is_cancelled());
+    assert!(table.open(birth("p")).is_err());
+    call.cancelled().await;
+    drained.await.unwrap();
+    assert_eq!(metrics.open(), 0);
+}
