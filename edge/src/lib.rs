@@ -15,6 +15,7 @@
 
 pub mod auth;
 pub mod call;
+pub mod config;
 pub mod error;
 pub mod front;
 pub mod listen;

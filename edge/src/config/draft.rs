@@ -1,0 +1,133 @@
+//! Settings on their way to a [`Config`]: what flags and file say, before the rules that span several of them.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use wire::limits::Limits;
+
+use crate::call::ServerName;
+use crate::ops::{admin, log};
+use crate::router::names::Prefix;
+use crate::upstream::{Address, EraChoice, Isolation, Source};
+use crate::{front, listen, permit, router, session, upstream};
+
+/// Everything that can be said, with the defaults for what was not.
+pub(super) struct Draft {
+    pub(super) listen: listen::Config,
+    pub(super) admin: admin::Config,
+    pub(super) log: log::Config,
+    pub(super) permits: permit::Config,
+    pub(super) upstream: upstream::Config,
+    pub(super) router: router::Config,
+    pub(super) session: session::Config,
+    pub(super) front: front::Config,
+    /// Bounds of messages, for every room that scans them.
+    pub(super) limits: Limits,
+    /// Bounds that are the global ones unless they are given.
+    pub(super) principal_calls: Option<usize>,
+    pub(super) principal_sessions: Option<usize>,
+    pub(super) drain_delay: Duration,
+    /// From SIGTERM to the end, `drain_delay` included.
+    pub(super) drain: Duration,
+    /// `None`: `MCP_GATEWAY_AUTH_TOKEN`, if it is set.
+    pub(super) tokens: Option<Vec<TokenSource>>,
+    pub(super) allow_unauthenticated: bool,
+    pub(super) prefix: Prefix,
+    pub(super) servers: Vec<ServerDraft>,
+}
+
+impl Default for Draft {
+    fn default() -> Self {
+        Self {
+            listen: listen::Config::default(),
+            admin: admin::Config::default(),
+            log: log::Config::default(),
+            permits: permit::Config::default(),
+            upstream: upstream::Config::default(),
+            router: router::Config::default(),
+            session: session::Config::default(),
+            front: front::Config::default(),
+            limits: Limits::default(),
+            principal_calls: None,
+            principal_sessions: None,
+            // Endpoints are removed asynchronously; load balancers take some seconds to notice.
+            drain_delay: Duration::from_secs(5),
+            // Below the 30 s that Kubernetes gives before SIGKILL.
+            drain: Duration::from_secs(25),
+            tokens: None,
+            allow_unauthenticated: false,
+            prefix: Prefix::default(),
+            servers: Vec::new(),
+        }
+    }
+}
+
+/// Where a token comes from.
+#[derive(Clone, Debug, Default)]
+pub(super) struct TokenSource {
+    /// The variable that holds it.
+    pub(super) env: Option<String>,
+    pub(super) principal: Option<String>,
+    /// For problems: file, line and key.
+    pub(super) place: String,
+}
+
+/// One server as configured; what is missing has a default. No `Debug`: command and `env` may hold secrets.
+#[derive(Clone)]
+pub(super) struct ServerDraft {
+    pub(super) name: ServerName,
+    pub(super) addresses: Vec<Address>,
+    pub(super) command: Vec<String>,
+    pub(super) env: BTreeMap<String, String>,
+    pub(super) isolation: Isolation,
+    pub(super) era: EraChoice,
+    pub(super) prefix: Option<Prefix>,
+    pub(super) connections: Option<usize>,
+}
+
+impl ServerDraft {
+    pub(super) fn new(name: ServerName) -> Self {
+        Self {
+            name,
+            addresses: Vec::new(),
+            command: Vec::new(),
+            env: BTreeMap::new(),
+            isolation: Isolation::default(),
+            era: EraChoice::default(),
+            prefix: None,
+            connections: None,
+        }
+    }
+
+    /// The address, the command, or the address that servers have unless something else is said.
+    pub(super) fn source(&self) -> Option<Source> {
+        match (self.addresses.as_slice(), self.command.split_first()) {
+            ([], Some((program, args))) => {
+                Some(Source::Command { program: program.clone(), args: args.to_vec(), env: self.env.clone() })
+            }
+            ([], None) => {
+                let host = format!("mcp-{}", self.name);
+                Some(Source::Endpoints(vec![Address::Tcp { host, port: BRIDGE_PORT }]))
+            }
+            (addresses, None) => Some(Source::Endpoints(addresses.to_vec())),
+            (_, Some(_)) => None,
+        }
+    }
+}
+
+/// Where a bridge listens unless told otherwise.
+const BRIDGE_PORT: u16 = 4444;
+
+/// What may be written for a slug that is none.
+pub(super) const SLUG: &str = "no server name; take 1 to 20 of a-z, 0-9 and -";
+
+/// The words for the choices, in file and flags.
+pub(super) const ISOLATIONS: &[(&str, Isolation)] = &[
+    ("auto", Isolation::Auto),
+    ("session", Isolation::Session),
+    ("principal", Isolation::Principal),
+    ("shared", Isolation::Shared),
+];
+pub(super) const ERAS: &[(&str, EraChoice)] =
+    &[("auto", EraChoice::Auto), ("modern", EraChoice::Modern), ("legacy", EraChoice::Legacy)];
+pub(super) const PREFIXES: &[(&str, Prefix)] = &[("conflict", Prefix::Conflict), ("always", Prefix::Always)];

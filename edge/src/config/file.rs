@@ -1,0 +1,198 @@
+//! The configuration file: which keys there are, and where their values go.
+//!
+//! The tables are the file's schema; a key that is in none of them is refused with the nearest that is.
+//! Relative paths in the file are relative to the file, so that it works from any working directory.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use http::Uri;
+
+use super::draft::{Draft, ERAS, ISOLATIONS, PREFIXES, SLUG, ServerDraft, TokenSource};
+use super::problem::Problem;
+use super::reader::{At, Key, Reader};
+use super::yaml::{self, BadYaml};
+use crate::call::ServerName;
+use crate::listen::tls;
+
+/// Puts what the file says into `draft`, and what is wrong with it into `problems`.
+pub(super) fn read(path: &Path, draft: &mut Draft, problems: &mut Vec<Problem>) {
+    let name = path.display();
+    let text = match load(path) {
+        Ok(text) => text,
+        Err(error) => {
+            return problems.push(Problem::new(name.to_string(), format!("cannot be read: {error}")));
+        }
+    };
+    let root = match yaml::parse(&text) {
+        Ok(root) => root,
+        Err(BadYaml { line, text }) => return problems.push(Problem::new(format!("{name}:{line}"), text)),
+    };
+    let limits: Vec<_> = LIMITS.iter().map(|(key, _)| *key).collect();
+    Reader { file: path, limits: &limits, problems }.section(&At::root(&root), ROOT, draft);
+}
+
+fn load(path: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    File::open(path)?.take(MAX_BYTES + 1).read_to_string(&mut text)?;
+    if text.len() as u64 > MAX_BYTES {
+        return Err(io::Error::other(format!("it is larger than {} KiB", MAX_BYTES >> 10)));
+    }
+    Ok(text)
+}
+
+/// A file of a hundred servers is 20 KiB; more than this is some other file.
+const MAX_BYTES: u64 = 1 << 20;
+
+const ROOT: &[Key<Draft>] = &[
+    ("listen", |r, at, draft| set(&mut draft.listen.address, r.parsed(at))),
+    ("admin", |r, at, draft| set(&mut draft.admin.address, r.parsed(at))),
+    ("hosts", |r, at, draft| draft.front.rules.hosts = r.texts(at)),
+    ("cors", |r, at, draft| r.section(at, CORS, draft)),
+    ("tls", tls),
+    ("auth", |r, at, draft| r.section(at, AUTH, draft)),
+    ("servers", servers),
+    ("prefix", |r, at, draft| set(&mut draft.prefix, r.choice(at, PREFIXES))),
+    ("limits", |r, at, draft| r.section(at, LIMITS, draft)),
+];
+
+const CORS: &[Key<Draft>] = &[("origins", |r, at, draft| {
+    draft.front.rules.origins = r.list(at).iter().filter_map(|item| origin(r, item)).collect();
+})];
+
+const AUTH: &[Key<Draft>] = &[("tokens", |r, at, draft| {
+    draft.tokens = Some(r.list(at).iter().map(|item| token(r, item)).collect());
+})];
+
+const TOKEN: &[Key<TokenSource>] = &[
+    ("env", |r, at, token| token.env = r.text(at)),
+    ("principal", |r, at, token| token.principal = r.text(at)),
+];
+
+const TLS: &[Key<TlsFiles>] = &[
+    ("cert", |r, at, files| files.cert = r.text(at).map(|path| beside(r.file, &path))),
+    ("key", |r, at, files| files.key = r.text(at).map(|path| beside(r.file, &path))),
+    ("client_ca", |r, at, files| files.client_ca = r.text(at).map(|path| beside(r.file, &path))),
+];
+
+const SERVER: &[Key<ServerDraft>] = &[
+    ("address", |r, at, server| {
+        server.addresses = r.list(at).iter().filter_map(|item| r.parsed(item)).collect();
+    }),
+    ("command", |r, at, server| server.command = r.texts(at)),
+    ("env", |r, at, server| {
+        let entries = r.entries(at);
+        let pair = |item: &At<'_>| Some((item.key.to_owned(), r.text(item)?));
+        server.env = entries.iter().filter_map(pair).collect();
+    }),
+    ("isolation", |r, at, server| set(&mut server.isolation, r.choice(at, ISOLATIONS))),
+    ("era", |r, at, server| set(&mut server.era, r.choice(at, ERAS))),
+    ("prefix", |r, at, server| server.prefix = r.choice(at, PREFIXES)),
+    ("connections", |r, at, server| server.connections = r.count(at)),
+];
+
+const LIMITS: &[Key<Draft>] = &[
+    // Messages.
+    ("body", |r, at, draft| set(&mut draft.limits.body_bytes, r.bytes(at))),
+    ("frame", |r, at, draft| set(&mut draft.limits.frame_bytes, r.bytes(at))),
+    ("depth", |r, at, draft| set(&mut draft.limits.depth, r.count(at))),
+    ("headers", |r, at, draft| set(&mut draft.listen.http.header_bytes, r.bytes(at))),
+    ("held_bytes", |r, at, draft| set(&mut draft.permits.held_bytes, r.bytes(at))),
+    // Counts.
+    ("connections", |r, at, draft| set(&mut draft.permits.connections, r.count(at))),
+    ("calls", |r, at, draft| set(&mut draft.permits.calls, r.count(at))),
+    ("principal_calls", |r, at, draft| draft.principal_calls = r.count(at)),
+    ("sessions", |r, at, draft| set(&mut draft.session.sessions, r.count(at))),
+    ("principal_sessions", |r, at, draft| draft.principal_sessions = r.count(at)),
+    ("session_calls", |r, at, draft| set(&mut draft.session.calls_per_session, r.count(at))),
+    ("slots", |r, at, draft| set(&mut draft.upstream.slots.slots, r.count(at))),
+    ("queue", |r, at, draft| set(&mut draft.upstream.slots.queue, r.count(at))),
+    // Times of calls.
+    ("queue_timeout", |r, at, draft| set(&mut draft.upstream.slots.queue_timeout, r.duration(at))),
+    ("connect_timeout", |r, at, draft| set(&mut draft.upstream.connect_timeout, r.duration(at))),
+    ("probe_timeout", |r, at, draft| set(&mut draft.upstream.probe_timeout, r.duration(at))),
+    ("handshake_timeout", |r, at, draft| set(&mut draft.upstream.handshake_timeout, r.duration(at))),
+    ("call_timeout", |r, at, draft| set(&mut draft.upstream.call_timeout, r.duration(at))),
+    ("call_timeout_max", |r, at, draft| set(&mut draft.upstream.call_timeout_max, r.duration(at))),
+    ("write_timeout", |r, at, draft| set(&mut draft.upstream.write_timeout, r.duration(at))),
+    ("keep_alive", |r, at, draft| set(&mut draft.front.keep_alive, r.duration(at))),
+    // Lifetimes.
+    ("idle_timeout", |r, at, draft| set(&mut draft.upstream.idle_timeout, r.duration(at))),
+    ("session_idle", |r, at, draft| set(&mut draft.session.idle, r.duration(at))),
+    ("session_age", |r, at, draft| set(&mut draft.session.age, r.duration(at))),
+    ("names_settle", |r, at, draft| set(&mut draft.router.names_settle, r.duration(at))),
+    ("drain_delay", |r, at, draft| set(&mut draft.drain_delay, r.duration_or_zero(at))),
+    ("drain", |r, at, draft| set(&mut draft.drain, r.duration_or_zero(at))),
+];
+
+fn set<T>(place: &mut T, value: Option<T>) {
+    if let Some(value) = value {
+        *place = value;
+    }
+}
+
+#[derive(Default)]
+struct TlsFiles {
+    cert: Option<PathBuf>,
+    key: Option<PathBuf>,
+    client_ca: Option<PathBuf>,
+}
+
+fn tls(r: &mut Reader<'_>, at: &At<'_>, draft: &mut Draft) {
+    let (mut files, before) = (TlsFiles::default(), r.problems.len());
+    r.section(at, TLS, &mut files);
+    match (files.cert, files.key) {
+        (Some(cert), Some(key)) => {
+            let config = tls::Config::new(cert, key);
+            draft.listen.tls = Some(tls::Config { client_ca: files.client_ca, ..config });
+        }
+        _ if r.problems.len() > before => (), // said already
+        _ => r.problem(at, "both `cert` and `key` belong here"),
+    }
+}
+
+fn token(r: &mut Reader<'_>, at: &At<'_>) -> TokenSource {
+    let mut token = TokenSource {
+        place: format!("{}:{}: {}", r.file.display(), at.line, at.path),
+        ..TokenSource::default()
+    };
+    let before = r.problems.len();
+    r.section(at, TOKEN, &mut token);
+    if token.env.is_none() && r.problems.len() == before {
+        r.problem(at, "`env` must name the variable that holds the token");
+    }
+    token
+}
+
+/// A page's origin as browsers send it (RFC 6454 §6.2): scheme, host, port, nothing else.
+fn origin(r: &mut Reader<'_>, at: &At<'_>) -> Option<String> {
+    let text = r.text(at)?;
+    let rest = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
+    let fits = rest.is_some_and(|rest| !rest.contains(['/', '*', '@'])) && text.parse::<Uri>().is_ok();
+    if !fits {
+        r.problem(at, format!("`{text}` is no origin; write for example https://app.example.com"));
+    }
+    fits.then_some(text)
+}
+
+fn servers(r: &mut Reader<'_>, at: &At<'_>, draft: &mut Draft) {
+    for child in r.entries(at) {
+        let Some(name) = ServerName::parse(child.key) else {
+            r.problem(&child, format!("`{}` is {SLUG}", child.key));
+            continue;
+        };
+        let mut server = ServerDraft::new(name);
+        r.section(&child, SERVER, &mut server);
+        if !server.addresses.is_empty() && !server.command.is_empty() {
+            r.problem(&child, "a server has either an `address` or a `command`");
+        } else if !server.env.is_empty() && server.command.is_empty() {
+            r.problem(&child, "`env` belongs to a `command`; a bridge's server has its container's own");
+        }
+        draft.servers.push(server);
+    }
+}
+
+fn beside(file: &Path, path: &str) -> PathBuf {
+    file.parent().unwrap_or(Path::new("")).join(path)
+}

@@ -1,0 +1,132 @@
+//! From command line, file and environment to the checked settings of every room.
+//!
+//! Flags go over the file, the file over the defaults. Everything that is wrong is told at once, each with its
+//! place, its key and what would be right. This is the only room that reads the environment, and it does so
+//! through a closure, so that tests need none.
+
+mod draft;
+mod file;
+mod flags;
+mod problem;
+mod reader;
+mod rules;
+mod units;
+mod yaml;
+
+use std::ffi::OsString;
+use std::time::Duration;
+
+use crate::ops::check::Target;
+use crate::ops::{admin, log};
+use crate::router::names::Prefix;
+use crate::upstream::ServerConfig;
+use crate::{auth, front, listen, permit, router, session, upstream};
+use draft::Draft;
+use flags::Parsed;
+
+pub use problem::{ConfigError, Problem};
+
+/// The settings of every room.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The public listener.
+    pub listen: listen::Config,
+    /// The admin listener.
+    pub admin: admin::Config,
+    /// What is logged.
+    pub log: log::Config,
+    /// The bounds of the whole process.
+    pub permits: permit::Config,
+    /// Who may come in.
+    pub auth: auth::Config,
+    /// How servers are spoken to.
+    pub upstream: upstream::Config,
+    /// The servers, in the order in which they get names.
+    pub servers: Vec<Server>,
+    /// How names and lists behave.
+    pub router: router::Config,
+    /// Bounds of legacy sessions.
+    pub session: session::Config,
+    /// What clients see.
+    pub front: front::Config,
+    /// How the process ends.
+    pub drain: DrainConfig,
+}
+
+/// One server.
+#[derive(Clone, Debug)]
+pub struct Server {
+    /// Where it is and how it is spoken to.
+    pub upstream: ServerConfig,
+    /// How its names become public.
+    pub prefix: Prefix,
+}
+
+/// The times of [`crate::ops::drain::Drain::run`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DrainConfig {
+    /// From SIGTERM until listeners close.
+    pub delay: Duration,
+    /// From then until what is still on its way is cut.
+    pub grace: Duration,
+}
+
+/// What the process was started for.
+#[derive(Clone, Debug)]
+pub enum Command {
+    /// Serve.
+    Serve(Box<Config>),
+    /// Try every server, print what would be served.
+    DryRun(Box<Config>),
+    /// Ask a running process whether it is alive.
+    CheckHealth(Target),
+    /// Print this and exit with 0.
+    Print(String),
+}
+
+/// The variables that are read, apart from those that `auth.tokens` names.
+pub mod env {
+    /// The token that clients must present, as the Go gateway has it.
+    pub const TOKEN: &str = "MCP_GATEWAY_AUTH_TOKEN";
+    /// Levels of log events by target, for example `edge=debug,hyper=info`.
+    pub const LOG: &str = "MCP_EDGE_LOG";
+}
+
+/// Reads it all. `args` begins with the program's name.
+///
+/// # Errors
+/// Everything that is wrong; the process exits with 2.
+pub fn load(
+    args: impl IntoIterator<Item = OsString>,
+    env: impl Fn(&str) -> Option<String>,
+) -> Result<Command, ConfigError> {
+    let flags = match flags::parse(args)? {
+        Parsed::Flags(flags) => flags,
+        Parsed::Text(text) => return Ok(Command::Print(text)),
+    };
+    let (mut draft, mut problems) = (Draft::default(), Vec::new());
+    if let Some(path) = &flags.config {
+        file::read(path, &mut draft, &mut problems);
+    }
+    flags.apply(&mut draft, &mut problems);
+    if let Some(url) = flags.check_health() {
+        // Whether a process is alive does not depend on what else is wrong with its configuration.
+        return check(url, &draft);
+    }
+    let dry_run = flags.is_dry_run();
+    let config = Box::new(rules::settle(draft, env, &mut problems));
+    if !problems.is_empty() {
+        return Err(ConfigError { problems });
+    }
+    Ok(if dry_run { Command::DryRun(config) } else { Command::Serve(config) })
+}
+
+fn check(url: Option<&str>, draft: &Draft) -> Result<Command, ConfigError> {
+    let target = match url {
+        None => Target::admin(&draft.admin.address),
+        Some(url) => Target::parse(url).map_err(|error| ConfigError {
+            problems: vec![Problem::new("--check-health", error.to_string())],
+        })?,
+    };
+    Ok(Command::CheckHealth(target))
+}

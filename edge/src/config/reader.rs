@@ -1,0 +1,187 @@
+//! From nodes to checked values: what is wrong is noted with file, line and full key, and reading goes on, so
+//! that one run tells all.
+
+use std::fmt::Display;
+use std::path::Path;
+use std::str::FromStr;
+use std::time::Duration;
+
+use super::problem::{Problem, listed, nearest};
+use super::units;
+use super::yaml::{Entry, Node, Value};
+
+/// A key that a section takes, and what to do with its value.
+pub(super) type Key<T> = (&'static str, fn(&mut Reader<'_>, &At<'_>, &mut T));
+
+/// Collects what is wrong in one file.
+pub(super) struct Reader<'p> {
+    pub(super) file: &'p Path,
+    /// The keys of `limits`, which people look for at the top.
+    pub(super) limits: &'p [&'static str],
+    pub(super) problems: &'p mut Vec<Problem>,
+}
+
+/// A node and the keys that lead to it.
+pub(super) struct At<'n> {
+    pub(super) path: String,
+    pub(super) key: &'n str,
+    pub(super) line: usize,
+    pub(super) node: &'n Node,
+}
+
+impl<'n> At<'n> {
+    pub(super) fn root(node: &'n Node) -> Self {
+        Self { path: String::new(), key: "", line: node.line, node }
+    }
+}
+
+impl Reader<'_> {
+    /// Notes a problem with this value.
+    pub(super) fn problem(&mut self, at: &At<'_>, text: impl Into<String>) {
+        let key = if at.path.is_empty() { String::new() } else { format!(": {}", at.path) };
+        self.problems.push(Problem::new(format!("{}:{}{key}", self.file.display(), at.line), text));
+    }
+
+    /// A map with the keys of `table` and no other.
+    pub(super) fn section<T>(&mut self, at: &At<'_>, table: &[Key<T>], target: &mut T) {
+        for child in self.entries(at) {
+            match table.iter().find(|(known, _)| *known == child.key) {
+                Some((_, read)) => read(self, &child, target),
+                None => {
+                    let known = table.iter().map(|(known, _)| *known);
+                    let text = self.unknown(&child, &at.path, known);
+                    self.problem(&child, text);
+                }
+            }
+        }
+    }
+
+    /// What to write instead of a key that is not `known` at `path`: the nearest, the one of this name elsewhere,
+    /// or any of those that are known here.
+    fn unknown<'k>(
+        &self,
+        child: &At<'_>,
+        path: &str,
+        known: impl Iterator<Item = &'k str> + Clone,
+    ) -> String {
+        if let Some(near) = nearest(child.key, known.clone()) {
+            return format!("there is no such key; the nearest is `{}`", under(path, near));
+        }
+        match self.limits.iter().find(|limit| **limit == child.key) {
+            Some(limit) => format!("there is no such key here; it is `limits.{limit}`"),
+            None => {
+                let all: Vec<_> = known.map(|key| under(path, key)).collect();
+                format!("there is no such key; there are {}", listed(&all))
+            }
+        }
+    }
+
+    /// A map with keys of the user's own, in order.
+    pub(super) fn entries<'n>(&mut self, at: &At<'n>) -> Vec<At<'n>> {
+        match &at.node.value {
+            Value::Null => Vec::new(),
+            Value::Map(entries) => {
+                let child = |entry: &'n Entry| At {
+                    path: under(&at.path, &entry.key),
+                    key: &entry.key,
+                    line: entry.line,
+                    node: &entry.node,
+                };
+                entries.iter().map(child).collect()
+            }
+            Value::Text(_) | Value::List(_) => {
+                self.problem(at, "keys with values belong here");
+                Vec::new()
+            }
+        }
+    }
+
+    /// A list; a single value is a list of one.
+    pub(super) fn list<'n>(&mut self, at: &At<'n>) -> Vec<At<'n>> {
+        match &at.node.value {
+            Value::Null => Vec::new(),
+            Value::List(nodes) => {
+                let item = |(n, node): (usize, &'n Node)| At {
+                    path: format!("{}[{n}]", at.path),
+                    key: at.key,
+                    line: node.line,
+                    node,
+                };
+                nodes.iter().enumerate().map(item).collect()
+            }
+            Value::Text(_) | Value::Map(_) => vec![At { path: at.path.clone(), ..*at }],
+        }
+    }
+
+    /// A list of texts.
+    pub(super) fn texts(&mut self, at: &At<'_>) -> Vec<String> {
+        self.list(at).iter().filter_map(|item| self.text(item)).collect()
+    }
+
+    /// A scalar that is not empty.
+    pub(super) fn text(&mut self, at: &At<'_>) -> Option<String> {
+        match &at.node.value {
+            Value::Text(text) if !text.is_empty() => return Some(text.clone()),
+            Value::Text(_) | Value::Null => self.problem(at, "a value belongs here"),
+            Value::List(_) => self.problem(at, "one value belongs here, not a list"),
+            Value::Map(_) => self.problem(at, "one value belongs here, not keys"),
+        }
+        None
+    }
+
+    /// A scalar of a type that says itself what is wrong.
+    pub(super) fn parsed<T: FromStr<Err: Display>>(&mut self, at: &At<'_>) -> Option<T> {
+        let text = self.text(at)?;
+        text.parse().map_err(|error: T::Err| self.problem(at, error.to_string())).ok()
+    }
+
+    /// A whole number, at least 1: a bound of none would stop everything.
+    pub(super) fn count(&mut self, at: &At<'_>) -> Option<usize> {
+        self.scalar(at, |text| text.parse().ok().filter(|n| *n > 0), "no whole number above 0")
+    }
+
+    /// A size with its unit.
+    pub(super) fn bytes(&mut self, at: &At<'_>) -> Option<usize> {
+        self.scalar(
+            at,
+            |text| units::bytes(text).filter(|n| *n > 0),
+            "no size; write for example 64KiB or 4MiB",
+        )
+    }
+
+    /// A duration with its unit, above zero.
+    pub(super) fn duration(&mut self, at: &At<'_>) -> Option<Duration> {
+        let above_zero = |text: &str| units::duration(text).filter(|time| !time.is_zero());
+        self.scalar(at, above_zero, "no duration; write for example 500ms, 30s, 10m or 2h")
+    }
+
+    /// A duration that may also be zero.
+    pub(super) fn duration_or_zero(&mut self, at: &At<'_>) -> Option<Duration> {
+        self.scalar(at, units::duration, "no duration; write for example 0s, 500ms, 30s or 10m")
+    }
+
+    /// One word of several.
+    pub(super) fn choice<T: Copy>(&mut self, at: &At<'_>, choices: &[(&str, T)]) -> Option<T> {
+        let text = self.text(at)?;
+        let found = choices.iter().find(|(word, _)| *word == text).map(|(_, value)| *value);
+        if found.is_none() {
+            let words: Vec<_> = choices.iter().map(|(word, _)| *word).collect();
+            self.problem(at, format!("`{text}` is not one of {}", listed(&words)));
+        }
+        found
+    }
+
+    fn scalar<T>(&mut self, at: &At<'_>, parse: impl Fn(&str) -> Option<T>, wrong: &str) -> Option<T> {
+        let text = self.text(at)?;
+        let value = parse(&text);
+        if value.is_none() {
+            self.problem(at, format!("`{text}` is {wrong}"));
+        }
+        value
+    }
+}
+
+/// `limits` and `body` to `limits.body`.
+fn under(path: &str, key: &str) -> String {
+    if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") }
+}

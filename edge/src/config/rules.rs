@@ -1,0 +1,137 @@
+//! The rules that span several settings, and the only way from a [`Draft`] to a [`Config`].
+
+use super::draft::{Draft, ServerDraft, TokenSource};
+use super::problem::Problem;
+use super::{Config, DrainConfig, Server, env};
+use crate::auth::{self, Secret, Token};
+use crate::router::names::Prefix;
+use crate::upstream::ServerConfig;
+
+/// Checks and completes. The result counts only if no problem was added.
+pub(super) fn settle(
+    mut draft: Draft,
+    env: impl Fn(&str) -> Option<String>,
+    problems: &mut Vec<Problem>,
+) -> Config {
+    log_levels(&mut draft, &env, problems);
+    let auth = authentication(&draft, &env, problems);
+    times(&draft, problems);
+    if draft.servers.is_empty() {
+        let text = "no server is configured; name them with --servers NAME,… or under `servers` in the file";
+        problems.push(Problem::new("", text));
+    }
+    draft.permits.calls_per_principal = draft.principal_calls.unwrap_or(draft.permits.calls);
+    draft.session.sessions_per_principal = draft.principal_sessions.unwrap_or(draft.session.sessions);
+    draft.router.queue_timeout = draft.upstream.slots.queue_timeout;
+    draft.router.limits = draft.limits.clone();
+    draft.upstream.limits = draft.limits.clone();
+    draft.front.limits = draft.limits;
+    draft.front.rules.loopback = draft.listen.address.is_loopback();
+    let servers = draft.servers.iter().filter_map(|server| complete(server, draft.prefix)).collect();
+    Config {
+        listen: draft.listen,
+        admin: draft.admin,
+        log: draft.log,
+        permits: draft.permits,
+        auth,
+        upstream: draft.upstream,
+        servers,
+        router: draft.router,
+        session: draft.session,
+        front: draft.front,
+        drain: DrainConfig { delay: draft.drain_delay, grace: draft.drain.saturating_sub(draft.drain_delay) },
+    }
+}
+
+fn log_levels(draft: &mut Draft, env: impl Fn(&str) -> Option<String>, problems: &mut Vec<Problem>) {
+    let Some(text) = env(env::LOG).filter(|text| !text.is_empty()) else { return };
+    match text.parse() {
+        Ok(levels) => draft.log.levels = Some(levels),
+        Err(_) => {
+            let text = format!("`{text}` names no levels; write for example edge=debug,hyper=info");
+            problems.push(Problem::new(env::LOG, text));
+        }
+    }
+}
+
+fn authentication(
+    draft: &Draft,
+    env: impl Fn(&str) -> Option<String>,
+    problems: &mut Vec<Problem>,
+) -> auth::Config {
+    let before = problems.len();
+    let tokens = tokens(draft, env, problems);
+    let address = &draft.listen.address;
+    let is_asked = draft.tokens.as_ref().is_some_and(|sources| !sources.is_empty());
+    let is_open = tokens.is_empty() && !is_asked && problems.len() == before;
+    if is_open && !address.is_loopback() && !draft.allow_unauthenticated {
+        // A gateway hands out whatever its servers can do, so being open to a network must be said.
+        let text = format!(
+            "{address} can be reached from other machines and no token is configured; set {}, or listen on \
+             127.0.0.1, or let everybody in with --allow-unauthenticated",
+            env::TOKEN
+        );
+        problems.push(Problem::new("listen", text));
+    }
+    auth::Config { allow_unauthenticated: is_open, tokens }
+}
+
+fn tokens(draft: &Draft, env: impl Fn(&str) -> Option<String>, problems: &mut Vec<Problem>) -> Vec<Token> {
+    let implied = [TokenSource { env: Some(env::TOKEN.to_owned()), ..TokenSource::default() }];
+    let mut tokens: Vec<Token> = Vec::new();
+    for source in draft.tokens.as_deref().unwrap_or(&implied) {
+        let Some(name) = &source.env else { continue }; // said already
+        let mut problem = |text: &str| {
+            let text = format!("the variable {name} {text}");
+            problems.push(Problem::new(source.place.clone(), text));
+        };
+        // Secrets made from files often end in a newline that no header could carry.
+        let value = env(name).map(|value| value.trim().to_owned()).filter(|value| !value.is_empty());
+        match value.map(|value| Secret::parse(&value)) {
+            // The one that nobody asked for may be missing; the refusal rule speaks of it.
+            None if draft.tokens.is_none() => (),
+            None => problem("is not set; it must hold the token"),
+            Some(None) => problem("holds characters that no Authorization header can carry"),
+            Some(Some(secret)) if tokens.iter().any(|token| token.secret == secret) => {
+                problem("holds the same token as another one");
+            }
+            Some(Some(secret)) => {
+                let principal = source.principal.clone().unwrap_or_else(|| PRINCIPAL.to_owned());
+                tokens.push(Token { secret, principal });
+            }
+        }
+    }
+    tokens
+}
+
+fn times(draft: &Draft, problems: &mut Vec<Problem>) {
+    let upstream = &draft.upstream;
+    for (short, less, long, more) in [
+        ("limits.drain_delay", draft.drain_delay, "limits.drain", draft.drain),
+        ("limits.call_timeout", upstream.call_timeout, "limits.call_timeout_max", upstream.call_timeout_max),
+        ("limits.session_idle", draft.session.idle, "limits.session_age", draft.session.age),
+    ] {
+        if less > more {
+            let text = format!("{less:?} is more than `{long}`, {more:?}; lower it, or raise that too");
+            problems.push(Problem::new(short, text));
+        }
+    }
+    let (body, frame) = (draft.limits.body_bytes, draft.limits.frame_bytes);
+    if body > frame {
+        let text =
+            format!("{body} bytes could never be passed on in a frame of {frame}; raise `limits.frame` too");
+        problems.push(Problem::new("limits.body", text));
+    }
+}
+
+fn complete(server: &ServerDraft, prefix: Prefix) -> Option<Server> {
+    let upstream = ServerConfig::new(server.name.clone(), server.source()?);
+    let connections = server.connections.unwrap_or(upstream.connections);
+    Some(Server {
+        upstream: ServerConfig { isolation: server.isolation, era: server.era, connections, ..upstream },
+        prefix: server.prefix.unwrap_or(prefix),
+    })
+}
+
+/// Whom a token stands for when nothing is said.
+const PRINCIPAL: &str = "default";

@@ -1,0 +1,371 @@
+//! Configuration from the outside: what flags, file and variables together come to, and what is said when they
+//! cannot.
+
+#![expect(clippy::unwrap_used, clippy::panic, reason = "the helpers of a test are test code")]
+
+use std::collections::HashSet;
+use std::fs;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use edge::config::{Command, Config, load};
+use edge::router::names::Prefix;
+use edge::upstream::{EraChoice, Isolation, Source};
+
+/// A configuration file that lives as long as its test.
+struct Written(PathBuf);
+
+impl Written {
+    fn new(test: &str, text: &str) -> Self {
+        let folder = std::env::temp_dir().join(format!("mcp-edge-config-{}-{test}", std::process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        fs::write(folder.join("edge.yaml"), text).unwrap();
+        Self(folder)
+    }
+
+    fn path(&self) -> String {
+        self.0.join("edge.yaml").display().to_string()
+    }
+}
+
+impl Drop for Written {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+fn run(args: &[&str], env: &[(&str, &str)]) -> Result<Command, String> {
+    let args = ["mcp-edge"].iter().chain(args).map(Into::into);
+    let env = |name: &str| env.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).into());
+    load(args, env).map_err(|error| error.to_string())
+}
+
+const TOKEN: (&str, &str) = ("MCP_GATEWAY_AUTH_TOKEN", "secret");
+
+fn serve(args: &[&str]) -> Config {
+    match run(args, &[TOKEN]) {
+        Ok(Command::Serve(config)) => *config,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// What is said about a file, without its name; the flags make sure that nothing else is wrong.
+fn complaints(test: &str, text: &str) -> Vec<String> {
+    let file = Written::new(test, text);
+    let error = run(&["--config", &file.path(), "--servers=time"], &[TOKEN]).unwrap_err();
+    error.lines().map(|line| line.replace(&file.path(), "edge.yaml")).collect()
+}
+
+fn names(config: &Config) -> Vec<&str> {
+    config.servers.iter().map(|server| server.upstream.name.as_str()).collect()
+}
+
+fn endpoints(config: &Config) -> Vec<String> {
+    let shown = |source: &Source| match source {
+        Source::Endpoints(addresses) => {
+            addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
+        }
+        Source::Command { program, args, env } => format!("{program} {} {env:?}", args.join(" ")),
+    };
+    config.servers.iter().map(|server| shown(&server.upstream.source)).collect()
+}
+
+#[test]
+fn the_manifests_of_the_go_gateway_work_unchanged() {
+    let config = serve(&[
+        "--static=true",
+        "--servers=duckduckgo,fetch",
+        "--transport=streaming",
+        "--port=8811",
+        "--log-calls",
+        "--verbose=false",
+        "--block-secrets=false",
+        "--tools=search,fetch",
+    ]);
+    assert_eq!(names(&config), ["duckduckgo", "fetch"]);
+    assert_eq!(endpoints(&config), ["mcp-duckduckgo:4444", "mcp-fetch:4444"]);
+    assert_eq!(config.listen.address.to_string(), "[::]:8811");
+    assert_eq!(config.admin.address.to_string(), "[::]:9090");
+    assert_eq!(config.router.tools, Some(HashSet::from(["search".to_owned(), "fetch".to_owned()])));
+    assert!(config.front.log_calls && !config.log.verbose && config.front.streaming);
+    assert_eq!(&*config.auth.tokens[0].principal, "default");
+}
+
+const WHOLE: &str = r#"
+listen: "127.0.0.1:8811"
+admin: "[::1]:9090"
+hosts: [edge.example]
+cors: {origins: ["https://app.example.com"]}
+tls: {cert: tls.crt, key: /run/tls.key}
+auth:
+  tokens: [{env: NEW_TOKEN, principal: ci}, {env: OLD_TOKEN, principal: ci}]
+prefix: always
+servers:
+  zulu: {address: "127.0.0.1:4444"}
+  time: {address: ["unix:/run/mcp/time.sock", "time:4444"], isolation: shared, era: legacy, prefix: conflict, connections: 8}
+  local: {command: [npx, -y, server-memory], env: {KEY: value, PORT: 5}}
+  plain:
+limits: {body: 8MiB, frame: 32MiB, connections: 500, sessions: 700, call_timeout: 60s, idle_timeout: 1m, drain: 20s}
+"#;
+
+#[test]
+fn a_whole_file_is_understood() {
+    let file = Written::new("whole", WHOLE);
+    let env = [("NEW_TOKEN", "new\n"), ("OLD_TOKEN", "old")];
+    let Ok(Command::Serve(config)) = run(&["--config", &file.path()], &env) else { panic!("it is valid") };
+    assert_eq!(names(&config), ["zulu", "time", "local", "plain"], "in the order of the file");
+    let local = r#"npx -y server-memory {"KEY": "value", "PORT": "5"}"#;
+    let sources = ["127.0.0.1:4444", "unix:/run/mcp/time.sock,time:4444", local, "mcp-plain:4444"];
+    assert_eq!(endpoints(&config), sources);
+    let time = &config.servers[1];
+    assert_eq!((time.upstream.isolation, time.upstream.era), (Isolation::Shared, EraChoice::Legacy));
+    assert_eq!((time.upstream.connections, time.prefix), (8, Prefix::Conflict));
+    assert_eq!(config.servers[0].prefix, Prefix::Always);
+
+    let tls = config.listen.tls.as_ref().unwrap();
+    assert_eq!(tls.cert, file.0.join("tls.crt"), "relative to the file");
+    assert_eq!(tls.key, PathBuf::from("/run/tls.key"));
+    assert_eq!(config.auth.tokens.len(), 2);
+    assert!(config.front.rules.loopback);
+    assert_eq!(config.front.rules.hosts, ["edge.example"]);
+    assert_eq!(config.front.rules.origins, ["https://app.example.com"]);
+    let frames =
+        [&config.front.limits, &config.router.limits, &config.upstream.limits].map(|l| l.frame_bytes);
+    assert_eq!((frames, config.front.limits.body_bytes), ([32 << 20; 3], 8 << 20));
+    assert_eq!((config.permits.connections, config.session.sessions), (500, 700));
+    assert_eq!(config.session.sessions_per_principal, 700, "the bound of all unless it is given");
+    assert_eq!(config.upstream.call_timeout, Duration::from_secs(60));
+    assert_eq!((config.drain.delay.as_secs(), config.drain.grace.as_secs()), (5, 15));
+}
+
+#[test]
+fn flags_go_over_the_file() {
+    let file = Written::new("over", WHOLE);
+    let args = [
+        "--config",
+        &file.path(),
+        "--port=0",
+        "--admin=127.0.0.1:0",
+        "--servers=time,new",
+        "--server",
+        "time=10.0.0.1:4444",
+        "--server=more=unix:/run/more.sock",
+    ];
+    let Ok(Command::Serve(config)) = run(&args, &[("NEW_TOKEN", "a"), ("OLD_TOKEN", "b")]) else {
+        panic!("it is valid")
+    };
+    assert_eq!(config.listen.address.to_string(), "127.0.0.1:0", "the host of the file stays");
+    assert_eq!(config.admin.address.to_string(), "127.0.0.1:0");
+    assert_eq!(names(&config), ["time", "new", "more"]);
+    assert_eq!(endpoints(&config), ["10.0.0.1:4444", "mcp-new:4444", "unix:/run/more.sock"]);
+    assert_eq!(config.servers[0].upstream.isolation, Isolation::Shared, "the rest of the file's stays");
+}
+
+#[test]
+fn unknown_keys_are_answered_with_the_nearest() {
+    let text = "\
+lisen: x
+servers:
+  time: {adress: 'a:1'}
+limits:
+  call_timout: 5s
+  timeout: 5s
+drain: 5s
+colour: red
+";
+    let said = complaints("unknown", text);
+    assert_eq!(said[0], "edge.yaml:1: lisen: there is no such key; the nearest is `listen`");
+    assert_eq!(
+        said[1],
+        "edge.yaml:3: servers.time.adress: there is no such key; the nearest is `servers.time.address`"
+    );
+    assert_eq!(
+        said[2],
+        "edge.yaml:5: limits.call_timout: there is no such key; the nearest is `limits.call_timeout`"
+    );
+    assert!(
+        said[3].starts_with("edge.yaml:6: limits.timeout: there is no such key; there are `limits.body`, ")
+    );
+    assert_eq!(said[4], "edge.yaml:7: drain: there is no such key here; it is `limits.drain`");
+    assert!(said[5].starts_with("edge.yaml:8: colour: there is no such key; there are `listen`, "));
+    assert_eq!(said.len(), 6, "{said:#?}");
+}
+
+#[test]
+fn wrong_values_are_all_told_at_once_with_their_keys() {
+    let text = r#"
+listen: 8811
+cors: {origins: ["*", app.example.com]}
+tls: {cert: a.crt}
+auth: {tokens: [{principal: ci}, plain]}
+servers:
+  Upper: {}
+  both: {address: "a:1", command: [x]}
+  lone: {env: {KEY: value}}
+  time: {isolation: shard, connections: 0, address: [a, "b:1"]}
+limits: {body: 4, frame: [1MiB], drain: 5, queue: -1, session_idle: 48h}
+"#;
+    let said = complaints("wrong", text);
+    for (line, start) in [
+        ("2: listen", "`8811` is no address to listen on"),
+        ("3: cors.origins[0]", "`*` is no origin"),
+        ("3: cors.origins[1]", "`app.example.com` is no origin"),
+        ("4: tls", "both `cert` and `key` belong here"),
+        ("5: auth.tokens[0]", "`env` must name the variable"),
+        ("5: auth.tokens[1]", "keys with values belong here"),
+        ("7: servers.Upper", "`Upper` is no server name"),
+        ("8: servers.both", "a server has either an `address` or a `command`"),
+        ("9: servers.lone", "`env` belongs to a `command`"),
+        ("10: servers.time.isolation", "`shard` is not one of `auto`, `session`, `principal` and `shared`"),
+        ("10: servers.time.connections", "`0` is no whole number above 0"),
+        ("10: servers.time.address[0]", "`a` "),
+        ("11: limits.body", "`4` is no size"),
+        ("11: limits.frame", "one value belongs here, not a list"),
+        ("11: limits.drain", "`5` is no duration"),
+        ("11: limits.queue", "`-1` is no whole number"),
+    ] {
+        let wanted = format!("edge.yaml:{line}: {start}");
+        assert!(said.iter().any(|said| said.starts_with(&wanted)), "{wanted}\nis not in\n{said:#?}");
+    }
+    assert!(said.contains(&"limits.session_idle: 172800s is more than `limits.session_age`, 86400s; lower it, or raise that too".to_owned()), "{said:#?}");
+    assert_eq!(said.len(), 17, "{said:#?}");
+}
+
+#[test]
+fn a_file_that_is_none_is_named() {
+    let said = run(&["--config=/nowhere/edge.yaml", "--servers=time"], &[TOKEN]).unwrap_err();
+    assert!(said.starts_with("/nowhere/edge.yaml: cannot be read: "), "{said}");
+    assert_eq!(
+        complaints("twice", "prefix: always\nprefix: conflict\n"),
+        ["edge.yaml:2: `prefix` is given twice, first in line 1"]
+    );
+    assert_eq!(complaints("broken", "prefix: always\nlimits: [\n"), ["edge.yaml:2: unclosed bracket '['"]);
+    assert!(complaints("list", "- listen\n")[0].starts_with("edge.yaml:1: keys with values"));
+}
+
+#[test]
+fn nobody_listens_to_a_network_without_a_token() {
+    let said = run(&["--servers=time"], &[]).unwrap_err();
+    assert!(said.contains("MCP_GATEWAY_AUTH_TOKEN") && said.contains("--allow-unauthenticated"), "{said}");
+    assert!(run(&["--servers=time"], &[("MCP_GATEWAY_AUTH_TOKEN", " \n")]).is_err(), "blank is not set");
+    for (args, open) in [
+        (&["--servers=time", "--allow-unauthenticated"][..], true),
+        (&["--servers=time", "--host=127.0.0.1"], true),
+        (&["--servers=time", "--listen=localhost:1"], true),
+        (&["--servers=time", "--listen=10.0.0.1:1"], false),
+        (&["--servers=time", "--listen=edge.internal:1"], false),
+    ] {
+        match run(args, &[]) {
+            Ok(Command::Serve(config)) => assert!(open && config.auth.allow_unauthenticated, "{args:?}"),
+            other => assert!(!open, "{args:?}: {other:?}"),
+        }
+    }
+    let token = serve(&["--servers=time", "--allow-unauthenticated"]).auth;
+    assert!(
+        !token.allow_unauthenticated && token.tokens.len() == 1,
+        "a token is asked for where there is one"
+    );
+}
+
+#[test]
+fn tokens_that_cannot_work_are_refused() {
+    let file = Written::new("tokens", "auth: {tokens: [{env: A}, {env: B}, {env: C}]}");
+    let env = [("A", "same"), ("B", "same"), ("MCP_GATEWAY_AUTH_TOKEN", "unused")];
+    let said = run(&["--config", &file.path(), "--servers=time"], &env).unwrap_err();
+    assert!(said.contains("auth.tokens[1]: the variable B holds the same token"), "{said}");
+    assert!(said.contains("auth.tokens[2]: the variable C is not set"), "{said}");
+    let said = run(&["--servers=time"], &[("MCP_GATEWAY_AUTH_TOKEN", "two words")]).unwrap_err();
+    assert!(
+        said.contains("MCP_GATEWAY_AUTH_TOKEN holds characters") && !said.contains("two words"),
+        "{said}"
+    );
+}
+
+#[test]
+fn what_is_not_there_yet_is_refused_and_not_ignored() {
+    for (flag, word) in [
+        ("--block-secrets", "not there yet"),
+        ("--block-secrets=true", "not there yet"),
+        ("--transport=stdio", "not there yet"),
+        ("--transport=sse", "not there yet"),
+        ("--transport=http", "`streaming`, `sse` and `stdio`"),
+        ("--static=false", "leave it out"),
+    ] {
+        let said = run(&["--servers=time", flag], &[TOKEN]).unwrap_err();
+        let name = flag.split('=').next().unwrap();
+        assert!(said.starts_with(name) && said.contains(word), "{said}");
+    }
+}
+
+#[test]
+fn unknown_flags_are_answered_with_the_nearest() {
+    for (given, nearest) in
+        [("--sevrers=a", "--servers"), ("--log-call", "--log-calls"), ("--lissen", "--listen")]
+    {
+        let said = run(&[given], &[]).unwrap_err();
+        assert!(said.contains(given.split('=').next().unwrap()) && said.contains(nearest), "{said}");
+    }
+}
+
+#[test]
+fn flags_that_are_wrong_are_named_all_at_once() {
+    let args = ["--port=70000", "--admin=x", "--servers=a,a,B_c", "--server=d", "--server=e=f", "--verbose"];
+    let said = run(&args, &[TOKEN]).unwrap_err();
+    for start in [
+        "--port: `70000`",
+        "--admin: `x`",
+        "--servers: `a` is given",
+        "--servers: `B_c`",
+        "--server: `d`",
+        "--server: `f`",
+    ] {
+        assert!(said.lines().any(|line| line.starts_with(start)), "{start}\n{said}");
+    }
+    assert!(run(&["--servers=a", "--listen=:1", "--port=2"], &[TOKEN]).is_err(), "two ways to say one thing");
+    assert_eq!(
+        names(&serve(&["--servers=a", "--servers=b,c", "--verbose", "--verbose=false"])),
+        ["a", "b", "c"]
+    );
+}
+
+#[test]
+fn no_server_is_no_gateway() {
+    assert!(run(&[], &[TOKEN]).unwrap_err().contains("--servers"));
+}
+
+#[test]
+fn a_start_can_have_other_ends() {
+    assert!(matches!(run(&["--servers=a", "--dry-run"], &[TOKEN]), Ok(Command::DryRun(_))));
+    assert!(matches!(run(&["--help"], &[]), Ok(Command::Print(text)) if text.contains("--servers")));
+    assert!(matches!(run(&["--version"], &[]), Ok(Command::Print(text)) if text.starts_with("mcp-edge ")));
+    // A probe has no token and no servers.
+    for args in [
+        &["--check-health"][..],
+        &["--check-health", "http://127.0.0.1:1/ready"],
+        &["--check-health=http://a"],
+    ] {
+        assert!(matches!(run(args, &[]), Ok(Command::CheckHealth(_))), "{args:?}");
+    }
+    assert!(run(&["--check-health=ftp://a"], &[]).unwrap_err().starts_with("--check-health: "));
+}
+
+#[test]
+fn levels_come_from_the_environment() {
+    let level = |value| run(&["--servers=a"], &[TOKEN, ("MCP_EDGE_LOG", value)]);
+    assert!(
+        matches!(level("edge=debug,hyper=info"), Ok(Command::Serve(config)) if config.log.levels.is_some())
+    );
+    assert!(matches!(level(""), Ok(Command::Serve(config)) if config.log.levels.is_none()));
+    assert!(level("edge=loud").unwrap_err().starts_with("MCP_EDGE_LOG: "));
+}
+
+#[test]
+fn secrets_do_not_show_in_what_is_printed() {
+    let file = Written::new("secrets", "servers: {a: {command: [run, --key=hunter2], env: {KEY: hunter3}}}");
+    let Ok(Command::Serve(config)) =
+        run(&["--config", &file.path()], &[("MCP_GATEWAY_AUTH_TOKEN", "hunter4")])
+    else {
+        panic!("it is valid")
+    };
+    assert!(!format!("{config:?}").contains("hunter"), "{config:?}");
+}
