@@ -284,6 +284,12 @@ impl Slots {
         Ok(QueuePermit { slots: self.clone() })
     }
 
+    /// Whether no call is in flight and none waits.
+    pub fn is_idle(&self) -> bool {
+        let all = self.config.slots.min(Semaphore::MAX_PERMITS);
+        self.waiting.load(Ordering::Relaxed) == 0 && self.free.available_permits() == all
+    }
+
     /// The configured bounds.
     pub fn config(&self) -> SlotConfig {
         self.config
@@ -402,7 +408,9 @@ mod tests {
         drop(held);
         assert!(slots.try_take().is_none(), "nobody overtakes the queue");
         let (queued, slot) = waiting.await.unwrap().unwrap();
+        assert!(!slots.is_idle());
         drop((queued, slot));
+        assert!(slots.is_idle());
         assert!(slots.try_take().is_some());
     }
 

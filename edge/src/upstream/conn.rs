@@ -233,7 +233,7 @@ impl Conn {
     pub(super) fn close_idle(&self, before: Instant) {
         let state = self.lock();
         if state.mux.len() == 0 && state.last_used <= before {
-            self.begin_close(state, &permit::Bound::Slots.refusal()); // there is nobody to be told
+            self.begin_close(state, &unneeded());
         }
     }
 
@@ -368,6 +368,16 @@ impl State {
         self.notes = 0;
         self.mux.drain().into_iter().map(|(_, pending)| pending).collect()
     }
+}
+
+/// What a connection ends for that did nothing wrong.
+pub(super) fn unneeded() -> Error {
+    Error::new(Kind::Cancelled, Blame::Edge, "the connection is not needed any more")
+}
+
+/// What the calls of a session end for that ends before them.
+pub(super) fn session_over() -> Error {
+    Error::new(Kind::Cancelled, Blame::Downstream, "the session ended before the call did")
 }
 
 /// Requests of our own at a time, beside the calls: a handshake, or the four lists.

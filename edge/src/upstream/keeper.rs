@@ -44,7 +44,7 @@ async fn sweep(shared: Arc<Shared>) {
 /// Resolves when the process is stopping and nothing is in flight any more.
 async fn finished(shared: &Shared) {
     shared.around.drain.stopping().await;
-    while shared.is_working() {
+    while !shared.slots.is_idle() {
         sleep(LAST_CALLS).await;
     }
 }
@@ -71,10 +71,6 @@ async fn watch(shared: Arc<Shared>) {
 impl Shared {
     fn conns(&self) -> Vec<Arc<Conn>> {
         self.lock().roster.iter().map(|(_, conn, _)| conn.clone()).collect()
-    }
-
-    fn is_working(&self) -> bool {
-        self.lock().roster.iter().any(|(_, conn, _)| conn.in_flight() > 0)
     }
 
     fn sweep(&self, now: Instant) {

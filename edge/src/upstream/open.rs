@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use wire::Era;
 
 use super::address::{Endpoint, spread};
-use super::conn::{Conn, Spec};
+use super::conn::{Conn, Spec, session_over, unneeded};
 use super::facts::{Facts, NO_CAPABILITIES, Refusal, all_capabilities};
 use super::health::Backoff;
 use super::metrics::Handshake;
@@ -46,7 +46,7 @@ impl Shared {
     ) {
         let reached = tokio::select! {
             reached = self.reach(&key, &until) => reached,
-            () = until.cancelled() => Err(gone()),
+            () = until.cancelled() => Err(session_over()),
             () = self.stop.cancelled() => Err(self.draining()),
         };
         let result = match reached {
@@ -176,7 +176,7 @@ impl Shared {
         Ok(match asked {
             Ok(facts) => Ok((conn, facts)),
             Err(refusal) => {
-                conn.close(&gone());
+                conn.close(&unneeded());
                 // Its process goes first where it can, so that two of them do not meet over one resource.
                 let _ = timeout(PROBE_END, conn.closed()).await;
                 Err(refusal)
@@ -200,7 +200,7 @@ impl Shared {
             }
             Err(refusal) => refusal,
         };
-        conn.close(&gone());
+        conn.close(&unneeded());
         Err(self.failure(era, refusal))
     }
 
@@ -243,7 +243,7 @@ impl Shared {
                 true
             }
             Verdict::Known(Era::Modern) if !is_modern => {
-                self.learn(Verdict::Open);
+                self.learn(Verdict::Open(None));
                 true
             }
             _ => false,
@@ -254,7 +254,7 @@ impl Shared {
         {
             let mut state = self.lock();
             state.verdict = verdict;
-            state.closes_at_once &= verdict == Verdict::Open;
+            state.closes_at_once &= verdict.era().is_none();
         }
         self.around.metrics.era(verdict.era());
         tracing::info!(server = %self.server.name, ?verdict, "era of a server");
@@ -305,10 +305,6 @@ impl Shared {
         self.around.metrics.down.set(1);
         self.changes.send_if_modified(|changes| !std::mem::replace(&mut changes.down, true));
     }
-}
-
-fn gone() -> Error {
-    Error::new(Kind::Cancelled, Blame::Edge, "the connection is not needed any more")
 }
 
 /// The first pause after a round in which no endpoint would do: a bridge frees a place within milliseconds.

@@ -104,6 +104,7 @@ impl Pool {
             seed,
             this: this.clone(),
         });
+        shared.around.metrics.era(shared.lock().verdict.era());
         keeper::start(&shared);
         Arc::new(Self { shared })
     }
@@ -171,7 +172,7 @@ pub(super) struct Shared {
     pub(super) stop: CancellationToken,
     /// For jitter.
     pub(super) seed: u64,
-    slots: Slots,
+    pub(super) slots: Slots,
     state: Mutex<State>,
     this: Weak<Self>,
 }
@@ -192,8 +193,9 @@ pub(super) struct State {
 /// What is known of a server's era.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
-    /// Nothing: the next control connection finds out.
-    Open,
+    /// Nothing that a new connection could go by: the control connection finds out. Connections that an
+    /// earlier assumption made go on.
+    Open(Option<Era>),
     /// The probe had no answer in time, and a handshake worked. Holds as long as the control connection.
     Assumed(Era),
     /// Proven; holds until a connection proves it wrong.
@@ -205,17 +207,23 @@ pub(super) enum Verdict {
 impl Verdict {
     fn fixed(choice: EraChoice) -> Self {
         match choice {
-            EraChoice::Auto => Self::Open,
+            EraChoice::Auto => Self::Open(None),
             EraChoice::Modern => Self::Fixed(Era::Modern),
             EraChoice::Legacy => Self::Fixed(Era::Legacy),
         }
     }
 
+    /// What a new connection goes by.
     pub(super) fn era(self) -> Option<Era> {
         match self {
-            Self::Open => None,
+            Self::Open(_) => None,
             Self::Assumed(era) | Self::Known(era) | Self::Fixed(era) => Some(era),
         }
+    }
+
+    /// What a connection that exists was made by.
+    fn last(self) -> Option<Era> {
+        if let Self::Open(last) = self { last } else { self.era() }
     }
 }
 
@@ -247,10 +255,10 @@ impl Shared {
 
     fn ready(&self, call: &Call) -> Option<Arc<Conn>> {
         let mut state = self.lock();
-        let key = Key::of(call, self.server.isolation, state.verdict.era()?);
+        let key = Key::of(call, self.server.isolation, state.verdict.last()?);
         let conn = state.roster.ready(&key)?.clone();
         let is_busy = key == Key::Shared && conn.in_flight() >= SHARED_CALLS;
-        if is_busy && state.roster.count_of(&key) < self.server.shared_connections {
+        if is_busy && state.roster.count_of(&key) < SHARED_CONNECTIONS {
             // In the background: the call itself goes out at once.
             let _ = self.begin(&mut state, &key, CancellationToken::new());
         }
@@ -340,8 +348,9 @@ impl Shared {
         if let Some(why) = state.health.down() {
             return Err(Error::new(Kind::Unreachable, Blame::Upstream, why));
         }
-        // The control connection is the one beyond the bound: without it nobody would see the server's lists.
-        if *key != Key::Control && state.roster.len() >= self.server.connections.saturating_add(1) {
+        // The control connection is beyond the bound: without it nobody would see the server's lists.
+        let calls = state.roster.len() - state.roster.count_of(&Key::Control);
+        if *key != Key::Control && calls >= self.server.connections {
             self.around.bounds.hit(Bound::ServerConnections);
             return Err(Bound::ServerConnections.refusal());
         }
@@ -393,17 +402,18 @@ impl Owner for Shared {
                 state.last_error = Some("its process ended".to_owned());
             }
             let was_control = key == Some(Key::Control);
-            if was_control && matches!(state.verdict, Verdict::Assumed(_)) {
-                state.verdict = Verdict::Open;
-                self.around.metrics.era(None);
+            if was_control && let Verdict::Assumed(era) = state.verdict {
+                state.verdict = Verdict::Open(Some(era));
+            }
+            if key.is_some() {
+                let (server, number) = (&self.server.name, conn.spec().number);
+                tracing::info!(%server, conn = number, ?how, "upstream connection ended");
             }
             was_control && how == Ended::Died
         };
         if lost_control {
             self.changes.send_modify(|changes| changes.lost += 1);
         }
-        let (server, number) = (&self.server.name, conn.spec().number);
-        tracing::info!(%server, conn = number, ?how, "upstream connection ended");
     }
 }
 
@@ -411,3 +421,5 @@ impl Owner for Shared {
 const TRIES: u8 = 3;
 /// Calls in flight on each connection of a `shared` server before another one is opened.
 const SHARED_CALLS: usize = 8;
+/// Connections of a `shared` server: a process answers many calls, but some of them block it.
+const SHARED_CONNECTIONS: usize = 4;

@@ -58,7 +58,7 @@ impl Command {
     }
 }
 
-/// A process of ours. Dropped it is killed, without its group; [`Process::stop`] is the way to end it.
+/// A process of ours. [`Process::stop`] is the way to end it; dropped, it is killed with its group.
 pub(super) struct Process {
     child: Child,
     pid: Option<Pid>,
@@ -78,7 +78,17 @@ impl Process {
         }
         // The leader may have left others behind in its group.
         let _ = killpg(pid, Signal::SIGKILL);
+        self.pid = None;
         let _ = self.child.wait().await; // reaps; its status was the server's business
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // Not stopped: the runtime goes down. Not reaped either, so the group is still ours.
+        if let Some(pid) = self.pid {
+            let _ = killpg(pid, Signal::SIGKILL);
+        }
     }
 }
 
@@ -144,7 +154,7 @@ mod tests {
 
     fn alive(pid: Pid) -> bool {
         // A zombie that somebody else has to reap counts as gone.
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid)).unwrap_or_default();
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
         !stat.is_empty() && !stat.contains(") Z ")
     }
 

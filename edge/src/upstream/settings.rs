@@ -75,21 +75,12 @@ pub struct ServerConfig {
     pub era: EraChoice,
     /// Connections at a time, each of them one process. 64: a process of the field takes 70 MB.
     pub connections: usize,
-    /// Connections of a `shared` server. 4: one process answers many calls, some of them block it.
-    pub shared_connections: usize,
 }
 
 impl ServerConfig {
     /// The server with every default.
     pub fn new(name: ServerName, source: Source) -> Self {
-        Self {
-            name,
-            source,
-            isolation: Isolation::Auto,
-            era: EraChoice::Auto,
-            connections: 64,
-            shared_connections: 4,
-        }
+        Self { name, source, isolation: Isolation::Auto, era: EraChoice::Auto, connections: 64 }
     }
 }
 

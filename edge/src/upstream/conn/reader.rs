@@ -11,7 +11,7 @@ use wire::mcp::method::{Ask, Notice};
 use wire::{Era, Frame, Kind as MessageKind, Message, ScanError};
 
 use super::pending::{Pending, Work};
-use super::{CLOSE_GRACE, Conn, Job, writer};
+use super::{CLOSE_GRACE, Conn, Job, session_over, writer};
 use crate::call::{Event, Outcome};
 use crate::error::{Blame, Error, Kind};
 use crate::permit::Bound;
@@ -232,10 +232,6 @@ impl Conn {
         }
         true
     }
-}
-
-fn session_over() -> Error {
-    Error::new(Kind::Cancelled, Blame::Downstream, "the session ended before the call did")
 }
 
 /// A flood of broken messages makes one log line per connection in this time.

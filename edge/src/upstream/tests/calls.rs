@@ -35,3 +35,176 @@ async fn answers_may_come_in_any_order() {
     }
     assert_eq!(room.dial.dialled(), 1, "one principal, one connection");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_dropped_reply_is_cancelled_upstream() {
+    let mut room = Setting::default().build();
+    let reply = room.echo("a");
+    let mut peer = room.accept_legacy().await;
+    let request = peer.expect("tools/call").await;
+    drop(reply);
+    let cancelled = peer.expect("notifications/cancelled").await;
+    assert_eq!(cancelled["params"]["requestId"], request["id"]);
+    // Its answer comes all the same, and confuses nobody.
+    peer.answer(&request, json!({"late": true})).await;
+    let next = room.echo("b");
+    peer.serve_echo().await;
+    assert_eq!(result(next).await["content"], json!(["b"]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reply_dropped_before_its_turn_never_goes_out() {
+    let mut room = Setting::default().build();
+    drop(room.echo("a"));
+    let mut peer = room.accept_legacy().await;
+    let kept = room.echo("b");
+    let request = peer.serve_echo().await;
+    assert_eq!(request["params"]["arguments"]["text"], "b");
+    result(kept).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_server_runs_into_the_deadline_and_is_told() {
+    let mut room = Setting::default().build();
+    let reply = room.echo("a");
+    let mut peer = room.accept_legacy().await;
+    let request = peer.expect("tools/call").await;
+    let start = tokio::time::Instant::now();
+    let error = failure(reply).await;
+    assert_eq!(error.kind, Kind::Timeout);
+    assert!(error.message.contains("`time`"), "{error}");
+    let waited = start.elapsed().as_secs();
+    assert!((300..=302).contains(&waited), "{waited} s");
+    assert_eq!(peer.expect("notifications/cancelled").await["params"]["requestId"], request["id"]);
+}
+
+fn with_progress(token: Value) -> Value {
+    let mut request = echo("slow");
+    request["params"]["_meta"] = json!({"progressToken": token});
+    request
+}
+
+async fn progress(peer: &mut Peer, token: &Value, progress: u64) {
+    let params = json!({"progressToken": token, "progress": progress});
+    peer.send(json!({"jsonrpc": "2.0", "method": "notifications/progress", "params": params})).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn progress_reaches_the_call_and_gives_it_time() {
+    let mut room = Setting::default().build();
+    let mut reply = room.dispatch(with_progress(json!("mine")));
+    let mut peer = room.accept_legacy().await;
+    let request = peer.expect("tools/call").await;
+    let token = &request["params"]["_meta"]["progressToken"];
+    assert_eq!(*token, request["id"], "a token of our own");
+    for n in 1..=5 {
+        tokio::time::sleep(Duration::from_secs(200)).await;
+        progress(&mut peer, token, n).await;
+        let Next::Event(Event::Progress(message)) = reply.next().await else { panic!("progress") };
+        assert_eq!(message.param("progress").unwrap().as_u64(), Some(n));
+    }
+    peer.answer(&request, json!({"content": []})).await;
+    result(reply).await;
+    // Of a call that is over: dropped, and the connection lives.
+    progress(&mut peer, token, 6).await;
+    let next = room.echo("b");
+    peer.serve_echo().await;
+    result(next).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_progress_extends_a_call_for_ever() {
+    let mut room = Setting::default().build();
+    let reply = room.dispatch(with_progress(json!(7)));
+    let mut peer = room.accept_legacy().await;
+    let request = peer.expect("tools/call").await;
+    let waiting = tokio::spawn(failure(reply));
+    for n in 0..40 {
+        progress(&mut peer, &request["id"], n).await;
+        tokio::time::sleep(Duration::from_secs(100)).await;
+    }
+    assert!(waiting.is_finished(), "an hour has passed");
+    assert_eq!(waiting.await.unwrap().kind, Kind::Timeout);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_server_should_not_send_confuses_no_call() {
+    let mut room = Setting::default().build();
+    let reply = room.echo("a");
+    let mut peer = room.accept_legacy().await;
+    let request = peer.expect("tools/call").await;
+    peer.raw("npm notice: a new version is there\n\n[1, 2]\n{\"jsonrpc\":\"2.0\"\n").await;
+    for id in [json!(1), json!("65536"), json!(1_u64 << 50), json!(null)] {
+        peer.send(json!({"jsonrpc": "2.0", "id": id, "error": {"code": 1, "message": "wrong"}})).await;
+    }
+    peer.answer(&request, json!({"content": ["right"]})).await;
+    peer.answer(&request, json!({"content": ["again"]})).await;
+    assert_eq!(result(reply).await["content"], json!(["right"]));
+    let next = room.echo("b");
+    peer.serve_echo().await;
+    assert_eq!(result(next).await["content"], json!(["b"]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_cannot_be_read_ends_its_call() {
+    let mut room = Setting::default().build();
+    let replies = [room.echo("a"), room.echo("b"), room.echo("c")];
+    let mut peer = room.accept_legacy().await;
+    let mut ids = Vec::new();
+    for _ in 0..3 {
+        ids.push(peer.expect("tools/call").await["id"].clone());
+    }
+    peer.raw(&format!("{{\"jsonrpc\":\"2.0\",\"id\":{},\"result\":{{\"a\":1,\"a\":2}}}}\n", ids[0])).await;
+    peer.raw(&format!("{{\"jsonrpc\":\"2.0\",\"id\":{},\"result\":[]}}\n", ids[1])).await;
+    peer.raw(&format!("{{\"jsonrpc\":\"2.0\",\"id\":{},\"result\":7}}\n", ids[2])).await;
+    for reply in replies {
+        assert_eq!(failure(reply).await.kind, Kind::Protocol);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_over_the_limit_ends_its_call_and_no_other() {
+    let mut room = Setting::default().config(|config| config.limits.frame_bytes = 2000).build();
+    let (big, small) = (room.echo("big"), room.echo("small"));
+    let mut peer = room.accept_legacy().await;
+    let request = peer.expect("tools/call").await;
+    // A request of the server's own with the same number is not the answer.
+    let pad = "x".repeat(3000);
+    peer.send(json!({"jsonrpc": "2.0", "id": request["id"], "method": pad})).await;
+    peer.serve_echo().await;
+    assert_eq!(result(small).await["content"], json!(["small"]));
+    peer.raw(&format!("{{\"result\":{{\"x\":\"{pad}\"}},\"jsonrpc\":\"2.0\",\"id\":{}}}\n", request["id"]))
+        .await;
+    let error = failure(big).await;
+    assert_eq!(error.kind, Kind::TooLarge);
+    assert!(error.message.contains("`time`"), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_asks_is_answered_on_the_spot() {
+    let mut room = Setting::default().build();
+    let reply = room.echo("a");
+    let mut peer = room.accept_legacy().await;
+    let request = peer.expect("tools/call").await;
+    for (id, method) in [(json!(1), "ping"), (json!("r"), "roots/list"), (json!(3), "sampling/createMessage")]
+    {
+        peer.send(json!({"jsonrpc": "2.0", "id": id, "method": method})).await;
+    }
+    assert_eq!(peer.read().await.unwrap(), json!({"jsonrpc": "2.0", "id": 1, "result": {}}));
+    assert_eq!(peer.read().await.unwrap(), json!({"jsonrpc": "2.0", "id": "r", "result": {"roots": []}}));
+    assert_eq!(peer.read().await.unwrap()["error"]["code"], -32602);
+    peer.answer(&request, json!({})).await;
+    result(reply).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_line_break_in_a_request_cannot_become_a_message() {
+    let mut room = Setting::default().build();
+    let text = echo("a").to_string().replace("{\"name\"", "\n{\r\n\"name\"");
+    let mut call = room.call(echo("a"));
+    call.request = Message::scan(text.into(), &Limits::default()).unwrap();
+    let reply = room.pool.dispatch(call);
+    let mut peer = room.accept_legacy().await;
+    peer.serve_echo().await;
+    assert_eq!(result(reply).await["content"], json!(["a"]));
+}

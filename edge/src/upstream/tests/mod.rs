@@ -2,6 +2,10 @@
 //! holds as a [`Peer`].
 
 mod calls;
+mod control;
+mod death;
+mod eras;
+mod isolation;
 
 use std::collections::VecDeque;
 use std::io;
@@ -21,13 +25,15 @@ use wire::limits::Limits;
 use wire::mcp::method::Method;
 
 use super::address::Endpoint;
+use super::control::{Changes, List};
+use super::facts::Facts;
 use super::link::{Dial, Link, Pending};
 use super::metrics::Metrics;
-use super::pool::{Around, Pool};
+use super::pool::{Around, Pool, ServerState};
 use super::settings::{Config, EraChoice, Isolation, ServerConfig, Source};
 use crate::call::{Affinity, Call, Caller, Client, Dispatch, Outcome, Reply, ServerName, SessionKey};
 use crate::error::Error;
-use crate::ops::drain::{Drain, DrainWatch};
+use crate::ops::drain::Drain;
 use crate::permit::{self, Permits, SlotConfig};
 
 /// More than any wait in the room, so that only a hang runs into it.
@@ -108,10 +114,6 @@ impl Room {
         let mut peer = self.accept().await;
         peer.shake_modern().await;
         peer
-    }
-
-    fn watch(&self) -> DrainWatch {
-        self.drain.watch()
     }
 
     fn call(&self, request: Value) -> Call {

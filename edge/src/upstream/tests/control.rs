@@ -1,0 +1,108 @@
+//! Facts, lists and their changes.
+
+use super::*;
+use crate::error::Kind;
+
+fn list(room: &Room, list: List) -> tokio::task::JoinHandle<Result<Vec<String>, Error>> {
+    let pool = room.pool.clone();
+    tokio::spawn(async move {
+        let items = pool.list(list).await?;
+        Ok(items.into_iter().map(|item| item.key).collect())
+    })
+}
+
+async fn page(peer: &mut Peer, names: &[&str], next: Option<&str>) -> Value {
+    let request = peer.expect("tools/list").await;
+    let tools: Vec<_> = names.iter().map(|name| json!({"name": name, "inputSchema": {}})).collect();
+    let result = match next {
+        Some(next) => json!({"tools": tools, "nextCursor": next}),
+        None => json!({"tools": tools}),
+    };
+    peer.answer(&request, result).await;
+    request
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_page_of_a_list_is_followed() {
+    let mut room = Setting::default().build();
+    let listing = list(&room, List::Tools);
+    let mut peer = room.accept_legacy().await;
+    assert_eq!(page(&mut peer, &["a", "b"], Some("")).await["params"], json!({}));
+    assert_eq!(page(&mut peer, &["c"], Some("x\"y")).await["params"], json!({"cursor": ""}));
+    assert_eq!(page(&mut peer, &["d"], None).await["params"], json!({"cursor": "x\"y"}));
+    assert_eq!(listing.await.unwrap().unwrap(), ["a", "b", "c", "d"]);
+    assert_eq!(room.dial.dialled(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_list_that_never_ends_is_an_error() {
+    let mut room = Setting::default().config(|config| config.list_pages = 3).build();
+    let listing = list(&room, List::Tools);
+    let mut peer = room.accept_legacy().await;
+    page(&mut peer, &["a"], Some("1")).await;
+    page(&mut peer, &["a"], Some("1")).await;
+    let error = listing.await.unwrap().unwrap_err();
+    assert_eq!(error.kind, Kind::Protocol);
+    assert!(error.message.contains("`time`") && error.message.contains("cursor"), "{error}");
+    let listing = list(&room, List::Tools);
+    for cursor in ["1", "2", "3"] {
+        page(&mut peer, &["a"], Some(cursor)).await;
+    }
+    assert!(listing.await.unwrap().unwrap_err().message.contains("list_pages"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_server_does_not_have_is_empty() {
+    let mut room = Setting::default().build();
+    let (prompts, templates) = (list(&room, List::Prompts), list(&room, List::Templates));
+    let mut peer = room.accept_legacy().await;
+    let request = peer.expect("resources/templates/list").await;
+    peer.refuse(&request, -32601).await;
+    assert!(prompts.await.unwrap().unwrap().is_empty(), "no such capability: it is not even asked");
+    assert!(templates.await.unwrap().unwrap().is_empty());
+    let resources = list(&room, List::Resources);
+    let request = peer.expect("resources/list").await;
+    peer.refuse(&request, -32603).await;
+    assert_eq!(resources.await.unwrap().unwrap_err().kind, Kind::Protocol);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_modern_list_carries_what_every_modern_request_carries() {
+    let mut room = Setting::default().era(EraChoice::Modern).build();
+    let listing = list(&room, List::Tools);
+    let mut peer = room.accept_modern().await;
+    page(&mut peer, &["a"], Some("n")).await;
+    let request = page(&mut peer, &["b"], None).await;
+    assert_eq!(request["params"]["cursor"], "n");
+    assert_eq!(request["params"]["_meta"]["io.modelcontextprotocol/protocolVersion"], "2026-07-28");
+    assert_eq!(listing.await.unwrap().unwrap(), ["a", "b"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn changes_are_counted_from_the_control_connection_alone() {
+    let mut room = Setting::default().build();
+    let mut changes = room.pool.changes();
+    let listing = list(&room, List::Tools);
+    let mut control = room.accept_legacy().await;
+    page(&mut control, &[], None).await;
+    listing.await.unwrap().unwrap();
+    let reply = room.echo("a");
+    let mut peer = room.accept_legacy().await;
+    for which in ["tools", "prompts"] {
+        let method = format!("notifications/{which}/list_changed");
+        peer.send(json!({"jsonrpc": "2.0", "method": method})).await;
+    }
+    peer.serve_echo().await;
+    result(reply).await;
+    let expected = Changes { connected: 1, ..Changes::default() };
+    assert_eq!(*changes.borrow_and_update(), expected);
+    for which in ["tools", "tools", "prompts", "resources"] {
+        let method = format!("notifications/{which}/list_changed");
+        control.send(json!({"jsonrpc": "2.0", "method": method})).await;
+    }
+    let seen = timeout(GUARD, changes.wait_for(|changes| changes.resources > 0)).await.unwrap().unwrap();
+    assert_eq!(*seen, Changes { tools: 2, prompts: 1, resources: 1, ..expected });
+    drop(seen);
+    drop(control);
+    timeout(GUARD, changes.wait_for(|changes| changes.lost == 1)).await.unwrap().unwrap();
+}

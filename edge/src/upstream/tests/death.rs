@@ -1,0 +1,214 @@
+//! Connections that end, servers that are not there, and bounds that are reached.
+
+use super::*;
+use crate::error::{Kind, Retry};
+
+#[tokio::test(start_paused = true)]
+async fn a_death_fails_its_calls_at_once_and_the_next_call_works() {
+    let mut room = Setting::default().build();
+    let replies = [room.echo("a"), room.echo("b")];
+    let mut peer = room.accept_legacy().await;
+    for _ in 0..2 {
+        peer.expect("tools/call").await;
+    }
+    let start = tokio::time::Instant::now();
+    drop(peer);
+    for reply in replies {
+        let error = failure(reply).await;
+        assert_eq!(error.kind, Kind::Died);
+        assert!(error.message.contains("`time`"), "{error}");
+    }
+    assert!(start.elapsed() < Duration::from_secs(1));
+    let next = room.echo("c");
+    room.accept_legacy().await.serve_echo().await;
+    assert_eq!(result(next).await["content"], json!(["c"]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_of_which_nothing_was_written_goes_to_the_next_connection() {
+    let mut room = Setting::default().build();
+    let first = room.echo(&"x".repeat(100 << 10)); // more than the duplex takes: the writer is stuck in it
+    let mut peer = room.accept_legacy().await;
+    tokio::time::sleep(Duration::from_millis(10)).await;
+    let second = room.echo("unsent");
+    peer.sink.shutdown().await.unwrap();
+    assert_eq!(failure(first).await.kind, Kind::Died, "some of it may have been read");
+    room.accept_legacy().await.serve_echo().await;
+    assert_eq!(result(second).await["content"], json!(["unsent"]));
+    drop(peer);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_stops_reading_loses_its_connection() {
+    let mut room = Setting::default().build();
+    let reply = room.echo(&"x".repeat(100 << 10));
+    let peer = room.accept_legacy().await;
+    let start = tokio::time::Instant::now();
+    assert_eq!(failure(reply).await.kind, Kind::Died);
+    assert_eq!(start.elapsed().as_secs(), 30, "the write timeout");
+    drop(peer);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_closed_before_the_handshake_is_tried_again() {
+    let mut room = Setting::default().build();
+    let reply = room.echo("a");
+    for _ in 0..3 {
+        drop(room.accept().await);
+    }
+    room.accept_legacy().await.serve_echo().await;
+    result(reply).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_endpoint_is_tried_first() {
+    let mut room = Setting::default().build();
+    let other = Endpoint::Tcp(([10, 0, 0, 2], 4444).into());
+    room.dial.endpoints.lock().unwrap().push(other);
+    let start = tokio::time::Instant::now();
+    let reply = room.echo("a");
+    let busy = room.accept().await;
+    let full = busy.endpoint.clone();
+    drop(busy);
+    let mut peer = room.accept_legacy().await;
+    assert_ne!(peer.endpoint, full);
+    assert!(start.elapsed() < Duration::from_millis(50), "without a pause");
+    peer.serve_echo().await;
+    result(reply).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_always_closes_is_busy_after_the_connect_timeout() {
+    let mut room = Setting::default().build();
+    let reply = room.echo("a");
+    let start = tokio::time::Instant::now();
+    let mut peers = std::mem::replace(&mut room.peers, mpsc::unbounded_channel().1);
+    let closing = tokio::spawn(async move { while peers.recv().await.is_some() {} });
+    let error = failure(reply).await;
+    assert_eq!(error.kind, Kind::Busy);
+    assert!(matches!(error.retry, Retry::After(_)));
+    assert!(error.message.contains("`time`"), "{error}");
+    assert!((3..=5).contains(&start.elapsed().as_secs()), "{:?}", start.elapsed());
+    closing.abort();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_known_to_be_down_fails_at_once_until_it_is_back() {
+    let mut room = Setting::default().build();
+    let mut changes = room.pool.changes();
+    room.dial.set_down(true);
+    assert_eq!(failure(room.echo("a")).await.kind, Kind::Unreachable);
+    assert!(changes.borrow_and_update().down);
+    assert_eq!(room.pool.status().state, ServerState::Down);
+    let (dialled, start) = (room.dial.dialled(), tokio::time::Instant::now());
+    let error = failure(room.echo("b")).await;
+    assert_eq!(error.kind, Kind::Unreachable);
+    assert!(error.message.contains("`time`"), "{error}");
+    assert_eq!((room.dial.dialled(), start.elapsed()), (dialled, Duration::ZERO));
+
+    room.dial.set_down(false);
+    timeout(GUARD, changes.wait_for(|changes| !changes.down)).await.unwrap().unwrap();
+    assert!(start.elapsed() < Duration::from_secs(7));
+    assert_eq!(room.pool.status().state, ServerState::Sleeping);
+    let reply = room.echo("c");
+    let mut peer = room.accept_legacy().await;
+    peer.serve_echo().await;
+    result(reply).await;
+    assert_eq!(room.pool.status().state, ServerState::Up);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sleeping_server_is_looked_at_without_a_byte() {
+    let mut room = Setting::default().config(|config| config.idle_timeout = Duration::from_secs(60)).build();
+    let reply = room.echo("a");
+    let mut peer = room.accept_legacy().await;
+    peer.serve_echo().await;
+    result(reply).await;
+    peer.ended().await;
+    room.dial.set_down(true);
+    let mut changes = room.pool.changes();
+    timeout(GUARD, changes.wait_for(|changes| changes.down)).await.unwrap().unwrap();
+    assert!(room.dial.checked.load(Ordering::SeqCst) > 0);
+    assert_eq!(room.dial.dialled(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn slots_and_queue_are_bounded_in_count_and_time() {
+    let slots = SlotConfig { slots: 1, queue: 1, queue_timeout: Duration::from_secs(10) };
+    let mut room = Setting::default().config(|config| config.slots = slots).build();
+    let first = room.echo("a");
+    let mut peer = room.accept_legacy().await;
+    let request = peer.expect("tools/call").await;
+    let second = room.echo("b");
+    tokio::task::yield_now().await;
+    let start = tokio::time::Instant::now();
+    assert_eq!(failure(room.echo("c")).await.kind, Kind::Busy);
+    assert_eq!(start.elapsed(), Duration::ZERO, "over the queue's bound at once");
+    assert_eq!(failure(second).await.kind, Kind::Busy);
+    assert_eq!(start.elapsed().as_secs(), 10, "in the queue as long as it may");
+    let third = room.echo("d");
+    peer.answer(&request, json!({})).await;
+    peer.serve_echo().await;
+    assert_eq!(result(third).await["content"], json!(["d"]));
+    result(first).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_never_answers_the_handshake_is_given_up() {
+    let mut room = Setting::default().build();
+    let reply = room.echo("a");
+    let mut peer = room.accept().await;
+    peer.expect("initialize").await;
+    assert_eq!(failure(reply).await.kind, Kind::Timeout);
+    assert_eq!(peer.read().await, None, "initialize is never cancelled; the connection ends");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_end_of_the_process_waits_for_calls_and_closes_connections() {
+    let mut room = Setting::default().build();
+    let reply = room.echo("a");
+    let mut peer = room.accept_legacy().await;
+    let request = peer.expect("tools/call").await;
+    let drain = std::mem::take(&mut room.drain);
+    let ended = tokio::spawn(drain.run(Duration::from_secs(1), Duration::from_secs(20)));
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    peer.answer(&request, json!({})).await;
+    result(reply).await;
+    assert_eq!(peer.read().await, None);
+    drop(peer);
+    timeout(Duration::from_secs(2), ended).await.expect("nothing is left to wait for").unwrap();
+    assert_eq!(failure(room.echo("b")).await.kind, Kind::Draining);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_end_of_the_process_does_not_wait_for_ever() {
+    let mut room = Setting::default().build();
+    let reply = room.echo("a");
+    let mut peer = room.accept_legacy().await;
+    peer.expect("tools/call").await;
+    let drain = std::mem::take(&mut room.drain);
+    let ended = tokio::spawn(drain.run(Duration::from_secs(1), Duration::from_secs(20)));
+    assert_eq!(failure(reply).await.kind, Kind::Draining);
+    timeout(GUARD, ended).await.unwrap().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_floods_with_questions_gets_a_bounded_number_of_answers() {
+    let mut room = Setting::default().build();
+    let reply = room.echo("a");
+    let mut peer = room.accept_legacy().await;
+    let request = peer.expect("tools/call").await;
+    let pings = 10_000;
+    for id in 0..pings {
+        peer.send(json!({"jsonrpc": "2.0", "id": id, "method": "ping"})).await;
+    }
+    peer.answer(&request, json!({"content": ["done"]})).await;
+    assert_eq!(result(reply).await["content"], json!(["done"]), "nobody waits for it to read");
+    let next = room.echo("b");
+    let mut answers = 0;
+    while peer.read().await.unwrap()["method"].is_null() {
+        answers += 1;
+    }
+    assert!((1000..pings / 2).contains(&answers), "{answers}");
+    drop(next);
+}

@@ -1,0 +1,205 @@
+//! Finding out how a server is spoken to, and speaking so.
+
+use super::*;
+use crate::error::Kind;
+use wire::Era;
+
+fn auto() -> Room {
+    Setting::default().era(EraChoice::Auto).build()
+}
+
+/// The control connection that finds out, in the background.
+fn facts(room: &Room) -> tokio::task::JoinHandle<Result<Arc<Facts>, Error>> {
+    let pool = room.pool.clone();
+    tokio::spawn(async move { pool.facts().await })
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_result_means_modern_and_the_probe_is_the_first_connection() {
+    let mut room = auto();
+    let facts = facts(&room);
+    let mut control = room.accept().await;
+    let probe = control.shake_modern().await;
+    let meta = &probe["params"]["_meta"];
+    assert_eq!(meta["io.modelcontextprotocol/protocolVersion"], "2026-07-28");
+    assert_eq!(
+        meta["io.modelcontextprotocol/clientCapabilities"]["sampling"],
+        json!({"context": {}, "tools": {}})
+    );
+    let facts = facts.await.unwrap().unwrap();
+    assert_eq!(
+        (facts.era, facts.info.as_deref()),
+        (Era::Modern, Some(&br#"{"name":"m","version":"2"}"#[..]))
+    );
+    assert_eq!(room.pool.status().era, Some(Era::Modern));
+    assert_eq!(room.dial.dialled(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_ordinary_error_means_legacy_on_a_new_connection() {
+    let mut room = auto();
+    let facts = facts(&room);
+    let mut probe = room.accept().await;
+    let request = probe.expect("server/discover").await;
+    probe.refuse(&request, -32601).await;
+    assert_eq!(probe.read().await, None, "thrown away");
+    drop(probe);
+    let initialize = room.accept().await.shake_legacy().await;
+    assert_eq!(initialize["params"]["capabilities"]["roots"], json!({"listChanged": true}));
+    let facts = facts.await.unwrap().unwrap();
+    assert_eq!((facts.era, facts.instructions.as_deref()), (Era::Legacy, Some("be kind")));
+    assert!(facts.can("tools") && !facts.can("prompts"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_modern_error_means_modern() {
+    for code in [-32022, -32020, -32021] {
+        let mut room = auto();
+        let facts = facts(&room);
+        let mut probe = room.accept().await;
+        let request = probe.expect("server/discover").await;
+        probe.refuse(&request, code).await;
+        drop(probe);
+        room.accept_modern().await;
+        assert_eq!(facts.await.unwrap().unwrap().era, Era::Modern);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_process_that_ends_at_the_question_is_legacy_if_a_handshake_works() {
+    let mut room = auto();
+    let facts = facts(&room);
+    for _ in 0..2 {
+        let mut probe = room.accept().await;
+        probe.expect("server/discover").await;
+    }
+    // Its bridge holds it back for a moment; it is not probed again for that.
+    drop(room.accept().await);
+    room.accept_legacy().await;
+    assert_eq!(facts.await.unwrap().unwrap().era, Era::Legacy);
+    assert_eq!(room.pool.status().era, Some(Era::Legacy));
+}
+
+#[tokio::test(start_paused = true)]
+async fn silence_is_no_verdict() {
+    let mut room = Setting::default()
+        .era(EraChoice::Auto)
+        .config(|config| config.idle_timeout = Duration::from_secs(60))
+        .build();
+    let first = facts(&room);
+    let mut probe = room.accept().await;
+    probe.expect("server/discover").await;
+    let mut control = room.accept_legacy().await;
+    assert_eq!(first.await.unwrap().unwrap().era, Era::Legacy);
+    // A session that began meanwhile goes on when the control connection, and the assumption, are gone.
+    let key = session(1);
+    let reply = room.echo_in(&key, "a");
+    let mut peer = room.accept_legacy().await;
+    peer.serve_echo().await;
+    result(reply).await;
+    control.ended().await;
+    assert_eq!(room.pool.status().era, None, "never remembered");
+    let reply = room.echo_in(&key, "b");
+    peer.serve_echo().await;
+    result(reply).await;
+    let second = facts(&room);
+    room.accept_modern().await;
+    assert_eq!(second.await.unwrap().unwrap().era, Era::Modern);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_modern_server_is_stamped_on_every_request_and_its_results_pass_untouched() {
+    let mut room = Setting::default().era(EraChoice::Modern).build();
+    let mut call = room.call(with_meta());
+    let (info, capabilities) =
+        (Bytes::from_static(br#"{"name":"c"}"#), Bytes::from_static(br#"{"roots":{}}"#));
+    call.client = Arc::new(Client { info: Some(info), capabilities: Some(capabilities) });
+    let reply = room.pool.dispatch(call);
+    let mut peer = room.accept_modern().await;
+    let request = peer.expect("tools/call").await;
+    let expected = json!({
+        "io.modelcontextprotocol/protocolVersion": "2026-07-28",
+        "io.modelcontextprotocol/clientInfo": {"name": "c"},
+        "io.modelcontextprotocol/clientCapabilities": {"roots": {}},
+        "io.modelcontextprotocol/logLevel": "info", "progressToken": request["id"], "traceparent": "00-1",
+    });
+    assert_eq!(request["params"]["_meta"], expected);
+    peer.answer(&request, json!({"resultType": "input_required", "requestState": "s"})).await;
+    assert_eq!(result(reply).await, json!({"resultType": "input_required", "requestState": "s"}));
+
+    let bare = room.dispatch(json!({"jsonrpc": "2.0", "id": "x", "method": "tools/call"}));
+    let request = peer.expect("tools/call").await;
+    let expected = json!({
+        "io.modelcontextprotocol/protocolVersion": "2026-07-28", "io.modelcontextprotocol/clientCapabilities": {},
+    });
+    assert_eq!(request["params"], json!({"_meta": expected}));
+    drop(bare);
+}
+
+fn with_meta() -> Value {
+    let mut request = echo("a");
+    request["params"]["_meta"] = json!({
+        "io.modelcontextprotocol/protocolVersion": "2025-11-25", "io.modelcontextprotocol/logLevel": "info",
+        "progressToken": "mine", "traceparent": "00-1",
+    });
+    request
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_legacy_server_sees_no_modern_key() {
+    let mut room = Setting::default().build();
+    let reply = room.dispatch(with_meta());
+    let mut peer = room.accept_legacy().await;
+    let request = peer.serve_echo().await;
+    assert_eq!(request["params"]["_meta"], json!({"progressToken": request["id"], "traceparent": "00-1"}));
+    result(reply).await;
+    let mut request = echo("a");
+    request["params"]["_meta"] = json!({"io.modelcontextprotocol/protocolVersion": "2026-07-28"});
+    let reply = room.dispatch(request);
+    assert_eq!(peer.serve_echo().await["params"], echo("a")["params"], "and no empty _meta");
+    result(reply).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_resource_that_is_not_there_is_one_error_in_both_eras() {
+    let read = json!({"jsonrpc": "2.0", "id": 1, "method": "resources/read", "params": {"uri": "a:\u{e9}"}});
+    let mut room = Setting::default().build();
+    let reply = room.dispatch(read.clone());
+    let mut peer = room.accept_legacy().await;
+    let request = peer.expect("resources/read").await;
+    peer.refuse(&request, -32002).await;
+    assert_eq!(failure(reply).await.kind, Kind::UnknownResource("a:\u{e9}".into()));
+    let reply = room.dispatch(read.clone());
+    let request = peer.expect("resources/read").await;
+    peer.answer(&request, json!({"contents": []})).await;
+    let expected = json!({"contents": [], "resultType": "complete", "ttlMs": 0, "cacheScope": "private"});
+    assert_eq!(result(reply).await, expected);
+
+    let mut room = Setting::default().era(EraChoice::Modern).build();
+    let reply = room.dispatch(read);
+    let mut peer = room.accept_modern().await;
+    let request = peer.expect("resources/read").await;
+    let error = json!({"code": -32602, "message": "no", "data": {"uri": "a:\u{e9}"}});
+    peer.send(json!({"jsonrpc": "2.0", "id": request["id"], "error": error})).await;
+    assert_eq!(failure(reply).await.kind, Kind::UnknownResource("a:\u{e9}".into()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_became_modern_or_legacy_is_found_out_again() {
+    let mut room = auto();
+    let first = facts(&room);
+    let control = room.accept_modern().await;
+    first.await.unwrap().unwrap();
+    drop(control);
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    let second = facts(&room);
+    let mut peer = room.accept().await;
+    let request = peer.expect("server/discover").await;
+    peer.refuse(&request, -32601).await;
+    let mut probe = room.accept().await;
+    let request = probe.expect("server/discover").await;
+    probe.refuse(&request, -32601).await;
+    drop(probe);
+    room.accept_legacy().await;
+    assert_eq!(second.await.unwrap().unwrap().era, Era::Legacy);
+}
