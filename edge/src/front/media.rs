@@ -32,12 +32,9 @@ impl Accepts {
             if is_refused(parameters) {
                 continue;
             }
-            match kind.trim().to_ascii_lowercase().as_str() {
-                "*/*" => accepts = Self { json: true, events: true },
-                "application/json" | "application/*" => accepts.json = true,
-                "text/event-stream" | "text/*" => accepts.events = true,
-                _ => {}
-            }
+            let is = |name: &str| kind.trim().eq_ignore_ascii_case(name);
+            accepts.json |= is("application/json") || is("application/*") || is("*/*");
+            accepts.events |= is("text/event-stream") || is("text/*") || is("*/*");
         }
         if !accepts.json && !accepts.events {
             return Err(not_acceptable("accept application/json and text/event-stream"));
@@ -63,13 +60,16 @@ pub(super) fn wants_events(headers: &HeaderMap) -> Result<(), Refusal> {
 /// 415 when its `Content-Type` says otherwise.
 pub(super) fn is_json(headers: &HeaderMap) -> Result<(), Refusal> {
     let Some(value) = headers.get(CONTENT_TYPE) else { return Ok(()) };
-    let text = value.to_str().unwrap_or_default().to_ascii_lowercase();
-    let (kind, parameters) = text.split_once(';').unwrap_or((&text, ""));
+    let text = value.to_str().unwrap_or_default();
+    let (kind, parameters) = text.split_once(';').unwrap_or((text, ""));
     let utf8 = parameters.split(';').all(|parameter| match parameter.trim().split_once('=') {
-        Some(("charset", charset)) => matches!(charset.trim_matches('"'), "utf-8" | "utf8" | "us-ascii"),
+        Some((name, charset)) if name.eq_ignore_ascii_case("charset") => {
+            let charset = charset.trim_matches('"');
+            ["utf-8", "utf8", "us-ascii"].iter().any(|name| charset.eq_ignore_ascii_case(name))
+        }
         _ => true,
     });
-    if kind.trim() == "application/json" && utf8 {
+    if kind.trim().eq_ignore_ascii_case("application/json") && utf8 {
         return Ok(());
     }
     Err(Refusal::new(

@@ -2,10 +2,11 @@
 //!
 //! Labels come from closed sets: never names, URIs or ids that a client sent.
 
+use std::fmt;
 use std::time::Duration;
 
 use http::StatusCode;
-use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -149,10 +150,7 @@ impl Drop for Record {
     fn drop(&mut self) {
         let elapsed = self.start.elapsed();
         let class = Class::of(self.subject.method);
-        let era = match self.subject.era {
-            Era::Modern => CallEra::Modern,
-            Era::Legacy => CallEra::Legacy,
-        };
+        let era = CallEra::of(self.subject.era);
         self.metrics.in_flight.dec();
         self.metrics.calls.get_or_create(&CallLabels { method: class, era, outcome: self.ending }).inc();
         self.metrics.latency.get_or_create(&LatencyLabels { method: class }).observe(elapsed.as_secs_f64());
@@ -168,16 +166,16 @@ impl Record {
         tracing::info!(
             server = self.subject.server.as_ref().map(ServerName::as_str),
             method = self.subject.method.as_str(),
-            era = ?self.subject.era,
+            era = CallEra::of(self.subject.era).as_str(),
             elapsed_ms = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX),
-            outcome = ?self.ending,
+            outcome = self.ending.as_str(),
             "call"
         );
     }
 }
 
 /// Methods that behave alike.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[expect(missing_docs, reason = "each is the method of that name, or all lists")]
 pub enum Class {
     ToolsCall,
@@ -189,6 +187,17 @@ pub enum Class {
 }
 
 impl Class {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::ToolsCall => "tools/call",
+            Self::PromptsGet => "prompts/get",
+            Self::ResourcesRead => "resources/read",
+            Self::Complete => "completion/complete",
+            Self::List => "list",
+            Self::Other => "other",
+        }
+    }
+
     fn of(method: Method) -> Self {
         match method {
             Method::ToolsCall => Self::ToolsCall,
@@ -205,7 +214,7 @@ impl Class {
 }
 
 /// How a call ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[expect(missing_docs, reason = "each but the first three is the error of that name")]
 pub enum Ending {
     /// With a result, which may be a tool's own error.
@@ -242,20 +251,76 @@ impl Ending {
             }
         }
     }
+
+    /// The words of `data.reason`, and three more.
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Refused => "refused",
+            Self::Invalid => "invalid",
+            Self::Unreachable => "unreachable",
+            Self::Busy => "busy",
+            Self::Died => "died",
+            Self::Timeout => "timeout",
+            Self::TooLarge => "too_large",
+            Self::Protocol => "protocol",
+            Self::Cancelled => "cancelled",
+            Self::Draining => "draining",
+            Self::Lost => "lost",
+        }
+    }
 }
 
 /// Whom a stream belongs to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum StreamKind {
     Call,
     Session,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum CallEra {
     Modern,
     Legacy,
 }
+
+impl StreamKind {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Call => "call",
+            Self::Session => "session",
+        }
+    }
+}
+
+impl CallEra {
+    fn of(era: Era) -> Self {
+        match era {
+            Era::Modern => Self::Modern,
+            Era::Legacy => Self::Legacy,
+        }
+    }
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Modern => "modern",
+            Self::Legacy => "legacy",
+        }
+    }
+}
+
+/// The derived form would write the names of variants; labels are the words of logs and answers.
+macro_rules! label_by_name {
+    ($($label:ty)*) => {$(
+        impl EncodeLabelValue for $label {
+            fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> fmt::Result {
+                self.as_str().encode(encoder)
+            }
+        }
+    )*};
+}
+
+label_by_name! { Class Ending StreamKind CallEra }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct CallLabels {

@@ -43,6 +43,7 @@ use wire::{Kind, Message};
 use self::classify::{Class, Clues};
 use self::exchange::Pace;
 use self::media::Accepts;
+use self::origin::Admission;
 use self::refusal::Refusal;
 use crate::auth::Authenticator;
 use crate::call::{Caller, ServerName};
@@ -128,6 +129,13 @@ pub struct Front {
     rooms: Rooms,
 }
 
+/// A request to the MCP endpoint, before its body is read.
+struct Knock<'a> {
+    method: Method,
+    slug: Option<&'a str>,
+    headers: HeaderMap,
+}
+
 /// A POST that was read and is a message.
 struct Posted {
     headers: HeaderMap,
@@ -175,82 +183,72 @@ impl Front {
     where
         B: HttpBody<Data = Bytes>,
     {
-        let (head, body) = request.into_parts();
-        let response = match Route::of(head.uri.path()) {
-            Route::Mcp(slug) if self.config.streaming => self.mcp(&head, slug, body).await,
-            Route::Health => plain(&head, StatusCode::OK, "ok"),
-            Route::Ready => self.ready(&head),
+        let (Head { method, uri, headers, .. }, body) = request.into_parts();
+        let response = match Route::of(uri.path()) {
+            Route::Mcp(slug) if self.config.streaming => {
+                let admission = self.config.rules.admit(&uri, &headers);
+                self.mcp(admission, Knock { method, slug, headers }, body).await
+            }
+            Route::Health => plain(&method, StatusCode::OK, "ok"),
+            Route::Ready => self.ready(&method),
             Route::Mcp(_) | Route::Nothing => not_found("nothing is served at this path").into_response(),
         };
         self.rooms.metrics.response(response.status());
         response
     }
 
-    async fn mcp<B>(&self, head: &Head, slug: Option<&str>, body: B) -> Response<Body>
+    async fn mcp<B>(&self, admission: Result<Admission, Refusal>, knock: Knock<'_>, body: B) -> Response<Body>
     where
         B: HttpBody<Data = Bytes>,
     {
-        let admission = match self.config.rules.admit(head) {
+        let admission = match admission {
             Ok(admission) => admission,
             Err(refusal) => return refused(refusal),
         };
-        let answer = if head.method == Method::OPTIONS {
-            admission.preflight(head)
+        let answer = if knock.method == Method::OPTIONS {
+            admission.preflight(&knock.headers)
         } else {
-            self.admitted(head, slug, body).await
+            self.admitted(knock, body).await
         };
         let mut response = answer.unwrap_or_else(refused);
         admission.open_to_page(response.headers_mut());
         response
     }
 
-    async fn admitted<B>(&self, head: &Head, slug: Option<&str>, body: B) -> Result<Response<Body>, Refusal>
+    async fn admitted<B>(&self, knock: Knock<'_>, body: B) -> Result<Response<Body>, Refusal>
     where
         B: HttpBody<Data = Bytes>,
     {
-        match head.method {
-            // MCP 2026-07-28 streamable-http: GET is 405; a legacy stream needs a session
-            Method::GET if !head.headers.contains_key(SESSION_ID) => {
-                return Err(Refusal::method_not_allowed("GET requires an active session"));
-            }
-            Method::DELETE if !head.headers.contains_key(SESSION_ID) && names_modern(&head.headers) => {
-                return Err(Refusal::method_not_allowed("this revision has no sessions; use POST"));
-            }
-            Method::GET | Method::POST | Method::DELETE => {}
-            _ => return Err(Refusal::method_not_allowed("use POST, GET or DELETE")),
-        }
-        let caller = self.rooms.auth.authenticate(&head.headers)?;
-        let scope = match slug {
-            Some(slug) => {
-                Some(self.rooms.gateway.server(slug).ok_or_else(|| not_found("no server of that name"))?)
-            }
-            None => None,
-        };
-        match head.method {
-            Method::GET => legacy::open_stream(self, &head.headers, &caller, scope.as_ref()),
-            Method::DELETE => legacy::end_session(self, &head.headers, &caller, scope.as_ref()),
-            _ => self.post(head, (caller, scope), body).await,
+        let Knock { method, slug, headers } = knock;
+        check_method(&method, &headers)?;
+        let caller = self.rooms.auth.authenticate(&headers)?;
+        let server =
+            |slug| self.rooms.gateway.server(slug).ok_or_else(|| not_found("no server of that name"));
+        let scope = slug.map(server).transpose()?;
+        match method {
+            Method::GET => legacy::open_stream(self, &headers, &caller, scope.as_ref()),
+            Method::DELETE => legacy::end_session(self, &headers, &caller, scope.as_ref()),
+            _ => self.post(headers, (caller, scope), body).await,
         }
     }
 
     async fn post<B>(
         &self,
-        head: &Head,
+        headers: HeaderMap,
         (caller, scope): (Caller, Option<ServerName>),
         body: B,
     ) -> Result<Response<Body>, Refusal>
     where
         B: HttpBody<Data = Bytes>,
     {
-        media::is_json(&head.headers)?;
-        let accepts = Accepts::of(&head.headers)?;
+        media::is_json(&headers)?;
+        let accepts = Accepts::of(&headers)?;
         let mut room = self.rooms.permits.call(caller.principal());
         let bytes = self.read(body, &mut room).await?;
         // A server reads lines, so a message becomes one: a copy only for clients that send indented JSON.
         let message = Message::scan(one_line(bytes), &self.config.limits)
             .map_err(|error| classify::unreadable(&error))?;
         let id = (message.kind() == Kind::Request).then(|| message.id().cloned()).flatten();
-        let headers = head.headers.clone();
         let posted = Posted { headers, caller, scope, accepts, room, message };
         self.message(posted).await.map_err(|refusal| refusal.answering(id.as_ref()))
     }
@@ -282,19 +280,29 @@ impl Front {
     }
 
     /// One word, for whoever asks: the state of each server is told on the admin listener.
-    fn ready(&self, head: &Head) -> Response<Body> {
+    fn ready(&self, method: &Method) -> Response<Body> {
         if self.rooms.drain.is_leaving() {
-            return plain(head, StatusCode::SERVICE_UNAVAILABLE, "draining");
+            return plain(method, StatusCode::SERVICE_UNAVAILABLE, "draining");
         }
         if !self.rooms.gateway.is_settled() {
-            return plain(head, StatusCode::SERVICE_UNAVAILABLE, "starting");
+            return plain(method, StatusCode::SERVICE_UNAVAILABLE, "starting");
         }
-        plain(head, StatusCode::OK, "ready")
+        plain(method, StatusCode::OK, "ready")
     }
 }
 
-fn names_modern(headers: &HeaderMap) -> bool {
-    headers::version(headers).is_some_and(looks_modern)
+/// Before credentials: whoever asks with the wrong method learns no more than this page of the manual says.
+fn check_method(method: &Method, headers: &HeaderMap) -> Result<(), Refusal> {
+    let session = headers.contains_key(SESSION_ID);
+    match *method {
+        // MCP 2026-07-28 streamable-http: GET and DELETE are 405; legacy ones belong to a session
+        Method::GET if !session => Err(Refusal::method_not_allowed("GET requires an active session")),
+        Method::DELETE if !session && headers::version(headers).is_some_and(looks_modern) => {
+            Err(Refusal::method_not_allowed("this revision has no sessions; use POST"))
+        }
+        Method::GET | Method::POST | Method::DELETE => Ok(()),
+        _ => Err(Refusal::method_not_allowed("use POST, GET or DELETE")),
+    }
 }
 
 fn refused(refusal: Refusal) -> Response<Body> {
@@ -306,8 +314,8 @@ fn not_found(message: &'static str) -> Refusal {
     Refusal::new(StatusCode::NOT_FOUND, code::INVALID_REQUEST, message)
 }
 
-fn plain(head: &Head, status: StatusCode, word: &'static str) -> Response<Body> {
-    if head.method != Method::GET && head.method != Method::HEAD {
+fn plain(method: &Method, status: StatusCode, word: &'static str) -> Response<Body> {
+    if method != Method::GET && method != Method::HEAD {
         return Refusal::method_not_allowed("use GET").into_response();
     }
     let mut response = Response::new(Body::whole(Parts::from(Bytes::from_static(word.as_bytes()))));

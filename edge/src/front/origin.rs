@@ -5,14 +5,13 @@
 //! (ARCHITECTURE, security). What is not here: who the caller is.
 
 use http::header::{self, HeaderMap, HeaderValue};
-use http::request::Parts as Head;
 use http::uri::{Authority, Uri};
 use http::{Response, StatusCode};
 use wire::code;
 use wire::mcp::header::{LAST_EVENT_ID, METHOD, NAME, PARAM_PREFIX, PROTOCOL_VERSION, SESSION_ID};
 
 use super::body::Body;
-use super::headers;
+use super::headers::single;
 use super::refusal::Refusal;
 
 /// Names and origins that are let in.
@@ -38,14 +37,14 @@ pub(super) struct Admission {
 impl Rules {
     /// Checks `Host` and `Origin`.
     // MCP 2025-11-25 basic/transports, Security Warning: a present and invalid Origin is a 403
-    pub(super) fn admit(&self, head: &Head) -> Result<Admission, Refusal> {
-        let host = host(head).ok_or_else(|| {
+    pub(super) fn admit(&self, uri: &Uri, headers: &HeaderMap) -> Result<Admission, Refusal> {
+        let host = host(uri, headers).ok_or_else(|| {
             Refusal::new(StatusCode::BAD_REQUEST, code::INVALID_REQUEST, "send one valid Host header")
         })?;
         if !self.answers_to(&host) {
             return Err(forbidden("this gateway does not answer to that Host; add it to `hosts`"));
         }
-        let Ok(origin) = headers::single(&head.headers, header::ORIGIN.as_str()) else {
+        let Ok(origin) = single(headers, header::ORIGIN.as_str()) else {
             return Err(forbidden("send one Origin header"));
         };
         let Some(origin) = origin else { return Ok(Admission { listed: None }) };
@@ -79,8 +78,8 @@ impl Rules {
 impl Admission {
     /// Answers the question a browser asks before the request itself.
     // Fetch Standard §4.8, CORS-preflight fetch
-    pub(super) fn preflight(&self, head: &Head) -> Result<Response<Body>, Refusal> {
-        if !head.headers.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD) {
+    pub(super) fn preflight(&self, asked: &HeaderMap) -> Result<Response<Body>, Refusal> {
+        if !asked.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD) {
             return Err(Refusal::method_not_allowed("OPTIONS is for the preflight requests of browsers"));
         }
         if self.listed.is_none() {
@@ -90,7 +89,7 @@ impl Admission {
         *response.status_mut() = StatusCode::NO_CONTENT;
         let headers = response.headers_mut();
         headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, POST, DELETE"));
-        if let Some(allowed) = allowed_headers(&head.headers) {
+        if let Some(allowed) = allowed_headers(asked) {
             headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, allowed);
         }
         headers.insert(header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static(PREFLIGHT_SECS));
@@ -178,11 +177,11 @@ impl Place {
 
 /// Where the request was sent to.
 // RFC 9112 §3.2.2: a target in absolute form counts more than Host; RFC 9113 §8.3.1: :authority
-fn host(head: &Head) -> Option<Place> {
-    if let Some(authority) = head.uri.authority() {
+fn host(uri: &Uri, headers: &HeaderMap) -> Option<Place> {
+    if let Some(authority) = uri.authority() {
         return Place::of(authority);
     }
-    let host = headers::single(&head.headers, header::HOST.as_str()).ok()??;
+    let host = single(headers, header::HOST.as_str()).ok()??;
     Place::parse(host.to_str().ok()?)
 }
 

@@ -3,8 +3,10 @@
 mod bounds;
 mod calls;
 mod door;
+mod pipe;
 mod sessions;
 mod stateless;
+mod watching;
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
