@@ -13,6 +13,7 @@
 //!
 //! `wire < ops < error, permit, call < auth < upstream < router < session < front < listen < config < app < main`
 
+pub mod app;
 pub mod auth;
 pub mod call;
 pub mod config;

@@ -1,2 +1,81 @@
-//! The gateway binary.
-fn main() {}
+//! `mcp-edge`: reads its settings, serves until it is told to stop, drains, exits.
+//!
+//! Exit codes: 0 served and drained, or the check was good · 1 could not start, or the check was not · 2 the
+//! settings are wrong.
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use edge::app::{App, Stop, dry_run};
+use edge::config::{self, Command, Config};
+use edge::ops::check::Target;
+use edge::ops::log;
+use tokio::runtime::{Builder, Runtime};
+use tokio::signal::unix::{SignalKind, signal};
+
+// The C library's allocator returns memory late under many small allocations from several threads.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    let outcome = match config::load(std::env::args_os(), |name| std::env::var(name).ok()) {
+        Ok(Command::Serve(config)) => serve(*config),
+        Ok(Command::DryRun(config)) => try_all(*config),
+        Ok(Command::CheckHealth(target)) => check(&target),
+        Ok(Command::Print(text)) => {
+            say(&mut std::io::stdout(), text.trim_end());
+            return ExitCode::SUCCESS;
+        }
+        Err(error) => {
+            say(&mut std::io::stderr(), &error.to_string());
+            return ExitCode::from(2);
+        }
+    };
+    outcome.unwrap_or_else(|error| {
+        say(&mut std::io::stderr(), &format!("mcp-edge: {error:#}"));
+        ExitCode::FAILURE
+    })
+}
+
+fn serve(config: Config) -> anyhow::Result<ExitCode> {
+    log::init(&config.log)?;
+    runtime()?.block_on(async {
+        let (mut terminate, mut interrupt) =
+            (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        let app = App::bind(config).await?;
+        tracing::info!(addresses = ?app.addresses(), admin = ?app.admin_addresses(), "listening");
+        app.run(async {
+            tokio::select! {
+                _ = terminate.recv() => Stop::Terminate,
+                _ = interrupt.recv() => Stop::Interrupt,
+            }
+        })
+        .await;
+        Ok(ExitCode::SUCCESS)
+    })
+}
+
+fn try_all(config: Config) -> anyhow::Result<ExitCode> {
+    let (report, all_answered) = runtime()?.block_on(dry_run(config));
+    say(&mut std::io::stdout(), report.trim_end());
+    Ok(if all_answered { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn check(target: &Target) -> anyhow::Result<ExitCode> {
+    match runtime()?.block_on(target.ask()) {
+        Ok(word) => {
+            say(&mut std::io::stdout(), &word);
+            Ok(ExitCode::SUCCESS)
+        }
+        Err(why) => Err(anyhow::anyhow!(why)),
+    }
+}
+
+fn runtime() -> std::io::Result<Runtime> {
+    Builder::new_multi_thread().enable_all().build()
+}
+
+fn say(to: &mut impl Write, text: &str) {
+    // Whoever closed our output does not want to hear that either.
+    let _ = writeln!(to, "{text}");
+}

@@ -10,9 +10,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeLabelValue, EncodeMetric};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
@@ -157,6 +159,11 @@ impl Permits {
         Ok(permit)
     }
 
+    /// Registers what is held now.
+    pub fn register(&self, registry: &mut Registry) {
+        registry.register_collector(Box::new(Held(self.clone())));
+    }
+
     /// Calls on their way.
     pub fn calls_in_flight(&self) -> usize {
         self.shared.calls.load(Ordering::Relaxed)
@@ -165,6 +172,29 @@ impl Permits {
     /// Bytes held.
     pub fn held_bytes(&self) -> usize {
         self.shared.held_bytes.load(Ordering::Relaxed)
+    }
+}
+
+/// Reads what is held when somebody asks, so that taking and giving back cost nothing more.
+#[derive(Debug)]
+struct Held(Permits);
+
+impl Collector for Held {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let mut gauge = |name: &str, help: &str, value: usize| {
+            let value = ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
+            value.encode(encoder.encode_descriptor(name, help, None, value.metric_type())?)
+        };
+        gauge(
+            "calls_held",
+            "Calls on their way; near the bound, add replicas or raise it",
+            self.0.calls_in_flight(),
+        )?;
+        gauge(
+            "held_bytes",
+            "Bytes of bodies held; near the bound, add replicas or raise it",
+            self.0.held_bytes(),
+        )
     }
 }
 

@@ -4,5 +4,6 @@ pub mod admin;
 pub mod bind;
 pub mod check;
 pub mod drain;
+pub mod files;
 pub mod log;
 pub mod metrics;

@@ -10,7 +10,7 @@ use wire::limits::Limits;
 use wire::mcp::list::Item;
 use wire::mcp::mirror::Mirrored;
 
-use super::names::{Names, Offer, Prefix};
+use super::names::{self, Names, Offer, Prefix};
 use super::render::{self, Rendered};
 use super::template::Template;
 use crate::call::ServerName;
@@ -41,6 +41,13 @@ pub struct Member<'a> {
     pub prefix: Prefix,
     /// What it offers; `None` until it was listed once.
     pub part: Option<&'a Part>,
+}
+
+impl Member<'_> {
+    fn offer<'i>(&'i self, items: impl IntoIterator<Item = &'i Item>) -> Offer<'i> {
+        let names = items.into_iter().map(|item| item.key.as_str()).collect();
+        Offer { server: self.name, prefix: self.prefix, names }
+    }
 }
 
 /// Names given so far; they outlive single catalogs.
@@ -192,77 +199,59 @@ impl<'a> Builder<'a> {
     }
 
     fn tools(&mut self, names: &mut Names, catalog: &mut Catalog) {
-        let mut shown: Vec<(usize, Vec<(Item, Arc<[Mirrored]>)>)> = Vec::new();
-        for (n, member, part) in self.parts() {
-            let mut tools = Vec::new();
+        let mut shown = Vec::new();
+        for (server, member, part) in self.parts() {
+            let mut tools: Vec<(Item, Arc<[Mirrored]>)> = Vec::new();
             for item in part.tools.iter().filter(|item| self.may_show(member.name, &item.key)) {
                 match render::tool(item, &self.terms.limits) {
                     Some((item, mirrored)) => tools.push((item, mirrored.into())),
-                    None => catalog.unfit.push((n, item.key.clone())),
+                    None => catalog.unfit.push((server, item.key.clone())),
                 }
             }
-            shown.push((n, tools));
+            shown.push((server, member, tools));
         }
-        let offers: Vec<_> = shown
-            .iter()
-            .filter_map(|(n, tools)| {
-                let names = tools.iter().map(|(item, _)| item.key.as_str()).collect();
-                self.members.get(*n).map(|m| Offer { server: m.name, prefix: m.prefix, names })
-            })
-            .collect();
+        let offers: Vec<_> =
+            shown.iter().map(|(_, member, tools)| member.offer(tools.iter().map(|(item, _)| item))).collect();
         let assigned = names.assign(&offers);
         catalog.contested += assigned.contested;
-        for ((n, tools), public) in shown.iter().zip(assigned.public) {
+        for ((server, _, tools), public) in shown.iter().zip(assigned.public) {
             for ((item, mirrored), public) in tools.iter().zip(public) {
-                let route = |rename| Route { server: *n, rename, mirrored: mirrored.clone() };
-                self.add(*n, ListKind::Tools, item, public, route);
+                let route = Route { server: *server, rename: None, mirrored: mirrored.clone() };
+                self.add(ListKind::Tools, item, public, &route);
             }
         }
     }
 
     fn prompts(&mut self, names: &mut Names, catalog: &mut Catalog) {
         let parts: Vec<_> = self.parts().collect();
-        let offers: Vec<_> = parts
-            .iter()
-            .map(|(_, member, part)| Offer {
-                server: member.name,
-                prefix: member.prefix,
-                names: part.prompts.iter().map(|item| item.key.as_str()).collect(),
-            })
-            .collect();
+        let offers: Vec<_> = parts.iter().map(|(_, member, part)| member.offer(&part.prompts)).collect();
         let assigned = names.assign(&offers);
         catalog.contested += assigned.contested;
-        for ((n, _, part), public) in parts.iter().zip(assigned.public) {
+        for ((server, _, part), public) in parts.iter().zip(assigned.public) {
+            let route = Route { server: *server, rename: None, mirrored: Arc::default() };
             for (item, public) in part.prompts.iter().zip(public) {
-                let route = |rename| Route { server: *n, rename, mirrored: Arc::default() };
-                self.add(*n, ListKind::Prompts, item, public, route);
+                self.add(ListKind::Prompts, item, public, &route);
             }
         }
     }
 
     /// Enters one named item: under its public name for all, under its own for its server alone. The
     /// prefixed name always leads to it too, unless another item is shown under it.
-    fn add(
-        &mut self,
-        server: usize,
-        kind: ListKind,
-        item: &Item,
-        public: Option<String>,
-        route: impl Fn(Option<Bytes>) -> Route,
-    ) {
-        if let Some(alone) = self.alone.get_mut(server) {
-            alone.table(kind).insert(item.key.clone(), route(None));
+    fn add(&mut self, kind: ListKind, item: &Item, public: Option<String>, route: &Route) {
+        let to = |rename| Route { rename, ..route.clone() };
+        if let Some(alone) = self.alone.get_mut(route.server) {
+            alone.table(kind).insert(item.key.clone(), to(None));
             alone.items(kind).push(item.raw.clone());
         }
         let own_name = || Some(render::string_token(&item.key));
-        if let Some(member) = self.members.get(server) {
-            let alias = super::names::prefixed(member.name, &item.key);
-            self.all.table(kind).entry(alias).or_insert_with(|| route(own_name()));
+        if let Some(member) = self.members.get(route.server) {
+            let alias = names::prefixed(member.name, &item.key);
+            self.all.table(kind).entry(alias).or_insert_with(|| to(own_name()));
         }
         if let Some(public) = public {
             self.all.items(kind).push(render::renamed(item, &public));
             let rename = if public == item.key { None } else { own_name() };
-            self.all.table(kind).insert(public, route(rename));
+            self.all.table(kind).insert(public, to(rename));
         }
     }
 
@@ -323,7 +312,7 @@ impl<'a> Builder<'a> {
 
     fn may_show(&self, server: &ServerName, tool: &str) -> bool {
         let Some(only) = &self.terms.tools else { return true };
-        only.contains(tool) || only.contains(&super::names::prefixed(server, tool))
+        only.contains(tool) || only.contains(&names::prefixed(server, tool))
     }
 }
 

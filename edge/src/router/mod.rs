@@ -2,11 +2,12 @@
 //!
 //! [`Gateway`] is the whole view: a downstream adapter dispatches calls through it and asks it what the
 //! servers offer together. [`Router`] is the real one: it answers lists from the [`catalog`], kept fresh in
-//! the background, and routes everything else by table. It must not know of HTTP, sessions
-//! or eras.
+//! the background by [`refresh`], and routes everything else by table. It must not know of HTTP, sessions or
+//! eras.
 
 pub mod catalog;
 pub mod names;
+pub mod refresh;
 pub mod render;
 mod route;
 mod seen;
@@ -186,6 +187,17 @@ impl Router {
             catalog: RwLock::default(),
         };
         Self { shared: Arc::new(shared) }
+    }
+
+    /// What public names lead to now.
+    pub fn catalog(&self) -> Arc<Catalog> {
+        self.shared.catalog()
+    }
+
+    /// Resolves when names have been given out.
+    pub async fn settled(&self) {
+        // The sender is in `self`, so this cannot fail.
+        let _ = self.shared.settled.subscribe().wait_for(|settled| *settled).await;
     }
 }
 

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 
 use bytes::Bytes;
 use memchr::memmem;
+use wire::envelope::Value;
 use wire::mcp::invoke;
 use wire::mcp::method::Method;
 use wire::object::Object;
@@ -108,7 +109,7 @@ impl Shared {
 
     /// By what is completed: a prompt's name, or a template's URI (MCP 2025-11-25 server/utilities/completion).
     fn completion(&self, call: &Call, surface: &Surface, only: Option<usize>) -> Result<Target, Error> {
-        let reference = call.request.param("ref").filter(|value| value.is_object());
+        let reference = call.request.param("ref").filter(Value::is_object);
         let reference = reference.ok_or_else(|| missing("ref", "what to complete"))?;
         let bytes = call.request.bytes();
         let object = Object::scan(bytes, reference.span(), &self.config.limits).map_err(|error| {

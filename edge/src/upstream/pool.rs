@@ -73,8 +73,7 @@ impl Pool {
         drain: DrainWatch,
     ) -> Arc<Self> {
         let tasks = TaskTracker::new();
-        let command =
-            Command::new(server.name.clone(), server.source.clone(), config.stop_grace, tasks.clone());
+        let command = Command::new(&server, &config, tasks.clone());
         let dial = Dialer::new(server.source.clone(), command);
         let around =
             Around { dial: Arc::new(dial), metrics: metrics.server(&server.name), bounds, drain, tasks };

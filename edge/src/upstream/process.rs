@@ -5,9 +5,7 @@ use std::io;
 use std::process::Stdio;
 use std::time::Duration;
 
-use nix::sys::signal::{Signal, killpg};
-use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
-use nix::unistd::Pid;
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
 use tokio::io::AsyncRead;
 use tokio::process::{Child, Command as Spawn};
 use tokio::time::{Instant, sleep};
@@ -16,20 +14,28 @@ use wire::Frame;
 use wire::frame_io::FrameReader;
 
 use super::link::Link;
-use super::settings::Source;
+use super::settings::{Config, ServerConfig, Source};
 use crate::call::ServerName;
+use crate::ops::files::OpenFiles;
 
 /// What to run, checked to be a command.
 pub(super) struct Command {
     server: ServerName,
     source: Source,
     grace: Duration,
+    files: Option<OpenFiles>,
     tasks: TaskTracker,
 }
 
 impl Command {
-    pub(super) fn new(server: ServerName, source: Source, grace: Duration, tasks: TaskTracker) -> Self {
-        Self { server, source, grace, tasks }
+    pub(super) fn new(server: &ServerConfig, config: &Config, tasks: TaskTracker) -> Self {
+        Self {
+            server: server.name.clone(),
+            source: server.source.clone(),
+            grace: config.stop_grace,
+            files: config.files,
+            tasks,
+        }
     }
 
     /// Starts a process; its stdin and stdout are the link.
@@ -53,7 +59,11 @@ impl Command {
         if let Some(stderr) = child.stderr.take() {
             self.tasks.spawn(log_stderr(self.server.clone(), stderr));
         }
-        let pid = child.id().map(|id| Pid::from_raw(id.cast_signed()));
+        if let (Some(files), Some(id)) = (self.files, child.id()) {
+            // A child that keeps our higher limit works too; only programs from before it could stumble.
+            let _ = files.restore(id);
+        }
+        let pid = child.id().and_then(|id| Pid::from_raw(id.cast_signed()));
         Ok(Link { process: Some(Process { child, pid, grace: self.grace }), ..Link::new(stdout, stdin) })
     }
 }
@@ -73,11 +83,11 @@ impl Process {
     pub(super) async fn stop(mut self) {
         let Some(pid) = self.pid else { return };
         if !exited(pid, self.grace).await {
-            let _ = killpg(pid, Signal::SIGTERM); // it may be gone by now
+            let _ = kill_process_group(pid, Signal::TERM); // it may be gone by now
             exited(pid, self.grace).await;
         }
         // The leader may have left others behind in its group.
-        let _ = killpg(pid, Signal::SIGKILL);
+        let _ = kill_process_group(pid, Signal::KILL);
         self.pid = None;
         let _ = self.child.wait().await; // reaps; its status was the server's business
     }
@@ -87,7 +97,7 @@ impl Drop for Process {
     fn drop(&mut self) {
         // Not stopped: the runtime goes down. Not reaped either, so the group is still ours.
         if let Some(pid) = self.pid {
-            let _ = killpg(pid, Signal::SIGKILL);
+            let _ = kill_process_group(pid, Signal::KILL);
         }
     }
 }
@@ -95,10 +105,10 @@ impl Drop for Process {
 /// Whether the process has ended within `grace`; it stays a zombie.
 async fn exited(pid: Pid, grace: Duration) -> bool {
     let deadline = Instant::now() + grace;
-    let options = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+    let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
     loop {
         // An error means that it is no child of ours any more.
-        if !matches!(waitid(Id::Pid(pid), options), Ok(WaitStatus::StillAlive)) {
+        if !matches!(waitid(WaitId::Pid(pid), options), Ok(None)) {
             return true;
         }
         if Instant::now() >= deadline {
@@ -143,18 +153,24 @@ mod tests {
             args: vec!["-c".into(), script.into()],
             env: BTreeMap::from([("GREETING".into(), "hello".into())]),
         };
-        Command::new(ServerName::parse("local").unwrap(), source, grace, TaskTracker::new())
+        command(source, grace, Some(OpenFiles::raise()))
+    }
+
+    fn command(source: Source, stop_grace: Duration, files: Option<OpenFiles>) -> Command {
+        let server = ServerConfig::new(ServerName::parse("local").unwrap(), source);
+        Command::new(&server, &Config { stop_grace, files, ..Config::default() }, TaskTracker::new())
     }
 
     async fn read_pid(link: &mut Link) -> Pid {
         let mut text = [0; 16];
         let n = link.incoming.read(&mut text).await.unwrap();
-        Pid::from_raw(std::str::from_utf8(&text[..n]).unwrap().trim().parse().unwrap())
+        Pid::from_raw(std::str::from_utf8(&text[..n]).unwrap().trim().parse().unwrap()).unwrap()
     }
 
     fn alive(pid: Pid) -> bool {
         // A zombie that somebody else has to reap counts as gone.
-        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        let stat =
+            std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).unwrap_or_default();
         !stat.is_empty() && !stat.contains(") Z ")
     }
 
@@ -165,6 +181,18 @@ mod tests {
         let mut said = String::new();
         link.incoming.read_to_string(&mut said).await.unwrap();
         assert_eq!(said, "say hello\n");
+        link.process.unwrap().stop().await;
+    }
+
+    #[tokio::test]
+    async fn a_child_gets_the_limit_of_open_files_that_we_were_started_with() {
+        // A test runner's own limit may be at its top already; then both are the same, and so they must stay.
+        let before = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+        let mut link = shell("read line; ulimit -Sn", Duration::from_secs(5)).start().unwrap();
+        link.outgoing.write_all(b"\n").await.unwrap();
+        let mut said = String::new();
+        link.incoming.read_to_string(&mut said).await.unwrap();
+        assert_eq!(said.trim().parse().ok(), before, "{said}");
         link.process.unwrap().stop().await;
     }
 
@@ -188,7 +216,7 @@ mod tests {
     fn a_missing_program_is_an_error_at_once() {
         let source =
             Source::Command { program: "/no/such/program".into(), args: vec![], env: BTreeMap::new() };
-        let command = Command::new(ServerName::parse("x").unwrap(), source, POLL, TaskTracker::new());
+        let command = command(source, POLL, None);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let error = runtime.block_on(async { command.start().err().unwrap() });
         assert_eq!(error.kind(), io::ErrorKind::NotFound);

@@ -8,6 +8,7 @@ use wire::limits::Limits;
 
 use super::address::Address;
 use crate::call::ServerName;
+use crate::ops::files::OpenFiles;
 use crate::permit::SlotConfig;
 
 /// What holds for the connections of every server.
@@ -38,6 +39,8 @@ pub struct Config {
     pub slots: SlotConfig,
     /// Bounds of one message.
     pub limits: Limits,
+    /// The limit of open files that local processes get back; set by `app`, not by users.
+    pub files: Option<OpenFiles>,
     /// Pages followed for one list. 100: real servers have one to three, and a cursor that never ends is a bug.
     pub list_pages: usize,
 }
@@ -57,6 +60,7 @@ impl Default for Config {
             stop_grace: Duration::from_secs(5),
             slots: SlotConfig::default(),
             limits: Limits::default(),
+            files: None,
             list_pages: 100,
         }
     }

@@ -1,0 +1,65 @@
+//! `--dry-run`: tries every server and prints what would be served. No listener is opened.
+
+use std::fmt::Write;
+use std::time::Duration;
+
+use prometheus_client::registry::Registry;
+use serde_json::Value;
+
+use super::{Servers, limit_files, status};
+use crate::config::Config;
+use crate::ops::drain::Drain;
+use crate::permit;
+use crate::router::catalog::ListKind;
+use crate::upstream::ServerState;
+
+/// Tries every server. The report, and whether all of them answered.
+pub async fn dry_run(mut config: Config) -> (String, bool) {
+    limit_files(&mut config);
+    let drain = Drain::new();
+    let bounds = permit::Metrics::default();
+    let servers = Servers::build(&config, &bounds, &drain.watch(), &mut Registry::default());
+    servers.start(&drain.watch());
+    servers.router.settled().await;
+    let report = report(&servers);
+    drain.run(Duration::ZERO, config.drain.grace).await;
+    report
+}
+
+fn report(servers: &Servers) -> (String, bool) {
+    let (mut text, mut all_answered) = (String::new(), true);
+    for pool in &servers.pools {
+        let now = pool.status();
+        let answered = matches!(now.state, ServerState::Up | ServerState::Sleeping);
+        all_answered &= answered;
+        let detail = match (answered, now.era, now.last_error) {
+            (true, Some(era), _) => status::era(era).to_owned(),
+            (_, _, Some(error)) => error,
+            _ => "no answer yet".to_owned(),
+        };
+        line(&mut text, &format!("server {}: {} ({detail})", pool.name(), status::word(now.state)));
+        if status::shares_a_process(servers, pool) {
+            line(&mut text, &format!("  note: {}", status::ONE_PRINCIPAL));
+        }
+    }
+    let catalog = servers.router.catalog();
+    for (kind, word, key) in [
+        (ListKind::Tools, "tools", "name"),
+        (ListKind::Prompts, "prompts", "name"),
+        (ListKind::Resources, "resources", "uri"),
+        (ListKind::Templates, "resourceTemplates", "uriTemplate"),
+    ] {
+        let list: Value = serde_json::from_slice(&catalog.all.list(kind).bytes()).unwrap_or_default();
+        let items = list.get(word).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+        line(&mut text, &format!("{word}: {}", items.len()));
+        for item in items.iter().filter_map(|item| item.get(key)?.as_str()) {
+            line(&mut text, &format!("  {item}"));
+        }
+    }
+    (text, all_answered)
+}
+
+fn line(text: &mut String, line: &str) {
+    // Writing into a string cannot fail.
+    let _ = writeln!(text, "{line}");
+}

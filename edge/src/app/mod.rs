@@ -1,0 +1,193 @@
+//! The composition root: builds the rooms from right to left and owns the end of the process. The only room
+//! that sees all others.
+
+mod dry_run;
+mod status;
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::Request;
+use hyper::body::Incoming;
+use prometheus_client::registry::Registry;
+
+use crate::auth::Authenticator;
+use crate::call::Dispatch;
+use crate::config::{Config, DrainConfig};
+use crate::front::{self, Front, Rooms};
+use crate::listen::{self, Listener};
+use crate::ops::admin::{Admin, Pages};
+use crate::ops::drain::{Drain, DrainWatch};
+use crate::ops::files::OpenFiles;
+use crate::ops::metrics;
+use crate::permit::{self, Permits};
+use crate::router::{self, Entry, Router, refresh};
+use crate::session;
+use crate::upstream::{self, Pool};
+
+pub use dry_run::dry_run;
+
+/// A gateway whose listeners are bound and which is not serving yet.
+pub struct App {
+    drain: Drain,
+    times: DrainConfig,
+    listener: Listener,
+    admin: Admin,
+    pages: Pages,
+    front: Arc<Front>,
+    permits: Permits,
+    servers: Servers,
+}
+
+/// Who wants the process to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// The system: others still send clients here for a while.
+    Terminate,
+    /// A person at the terminal, who waits for the end.
+    Interrupt,
+}
+
+/// Why a gateway could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The public listener, or its certificate.
+    #[error("the public listener cannot be opened")]
+    Listen(#[source] listen::ListenError),
+    /// The admin listener.
+    #[error("the admin listener cannot be opened")]
+    Admin(#[source] crate::ops::bind::BindError),
+}
+
+impl App {
+    /// Builds every room and binds the listeners; no server is spoken to yet.
+    ///
+    /// # Errors
+    /// An address that cannot be bound, a certificate that cannot be read.
+    pub async fn bind(mut config: Config) -> Result<Self, StartError> {
+        limit_files(&mut config);
+        let drain = Drain::new();
+        let mut registry = metrics::registry();
+        let bounds = permit::Metrics::default();
+        bounds.register(&mut registry);
+        let permits = Permits::new(config.permits.clone(), bounds.clone());
+        permits.register(&mut registry);
+
+        let servers = Servers::build(&config, &bounds, &drain.watch(), &mut registry);
+        let auth = Authenticator::new(config.auth.clone());
+        auth.metrics().register(&mut registry);
+        let session_metrics = session::Metrics::default();
+        session_metrics.register(&mut registry);
+        let sessions = session::Table::new(config.session.clone(), session_metrics, bounds, &drain.watch());
+        let front_metrics = front::Metrics::default();
+        front_metrics.register(&mut registry);
+        let rooms = Rooms {
+            gateway: Arc::new(servers.router.clone()),
+            auth,
+            sessions,
+            permits: permits.clone(),
+            metrics: front_metrics,
+            drain: drain.watch(),
+        };
+        let front = Front::new(config.front.clone(), rooms);
+
+        let listen_metrics = listen::Metrics::default();
+        listen_metrics.register(&mut registry);
+        let listener = Listener::bind(config.listen, listen_metrics).await.map_err(StartError::Listen)?;
+        let admin = Admin::bind(config.admin).await.map_err(StartError::Admin)?;
+        let ready = status::readiness(servers.clone(), drain.watch());
+        let pages = Pages { registry, ready: Box::new(ready) };
+        Ok(Self { drain, times: config.drain, listener, admin, pages, front, permits, servers })
+    }
+
+    /// The addresses that clients can use.
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        self.listener.addresses()
+    }
+
+    /// The addresses of the admin listener.
+    pub fn admin_addresses(&self) -> Vec<SocketAddr> {
+        self.admin.addresses()
+    }
+
+    /// Serves until `stop` resolves, then drains.
+    pub async fn run(self, stop: impl Future<Output = Stop>) {
+        let watch = self.drain.watch();
+        // Until the very end: probes and scrapers want to see the drain.
+        let admin = self.admin.serve(self.pages);
+        self.servers.start(&watch);
+        let front = self.front;
+        let handler = move |request: Request<Incoming>| front.clone().handle(request);
+        watch.spawn(self.listener.serve(handler, self.permits, watch.clone()));
+        let delay = match stop.await {
+            Stop::Terminate => self.times.delay,
+            Stop::Interrupt => Duration::ZERO,
+        };
+        tracing::info!("draining");
+        self.drain.run(delay, self.times.grace).await;
+        drop(admin);
+        tracing::info!("stopped");
+    }
+}
+
+/// The upstream half: the pools, in the configured order, and the router before them.
+#[derive(Clone)]
+struct Servers {
+    pools: Vec<Arc<Pool>>,
+    router: Router,
+    /// Servers of which each session should have a process of its own, where all callers are one principal.
+    one_principal: bool,
+}
+
+impl Servers {
+    fn build(config: &Config, bounds: &permit::Metrics, drain: &DrainWatch, registry: &mut Registry) -> Self {
+        let upstream_metrics = upstream::Metrics::default();
+        upstream_metrics.register(registry);
+        let router_metrics = router::Metrics::default();
+        router_metrics.register(registry);
+        let mut pools = Vec::with_capacity(config.servers.len());
+        let mut entries = Vec::with_capacity(config.servers.len());
+        for server in &config.servers {
+            let settings = (server.upstream.clone(), config.upstream.clone());
+            let pool = Pool::new(settings.0, settings.1, &upstream_metrics, bounds.clone(), drain.clone());
+            let (name, dispatch) = (pool.name().clone(), pool.clone() as Arc<dyn Dispatch>);
+            entries.push(Entry { name, prefix: server.prefix, dispatch });
+            pools.push(pool);
+        }
+        let router = Router::new(config.router.clone(), entries, router_metrics, drain.clone());
+        Self { pools, router, one_principal: config.auth.tokens.len() <= 1 }
+    }
+
+    /// Starts to list every server, and says once names are given out what an operator should know.
+    fn start(&self, drain: &DrainWatch) {
+        refresh::start(&self.router, &self.pools);
+        let (servers, watch) = (self.clone(), drain.clone());
+        drain.spawn(async move {
+            tokio::select! {
+                () = servers.router.settled() => status::tell(&servers),
+                () = watch.leaving() => {}
+            }
+        });
+    }
+}
+
+/// Takes as many open files as the system gives, and no more connections than they allow.
+fn limit_files(config: &mut Config) {
+    let files = OpenFiles::raise();
+    // A local process is two pipes and its stderr; a link to a bridge is one socket.
+    let upstream = config.servers.iter().map(|server| 3 * (server.upstream.connections + 1)).sum();
+    let fits = files.fit(config.permits.connections, upstream);
+    if fits < config.permits.connections {
+        let wanted = config.permits.connections;
+        tracing::warn!(
+            wanted,
+            fits,
+            limit = files.limit,
+            "limits.connections lowered to fit the limit of open files"
+        );
+        config.permits.connections = fits;
+    }
+    config.upstream.files = Some(files);
+}

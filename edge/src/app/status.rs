@@ -1,0 +1,81 @@
+//! The state of each server, for operators: the admin port's `/ready`, the start log, `--dry-run`.
+
+use serde_json::{Value, json};
+use wire::Era;
+
+use super::Servers;
+use crate::ops::admin::Readiness;
+use crate::ops::drain::DrainWatch;
+use crate::router::Gateway;
+use crate::upstream::{Pool, ServerState};
+
+/// What the admin port answers to `/ready`. Single servers do not count: a gateway with one server down
+/// serves the others.
+pub(super) fn readiness(servers: Servers, drain: DrainWatch) -> impl Fn() -> Readiness + Send + Sync {
+    move || {
+        let (is_settled, is_leaving) = (servers.router.is_settled(), drain.is_leaving());
+        let is_ready = is_settled && !is_leaving;
+        let states = servers.pools.iter().map(|pool| (pool.name().to_string(), state(pool)));
+        let json = json!({
+            "ready": is_ready,
+            "settled": is_settled,
+            "draining": is_leaving,
+            "servers": states.collect::<serde_json::Map<_, _>>(),
+        });
+        Readiness { is_ready, json: json.to_string() }
+    }
+}
+
+/// Log lines once names are given out.
+pub(super) fn tell(servers: &Servers) {
+    for pool in &servers.pools {
+        let status = pool.status();
+        let (server, state, error) = (pool.name(), word(status.state), status.last_error);
+        match status.state {
+            ServerState::Up | ServerState::Sleeping => {
+                tracing::info!(%server, state, era = status.era.map(era), "server");
+            }
+            ServerState::Down | ServerState::Unknown => tracing::warn!(%server, state, error, "server"),
+        }
+        if shares_a_process(servers, pool) {
+            tracing::info!(%server, "{}", ONE_PRINCIPAL);
+        }
+    }
+}
+
+/// Whether clients without sessions meet in one process of this server although it may keep state for each.
+pub(super) fn shares_a_process(servers: &Servers, pool: &Pool) -> bool {
+    servers.one_principal && pool.status().era == Some(Era::Legacy)
+}
+
+/// Said of each such server.
+pub(super) const ONE_PRINCIPAL: &str = "clients without a session share one process of this server, because all \
+     credentials map to one principal; if it keeps state, give each user a token of their own";
+
+pub(super) fn word(state: ServerState) -> &'static str {
+    match state {
+        ServerState::Up => "up",
+        ServerState::Sleeping => "sleeping",
+        ServerState::Down => "down",
+        ServerState::Unknown => "unknown",
+    }
+}
+
+pub(super) fn era(era: Era) -> &'static str {
+    match era {
+        Era::Modern => "modern",
+        Era::Legacy => "legacy",
+    }
+}
+
+fn state(pool: &Pool) -> Value {
+    let status = pool.status();
+    json!({
+        "state": word(status.state),
+        "era": status.era.map(era),
+        "connections": status.connections,
+        "in_flight": status.in_flight,
+        "for_seconds": status.since.elapsed().as_secs(),
+        "last_error": status.last_error,
+    })
+}

@@ -1,0 +1,159 @@
+//! Keeps one server's part of the catalog true, in the background, whatever the other servers do.
+//!
+//! ```text
+//!          ┌─ failed: back off ─┐
+//!          ▼                    │
+//!   ──▶ Listing ── listed ──▶ Resting ── list_changed, or the server came back ──▶ Listing
+//! ```
+//! A `list_changed` that arrives before or while its list is read starts no further listing: real servers
+//! send up to five of them at each start. Later ones are taken together for `refresh_gap`.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, sleep_until};
+
+use super::catalog::Part;
+use super::{Router, Shared};
+use crate::error::Error;
+use crate::upstream::{Changes, List, Pool};
+
+/// Starts to keep the part of each server; pools stand in the order of the router's servers. Names are given
+/// out at the latest `names_settle` from now.
+pub fn start(router: &Router, pools: &[Arc<Pool>]) {
+    let drain = &router.shared.drain;
+    for (index, pool) in pools.iter().cloned().enumerate() {
+        let shared = router.shared.clone();
+        drain.spawn(async move {
+            tokio::select! {
+                () = shared.drain.leaving() => {}
+                never = keep(&shared, index, &pool) => match never {},
+            }
+        });
+    }
+    let shared = router.shared.clone();
+    drain.spawn(async move {
+        tokio::select! {
+            () = shared.drain.leaving() => {}
+            () = sleep(shared.config.names_settle) => shared.settle(),
+        }
+    });
+}
+
+async fn keep(router: &Shared, index: usize, pool: &Pool) -> Infallible {
+    let mut changes = pool.changes();
+    let mut part = Part::default();
+    let mut wanted = Wanted::ALL;
+    let mut backoff = BACKOFF_FIRST;
+    loop {
+        router.metrics.listings.inc();
+        match read(pool, &mut part, wanted).await {
+            Ok(()) => {
+                backoff = BACKOFF_FIRST;
+                router.listed(index, part.clone());
+                // What was announced up to here is in the lists that were just read.
+                let read = *changes.borrow_and_update();
+                let next = Instant::now() + router.config.refresh_gap;
+                wanted = rest(&mut changes, &read).await;
+                sleep_until(next).await;
+                wanted = wanted.and(Wanted::since(&read, &changes.borrow_and_update()));
+            }
+            Err(error) => {
+                router.metrics.listing_failures.inc();
+                tracing::warn!(server = %pool.name(), %error, "server could not be listed");
+                router.failed(index);
+                wanted = Wanted::ALL;
+                wait_for_return(&mut changes, backoff).await;
+                backoff = (backoff * 2).min(BACKOFF_MOST);
+            }
+        }
+    }
+}
+
+/// Until something is worth reading again.
+async fn rest(changes: &mut watch::Receiver<Changes>, read: &Changes) -> Wanted {
+    loop {
+        let now = *changes.borrow_and_update();
+        if now.down {
+            // What comes back may be another version of the server.
+            let _ = changes.wait_for(|changes| !changes.down).await;
+            return Wanted::ALL;
+        }
+        let wanted = Wanted::since(read, &now);
+        if wanted.any() {
+            return wanted;
+        }
+        if changes.changed().await.is_err() {
+            std::future::pending::<()>().await; // the pool is gone: so is this task, soon
+        }
+    }
+}
+
+/// Until the backoff is over, or a server that was down is back.
+async fn wait_for_return(changes: &mut watch::Receiver<Changes>, backoff: Duration) {
+    let was_down = changes.borrow_and_update().down;
+    tokio::select! {
+        () = sleep(backoff) => {}
+        _ = changes.wait_for(|changes| !changes.down), if was_down => {}
+    }
+}
+
+async fn read(pool: &Pool, part: &mut Part, wanted: Wanted) -> Result<(), Error> {
+    let facts = pool.facts().await?;
+    part.instructions.clone_from(&facts.instructions);
+    part.completes = facts.can("completions");
+    if wanted.tools {
+        part.tools = pool.list(List::Tools).await?;
+    }
+    if wanted.prompts {
+        part.prompts = pool.list(List::Prompts).await?;
+    }
+    if wanted.resources {
+        part.resources = pool.list(List::Resources).await?;
+        // Templates have no notification of their own (MCP 2025-11-25 server/resources).
+        part.templates = pool.list(List::Templates).await?;
+    }
+    Ok(())
+}
+
+/// Which lists to read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Wanted {
+    tools: bool,
+    prompts: bool,
+    resources: bool,
+}
+
+impl Wanted {
+    const ALL: Self = Self { tools: true, prompts: true, resources: true };
+
+    fn since(read: &Changes, now: &Changes) -> Self {
+        if now.lost != read.lost {
+            return Self::ALL;
+        }
+        Self {
+            tools: now.tools != read.tools,
+            prompts: now.prompts != read.prompts,
+            resources: now.resources != read.resources,
+        }
+    }
+
+    fn and(self, other: Self) -> Self {
+        Self {
+            tools: self.tools || other.tools,
+            prompts: self.prompts || other.prompts,
+            resources: self.resources || other.resources,
+        }
+    }
+
+    fn any(self) -> bool {
+        self.tools || self.prompts || self.resources
+    }
+}
+
+/// The first wait after a failure. 500 ms: a server that starts beside us is there soon.
+const BACKOFF_FIRST: Duration = Duration::from_millis(500);
+/// The longest wait. 15 s: a server that comes back is noticed by its users later than by us.
+const BACKOFF_MOST: Duration = Duration::from_secs(15);
