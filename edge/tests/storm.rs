@@ -16,6 +16,7 @@ use testkit::client::{Answer, Client};
 use testkit::eventually;
 use testkit::process::{Bridge, Edge, Scratch, binary, free_address, signal, workspace};
 use testkit::record::Record;
+use testkit::tap::Tap;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -118,17 +119,11 @@ async fn server_everything_shows_all_its_tools_without_a_storm() {
     let script =
         workspace().join("testkit/real/node_modules/@modelcontextprotocol/server-everything/dist/index.js");
     assert!(script.exists(), "{} is missing; run `make real-deps` first", script.display());
-    let scratch = Scratch::new();
-    let seen = scratch.path("seen");
-    // What the server is sent is kept on its way.
-    let tee = format!("tee -a {} | node {}", seen.display(), script.display());
-    let bridge = Bridge::start(&["sh", "-c", &tee]).await;
-    let edge = Edge::start(&[("everything", bridge.address)]).await;
+    let bridge = Bridge::start(&["node", script.to_str().unwrap()]).await;
+    let tap = Tap::start(bridge.address).await;
+    let edge = Edge::start(&[("everything", tap.address())]).await;
     edge.ready().await;
-    let listings = || {
-        let seen = std::fs::read_to_string(&seen).unwrap_or_default();
-        seen.lines().filter(|line| line.contains("\"tools/list\"")).count()
-    };
+    let listings = || tap.record().listings();
     // Its list changes come within its first seconds; what they cause belongs to the start and not to the
     // clients.
     eventually("its tools", async || (client(&edge, 0).await.tool_names().await.len() == 17).then_some(()))

@@ -8,6 +8,7 @@
 //! - [`scripted`] — that server over any byte stream; [`scripted::Listener`] serves it on TCP inside the
 //!   test, in the place of bridge and process; the binary `scripted-server` serves it on stdio
 //! - [`record`] — what a scripted server saw: starts, messages, ends
+//! - [`tap`] — the same for real servers: what went up on the wire to a bridge
 //! - [`http`], [`sse`] — one HTTP exchange with every header in the test's hands
 //! - [`client`] — MCP clients of both eras on top of it
 //! - [`process`] — programs under test: found, started, awaited, killed with their guard
@@ -29,6 +30,7 @@ pub mod record;
 pub mod script;
 pub mod scripted;
 pub mod sse;
+pub mod tap;
 
 use std::time::Duration;
 
