@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeLabelValue, EncodeMetric};
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::ConstGauge;
@@ -20,6 +20,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
 use crate::error::{Blame, Error};
+use crate::ops::metrics::words;
 
 /// The bounds of the whole process.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,7 +44,7 @@ impl Default for Config {
 }
 
 /// A bound that was hit; the label of `mcp_edge_refused_total`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[expect(missing_docs, reason = "each is the setting or limit of the same name")]
 pub enum Bound {
     Connections,
@@ -60,6 +61,22 @@ pub enum Bound {
     Frame,
     EventBytes,
 }
+
+words!(Bound {
+    Connections => "connections",
+    Calls => "calls",
+    PrincipalCalls => "principal_calls",
+    HeldBytes => "held_bytes",
+    Body => "body",
+    Sessions => "sessions",
+    SessionCalls => "session_calls",
+    Slots => "slots",
+    Queue => "queue",
+    QueueTimeout => "queue_timeout",
+    ServerConnections => "server_connections",
+    Frame => "frame",
+    EventBytes => "event_bytes",
+});
 
 /// How often each bound was hit.
 #[derive(Clone, Debug, Default)]

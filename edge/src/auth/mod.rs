@@ -12,13 +12,14 @@ use std::fmt;
 use std::sync::Arc;
 
 use http::header::{AUTHORIZATION, HeaderMap, HeaderValue};
-use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
+use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Registry;
 use subtle::{Choice, ConditionallySelectable};
 
 use crate::call::Caller;
+use crate::ops::metrics::words;
 
 pub use secret::Secret;
 
@@ -140,12 +141,14 @@ impl Metrics {
 }
 
 /// Why credentials were refused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Refusal {
     Missing,
     Ambiguous,
     Unknown,
 }
+
+words!(Refusal { Missing => "missing", Ambiguous => "ambiguous", Unknown => "unknown" });
 
 impl From<Refusal> for Unauthorized {
     fn from(refusal: Refusal) -> Self {

@@ -13,6 +13,7 @@ use bytes::Bytes;
 use wire::Message;
 use wire::splice::Parts;
 
+use super::ServerName;
 use crate::error::{Blame, Error, Kind};
 
 /// Bytes of events one reply holds for a client that reads slowly (ARCHITECTURE, backpressure): enough for
@@ -55,13 +56,14 @@ pub trait Cancel: Send + Sync {
 /// A new pair.
 pub fn reply() -> (Responder, Reply) {
     let shared = Arc::new(Mutex::new(Shared::default()));
-    (Responder { shared: shared.clone() }, Reply { shared, inspect: None })
+    (Responder { shared: shared.clone() }, Reply { shared, inspect: None, server: None })
 }
 
 /// The consumer's end. Dropping it cancels the call.
 pub struct Reply {
     shared: Arc<Mutex<Shared>>,
     inspect: Option<Inspect>,
+    server: Option<ServerName>,
 }
 
 type Inspect = Box<dyn FnOnce(&Outcome) + Send>;
@@ -77,6 +79,17 @@ impl Reply {
     /// A reply that already failed.
     pub fn failed(error: Error) -> Self {
         Self::ready(Outcome::Failed(error))
+    }
+
+    /// Says which server answers.
+    pub fn from_server(mut self, server: ServerName) -> Self {
+        self.server = Some(server);
+        self
+    }
+
+    /// The server that answers, if one alone does.
+    pub fn server(&self) -> Option<&ServerName> {
+        self.server.as_ref()
     }
 
     /// Has `inspect` look at the outcome on its way to the consumer.

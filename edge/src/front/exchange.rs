@@ -13,17 +13,18 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{Response, StatusCode};
 use tokio::time::{Instant, timeout_at};
-use wire::Message;
 use wire::id::RequestId;
 use wire::mcp::meta;
 use wire::splice::{Parts, Splice};
+use wire::{Era, Message};
 
+use super::Front;
 use super::body::Body;
 use super::media::Accepts;
-use super::metrics::{Metrics, Record, StreamKind};
+use super::metrics::{Metrics, Record, StreamKind, Subject};
 use super::reply::{Answer, Manner};
 use super::sse::{self, Fed, Feed};
-use crate::call::{Event, Next, Reply};
+use crate::call::{Call, Event, Next, Reply};
 use crate::error::{Blame, Error, Kind};
 use crate::ops::drain::DrainWatch;
 use crate::session::InFlight;
@@ -40,14 +41,14 @@ enum State {
 }
 
 /// See [`Exchange`].
-pub(super) struct Waiting {
-    pub(super) reply: Reply,
-    pub(super) id: RequestId,
+struct Waiting {
+    reply: Reply,
+    id: RequestId,
     /// The client's own progress token as JSON; without one it wants no progress.
-    pub(super) progress_token: Option<Bytes>,
-    pub(super) manner: Manner,
-    pub(super) record: Record,
-    pub(super) tie: Tie,
+    progress_token: Option<Bytes>,
+    manner: Manner,
+    record: Record,
+    tie: Tie,
 }
 
 /// What holds a call to its client.
@@ -75,12 +76,20 @@ enum Step {
 }
 
 /// The client's progress token in a request.
-pub(super) fn progress_token(request: &Message) -> Option<Bytes> {
+fn progress_token(request: &Message) -> Option<Bytes> {
     request.meta_value(meta::PROGRESS_TOKEN).map(|token| token.span().slice(request.bytes()))
 }
 
 impl Exchange {
-    pub(super) fn new(waiting: Waiting) -> Self {
+    /// Sends a call on its way; `id` and `era` are the client's.
+    pub(super) fn start(front: &Front, (era, id): (Era, RequestId), call: Call, tie: Tie) -> Self {
+        let (method, started) = (call.method, Instant::now());
+        let progress_token = progress_token(&call.request);
+        let reply = front.rooms.gateway.dispatch(call);
+        let server = reply.server().cloned();
+        let subject = Subject { era, method, server: server.clone(), log: front.config.log_calls, started };
+        let record = Record::start(&front.rooms.metrics, subject);
+        let waiting = Waiting { reply, id, progress_token, manner: Manner { era, server }, record, tie };
         Self { state: State::Waiting(Box::new(waiting)) }
     }
 

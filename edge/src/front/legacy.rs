@@ -22,12 +22,11 @@ use wire::{Era, Kind, Message};
 
 use super::body::Body;
 use super::classify;
-use super::exchange::{Exchange, Tie, Waiting, progress_token};
+use super::exchange::{Exchange, Tie};
 use super::media::{self, Accepts};
-use super::metrics::{Record, StreamKind, Subject};
+use super::metrics::StreamKind;
 use super::modern::accepted;
 use super::refusal::{self, ErrorObject, Refusal};
-use super::reply::Manner;
 use super::sse::{self, Fed, Feed};
 use super::{Front, Posted, headers};
 use crate::call::{Affinity, Call, Caller, Client, ServerName};
@@ -159,11 +158,7 @@ async fn call(
         }
         Refused::Full(error) => error.into(),
     })?;
-    let subject = Subject { era: Era::Legacy, method, server: scope.clone(), log: front.config.log_calls };
-    let record = Record::start(&front.rooms.metrics, subject);
-    let progress_token = progress_token(&message);
-    let manner = Manner { era: Era::Legacy, scope: scope.clone() };
-    let reply = front.rooms.gateway.dispatch(Call {
+    let call = Call {
         caller,
         client: session.client().clone(),
         affinity: Affinity::Session(session.key().clone()),
@@ -172,10 +167,10 @@ async fn call(
         request: message,
         rename: None,
         permit,
-    });
+    };
     let tie = Tie::Session(in_flight, front.rooms.drain.clone());
-    let waiting = Waiting { reply, id, progress_token, manner, record, tie };
-    Ok(Exchange::new(waiting).respond(accepts, front.config.pace(), &front.rooms.metrics).await)
+    let exchange = Exchange::start(front, (Era::Legacy, id), call, tie);
+    Ok(exchange.respond(accepts, front.config.pace(), &front.rooms.metrics).await)
 }
 
 fn notice(session: &Session, message: &Message) {

@@ -2,11 +2,10 @@
 //!
 //! Labels come from closed sets: never names, URIs or ids that a client sent.
 
-use std::fmt;
 use std::time::Duration;
 
 use http::StatusCode;
-use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
+use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -18,6 +17,7 @@ use wire::mcp::method::Method;
 
 use crate::call::ServerName;
 use crate::error::Kind;
+use crate::ops::metrics::words;
 
 /// See the module.
 #[derive(Clone, Debug)]
@@ -119,7 +119,6 @@ impl Drop for StreamCount {
 pub(super) struct Record {
     metrics: Metrics,
     subject: Subject,
-    start: Instant,
     ending: Ending,
 }
 
@@ -131,13 +130,14 @@ pub(super) struct Subject {
     pub(super) server: Option<ServerName>,
     /// One log event when the call ends.
     pub(super) log: bool,
+    pub(super) started: Instant,
 }
 
 impl Record {
     pub(super) fn start(metrics: &Metrics, subject: Subject) -> Self {
         metrics.in_flight.inc();
         // Until something else is known: the client went away.
-        Self { metrics: metrics.clone(), subject, start: Instant::now(), ending: Ending::Cancelled }
+        Self { metrics: metrics.clone(), subject, ending: Ending::Cancelled }
     }
 
     /// The call has ended; dropping the record books it.
@@ -148,7 +148,7 @@ impl Record {
 
 impl Drop for Record {
     fn drop(&mut self) {
-        let elapsed = self.start.elapsed();
+        let elapsed = self.subject.started.elapsed();
         let class = Class::of(self.subject.method);
         let era = CallEra::of(self.subject.era);
         self.metrics.in_flight.dec();
@@ -187,17 +187,6 @@ pub enum Class {
 }
 
 impl Class {
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::ToolsCall => "tools/call",
-            Self::PromptsGet => "prompts/get",
-            Self::ResourcesRead => "resources/read",
-            Self::Complete => "completion/complete",
-            Self::List => "list",
-            Self::Other => "other",
-        }
-    }
-
     fn of(method: Method) -> Self {
         match method {
             Method::ToolsCall => Self::ToolsCall,
@@ -251,24 +240,6 @@ impl Ending {
             }
         }
     }
-
-    /// The words of `data.reason`, and three more.
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::Ok => "ok",
-            Self::Refused => "refused",
-            Self::Invalid => "invalid",
-            Self::Unreachable => "unreachable",
-            Self::Busy => "busy",
-            Self::Died => "died",
-            Self::Timeout => "timeout",
-            Self::TooLarge => "too_large",
-            Self::Protocol => "protocol",
-            Self::Cancelled => "cancelled",
-            Self::Draining => "draining",
-            Self::Lost => "lost",
-        }
-    }
 }
 
 /// Whom a stream belongs to.
@@ -284,15 +255,6 @@ enum CallEra {
     Legacy,
 }
 
-impl StreamKind {
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::Call => "call",
-            Self::Session => "session",
-        }
-    }
-}
-
 impl CallEra {
     fn of(era: Era) -> Self {
         match era {
@@ -300,27 +262,36 @@ impl CallEra {
             Era::Legacy => Self::Legacy,
         }
     }
-
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::Modern => "modern",
-            Self::Legacy => "legacy",
-        }
-    }
 }
 
-/// The derived form would write the names of variants; labels are the words of logs and answers.
-macro_rules! label_by_name {
-    ($($label:ty)*) => {$(
-        impl EncodeLabelValue for $label {
-            fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> fmt::Result {
-                self.as_str().encode(encoder)
-            }
-        }
-    )*};
-}
+words!(Class {
+    ToolsCall => "tools/call",
+    PromptsGet => "prompts/get",
+    ResourcesRead => "resources/read",
+    Complete => "completion/complete",
+    List => "list",
+    Other => "other",
+});
 
-label_by_name! { Class Ending StreamKind CallEra }
+// The words of `data.reason`, and three more.
+words!(Ending {
+    Ok => "ok",
+    Refused => "refused",
+    Invalid => "invalid",
+    Unreachable => "unreachable",
+    Busy => "busy",
+    Died => "died",
+    Timeout => "timeout",
+    TooLarge => "too_large",
+    Protocol => "protocol",
+    Cancelled => "cancelled",
+    Draining => "draining",
+    Lost => "lost",
+});
+
+words!(StreamKind { Call => "call", Session => "session" });
+
+words!(CallEra { Modern => "modern", Legacy => "legacy" });
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct CallLabels {

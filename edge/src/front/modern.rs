@@ -20,10 +20,8 @@ use wire::splice::Parts;
 
 use super::body::Body;
 use super::classify::{self, MISSING_META};
-use super::exchange::{Exchange, Tie, Waiting, progress_token};
-use super::metrics::{Record, Subject};
+use super::exchange::{Exchange, Tie};
 use super::refusal::{self, Refusal};
-use super::reply::Manner;
 use super::{Front, Posted, headers, sse};
 use crate::call::{Affinity, Call, Client, ServerName};
 use crate::permit::Bound;
@@ -77,11 +75,7 @@ async fn call(
     let Some(id) = message.id().cloned() else {
         return Err(Refusal::bad_request(code::INVALID_REQUEST, "a request has an id"));
     };
-    let subject = Subject { era: Era::Modern, method, server: scope.clone(), log: front.config.log_calls };
-    let record = Record::start(&front.rooms.metrics, subject);
-    let progress_token = progress_token(&message);
-    let manner = Manner { era: Era::Modern, scope: scope.clone() };
-    let reply = front.rooms.gateway.dispatch(Call {
+    let call = Call {
         caller,
         client: Arc::new(client),
         affinity: Affinity::Principal,
@@ -90,9 +84,9 @@ async fn call(
         request: message,
         rename: None,
         permit,
-    });
-    let waiting = Waiting { reply, id, progress_token, manner, record, tie: Tie::Response };
-    Ok(Exchange::new(waiting).respond(accepts, front.config.pace(), &front.rooms.metrics).await)
+    };
+    let exchange = Exchange::start(front, (Era::Modern, id), call, Tie::Response);
+    Ok(exchange.respond(accepts, front.config.pace(), &front.rooms.metrics).await)
 }
 
 /// What every modern request says of itself.

@@ -30,8 +30,8 @@ use crate::permit::RETRY_AFTER;
 pub(super) struct Manner {
     /// The era the client speaks.
     pub(super) era: Era,
-    /// The server whose path the client used.
-    pub(super) scope: Option<ServerName>,
+    /// The server that answers, where one alone does.
+    pub(super) server: Option<ServerName>,
 }
 
 /// The end of a call, ready to be sent.
@@ -65,7 +65,7 @@ impl Manner {
         let object = ErrorObject {
             code: code_of(self.era, &error.kind),
             message: error.message.clone().into(),
-            data: data_of(&error.kind, self.scope.as_ref()),
+            data: data_of(&error.kind, self.server.as_ref()),
         };
         Answer {
             status: status_of(self.era, error),
@@ -161,14 +161,14 @@ fn code_of(era: Era, kind: &Kind) -> i32 {
     }
 }
 
-fn data_of(kind: &Kind, scope: Option<&ServerName>) -> Option<Value> {
+fn data_of(kind: &Kind, server: Option<&ServerName>) -> Option<Value> {
     let mut data = Map::new();
     if let Kind::UnknownResource(uri) = kind {
         data.insert("uri".to_owned(), uri.clone().into());
     }
     if let Some(reason) = kind.reason() {
         data.insert("reason".to_owned(), reason.into());
-        if let Some(server) = scope {
+        if let Some(server) = server {
             data.insert("server".to_owned(), server.as_str().into());
         }
     }

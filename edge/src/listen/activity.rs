@@ -22,14 +22,17 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
 use super::http::Config;
+use crate::ops::metrics::words;
 
 /// What a connection was doing when its time ran out; the label of `mcp_edge_connection_timeouts_total`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, prometheus_client::encoding::EncodeLabelValue)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Phase {
     Opening,
     Head,
     Idle,
 }
+
+words!(Phase { Opening => "opening", Head => "head", Idle => "idle" });
 
 /// Shared by the stream, the requests and the task of one connection.
 #[derive(Debug)]

@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
-use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
+use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -32,6 +32,7 @@ use self::http::{Handler, Service};
 use self::tls::{Reloader, Tls, TlsError};
 use crate::ops::bind::{Address, BindError};
 use crate::ops::drain::DrainWatch;
+use crate::ops::metrics::words;
 use crate::permit::{ConnPermit, Permits};
 
 /// Where and how to listen.
@@ -226,11 +227,13 @@ struct HandshakeLabel {
     reason: HandshakeFailure,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum HandshakeFailure {
     Timeout,
     Refused,
 }
+
+words!(HandshakeFailure { Timeout => "timeout", Refused => "refused" });
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct PhaseLabel {

@@ -31,6 +31,32 @@ pub fn encode(registry: &Registry) -> String {
     out
 }
 
+/// Gives a closed set its words, the same as a label and in logs; the derived form of a label would be the
+/// variant's name in Rust.
+macro_rules! words {
+    ($set:ty { $($variant:ident => $word:literal),* $(,)? }) => {
+        impl $set {
+            /// The word in labels and logs.
+            pub(crate) fn as_str(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $word),*
+                }
+            }
+        }
+
+        impl prometheus_client::encoding::EncodeLabelValue for $set {
+            fn encode(
+                &self,
+                encoder: &mut prometheus_client::encoding::LabelValueEncoder<'_>,
+            ) -> Result<(), std::fmt::Error> {
+                prometheus_client::encoding::EncodeLabelValue::encode(&self.as_str(), encoder)
+            }
+        }
+    };
+}
+
+pub(crate) use words;
+
 #[cfg(test)]
 mod tests {
     use super::*;

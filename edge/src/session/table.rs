@@ -4,12 +4,11 @@
 //! there are millions of requests a second. What is not here: what a session does (`session`).
 
 use std::collections::HashMap;
-use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
+use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -22,6 +21,7 @@ use super::{Birth, Config, Live, Phase, Session};
 use crate::call::{Caller, ServerName, SessionKey};
 use crate::error::{Blame, Error, Kind};
 use crate::ops::drain::DrainWatch;
+use crate::ops::metrics::words;
 use crate::permit::{self, Bound, RETRY_AFTER};
 
 /// The sessions. Cheap to clone.
@@ -235,17 +235,7 @@ enum Cause {
     Drain,
 }
 
-impl EncodeLabelValue for Cause {
-    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> fmt::Result {
-        let word = match self {
-            Self::Deleted => "deleted",
-            Self::Idle => "idle",
-            Self::Age => "age",
-            Self::Drain => "drain",
-        };
-        word.encode(encoder)
-    }
-}
+words!(Cause { Deleted => "deleted", Idle => "idle", Age => "age", Drain => "drain" });
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct EndLabel {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
+use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -10,6 +10,7 @@ use prometheus_client::registry::{Registry, Unit};
 use wire::Era;
 
 use crate::call::ServerName;
+use crate::ops::metrics::words;
 
 /// The counts of all servers.
 #[derive(Clone, Debug, Default)]
@@ -50,14 +51,16 @@ struct ByEra {
     era: EraLabel,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum EraLabel {
     Modern,
     Legacy,
 }
 
+words!(EraLabel { Modern => "modern", Legacy => "legacy" });
+
 /// How the first request on a connection ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Handshake {
     Done,
     /// Closed before an answer.
@@ -68,8 +71,10 @@ pub(super) enum Handshake {
     Refused,
 }
 
+words!(Handshake { Done => "done", Gone => "gone", Silent => "silent", Refused => "refused" });
+
 /// Why a message of a server was dropped.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Skip {
     /// Not a JSON-RPC message.
     Garbage,
@@ -84,6 +89,8 @@ pub(super) enum Skip {
     /// Asked for an answer while more answers than the bound waited to be read.
     Flood,
 }
+
+words!(Skip { Garbage => "garbage", TooLong => "too_long", Late => "late", UnknownId => "unknown_id", Progress => "progress", Flood => "flood" });
 
 impl Metrics {
     /// Registers under the process's prefix.

@@ -1,7 +1,7 @@
 use super::*;
 
 fn manner(era: Era) -> Manner {
-    Manner { era, scope: ServerName::parse("time") }
+    Manner { era, server: ServerName::parse("time") }
 }
 
 fn text(answer: Answer) -> String {
