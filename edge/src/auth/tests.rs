@@ -96,6 +96,6 @@ fn refusals_are_counted_by_reason() {
     auth.metrics().register(&mut registry);
     let mut text = String::new();
     prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
-    assert!(text.contains(r#"auth_refused_total{reason="Missing"} 1"#), "{text}");
-    assert!(text.contains(r#"auth_refused_total{reason="Unknown"} 2"#), "{text}");
+    assert!(text.contains(r#"auth_refused_total{reason="missing"} 1"#), "{text}");
+    assert!(text.contains(r#"auth_refused_total{reason="unknown"} 2"#), "{text}");
 }

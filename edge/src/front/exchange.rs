@@ -83,10 +83,10 @@ fn progress_token(request: &Message) -> Option<Bytes> {
 impl Exchange {
     /// Sends a call on its way; `id` and `era` are the client's.
     pub(super) fn start(front: &Front, (era, id): (Era, RequestId), call: Call, tie: Tie) -> Self {
-        let (method, started) = (call.method, Instant::now());
+        let (method, scope, started) = (call.method, call.scope.clone(), Instant::now());
         let progress_token = progress_token(&call.request);
         let reply = front.rooms.gateway.dispatch(call);
-        let server = reply.server().cloned();
+        let server = reply.server().cloned().or(scope);
         let subject = Subject { era, method, server: server.clone(), log: front.config.log_calls, started };
         let record = Record::start(&front.rooms.metrics, subject);
         let waiting = Waiting { reply, id, progress_token, manner: Manner { era, server }, record, tie };

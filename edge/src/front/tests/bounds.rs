@@ -51,7 +51,7 @@ async fn a_body_has_a_size() {
     let stage = Stage::with(Setting { front, ..Setting::default() });
     let large = format!(r#"{{"jsonrpc":"2.0","id":1,"method":"ping"}}{}"#, " ".repeat(100));
     assert_eq!(refusal(&stage, post(&large, &[])).await, (413, "too_large".to_owned()));
-    assert_eq!(hits(&stage, "Body"), 1);
+    assert_eq!(hits(&stage, "body"), 1);
 }
 
 #[tokio::test]
@@ -60,7 +60,7 @@ async fn bodies_in_all_have_a_size() {
     let stage = Stage::with(Setting { permits, ..Setting::default() });
     let large = format!(r#"{{"jsonrpc":"2.0","id":1,"method":"ping"}}{}"#, " ".repeat(100));
     assert_eq!(refusal(&stage, post(&large, &[])).await, (503, "busy".to_owned()));
-    assert_eq!(hits(&stage, "HeldBytes"), 1);
+    assert_eq!(hits(&stage, "held_bytes"), 1);
 }
 
 #[tokio::test]
@@ -75,7 +75,7 @@ async fn sessions_are_counted_in_all_and_per_principal() {
     assert_eq!(refusal(&stage, post(INIT, &[a])).await, (429, "busy".to_owned()));
     assert_eq!(stage.send(post(INIT, &[b])).await.status(), 200);
     assert_eq!(refusal(&stage, post(INIT, &[b])).await, (503, "busy".to_owned()));
-    assert_eq!(hits(&stage, "Sessions"), 2);
+    assert_eq!(hits(&stage, "sessions"), 2);
     stage.send(request("DELETE", "/mcp", "", &[a, ("mcp-session-id", &id)])).await;
     assert_eq!(stage.send(post(INIT, &[b])).await.status(), 200);
 }
@@ -89,7 +89,7 @@ async fn calls_of_a_session_are_counted_and_have_different_ids() {
     let (first, _second) = (open_call(&stage, &id, 1).await, open_call(&stage, &id, 2).await);
     assert_eq!(refusal(&stage, post(&call(2), &header)).await, (400, String::new()), "twice the same id");
     assert_eq!(refusal(&stage, post(&call(3), &header)).await, (429, "busy".to_owned()));
-    assert_eq!(hits(&stage, "SessionCalls"), 1);
+    assert_eq!(hits(&stage, "session_calls"), 1);
     let other = stage.session("2025-11-25").await;
     let _other = open_call(&stage, &other, 1).await;
     let (_call, responder) = stage.take_open();
