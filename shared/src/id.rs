@@ -5,6 +5,9 @@ use std::hash::{Hash, Hasher};
 
 use bytes::Bytes;
 
+use crate::limits::Limits;
+use crate::scanner::Scanner;
+use crate::span::Span;
 use crate::text;
 
 /// The id of a request: the JSON token of an integer or a string. `1` and `"1"` are different ids; strings are equal
@@ -50,10 +53,9 @@ fn is_natural(digits: &[u8]) -> bool {
 
 /// One whole string token whose text exists.
 fn is_string(token: &[u8]) -> bool {
-    let inner = token.get(1..token.len() - 1).unwrap_or_default();
-    let plain = inner.iter().all(|&byte| byte >= 0x20 && byte != b'"' && byte != b'\\');
-    token.ends_with(b"\"")
-        && (plain && token.len() > 1 && std::str::from_utf8(inner).is_ok() || text::decode(token).is_some())
+    let whole = Span::all(token);
+    let scanned = Scanner::new(token, whole, &Limits::default()).value();
+    scanned == Ok(whole) && text::decode(token).is_some()
 }
 
 impl PartialEq for RequestId {
@@ -83,5 +85,66 @@ impl fmt::Display for RequestId {
 impl fmt::Debug for RequestId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "RequestId({self})")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::RequestId;
+
+    fn id(token: &str) -> RequestId {
+        RequestId::parse(token.as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn the_token_is_kept_as_it_came() {
+        for token in
+            ["0", "-0", "7", "-12", "123456789012345678901234567890", r#""""#, r#""a\u0062""#, r#""é""#]
+        {
+            assert_eq!(id(token).to_string(), token);
+        }
+        assert_eq!((id("7").as_u64(), id("-7").as_u64(), id(r#""7""#).as_u64()), (Some(7), None, None));
+        assert_eq!(RequestId::number(u64::MAX), id("18446744073709551615"));
+    }
+
+    #[test]
+    fn what_is_neither_integer_nor_text_is_no_id() {
+        for token in [
+            "",
+            "null",
+            "true",
+            "1.0",
+            "1e3",
+            "01",
+            "+1",
+            "-",
+            "{}",
+            "[1]",
+            "\"",
+            "\"a",
+            "a\"",
+            r#""a"b""#,
+            r#""\""#,
+            r#""\x""#,
+            r#""\ud800""#,
+            "\"\n\"",
+            r#""a" "#,
+            " 1",
+            r#""a" "b""#,
+        ] {
+            assert!(RequestId::parse(token.as_bytes()).is_none(), "{token}");
+        }
+        assert!(RequestId::parse(b"\"\xff\"").is_none());
+    }
+
+    #[test]
+    fn ids_are_equal_by_kind_and_text() {
+        assert_eq!(id(r#""a\u0062""#), id(r#""ab""#));
+        assert_ne!(id("1"), id(r#""1""#));
+        assert_ne!(id("1"), id("-1"));
+        let ids: HashSet<_> = ["1", r#""1""#, r#""\u0031""#, "1"].map(id).into();
+        assert_eq!(ids.len(), 2);
     }
 }

@@ -15,6 +15,9 @@
 //! | [`frame`], [`frame_io`] | newline framing, without and with I/O |
 //! | [`id`], [`code`], [`error`] | request ids, error codes, why a message is refused |
 //! | [`mcp`] | versions, methods, `_meta` keys, headers, and views of results |
+//!
+//! What must hold for any bytes is written down once, in `fuzz/src`: `cargo test -p mcp-wire` calls it with seeds and with
+//! generated messages, and `fuzz/README.md` says how to let a fuzzer look for more. `benches/README.md` has the figures.
 
 pub mod code;
 pub mod envelope;

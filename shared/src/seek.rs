@@ -173,3 +173,44 @@ impl Seek {
         self.ids = Ids::Unclear;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{ID_BYTES, Seek};
+    use crate::envelope::Kind;
+
+    fn id(text: &str) -> Option<String> {
+        Seek::all(text.as_bytes()).id().map(|id| id.to_string())
+    }
+
+    #[test]
+    fn only_the_one_id_at_the_top_level_counts() {
+        assert_eq!(id(r#"{"a":{"id":1},"b":[{"id":2}],"c":"\"id\":3","id" : 4 }"#).as_deref(), Some("4"));
+        assert_eq!(id(r#"{"\u0069d":"x","a":"#).as_deref(), Some(r#""x""#));
+        assert_eq!(id(r#"{"id":1,"a":2,"id":3}"#), None);
+        assert_eq!(id(r#"{"id":[1],"a":2}"#), None);
+        assert_eq!(id(r#"{"id":null}"#), None);
+        assert_eq!(id(r#"[{"id":1}]"#), None);
+        assert_eq!(id(r#"{"id" 1}"#), None);
+        assert_eq!(id("npm warn config"), None);
+    }
+
+    #[test]
+    fn an_id_longer_than_the_bound_is_none() {
+        let fits = format!("\"{}\"", "x".repeat(ID_BYTES - 2));
+        assert_eq!(id(&format!("{{\"id\":{fits}}}")), Some(fits));
+        let seek = Seek::all(format!("{{\"id\":\"{}\"}}", "x".repeat(1 << 20)).as_bytes());
+        assert!(seek.token.capacity() <= 2 * ID_BYTES, "memory grows with the message");
+        assert!(seek.id().is_none());
+    }
+
+    #[test]
+    fn the_kind_shows_in_the_keys() {
+        let kind = |text: &str| Seek::all(text.as_bytes()).kind();
+        assert_eq!(kind(r#"{"id":1,"method":"a""#), Some(Kind::Request));
+        assert_eq!(kind(r#"{"method":"a","params":{"id":1}}"#), Some(Kind::Notification));
+        assert_eq!(kind(r#"{"result":{"method":"a"},"id":1}"#), Some(Kind::Response));
+        assert_eq!(kind(r#"{"error":{}}"#), Some(Kind::Response));
+        assert_eq!(kind(r#"{"id":1}"#), None);
+    }
+}

@@ -66,3 +66,38 @@ async fn what_is_written_is_read() {
     let ((), lines) = tokio::join!(writing, reading);
     assert_eq!(lines, ["{\"a\":1}", "[]"]);
 }
+
+#[tokio::test]
+async fn a_write_that_was_dropped_half_way_is_finished_by_the_next() {
+    let (near, far) = tokio::io::duplex(3);
+    let mut writer = FrameWriter::new(near);
+    let first = Parts::from_iter([Bytes::from_static(b"[12345"), Bytes::from_static(b"6789]")]);
+    tokio::select! {
+        biased;
+        result = writer.write(first) => panic!("nobody reads, yet {result:?}"),
+        () = std::future::ready(()) => {}
+    }
+    let mut reader = FrameReader::new(far, 100);
+    let writing = async {
+        writer.write(Parts::from(Bytes::from_static(b"{}"))).await.expect("write");
+        writer.shutdown().await.expect("shutdown");
+    };
+    let reading = async {
+        let mut lines = Vec::new();
+        loop {
+            // Dropped and called again as often as it waits.
+            let frame = tokio::select! {
+                biased;
+                frame = reader.next() => frame.expect("read"),
+                () = tokio::task::yield_now() => continue,
+            };
+            match frame {
+                Some(Frame::Line(line)) => lines.push(line),
+                Some(other) => panic!("{other:?}"),
+                None => return lines,
+            }
+        }
+    };
+    let ((), lines) = tokio::join!(writing, reading);
+    assert_eq!(lines, ["[123456789]", "{}"]);
+}

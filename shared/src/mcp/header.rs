@@ -86,3 +86,35 @@ fn sextet(letter: u8) -> Option<u32> {
     };
     Some(u32::from(value))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{BadSentinel, decode};
+
+    /// Examples of SEP-2243 and around them.
+    #[test]
+    fn values_stand_for_text() {
+        let cases: [(&[u8], Result<&str, BadSentinel>); 17] = [
+            (b"get-weather", Ok("get-weather")),
+            (b"", Ok("")),
+            (b" \tinner  spaces stay \t", Ok("inner  spaces stay")),
+            (b"=?base64?SGVsbG8=?=", Ok("Hello")),
+            (b"=?base64?IHBhZGRlZCA=?=", Ok(" padded ")),
+            (b"=?base64?5Y2U6K2w?=", Ok("協議")),
+            (b"=?base64??=", Ok("")),
+            (b"=?base64?=", Ok("=?base64?=")),
+            (b"=?base64?SGVsbG8=", Ok("=?base64?SGVsbG8=")),
+            (b"SGVsbG8=?=", Ok("SGVsbG8=?=")),
+            (b"=?BASE64?SGVsbG8=?=", Ok("=?BASE64?SGVsbG8=?=")),
+            (b"=?base64?SGVsbG8?=", Err(BadSentinel)),
+            (b"=?base64?SGVs!G8=?=", Err(BadSentinel)),
+            (b"=?base64?SGVsbG9=?=", Err(BadSentinel)),
+            (b"=?base64?====?=", Err(BadSentinel)),
+            (b"=?base64?/w==?=", Err(BadSentinel)),
+            ("é".as_bytes(), Err(BadSentinel)),
+        ];
+        for (value, expected) in cases {
+            assert_eq!(decode(value).as_deref(), expected.as_ref().copied(), "{}", value.escape_ascii());
+        }
+    }
+}

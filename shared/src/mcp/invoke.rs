@@ -79,3 +79,39 @@ impl Links<'_> {
             .unwrap_or_default()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::links;
+    use crate::limits::Limits;
+
+    fn found(result: &'static str) -> Vec<String> {
+        links(&Bytes::from_static(result.as_bytes()), &Limits::default())
+    }
+
+    #[test]
+    fn uris_of_links_and_embedded_resources_are_found() {
+        let tool = r#"{"content":[{"type":"text","text":"t"},{"type":"resource_link","uri":"a:1"},
+            {"type":"resource","resource":{"uri":"a:2","text":"\"uri\""}}],"structuredContent":{"uri":"a:3"}}"#;
+        assert_eq!(found(tool), ["a:1", "a:2"]);
+        let prompt =
+            r#"{"messages":[{"role":"user","content":{"type":"resource","resource":{"uri":"b:1"}}}]}"#;
+        assert_eq!(found(prompt), ["b:1"]);
+        assert_eq!(found(r#"{"contents":[{"uri":"c:1","text":""}]}"#), ["c:1"]);
+    }
+
+    #[test]
+    fn other_shapes_have_none() {
+        for result in [
+            r#"{"content":[{"type":"text","text":"a","uri":"a:1"},{"type":"resource","uri":"a:2"}]}"#,
+            r#"{"content":{"type":"resource_link","uri":"a:1"}}"#,
+            r#"{"content":[{"type":"resource_link","uri":7}]}"#,
+            r#"["uri"]"#,
+            "\"uri\"",
+        ] {
+            assert!(found(result).is_empty(), "{result}");
+        }
+    }
+}

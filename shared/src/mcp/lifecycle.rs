@@ -54,3 +54,28 @@ pub struct DiscoverResult {
 pub fn no_capabilities() -> Box<RawValue> {
     RawValue::from_string("{}".to_owned()).unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{DiscoverResult, InitializeParams, InitializeResult};
+
+    #[test]
+    fn what_is_not_understood_is_in_nobodys_way() {
+        let params: InitializeParams = serde_json::from_str(
+            r#"{"protocolVersion":"2025-11-25","capabilities":{"roots":{"x":[1.50]}},"clientInfo":{"name":"c","version":"1","icons":[]},"more":1}"#,
+        )
+        .unwrap();
+        assert_eq!(params.capabilities.get(), r#"{"roots":{"x":[1.50]}}"#);
+        let result: InitializeResult = serde_json::from_str(
+            r#"{"protocolVersion":"2024-11-05","serverInfo":{"name":"s"},"instructions":null}"#,
+        )
+        .unwrap();
+        assert_eq!(
+            serde_json::to_string(&result).unwrap(),
+            r#"{"protocolVersion":"2024-11-05","capabilities":{},"serverInfo":{"name":"s","version":""}}"#
+        );
+        let discovered: DiscoverResult =
+            serde_json::from_str(r#"{"supportedVersions":["2026-07-28"],"resultType":"complete"}"#).unwrap();
+        assert_eq!((discovered.supported_versions.len(), discovered.capabilities.get()), (1, "{}"));
+    }
+}

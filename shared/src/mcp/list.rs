@@ -73,3 +73,48 @@ fn item_key(list_key: &str) -> &'static str {
         _ => "name",
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::ListPage;
+    use crate::limits::Limits;
+
+    fn scan(result: &'static str, key: &str) -> ListPage {
+        ListPage::scan(&Bytes::from_static(result.as_bytes()), key, &Limits::default()).unwrap()
+    }
+
+    #[test]
+    fn items_are_slices_with_their_key() {
+        let result = r#"{"nextCursor":"","tools":[{"description":"d","name":"a\u0062"} , {"name":"c"}]}"#;
+        let page = scan(result, "tools");
+        let keys: Vec<_> = page.items.iter().map(|item| item.key.as_str()).collect();
+        assert_eq!((keys, page.next_cursor.as_deref(), page.left_out), (vec!["ab", "c"], Some(""), 0));
+        let first = page.items.first().unwrap();
+        assert_eq!(first.raw, r#"{"description":"d","name":"a\u0062"}"#);
+        assert_eq!(first.key_span.of(&first.raw), br#""a\u0062""#);
+    }
+
+    #[test]
+    fn resources_are_known_by_uri_and_templates_by_template() {
+        let result = r#"{"resources":[{"uri":"a:b","name":"n"}],"resourceTemplates":[{"uriTemplate":"a:{b}"}],"nextCursor":7}"#;
+        for (list, key) in [("resources", "a:b"), ("resourceTemplates", "a:{b}")] {
+            let page = scan(result, list);
+            assert_eq!(page.items.first().unwrap().key, key);
+            assert_eq!(page.next_cursor, None);
+        }
+    }
+
+    #[test]
+    fn items_that_cannot_be_named_are_left_out() {
+        let page = scan(r#"{"prompts":[{"name":1},7,{},{"name":"a","name":"b"},{"name":"ok"}]}"#, "prompts");
+        assert_eq!((page.items.len(), page.left_out), (1, 4));
+        assert!(scan("{}", "tools").items.is_empty());
+        for wrong in ["[]", r#"{"tools":{}}"#] {
+            assert!(
+                ListPage::scan(&Bytes::from_static(wrong.as_bytes()), "tools", &Limits::default()).is_err()
+            );
+        }
+    }
+}

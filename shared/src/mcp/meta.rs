@@ -19,9 +19,40 @@ pub const RELATED_TASK: &str = "io.modelcontextprotocol/related-task";
 /// Wish for progress notifications that carry this token.
 pub const PROGRESS_TOKEN: &str = "progressToken";
 
-/// Whether a key is the protocol's own: its prefix has `modelcontextprotocol` or `mcp` as its first or second label.
-/// 2025-06-18 reserves the first, later revisions the second; both are kept out of vendors' hands here.
+/// Whether a key is the protocol's own, by its prefix. 2025-06-18 reserves prefixes with `modelcontextprotocol` or `mcp`
+/// before some last label, later revisions those with it as the second label; both are kept out of vendors' hands here.
 pub fn is_protocol_key(key: &str) -> bool {
     let Some((prefix, _)) = key.split_once('/') else { return false };
-    prefix.split('.').take(2).any(|label| matches!(label, "modelcontextprotocol" | "mcp"))
+    let mut labels = prefix.split('.').enumerate().peekable();
+    while let Some((index, label)) = labels.next() {
+        if matches!(label, "modelcontextprotocol" | "mcp") && (index == 1 || labels.peek().is_some()) {
+            return true;
+        }
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{PROGRESS_TOKEN, PROTOCOL_VERSION, RELATED_TASK, is_protocol_key};
+
+    #[test]
+    fn reserved_prefixes_are_known_by_their_labels() {
+        for key in
+            [PROTOCOL_VERSION, RELATED_TASK, "dev.mcp/x", "modelcontextprotocol.io/x", "a.tools.mcp.com/x"]
+        {
+            assert!(is_protocol_key(key), "{key}");
+        }
+        for key in [
+            PROGRESS_TOKEN,
+            "traceparent",
+            "mcp",
+            "mcp/x",
+            "com.example/x",
+            "com.example.mcp/x",
+            "com.mcp-x/y",
+        ] {
+            assert!(!is_protocol_key(key), "{key}");
+        }
+    }
 }

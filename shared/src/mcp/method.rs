@@ -179,3 +179,43 @@ names! {
         Ping = "ping",
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Ask, Method, Notice, TABLE};
+
+    #[test]
+    fn every_method_is_known_by_its_name() {
+        for (method, facts) in &TABLE {
+            assert_eq!((Method::parse(facts.name), method.as_str()), (*method, facts.name));
+            assert!(facts.legacy || facts.modern);
+        }
+        assert_eq!(Method::parse("tools/Call"), Method::Other);
+        let other = Method::Other.facts();
+        assert!(!other.legacy && !other.modern && other.name.is_empty());
+    }
+
+    #[test]
+    fn names_for_the_header_come_from_the_parameter_that_routes() {
+        // MCP 2026-07-28 streamable-http, Standard Request Headers
+        let named: Vec<_> =
+            TABLE.iter().filter_map(|(method, facts)| Some((method.as_str(), facts.header_name?))).collect();
+        let expected = [
+            ("tools/call", "name"),
+            ("resources/read", "uri"),
+            ("prompts/get", "name"),
+            ("tasks/get", "taskId"),
+            ("tasks/cancel", "taskId"),
+            ("tasks/update", "taskId"),
+        ];
+        assert_eq!(named, expected);
+    }
+
+    #[test]
+    fn notifications_and_asks_are_known_by_their_names() {
+        assert_eq!(Notice::parse(Notice::Progress.as_str()), Notice::Progress);
+        assert_eq!(Notice::parse("notifications/none"), Notice::Other);
+        assert_eq!(Ask::parse("roots/list").as_str(), "roots/list");
+        assert_eq!((Ask::parse("tools/call"), Ask::Other.as_str()), (Ask::Other, ""));
+    }
+}

@@ -203,3 +203,90 @@ fn is_token(name: &str) -> bool {
     !name.is_empty()
         && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{InvalidAnnotation, MirrorKind, Mirrored, matches, mirrored};
+
+    fn refused(schema: &str) -> Option<InvalidAnnotation> {
+        mirrored(schema.as_bytes()).err()
+    }
+
+    #[test]
+    fn annotations_are_found_along_properties() {
+        let schema = br#"{"type":"object","properties":{
+            "region":{"type":"string","x-mcp-header":"Region"},
+            "where":{"type":"object","properties":{"zone":{"type":"integer","x-mcp-header":"Zone"}}},
+            "x-mcp-header":{"type":"string"},
+            "sample":{"type":"object","default":{"x-mcp-header":"not a schema"}}}}"#;
+        let mirror = |header: &str, path: &[&str], kind| Mirrored {
+            header: header.to_owned(),
+            path: path.iter().map(|key| (*key).to_owned()).collect(),
+            kind,
+        };
+        let expected = vec![
+            mirror("Region", &["region"], MirrorKind::String),
+            mirror("Zone", &["where", "zone"], MirrorKind::Integer),
+        ];
+        assert_eq!(mirrored(schema), Ok(expected));
+        assert_eq!(mirrored(b"no annotation, no parse"), Ok(vec![]));
+    }
+
+    #[test]
+    fn one_invalid_annotation_is_enough() {
+        let property = |schema: &str| {
+            format!(r#"{{"properties":{{"a":{schema},"ok":{{"type":"string","x-mcp-header":"Ok"}}}}}}"#)
+        };
+        let cases = [
+            (r#"{"type":"string","x-mcp-header":""}"#, InvalidAnnotation::Name),
+            (r#"{"type":"string","x-mcp-header":"A B"}"#, InvalidAnnotation::Name),
+            (r#"{"type":"string","x-mcp-header":7}"#, InvalidAnnotation::Name),
+            (r#"{"type":"string","x-mcp-header":"oK"}"#, InvalidAnnotation::Twice),
+            (r#"{"type":"number","x-mcp-header":"A"}"#, InvalidAnnotation::Type),
+            (r#"{"type":["string","null"],"x-mcp-header":"A"}"#, InvalidAnnotation::Type),
+            (r#"{"x-mcp-header":"A"}"#, InvalidAnnotation::Type),
+            (r#"{"type":"array","items":{"type":"string","x-mcp-header":"A"}}"#, InvalidAnnotation::Place),
+            (
+                r#"{"anyOf":[{"properties":{"b":{"type":"string","x-mcp-header":"A"}}}]}"#,
+                InvalidAnnotation::Place,
+            ),
+            (r#"{"if":{"not":{"type":"string","x-mcp-header":"A"}}}"#, InvalidAnnotation::Place),
+        ];
+        for (schema, expected) in cases {
+            assert_eq!(refused(&property(schema)), Some(expected), "{schema}");
+        }
+        assert_eq!(refused(r#"{"type":"string","x-mcp-header":"A"}"#), Some(InvalidAnnotation::Place));
+        assert_eq!(
+            refused(r#"{"$defs":{"d":{"type":"string","x-mcp-header":"A"}}}"#),
+            Some(InvalidAnnotation::Place)
+        );
+        assert_eq!(refused(r#"["x-mcp-header"]"#), Some(InvalidAnnotation::Schema));
+    }
+
+    #[test]
+    fn values_are_compared_by_their_kind() {
+        let same = [
+            (MirrorKind::Integer, "42", "42.0"),
+            (MirrorKind::Integer, "-4.2e1", "-42"),
+            (MirrorKind::Integer, "9007199254740991", "9007199254740991"),
+            (MirrorKind::String, "é", r#""\u00e9""#),
+            (MirrorKind::Boolean, "true", "true"),
+        ];
+        for (kind, header, json) in same {
+            assert!(matches(kind, header, json.as_bytes()), "{header} {json}");
+        }
+        let different = [
+            (MirrorKind::Integer, "42.5", "42.5"),
+            (MirrorKind::Integer, "9007199254740993", "9007199254740993"),
+            (MirrorKind::Integer, "", "42"),
+            (MirrorKind::Integer, "x", r#""x""#),
+            (MirrorKind::String, "42", "42"),
+            (MirrorKind::String, "a", r#""A""#),
+            (MirrorKind::Boolean, "True", "true"),
+            (MirrorKind::Boolean, "null", "null"),
+        ];
+        for (kind, header, json) in different {
+            assert!(!matches(kind, header, json.as_bytes()), "{header} {json}");
+        }
+    }
+}

@@ -80,3 +80,37 @@ pub fn looks_modern(name: &str) -> bool {
             .all(|(i, byte)| if matches!(i, 4 | 7) { byte == b'-' } else { byte.is_ascii_digit() });
     date && name >= LATEST_MODERN.as_str()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Era, LATEST_LEGACY, LATEST_MODERN, ProtocolVersion, looks_modern, negotiate};
+
+    #[test]
+    fn names_and_revisions_belong_together() {
+        for version in ProtocolVersion::ALL {
+            assert_eq!(ProtocolVersion::parse(version.as_str()), Some(version));
+            assert_eq!(looks_modern(version.as_str()), version.era() == Era::Modern);
+        }
+        assert!(ProtocolVersion::ALL.is_sorted());
+        assert_eq!((LATEST_LEGACY.era(), LATEST_MODERN.era()), (Era::Legacy, Era::Modern));
+        assert_eq!(ProtocolVersion::parse("2025-11-2"), None);
+    }
+
+    #[test]
+    fn a_handshake_settles_on_a_revision_that_has_one() {
+        assert_eq!(negotiate("2024-11-05"), ProtocolVersion::V2024_11_05);
+        for other in ["2026-07-28", "2099-01-01", "2023-01-01", "", "latest"] {
+            assert_eq!(negotiate(other), ProtocolVersion::V2025_11_25, "{other}");
+        }
+    }
+
+    #[test]
+    fn only_a_date_can_look_modern() {
+        assert!(looks_modern("2026-07-29") && looks_modern("2027-01-01"));
+        for other in
+            ["2026-07-27", "2026-7-28", "2026-07-280", "9999", "draft-2026", "2026/07/28", "２026-07-2"]
+        {
+            assert!(!looks_modern(other), "{other}");
+        }
+    }
+}

@@ -1,0 +1,97 @@
+//! Edits on byte ranges and on the members of objects.
+
+use bytes::{Buf, Bytes};
+use wire::limits::Limits;
+use wire::object::Object;
+use wire::span::Span;
+use wire::splice::{ObjectEdit, Parts, Splice};
+
+/// Edits the object that `text` is.
+fn edited(text: &'static str, edit: impl FnOnce(&mut ObjectEdit<'_>)) -> String {
+    let source = Bytes::from_static(text.as_bytes());
+    let object = Object::scan(&source, Span::all(&source), &Limits::default())
+        .unwrap_or_else(|error| unreachable!("{error}"));
+    let mut splice = Splice::new(source);
+    edit(&mut splice.object(&object));
+    String::from_utf8_lossy(&splice.finish().into_bytes()).into_owned()
+}
+
+#[test]
+fn members_are_set_in_place_or_at_the_end() {
+    assert_eq!(edited("{}", |o| o.set("a", "1")), r#"{"a":1}"#);
+    assert_eq!(edited("{ }", |o| o.set("a", "1")), r#"{"a":1 }"#);
+    assert_eq!(edited(r#"{"a" : 1 , "b":2}"#, |o| o.set("a", "{}")), r#"{"a" : {} , "b":2}"#);
+    assert_eq!(edited(r#"{"a":1 }"#, |o| o.set("b\"", "2")), r#"{"a":1,"b\"":2 }"#);
+    assert_eq!(edited(r#"{"\u0061":1}"#, |o| o.set("a", "2")), r#"{"\u0061":2}"#);
+    assert_eq!(
+        edited("{}", |o| ["a", "b", "a"].into_iter().for_each(|key| o.set(key, "3"))),
+        r#"{"a":3,"b":3}"#
+    );
+}
+
+#[test]
+fn members_go_with_one_comma() {
+    let text = r#"{ "a":1 , "b":2 , "c":3 }"#;
+    assert_eq!(edited(text, |o| o.remove("a")), r#"{ "b":2 , "c":3 }"#);
+    assert_eq!(edited(text, |o| o.remove("b")), r#"{ "a":1 , "c":3 }"#);
+    assert_eq!(edited(text, |o| o.remove("c")), r#"{ "a":1 , "b":2 }"#);
+    assert_eq!(edited(text, |o| o.remove_where(|key| key != "c")), r#"{ "c":3 }"#);
+    assert_eq!(edited(text, |o| o.remove_where(|_| true)), r#"{  }"#);
+    assert_eq!(edited(text, |o| o.remove("d")), text);
+}
+
+#[test]
+fn the_last_word_on_a_key_counts() {
+    let set_and_remove = |o: &mut ObjectEdit<'_>| {
+        o.set("a", "5");
+        o.remove("a");
+        o.set("z", "6");
+        o.remove("z");
+    };
+    assert_eq!(edited(r#"{"a":1}"#, set_and_remove), "{}");
+    let remove_and_set = |o: &mut ObjectEdit<'_>| {
+        o.remove_where(|_| true);
+        o.set("z", "6");
+        o.set("a", "5");
+    };
+    assert_eq!(edited(r#"{"a":1,"b":2}"#, remove_and_set), r#"{"a":5,"z":6}"#);
+    assert_eq!(edited(r#"{"b":2}"#, remove_and_set), r#"{"z":6,"a":5}"#);
+}
+
+#[test]
+fn an_edit_inside_a_replaced_range_is_lost_with_it() {
+    let mut splice = Splice::new(Bytes::from_static(b"0123456789"));
+    splice.insert(5, "inside");
+    splice.remove(Span { start: 4, end: 6 });
+    splice.replace(Span { start: 5, end: 8 }, "overlaps");
+    splice.replace(Span { start: 9, end: 11 }, "beyond");
+    splice.replace(Span { start: 8, end: 7 }, "backwards");
+    assert_eq!(splice.finish().into_bytes(), "01236789");
+}
+
+#[test]
+fn inserts_come_before_what_replaces_the_bytes_there() {
+    let mut splice = Splice::within(Bytes::from_static(b"0123456789"), Span { start: 2, end: 6 });
+    splice.replace(Span { start: 4, end: 5 }, "<");
+    splice.insert(4, "a");
+    splice.insert(4, "b");
+    splice.insert(2, "first ");
+    splice.insert(6, " last");
+    splice.insert(1, "outside");
+    assert_eq!(splice.finish().into_bytes(), "first 23ab<5 last");
+}
+
+#[test]
+fn parts_are_slices_of_the_source() {
+    let source = Bytes::from_static(b"0123456789");
+    let mut splice = Splice::new(source.clone());
+    splice.replace(Span { start: 3, end: 4 }, "x");
+    let parts = splice.finish();
+    let slices: Vec<&Bytes> = parts.iter().collect();
+    assert_eq!(slices, ["012", "x", "456789"]);
+    assert_eq!(slices[0].as_ptr(), source.as_ptr());
+    let mut io = [std::io::IoSlice::new(&[]); 2];
+    assert_eq!(parts.chunks_vectored(&mut io), 2);
+    assert_eq!((io[0].len(), io[1].len()), (3, 1));
+    assert_eq!(Parts::from(source.clone()).into_bytes().as_ptr(), source.as_ptr());
+}
