@@ -1,4 +1,4 @@
-//! Settings on their way to a [`Config`]: what flags and file say, before the rules that span several of them.
+//! Settings on their way to a `Config`: what flags and file say, before the rules that span several of them.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -24,7 +24,7 @@ pub(super) struct Flags {
     #[arg(long, value_name = "FILE")]
     pub(super) config: Option<PathBuf>,
 
-    /// Where to serve clients [default: [::]:8811]
+    /// Where to serve clients (default: `[::]:8811`)
     #[arg(long, value_name = "ADDRESS", conflicts_with_all = ["host", "port"])]
     listen: Option<String>,
 
@@ -36,7 +36,7 @@ pub(super) struct Flags {
     #[arg(long, value_name = "PORT")]
     port: Option<String>,
 
-    /// Where to serve /metrics, /health and /ready [default: [::]:9090]
+    /// Where to serve /metrics, /health and /ready (default: `[::]:9090`)
     #[arg(long, value_name = "ADDRESS")]
     admin: Option<String>,
 

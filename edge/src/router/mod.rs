@@ -171,7 +171,7 @@ enum Listing {
 }
 
 impl Router {
-    /// A router that knows of no name yet; [`refresh::keep`] brings them.
+    /// A router that knows of no name yet; [`refresh`] brings them.
     pub fn new(config: Config, servers: Vec<Entry>, metrics: Metrics, drain: DrainWatch) -> Self {
         let parts = servers.iter().map(|_| Listing::Pending).collect();
         let settled = servers.is_empty();
