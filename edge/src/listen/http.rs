@@ -114,7 +114,8 @@ impl<H: Handler> Service<H> {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let activity = Activity::new(&self.config, self.drain.is_leaving());
+        let drain = self.drain.child();
+        let activity = Activity::new(&self.config, drain.is_leaving());
         let stream = Watched::new(stream, activity.clone(), self.config.write_timeout);
         let answer = {
             let (handler, activity) = (self.handler.clone(), activity.clone());
@@ -137,14 +138,14 @@ impl<H: Handler> Service<H> {
             tokio::select! {
                 // In this order: `expired` judges what the connection has just done.
                 biased;
-                () = self.drain.cut() => return,
+                () = drain.cut() => return,
                 result = connection.as_mut() => {
                     if let Err(error) = result {
                         tracing::debug!(%error, "connection ended");
                     }
                     return;
                 }
-                () = may_close(&self.drain, &activity), if !told => {
+                () = may_close(&drain, &activity), if !told => {
                     told = true;
                     connection.as_mut().graceful_shutdown();
                 }

@@ -62,6 +62,17 @@ impl Drain {
 }
 
 impl DrainWatch {
+    /// A watch to be polled often, as a connection polls it with every byte: it sees the same signals, and
+    /// shares no lock with the watches of others.
+    pub fn child(&self) -> Self {
+        Self {
+            leaving: self.leaving.child_token(),
+            stopping: self.stopping.child_token(),
+            cut: self.cut.child_token(),
+            tasks: self.tasks.clone(),
+        }
+    }
+
     /// Resolves when the process wants no new clients: `/ready` says so, answers carry `Connection: close`.
     pub async fn leaving(&self) {
         self.leaving.cancelled().await;
@@ -117,6 +128,20 @@ mod tests {
         let start = Instant::now();
         drain.run(Duration::from_secs(5), Duration::from_secs(20)).await;
         assert_eq!(start.elapsed().as_secs(), 8);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_child_sees_every_stage_and_is_waited_for() {
+        let drain = Drain::new();
+        let child = drain.watch().child();
+        let (inner, start) = (child.clone(), Instant::now());
+        child.spawn(async move {
+            inner.leaving().await;
+            inner.stopping().await;
+            inner.cut().await;
+        });
+        drain.run(Duration::from_secs(5), Duration::from_secs(20)).await;
+        assert_eq!(start.elapsed().as_secs(), 25);
     }
 
     #[tokio::test(start_paused = true)]

@@ -4,6 +4,7 @@ mod drain;
 mod handshake;
 
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ::http::{Request, Response, StatusCode, Version};
@@ -14,6 +15,7 @@ use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 
 use super::*;
@@ -228,6 +230,32 @@ async fn a_client_that_does_not_read_is_dropped() {
     stream.write_all(b"GET / HTTP/1.1\r\nhost: edge\r\n\r\n").await.unwrap();
     eventually(|| served.metrics.connections_total.get() == 1).await;
     eventually(|| served.metrics.connections.get() == 0).await;
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_takes_its_request_along() {
+    let held = Arc::new(());
+    let waiting = held.clone();
+    let never = move |_: Request<Incoming>| {
+        let held = waiting.clone();
+        async move {
+            pending::<()>().await;
+            drop(held);
+            Response::new(Empty::<Bytes>::new())
+        }
+    };
+    let served = serve(Config::default(), permit::Config::default(), never).await;
+    let idle = Arc::strong_count(&held);
+    let mut one = http1_over(TcpStream::connect(served.address).await.unwrap()).await;
+    let mut two = http2_over(TcpStream::connect(served.address).await.unwrap()).await;
+    let requests = [
+        tokio::spawn(async move { one.send_request(get("/")).await.is_ok() }),
+        tokio::spawn(async move { two.send_request(get("/")).await.is_ok() }),
+    ];
+    // The listener's handler is cloned for each connection, and each request holds one more.
+    eventually(|| Arc::strong_count(&held) >= idle + 4).await;
+    requests.iter().for_each(JoinHandle::abort);
+    eventually(|| Arc::strong_count(&held) == idle).await;
 }
 
 #[tokio::test]
