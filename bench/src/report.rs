@@ -21,9 +21,10 @@ pub(crate) fn table(plan: &Plan, cells: &[Cell]) -> Result<()> {
         "\necho of {} bytes, closed loop, keep-alive, {} runs of {} s, {threads} hardware threads for all",
         plan.text_bytes, plan.runs, plan.seconds
     ));
-    print("medians over the runs; spread = (most - least) / median; ratio = edge / bare\n");
+    print("medians over the runs; spread = (most - least) / median");
+    print("ratio = edge / bare within one run: median, and in brackets least and most\n");
     print(&format!(
-        "{:>11}  {:<6} {:>11} {:>7} {:>6} {:>9} {:>9} {:>10} {:>11}",
+        "{:>11}  {:<6} {:>10} {:>7}  {:<17} {:>8} {:>8} {:>9} {:>11}",
         "connections",
         "target",
         "requests/s",
@@ -35,10 +36,10 @@ pub(crate) fn table(plan: &Plan, cells: &[Cell]) -> Result<()> {
         "CPU us/req"
     ));
     for &connections in &plan.connections {
-        let rows = ["bare", "edge"].map(|target| Row::of(cells, target, connections));
-        for row in &rows {
-            row.print(connections, rows[0].per_second.median);
-        }
+        Row::of(cells, "bare", connections).print(connections, "");
+        let Median { median, least, most } = ratio(cells, connections);
+        let ratio = format!("{median:.2} ({least:.2}-{most:.2})");
+        Row::of(cells, "edge", connections).print(connections, &ratio);
     }
     save(plan, cells, threads)
 }
@@ -68,19 +69,28 @@ impl Row {
         }
     }
 
-    fn print(&self, connections: usize, bare: f64) {
+    fn print(&self, connections: usize, ratio: &str) {
         print(&format!(
-            "{connections:>11}  {:<6} {:>11.0} {:>6.1}% {:>6.2} {:>9.0} {:>9.0} {:>10.0} {:>11.1}",
+            "{connections:>11}  {:<6} {:>10.0} {:>6.1}%  {ratio:<17} {:>8.0} {:>8.0} {:>9.0} {:>11.1}",
             self.target,
             self.per_second.median,
             self.per_second.spread_percent(),
-            self.per_second.median / bare,
             self.p50_us.median,
             self.p99_us.median,
             self.p999_us.median,
             self.cpu_us.median
         ));
     }
+}
+
+/// What stood side by side is compared, and only then the runs: the machine's mood drops out.
+fn ratio(cells: &[Cell], connections: usize) -> Median {
+    let those =
+        |target| cells.iter().filter(move |cell| cell.target == target && cell.connections == connections);
+    Median::of(those("edge").filter_map(|edge| {
+        let bare = those("bare").find(|bare| bare.run == edge.run)?;
+        Some(edge.outcome.per_second / bare.outcome.per_second)
+    }))
 }
 
 fn save(plan: &Plan, cells: &[Cell], threads: usize) -> Result<()> {
