@@ -5,7 +5,8 @@
 //!            ┌───────── reached ─────────┐
 //!            ▼                           │
 //! Unknown ─▶ Up ───── not reached ────▶ Down (checked again and again, with backoff)
-//!    └─────────────── not reached ────────▲
+//!    ▲└────────────── not reached ──────▶│
+//!    └── forgotten, where none can look ──┘
 //! ```
 
 use std::time::Duration;
@@ -57,6 +58,12 @@ impl Health {
         self.state = State::Down { why };
         self.next_check = now + self.backoff.next();
         is_news
+    }
+
+    /// The server cannot be looked at; whether it is back shows when it is needed.
+    pub(super) fn forget(&mut self, now: Instant) {
+        self.state = State::Unknown;
+        self.next_check = now + self.interval;
     }
 
     /// Why the server is taken for down.
@@ -147,6 +154,9 @@ mod tests {
         assert_eq!(health.since(), start + Duration::from_secs(2));
         assert!(!health.is_due(start + Duration::from_secs(32)));
         assert!(health.is_due(start + Duration::from_secs(33)));
+        health.not_reached(start + Duration::from_secs(40), "gone".into());
+        health.forget(start + Duration::from_secs(41));
+        assert!(!health.is_up() && !health.is_down());
     }
 
     #[test]

@@ -118,24 +118,31 @@ impl Shared {
             return;
         }
         match timeout(LOOK_UP, self.look()).await {
-            Ok(Ok(())) => self.reached(),
+            Ok(Ok(Seen::Yes)) => self.reached(),
+            Ok(Ok(Seen::CannotLook)) => self.may_be_back(),
             Ok(Err(error)) => self.not_reached(&self.unreachable(&error.to_string()).message),
             Err(_) => self.not_reached(&self.unreachable("no answer to the connection attempt").message),
         }
     }
 
-    async fn look(&self) -> std::io::Result<()> {
+    async fn look(&self) -> std::io::Result<Seen> {
         let mut last = std::io::Error::new(std::io::ErrorKind::NotFound, "its name has no address");
         for endpoint in self.around.dial.endpoints().await? {
-            // What cannot be looked at is found out by the next call.
-            let Some(check) = self.around.dial.check(&endpoint) else { return Ok(()) };
+            let Some(check) = self.around.dial.check(&endpoint) else { return Ok(Seen::CannotLook) };
             match check.await {
-                Ok(()) => return Ok(()),
+                Ok(()) => return Ok(Seen::Yes),
                 Err(error) => last = error,
             }
         }
         Err(last)
     }
+}
+
+/// What a look at a server showed, if it was no failure.
+enum Seen {
+    Yes,
+    /// A local command: only starting it would tell.
+    CannotLook,
 }
 
 /// How exact deadlines and idle times are; they are tens of seconds and more.

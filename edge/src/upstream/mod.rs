@@ -27,6 +27,7 @@ mod pool;
 mod process;
 mod roster;
 mod settings;
+mod status;
 #[cfg(test)]
 mod tests;
 
@@ -34,5 +35,6 @@ pub use address::{Address, BadAddress};
 pub use control::{Changes, List};
 pub use facts::Facts;
 pub use metrics::Metrics;
-pub use pool::{Pool, ServerState, ServerStatus};
+pub use pool::Pool;
 pub use settings::{Config, EraChoice, Isolation, ServerConfig, Source};
+pub use status::{ServerState, ServerStatus};

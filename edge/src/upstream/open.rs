@@ -45,9 +45,10 @@ impl Shared {
         ended: watch::Sender<Option<Result<Arc<Conn>, Error>>>,
     ) {
         let reached = tokio::select! {
-            reached = self.reach(&key, &until) => reached,
+            biased; // what has ended opens nothing more
             () = until.cancelled() => Err(session_over()),
             () = self.stop.cancelled() => Err(self.draining()),
+            reached = self.reach(&key, &until) => reached,
         };
         let result = match reached {
             Ok((conn, facts)) => Ok(self.admit(&key, conn, facts)),
@@ -141,6 +142,7 @@ impl Shared {
             }
             match probed {
                 Ok(met) => {
+                    self.around.metrics.handshake(Handshake::Done);
                     self.learn(Verdict::Known(Era::Modern));
                     return Ok(met);
                 }
@@ -294,6 +296,13 @@ impl Shared {
         if self.lock().health.reached(Instant::now()) {
             tracing::info!(server = %self.server.name, "server is back");
         }
+        self.around.metrics.down.set(0);
+        self.changes.send_if_modified(|changes| std::mem::replace(&mut changes.down, false));
+    }
+
+    /// Nothing stands against another try, though nobody looked.
+    pub(super) fn may_be_back(&self) {
+        self.lock().health.forget(Instant::now());
         self.around.metrics.down.set(0);
         self.changes.send_if_modified(|changes| std::mem::replace(&mut changes.down, false));
     }

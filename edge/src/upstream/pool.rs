@@ -33,36 +33,6 @@ pub struct Pool {
     shared: Arc<Shared>,
 }
 
-/// How a server is doing.
-#[derive(Clone, Debug)]
-pub struct ServerStatus {
-    /// In a word.
-    pub state: ServerState,
-    /// How it is spoken to, as far as that is known.
-    pub era: Option<Era>,
-    /// Connections open.
-    pub connections: usize,
-    /// Calls it works on.
-    pub in_flight: usize,
-    /// What went wrong last, if anything ever did.
-    pub last_error: Option<String>,
-    /// When it was first reached, or first not reached, in a row.
-    pub since: Instant,
-}
-
-/// A server's state in a word.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ServerState {
-    /// Has a connection.
-    Up,
-    /// Has none, and takes one when it is needed.
-    Sleeping,
-    /// Takes no connections.
-    Down,
-    /// Nobody has tried yet.
-    Unknown,
-}
-
 impl Pool {
     /// A pool without connections. It ends with `drain`, or when it is dropped.
     pub fn new(
@@ -111,25 +81,6 @@ impl Pool {
     /// The server's slug.
     pub fn name(&self) -> &ServerName {
         &self.shared.server.name
-    }
-
-    /// How the server is doing.
-    pub fn status(&self) -> ServerStatus {
-        let state = self.shared.lock();
-        let connections = state.roster.iter().count();
-        ServerStatus {
-            state: match (state.health.is_down(), connections, state.health.is_up()) {
-                (true, ..) => ServerState::Down,
-                (false, 1.., _) => ServerState::Up,
-                (false, 0, true) => ServerState::Sleeping,
-                (false, 0, false) => ServerState::Unknown,
-            },
-            era: state.verdict.era(),
-            connections,
-            in_flight: state.roster.iter().map(|(_, conn, _)| conn.in_flight()).sum(),
-            last_error: state.last_error.clone(),
-            since: state.health.since(),
-        }
     }
 
     pub(super) fn shared(&self) -> &Arc<Shared> {
@@ -277,6 +228,7 @@ impl Shared {
         while job.tries < TRIES {
             job.tries += 1;
             let found = tokio::select! {
+                biased; // for a caller that has left nothing is begun
                 () = job.responder.cancelled() => return,
                 () = self.stop.cancelled() => Err(self.draining()),
                 found = self.find(&job.call, slot.take(), &place) => found,
@@ -321,7 +273,8 @@ impl Shared {
     pub(super) async fn connection(&self, key: &Key, until: CancellationToken) -> Result<Arc<Conn>, Error> {
         let mut opening = {
             let mut state = self.lock();
-            if let Some(conn) = state.roster.ready(key) {
+            // One that has just died may not have been taken out yet.
+            if let Some(conn) = state.roster.ready(key).filter(|conn| conn.is_open()) {
                 return Ok(conn.clone());
             }
             match state.roster.opening(key) {

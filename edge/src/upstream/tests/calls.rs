@@ -1,7 +1,7 @@
 //! Calls on a connection that works.
 
 use super::*;
-use crate::call::{Event, Next};
+use crate::call::{Event, Next, Rename};
 use crate::error::Kind;
 
 #[tokio::test(start_paused = true)]
@@ -16,6 +16,18 @@ async fn a_call_goes_out_after_the_handshake_and_comes_back_complete() {
     let request = peer.serve_echo().await;
     assert_eq!(request["params"], echo("hi")["params"], "nothing is added");
     assert_eq!(result(reply).await, json!({"resultType": "complete", "content": ["hi"]}));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_servers_own_name_takes_the_place_of_the_public_one() {
+    let mut room = Setting::default().build();
+    let mut call = room.call(echo("hi"));
+    let span = call.request.param("name").unwrap().span();
+    call.rename = Some(Rename { span, token: Bytes::from_static(br#""say\u00e9""#) });
+    let reply = room.pool.dispatch(call);
+    let request = room.accept_legacy().await.serve_echo().await;
+    assert_eq!(request["params"], json!({"name": "say\u{e9}", "arguments": {"text": "hi"}}));
+    result(reply).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -55,9 +67,11 @@ async fn a_dropped_reply_is_cancelled_upstream() {
 #[tokio::test(start_paused = true)]
 async fn a_reply_dropped_before_its_turn_never_goes_out() {
     let mut room = Setting::default().build();
-    drop(room.echo("a"));
-    let mut peer = room.accept_legacy().await;
-    let kept = room.echo("b");
+    drop(room.echo("nobody"));
+    let (dropped, kept) = (room.echo("a"), room.echo("b"));
+    let mut peer = room.accept().await;
+    drop(dropped);
+    peer.shake_legacy().await;
     let request = peer.serve_echo().await;
     assert_eq!(request["params"]["arguments"]["text"], "b");
     result(kept).await;
@@ -167,11 +181,12 @@ async fn an_answer_over_the_limit_ends_its_call_and_no_other() {
     let mut room = Setting::default().config(|config| config.limits.frame_bytes = 2000).build();
     let (big, small) = (room.echo("big"), room.echo("small"));
     let mut peer = room.accept_legacy().await;
-    let request = peer.expect("tools/call").await;
+    let calls = peer.calls(2).await;
+    let request = &calls["big"];
     // A request of the server's own with the same number is not the answer.
     let pad = "x".repeat(3000);
     peer.send(json!({"jsonrpc": "2.0", "id": request["id"], "method": pad})).await;
-    peer.serve_echo().await;
+    peer.answer(&calls["small"], json!({"content": ["small"]})).await;
     assert_eq!(result(small).await["content"], json!(["small"]));
     peer.raw(&format!("{{\"result\":{{\"x\":\"{pad}\"}},\"jsonrpc\":\"2.0\",\"id\":{}}}\n", request["id"]))
         .await;

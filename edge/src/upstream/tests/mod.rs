@@ -6,8 +6,10 @@ mod control;
 mod death;
 mod eras;
 mod isolation;
+mod links;
+mod numbers;
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -29,8 +31,9 @@ use super::control::{Changes, List};
 use super::facts::Facts;
 use super::link::{Dial, Link, Pending};
 use super::metrics::Metrics;
-use super::pool::{Around, Pool, ServerState};
+use super::pool::{Around, Pool};
 use super::settings::{Config, EraChoice, Isolation, ServerConfig, Source};
+use super::status::ServerState;
 use crate::call::{Affinity, Call, Caller, Client, Dispatch, Outcome, Reply, ServerName, SessionKey};
 use crate::error::Error;
 use crate::ops::drain::Drain;
@@ -45,6 +48,8 @@ struct Room {
     peers: mpsc::UnboundedReceiver<Peer>,
     dial: Arc<Fake>,
     permits: Permits,
+    metrics: Metrics,
+    bounds: permit::Metrics,
     /// Held, so that the pool's tasks see a process that goes on.
     drain: Drain,
 }
@@ -83,16 +88,17 @@ impl Setting {
     fn build(self) -> Room {
         let (sender, peers) = mpsc::unbounded_channel();
         let dial = Arc::new(Fake { peers: sender, ..Fake::new() });
+        let (metrics, bounds) = (Metrics::default(), permit::Metrics::default());
         let drain = Drain::new();
         let around = Around {
             dial: dial.clone(),
-            metrics: Metrics::default().server(&self.server.name),
-            bounds: permit::Metrics::default(),
+            metrics: metrics.server(&self.server.name),
+            bounds: bounds.clone(),
             drain: drain.watch(),
             tasks: TaskTracker::new(),
         };
         let pool = Pool::with(self.server, self.config, around);
-        Room { pool, peers, dial, permits: Permits::default(), drain }
+        Room { pool, peers, dial, permits: Permits::default(), metrics, bounds, drain }
     }
 }
 
@@ -219,6 +225,16 @@ impl Peer {
         let request = self.expect("tools/call").await;
         self.answer(&request, json!({"content": [request["params"]["arguments"]["text"]]})).await;
         request
+    }
+
+    /// The next `count` calls by their text: calls that waited for the same connection go out in any order.
+    async fn calls(&mut self, count: usize) -> HashMap<String, Value> {
+        let mut calls = HashMap::new();
+        for _ in 0..count {
+            let call = self.expect("tools/call").await;
+            calls.insert(call["params"]["arguments"]["text"].as_str().unwrap().to_owned(), call);
+        }
+        calls
     }
 
     async fn shake_legacy(&mut self) -> Value {

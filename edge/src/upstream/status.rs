@@ -1,0 +1,57 @@
+//! How a server is doing, for people and probes.
+
+use tokio::time::Instant;
+use wire::Era;
+
+use super::pool::Pool;
+
+/// How a server is doing.
+#[derive(Clone, Debug)]
+pub struct ServerStatus {
+    /// In a word.
+    pub state: ServerState,
+    /// How it is spoken to, as far as that is known.
+    pub era: Option<Era>,
+    /// Connections open.
+    pub connections: usize,
+    /// Calls it works on.
+    pub in_flight: usize,
+    /// What went wrong last, if anything ever did.
+    pub last_error: Option<String>,
+    /// When it was first reached, or first not reached, in a row.
+    pub since: Instant,
+}
+
+/// A server's state in a word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ServerState {
+    /// Has a connection.
+    Up,
+    /// Has none, and takes one when it is needed.
+    Sleeping,
+    /// Takes no connections.
+    Down,
+    /// Nobody has tried yet.
+    Unknown,
+}
+
+impl Pool {
+    /// How the server is doing.
+    pub fn status(&self) -> ServerStatus {
+        let state = self.shared().lock();
+        let connections = state.roster.iter().count();
+        ServerStatus {
+            state: match (state.health.is_down(), connections, state.health.is_up()) {
+                (true, ..) => ServerState::Down,
+                (false, 1.., _) => ServerState::Up,
+                (false, 0, true) => ServerState::Sleeping,
+                (false, 0, false) => ServerState::Unknown,
+            },
+            era: state.verdict.era(),
+            connections,
+            in_flight: state.roster.iter().map(|(_, conn, _)| conn.in_flight()).sum(),
+            last_error: state.last_error.clone(),
+            since: state.health.since(),
+        }
+    }
+}

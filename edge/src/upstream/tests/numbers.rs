@@ -1,0 +1,78 @@
+//! What is counted: everything that began has ended in some count.
+
+use prometheus_client::encoding::text::encode;
+use prometheus_client::registry::Registry;
+
+use super::*;
+
+impl Room {
+    /// The value of one line of the metrics, by what it starts with.
+    fn count(&self, name: &str) -> u64 {
+        let mut registry = Registry::with_prefix("mcp_edge");
+        self.metrics.register(&mut registry);
+        self.bounds.register(&mut registry);
+        let mut text = String::new();
+        encode(&mut text, &registry).unwrap();
+        let line = text.lines().find(|line| line.starts_with(name));
+        line.unwrap_or_else(|| panic!("{name} in {text}")).rsplit_once(' ').unwrap().1.parse().unwrap()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_began_has_ended_in_the_counts() {
+    let mut room = Setting::default().build();
+    let replies = [room.echo("answered"), room.echo("cancelled"), room.echo("late"), room.echo("died")];
+    let mut peer = room.accept_legacy().await;
+    peer.raw("no message\n").await;
+    let calls = peer.calls(4).await;
+    peer.answer(&calls["answered"], json!({})).await;
+    assert_eq!(room.count("mcp_edge_upstream_connections{"), 1);
+    assert_eq!(room.count("mcp_edge_upstream_era{server=\"time\",era=\"legacy\""), 1);
+    let [answered, gone, late, died] = replies;
+    result(answered).await;
+    drop(gone);
+    peer.expect("notifications/cancelled").await;
+    peer.answer(&calls["cancelled"], json!({})).await;
+    assert_eq!(room.count("mcp_edge_upstream_in_flight{"), 2);
+    failure(late).await;
+    drop(peer);
+    failure(died).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+
+    for (name, count) in [
+        ("in_flight{", 0),
+        ("connections{", 0),
+        ("connections_opened_total{", 1),
+        ("call_timeouts_total{", 2),
+        ("skipped_total{server=\"time\",reason=\"garbage\"}", 1),
+        ("skipped_total{server=\"time\",reason=\"late\"}", 1),
+        ("handshakes_total{server=\"time\",outcome=\"done\"}", 1),
+    ] {
+        assert_eq!(room.count(&format!("mcp_edge_upstream_{name}")), count, "{name}");
+    }
+    assert!(room.count("mcp_edge_upstream_sent_bytes_total{") > 500);
+    assert!(room.count("mcp_edge_upstream_received_bytes_total{") > 200);
+    assert_eq!(room.pool.status().in_flight, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_bound_that_is_hit_is_counted() {
+    let mut setting = Setting::default().config(|config| {
+        config.slots = SlotConfig { slots: 1, queue: 1, queue_timeout: Duration::from_secs(1) };
+        config.limits.frame_bytes = 1000;
+    });
+    setting.server.connections = 1;
+    let mut room = setting.build();
+    let first = room.echo("a");
+    let mut peer = room.accept_legacy().await;
+    let request = peer.expect("tools/call").await;
+    let queued = room.echo("b");
+    failure(room.echo("c")).await;
+    failure(queued).await;
+    peer.answer(&request, json!({"pad": "x".repeat(2000)})).await;
+    failure(first).await;
+    failure(room.echo_in(&session(1), "d")).await;
+    for bound in ["queue", "queue_timeout", "frame", "server_connections"] {
+        assert_eq!(room.count(&format!("mcp_edge_refused_total{{bound=\"{bound}\"}}")), 1, "{bound}");
+    }
+}
