@@ -192,12 +192,13 @@ fn server_config(config: &Config) -> Result<ServerConfig, TlsError> {
             builder.with_client_cert_verifier(verifier.map_err(refused)?)
         }
     };
+    let chain = certificates(&config.cert)?;
     let key = PrivateKeyDer::from_pem_file(&config.key).map_err(|source| TlsError::Pem {
         path: config.key.clone(),
         wanted: "private key",
         source,
     })?;
-    let mut made = builder.with_single_cert(certificates(&config.cert)?, key).map_err(pair)?;
+    let mut made = builder.with_single_cert(chain, key).map_err(pair)?;
     made.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()]; // RFC 9113 §3.2, RFC 7301 §6
     Ok(made)
 }
