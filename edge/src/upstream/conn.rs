@@ -30,7 +30,7 @@ use super::mux::{Mux, WireId};
 use super::outgoing;
 use super::settings::Config;
 use crate::call::{Cancel, Outcome, ServerName, reply};
-use crate::error::{Blame, Error, Kind};
+use crate::error::{Blame, Error, Kind, Retry};
 use crate::permit::{self, SlotPermit};
 
 pub(super) use pending::Job;
@@ -69,6 +69,8 @@ pub(super) struct Surroundings {
     pub(super) bounds: permit::Metrics,
     pub(super) owner: Weak<dyn Owner>,
     pub(super) tasks: TaskTracker,
+    /// Ends them all.
+    pub(super) stop: CancellationToken,
 }
 
 /// Why a connection ended.
@@ -373,6 +375,12 @@ impl State {
 /// What a connection ends for that did nothing wrong.
 pub(super) fn unneeded() -> Error {
     Error::new(Kind::Cancelled, Blame::Edge, "the connection is not needed any more")
+}
+
+/// What everything ends for when the process does.
+pub(super) fn draining() -> Error {
+    Error::new(Kind::Draining, Blame::Edge, "this gateway is stopping; try again")
+        .with_retry(Retry::After(permit::RETRY_AFTER))
 }
 
 /// What the calls of a session end for that ends before them.

@@ -11,13 +11,13 @@ use wire::mcp::list::{Item, ListPage};
 use wire::mcp::method::{Method, Notice};
 use wire::{Era, code};
 
-use super::conn::Conn;
+use super::conn::{Conn, unneeded};
 use super::facts::{Facts, all_capabilities};
 use super::modern;
 use super::pool::{Pool, Shared};
 use super::roster::Key;
 use crate::call::Outcome;
-use crate::error::Error;
+use crate::error::{Error, Kind};
 
 /// What a server can be asked to list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -166,7 +166,13 @@ impl Shared {
             Outcome::Result(result) => Ok(Some(result.into_bytes())),
             Outcome::Refused(error) if is_unknown_method(&error) => Ok(None),
             Outcome::Refused(_) => Err(self.protocol("it refused to list what it offers")),
-            Outcome::Failed(error) => Err(error),
+            Outcome::Failed(error) => {
+                // A process that is stuck would be asked again and again; the next list gets another one.
+                if error.kind == Kind::Timeout {
+                    conn.close(&unneeded());
+                }
+                Err(error)
+            }
         }
     }
 }

@@ -8,7 +8,6 @@ use std::time::Duration;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
 use super::address::Endpoint;
-use super::conn::Conn;
 use super::pool::Shared;
 use super::settings::Source;
 
@@ -19,7 +18,7 @@ pub(super) fn start(shared: &Arc<Shared>) {
     shared.around.tasks.spawn(watch(shared.clone()));
 }
 
-/// Sweeps until the pool stops, then ends its connections in good order.
+/// Sweeps until the pool stops, and its connections with it.
 async fn sweep(shared: Arc<Shared>) {
     let mut tick = interval(SWEEP);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -33,10 +32,6 @@ async fn sweep(shared: Arc<Shared>) {
         }
     }
     shared.stop.cancel();
-    let why = shared.draining();
-    for conn in shared.conns() {
-        conn.close(&why);
-    }
     shared.around.tasks.close();
     shared.around.tasks.wait().await;
 }
@@ -69,10 +64,6 @@ async fn watch(shared: Arc<Shared>) {
 }
 
 impl Shared {
-    fn conns(&self) -> Vec<Arc<Conn>> {
-        self.lock().roster.iter().map(|(_, conn, _)| conn.clone()).collect()
-    }
-
     fn sweep(&self, now: Instant) {
         let conns: Vec<_> = {
             let state = self.lock();

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use wire::Era;
 
 use super::address::{Endpoint, spread};
-use super::conn::{Conn, Spec, session_over, unneeded};
+use super::conn::{Conn, Spec, draining, session_over, unneeded};
 use super::facts::{Facts, NO_CAPABILITIES, Refusal, all_capabilities};
 use super::health::Backoff;
 use super::metrics::Handshake;
@@ -47,7 +47,7 @@ impl Shared {
         let reached = tokio::select! {
             biased; // what has ended opens nothing more
             () = until.cancelled() => Err(session_over()),
-            () = self.stop.cancelled() => Err(self.draining()),
+            () = self.stop.cancelled() => Err(draining()),
             reached = self.reach(&key, &until) => reached,
         };
         let result = match reached {

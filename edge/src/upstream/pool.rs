@@ -13,7 +13,7 @@ use tokio_util::task::TaskTracker;
 use wire::Era;
 use wire::mcp::method::Notice;
 
-use super::conn::{Conn, Ended, Job, Owner, Surroundings};
+use super::conn::{Conn, Ended, Job, Owner, Surroundings, draining};
 use super::control::Changes;
 use super::facts::Facts;
 use super::health::Health;
@@ -24,7 +24,7 @@ use super::process::Command;
 use super::roster::{Key, Opening, Roster};
 use super::settings::{Config, EraChoice, ServerConfig};
 use crate::call::{Affinity, Call, Dispatch, Reply, ServerName, reply};
-use crate::error::{Blame, Error, Kind, Retry};
+use crate::error::{Blame, Error, Kind};
 use crate::ops::drain::DrainWatch;
 use crate::permit::{self, Bound, QueuePermit, RETRY_AFTER, SlotPermit, Slots};
 
@@ -191,6 +191,7 @@ impl Shared {
             bounds: self.around.bounds.clone(),
             owner,
             tasks: self.around.tasks.clone(),
+            stop: self.stop.clone(),
         }
     }
 
@@ -230,7 +231,7 @@ impl Shared {
             let found = tokio::select! {
                 biased; // for a caller that has left nothing is begun
                 () = job.responder.cancelled() => return,
-                () = self.stop.cancelled() => Err(self.draining()),
+                () = self.stop.cancelled() => Err(draining()),
                 found = self.find(&job.call, slot.take(), &place) => found,
             };
             let (conn, permit) = match found {
@@ -295,8 +296,7 @@ impl Shared {
 
     /// Starts an attempt to open a connection.
     fn begin(&self, state: &mut State, key: &Key, until: CancellationToken) -> Result<Opening, Error> {
-        let this =
-            self.this.upgrade().filter(|_| !self.stop.is_cancelled()).ok_or_else(|| self.draining())?;
+        let this = self.this.upgrade().filter(|_| !self.stop.is_cancelled()).ok_or_else(draining)?;
         if let Some(why) = state.health.down() {
             return Err(Error::new(Kind::Unreachable, Blame::Upstream, why));
         }
@@ -326,11 +326,6 @@ impl Shared {
 
     pub(super) fn protocol(&self, clause: &str) -> Error {
         Error::new(Kind::Protocol, Blame::Upstream, format!("server `{}`: {clause}", self.server.name))
-    }
-
-    pub(super) fn draining(&self) -> Error {
-        Error::new(Kind::Draining, Blame::Edge, "this gateway is stopping; try again")
-            .with_retry(Retry::After(RETRY_AFTER))
     }
 }
 

@@ -11,7 +11,7 @@ use wire::mcp::method::{Ask, Notice};
 use wire::{Era, Frame, Kind as MessageKind, Message, ScanError};
 
 use super::pending::{Pending, Work};
-use super::{CLOSE_GRACE, Conn, Job, session_over, writer};
+use super::{CLOSE_GRACE, Conn, Job, draining, session_over, writer};
 use crate::call::{Event, Outcome};
 use crate::error::{Blame, Error, Kind};
 use crate::permit::Bound;
@@ -22,6 +22,7 @@ use crate::upstream::{legacy, modern, outgoing};
 
 /// Reads until the connection ends, then sees to it that everything of it is gone.
 pub(super) async fn run(conn: Arc<Conn>, link: Link) {
+    let end = End(conn.clone());
     let writer = conn.around.tasks.spawn(writer::run(conn.clone(), link.outgoing));
     let mut reader = Reader {
         frames: FrameReader::new(link.incoming, conn.around.config.limits.frame_bytes),
@@ -39,14 +40,26 @@ pub(super) async fn run(conn: Arc<Conn>, link: Link) {
     if let Some(process) = link.process {
         process.stop().await;
     }
-    conn.around.metrics.connections.dec();
-    conn.done.cancel();
+    drop(end);
+}
+
+/// The end of a connection, also when it comes by a panic: its calls must not wait for an answer that nobody
+/// reads.
+struct End(Arc<Conn>);
+
+impl Drop for End {
+    fn drop(&mut self) {
+        self.0.die();
+        self.0.around.metrics.connections.dec();
+        self.0.done.cancel();
+    }
 }
 
 /// Resolves when the server had its time to end, after an end from our side.
 async fn reader_closing(conn: &Conn) {
     tokio::select! {
         () = conn.spec.until.cancelled() => conn.close(&session_over()),
+        () = conn.around.stop.cancelled() => conn.close(&draining()),
         () = conn.closing.cancelled() => {}
     }
     tokio::select! {

@@ -12,9 +12,21 @@ use crate::upstream::link::Outgoing;
 /// Writes until the connection ends.
 pub(super) async fn run(conn: Arc<Conn>, outgoing: Outgoing) {
     let mut writer = FrameWriter::new(outgoing);
+    let _watch = PanicWatch(&conn);
     tokio::select! {
         () = conn.cut.cancelled() => {} // nobody reads the rest of a line that is cut here
         () = write(&conn, &mut writer) => {}
+    }
+}
+
+/// A connection whose writer panicked is of no use: what is queued on it would wait for its deadline.
+struct PanicWatch<'c>(&'c Conn);
+
+impl Drop for PanicWatch<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.die();
+        }
     }
 }
 

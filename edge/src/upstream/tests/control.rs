@@ -52,6 +52,19 @@ async fn a_list_that_never_ends_is_an_error() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_list_that_gets_no_answer_costs_the_connection() {
+    let mut room = Setting::default().build();
+    let listing = list(&room, List::Tools);
+    let mut stuck = room.accept_legacy().await;
+    stuck.expect("tools/list").await;
+    assert_eq!(listing.await.unwrap().unwrap_err().kind, Kind::Timeout);
+    stuck.ended().await;
+    let listing = list(&room, List::Tools);
+    page(&mut room.accept_legacy().await, &["a"], None).await;
+    assert_eq!(listing.await.unwrap().unwrap(), ["a"]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_a_server_does_not_have_is_empty() {
     let mut room = Setting::default().build();
     let (prompts, templates) = (list(&room, List::Prompts), list(&room, List::Templates));

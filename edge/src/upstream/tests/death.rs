@@ -193,6 +193,31 @@ async fn the_end_of_the_process_does_not_wait_for_ever() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_connection_in_its_handshake_ends_with_the_process() {
+    let mut room = Setting::default().build();
+    let reply = room.echo("a");
+    let mut peer = room.accept().await;
+    peer.expect("initialize").await;
+    let drain = std::mem::take(&mut room.drain);
+    let ended = tokio::spawn(drain.run(Duration::ZERO, Duration::from_secs(20)));
+    assert_eq!(failure(reply).await.kind, Kind::Draining);
+    assert_eq!(peer.read().await, None);
+    drop(peer);
+    timeout(Duration::from_secs(1), ended).await.expect("nothing is left to wait for").unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pool_that_is_dropped_takes_its_connections_with_it() {
+    let mut room = Setting::default().build();
+    let reply = room.echo("a");
+    let mut peer = room.accept_legacy().await;
+    peer.expect("tools/call").await;
+    drop(room.pool);
+    assert_eq!(failure(reply).await.kind, Kind::Draining);
+    assert_eq!(peer.read().await, None);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_server_that_floods_with_questions_gets_a_bounded_number_of_answers() {
     let mut room = Setting::default().build();
     let reply = room.echo("a");
