@@ -100,8 +100,13 @@ fn items_of_a_page_and_links_of_a_result() {
         page(list::PAGE_ITEMS + 1).map_err(|error| error.kind).err(),
         Some(ScanErrorKind::TooManyMembers)
     );
-    let links = vec![r#"{"type":"resource_link","uri":"a:b"}"#; invoke::LINKS + 1].join(",");
-    assert_eq!(invoke::links(&format!("{{\"content\":[{links}]}}").into(), &limits).len(), invoke::LINKS);
+    let links = |count: usize| {
+        let blocks = vec![r#"{"type":"resource_link","uri":"a:b"}"#; count].join(",");
+        invoke::links(&format!("{{\"content\":[{blocks}]}}").into(), &limits).len()
+    };
+    assert_eq!(links(invoke::LINKS + 1), invoke::LINKS);
+    assert_eq!(links(invoke::BLOCKS), invoke::LINKS);
+    assert_eq!(links(invoke::BLOCKS + 1), 0);
 }
 
 #[test]

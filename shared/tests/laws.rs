@@ -53,44 +53,51 @@ fn space() -> impl Strategy<Value = String> {
     select(vec!["", "", "", " ", "\r\n", "\t "]).prop_map(str::to_owned)
 }
 
-/// What looks like a message: the members of one, some missing, some twice, some of another kind.
+/// What looks like a message: the members one kind has, in any order, now and then with a value or a member it may not have.
 fn message() -> impl Strategy<Value = String> {
-    let meta = vec(
-        (select(vec!["\"progressToken\"", "\"k\"", "\"\\u006b\""]).prop_map(str::to_owned), json()),
-        0..3,
-    );
-    let meta = prop_oneof![(meta, space()).prop_map(|(members, space)| object(&members, &space)), json()];
-    let payload = vec(
-        (select(vec!["\"name\"", "\"uri\"", "\"content\"", "\"tools\""]).prop_map(str::to_owned), json()),
-        0..3,
-    );
-    let payload = (payload, meta, space()).prop_map(|(mut members, meta, space)| {
-        members.push(("\"_meta\"".to_owned(), meta));
-        object(&members, &space)
-    });
-    let payload = prop_oneof![4 => payload, 1 => json()].boxed();
-    let id = select(vec!["1", "-7", "\"x\"", "\"\\u0061\"", "null", "1.0", "{}", "\"\\ud800\""]);
-    let member = prop_oneof![
-        4 => Just(("\"jsonrpc\"".to_owned(), "\"2.0\"".to_owned())),
-        4 => id.prop_map(|id| ("\"id\"".to_owned(), id.to_owned())),
-        4 => select(vec!["\"ping\"", "\"tools\\/call\"", "7"]).prop_map(|name| ("\"method\"".to_owned(), name.to_owned())),
-        4 => payload.clone().prop_map(|payload| ("\"params\"".to_owned(), payload)),
-        2 => payload.prop_map(|payload| ("\"result\"".to_owned(), payload)),
-        1 => json().prop_map(|error| ("\"error\"".to_owned(), error)),
-        1 => (string(), json()),
+    let id = prop_oneof![
+        8 => select(vec!["1", "-7", "\"x\"", "\"\\u0061\""]),
+        1 => select(vec!["null", "1.0", "{}", "\"\\ud800\""]),
     ];
-    let unique = |mut members: Vec<(String, String)>| {
-        let mut seen = Vec::new();
-        members.retain(|(key, _)| {
-            seen.len() > 5
-                || !seen.contains(key) && {
-                    seen.push(key.clone());
-                    true
-                }
-        });
-        members
-    };
-    (vec(member, 2..9).prop_map(unique), space()).prop_map(|(members, space)| object(&members, &space))
+    let method = prop_oneof![8 => select(vec!["\"ping\"", "\"tools\\/call\""]), 1 => Just("7")];
+    let extra = prop_oneof![3 => Just(None), 1 => (string(), json()).prop_map(Some)];
+    (select(KINDS.to_vec()), id, method, payload(), extra)
+        .prop_map(|(keys, id, method, payload, extra)| {
+            let value = |key: &&str| match *key {
+                "jsonrpc" => "\"2.0\"",
+                "id" => id,
+                "method" => method,
+                _ => &payload,
+            };
+            let members = keys.iter().map(|key| (format!("\"{key}\""), value(key).to_owned()));
+            members.chain(extra).collect::<Vec<_>>()
+        })
+        .prop_shuffle()
+        .prop_flat_map(|members| space().prop_map(move |space| object(&members, &space)))
+}
+
+/// Keys of each kind of message, and of some that are none.
+const KINDS: [&[&str]; 8] = [
+    &["jsonrpc", "id", "method", "params"],
+    &["jsonrpc", "id", "method"],
+    &["jsonrpc", "method", "params"],
+    &["jsonrpc", "id", "result"],
+    &["jsonrpc", "id", "error"],
+    &["jsonrpc", "error"],
+    &["jsonrpc", "id", "method", "result"],
+    &["id", "method", "jsonrpc", "id"],
+];
+
+/// What `params`, `result` or `error` may hold, with equal keys now and then.
+fn payload() -> impl Strategy<Value = String> {
+    let named = |keys: Vec<&'static str>| (select(keys).prop_map(|key| format!("\"{key}\"")), json());
+    let meta = vec(named(vec!["progressToken", "k", "\\u006b"]), 0..3);
+    let meta = (meta, space()).prop_map(|(members, space)| object(&members, &space));
+    let meta = prop_oneof![3 => meta, 1 => json()].prop_map(|meta| ("\"_meta\"".to_owned(), meta));
+    let members = (vec(named(vec!["name", "uri", "content", "tools"]), 0..3), vec(meta, 0..=1));
+    let payload =
+        (members, space()).prop_map(|((members, meta), space)| object(&[members, meta].concat(), &space));
+    prop_oneof![6 => payload, 1 => json()]
 }
 
 /// A text with some bytes changed, removed or cut off.

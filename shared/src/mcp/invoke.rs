@@ -10,6 +10,10 @@ use crate::span::Span;
 /// Most URIs taken from one result; the map they go into is bounded too.
 pub const LINKS: usize = 256;
 
+/// Most elements of one list that are looked at; a list with more is passed over, lest many small ones cost many times
+/// the memory they came in.
+pub const BLOCKS: usize = 10_000;
+
 /// URIs of `resource_link` and embedded resources in a tool's `content`, a prompt's `messages` or a resource's `contents`.
 /// A result that is not shaped like one has none.
 // MCP 2025-11-25 server/tools, Resource Links and Embedded Resources; server/prompts; server/resources
@@ -75,7 +79,7 @@ impl Links<'_> {
 
     fn elements(&self, array: Option<Span>) -> Vec<Span> {
         array
-            .and_then(|span| object::elements(self.bytes, span, self.limits, usize::MAX).ok())
+            .and_then(|span| object::elements(self.bytes, span, self.limits, BLOCKS).ok())
             .unwrap_or_default()
     }
 }
