@@ -50,6 +50,9 @@ doc:
 layering:
 	cargo test -p mcp-edge --test layering
 
+fuzz: # that the targets build; shared/fuzz/README.md says how to let them run
+	RUSTFLAGS="--cfg fuzzing" cargo build --manifest-path shared/fuzz/Cargo.toml --target-dir $(TARGET)/fuzz
+
 bench: build ## Load run: the bare limit and our path, one table
 	MCP_DIST=$(DIST) cargo run --release -p bench
 
