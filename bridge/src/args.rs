@@ -4,7 +4,6 @@
 //! like the option and gives way to it. The first word that is not an option is the command, and nothing after it is
 //! looked at.
 
-use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -29,6 +28,8 @@ pub(crate) struct Settings {
     pub(crate) arguments: Vec<OsString>,
     pub(crate) listen: Vec<Address>,
     pub(crate) data_path: DataPath,
+    /// How many processes wait for clients.
+    pub(crate) warm: usize,
     pub(crate) max_connections: usize,
     pub(crate) max_waiting: usize,
     pub(crate) first_byte_timeout: Duration,
@@ -91,6 +92,7 @@ enum Value {
 const OPTIONS: &[OptionSpec] = &[
     OptionSpec { name: "listen", value: Value::Repeatable },
     OptionSpec { name: "stdio", value: Value::Required },
+    OptionSpec { name: "warm", value: Value::Required },
     OptionSpec { name: "max-connections", value: Value::Required },
     OptionSpec { name: "max-waiting", value: Value::Required },
     OptionSpec { name: "first-byte-timeout", value: Value::Required },
@@ -101,10 +103,10 @@ const OPTIONS: &[OptionSpec] = &[
     OptionSpec { name: "check", value: Value::Optional },
 ];
 
-/// The options as they were given, not yet understood: name to values and where they came from.
+/// The options as they were given, not yet understood.
 #[derive(Default)]
 struct Given {
-    values: BTreeMap<&'static str, Vec<String>>,
+    values: Vec<(&'static str, Vec<String>)>,
 }
 
 impl Given {
@@ -130,11 +132,11 @@ impl Given {
                 .into_string()
                 .map_err(|_| Failure::usage(format!("the value of {name} is not UTF-8")))?,
         };
-        let values = self.values.entry(spec.name).or_default();
-        if spec.value != Value::Repeatable && !values.is_empty() {
-            return Err(Failure::usage(format!("{name} is given twice")));
+        match self.values.iter_mut().find(|(name, _)| *name == spec.name) {
+            None => self.values.push((spec.name, vec![value])),
+            Some((_, values)) if spec.value == Value::Repeatable => values.push(value),
+            Some(_) => return Err(Failure::usage(format!("{name} is given twice"))),
         }
-        values.push(value);
         Ok(())
     }
 
@@ -145,7 +147,7 @@ impl Given {
     ) -> Result<(), Failure> {
         for (variable, value) in environment {
             let Some(spec) = option_of(&variable) else { continue };
-            if self.values.contains_key(spec.name) {
+            if self.values.iter().any(|(name, _)| *name == spec.name) {
                 continue;
             }
             let value = value.into_string().map_err(|_| {
@@ -159,7 +161,7 @@ impl Given {
             };
             // An empty variable is how manifests say "not set".
             if values.iter().any(|value| !value.is_empty()) {
-                self.values.insert(spec.name, values);
+                self.values.push((spec.name, values));
             }
         }
         Ok(())
@@ -191,13 +193,15 @@ impl Given {
                 "no command: say which server to run, as in `docker-mcp-bridge npx -y some-server`",
             )
         })?;
+        let warm = self.number("warm", 0, 0)?;
         Ok(Action::Serve(Settings {
             command,
             arguments: words.collect(),
             listen,
-            data_path: self.data_path()?,
-            max_connections: self.bound("max-connections", MAX_CONNECTIONS)?,
-            max_waiting: self.bound("max-waiting", MAX_WAITING)?,
+            data_path: self.data_path(warm)?,
+            warm,
+            max_connections: self.number("max-connections", MAX_CONNECTIONS, 1)?,
+            max_waiting: self.number("max-waiting", MAX_WAITING, 1)?,
             first_byte_timeout: self.duration("first-byte-timeout", FIRST_BYTE_TIMEOUT)?,
             client_timeout: self.client_timeout()?,
             stop_grace: self.duration("stop-grace", STOP_GRACE)?,
@@ -206,27 +210,36 @@ impl Given {
     }
 
     fn one(&mut self, name: &str) -> Option<String> {
-        self.values.remove(name).and_then(|mut values| values.pop())
+        self.all(name).and_then(|mut values| values.pop())
+    }
+
+    fn all(&mut self, name: &str) -> Option<Vec<String>> {
+        let at = self.values.iter().position(|(given, _)| *given == name)?;
+        Some(self.values.swap_remove(at).1)
     }
 
     fn addresses(&mut self) -> Result<Vec<Address>, Failure> {
-        let Some(texts) = self.values.remove("listen") else { return Ok(vec![Address::DEFAULT]) };
+        let Some(texts) = self.all("listen") else { return Ok(vec![Address::DEFAULT]) };
         texts.iter().map(|text| Address::parse(text).map_err(|e| invalid("listen", &e))).collect()
     }
 
-    fn data_path(&mut self) -> Result<DataPath, Failure> {
+    fn data_path(&mut self, warm: usize) -> Result<DataPath, Failure> {
         match self.one("stdio").as_deref() {
+            Some("handoff") if warm > 0 => {
+                Err(invalid("warm", "a process started ahead has no socket yet; it needs --stdio pipe"))
+            }
+            None if warm > 0 => Ok(DataPath::Pipe),
             None | Some("handoff") => Ok(DataPath::Handoff),
             Some("pipe") => Ok(DataPath::Pipe),
             Some(other) => Err(invalid("stdio", &format!("`{other}` is neither handoff nor pipe"))),
         }
     }
 
-    fn bound(&mut self, name: &str, default: usize) -> Result<usize, Failure> {
+    fn number(&mut self, name: &str, default: usize, least: usize) -> Result<usize, Failure> {
         let Some(text) = self.one(name) else { return Ok(default) };
         match text.parse() {
-            Ok(bound) if bound > 0 => Ok(bound),
-            _ => Err(invalid(name, &format!("`{text}` is not a number of at least 1"))),
+            Ok(number) if number >= least => Ok(number),
+            _ => Err(invalid(name, &format!("`{text}` is not a number of at least {least}"))),
         }
     }
 

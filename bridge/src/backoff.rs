@@ -21,6 +21,11 @@ impl Backoff {
         now >= self.closed_until
     }
 
+    /// When a process may be started again.
+    pub(crate) fn opens_at(&self) -> Moment {
+        self.closed_until
+    }
+
     /// A process could not be started, or crashed [`QUICKLY`] while its client was there. Returns the pause that follows.
     pub(crate) fn crashed(&mut self, now: Moment) -> Option<Duration> {
         self.crashes = self.crashes.saturating_add(1);

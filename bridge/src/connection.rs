@@ -3,19 +3,22 @@
 //! It knows nothing of the other connections: what concerns the table of all of them it answers as a [`Next`].
 
 use std::fmt;
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use nix::sys::epoll::EpollFlags;
 use nix::sys::socket::{MsgFlags, Shutdown, recv, shutdown};
+use nix::unistd::Pid;
 
+use crate::args::DataPath;
 use crate::clock::Moment;
 use crate::hub::Hub;
 use crate::kernel::Ending;
 use crate::poller::{Token, Watch};
-use crate::process::{Pipes, Process, is_transient};
+use crate::process::{Process, is_transient};
 use crate::pump::{Output, Pump, receive};
+use crate::spare::Spare;
 
 pub(crate) struct Connection {
     number: u64,
@@ -108,6 +111,15 @@ impl Connection {
         matches!(self.stage, Stage::Waiting)
     }
 
+    /// Whether it runs the process `pid`.
+    pub(crate) fn runs(&self, pid: Pid) -> bool {
+        matches!(&self.stage, Stage::Running(process, _) if process.pid == pid)
+    }
+
+    pub(crate) fn is_running(&self) -> bool {
+        matches!(self.stage, Stage::Running(..))
+    }
+
     pub(crate) fn process(&mut self) -> Option<&mut Process> {
         match &mut self.stage {
             Stage::Running(process, _) => Some(process),
@@ -164,14 +176,6 @@ impl Connection {
         self.rewatch(hub)
     }
 
-    /// The process has written to stderr.
-    pub(crate) fn on_stderr(&mut self, hub: &mut Hub) {
-        let number = self.number;
-        if let Some(process) = self.process() {
-            process.read_stderr(number, hub);
-        }
-    }
-
     /// Its deadline has passed.
     pub(crate) fn on_deadline(&mut self, hub: &mut Hub) -> Next {
         let number = self.number;
@@ -189,15 +193,32 @@ impl Connection {
     ///
     /// # Errors
     /// What fork, exec or the lack of descriptors said.
-    pub(crate) fn start(&mut self, hub: &mut Hub) -> std::io::Result<()> {
-        let (mut process, pipes) = Process::start(self.number, &self.socket, hub)?;
-        let (number, peer) = (self.number, self.peer);
-        hub.log.event(format_args!("[{number}] started pid={} peer={peer}", process.pid));
+    pub(crate) fn start(&mut self, hub: &mut Hub) -> io::Result<()> {
+        let number = self.number;
+        let (mut process, plane) = match hub.settings.data_path {
+            DataPath::Handoff => (Process::start_on(&self.socket, number, hub)?, DataPlane::Handoff),
+            DataPath::Pipe => {
+                let (process, pipes) = Process::start_piped(number, hub)?;
+                (process, DataPlane::Pipe(Pump::new(pipes)))
+            }
+        };
+        hub.log.event(format_args!("[{number}] started pid={} peer={}", process.pid, self.peer));
         process.watch_stderr(number, hub, true);
-        let plane = pipes.map_or(DataPlane::Handoff, |pipes: Pipes| DataPlane::Pipe(Pump::new(pipes)));
         self.stage = Stage::Running(process, plane);
         self.set_deadline(hub, None);
         Ok(())
+    }
+
+    /// Takes a process that was started ahead, and its number, by which the process is marked.
+    pub(crate) fn take(mut self, spare: Spare, hub: &mut Hub) -> Self {
+        self.set_deadline(hub, None);
+        // Deleting what is registered cannot fail.
+        let _ = hub.poller.set(&mut self.watch, &self.socket, Token::Client(self.number), None);
+        self.number = spare.number;
+        let (process, pipes) = spare.take();
+        hub.log.event(format_args!("[{}] taken pid={} peer={}", self.number, process.pid, self.peer));
+        self.stage = Stage::Running(process, DataPlane::Pipe(Pump::new(pipes)));
+        self
     }
 
     /// Looks at what happened before or while the process started.
@@ -214,9 +235,7 @@ impl Connection {
                 return Next::Stay;
             }
         };
-        let (number, pid, lived) = (self.number, process.pid, hub.now.saturating_sub(process.started));
-        process.finish_stderr(number, hub);
-        hub.log.event(format_args!("[{number}] ended pid={pid} {how} after={:.3}s", lived.as_secs_f64()));
+        process.log_end(self.number, how, hub);
         self.set_deadline(hub, None);
         match plane {
             DataPlane::Handoff => self.linger(hub),
@@ -368,15 +387,6 @@ impl Connection {
 fn finish_sending(socket: &OwnedFd) {
     // ENOTCONN: the client is gone, which its hang-up says too.
     let _ = shutdown(socket.as_raw_fd(), Shutdown::Write);
-}
-
-impl fmt::Display for Ending {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Status(status) => write!(f, "status={status}"),
-            Self::Signal(signal) => write!(f, "signal={signal}"),
-        }
-    }
 }
 
 /// How long a client may go on sending to a process that has ended. Long enough for a round trip anywhere, short enough

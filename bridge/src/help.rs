@@ -22,6 +22,9 @@ Bytes:
                            stdout. pipe: for a server that insists on pipes
                            (default handoff)
 
+  --warm N                 processes started ahead, for servers that start
+                           slowly; implies --stdio pipe (default 0)
+
 Bounds:
   --max-connections N      processes at a time; further connections are closed
                            at their first byte (default 256)

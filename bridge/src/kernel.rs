@@ -3,6 +3,7 @@
 //! Each is a few lines, and each says why the safe form does not do.
 #![expect(unsafe_code, reason = "std and nix have no safe form of these three; see each function")]
 
+use std::fmt;
 use std::io;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
@@ -26,6 +27,15 @@ pub(crate) struct Ended {
 pub(crate) enum Ending {
     Status(i32),
     Signal(i32),
+}
+
+impl fmt::Display for Ending {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Status(status) => write!(f, "status={status}"),
+            Self::Signal(signal) => write!(f, "signal={signal}"),
+        }
+    }
 }
 
 /// Finds a child that has ended without reaping it.

@@ -12,15 +12,12 @@ use nix::sys::socket::{setsockopt, sockopt};
 
 use crate::address::{Address, Listener};
 use crate::args::Settings;
-use crate::clock::Moment;
 use crate::connection::Peer;
 use crate::failure::Failure;
 use crate::poller::{Poller, Token, Watch};
 
 pub(crate) struct Listeners {
     open: Vec<(Address, Listener, Watch)>,
-    /// Until when nothing is accepted, while descriptors have run out.
-    pub(crate) paused: Option<Moment>,
 }
 
 impl Listeners {
@@ -29,7 +26,7 @@ impl Listeners {
     /// # Errors
     /// A sentence with the address that cannot be bound.
     pub(crate) fn bind(settings: &Settings) -> Result<Self, Failure> {
-        let mut listeners = Self { open: Vec::new(), paused: None };
+        let mut listeners = Self { open: Vec::new() };
         for address in &settings.listen {
             let listener = address
                 .listen()

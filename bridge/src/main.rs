@@ -3,7 +3,7 @@
 //!
 //! One thread, one epoll. A file imports only files to its left:
 //! `failure < clock < address < args < command, install, files, kernel, backoff, log < orphan, poller < hub < process
-//! < pump < connection < listeners < serve < main`.
+//! < spare, pump < connection < listeners < serve < main`.
 //!
 //! The way of a connection: `listeners` accepts it, `connection` waits for the first byte, `process` starts the server
 //! in its own group, and hands it the socket (or `pump` copies through pipes); `serve` reaps the process when it ends,
@@ -28,6 +28,7 @@ mod poller;
 mod process;
 mod pump;
 mod serve;
+mod spare;
 
 use std::env;
 use std::io::{self, Write};

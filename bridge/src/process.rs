@@ -4,17 +4,17 @@ use std::ffi::OsString;
 use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
-use std::process::{ChildStderr, ChildStdin, ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command, Stdio};
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::epoll::EpollFlags;
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 
-use crate::args::{DataPath, Settings};
+use crate::args::Settings;
 use crate::clock::Moment;
 use crate::hub::Hub;
-use crate::kernel;
+use crate::kernel::{self, Ending};
 use crate::log::Lines;
 use crate::orphan::Nonce;
 use crate::poller::{Token, Watch};
@@ -49,46 +49,47 @@ enum Ladder {
 }
 
 impl Process {
-    /// Starts the command for `connection`, with the client's `socket` or with pipes as stdin and stdout.
+    /// Starts the command for `connection` with the client's socket as stdin and stdout.
     ///
     /// # Errors
     /// What fork or exec said, or that descriptors have run out.
-    pub(crate) fn start(connection: u64, socket: &OwnedFd, hub: &Hub) -> io::Result<(Self, Option<Pipes>)> {
+    pub(crate) fn start_on(socket: &OwnedFd, connection: u64, hub: &Hub) -> io::Result<Self> {
         let mut command = command(&hub.settings, hub.nonce.mark(connection));
-        match hub.settings.data_path {
-            DataPath::Handoff => {
-                // Servers expect to block; what the bridge itself does with the socket says MSG_DONTWAIT each time.
-                fcntl(socket, FcntlArg::F_SETFL(OFlag::empty()))?;
-                command.stdin(Stdio::from(socket.try_clone()?)).stdout(Stdio::from(socket.try_clone()?));
-                // A bash that finds a socket on stdin takes itself for the child of a remote shell daemon and runs
-                // ~/.bashrc, whose output would enter the protocol, unless SHLVL says otherwise
-                // (bash(1), Invocation).
-                if std::env::var_os("SHLVL").is_none() {
-                    command.env("SHLVL", "1");
-                }
-            }
-            DataPath::Pipe => {
-                command.stdin(Stdio::piped()).stdout(Stdio::piped());
-            }
+        // Servers expect to block; what the bridge itself does with the socket says MSG_DONTWAIT each time.
+        fcntl(socket, FcntlArg::F_SETFL(OFlag::empty()))?;
+        command.stdin(Stdio::from(socket.try_clone()?)).stdout(Stdio::from(socket.try_clone()?));
+        // A bash that finds a socket on stdin takes itself for the child of a remote shell daemon and runs ~/.bashrc,
+        // whose output would enter the protocol, unless SHLVL says otherwise (bash(1), Invocation).
+        if std::env::var_os("SHLVL").is_none() {
+            command.env("SHLVL", "1");
         }
+        Self::spawn(command, hub).map(|(process, _)| process)
+    }
+
+    /// Starts the command for `connection` with pipes.
+    ///
+    /// # Errors
+    /// What fork or exec said, or that descriptors have run out.
+    pub(crate) fn start_piped(connection: u64, hub: &Hub) -> io::Result<(Self, Pipes)> {
+        let mut command = command(&hub.settings, hub.nonce.mark(connection));
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let (process, mut child) = Self::spawn(command, hub)?;
+        let pipes = child.stdin.take().zip(child.stdout.take());
+        let (stdin, stdout) = pipes.ok_or_else(|| io::Error::other("a pipe is missing"))?;
+        set_nonblocking(&stdin)?;
+        set_nonblocking(&stdout)?;
+        Ok((process, Pipes { stdin, stdout }))
+    }
+
+    fn spawn(mut command: Command, hub: &Hub) -> io::Result<(Self, Child)> {
         kernel::before_exec(&mut command, hub.open_files);
         let mut child = command.stderr(Stdio::piped()).spawn()?;
         let pid = Pid::from_raw(child.id().cast_signed());
-        let Some(stderr) = child.stderr.take() else {
-            return Err(io::Error::other("a piped stderr is missing"));
-        };
+        let stderr = child.stderr.take().ok_or_else(|| io::Error::other("a pipe is missing"))?;
         set_nonblocking(&stderr)?;
-        let pipes = match (child.stdin.take(), child.stdout.take()) {
-            (Some(stdin), Some(stdout)) => {
-                set_nonblocking(&stdin)?;
-                set_nonblocking(&stdout)?;
-                Some(Pipes { stdin, stdout })
-            }
-            _ => None,
-        };
         let (stderr_watch, lines) = (Watch::default(), Lines::default());
         let process = Self { pid, started: hub.now, ladder: Ladder::Serving, stderr, stderr_watch, lines };
-        Ok((process, pipes))
+        Ok((process, child))
     }
 
     /// The process's input has ended: from now on it has to leave. Returns when to look again; `None` if the ladder had
@@ -148,9 +149,9 @@ impl Process {
         }
     }
 
-    /// Logs what the ended process left in stderr, its unfinished last line too, and forgets the pipe, which a
-    /// grandchild may hold open.
-    pub(crate) fn finish_stderr(mut self, connection: u64, hub: &mut Hub) {
+    /// Logs what the ended process left in stderr, its unfinished last line too, and how it ended. Then the pipe is
+    /// forgotten, which a grandchild may hold open.
+    pub(crate) fn log_end(mut self, connection: u64, how: Ending, hub: &mut Hub) {
         for _ in 0..LEFT_IN_A_PIPE_READS {
             match self.stderr.read(&mut hub.scratch) {
                 Ok(0) => break,
@@ -162,8 +163,9 @@ impl Process {
             }
         }
         self.lines.finish(connection, &mut hub.log);
-        hub.log.flush();
         self.watch_stderr(connection, hub, false);
+        let lived_ms = hub.now.saturating_sub(self.started).as_millis();
+        hub.log.event(format_args!("[{connection}] ended pid={} {how} after_ms={lived_ms}", self.pid));
     }
 }
 

@@ -1,25 +1,27 @@
-//! The event loop: accepts, hands events to connections, starts and reaps processes, stops when told to.
+//! The event loop: hands events to connections, and stops when told to. How processes come is in `admit`, how they go in
+//! `reap`.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::os::fd::OwnedFd;
+mod admit;
+mod reap;
+
+use std::collections::BTreeMap;
 
 use nix::errno::Errno;
 use nix::sys::epoll::{EpollEvent, EpollFlags};
 use nix::sys::prctl;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use nix::sys::wait::waitpid;
-use nix::unistd::Pid;
 
 use crate::args::Settings;
-use crate::backoff::{Backoff, QUICKLY};
+use crate::backoff::Backoff;
 use crate::clock::{self, Moment};
-use crate::connection::{Connection, Next, Peer};
+use crate::connection::{Connection, Next};
 use crate::failure::Failure;
 use crate::hub::Hub;
-use crate::kernel::{self, Ended, Ending};
+use crate::kernel;
 use crate::listeners::Listeners;
 use crate::poller::{Token, Watch};
+use crate::spare::Spare;
 use crate::{command, files};
 
 /// Serves until SIGTERM or SIGINT, and until everything is stopped after that.
@@ -49,17 +51,17 @@ struct Bridge {
     hub: Hub,
     listeners: Listeners,
     signals: SignalFd,
+    /// By number, so the oldest come first.
     connections: BTreeMap<u64, Connection>,
-    /// Connections without a process, oldest first.
-    idle: BTreeSet<u64>,
-    processes: BTreeMap<Pid, u64>,
+    /// Processes that wait for a client, the oldest first.
+    spares: Vec<Spare>,
     last_number: u64,
     backoff: Backoff,
     refusals: Refusals,
-    /// Connections whose stderr is not read until the log has room again.
-    unread_stderr: BTreeSet<u64>,
+    /// Some process's stderr is not read until the log has room again.
+    stderr_waits: bool,
     phase: Phase,
-    phase_deadline: Option<Moment>,
+    own_deadlines: OwnDeadlines,
 }
 
 /// ```text
@@ -75,10 +77,19 @@ enum Phase {
     Over,
 }
 
+/// Refused connections that the log has not heard of.
 #[derive(Default)]
 struct Refusals {
     unreported: u64,
     silent_until: Moment,
+}
+
+/// The bridge's own deadlines, in the list of the connections'.
+#[derive(Default)]
+struct OwnDeadlines {
+    phase: Option<Moment>,
+    listeners: Option<Moment>,
+    spares: Option<Moment>,
 }
 
 impl Bridge {
@@ -96,19 +107,19 @@ impl Bridge {
             listeners,
             signals,
             connections: BTreeMap::new(),
-            idle: BTreeSet::new(),
-            processes: BTreeMap::new(),
-            last_number: BRIDGE,
+            spares: Vec::new(),
+            last_number: 0,
             backoff: Backoff::default(),
             refusals: Refusals::default(),
-            unread_stderr: BTreeSet::new(),
+            stderr_waits: false,
             phase: Phase::Serving,
-            phase_deadline: None,
+            own_deadlines: OwnDeadlines::default(),
         })
     }
 
     fn run(mut self) -> nix::Result<()> {
         self.listeners.watch(&self.hub.poller, true)?;
+        self.fill_spares();
         let mut events = [EpollEvent::empty(); EVENTS_A_TURN];
         while self.phase != Phase::Over {
             let ready = self.hub.poller.wait(&mut events, self.timeout())?;
@@ -121,7 +132,7 @@ impl Bridge {
             }
             self.hub.log.flush();
             self.resume_stderr();
-            if self.phase != Phase::Serving && self.connections.is_empty() {
+            if self.phase != Phase::Serving && self.connections.is_empty() && self.spares.is_empty() {
                 self.phase = Phase::Over;
             }
         }
@@ -142,20 +153,15 @@ impl Bridge {
         let number = match token {
             Token::Signals => return self.read_signals(),
             Token::Listener(index) => return self.accept(index),
-            Token::Client(number) | Token::Stdin(number) | Token::Stdout(number) | Token::Stderr(number) => {
-                number
-            }
+            Token::Stderr(number) => return self.read_stderr(number),
+            Token::Client(number) | Token::Stdin(number) | Token::Stdout(number) => number,
         };
         // An earlier event of this turn may have ended it.
         let Some(connection) = self.connections.get_mut(&number) else { return };
         let next = match token {
-            Token::Client(_) => connection.on_client(flags, &mut self.hub),
             Token::Stdin(_) => connection.on_stdin(&mut self.hub),
             Token::Stdout(_) => connection.on_stdout(&mut self.hub),
-            _ => {
-                self.read_stderr(number);
-                Next::Stay
-            }
+            _ => connection.on_client(flags, &mut self.hub),
         };
         self.act(number, next);
     }
@@ -168,97 +174,25 @@ impl Bridge {
         }
     }
 
-    fn accept(&mut self, index: usize) {
-        for _ in 0..ACCEPTS_A_TURN {
-            match self.listeners.accept(index) {
-                Ok(Some((socket, peer))) => self.accepted(socket, peer),
-                Ok(None) => return,
-                Err(error) => {
-                    // EMFILE and its kind: the connection stays in the backlog and would be reported again at once.
-                    self.hub.log.event(format_args!("cannot accept: {error}"));
-                    let _ = self.listeners.watch(&self.hub.poller, false);
-                    let mut slot = None;
-                    self.hub.deadlines.set(LISTENERS, &mut slot, Some(self.hub.now + ACCEPT_PAUSE));
-                    self.listeners.paused = slot;
-                    if let Some(oldest) = self.idle.first().copied() {
-                        self.end(oldest);
-                    }
-                    return;
-                }
-            }
-        }
-    }
-
-    fn accepted(&mut self, socket: OwnedFd, peer: Peer) {
-        self.last_number += 1;
-        let number = self.last_number;
-        match Connection::accepted(number, socket, peer, &mut self.hub) {
-            Ok(connection) => {
-                self.connections.insert(number, connection);
-                self.idle.insert(number);
-            }
-            Err(error) => self.hub.log.event(format_args!("[{number}] cannot be watched: {error}")),
-        }
-        if self.idle.len() > self.hub.settings.max_waiting
-            && let Some(oldest) = self.idle.first().copied()
-        {
-            // Whoever came last is the likeliest to say something soon.
-            self.end(oldest);
-        }
-    }
-
-    fn start(&mut self, number: u64) {
-        if self.phase != Phase::Serving {
-            return self.end(number);
-        }
-        if self.processes.len() >= self.hub.settings.max_connections {
-            return self.refuse(number, "max-connections is reached");
-        }
-        if !self.backoff.permits(self.hub.now) {
-            return self.refuse(number, "the command keeps crashing");
-        }
-        let Some(connection) = self.connections.get_mut(&number) else { return };
-        match connection.start(&mut self.hub) {
-            Ok(()) => {
-                self.idle.remove(&number);
-                let pid = connection.process().map(|process| process.pid);
-                self.processes.extend(pid.map(|pid| (pid, number)));
-                let next = connection.after_start(&mut self.hub);
-                self.act(number, next);
-            }
-            Err(error) => {
-                let command = self.hub.settings.command.display();
-                self.hub.log.event(format_args!("[{number}] cannot start `{command}`: {error}"));
-                self.crashed();
-                self.end(number);
-            }
-        }
-    }
-
-    fn refuse(&mut self, number: u64, reason: &str) {
-        self.refusals.unreported += 1;
-        if self.hub.now >= self.refusals.silent_until {
-            let count = self.refusals.unreported;
-            self.hub
-                .log
-                .event(format_args!("[{number}] refused, {reason} ({count} since the last such line)"));
-            self.refusals = Refusals { unreported: 0, silent_until: self.hub.now + REFUSALS_EVERY };
-        }
-        self.end(number);
-    }
-
-    fn crashed(&mut self) {
-        if let Some(pause) = self.backoff.crashed(self.hub.now) {
-            let pause = pause.as_secs_f64();
-            self.hub.log.event(format_args!("the command keeps crashing, no start for {pause:.1}s"));
-        }
-    }
-
     fn end(&mut self, number: u64) {
-        self.idle.remove(&number);
-        self.unread_stderr.remove(&number);
         if let Some(connection) = self.connections.remove(&number) {
             connection.close(&mut self.hub);
+        }
+    }
+
+    fn deadline_passed(&mut self, number: u64) {
+        match number {
+            PHASE => self.phase_over(),
+            LISTENERS => self.resume_accepting(),
+            SPARES => {
+                self.hub.deadlines.set(SPARES, &mut self.own_deadlines.spares, None);
+                self.fill_spares();
+            }
+            number => {
+                let Some(connection) = self.connections.get_mut(&number) else { return };
+                let next = connection.on_deadline(&mut self.hub);
+                self.act(number, next);
+            }
         }
     }
 
@@ -272,97 +206,15 @@ impl Bridge {
         }
     }
 
-    /// Ends the group of each process that has ended, and only then lets its number go.
-    fn reap(&mut self) {
-        while let Some(Ended { pid, how }) = kernel::next_ended() {
-            let number = self.processes.get(&pid).copied();
-            if let Some(process) = number.and_then(|number| self.connections.get_mut(&number)?.process()) {
-                process.signal_group(Signal::SIGKILL);
-            }
-            // The status is known; nix's reading of it may fail for a real-time signal, the reaping does not.
-            let _ = waitpid(pid, None);
-            self.processes.remove(&pid);
-            if let Some(number) = number {
-                self.process_ended(number, how);
-            }
-        }
-        let processes = &self.processes;
-        let live: BTreeSet<u64> = processes.values().copied().collect();
-        let swept = self.hub.nonce.sweep(|pid| processes.contains_key(&pid), |number| live.contains(&number));
-        for (pid, number) in swept {
-            self.hub.log.event(format_args!("[{number}] ended orphan pid={pid}"));
-        }
-    }
-
-    fn process_ended(&mut self, number: u64, how: Ending) {
-        self.unread_stderr.remove(&number);
-        let Some(connection) = self.connections.get_mut(&number) else { return };
-        if let Some(process) = connection.process() {
-            let quick = self.hub.now.saturating_sub(process.started) < QUICKLY;
-            let crashed = quick && how != Ending::Status(0) && !process.was_asked_to_leave();
-            if crashed {
-                self.crashed();
-            } else {
-                self.backoff.works();
-            }
-        }
-        let Some(connection) = self.connections.get_mut(&number) else { return };
-        let next = connection.process_ended(how, &mut self.hub);
-        if connection.is_idle() {
-            self.idle.insert(number);
-        }
-        self.act(number, next);
-    }
-
-    fn read_stderr(&mut self, number: u64) {
-        let Some(connection) = self.connections.get_mut(&number) else { return };
-        if self.hub.log.is_full() {
-            if let Some(process) = connection.process() {
-                process.watch_stderr(number, &mut self.hub, false);
-                self.unread_stderr.insert(number);
-            }
-        } else {
-            connection.on_stderr(&mut self.hub);
-        }
-    }
-
-    fn resume_stderr(&mut self) {
-        if self.hub.log.is_full() {
-            return;
-        }
-        for number in std::mem::take(&mut self.unread_stderr) {
-            if let Some(process) = self.connections.get_mut(&number).and_then(Connection::process) {
-                process.watch_stderr(number, &mut self.hub, true);
-            }
-        }
-    }
-
-    fn deadline_passed(&mut self, number: u64) {
-        match number {
-            BRIDGE => self.phase_over(),
-            LISTENERS => {
-                let mut slot = self.listeners.paused.take();
-                self.hub.deadlines.set(LISTENERS, &mut slot, None);
-                if self.phase == Phase::Serving {
-                    let _ = self.listeners.watch(&self.hub.poller, true);
-                }
-            }
-            number => {
-                let Some(connection) = self.connections.get_mut(&number) else { return };
-                let next = connection.on_deadline(&mut self.hub);
-                self.act(number, next);
-            }
-        }
-    }
-
     fn stop_requested(&mut self, signal: Signal) {
         match self.phase {
             Phase::Serving => {
-                let running = self.processes.len();
+                let running = self.connections.values().filter(|connection| connection.is_running()).count();
                 self.hub.log.event(format_args!("draining signal={signal} connections={running}"));
                 self.listeners.close(&self.hub.poller);
-                let waiting = |number: &u64| self.connections.get(number).is_some_and(Connection::is_waiting);
-                for number in self.idle.iter().copied().filter(waiting).collect::<Vec<_>>() {
+                self.spares.iter().for_each(|spare| spare.stop(Signal::SIGTERM));
+                let waiting = self.connections.iter().filter(|(_, connection)| connection.is_waiting());
+                for number in waiting.map(|(number, _)| *number).collect::<Vec<u64>>() {
                     self.end(number);
                 }
                 self.enter(Phase::Draining, self.hub.settings.drain);
@@ -377,15 +229,14 @@ impl Bridge {
             Phase::Serving | Phase::Over => {}
             Phase::Draining => self.stop_all(),
             Phase::Stopping => {
-                for process in self.processes.keys() {
-                    self.hub.log.event(format_args!("pid={process} outlives SIGKILL"));
-                }
+                self.hub.log.event(format_args!("{} processes outlive SIGKILL", self.processes()));
                 self.phase = Phase::Over;
             }
         }
     }
 
     fn stop_all(&mut self) {
+        self.spares.iter().for_each(|spare| spare.stop(Signal::SIGKILL));
         for connection in self.connections.values_mut() {
             connection.stop(&mut self.hub);
         }
@@ -394,23 +245,18 @@ impl Bridge {
 
     fn enter(&mut self, phase: Phase, length: Moment) {
         self.phase = phase;
-        self.hub.deadlines.set(BRIDGE, &mut self.phase_deadline, Some(self.hub.now + length));
+        let end = Some(self.hub.now + length);
+        self.hub.deadlines.set(PHASE, &mut self.own_deadlines.phase, end);
     }
 }
 
-/// The bridge's own deadline, in the list of connections' deadlines; connections count from 1.
-const BRIDGE: u64 = 0;
-/// The listeners' deadline.
+/// The bridge's own deadlines go by numbers that no connection has; those count from 1.
+const PHASE: u64 = 0;
 const LISTENERS: u64 = u64::MAX;
-/// One page of events a turn.
+const SPARES: u64 = u64::MAX - 1;
+/// A few kilobytes of events a turn.
 const EVENTS_A_TURN: usize = 256;
-/// A flood of connects must not keep the others waiting.
-const ACCEPTS_A_TURN: usize = 64;
-/// Long enough not to spin, short enough not to be noticed.
-const ACCEPT_PAUSE: Moment = Moment::from_millis(100);
 /// How soon a log that could not be written is tried again.
 const LOG_RETRY: Moment = Moment::from_millis(50);
-/// A client that retries fast must not fill the log.
-const REFUSALS_EVERY: Moment = Moment::from_secs(1);
 /// After the stop grace: SIGTERM's two seconds, then SIGKILL, then what the kernel needs to tear down large processes.
 const LAST_RESORT: Moment = Moment::from_secs(5);

@@ -94,6 +94,14 @@ fn refusals_name_the_option_its_variable_and_the_value() {
 }
 
 #[test]
+fn processes_started_ahead_have_pipes() {
+    assert_eq!(settings(&["cat"], &[]).data_path, DataPath::Handoff);
+    let warm = settings(&["--warm", "2", "cat"], &[]);
+    assert_eq!((warm.warm, warm.data_path), (2, DataPath::Pipe));
+    assert!(refusal(&["--warm=1", "--stdio=handoff", "cat"], &[]).contains("--stdio pipe"));
+}
+
+#[test]
 fn durations_have_units_and_an_end() {
     for (text, millis) in [("500ms", 500), ("3", 3_000), ("3s", 3_000), ("2m", 120_000), ("1h", 3_600_000)] {
         assert_eq!(read_duration(text), Some(Duration::from_millis(millis)), "{text}");

@@ -60,7 +60,7 @@ fn a_command_that_ends_well_is_no_crash() {
     for _ in 0..30 {
         assert_eq!(read_all(&mut bridge.talk("x\n")), b"");
     }
-    assert_eq!(bridge.log().matches("started").count(), 30);
+    wait_until("all have run", || bridge.log().matches("started").count() == 30);
 }
 
 #[test]

@@ -14,6 +14,7 @@ fn help_and_version_are_on_stdout_and_exit_0() {
     for option in [
         "--listen",
         "--stdio",
+        "--warm",
         "--max-connections",
         "--max-waiting",
         "--first-byte-timeout",

@@ -22,3 +22,4 @@ mod stderr;
 mod stop;
 mod support;
 mod vanish;
+mod warm;

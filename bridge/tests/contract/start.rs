@@ -28,6 +28,7 @@ fn ten_thousand_connects_that_send_nothing_start_no_process() {
     // The bridge has seen them all when it serves one that came after them.
     let mut last = bridge.talk("hello\n");
     assert_eq!(read_line(&mut last), "hello");
+    bridge.wait_for_log("[10001] started");
     assert_eq!(bridge.log().matches("started").count(), 1, "one process in all");
     drop((open, last));
     bridge.wait_for_rest(open_files);

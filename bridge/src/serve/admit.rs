@@ -1,0 +1,157 @@
+//! How connections and processes come: accept, first byte, spares, and the bounds on each.
+
+use std::os::fd::OwnedFd;
+
+use crate::clock::Moment;
+use crate::connection::{Connection, Peer};
+use crate::spare::Spare;
+
+use super::{Bridge, LISTENERS, Phase, Refusals, SPARES};
+
+impl Bridge {
+    pub(super) fn accept(&mut self, index: usize) {
+        for _ in 0..ACCEPTS_A_TURN {
+            match self.listeners.accept(index) {
+                Ok(Some((socket, peer))) => self.accepted(socket, peer),
+                Ok(None) => return,
+                Err(error) => {
+                    // EMFILE and its kind: the connection stays in the backlog and would be reported again at once.
+                    self.hub.log.event(format_args!("cannot accept: {error}"));
+                    self.pause_accepting();
+                    return self.end_oldest_idle();
+                }
+            }
+        }
+    }
+
+    fn accepted(&mut self, socket: OwnedFd, peer: Peer) {
+        self.last_number += 1;
+        let number = self.last_number;
+        match Connection::accepted(number, socket, peer, &mut self.hub) {
+            Ok(connection) => drop(self.connections.insert(number, connection)),
+            Err(error) => self.hub.log.event(format_args!("[{number}] cannot be watched: {error}")),
+        }
+        let idle = self.connections.values().filter(|connection| connection.is_idle()).count();
+        if idle > self.hub.settings.max_waiting {
+            // Whoever came last is the likeliest to say something soon.
+            self.end_oldest_idle();
+        }
+    }
+
+    fn end_oldest_idle(&mut self) {
+        let oldest = self.connections.iter().find(|(_, connection)| connection.is_idle());
+        if let Some(number) = oldest.map(|(number, _)| *number) {
+            self.end(number);
+        }
+    }
+
+    fn pause_accepting(&mut self) {
+        self.watch_listeners(false);
+        let end = Some(self.hub.now + ACCEPT_PAUSE);
+        self.hub.deadlines.set(LISTENERS, &mut self.own_deadlines.listeners, end);
+    }
+
+    pub(super) fn resume_accepting(&mut self) {
+        self.hub.deadlines.set(LISTENERS, &mut self.own_deadlines.listeners, None);
+        self.watch_listeners(true);
+    }
+
+    fn watch_listeners(&mut self, wanted: bool) {
+        if let Err(error) = self.listeners.watch(&self.hub.poller, wanted) {
+            self.hub.log.event(format_args!("cannot watch for clients: {error}"));
+        }
+    }
+
+    /// The first byte of `number` is there.
+    pub(super) fn start(&mut self, number: u64) {
+        if self.phase != Phase::Serving {
+            return self.end(number);
+        }
+        if !self.spares.is_empty() {
+            let spare = self.spares.remove(0);
+            self.hand_over(number, spare);
+            return self.fill_spares();
+        }
+        if self.processes() >= self.hub.settings.max_connections {
+            return self.refuse(number, "max-connections is reached");
+        }
+        if !self.backoff.permits(self.hub.now) {
+            return self.refuse(number, "the command keeps crashing");
+        }
+        let Some(connection) = self.connections.get_mut(&number) else { return };
+        match connection.start(&mut self.hub) {
+            Ok(()) => {
+                let next = connection.after_start(&mut self.hub);
+                self.act(number, next);
+            }
+            Err(error) => {
+                self.start_failed(number, &error);
+                self.end(number);
+            }
+        }
+    }
+
+    fn hand_over(&mut self, number: u64, spare: Spare) {
+        let Some(connection) = self.connections.remove(&number) else { return self.spares.insert(0, spare) };
+        let number = spare.number;
+        let mut connection = connection.take(spare, &mut self.hub);
+        let next = connection.after_start(&mut self.hub);
+        self.connections.insert(number, connection);
+        self.act(number, next);
+    }
+
+    /// Starts the processes that `--warm` asks for, as far as the bounds and the backoff allow.
+    pub(super) fn fill_spares(&mut self) {
+        while self.phase == Phase::Serving
+            && self.spares.len() < self.hub.settings.warm
+            && self.processes() < self.hub.settings.max_connections
+        {
+            if !self.backoff.permits(self.hub.now) {
+                let opens = Some(self.backoff.opens_at());
+                return self.hub.deadlines.set(SPARES, &mut self.own_deadlines.spares, opens);
+            }
+            self.last_number += 1;
+            match Spare::start(self.last_number, &mut self.hub) {
+                Ok(spare) => self.spares.push(spare),
+                Err(error) => self.start_failed(self.last_number, &error),
+            }
+        }
+    }
+
+    fn start_failed(&mut self, number: u64, error: &std::io::Error) {
+        let command = self.hub.settings.command.display();
+        self.hub.log.event(format_args!("[{number}] cannot start `{command}`: {error}"));
+        self.crashed();
+    }
+
+    fn refuse(&mut self, number: u64, reason: &str) {
+        self.refusals.unreported += 1;
+        if self.hub.now >= self.refusals.silent_until {
+            let count = self.refusals.unreported;
+            self.hub
+                .log
+                .event(format_args!("[{number}] refused, {reason} ({count} since the last such line)"));
+            self.refusals = Refusals { unreported: 0, silent_until: self.hub.now + REFUSALS_EVERY };
+        }
+        self.end(number);
+    }
+
+    pub(super) fn crashed(&mut self) {
+        if let Some(pause) = self.backoff.crashed(self.hub.now) {
+            let pause_ms = pause.as_millis();
+            self.hub.log.event(format_args!("the command keeps crashing, no start for {pause_ms} ms"));
+        }
+    }
+
+    /// How many processes there are, those that wait for a client included.
+    pub(super) fn processes(&self) -> usize {
+        self.connections.values().filter(|connection| connection.is_running()).count() + self.spares.len()
+    }
+}
+
+/// A flood of connects must not keep the others waiting.
+const ACCEPTS_A_TURN: usize = 64;
+/// Long enough not to spin, short enough not to be noticed.
+const ACCEPT_PAUSE: Moment = Moment::from_millis(100);
+/// A client that retries fast must not fill the log.
+const REFUSALS_EVERY: Moment = Moment::from_secs(1);

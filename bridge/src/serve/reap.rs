@@ -1,0 +1,107 @@
+//! How processes go: reaped after their group, their stderr read to the end, their orphans found.
+
+use nix::sys::signal::Signal;
+use nix::sys::wait::waitpid;
+use nix::unistd::Pid;
+
+use crate::backoff::QUICKLY;
+use crate::clock::Moment;
+use crate::connection::Connection;
+use crate::kernel::{self, Ended, Ending};
+use crate::process::Process;
+use crate::spare::Spare;
+
+use super::Bridge;
+
+impl Bridge {
+    /// Ends the group of each process that has ended, and only then lets its number go.
+    pub(super) fn reap(&mut self) {
+        while let Some(Ended { pid, how }) = kernel::next_ended() {
+            let number = self.number_of(pid);
+            if let Some(process) = number.and_then(|number| self.process(number)) {
+                process.signal_group(Signal::SIGKILL);
+            }
+            // The status is known; nix's reading of it may fail for a real-time signal, the reaping does not.
+            let _ = waitpid(pid, None);
+            if let Some(number) = number {
+                self.process_ended(number, how);
+            }
+        }
+        let is_ours = |pid| self.number_of(pid).is_some();
+        let is_live = |number| {
+            self.connections.get(&number).is_some_and(Connection::is_running)
+                || self.spares.iter().any(|spare| spare.number == number)
+        };
+        for (pid, number) in self.hub.nonce.sweep(is_ours, is_live) {
+            self.hub.log.event(format_args!("[{number}] ended orphan pid={pid}"));
+        }
+        self.fill_spares();
+    }
+
+    fn number_of(&self, pid: Pid) -> Option<u64> {
+        let spare = self.spares.iter().find(|spare| spare.pid() == pid).map(|spare| spare.number);
+        spare
+            .or_else(|| self.connections.iter().find(|(_, connection)| connection.runs(pid)).map(|(n, _)| *n))
+    }
+
+    fn process(&mut self, number: u64) -> Option<&mut Process> {
+        if let Some(spare) = self.spares.iter_mut().find(|spare| spare.number == number) {
+            return Some(spare.process());
+        }
+        self.connections.get_mut(&number)?.process()
+    }
+
+    fn process_ended(&mut self, number: u64, how: Ending) {
+        if let Some(at) = self.spares.iter().position(|spare| spare.number == number) {
+            let spare = self.spares.remove(at);
+            // Nobody asked it to leave, so it is no better than a crash, whatever its status.
+            self.judge(spare.started(), true);
+            return spare.ended(how, &mut self.hub);
+        }
+        let Some(connection) = self.connections.get_mut(&number) else { return };
+        let Some(process) = connection.process() else { return };
+        let (started, failed) = (process.started, how != Ending::Status(0) && !process.was_asked_to_leave());
+        let next = connection.process_ended(how, &mut self.hub);
+        self.judge(started, failed);
+        self.act(number, next);
+    }
+
+    /// Tells the backoff what became of a process.
+    fn judge(&mut self, started: Moment, failed: bool) {
+        if failed && self.hub.now.saturating_sub(started) < QUICKLY {
+            self.crashed();
+        } else {
+            self.backoff.works();
+        }
+    }
+
+    pub(super) fn read_stderr(&mut self, number: u64) {
+        let has_room = !self.hub.log.is_full();
+        let Self { connections, spares, hub, .. } = self;
+        let spare = spares.iter_mut().find(|spare| spare.number == number).map(Spare::process);
+        let Some(process) = spare.or_else(|| connections.get_mut(&number)?.process()) else { return };
+        if has_room {
+            process.read_stderr(number, hub);
+        } else {
+            process.watch_stderr(number, hub, false);
+            self.stderr_waits = true;
+        }
+    }
+
+    pub(super) fn resume_stderr(&mut self) {
+        if !self.stderr_waits || self.hub.log.is_full() {
+            return;
+        }
+        self.stderr_waits = false;
+        let Self { connections, spares, hub, .. } = self;
+        for (number, connection) in connections {
+            if let Some(process) = connection.process() {
+                process.watch_stderr(*number, hub, true);
+            }
+        }
+        for spare in spares {
+            let number = spare.number;
+            spare.process().watch_stderr(number, hub, true);
+        }
+    }
+}
