@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
 use prometheus_client::metrics::counter::Counter;
@@ -137,6 +138,18 @@ impl Permits {
         }
     }
 
+    /// Counts `bytes` against the byte budget for as long as any slice of what is returned lives, wherever it
+    /// goes: into a queue, a stream, a socket's buffer.
+    ///
+    /// # Errors
+    /// [`Bound::HeldBytes`] when the budget is spent; the bytes come back uncounted.
+    pub fn hold(&self, bytes: Bytes) -> Result<Bytes, (Bytes, Bound)> {
+        match self.shared.hold(bytes.len()) {
+            Ok(()) => Ok(Bytes::from_owner(HeldSlice { bytes, shared: self.shared.clone() })),
+            Err(bound) => Err((bytes, bound)),
+        }
+    }
+
     /// Where refusals of other rooms are counted.
     pub fn metrics(&self) -> &Metrics {
         &self.shared.metrics
@@ -221,7 +234,34 @@ impl Default for Permits {
     }
 }
 
+/// See [`Permits::hold`].
+struct HeldSlice {
+    bytes: Bytes,
+    shared: Arc<Shared>,
+}
+
+impl AsRef<[u8]> for HeldSlice {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Drop for HeldSlice {
+    fn drop(&mut self) {
+        self.shared.held_bytes.fetch_sub(self.bytes.len(), Ordering::Relaxed);
+    }
+}
+
 impl Shared {
+    fn hold(&self, more: usize) -> Result<(), Bound> {
+        let before = self.held_bytes.fetch_add(more, Ordering::Relaxed);
+        if before.saturating_add(more) > self.config.held_bytes {
+            self.held_bytes.fetch_sub(more, Ordering::Relaxed);
+            return Err(self.hit(Bound::HeldBytes));
+        }
+        Ok(())
+    }
+
     fn hit(&self, bound: Bound) -> Bound {
         self.metrics.hit(bound);
         bound
@@ -247,11 +287,7 @@ impl CallPermit {
     /// # Errors
     /// [`Bound::HeldBytes`] when the process's byte budget is spent.
     pub fn hold_bytes(&mut self, more: usize) -> Result<(), Bound> {
-        let before = self.shared.held_bytes.fetch_add(more, Ordering::Relaxed);
-        if before.saturating_add(more) > self.shared.config.held_bytes {
-            self.shared.held_bytes.fetch_sub(more, Ordering::Relaxed);
-            return Err(self.shared.hit(Bound::HeldBytes));
-        }
+        self.shared.hold(more)?;
         self.bytes += more;
         Ok(())
     }
@@ -408,68 +444,4 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn permits(calls: usize, own: usize, held_bytes: usize) -> Permits {
-        let config = Config { calls, calls_per_principal: own, held_bytes, ..Config::default() };
-        Permits::new(config, Metrics::default())
-    }
-
-    #[test]
-    fn calls_are_bounded_per_principal_and_in_all() {
-        let permits = permits(3, 2, 100);
-        let (a, b): (Arc<str>, Arc<str>) = ("a".into(), "b".into());
-        let first = permits.call(&a).unwrap();
-        let _second = permits.call(&a).unwrap();
-        assert_eq!(permits.call(&a).unwrap_err(), Bound::PrincipalCalls);
-        let _third = permits.call(&b).unwrap();
-        assert_eq!(permits.call(&b).unwrap_err(), Bound::Calls);
-        assert_eq!(permits.calls_in_flight(), 3);
-        drop(first);
-        assert!(permits.call(&b).is_ok());
-    }
-
-    #[test]
-    fn bytes_come_back_with_the_permit() {
-        let permits = permits(3, 3, 100);
-        let mut call = permits.call(&"a".into()).unwrap();
-        call.hold_bytes(60).unwrap();
-        assert_eq!(call.hold_bytes(60).unwrap_err(), Bound::HeldBytes);
-        assert_eq!(permits.held_bytes(), 60);
-        drop(call);
-        assert_eq!(permits.held_bytes(), 0);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn the_queue_is_bounded_in_count_and_time() {
-        let config = SlotConfig { slots: 1, queue: 1, queue_timeout: Duration::from_secs(10) };
-        let slots = Slots::new(config, Metrics::default());
-        let held = slots.try_take().unwrap();
-        assert!(slots.try_take().is_none());
-        let queued = slots.queue().unwrap();
-        assert_eq!(slots.queue().unwrap_err(), Bound::Queue);
-        assert_eq!(queued.slot().await.unwrap_err(), Bound::QueueTimeout);
-        let waiting = tokio::spawn(async move { queued.slot().await.map(|slot| (queued, slot)) });
-        tokio::task::yield_now().await;
-        drop(held);
-        assert!(slots.try_take().is_none(), "nobody overtakes the queue");
-        let (queued, slot) = waiting.await.unwrap().unwrap();
-        assert!(!slots.is_idle());
-        drop((queued, slot));
-        assert!(slots.is_idle());
-        assert!(slots.try_take().is_some());
-    }
-
-    #[tokio::test]
-    async fn connections_wait_for_room() {
-        let permits = Permits::new(Config { connections: 1, ..Config::default() }, Metrics::default());
-        let held = permits.connection().await.unwrap();
-        let other = permits.clone();
-        let waiting = tokio::spawn(async move { other.connection().await.is_some() });
-        tokio::task::yield_now().await;
-        assert!(!waiting.is_finished());
-        drop(held);
-        assert!(waiting.await.unwrap());
-    }
-}
+mod tests;

@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::{Servers, limit_files, status};
 use crate::config::Config;
 use crate::ops::drain::Drain;
-use crate::permit;
+use crate::permit::{self, Permits};
 use crate::router::catalog::ListKind;
 use crate::upstream::ServerState;
 
@@ -17,8 +17,8 @@ use crate::upstream::ServerState;
 pub async fn dry_run(mut config: Config) -> (String, bool) {
     limit_files(&mut config);
     let drain = Drain::new();
-    let bounds = permit::Metrics::default();
-    let servers = Servers::build(&config, &bounds, &drain.watch(), &mut Registry::default());
+    let permits = Permits::new(config.permits.clone(), permit::Metrics::default());
+    let servers = Servers::build(&config, &permits, &drain.watch(), &mut Registry::default());
     servers.start(&drain.watch());
     servers.router.settled().await;
     let report = report(&servers);

@@ -75,7 +75,7 @@ impl App {
         let permits = Permits::new(config.permits.clone(), bounds.clone());
         permits.register(&mut registry);
 
-        let servers = Servers::build(&config, &bounds, &drain.watch(), &mut registry);
+        let servers = Servers::build(&config, &permits, &drain.watch(), &mut registry);
         let auth = Authenticator::new(config.auth.clone());
         auth.metrics().register(&mut registry);
         let session_metrics = session::Metrics::default();
@@ -142,7 +142,7 @@ struct Servers {
 }
 
 impl Servers {
-    fn build(config: &Config, bounds: &permit::Metrics, drain: &DrainWatch, registry: &mut Registry) -> Self {
+    fn build(config: &Config, permits: &Permits, drain: &DrainWatch, registry: &mut Registry) -> Self {
         let upstream_metrics = upstream::Metrics::default();
         upstream_metrics.register(registry);
         let router_metrics = router::Metrics::default();
@@ -151,7 +151,7 @@ impl Servers {
         let mut entries = Vec::with_capacity(config.servers.len());
         for server in &config.servers {
             let settings = (server.upstream.clone(), config.upstream.clone());
-            let pool = Pool::new(settings.0, settings.1, &upstream_metrics, bounds.clone(), drain.clone());
+            let pool = Pool::new(settings.0, settings.1, &upstream_metrics, permits.clone(), drain.clone());
             let (name, dispatch) = (pool.name().clone(), pool.clone() as Arc<dyn Dispatch>);
             entries.push(Entry { name, prefix: server.prefix, dispatch });
             pools.push(pool);

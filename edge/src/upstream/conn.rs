@@ -31,7 +31,7 @@ use super::outgoing;
 use super::settings::Config;
 use crate::call::{Cancel, Outcome, ServerName, reply};
 use crate::error::{Blame, Error, Kind, Retry};
-use crate::permit::{self, SlotPermit};
+use crate::permit::{self, Permits, SlotPermit};
 
 pub(super) use pending::Job;
 use pending::{Pending, Work};
@@ -66,7 +66,7 @@ pub(super) struct Spec {
 pub(super) struct Surroundings {
     pub(super) config: Arc<Config>,
     pub(super) metrics: Arc<ServerMetrics>,
-    pub(super) bounds: permit::Metrics,
+    pub(super) permits: Permits,
     pub(super) owner: Weak<dyn Owner>,
     pub(super) tasks: TaskTracker,
     /// Ends them all.

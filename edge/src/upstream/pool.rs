@@ -26,7 +26,7 @@ use super::settings::{Config, EraChoice, ServerConfig};
 use crate::call::{Affinity, Call, Dispatch, Reply, ServerName, reply};
 use crate::error::{Blame, Error, Kind};
 use crate::ops::drain::DrainWatch;
-use crate::permit::{self, Bound, QueuePermit, RETRY_AFTER, SlotPermit, Slots};
+use crate::permit::{Bound, Permits, QueuePermit, RETRY_AFTER, SlotPermit, Slots};
 
 /// One server, as many connections as it needs.
 pub struct Pool {
@@ -39,14 +39,14 @@ impl Pool {
         server: ServerConfig,
         config: Config,
         metrics: &Metrics,
-        bounds: permit::Metrics,
+        permits: Permits,
         drain: DrainWatch,
     ) -> Arc<Self> {
         let tasks = TaskTracker::new();
         let command = Command::new(&server, &config, tasks.clone());
         let dial = Dialer::new(server.source.clone(), command);
         let around =
-            Around { dial: Arc::new(dial), metrics: metrics.server(&server.name), bounds, drain, tasks };
+            Around { dial: Arc::new(dial), metrics: metrics.server(&server.name), permits, drain, tasks };
         Self::with(server, config, around)
     }
 
@@ -63,7 +63,7 @@ impl Pool {
             next_number: 0,
         };
         let shared = Arc::new_cyclic(|this| Shared {
-            slots: Slots::new(config.slots, around.bounds.clone()),
+            slots: Slots::new(config.slots, around.permits.metrics().clone()),
             config: Arc::new(config),
             server,
             around,
@@ -106,7 +106,7 @@ impl Drop for Pool {
 pub(super) struct Around {
     pub(super) dial: Arc<dyn Dial>,
     pub(super) metrics: Arc<ServerMetrics>,
-    pub(super) bounds: permit::Metrics,
+    pub(super) permits: Permits,
     pub(super) drain: DrainWatch,
     /// Everything the pool runs; the keeper waits for it at the end.
     pub(super) tasks: TaskTracker,
@@ -188,7 +188,7 @@ impl Shared {
         Surroundings {
             config: self.config.clone(),
             metrics: self.around.metrics.clone(),
-            bounds: self.around.bounds.clone(),
+            permits: self.around.permits.clone(),
             owner,
             tasks: self.around.tasks.clone(),
             stop: self.stop.clone(),
@@ -303,7 +303,7 @@ impl Shared {
         // The control connection is beyond the bound: without it nobody would see the server's lists.
         let calls = state.roster.len() - state.roster.count_of(&Key::Control);
         if *key != Key::Control && calls >= self.server.connections {
-            self.around.bounds.hit(Bound::ServerConnections);
+            self.around.permits.metrics().hit(Bound::ServerConnections);
             return Err(Bound::ServerConnections.refusal());
         }
         let (ended, opening) = watch::channel(None);

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::time::Instant;
 use wire::frame_io::FrameReader;
 use wire::id::RequestId;
@@ -82,10 +83,7 @@ impl Reader {
             match self.frames.next().await {
                 Ok(Some(Frame::Line(line))) => {
                     self.conn.around.metrics.received.inc_by(line.len() as u64 + 1);
-                    match Message::scan(line, &self.conn.around.config.limits) {
-                        Ok(message) => self.take(message),
-                        Err(error) => self.unreadable(&error),
-                    }
+                    self.line(line);
                 }
                 Ok(Some(Frame::TooLong { id, kind, bytes })) => {
                     self.conn.around.metrics.received.inc_by(bytes);
@@ -97,6 +95,27 @@ impl Reader {
                     return;
                 }
             }
+        }
+    }
+
+    /// Small lines are bounded by the number of calls; larger ones count for as long as a client, however
+    /// slow, has not taken them.
+    fn line(&mut self, line: Bytes) {
+        let (line, full) = match line.len() {
+            ..COUNTED_FROM_BYTES => (line, None),
+            _ => match self.conn.around.permits.hold(line) {
+                Ok(line) => (line, None),
+                Err((line, bound)) => (line, Some(bound)),
+            },
+        };
+        match (Message::scan(line, &self.conn.around.config.limits), full) {
+            (Ok(message), Some(bound)) if message.kind() == MessageKind::Response => {
+                if let Ok(pending) = self.conn.close_answered(message.id()) {
+                    pending.work.fail(bound.refusal());
+                }
+            }
+            (Ok(message), _) => self.take(message),
+            (Err(error), _) => self.unreadable(&error),
         }
     }
 
@@ -186,7 +205,7 @@ impl Reader {
     }
 
     fn too_long(&mut self, id: Option<&RequestId>, kind: Option<MessageKind>) {
-        self.conn.around.bounds.hit(Bound::Frame);
+        self.conn.around.permits.metrics().hit(Bound::Frame);
         // A request of the server's has an id of its own numbering.
         let ours = id.filter(|_| !matches!(kind, Some(MessageKind::Request | MessageKind::Notification)));
         if let Ok(pending) = self.conn.close_answered(ours) {
@@ -241,12 +260,14 @@ impl Conn {
         let Work::Call { job, .. } = &pending.work else { return false };
         pending.deadline = (Instant::now() + self.around.config.call_timeout).min(pending.limit);
         if !job.responder.event(Event::Progress(message)) {
-            self.around.bounds.hit(Bound::EventBytes);
+            self.around.permits.metrics().hit(Bound::EventBytes);
         }
         true
     }
 }
 
+/// Lines from this size on draw on the byte budget: below it, counting would cost more than the bytes.
+const COUNTED_FROM_BYTES: usize = 16 << 10;
 /// A flood of broken messages makes one log line per connection in this time.
 const QUIET: Duration = Duration::from_secs(10);
 

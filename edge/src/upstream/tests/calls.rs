@@ -196,6 +196,26 @@ async fn an_answer_over_the_limit_ends_its_call_and_no_other() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn answers_that_nobody_fetches_are_bounded_in_bytes() {
+    let mut setting = Setting::default();
+    setting.permits.held_bytes = 50_000;
+    let mut room = setting.build();
+    let pad = json!({ "content": ["x".repeat(40_000)] });
+    let (first, second, third) = (room.echo("first"), room.echo("second"), room.echo("third"));
+    let mut peer = room.accept_legacy().await;
+    let calls = peer.calls(3).await;
+    peer.answer(&calls["first"], pad.clone()).await;
+    let held = end(first).await;
+    assert!(room.permits.held_bytes() > 40_000);
+    peer.answer(&calls["second"], pad.clone()).await;
+    assert_eq!(failure(second).await.kind, Kind::Busy);
+    drop(held);
+    assert_eq!(room.permits.held_bytes(), 0);
+    peer.answer(&calls["third"], pad).await;
+    assert!(matches!(end(third).await, Outcome::Result(_)));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_server_that_asks_is_answered_on_the_spot() {
     let mut room = Setting::default().build();
     let reply = room.echo("a");

@@ -21,7 +21,7 @@ async fn serve(mut socket: impl tokio::io::AsyncRead + tokio::io::AsyncWrite + U
 fn pool(source: Source, drain: &Drain) -> Arc<Pool> {
     let name = ServerName::parse("time").unwrap();
     let server = ServerConfig { era: EraChoice::Legacy, ..ServerConfig::new(name, source) };
-    Pool::new(server, Config::default(), &Metrics::default(), permit::Metrics::default(), drain.watch())
+    Pool::new(server, Config::default(), &Metrics::default(), Permits::default(), drain.watch())
 }
 
 /// One call, then the end of the process: the server sees the end of its input.

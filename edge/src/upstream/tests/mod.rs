@@ -49,7 +49,6 @@ struct Room {
     dial: Arc<Fake>,
     permits: Permits,
     metrics: Metrics,
-    bounds: permit::Metrics,
     /// Held, so that the pool's tasks see a process that goes on.
     drain: Drain,
 }
@@ -58,6 +57,7 @@ struct Room {
 struct Setting {
     server: ServerConfig,
     config: Config,
+    permits: permit::Config,
 }
 
 impl Default for Setting {
@@ -65,7 +65,7 @@ impl Default for Setting {
         let name = ServerName::parse("time").unwrap();
         let server =
             ServerConfig { era: EraChoice::Legacy, ..ServerConfig::new(name, Source::Endpoints(vec![])) };
-        Self { server, config: Config::default() }
+        Self { server, config: Config::default(), permits: permit::Config::default() }
     }
 }
 
@@ -88,17 +88,17 @@ impl Setting {
     fn build(self) -> Room {
         let (sender, peers) = mpsc::unbounded_channel();
         let dial = Arc::new(Fake { peers: sender, ..Fake::new() });
-        let (metrics, bounds) = (Metrics::default(), permit::Metrics::default());
+        let (metrics, permits) = (Metrics::default(), Permits::new(self.permits, permit::Metrics::default()));
         let drain = Drain::new();
         let around = Around {
             dial: dial.clone(),
             metrics: metrics.server(&self.server.name),
-            bounds: bounds.clone(),
+            permits: permits.clone(),
             drain: drain.watch(),
             tasks: TaskTracker::new(),
         };
         let pool = Pool::with(self.server, self.config, around);
-        Room { pool, peers, dial, permits: Permits::default(), metrics, bounds, drain }
+        Room { pool, peers, dial, permits, metrics, drain }
     }
 }
 

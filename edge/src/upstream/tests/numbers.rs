@@ -10,7 +10,7 @@ impl Room {
     fn count(&self, name: &str) -> u64 {
         let mut registry = Registry::with_prefix("mcp_edge");
         self.metrics.register(&mut registry);
-        self.bounds.register(&mut registry);
+        self.permits.metrics().register(&mut registry);
         let mut text = String::new();
         encode(&mut text, &registry).unwrap();
         let line = text.lines().find(|line| line.starts_with(name));

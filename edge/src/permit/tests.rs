@@ -1,0 +1,76 @@
+use super::*;
+
+fn permits(calls: usize, own: usize, held_bytes: usize) -> Permits {
+    let config = Config { calls, calls_per_principal: own, held_bytes, ..Config::default() };
+    Permits::new(config, Metrics::default())
+}
+
+#[test]
+fn calls_are_bounded_per_principal_and_in_all() {
+    let permits = permits(3, 2, 100);
+    let (a, b): (Arc<str>, Arc<str>) = ("a".into(), "b".into());
+    let first = permits.call(&a).unwrap();
+    let _second = permits.call(&a).unwrap();
+    assert_eq!(permits.call(&a).unwrap_err(), Bound::PrincipalCalls);
+    let _third = permits.call(&b).unwrap();
+    assert_eq!(permits.call(&b).unwrap_err(), Bound::Calls);
+    assert_eq!(permits.calls_in_flight(), 3);
+    drop(first);
+    assert!(permits.call(&b).is_ok());
+}
+
+#[test]
+fn bytes_come_back_with_the_permit() {
+    let permits = permits(3, 3, 100);
+    let mut call = permits.call(&"a".into()).unwrap();
+    call.hold_bytes(60).unwrap();
+    assert_eq!(call.hold_bytes(60).unwrap_err(), Bound::HeldBytes);
+    assert_eq!(permits.held_bytes(), 60);
+    drop(call);
+    assert_eq!(permits.held_bytes(), 0);
+}
+
+#[test]
+fn slices_hold_their_bytes_until_the_last_one_is_gone() {
+    let permits = permits(3, 3, 100);
+    let held = permits.hold(Bytes::from(vec![b'x'; 60])).unwrap();
+    let (back, bound) = permits.hold(Bytes::from(vec![b'y'; 60])).unwrap_err();
+    assert_eq!((back.len(), bound), (60, Bound::HeldBytes));
+    let slice = held.slice(10..20);
+    drop(held);
+    assert_eq!(permits.held_bytes(), 60);
+    drop(slice);
+    assert_eq!(permits.held_bytes(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_queue_is_bounded_in_count_and_time() {
+    let config = SlotConfig { slots: 1, queue: 1, queue_timeout: Duration::from_secs(10) };
+    let slots = Slots::new(config, Metrics::default());
+    let held = slots.try_take().unwrap();
+    assert!(slots.try_take().is_none());
+    let queued = slots.queue().unwrap();
+    assert_eq!(slots.queue().unwrap_err(), Bound::Queue);
+    assert_eq!(queued.slot().await.unwrap_err(), Bound::QueueTimeout);
+    let waiting = tokio::spawn(async move { queued.slot().await.map(|slot| (queued, slot)) });
+    tokio::task::yield_now().await;
+    drop(held);
+    assert!(slots.try_take().is_none(), "nobody overtakes the queue");
+    let (queued, slot) = waiting.await.unwrap().unwrap();
+    assert!(!slots.is_idle());
+    drop((queued, slot));
+    assert!(slots.is_idle());
+    assert!(slots.try_take().is_some());
+}
+
+#[tokio::test]
+async fn connections_wait_for_room() {
+    let permits = Permits::new(Config { connections: 1, ..Config::default() }, Metrics::default());
+    let held = permits.connection().await.unwrap();
+    let other = permits.clone();
+    let waiting = tokio::spawn(async move { other.connection().await.is_some() });
+    tokio::task::yield_now().await;
+    assert!(!waiting.is_finished());
+    drop(held);
+    assert!(waiting.await.unwrap());
+}
