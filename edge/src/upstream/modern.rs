@@ -15,7 +15,7 @@ use wire::{Era, Message, code};
 
 use super::conn::Conn;
 use super::facts::{Facts, Refusal, identity};
-use crate::call::{Client, Outcome};
+use crate::call::{Affinity, Call, Outcome};
 
 /// Asks a new connection what the server is. Not required by the revision, but it shows whether a process
 /// answers at all before a call is entrusted to it: a bridge that is full closes at the first byte.
@@ -62,9 +62,14 @@ pub(super) fn own_params(members: &str, capabilities: &str) -> String {
 
 /// Stamps what every modern request carries, from what the client said of itself.
 // MCP 2026-07-28 basic, _meta: protocolVersion and clientCapabilities are required, clientInfo should be sent.
-pub(super) fn edit_meta(splice: &mut Splice, request: &Message, client: &Client, progress: Option<Bytes>) {
+pub(super) fn edit_meta(splice: &mut Splice, call: &Call, progress: Option<Bytes>) {
+    let (request, client) = (&call.request, &call.client);
     let version = Bytes::from_static(VERSION.as_bytes());
-    let capabilities = client.capabilities.clone().unwrap_or(NO_CAPABILITIES);
+    let capabilities = match call.affinity {
+        Affinity::Principal => client.capabilities.clone().unwrap_or(NO_CAPABILITIES),
+        // A client with a session cannot be sent `input_required`: it knows no retry with answers.
+        Affinity::Session(_) => NO_CAPABILITIES,
+    };
     let stamps = [
         (meta::PROTOCOL_VERSION, Some(version)),
         (meta::CLIENT_INFO, client.info.clone()),

@@ -32,7 +32,7 @@ pub(super) fn request(call: &Call, source: Bytes, id: WireId, era: Era) -> Parts
     let progress = call.request.meta_value(meta::PROGRESS_TOKEN).map(|_| id);
     match era {
         Era::Legacy => legacy::edit_meta(&mut splice, &call.request, progress),
-        Era::Modern => modern::edit_meta(&mut splice, &call.request, &call.client, progress),
+        Era::Modern => modern::edit_meta(&mut splice, call, progress),
     }
     splice.finish()
 }

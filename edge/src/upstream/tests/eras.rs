@@ -136,6 +136,20 @@ async fn a_modern_server_is_stamped_on_every_request_and_its_results_pass_untouc
     drop(bare);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_modern_server_is_not_told_what_a_client_with_a_session_can_be_asked() {
+    let mut room = Setting::default().era(EraChoice::Modern).build();
+    let mut call = room.call(echo("a"));
+    call.affinity = Affinity::Session(session(1));
+    let capabilities = Some(Bytes::from_static(br#"{"roots":{}}"#));
+    call.client = Arc::new(Client { info: None, capabilities });
+    let reply = room.pool.dispatch(call);
+    let request = room.accept_modern().await.expect("tools/call").await;
+    let meta = &request["params"]["_meta"];
+    assert_eq!(meta["io.modelcontextprotocol/clientCapabilities"], json!({}));
+    drop(reply);
+}
+
 fn with_meta() -> Value {
     let mut request = echo("a");
     request["params"]["_meta"] = json!({
