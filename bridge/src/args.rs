@@ -41,10 +41,12 @@ pub(crate) struct Settings {
 /// The way of the bytes between client and process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum DataPath {
+    /// The process has pipes, and the bridge copies. The default, because every server behaves on pipes as it does at
+    /// home: Python's asyncio does not on a socket that is stdin and stdout at once (it takes the next request for a
+    /// hang-up of stdout, and its non-blocking stdin makes `print` fail).
+    Pipe,
     /// The accepted socket is the process's stdin and stdout; the bridge touches no byte.
     Handoff,
-    /// The process has pipes, and the bridge copies.
-    Pipe,
 }
 
 /// Reads `arguments` (without the program's name) and `environment`.
@@ -228,9 +230,8 @@ impl Given {
             Some("handoff") if warm > 0 => {
                 Err(invalid("warm", "a process started ahead has no socket yet; it needs --stdio pipe"))
             }
-            None if warm > 0 => Ok(DataPath::Pipe),
-            None | Some("handoff") => Ok(DataPath::Handoff),
-            Some("pipe") => Ok(DataPath::Pipe),
+            None | Some("pipe") => Ok(DataPath::Pipe),
+            Some("handoff") => Ok(DataPath::Handoff),
             Some(other) => Err(invalid("stdio", &format!("`{other}` is neither handoff nor pipe"))),
         }
     }

@@ -16,7 +16,7 @@ use crate::clock::Moment;
 use crate::hub::Hub;
 use crate::kernel::Ending;
 use crate::poller::{Token, Watch};
-use crate::process::{Process, is_transient};
+use crate::process::{Cause, Process, is_transient};
 use crate::pump::{Output, Pump, receive};
 use crate::spare::Spare;
 
@@ -170,7 +170,7 @@ impl Connection {
             // It can never answer again: the client learns it now, and the process has to leave.
             finish_sending(&self.socket);
             pump.close_stdin(hub);
-            let deadline = process.begin_ladder(hub);
+            let deadline = process.begin_ladder(Cause::OutputEnded, hub);
             self.set_ladder_deadline(hub, deadline);
         }
         self.rewatch(hub)
@@ -256,7 +256,7 @@ impl Connection {
                 DataPlane::Handoff => drop(shutdown(self.socket.as_raw_fd(), Shutdown::Read)),
                 DataPlane::Pipe(pump) => pump.close_stdin(hub),
             }
-            let deadline = process.begin_ladder(hub);
+            let deadline = process.begin_ladder(Cause::InputEnded, hub);
             self.set_ladder_deadline(hub, deadline);
         }
     }
@@ -296,7 +296,7 @@ impl Connection {
             {
                 pump.close_stdin(hub);
             }
-            let deadline = process.begin_ladder(hub);
+            let deadline = process.begin_ladder(Cause::InputEnded, hub);
             self.set_ladder_deadline(hub, deadline);
         }
     }

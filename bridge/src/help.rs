@@ -18,12 +18,12 @@ Listening:
                            (default :4444, all addresses, IPv6 and IPv4)
 
 Bytes:
-  --stdio handoff|pipe     handoff: the socket itself is the server's stdin and
-                           stdout. pipe: for a server that insists on pipes
-                           (default handoff)
-
+  --stdio pipe|handoff     pipe: the server has pipes, as it has at home.
+                           handoff: the socket itself is its stdin and stdout,
+                           which costs nothing per byte but does not suit
+                           servers on Python's asyncio (default pipe)
   --warm N                 processes started ahead, for servers that start
-                           slowly; implies --stdio pipe (default 0)
+                           slowly; not with --stdio handoff (default 0)
 
 Bounds:
   --max-connections N      processes at a time; further connections are closed

@@ -39,5 +39,5 @@ impl Hub {
     }
 }
 
-/// What a pipe holds by default (pipe(7)): one read of a full pipe.
-const SCRATCH_BYTES: usize = 64 * 1024;
+/// What a pipe of ours holds: one read of a full pipe.
+const SCRATCH_BYTES: usize = 256 * 1024;

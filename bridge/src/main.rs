@@ -6,8 +6,8 @@
 //! < spare, pump < connection < listeners < serve < main`.
 //!
 //! The way of a connection: `listeners` accepts it, `connection` waits for the first byte, `process` starts the server
-//! in its own group, and hands it the socket (or `pump` copies through pipes); `serve` reaps the process when it ends,
-//! and `connection` sees the output delivered and the socket closed.
+//! in its own group; `pump` copies through its pipes, unless it was handed the socket itself; `serve` reaps the process
+//! when it ends, and `connection` sees the output delivered and the socket closed.
 
 mod address;
 mod args;

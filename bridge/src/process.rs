@@ -24,6 +24,8 @@ pub(crate) struct Process {
     pub(crate) pid: Pid,
     pub(crate) started: Moment,
     ladder: Ladder,
+    /// Why it has to leave, if it has; the first cause counts.
+    cause: Option<Cause>,
     stderr: ChildStderr,
     stderr_watch: Watch,
     lines: Lines,
@@ -38,7 +40,7 @@ pub(crate) struct Pipes {
 /// How far the process has been asked to leave.
 ///
 /// ```text
-/// Serving ──its input has ended──▶ Grace ──stop-grace──▶ Terminated ──2 s──▶ Killed (terminal: the kernel will report it)
+/// Serving ──it has to leave──▶ Grace ──stop-grace──▶ Terminated ──2 s──▶ Killed (terminal: the kernel will report it)
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Ladder {
@@ -46,6 +48,15 @@ enum Ladder {
     Grace,
     Terminated,
     Killed,
+}
+
+/// Why a process has to leave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Cause {
+    /// The client has finished or gone, or the bridge stops.
+    InputEnded,
+    /// The process has closed its stdout, and can never answer again.
+    OutputEnded,
 }
 
 impl Process {
@@ -78,6 +89,9 @@ impl Process {
         let (stdin, stdout) = pipes.ok_or_else(|| io::Error::other("a pipe is missing"))?;
         set_nonblocking(&stdin)?;
         set_nonblocking(&stdout)?;
+        // Over the user's share of pipe memory the kernel refuses, and the pipes keep their size.
+        let _ = fcntl(&stdin, FcntlArg::F_SETPIPE_SZ(PIPE_BYTES));
+        let _ = fcntl(&stdout, FcntlArg::F_SETPIPE_SZ(PIPE_BYTES));
         Ok((process, Pipes { stdin, stdout }))
     }
 
@@ -88,17 +102,23 @@ impl Process {
         let stderr = child.stderr.take().ok_or_else(|| io::Error::other("a pipe is missing"))?;
         set_nonblocking(&stderr)?;
         let (stderr_watch, lines) = (Watch::default(), Lines::default());
-        let process = Self { pid, started: hub.now, ladder: Ladder::Serving, stderr, stderr_watch, lines };
+        let process =
+            Self { pid, started: hub.now, ladder: Ladder::Serving, cause: None, stderr, stderr_watch, lines };
         Ok((process, child))
     }
 
-    /// The process's input has ended: from now on it has to leave. Returns when to look again; `None` if the ladder had
-    /// begun before.
-    pub(crate) fn begin_ladder(&mut self, hub: &Hub) -> Option<Moment> {
+    /// From now on it has to leave. Returns when to look again; `None` if the ladder had begun before.
+    pub(crate) fn begin_ladder(&mut self, cause: Cause, hub: &Hub) -> Option<Moment> {
+        self.cause = self.cause.or(Some(cause));
         (self.ladder == Ladder::Serving).then(|| {
             self.ladder = Ladder::Grace;
             hub.now + hub.settings.stop_grace
         })
+    }
+
+    /// Whether its input had ended before it did anything to leave.
+    pub(crate) fn was_asked_to_leave(&self) -> bool {
+        self.cause == Some(Cause::InputEnded)
     }
 
     /// The time of the present rung is over. Returns when to look again.
@@ -112,11 +132,6 @@ impl Process {
         hub.log.event(format_args!("[{connection}] stopping pid={} signal={signal}", self.pid));
         self.signal_group(signal);
         wait
-    }
-
-    /// Whether the process was asked to leave, or left by itself.
-    pub(crate) fn was_asked_to_leave(&self) -> bool {
-        self.ladder != Ladder::Serving
     }
 
     /// Signals the process and everybody it started who stayed in its group. Only to be called while the process is not
@@ -187,5 +202,7 @@ pub(crate) fn is_transient(error: &io::Error) -> bool {
 
 /// Between SIGTERM and SIGKILL. Drain (20 s), stop grace (5 s) and this stay under the 30 s Kubernetes gives a pod.
 const TERM_GRACE: Moment = Moment::from_secs(2);
+/// A large answer goes through in a quarter of the turns that the default of 64 KiB takes.
+const PIPE_BYTES: i32 = 256 * 1024;
 /// A pipe may have been enlarged to 1 MiB (pipe(7), pipe-max-size); a grandchild may go on writing for ever.
 const LEFT_IN_A_PIPE_READS: usize = 32;

@@ -38,9 +38,9 @@ fn two_dashes_end_the_options() {
 
 #[test]
 fn every_option_has_a_variable_that_gives_way_to_it() {
-    let environment = [("DOCKER_MCP_BRIDGE_MAX_WAITING", "7"), ("DOCKER_MCP_BRIDGE_STDIO", "pipe")];
+    let environment = [("DOCKER_MCP_BRIDGE_MAX_WAITING", "7"), ("DOCKER_MCP_BRIDGE_STDIO", "handoff")];
     let both = settings(&["--max-waiting=9", "cat"], &environment);
-    assert_eq!((both.max_waiting, both.data_path), (9, DataPath::Pipe));
+    assert_eq!((both.max_waiting, both.data_path), (9, DataPath::Handoff));
     assert_eq!(settings(&["cat"], &environment).max_waiting, 7);
     for spec in OPTIONS {
         let variable = variable_of(spec.name);
@@ -94,10 +94,10 @@ fn refusals_name_the_option_its_variable_and_the_value() {
 }
 
 #[test]
-fn processes_started_ahead_have_pipes() {
-    assert_eq!(settings(&["cat"], &[]).data_path, DataPath::Handoff);
-    let warm = settings(&["--warm", "2", "cat"], &[]);
-    assert_eq!((warm.warm, warm.data_path), (2, DataPath::Pipe));
+fn pipes_are_the_default_and_what_processes_started_ahead_need() {
+    assert_eq!(settings(&["cat"], &[]).data_path, DataPath::Pipe);
+    assert_eq!(settings(&["--stdio", "handoff", "cat"], &[]).data_path, DataPath::Handoff);
+    assert_eq!(settings(&["--warm", "2", "--stdio", "pipe", "cat"], &[]).warm, 2);
     assert!(refusal(&["--warm=1", "--stdio=handoff", "cat"], &[]).contains("--stdio pipe"));
 }
 

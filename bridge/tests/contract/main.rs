@@ -16,6 +16,7 @@ mod cli;
 mod delivery;
 mod drain;
 mod faults;
+mod languages;
 mod listen;
 mod start;
 mod stderr;
