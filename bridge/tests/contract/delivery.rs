@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use nix::sys::socket::{setsockopt, sockopt};
 
-use crate::support::{Bridge, DATA_PATHS, now, pause, read_all, read_line, wait_until};
+use crate::support::{Bridge, DATA_PATHS, now, pause, read_all, read_line, resident_kib, wait_until};
 
 #[test]
 fn megabytes_go_both_ways_at_once_and_arrive_unchanged() {
@@ -165,10 +165,4 @@ fn round_trip(client: &mut TcpStream) {
     client.write_all(b"a").expect("sent");
     client.write_all(b"b\n").expect("sent");
     assert_eq!(read_line(client), "ab");
-}
-
-fn resident_kib(pid: i32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("alive");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("there");
-    line.trim().trim_end_matches(" kB").parse().expect("a number")
 }

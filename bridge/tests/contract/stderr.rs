@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 use std::process::Stdio;
 
-use crate::support::{Bridge, binary, connect, read_all, read_line, wait_until};
+use crate::support::{Bridge, binary, connect, read_all, read_line, resident_kib, wait_until};
 
 #[test]
 fn each_line_carries_the_number_of_its_connection() {
@@ -11,8 +11,9 @@ fn each_line_carries_the_number_of_its_connection() {
     for name in ["one\n", "two\n"] {
         read_all(&mut bridge.talk(name));
     }
-    bridge.wait_for_log("[1] hello one\n[1] no newline\n");
-    bridge.wait_for_log("[2] hello two\n[2] no newline\n");
+    for line in ["[1] hello one\n", "[1] no newline\n", "[2] hello two\n", "[2] no newline\n"] {
+        bridge.wait_for_log(line);
+    }
     bridge.wait_for_log("docker-mcp-bridge: [2] ended");
 }
 
@@ -54,10 +55,7 @@ fn a_stderr_that_nobody_reads_blocks_neither_bridge_nor_clients() {
     }
     first.write_all(b"z\n").expect("sent");
     assert_eq!(read_line(&mut first), "z");
-    let held = std::fs::read_to_string(format!("/proc/{}/status", child.id())).expect("alive");
-    let resident =
-        held.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("there").trim().to_owned();
-    let resident: u64 = resident.trim_end_matches(" kB").parse().expect("a number");
+    let resident = resident_kib(child.id().cast_signed());
     assert!(resident < 16_000, "{resident} KiB");
     child.kill().expect("alive");
     child.wait().expect("a child");

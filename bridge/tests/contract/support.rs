@@ -195,6 +195,13 @@ pub(crate) const GROUP: usize = 2;
 pub(crate) const USER_TICKS: usize = 11;
 pub(crate) const SYSTEM_TICKS: usize = 12;
 
+/// Resident memory of a process.
+pub(crate) fn resident_kib(pid: i32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("alive");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("there");
+    line.trim().trim_end_matches(" kB").parse().expect("a number")
+}
+
 pub(crate) fn is_alive(pid: i32) -> bool {
     kill(Pid::from_raw(pid), None).is_ok()
 }

@@ -5,9 +5,11 @@ use std::io::Write;
 use std::net::TcpStream;
 
 use nix::libc::linger;
+use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{setsockopt, sockopt};
+use nix::unistd::Pid;
 
-use crate::support::{Bridge, DATA_PATHS, read_line, wait_until};
+use crate::support::{Bridge, DATA_PATHS, read_line, resident_kib, wait_until};
 
 fn reset(client: TcpStream) {
     setsockopt(&client, sockopt::Linger, &linger { l_onoff: 1, l_linger: 0 }).expect("set");
@@ -54,6 +56,34 @@ fn a_thousand_disconnects_in_mid_call_leave_nothing() {
         bridge.wait_for_rest(open_files);
         wait_until("all are logged", || bridge.log().matches("started").count() == disconnects);
     }
+}
+
+#[test]
+fn two_thousand_connections_later_it_is_where_it_was() {
+    let bridge = Bridge::start(&["--stop-grace", "100ms"], &["cat"]);
+    let open_files = bridge.open_files();
+    let mut settled = 0;
+    for round in 0..2_000 {
+        let mut client = bridge.talk("x\n");
+        assert_eq!(read_line(&mut client), "x");
+        match round % 4 {
+            0 => reset(client),
+            1 => {
+                for server in bridge.children() {
+                    // It may have ended since: the connections before this one end in the background.
+                    let _ = kill(Pid::from_raw(server), Signal::SIGKILL);
+                }
+            }
+            _ => drop(client),
+        }
+        if round == 200 {
+            bridge.wait_for_rest(open_files);
+            settled = resident_kib(bridge.pid());
+        }
+    }
+    bridge.wait_for_rest(open_files);
+    let resident = resident_kib(bridge.pid());
+    assert!(resident <= settled + 256, "{settled} KiB became {resident} KiB");
 }
 
 /// The window stays closed for longer than TCP_USER_TIMEOUT: the client is as good as gone.
