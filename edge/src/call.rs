@@ -9,6 +9,7 @@
 //! [`EVENT_BYTES`], the outcome has a place of its own); a `Reply` always ends in an outcome, even when the
 //! `Responder` is dropped by a panic; dropping a `Reply` cancels the call.
 
+mod capability;
 mod reply;
 
 use std::fmt;
@@ -22,6 +23,7 @@ use wire::span::Span;
 
 use crate::permit::CallPermit;
 
+pub use capability::Capabilities;
 pub use reply::{Cancel, EVENT_BYTES, Event, Next, Outcome, Reply, Responder, reply};
 
 /// Anything that answers calls: the router, the pool of one server, a fake in a test.

@@ -369,3 +369,43 @@ fn secrets_do_not_show_in_what_is_printed() {
     };
     assert!(!format!("{config:?}").contains("hunter"), "{config:?}");
 }
+
+#[test]
+fn keys_come_from_a_variable_or_a_file() {
+    let (new, old) = ("n".repeat(32), "o".repeat(32));
+    let keys = |args: &[&str], env: &[(&str, &str)]| match run(args, &[env, &[TOKEN]].concat()) {
+        Ok(Command::Serve(config)) => Ok((config.seal.current, config.seal.previous)),
+        Err(said) => Err(said),
+        other => panic!("{other:?}"),
+    };
+    let (current, previous) = (new.parse().ok(), old.parse().ok());
+    assert_eq!(keys(&["--servers=a"], &[]), Ok((None, None)), "one is made at start");
+    assert_eq!(keys(&["--servers=a"], &[("MCP_EDGE_KEY", "\n")]), Ok((None, None)));
+    assert_eq!(keys(&["--servers=a"], &[("MCP_EDGE_KEY", &new)]), Ok((current.clone(), None)));
+    let both = format!("{new},{old}\n");
+    assert_eq!(keys(&["--servers=a"], &[("MCP_EDGE_KEY", &both)]), Ok((current.clone(), previous.clone())));
+
+    let file = Written::new("keys", "servers: {a: {}}\nsession_keys: [{file: new.key}, {env: OLD_KEY}]");
+    fs::write(file.0.join("new.key"), format!("{new}\n")).unwrap();
+    let args = ["--config", &file.path()];
+    assert_eq!(keys(&args, &[("OLD_KEY", &old)]), Ok((current, previous)));
+    for (value, said) in [
+        ("", "session_keys[1]: the variable OLD_KEY holds no key"),
+        ("hunter2", "session_keys[1]: the variable OLD_KEY is no key"),
+        (new.as_str(), "the variable OLD_KEY holds the same key"),
+        (&"x,y".replace(['x', 'y'], &old).replacen('o', "p", 1), "at most two keys"),
+    ] {
+        let error = keys(&args, &[("OLD_KEY", value)]).unwrap_err();
+        assert!(error.contains(said) && !error.contains("hunter2") && !error.contains(&new), "{error}");
+    }
+    let wrong = "session_keys: [{}, {file: absent.key}, {env: A, file: b}]";
+    let said = complaints("keys-wrong", wrong);
+    for (said, wanted) in said.iter().zip([
+        "edge.yaml:1: session_keys[0]: either `env` or `file`",
+        "edge.yaml:1: session_keys[2]: either `env` or `file`",
+        "edge.yaml:1: session_keys[1]: the file ",
+    ]) {
+        assert!(said.starts_with(wanted), "{said}");
+    }
+    assert_eq!(said.len(), 3, "{said:#?}");
+}

@@ -16,6 +16,7 @@ use prometheus_client::registry::Registry;
 use crate::auth::Authenticator;
 use crate::call::Dispatch;
 use crate::config::{Config, DrainConfig};
+use crate::error::Error;
 use crate::front::{self, Front, Rooms};
 use crate::listen::{self, Listener};
 use crate::ops::admin::{Admin, Pages};
@@ -24,6 +25,7 @@ use crate::ops::files::OpenFiles;
 use crate::ops::metrics;
 use crate::permit::{self, Permits};
 use crate::router::{self, Entry, Router, refresh};
+use crate::seal::Sealer;
 use crate::session;
 use crate::upstream::{self, Pool};
 
@@ -53,6 +55,9 @@ pub enum Stop {
 /// Why a gateway could not be started.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
+    /// The keys of what clients carry for us.
+    #[error("no key can be made")]
+    Seal(#[source] Error),
     /// The public listener, or its certificate.
     #[error("the public listener cannot be opened")]
     Listen(#[source] listen::ListenError),
@@ -80,7 +85,10 @@ impl App {
         auth.metrics().register(&mut registry);
         let session_metrics = session::Metrics::default();
         session_metrics.register(&mut registry);
-        let sessions = session::Table::new(config.session.clone(), session_metrics, bounds, &drain.watch());
+        let sealer = sealer(&config).map_err(StartError::Seal)?;
+        let sessions =
+            session::Table::new(config.session.clone(), session_metrics, bounds, &drain.watch(), sealer)
+                .map_err(StartError::Seal)?;
         let front_metrics = front::Metrics::default();
         front_metrics.register(&mut registry);
         let rooms = Rooms {
@@ -171,6 +179,14 @@ impl Servers {
             }
         });
     }
+}
+
+/// The keys of the configuration, or one that nobody else has.
+fn sealer(config: &Config) -> Result<Sealer, Error> {
+    if config.seal.current.is_none() {
+        tracing::info!("session ids are of this process alone; MCP_EDGE_KEY gives several one key");
+    }
+    Sealer::new(&config.seal)
 }
 
 /// Takes as many open files as the system gives, and no more connections than they allow.

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use wire::limits::Limits;
 
+use super::keys::KeySource;
 use crate::call::ServerName;
 use crate::ops::{admin, log};
 use crate::router::names::Prefix;
@@ -31,6 +32,8 @@ pub(super) struct Draft {
     pub(super) drain: Duration,
     /// `None`: `MCP_GATEWAY_AUTH_TOKEN`, if it is set.
     pub(super) tokens: Option<Vec<TokenSource>>,
+    /// `None`: `MCP_EDGE_KEY`, if it is set.
+    pub(super) session_keys: Option<Vec<KeySource>>,
     pub(super) allow_unauthenticated: bool,
     pub(super) prefix: Prefix,
     pub(super) servers: Vec<ServerDraft>,
@@ -55,6 +58,7 @@ impl Default for Draft {
             // Below the 30 s that Kubernetes gives before SIGKILL.
             drain: Duration::from_secs(25),
             tokens: None,
+            session_keys: None,
             allow_unauthenticated: false,
             prefix: Prefix::default(),
             servers: Vec::new(),

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use http::Uri;
 
 use super::draft::{Draft, ERAS, ISOLATIONS, PREFIXES, SLUG, ServerDraft, TokenSource};
+use super::keys;
 use super::problem::Problem;
 use super::reader::{At, Key, Reader};
 use super::yaml::{self, BadYaml};
@@ -52,6 +53,7 @@ const ROOT: &[Key<Draft>] = &[
     ("cors", |r, at, draft| r.section(at, CORS, draft)),
     ("tls", tls),
     ("auth", |r, at, draft| r.section(at, AUTH, draft)),
+    ("session_keys", keys::read),
     ("servers", servers),
     ("prefix", |r, at, draft| set(&mut draft.prefix, r.choice(at, PREFIXES))),
     ("limits", |r, at, draft| r.section(at, LIMITS, draft)),
@@ -193,6 +195,6 @@ fn servers(r: &mut Reader<'_>, at: &At<'_>, draft: &mut Draft) {
     }
 }
 
-fn beside(file: &Path, path: &str) -> PathBuf {
+pub(super) fn beside(file: &Path, path: &str) -> PathBuf {
     file.parent().unwrap_or(Path::new("")).join(path)
 }

@@ -7,6 +7,7 @@
 mod draft;
 mod file;
 mod flags;
+mod keys;
 mod problem;
 mod reader;
 mod rules;
@@ -20,7 +21,7 @@ use crate::ops::check::Target;
 use crate::ops::{admin, log};
 use crate::router::names::Prefix;
 use crate::upstream::ServerConfig;
-use crate::{auth, front, listen, permit, router, session, upstream};
+use crate::{auth, front, listen, permit, router, seal, session, upstream};
 use draft::Draft;
 use flags::Parsed;
 
@@ -39,6 +40,8 @@ pub struct Config {
     pub permits: permit::Config,
     /// Who may come in.
     pub auth: auth::Config,
+    /// The keys of what clients carry for us.
+    pub seal: seal::Config,
     /// How servers are spoken to.
     pub upstream: upstream::Config,
     /// The servers, in the order in which they get names.
@@ -88,6 +91,8 @@ pub enum Command {
 pub mod env {
     /// The token that clients must present, as the Go gateway has it.
     pub const TOKEN: &str = "MCP_GATEWAY_AUTH_TOKEN";
+    /// The key of session ids, or two of them, apart by a comma: the current one and the one before it.
+    pub const KEY: &str = "MCP_EDGE_KEY";
     /// Levels of log events by target, for example `edge=debug,hyper=info`.
     pub const LOG: &str = "MCP_EDGE_LOG";
 }

@@ -2,7 +2,7 @@
 
 use super::draft::{Draft, ServerDraft, TokenSource};
 use super::problem::Problem;
-use super::{Config, DrainConfig, Server, env};
+use super::{Config, DrainConfig, Server, env, keys};
 use crate::auth::{self, Secret, Token};
 use crate::router::names::Prefix;
 use crate::upstream::ServerConfig;
@@ -15,6 +15,7 @@ pub(super) fn settle(
 ) -> Config {
     log_levels(&mut draft, &env, problems);
     let auth = authentication(&draft, &env, problems);
+    let seal = keys::settle(&draft, &env, problems);
     times(&draft, problems);
     if draft.servers.is_empty() {
         let text = "no server is configured; name them with --servers NAME,… or under `servers` in the file";
@@ -34,6 +35,7 @@ pub(super) fn settle(
         log: draft.log,
         permits: draft.permits,
         auth,
+        seal,
         upstream: draft.upstream,
         servers,
         router: draft.router,

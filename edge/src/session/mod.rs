@@ -15,6 +15,7 @@
 mod table;
 #[cfg(test)]
 mod tests;
+mod ticket;
 
 use std::collections::HashMap;
 use std::fmt;

@@ -1,4 +1,4 @@
-//! All sessions of this process: found by id, bounded in all and per principal, ended when idle or old.
+//! All sessions of this process: found by their sealed id, bounded in all and per principal, ended when idle or old.
 //!
 //! One lock over two maps: a look-up holds it for less than a microsecond, so shards would buy nothing until
 //! there are millions of requests a second. What is not here: what a session does (`session`).
@@ -13,16 +13,17 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
-use ring::rand::{SecureRandom, SystemRandom};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::ticket::{self, Ticket};
 use super::{Birth, Config, Live, Phase, Session};
 use crate::call::{Caller, ServerName, SessionKey};
 use crate::error::{Blame, Error, Kind};
 use crate::ops::drain::DrainWatch;
 use crate::ops::metrics::words;
 use crate::permit::{self, Bound, RETRY_AFTER};
+use crate::seal::Sealer;
 
 /// The sessions. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -36,31 +37,43 @@ struct Shared {
     metrics: Metrics,
     refusals: permit::Metrics,
     drain: DrainWatch,
-    random: SystemRandom,
+    sealer: Sealer,
+    /// Tells this process's numbers from those of others that have the same key.
+    instance: [u8; 8],
     next_number: AtomicU64,
     sessions: Mutex<Sessions>,
 }
 
 #[derive(Debug, Default)]
 struct Sessions {
-    by_id: HashMap<Box<str>, Arc<Session>>,
+    by_number: HashMap<u64, Arc<Session>>,
     by_principal: HashMap<Arc<str>, usize>,
 }
 
 impl Table {
     /// No session yet. Starts the sweep as a task of `drain`, so it must be called inside a runtime.
-    pub fn new(config: Config, metrics: Metrics, refusals: permit::Metrics, drain: &DrainWatch) -> Self {
+    ///
+    /// # Errors
+    /// When the system gives out no random numbers.
+    pub fn new(
+        config: Config,
+        metrics: Metrics,
+        refusals: permit::Metrics,
+        drain: &DrainWatch,
+        sealer: Sealer,
+    ) -> Result<Self, Error> {
         let shared = Arc::new(Shared {
             config,
             metrics,
             refusals,
             drain: drain.clone(),
-            random: SystemRandom::new(),
+            instance: sealer.random()?,
+            sealer,
             next_number: AtomicU64::new(1),
             sessions: Mutex::default(),
         });
         drain.spawn(sweep(shared.clone()));
-        Self { shared }
+        Ok(Self { shared })
     }
 
     /// Opens a session.
@@ -72,11 +85,10 @@ impl Table {
         if shared.drain.is_stopping() {
             return Err(Error::new(Kind::Draining, Blame::Edge, "this gateway is stopping; connect again"));
         }
-        let id = shared.unguessable()?;
         let principal = birth.caller.principal().clone();
-        let session = Arc::new(shared.session(id.clone(), birth));
+        let session = Arc::new(shared.session(birth)?);
         let mut sessions = shared.sessions();
-        if sessions.by_id.len() >= shared.config.sessions {
+        if sessions.by_number.len() >= shared.config.sessions {
             shared.refusals.hit(Bound::Sessions);
             return Err(Bound::Sessions.refusal());
         }
@@ -87,17 +99,21 @@ impl Table {
             return Err(Error::busy(Blame::Downstream, RETRY_AFTER, message));
         }
         *own += 1;
-        sessions.by_id.insert(id, session.clone());
+        sessions.by_number.insert(session.key.number, session.clone());
         shared.metrics.opened.inc();
         shared.metrics.open.inc();
         Ok(session)
     }
 
-    /// The session of that id, if `caller` may use it at this path. One of somebody else, an ended one and
-    /// one that never was look the same.
+    /// The session of that id, if `caller` may use it at this path. One of somebody else, an ended one, one of
+    /// another process and one that never was look the same.
     // MCP 2025-11-25 basic/security_best_practices, Session Hijacking: a session is bound to its user
     pub fn find(&self, id: &str, caller: &Caller, scope: Option<&ServerName>) -> Option<Arc<Session>> {
-        let session = self.shared.sessions().by_id.get(id).cloned()?;
+        let ticket = Ticket::decode(&self.shared.sealer.open(ticket::KIND, id)?)?;
+        if ticket.instance != self.shared.instance || ticket.principal != ticket::principal(caller) {
+            return None;
+        }
+        let session = self.shared.sessions().by_number.get(&ticket.number).cloned()?;
         if !session.serves(caller, scope) {
             return None;
         }
@@ -120,9 +136,11 @@ impl Table {
 }
 
 impl Shared {
-    fn session(&self, id: Box<str>, birth: Birth) -> Session {
+    fn session(&self, birth: Birth) -> Result<Session, Error> {
         let now = Instant::now();
         let number = self.next_number.fetch_add(1, Ordering::Relaxed);
+        let ticket = Ticket::issue(&birth, self.instance, number);
+        let id = self.sealer.seal(ticket::KIND, &ticket.encode())?;
         let live = Live {
             phase: Phase::Opening,
             calls: HashMap::new(),
@@ -130,7 +148,7 @@ impl Shared {
             last_active: now,
             seen: birth.seen,
         };
-        Session {
+        Ok(Session {
             id,
             birth,
             key: SessionKey { number, ended: CancellationToken::new() },
@@ -138,17 +156,7 @@ impl Shared {
             calls_max: self.config.calls_per_session,
             refusals: self.refusals.clone(),
             live: Mutex::new(live),
-        }
-    }
-
-    /// 192 random bits as hexadecimal digits.
-    // MCP 2025-11-25 basic/transports, Session Management: unguessable, and of 0x21 to 0x7E
-    fn unguessable(&self) -> Result<Box<str>, Error> {
-        let mut bits = [0u8; 24];
-        self.random
-            .fill(&mut bits)
-            .map_err(|_| Error::busy(Blame::Edge, RETRY_AFTER, "the system gives out no random numbers"))?;
-        Ok(bits.iter().map(|byte| format!("{byte:02x}")).collect())
+        })
     }
 
     fn expiry(&self, session: &Session, now: Instant) -> Option<Cause> {
@@ -164,7 +172,7 @@ impl Shared {
 
     fn end(&self, session: &Session, cause: Cause) {
         let mut sessions = self.sessions();
-        if sessions.by_id.remove(session.id()).is_none() {
+        if sessions.by_number.remove(&session.key.number).is_none() {
             return; // somebody else ended it meanwhile
         }
         let principal = session.birth.caller.principal();
@@ -188,17 +196,17 @@ impl Shared {
     /// Ends what has expired; how many are left.
     fn sweep(&self) -> usize {
         let now = Instant::now();
-        let all: Vec<_> = self.sessions().by_id.values().cloned().collect();
+        let all: Vec<_> = self.sessions().by_number.values().cloned().collect();
         for session in &all {
             if let Some(cause) = self.expiry(session, now) {
                 self.end(session, cause);
             }
         }
-        self.sessions().by_id.len()
+        self.sessions().by_number.len()
     }
 
     fn end_all(&self) {
-        let all: Vec<_> = self.sessions().by_id.values().cloned().collect();
+        let all: Vec<_> = self.sessions().by_number.values().cloned().collect();
         all.iter().for_each(|session| self.end(session, Cause::Drain));
     }
 }

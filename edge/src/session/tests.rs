@@ -1,5 +1,6 @@
 use super::*;
 use crate::ops::drain::Drain;
+use crate::seal::{self, Sealer};
 
 fn birth(principal: &str) -> Birth {
     Birth {
@@ -13,7 +14,11 @@ fn birth(principal: &str) -> Birth {
 
 fn table(config: Config, drain: &Drain) -> (Table, Metrics) {
     let metrics = Metrics::default();
-    (Table::new(config, metrics.clone(), permit::Metrics::default(), &drain.watch()), metrics)
+    let sealer = Sealer::new(&seal::Config::default()).unwrap();
+    (
+        Table::new(config, metrics.clone(), permit::Metrics::default(), &drain.watch(), sealer).unwrap(),
+        metrics,
+    )
 }
 
 fn id(token: &str) -> RequestId {
@@ -26,7 +31,9 @@ async fn ids_are_long_and_never_the_same() {
     let (one, two) = (table.open(birth("p")).unwrap(), table.open(birth("p")).unwrap());
     assert_ne!(one.id(), two.id());
     assert_ne!(one.key().number, two.key().number);
-    assert_eq!(one.id().len(), 48);
+    // MCP 2025-11-25 basic/transports, Session Management: visible ASCII; short, for it is in every request
+    assert!(one.id().len() < 200 && one.id().bytes().all(|byte| matches!(byte, 0x21..=0x7e)));
+    assert_eq!(one.id().len(), two.id().len());
     assert!(!format!("{one:?}").contains(one.id()), "an id is as good as a credential");
     assert_eq!(one.version(), ProtocolVersion::V2025_11_25);
 }
@@ -110,4 +117,49 @@ async fn the_cut_ends_what_does_not_finish() {
     call.cancelled().await;
     drained.await.unwrap();
     assert_eq!(metrics.open(), 0);
+}
+
+fn sealed_with(letter: char) -> Sealer {
+    let current = letter.to_string().repeat(32).parse().ok();
+    Sealer::new(&seal::Config { current, previous: None }).unwrap()
+}
+
+/// A process with this key.
+fn process(sealer: Sealer, drain: &Drain) -> Table {
+    let (metrics, refusals) = (Metrics::default(), permit::Metrics::default());
+    Table::new(Config::default(), metrics, refusals, &drain.watch(), sealer).unwrap()
+}
+
+#[tokio::test]
+async fn an_id_of_another_process_principal_or_key_is_unknown() {
+    let drain = Drain::new();
+    let (one, same_key, other_key) = (
+        process(sealed_with('a'), &drain),
+        process(sealed_with('a'), &drain),
+        process(sealed_with('b'), &drain),
+    );
+    let caller = Caller::new("p");
+    let ids: Vec<_> = [&one, &same_key, &other_key].map(|table| table.open(birth("p")).unwrap()).into();
+    assert!(ids.iter().all(|session| session.key().number == 1), "each has a first session");
+    assert!(one.find(ids[0].id(), &caller, None).is_some());
+    assert!(one.find(ids[1].id(), &caller, None).is_none(), "its number 1 is not our number 1");
+    assert!(one.find(ids[2].id(), &caller, None).is_none());
+    assert!(one.find(ids[0].id(), &Caller::new("q"), None).is_none());
+    let server = ServerName::parse("time").unwrap();
+    assert!(one.find(ids[0].id(), &caller, Some(&server)).is_none());
+}
+
+#[tokio::test]
+async fn a_token_of_another_kind_is_no_session() {
+    let drain = Drain::new();
+    let sealer = sealed_with('a');
+    let table = process(sealer.clone(), &drain);
+    let session = table.open(birth("p")).unwrap();
+    let payload = sealer.open(ticket::KIND, session.id()).unwrap();
+    let (ours, other) = (ticket::KIND, seal::Kind::new("other"));
+    let find = |kind| table.find(&sealer.seal(kind, &payload).unwrap(), &Caller::new("p"), None);
+    assert!(find(ours).is_some());
+    assert!(find(other).is_none());
+    let short = sealer.seal(ours, &payload[1..]).unwrap();
+    assert!(table.find(&short, &Caller::new("p"), None).is_none());
 }

@@ -25,6 +25,7 @@ use crate::call::{Call, Dispatch, Event, Outcome, Reply, Responder, ServerName, 
 use crate::ops::drain::{Drain, DrainWatch};
 use crate::permit::{self, Permits};
 use crate::router::{Gateway, ListChanges};
+use crate::seal::{self, Sealer};
 use crate::session;
 
 /// A gateway that answers as the test says.
@@ -119,7 +120,9 @@ impl Stage {
                 sessions.clone(),
                 permits.metrics().clone(),
                 &watch,
-            ),
+                Sealer::new(&seal::Config::default()).unwrap(),
+            )
+            .unwrap(),
             permits: permits.clone(),
             metrics: metrics.clone(),
             drain: watch,

@@ -1,0 +1,144 @@
+//! Sealed tokens: what this process hands out and must know again, without keeping it and without anybody
+//! else reading, changing or making one.
+//!
+//! ```text
+//! v1.<base64url( kid 4 ‖ nonce 12 ‖ ciphertext ‖ tag 16 )>          AES-256-GCM, AAD = kind
+//! ```
+//! Guarantees: a token opens only as the kind it was sealed as, and only with a key this process has; each
+//! has exactly one spelling, of visible ASCII; its length tells nothing but its kind, if payloads of a kind
+//! have one length. Two keys are valid at once, so that a key can be replaced under running sessions. What
+//! is not here: what is sealed (`session`), and where keys come from (`config`).
+
+mod key;
+#[cfg(test)]
+mod tests;
+mod text;
+
+use std::fmt;
+use std::sync::Arc;
+
+use ring::aead::{Aad, MAX_TAG_LEN, NONCE_LEN, Nonce};
+use ring::rand::{SecureRandom, SystemRandom};
+
+use self::key::{KID_LEN, Key};
+use crate::error::{Blame, Error};
+use crate::permit::RETRY_AFTER;
+
+pub use self::key::{BadKey, KeyText};
+
+/// Which keys there are.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Config {
+    /// Seals and opens. `None`: one is made at start, and no other process opens what this one seals.
+    pub current: Option<KeyText>,
+    /// Opens only: the one that was current before, until what it sealed has ended.
+    pub previous: Option<KeyText>,
+}
+
+/// What a token is for. A token of one kind never opens as another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Kind(&'static str);
+
+impl Kind {
+    /// The kind of this name; each use has one of its own.
+    pub const fn new(name: &'static str) -> Self {
+        Self(name)
+    }
+}
+
+/// Seals and opens. Cheap to clone.
+#[derive(Clone)]
+pub struct Sealer {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    current: Key,
+    previous: Option<Key>,
+    random: SystemRandom,
+}
+
+impl Sealer {
+    /// Takes the keys of `config`, or makes one.
+    ///
+    /// # Errors
+    /// When the system gives out no random numbers.
+    pub fn new(config: &Config) -> Result<Self, Error> {
+        let random = SystemRandom::new();
+        let current = match &config.current {
+            Some(text) => Key::derived(text),
+            None => Key::random(&random),
+        };
+        let current = current.ok_or_else(no_randomness)?;
+        let previous = config.previous.as_ref().and_then(Key::derived);
+        Ok(Self { shared: Arc::new(Shared { current, previous, random }) })
+    }
+
+    /// A token that says `payload` to whoever has the key, and nothing to others.
+    ///
+    /// # Errors
+    /// When the system gives out no random numbers, or the payload is too large for a token.
+    pub fn seal(&self, kind: Kind, payload: &[u8]) -> Result<Box<str>, Error> {
+        if payload.len() > MAX_PAYLOAD_BYTES {
+            return Err(Error::busy(Blame::Edge, RETRY_AFTER, "too much for one token"));
+        }
+        let key = &self.shared.current;
+        let nonce: [u8; NONCE_LEN] = random_bytes(&self.shared.random).ok_or_else(no_randomness)?;
+        let mut sealed = payload.to_vec();
+        let tag = key
+            .aead()
+            .seal_in_place_separate_tag(Nonce::assume_unique_for_key(nonce), Aad::from(kind.0), &mut sealed)
+            .map_err(|_| no_randomness())?;
+        let parts = [key.kid(), &nonce, &sealed, tag.as_ref()].concat();
+        Ok(format!("{VERSION}{}", text::encode(&parts)).into())
+    }
+
+    /// What `token` says, if it was sealed as `kind` with a key of ours.
+    pub fn open(&self, kind: Kind, token: &str) -> Option<Vec<u8>> {
+        if token.len() > MAX_TOKEN_BYTES {
+            return None; // before anything is decoded
+        }
+        let sealed = text::decode(token.strip_prefix(VERSION)?)?;
+        let (kid, rest) = sealed.split_first_chunk::<KID_LEN>()?;
+        let (nonce, ciphertext) = rest.split_first_chunk::<NONCE_LEN>()?;
+        let keys = [Some(&self.shared.current), self.shared.previous.as_ref()];
+        keys.into_iter().flatten().filter(|key| key.kid() == kid).find_map(|key| {
+            let mut payload = ciphertext.to_vec();
+            let nonce = Nonce::assume_unique_for_key(*nonce);
+            let opened = key.aead().open_in_place(nonce, Aad::from(kind.0), &mut payload).ok()?.len();
+            payload.truncate(opened);
+            Some(payload)
+        })
+    }
+
+    /// Random bytes from the same source.
+    ///
+    /// # Errors
+    /// When the system gives out none.
+    pub fn random<const N: usize>(&self) -> Result<[u8; N], Error> {
+        random_bytes(&self.shared.random).ok_or_else(no_randomness)
+    }
+}
+
+impl fmt::Debug for Sealer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Sealer(…)")
+    }
+}
+
+fn random_bytes<const N: usize>(random: &SystemRandom) -> Option<[u8; N]> {
+    let mut bytes = [0; N];
+    random.fill(&mut bytes).ok().map(|()| bytes)
+}
+
+fn no_randomness() -> Error {
+    Error::busy(Blame::Edge, RETRY_AFTER, "the system gives out no random numbers")
+}
+
+/// Format and algorithms; another one would have another word here.
+const VERSION: &str = "v1.";
+/// The longest token. 512 bytes: it travels in a header of every request of a session.
+pub const MAX_TOKEN_BYTES: usize = 512;
+/// The longest payload whose token still fits.
+const MAX_PAYLOAD_BYTES: usize =
+    (MAX_TOKEN_BYTES - VERSION.len()) / 4 * 3 - KID_LEN - NONCE_LEN - MAX_TAG_LEN;
