@@ -17,6 +17,7 @@ mod media;
 mod metrics;
 mod modern;
 mod origin;
+mod plain;
 mod refusal;
 mod reply;
 mod sse;
@@ -129,8 +130,9 @@ pub struct Front {
     rooms: Rooms,
 }
 
-/// A request to the MCP endpoint, before its body is read.
+/// A request to one of the doors, before its body is read.
 struct Knock<'a> {
+    door: Door,
     method: Method,
     slug: Option<&'a str>,
     headers: HeaderMap,
@@ -150,24 +152,34 @@ struct Posted {
 /// What a path leads to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Route<'a> {
-    /// The MCP endpoint of all servers, or of one.
-    Mcp(Option<&'a str>),
+    /// A door to all servers, or to the one of this slug.
+    To(Door, Option<&'a str>),
     Health,
     Ready,
     Nothing,
 }
 
+/// A way to speak to servers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Door {
+    /// Streamable HTTP, all revisions.
+    Mcp,
+    /// One tool call as plain JSON.
+    Call,
+}
+
 impl<'a> Route<'a> {
     fn of(path: &'a str) -> Self {
         let path = path.strip_suffix('/').unwrap_or(path);
-        match path {
-            "/mcp" | "/stream" => Self::Mcp(None),
-            "/health" => Self::Health,
-            "/ready" => Self::Ready,
-            _ => path
-                .strip_prefix("/servers/")
-                .and_then(|rest| rest.strip_suffix("/mcp"))
-                .map_or(Self::Nothing, |slug| Self::Mcp(Some(slug))),
+        let scoped = path.strip_prefix("/servers/").and_then(|rest| rest.split_once('/'));
+        match (path, scoped) {
+            ("/health", _) => Self::Health,
+            ("/ready", _) => Self::Ready,
+            ("/mcp" | "/stream", _) => Self::To(Door::Mcp, None),
+            ("/mcp/call", _) => Self::To(Door::Call, None),
+            (_, Some((slug, "mcp"))) => Self::To(Door::Mcp, Some(slug)),
+            (_, Some((slug, "mcp/call"))) => Self::To(Door::Call, Some(slug)),
+            _ => Self::Nothing,
         }
     }
 }
@@ -185,19 +197,24 @@ impl Front {
     {
         let (Head { method, uri, headers, .. }, body) = request.into_parts();
         let response = match Route::of(uri.path()) {
-            Route::Mcp(slug) if self.config.streaming => {
+            Route::To(door, slug) if self.config.streaming => {
                 let admission = self.config.rules.admit(&uri, &headers);
-                self.mcp(admission, Knock { method, slug, headers }, body).await
+                self.door(admission, Knock { door, method, slug, headers }, body).await
             }
             Route::Health => plain(&method, StatusCode::OK, "ok"),
             Route::Ready => self.ready(&method),
-            Route::Mcp(_) | Route::Nothing => not_found("nothing is served at this path").into_response(),
+            Route::To(..) | Route::Nothing => not_found("nothing is served at this path").into_response(),
         };
         self.rooms.metrics.response(response.status());
         response
     }
 
-    async fn mcp<B>(&self, admission: Result<Admission, Refusal>, knock: Knock<'_>, body: B) -> Response<Body>
+    async fn door<B>(
+        &self,
+        admission: Result<Admission, Refusal>,
+        knock: Knock<'_>,
+        body: B,
+    ) -> Response<Body>
     where
         B: HttpBody<Data = Bytes>,
     {
@@ -219,17 +236,33 @@ impl Front {
     where
         B: HttpBody<Data = Bytes>,
     {
-        let Knock { method, slug, headers } = knock;
-        check_method(&method, &headers)?;
+        let Knock { door, method, slug, headers } = knock;
+        check_method(door, &method, &headers)?;
         let caller = self.rooms.auth.authenticate(&headers)?;
         let server =
             |slug| self.rooms.gateway.server(slug).ok_or_else(|| not_found("no server of that name"));
         let scope = slug.map(server).transpose()?;
-        match method {
-            Method::GET => legacy::open_stream(self, &headers, &caller, scope.as_ref()),
-            Method::DELETE => legacy::end_session(self, &headers, &caller, scope.as_ref()),
-            _ => self.post(headers, (caller, scope), body).await,
+        match (door, method) {
+            (Door::Call, _) => self.plain(headers, (caller, scope), body).await,
+            (Door::Mcp, Method::GET) => legacy::open_stream(self, &headers, &caller, scope.as_ref()),
+            (Door::Mcp, Method::DELETE) => legacy::end_session(self, &headers, &caller, scope.as_ref()),
+            (Door::Mcp, _) => self.post(headers, (caller, scope), body).await,
         }
+    }
+
+    async fn plain<B>(
+        &self,
+        headers: HeaderMap,
+        whom: (Caller, Option<ServerName>),
+        body: B,
+    ) -> Result<Response<Body>, Refusal>
+    where
+        B: HttpBody<Data = Bytes>,
+    {
+        media::is_json(&headers)?;
+        let mut room = self.rooms.permits.call(whom.0.principal());
+        let bytes = self.read(body, &mut room).await?;
+        plain::call(self, whom, room.map_err(Bound::refusal)?, &one_line(bytes)).await
     }
 
     async fn post<B>(
@@ -292,16 +325,21 @@ impl Front {
 }
 
 /// Before credentials: whoever asks with the wrong method learns no more than this page of the manual says.
-fn check_method(method: &Method, headers: &HeaderMap) -> Result<(), Refusal> {
+fn check_method(door: Door, method: &Method, headers: &HeaderMap) -> Result<(), Refusal> {
+    if door == Door::Call {
+        let posts = method == Method::POST;
+        return if posts { Ok(()) } else { Err(Refusal::method_not_allowed("POST", "use POST")) };
+    }
+    let refuse = |message| Err(Refusal::method_not_allowed("GET, POST, DELETE", message));
     let session = headers.contains_key(SESSION_ID);
     match *method {
         // MCP 2026-07-28 streamable-http: GET and DELETE are 405; legacy ones belong to a session
-        Method::GET if !session => Err(Refusal::method_not_allowed("GET requires an active session")),
+        Method::GET if !session => refuse("GET requires an active session"),
         Method::DELETE if !session && headers::version(headers).is_some_and(looks_modern) => {
-            Err(Refusal::method_not_allowed("this revision has no sessions; use POST"))
+            refuse("this revision has no sessions; use POST")
         }
         Method::GET | Method::POST | Method::DELETE => Ok(()),
-        _ => Err(Refusal::method_not_allowed("use POST, GET or DELETE")),
+        _ => refuse("use POST, GET or DELETE"),
     }
 }
 
@@ -316,7 +354,7 @@ fn not_found(message: &'static str) -> Refusal {
 
 fn plain(method: &Method, status: StatusCode, word: &'static str) -> Response<Body> {
     if method != Method::GET && method != Method::HEAD {
-        return Refusal::method_not_allowed("use GET").into_response();
+        return Refusal::method_not_allowed("GET, HEAD", "use GET").into_response();
     }
     let mut response = Response::new(Body::whole(Parts::from(Bytes::from_static(word.as_bytes()))));
     *response.status_mut() = status;

@@ -80,7 +80,10 @@ impl Admission {
     // Fetch Standard §4.8, CORS-preflight fetch
     pub(super) fn preflight(&self, asked: &HeaderMap) -> Result<Response<Body>, Refusal> {
         if !asked.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD) {
-            return Err(Refusal::method_not_allowed("OPTIONS is for the preflight requests of browsers"));
+            return Err(Refusal::method_not_allowed(
+                "GET, POST, DELETE",
+                "OPTIONS is for the preflight requests of browsers",
+            ));
         }
         if self.listed.is_none() {
             return Err(forbidden(FOREIGN_PAGE));

@@ -69,9 +69,9 @@ impl Refusal {
     }
 
     /// 405 that says which HTTP methods there are.
-    pub(super) fn method_not_allowed(message: &'static str) -> Self {
+    pub(super) fn method_not_allowed(allow: &'static str, message: &'static str) -> Self {
         Self::new(StatusCode::METHOD_NOT_ALLOWED, code::INVALID_REQUEST, message)
-            .with_header(ALLOW, HeaderValue::from_static("GET, POST, DELETE"))
+            .with_header(ALLOW, HeaderValue::from_static(allow))
     }
 
     /// The request this answers, when its id could be read.

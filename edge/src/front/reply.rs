@@ -60,40 +60,60 @@ impl Manner {
         }
     }
 
+    /// The answer to a client that speaks no JSON-RPC: the result alone, or an error whose status says what to
+    /// do about it.
+    pub(super) fn plain(&self, outcome: Outcome) -> Answer {
+        match outcome {
+            Outcome::Result(result) => {
+                Answer { status: StatusCode::OK, retry_after_secs: None, message: result, ending: Ending::Ok }
+            }
+            Outcome::Refused(error) => match self.told(error) {
+                Ok((code, object)) => Answer {
+                    status: plain_status_of_code(code),
+                    retry_after_secs: None,
+                    message: refusal::message(None, "error", object),
+                    ending: Ending::Refused,
+                },
+                Err(error) => self.plain(Outcome::Failed(error)),
+            },
+            Outcome::Failed(error) => Answer {
+                status: plain_status_of(&error),
+                retry_after_secs: retry_after_secs(&error),
+                message: refusal::message(None, "error", self.object(&error).to_bytes().into()),
+                ending: Ending::of(&error.kind),
+            },
+        }
+    }
+
     /// A failure of our own making.
     pub(super) fn failed(&self, id: &RequestId, error: &Error) -> Answer {
-        let object = ErrorObject {
-            code: code_of(self.era, &error.kind),
-            message: error.message.clone().into(),
-            data: data_of(&error.kind, self.server.as_ref()),
-        };
         Answer {
             status: status_of(self.era, error),
             retry_after_secs: retry_after_secs(error),
-            message: refusal::message(Some(id), "error", object.to_bytes().into()),
+            message: refusal::message(Some(id), "error", self.object(error).to_bytes().into()),
             ending: Ending::of(&error.kind),
+        }
+    }
+
+    fn object(&self, error: &Error) -> ErrorObject {
+        ErrorObject {
+            code: code_of(self.era, &error.kind),
+            message: error.message.clone().into(),
+            data: data_of(&error.kind, self.server.as_ref()),
         }
     }
 
     /// A server's own error. Only its code may have to change.
     fn refused(&self, id: &RequestId, error: Bytes) -> Answer {
-        let Some((server_code, span)) = code_in(&error) else {
-            let message = "the server answered with an error that is no JSON-RPC error object";
-            return self.failed(id, &Error::new(Kind::Protocol, Blame::Upstream, message));
+        let (told, object) = match self.told(error) {
+            Ok(told) => told,
+            Err(error) => return self.failed(id, &error),
         };
-        let told = translate(self.era, server_code);
         let status = match (self.era, told) {
             // MCP 2026-07-28 streamable-http, Status Codes
             (Era::Modern, code::METHOD_NOT_FOUND) => StatusCode::NOT_FOUND,
             (Era::Modern, code::MISSING_CAPABILITY) => StatusCode::BAD_REQUEST,
             _ => StatusCode::OK,
-        };
-        let object = if i64::from(told) == server_code {
-            Parts::from(error)
-        } else {
-            let mut splice = Splice::new(error);
-            splice.replace(span, told.to_string());
-            splice.finish()
         };
         Answer {
             status,
@@ -101,6 +121,21 @@ impl Manner {
             message: refusal::message(Some(id), "error", object),
             ending: Ending::Refused,
         }
+    }
+
+    /// A server's own error with the code that this client may see.
+    fn told(&self, error: Bytes) -> Result<(i32, Parts), Error> {
+        let Some((server_code, span)) = code_in(&error) else {
+            let message = "the server answered with an error that is no JSON-RPC error object";
+            return Err(Error::new(Kind::Protocol, Blame::Upstream, message));
+        };
+        let told = translate(self.era, server_code);
+        if i64::from(told) == server_code {
+            return Ok((told, Parts::from(error)));
+        }
+        let mut splice = Splice::new(error);
+        splice.replace(span, told.to_string());
+        Ok((told, splice.finish()))
     }
 }
 
@@ -139,6 +174,30 @@ fn status_of(era: Era, error: &Error) -> StatusCode {
         // To a legacy client with a session a 404 says that the session is gone.
         (Kind::UnknownMethod, _) if era == Era::Modern => StatusCode::NOT_FOUND,
         _ => StatusCode::OK,
+    }
+}
+
+/// For a script that reads nothing but the status: 4xx is its own doing, 5xx somebody else's, and 503 and 504
+/// may pass.
+fn plain_status_of(error: &Error) -> StatusCode {
+    match (&error.kind, error.blame) {
+        (Kind::Busy, Blame::Downstream) => StatusCode::TOO_MANY_REQUESTS,
+        (Kind::Busy | Kind::Draining | Kind::Cancelled, _) => StatusCode::SERVICE_UNAVAILABLE,
+        (Kind::Timeout, _) => StatusCode::GATEWAY_TIMEOUT,
+        (Kind::Unreachable | Kind::Died | Kind::TooLarge | Kind::Protocol | Kind::Lost, _) => {
+            StatusCode::BAD_GATEWAY
+        }
+        (Kind::InvalidRequest | Kind::InvalidParams, _) => StatusCode::BAD_REQUEST,
+        (Kind::UnknownMethod | Kind::UnknownResource(_), _) => StatusCode::NOT_FOUND,
+    }
+}
+
+/// The same for a server's own error.
+fn plain_status_of_code(told: i32) -> StatusCode {
+    match told {
+        code::INVALID_REQUEST | code::INVALID_PARAMS => StatusCode::BAD_REQUEST,
+        code::METHOD_NOT_FOUND => StatusCode::NOT_FOUND,
+        _ => StatusCode::BAD_GATEWAY,
     }
 }
 

@@ -26,7 +26,8 @@ async fn paths_lead_somewhere_or_nowhere() {
     for path in ["/mcp", "/mcp/", "/stream", "/servers/time/mcp"] {
         assert_eq!(stage.send(init(path)).await.status(), 200, "{path}");
     }
-    for path in ["/", "/mcpx", "/servers/other/mcp", "/servers//mcp", "/servers/time", "/mcp/call"] {
+    for path in ["/", "/mcpx", "/servers/other/mcp", "/servers//mcp", "/servers/time", "/mcp/calls", "/call"]
+    {
         assert_eq!(refusal(&stage, init(path)).await, (404, -32600), "{path}");
     }
     let narrow = Setting { front: Config { streaming: false, ..Config::default() }, ..Setting::default() };

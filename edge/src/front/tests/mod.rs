@@ -4,6 +4,7 @@ mod bounds;
 mod calls;
 mod door;
 mod pipe;
+mod plain;
 mod sessions;
 mod stateless;
 mod watching;
