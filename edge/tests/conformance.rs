@@ -1,0 +1,244 @@
+//! The official conformance suite against a fixture server of the official SDK, first alone, then behind the
+//! release bridge and the release edge: what fails only there is a bug of ours, or stands with its reason in
+//! `testkit/real/conformance-REVISION.yml`. An entry there that no longer applies fails the test as well.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a panic here is a failed test"
+)]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write as _;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde_json::Value;
+use testkit::eventually;
+use testkit::process::{Bridge, Edge, Process, Scratch, binary, free_address, workspace};
+use tokio::net::TcpStream;
+use tokio::process::Command;
+use tokio::time::Instant;
+
+/// One revision of the suite's requirements, and the fixture that speaks it.
+struct Era {
+    revision: &'static str,
+    fixture: &'static str,
+}
+
+/// A run of the suite.
+struct Report {
+    /// The checks that hold, by scenario. One that was skipped does not hold: the suite calls a scenario passed
+    /// when it skipped all its checks.
+    holds: BTreeMap<String, BTreeSet<String>>,
+    /// The suite's own judgement, which knows the expected failures.
+    accepted: bool,
+    output: String,
+    took: Duration,
+}
+
+/// A scenario, or one check of it, that is expected not to hold behind the edge.
+struct Entry {
+    scenario: String,
+    check: Option<String>,
+    reason: String,
+}
+
+const TOKEN: &str = "a-token-for-the-suite";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_requirements_of_2025_11_25_hold_behind_bridge_and_edge() {
+    (Era { revision: "2025-11-25", fixture: "server_v1.mjs" }).prove().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_requirements_of_2026_07_28_hold_behind_bridge_and_edge() {
+    (Era { revision: "2026-07-28", fixture: "server_v2.mjs" }).prove().await;
+}
+
+impl Era {
+    async fn prove(&self) {
+        let scratch = Scratch::new();
+        let required = required(self.revision);
+        let entries = entries(&self.expected_failures());
+        let alone = self.run_alone(&scratch).await;
+        let behind = self.run_behind(&scratch).await;
+        // Not by `eprintln!`: that is shown for failed tests only.
+        let table = self.table(&required, &entries, &alone, &behind);
+        std::io::stderr().write_all(table.as_bytes()).unwrap();
+        assert!(alone.accepted, "the fixture does not pass alone:\n{}", alone.output);
+        for name in &required {
+            assert!(alone.holds.contains_key(name), "{name} did not run:\n{}", alone.output);
+        }
+        let lost = alone.lost_in(&behind);
+        let unexplained: Vec<_> =
+            lost.iter().filter(|lost| !entries.iter().any(|entry| entry.covers(lost))).collect();
+        assert!(unexplained.is_empty(), "lost behind the edge: {unexplained:?}\n{}", behind.output);
+        for entry in &entries {
+            let applies = lost.iter().any(|lost| entry.covers(lost));
+            assert!(applies, "{} {:?} holds now: take it off the list", entry.scenario, entry.check);
+        }
+        assert!(behind.accepted, "the suite says otherwise:\n{}", behind.output);
+    }
+
+    /// The fixture's own HTTP transport: nothing of ours takes part.
+    async fn run_alone(&self, scratch: &Scratch) -> Report {
+        let address = free_address();
+        let mut command = Command::new(node());
+        command.arg(part(&format!("fixture/{}", self.fixture))).args(["--http", &address.port().to_string()]);
+        let _fixture = Process::start(command);
+        eventually("the fixture to listen", async || TcpStream::connect(address).await.ok()).await;
+        self.suite(address, &scratch.path("alone"), &[]).await
+    }
+
+    async fn run_behind(&self, scratch: &Scratch) -> Report {
+        let fixture = part(&format!("fixture/{}", self.fixture));
+        let bridge = Bridge::start(&[node(), fixture]).await;
+        let mut command = Command::new(binary("mcp-edge"));
+        command.arg("--server").arg(format!("fixture={}", bridge.address));
+        command.env("MCP_GATEWAY_AUTH_TOKEN", TOKEN);
+        let edge = Edge::start_with(command).await;
+        edge.ready().await;
+        let list = self.expected_failures().display().to_string();
+        self.suite(edge.address, &scratch.path("behind"), &["--expected-failures", &list]).await
+    }
+
+    async fn suite(&self, address: SocketAddr, results: &Path, options: &[&str]) -> Report {
+        let mut command = Command::new(node());
+        command.current_dir(real()).env("MCP_TOKEN", TOKEN).kill_on_drop(true);
+        command.args(["--import", "./authorized.mjs"]);
+        command.arg(part("node_modules/@modelcontextprotocol/conformance/dist/index.js"));
+        command.args(["server", "--url", &format!("http://{address}/mcp")]);
+        command.args(["--requirements", self.revision, "--output-dir"]).arg(results).args(options);
+        let began = Instant::now();
+        let output = tokio::time::timeout(SUITE_GUARD, command.output()).await;
+        let output = output.expect("the suite ends in time").expect("the suite starts");
+        let said = [output.stdout, output.stderr].concat();
+        Report {
+            holds: holds(results),
+            accepted: output.status.success(),
+            output: String::from_utf8_lossy(&said).into_owned(),
+            took: began.elapsed(),
+        }
+    }
+
+    fn expected_failures(&self) -> PathBuf {
+        real().join(format!("conformance-{}.yml", self.revision))
+    }
+
+    fn table(&self, required: &[String], entries: &[Entry], alone: &Report, behind: &Report) -> String {
+        let lost = alone.lost_in(behind);
+        let whole =
+            required.iter().filter(|name| !lost.iter().any(|(scenario, _)| scenario == *name)).count();
+        let mut table = format!(
+            "\nconformance {}: {whole} of {} required scenarios as whole behind bridge and edge as the fixture \
+             alone ({:.1} s, {:.1} s)\n  {:46} alone behind (checks that hold)\n",
+            self.revision,
+            required.len(),
+            behind.took.as_secs_f64(),
+            alone.took.as_secs_f64(),
+            "scenario",
+        );
+        let extra = alone.holds.keys().filter(|name| !required.contains(name));
+        for name in required.iter().chain(extra) {
+            let count = |report: &Report| report.holds.get(name).map_or(0, BTreeSet::len);
+            let mut notes: Vec<_> =
+                entries.iter().filter(|entry| entry.scenario == *name).map(|entry| &*entry.reason).collect();
+            notes.dedup();
+            if !required.contains(name) {
+                notes.insert(0, "(not required)");
+            }
+            let line = format!("  {name:46} {:5} {:6} {}", count(alone), count(behind), notes.join("; "));
+            table.push_str(line.trim_end());
+            table.push('\n');
+        }
+        table
+    }
+}
+
+impl Report {
+    /// Scenario and check of all that holds here but not there.
+    fn lost_in(&self, other: &Report) -> Vec<(String, String)> {
+        let all = self.holds.iter().flat_map(|(name, checks)| checks.iter().map(move |check| (name, check)));
+        let still = |name, check| other.holds.get(name).is_some_and(|checks| checks.contains(check));
+        let lost = all.filter(|&(name, check)| !still(name, check));
+        lost.map(|(name, check)| (name.clone(), check.clone())).collect()
+    }
+}
+
+impl Entry {
+    fn covers(&self, (scenario, check): &(String, String)) -> bool {
+        self.scenario == *scenario && self.check.as_ref().is_none_or(|own| own == check)
+    }
+}
+
+/// The suite writes one directory for each scenario that did not throw: `server-SCENARIO-TIME/checks.json`.
+fn holds(results: &Path) -> BTreeMap<String, BTreeSet<String>> {
+    let mut holds = BTreeMap::new();
+    for entry in std::fs::read_dir(results).into_iter().flatten() {
+        let path = entry.unwrap().path();
+        let directory = path.file_name().unwrap().to_string_lossy().into_owned();
+        let name = directory.strip_prefix("server-").unwrap();
+        let name = &name[..name.len() - "-2026-11-20T21-34-46-575Z".len()];
+        let checks = std::fs::read(path.join("checks.json")).unwrap();
+        let checks: Vec<Value> = serde_json::from_slice(&checks).unwrap();
+        let of = |status| {
+            let found = checks.iter().filter(move |check| check["status"] == status);
+            found.map(|check| check["id"].as_str().unwrap().to_owned()).collect::<BTreeSet<_>>()
+        };
+        // A check that runs several times holds if it holds each time.
+        holds.insert(name.to_owned(), &of("SUCCESS") - &of("FAILURE"));
+    }
+    holds
+}
+
+/// The scenarios that a revision requires of servers, from the suite's own list.
+fn required(revision: &str) -> Vec<String> {
+    let list = part(&format!("node_modules/@modelcontextprotocol/conformance/requirements/{revision}.yaml"));
+    let text = std::fs::read_to_string(list).unwrap();
+    let names = text.lines().skip_while(|line| *line != "server:").skip(1);
+    let names = names.map_while(|line| line.strip_prefix("  - "));
+    let names: Vec<_> = names.map(str::to_owned).collect();
+    assert!(names.len() >= 30, "the suite's list is written in another way now");
+    names
+}
+
+/// The lines of a list: `  - scenario # reason` or `  - scenario:check # reason`.
+fn entries(list: &Path) -> Vec<Entry> {
+    let text = std::fs::read_to_string(list).unwrap();
+    let lines = text.lines().filter_map(|line| line.strip_prefix("  - "));
+    let entry = |line: &str| {
+        let (name, reason) = line.split_once(" # ").unwrap_or_else(|| panic!("{line} has no reason"));
+        let (scenario, check) =
+            name.split_once(':').map_or((name, None), |(name, check)| (name, Some(check)));
+        Entry { scenario: scenario.to_owned(), check: check.map(str::to_owned), reason: reason.to_owned() }
+    };
+    lines.map(entry).collect()
+}
+
+/// The suite needs Node 22; where npm has no program for this machine, the one of the system has to be.
+fn node() -> String {
+    let machine = match std::env::consts::ARCH {
+        "aarch64" => "arm64",
+        _ => "x64",
+    };
+    let ours = real().join(format!("node_modules/node-linux-{machine}/bin/node"));
+    if ours.exists() { ours.display().to_string() } else { "node".to_owned() }
+}
+
+/// A file of `testkit/real`.
+fn part(name: &str) -> String {
+    let path = real().join(name);
+    assert!(path.exists(), "{} is missing; run `make real-deps` first", path.display());
+    path.display().to_string()
+}
+
+fn real() -> PathBuf {
+    workspace().join("testkit/real")
+}
+
+/// The suite has no timeout of its own; it needs 2 to 8 s on an idle machine.
+const SUITE_GUARD: Duration = Duration::from_secs(120);
