@@ -1,6 +1,7 @@
-//! The official conformance suite against a fixture server of the official SDK, first alone, then behind the
-//! release bridge and the release edge: what fails only there is a bug of ours, or stands with its reason in
-//! `testkit/real/conformance-REVISION.yml`. An entry there that no longer applies fails the test as well.
+//! The official conformance suite against fixture servers of the official SDKs: the server of a revision's own era
+//! alone first, then the servers of both eras behind the release bridge and the release edge. What holds alone
+//! and not there is a bug of ours, or stands with its reason in `testkit/real/conformance-REVISION-SERVER.yml`.
+//! An entry there that no longer applies fails the test as well.
 
 #![allow(
     clippy::unwrap_used,
@@ -23,10 +24,26 @@ use tokio::net::TcpStream;
 use tokio::process::Command;
 use tokio::time::Instant;
 
-/// One revision of the suite's requirements, and the fixture that speaks it.
+/// One revision of the suite's requirements, and the server of its own era.
 struct Era {
     revision: &'static str,
-    fixture: &'static str,
+    own: Server,
+}
+
+/// A fixture of one era.
+#[derive(Clone, Copy)]
+struct Server {
+    era: &'static str,
+    script: &'static str,
+}
+
+/// One revision on one server, through the edge.
+struct Pair {
+    server: Server,
+    report: Report,
+    expected: Vec<Entry>,
+    /// Scenario and check of all that holds alone but not here.
+    lost: Vec<(String, String)>,
 }
 
 /// A run of the suite.
@@ -49,113 +66,126 @@ struct Entry {
 
 const TOKEN: &str = "a-token-for-the-suite";
 
+const LEGACY: Server = Server { era: "legacy", script: "fixture/server_v1.mjs" };
+const MODERN: Server = Server { era: "modern", script: "fixture/server_v2.mjs" };
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_requirements_of_2025_11_25_hold_behind_bridge_and_edge() {
-    (Era { revision: "2025-11-25", fixture: "server_v1.mjs" }).prove().await;
+    (Era { revision: "2025-11-25", own: LEGACY }).prove().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_requirements_of_2026_07_28_hold_behind_bridge_and_edge() {
-    (Era { revision: "2026-07-28", fixture: "server_v2.mjs" }).prove().await;
+    (Era { revision: "2026-07-28", own: MODERN }).prove().await;
 }
 
 impl Era {
     async fn prove(&self) {
-        let scratch = Scratch::new();
         let required = required(self.revision);
-        let entries = entries(&self.expected_failures());
-        let alone = self.run_alone(&scratch).await;
-        let behind = self.run_behind(&scratch).await;
+        let alone = self.run_alone().await;
+        let pairs = [self.pair(LEGACY, &alone).await, self.pair(MODERN, &alone).await];
         // Not by `eprintln!`: that is shown for failed tests only.
-        let table = self.table(&required, &entries, &alone, &behind);
-        std::io::stderr().write_all(table.as_bytes()).unwrap();
+        std::io::stderr().write_all(self.table(&required, &alone, &pairs).as_bytes()).unwrap();
         assert!(alone.accepted, "the fixture does not pass alone:\n{}", alone.output);
         for name in &required {
             assert!(alone.holds.contains_key(name), "{name} did not run:\n{}", alone.output);
         }
-        let lost = alone.lost_in(&behind);
-        let unexplained: Vec<_> =
-            lost.iter().filter(|lost| !entries.iter().any(|entry| entry.covers(lost))).collect();
-        assert!(unexplained.is_empty(), "lost behind the edge: {unexplained:?}\n{}", behind.output);
-        for entry in &entries {
-            let applies = lost.iter().any(|lost| entry.covers(lost));
-            assert!(applies, "{} {:?} holds now: take it off the list", entry.scenario, entry.check);
+        for pair in &pairs {
+            pair.judge();
         }
-        assert!(behind.accepted, "the suite says otherwise:\n{}", behind.output);
     }
 
     /// The fixture's own HTTP transport: nothing of ours takes part.
-    async fn run_alone(&self, scratch: &Scratch) -> Report {
+    async fn run_alone(&self) -> Report {
         let address = free_address();
         let mut command = Command::new(node());
-        command.arg(part(&format!("fixture/{}", self.fixture))).args(["--http", &address.port().to_string()]);
+        command.arg(part(self.own.script)).args(["--http", &address.port().to_string()]);
         let _fixture = Process::start(command);
         eventually("the fixture to listen", async || TcpStream::connect(address).await.ok()).await;
-        self.suite(address, &scratch.path("alone"), &[]).await
+        self.suite(address, &[]).await
     }
 
-    async fn run_behind(&self, scratch: &Scratch) -> Report {
-        let fixture = part(&format!("fixture/{}", self.fixture));
-        let bridge = Bridge::start(&[node(), fixture]).await;
+    async fn pair(&self, server: Server, alone: &Report) -> Pair {
+        let bridge = Bridge::start(&[node(), part(server.script)]).await;
         let mut command = Command::new(binary("mcp-edge"));
         command.arg("--server").arg(format!("fixture={}", bridge.address));
         command.env("MCP_GATEWAY_AUTH_TOKEN", TOKEN);
         let edge = Edge::start_with(command).await;
         edge.ready().await;
-        let list = self.expected_failures().display().to_string();
-        self.suite(edge.address, &scratch.path("behind"), &["--expected-failures", &list]).await
+        let list = part(&format!("conformance-{}-{}.yml", self.revision, server.era));
+        let report = self.suite(edge.address, &["--expected-failures", &list]).await;
+        let lost = alone.lost_in(&report);
+        Pair { server, report, expected: entries(Path::new(&list)), lost }
     }
 
-    async fn suite(&self, address: SocketAddr, results: &Path, options: &[&str]) -> Report {
+    async fn suite(&self, address: SocketAddr, options: &[&str]) -> Report {
+        let scratch = Scratch::new();
+        let results = scratch.path("results");
         let mut command = Command::new(node());
         command.current_dir(real()).env("MCP_TOKEN", TOKEN).kill_on_drop(true);
         command.args(["--import", "./authorized.mjs"]);
         command.arg(part("node_modules/@modelcontextprotocol/conformance/dist/index.js"));
         command.args(["server", "--url", &format!("http://{address}/mcp")]);
-        command.args(["--requirements", self.revision, "--output-dir"]).arg(results).args(options);
+        command.args(["--requirements", self.revision, "--output-dir"]).arg(&results).args(options);
         let began = Instant::now();
         let output = tokio::time::timeout(SUITE_GUARD, command.output()).await;
         let output = output.expect("the suite ends in time").expect("the suite starts");
         let said = [output.stdout, output.stderr].concat();
         Report {
-            holds: holds(results),
+            holds: holds(&results),
             accepted: output.status.success(),
             output: String::from_utf8_lossy(&said).into_owned(),
             took: began.elapsed(),
         }
     }
 
-    fn expected_failures(&self) -> PathBuf {
-        real().join(format!("conformance-{}.yml", self.revision))
-    }
-
-    fn table(&self, required: &[String], entries: &[Entry], alone: &Report, behind: &Report) -> String {
-        let lost = alone.lost_in(behind);
-        let whole =
-            required.iter().filter(|name| !lost.iter().any(|(scenario, _)| scenario == *name)).count();
-        let mut table = format!(
-            "\nconformance {}: {whole} of {} required scenarios as whole behind bridge and edge as the fixture \
-             alone ({:.1} s, {:.1} s)\n  {:46} alone behind (checks that hold)\n",
-            self.revision,
-            required.len(),
-            behind.took.as_secs_f64(),
-            alone.took.as_secs_f64(),
-            "scenario",
-        );
+    /// The checks that hold in each scenario: alone, behind the edge on a legacy and on a modern server.
+    fn table(&self, required: &[String], alone: &Report, pairs: &[Pair]) -> String {
+        let count = |report: &Report, name: &String| report.holds.get(name).map_or(0, BTreeSet::len);
+        let mut table = format!("\nconformance {}{:27}alone", self.revision, "");
+        for pair in pairs {
+            table.push_str(&format!(" {:>6}", pair.server.era));
+        }
         let extra = alone.holds.keys().filter(|name| !required.contains(name));
         for name in required.iter().chain(extra) {
-            let count = |report: &Report| report.holds.get(name).map_or(0, BTreeSet::len);
-            let mut notes: Vec<_> =
-                entries.iter().filter(|entry| entry.scenario == *name).map(|entry| &*entry.reason).collect();
-            notes.dedup();
-            if !required.contains(name) {
-                notes.insert(0, "(not required)");
+            table.push_str(&format!("\n  {name:47}{:5}", count(alone, name)));
+            let mut notes = BTreeSet::new();
+            for pair in pairs {
+                table.push_str(&format!(" {:6}", count(&pair.report, name)));
+                notes.extend(
+                    pair.expected.iter().filter(|entry| entry.scenario == *name).map(|entry| &*entry.reason),
+                );
             }
-            let line = format!("  {name:46} {:5} {:6} {}", count(alone), count(behind), notes.join("; "));
-            table.push_str(line.trim_end());
-            table.push('\n');
+            notes.extend((!required.contains(name)).then_some("(not required)"));
+            if !notes.is_empty() {
+                table.push_str(&format!("  {}", notes.into_iter().collect::<Vec<_>>().join("; ")));
+            }
         }
+        table.push_str(&format!("\n  {:47}{:5}", "required scenarios without a loss", required.len()));
+        for pair in pairs {
+            let whole = |name: &&String| !pair.lost.iter().any(|(scenario, _)| scenario == *name);
+            table.push_str(&format!(" {:6}", required.iter().filter(whole).count()));
+        }
+        table.push_str(&format!("\n  {:47}{:5.1}", "seconds", alone.took.as_secs_f64()));
+        for pair in pairs {
+            table.push_str(&format!(" {:6.1}", pair.report.took.as_secs_f64()));
+        }
+        table.push('\n');
         table
+    }
+}
+
+impl Pair {
+    fn judge(&self) {
+        let (era, output) = (self.server.era, &self.report.output);
+        let listed = |lost: &&(String, String)| self.expected.iter().any(|entry| entry.covers(lost));
+        let unlisted: Vec<_> = self.lost.iter().filter(|lost| !listed(lost)).collect();
+        assert!(unlisted.is_empty(), "lost behind the edge on a {era} server: {unlisted:?}\n{output}");
+        for entry in &self.expected {
+            let applies = self.lost.iter().any(|lost| entry.covers(lost));
+            assert!(applies, "{} {:?} holds on {era}: take it off the list", entry.scenario, entry.check);
+        }
+        assert!(self.report.accepted, "the suite says otherwise on a {era} server:\n{output}");
     }
 }
 
