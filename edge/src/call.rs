@@ -9,11 +9,13 @@
 //! [`EVENT_BYTES`], the outcome has a place of its own); a `Reply` always ends in an outcome, even when the
 //! `Responder` is dropped by a panic; dropping a `Reply` cancels the call.
 
+mod ask;
 mod capability;
 mod reply;
 
+use std::collections::BTreeSet;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
@@ -23,6 +25,7 @@ use wire::span::Span;
 
 use crate::permit::CallPermit;
 
+pub use ask::{Answer, Answered, Ask};
 pub use capability::Capabilities;
 pub use reply::{Cancel, EVENT_BYTES, Event, Next, Outcome, Reply, Responder, reply};
 
@@ -106,13 +109,50 @@ pub enum Affinity {
     Principal,
 }
 
-/// A legacy session as the upstream side sees it: a number to group by and a signal of its end.
+/// A legacy session as the upstream side sees it.
 #[derive(Clone, Debug)]
 pub struct SessionKey {
     /// Unique in this process for its whole life.
     pub number: u64,
     /// Cancelled when the session ends; its connections close then.
     pub ended: CancellationToken,
+    /// Takes what the session's own connections say outside any call, and what they ask then. Its other end
+    /// feeds the stream that the client opens for it.
+    pub strays: Arc<Responder>,
+    /// What the session's connections must be told again when one of them is opened anew.
+    pub wishes: Arc<Wishes>,
+}
+
+/// What a legacy client set once and expects to hold on every connection of its session.
+#[derive(Debug, Default)]
+pub struct Wishes {
+    inner: Mutex<Wished>,
+}
+
+/// See [`Wishes`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Wished {
+    /// The level of log messages, as the JSON string the client sent.
+    pub level: Option<Bytes>,
+    /// Resources it wants to hear of, and the server that has each.
+    pub subscriptions: BTreeSet<(ServerName, String)>,
+}
+
+impl Wishes {
+    /// What is wished now.
+    pub fn now(&self) -> Wished {
+        self.lock().clone()
+    }
+
+    /// Changes what is wished; what `change` returns is passed on.
+    pub fn change<T>(&self, change: impl FnOnce(&mut Wished) -> T) -> T {
+        change(&mut self.lock())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Wished> {
+        // Every state inside is valid at any point, so a poisoned lock carries no news.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// The slug of a configured server: `[a-z0-9-]{1,20}`.

@@ -11,9 +11,10 @@ use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use wire::Message;
+use wire::mcp::method::Notice;
 use wire::splice::Parts;
 
-use super::ServerName;
+use super::{Ask, ServerName};
 use crate::error::{Blame, Error, Kind};
 
 /// Bytes of events one reply holds for a client that reads slowly (ARCHITECTURE, backpressure): enough for
@@ -21,10 +22,15 @@ use crate::error::{Blame, Error, Kind};
 pub const EVENT_BYTES: usize = 256 * 1024;
 
 /// Something that happens before the outcome.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub enum Event {
     /// `notifications/progress`, as the server sent it; the token in it is the upstream one.
     Progress(Message),
+    /// Any other notification that is this client's to hear, as the server sent it: log messages, updates of
+    /// resources, changes of lists.
+    Notice(Notice, Message),
+    /// The server asks the client something and waits for the answer.
+    Ask(Ask),
 }
 
 /// How a call ended. There is exactly one.
@@ -273,7 +279,8 @@ impl Drop for Responder {
 impl Event {
     fn bytes(&self) -> usize {
         match self {
-            Self::Progress(message) => message.bytes().len(),
+            Self::Progress(message) | Self::Notice(_, message) => message.bytes().len(),
+            Self::Ask(ask) => ask.request.bytes().len(),
         }
     }
 }
@@ -354,7 +361,7 @@ mod tests {
         let (mut bytes, mut last) = (0, None);
         while let Next::Event(event) = reply.next().await {
             bytes += event.bytes();
-            let Event::Progress(message) = event;
+            let Event::Progress(message) = event else { panic!("progress") };
             last = message.param("progress").and_then(|v| v.as_u64());
         }
         assert!(bytes <= EVENT_BYTES && bytes > EVENT_BYTES - 1000, "{bytes}");

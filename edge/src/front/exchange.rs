@@ -170,6 +170,8 @@ impl Waiting {
                         return Step::Progress(message);
                     }
                 }
+                // Dropping an ask refuses it.
+                Next::Event(Event::Notice(..) | Event::Ask(_)) => {}
                 Next::Outcome(outcome) => {
                     let answer = self.manner.answer(&self.id, outcome);
                     self.record.end(answer.ending);

@@ -27,7 +27,7 @@ use tokio_util::sync::CancellationToken;
 use wire::id::RequestId;
 use wire::mcp::version::ProtocolVersion;
 
-use crate::call::{Caller, Client, ServerName, SessionKey};
+use crate::call::{Caller, Client, Reply, ServerName, SessionKey};
 use crate::error::{Blame, Error};
 use crate::permit::{self, Bound};
 use crate::router::ListChanges;
@@ -95,6 +95,8 @@ pub struct Session {
 struct Live {
     phase: Phase,
     calls: HashMap<RequestId, CancellationToken>,
+    /// What the session's connections said outside any call; taken by the stream that carries it.
+    strayed: Option<Reply>,
     /// The stream that carries what belongs to no call; cancelled when another takes its place.
     stream: Option<CancellationToken>,
     /// The last message, or the end of the last call or stream.

@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::ticket::{self, Ticket};
 use super::{Birth, Config, Live, Phase, Session};
-use crate::call::{Caller, ServerName, SessionKey};
+use crate::call::{Caller, ServerName, SessionKey, reply};
 use crate::error::{Blame, Error, Kind};
 use crate::ops::drain::DrainWatch;
 use crate::ops::metrics::words;
@@ -141,7 +141,9 @@ impl Shared {
         let number = self.next_number.fetch_add(1, Ordering::Relaxed);
         let ticket = Ticket::issue(&birth, self.instance, number);
         let id = self.sealer.seal(ticket::KIND, &ticket.encode())?;
+        let (strays, strayed) = reply();
         let live = Live {
+            strayed: Some(strayed),
             phase: Phase::Opening,
             calls: HashMap::new(),
             stream: None,
@@ -151,7 +153,12 @@ impl Shared {
         Ok(Session {
             id,
             birth,
-            key: SessionKey { number, ended: CancellationToken::new() },
+            key: SessionKey {
+                number,
+                ended: CancellationToken::new(),
+                strays: Arc::new(strays),
+                wishes: Arc::default(),
+            },
             born: now,
             calls_max: self.config.calls_per_session,
             refusals: self.refusals.clone(),

@@ -160,7 +160,8 @@ fn echo(text: &str) -> Value {
 }
 
 fn session(number: u64) -> SessionKey {
-    SessionKey { number, ended: CancellationToken::new() }
+    let (strays, _) = crate::call::reply();
+    SessionKey { number, ended: CancellationToken::new(), strays: Arc::new(strays), wishes: Arc::default() }
 }
 
 /// The outcome as it must come: within the guard.

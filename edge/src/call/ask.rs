@@ -1,0 +1,113 @@
+//! A server's own request on its way to the client: sampling, elicitation, roots.
+//!
+//! It is an event of the call it belongs to, answered in place while the call stays in flight. However it
+//! ends, the server gets exactly one answer: an [`Ask`] that is dropped unanswered is refused.
+
+use std::fmt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio_util::sync::CancellationToken;
+use wire::Message;
+use wire::mcp::method;
+
+/// One request of a server that waits for its answer.
+pub struct Ask {
+    /// What is asked for.
+    pub kind: method::Ask,
+    /// The request as the server sent it; the id in it is the server's own.
+    pub request: Message,
+    /// Cancelled when the server takes its request back, its time is over, or its connection ends: the client
+    /// need not answer any more.
+    pub withdrawn: CancellationToken,
+    reply_to: Option<(Arc<dyn Answered>, u64)>,
+}
+
+/// What a client answers.
+#[derive(Clone, Debug)]
+pub enum Answer {
+    /// The `result` value, a JSON object, verbatim.
+    Result(Bytes),
+    /// The client's own `error` value, a JSON object, verbatim.
+    Refused(Bytes),
+    /// There is no answer and will be none: the client left, or cannot be asked.
+    Nobody,
+}
+
+/// Who waits for the answer: the connection that the request came on.
+pub trait Answered: Send + Sync {
+    /// The answer to the request that was registered under `token`. Called without a lock held; unknown
+    /// tokens are ignored, for the request may have been withdrawn meanwhile.
+    fn answered(&self, token: u64, answer: Answer);
+}
+
+impl Ask {
+    /// A request whose answer goes to `whom`.
+    pub fn new(
+        kind: method::Ask,
+        request: Message,
+        withdrawn: CancellationToken,
+        whom: Arc<dyn Answered>,
+        token: u64,
+    ) -> Self {
+        Self { kind, request, withdrawn, reply_to: Some((whom, token)) }
+    }
+
+    /// Answers the server.
+    pub fn answer(mut self, answer: Answer) {
+        self.end(answer);
+    }
+
+    fn end(&mut self, answer: Answer) {
+        if let Some((whom, token)) = self.reply_to.take() {
+            whom.answered(token, answer);
+        }
+    }
+}
+
+impl Drop for Ask {
+    fn drop(&mut self) {
+        self.end(Answer::Nobody);
+    }
+}
+
+impl fmt::Debug for Ask {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ask").field("kind", &self.kind).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+    use wire::limits::Limits;
+
+    #[derive(Default)]
+    struct Answers(Mutex<Vec<(u64, Answer)>>);
+
+    impl Answered for Answers {
+        fn answered(&self, token: u64, answer: Answer) {
+            self.0.lock().unwrap().push((token, answer));
+        }
+    }
+
+    #[test]
+    fn a_server_gets_one_answer_whatever_becomes_of_its_request() {
+        let answers = Arc::new(Answers::default());
+        let ask = |token| {
+            let request = Message::scan(
+                Bytes::from_static(br#"{"jsonrpc":"2.0","id":1,"method":"roots/list"}"#),
+                &Limits::default(),
+            );
+            Ask::new(method::Ask::Roots, request.unwrap(), CancellationToken::new(), answers.clone(), token)
+        };
+        ask(1).answer(Answer::Result(Bytes::from_static(b"{}")));
+        drop(ask(2));
+        let answers = answers.0.lock().unwrap();
+        assert_eq!(answers.len(), 2);
+        assert!(matches!(answers[0], (1, Answer::Result(_))));
+        assert!(matches!(answers[1], (2, Answer::Nobody)));
+    }
+}
