@@ -2,6 +2,7 @@
 
 pub mod header;
 pub mod invoke;
+pub mod level;
 pub mod lifecycle;
 pub mod list;
 pub mod meta;
