@@ -20,7 +20,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
 use wire::Message;
-use wire::mcp::method::Method;
+use wire::mcp::level::Level;
+use wire::mcp::method::{Method, Notice};
 use wire::span::Span;
 
 use crate::permit::CallPermit;
@@ -35,6 +36,12 @@ pub use reply::{Cancel, EVENT_BYTES, Event, Next, Outcome, Reply, Responder, rep
 pub trait Dispatch: Send + Sync {
     /// Takes the call on its way. Must not block.
     fn dispatch(&self, call: Call) -> Reply;
+}
+
+/// One server, as its neighbours see it.
+pub trait Server: Dispatch {
+    /// Passes a notification of a session's client on to the connection that the session has open, if any.
+    fn notify(&self, session: &SessionKey, notice: Notice, message: &Message);
 }
 
 /// One client request on its way to a server.
@@ -132,8 +139,8 @@ pub struct Wishes {
 /// See [`Wishes`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Wished {
-    /// The level of log messages, as the JSON string the client sent.
-    pub level: Option<Bytes>,
+    /// Log messages below it are not wanted; without one the server decides.
+    pub level: Option<Level>,
     /// Resources it wants to hear of, and the server that has each.
     pub subscriptions: BTreeSet<(ServerName, String)>,
 }

@@ -61,6 +61,7 @@ pub enum Bound {
     ServerConnections,
     Frame,
     EventBytes,
+    Asks,
 }
 
 words!(Bound {
@@ -77,6 +78,7 @@ words!(Bound {
     ServerConnections => "server_connections",
     Frame => "frame",
     EventBytes => "event_bytes",
+    Asks => "asks",
 });
 
 /// How often each bound was hit.
@@ -430,6 +432,7 @@ impl Bound {
             Self::Body => "the request body is larger than this gateway takes",
             Self::Frame => "the server's message is larger than this gateway takes",
             Self::EventBytes => "the client reads its events too slowly",
+            Self::Asks => "too many questions of the server wait for the client",
         };
         Error::busy(blame, RETRY_AFTER, format!("{what}; try again later"))
     }

@@ -14,7 +14,7 @@ use hyper::body::Incoming;
 use prometheus_client::registry::Registry;
 
 use crate::auth::Authenticator;
-use crate::call::Dispatch;
+use crate::call::Server;
 use crate::config::{Config, DrainConfig};
 use crate::error::Error;
 use crate::front::{self, Front, Rooms};
@@ -160,8 +160,8 @@ impl Servers {
         for server in &config.servers {
             let settings = (server.upstream.clone(), config.upstream.clone());
             let pool = Pool::new(settings.0, settings.1, &upstream_metrics, permits.clone(), drain.clone());
-            let (name, dispatch) = (pool.name().clone(), pool.clone() as Arc<dyn Dispatch>);
-            entries.push(Entry { name, prefix: server.prefix, dispatch });
+            let (name, upstream) = (pool.name().clone(), pool.clone() as Arc<dyn Server>);
+            entries.push(Entry { name, prefix: server.prefix, server: upstream });
             pools.push(pool);
         }
         let router = Router::new(config.router.clone(), entries, router_metrics, drain.clone());

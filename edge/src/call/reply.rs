@@ -46,6 +46,10 @@ pub enum Outcome {
 
 /// What [`Reply::next`] yields.
 #[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "it is taken apart at once; a box would cost an allocation each"
+)]
 pub enum Next {
     /// An event; more follows.
     Event(Event),
@@ -163,11 +167,11 @@ impl fmt::Debug for Reply {
 
 impl Drop for Reply {
     fn drop(&mut self) {
-        let producer = {
+        // Asks among the events answer when they are dropped: after the lock.
+        let (producer, _events) = {
             let mut shared = lock(&self.shared);
             shared.gone = true;
-            shared.events.clear();
-            std::mem::take(&mut shared.producer)
+            (std::mem::take(&mut shared.producer), std::mem::take(&mut shared.events))
         };
         match producer {
             Producer::Absent => {}
@@ -187,15 +191,27 @@ impl Responder {
     /// Queues an event; never waits. `false`: something was dropped, because the consumer is gone or its
     /// [`EVENT_BYTES`] are spent; then the newest progress takes the place of the one before it.
     pub fn event(&self, event: Event) -> bool {
+        self.offer(event).unwrap_or(false)
+    }
+
+    /// The same, for a producer that holds a lock of its own: an event that finds no room comes back, for
+    /// dropping an ask answers it. `Ok(false)`: others than asks were dropped to make room.
+    ///
+    /// # Errors
+    /// The event, if the consumer is gone or asks alone fill its [`EVENT_BYTES`].
+    #[expect(clippy::result_large_err, reason = "what comes back is what was given, not an error")]
+    pub fn offer(&self, event: Event) -> Result<bool, Event> {
         let mut fits = true;
         let waker = {
             let mut shared = lock(&self.shared);
             if shared.gone || event.bytes() > EVENT_BYTES {
-                return false;
+                return Err(event);
             }
             while shared.event_bytes + event.bytes() > EVENT_BYTES {
                 fits = false;
-                let Some(old) = shared.events.pop_back() else { break };
+                // A server waits for the answer to an ask; what else is told can be left out.
+                let last = shared.events.iter().rposition(|old| !matches!(old, Event::Ask(_)));
+                let Some(old) = last.and_then(|at| shared.events.remove(at)) else { return Err(event) };
                 shared.event_bytes = shared.event_bytes.saturating_sub(old.bytes());
             }
             shared.event_bytes += event.bytes();
@@ -205,7 +221,7 @@ impl Responder {
         if let Some(waker) = waker {
             waker.wake();
         }
-        fits
+        Ok(fits)
     }
 
     /// Ends the call.

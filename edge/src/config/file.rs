@@ -110,6 +110,7 @@ const LIMITS: &[Key<Draft>] = &[
     ("session_calls", |r, at, draft| set(&mut draft.session.calls_per_session, r.count(at))),
     ("slots", |r, at, draft| set(&mut draft.upstream.slots.slots, r.count(at))),
     ("queue", |r, at, draft| set(&mut draft.upstream.slots.queue, r.count(at))),
+    ("asks", |r, at, draft| set(&mut draft.upstream.asks, r.count(at))),
     // Times of calls.
     ("queue_timeout", |r, at, draft| set(&mut draft.upstream.slots.queue_timeout, r.duration(at))),
     ("connect_timeout", |r, at, draft| set(&mut draft.upstream.connect_timeout, r.duration(at))),
@@ -117,6 +118,7 @@ const LIMITS: &[Key<Draft>] = &[
     ("handshake_timeout", |r, at, draft| set(&mut draft.upstream.handshake_timeout, r.duration(at))),
     ("call_timeout", |r, at, draft| set(&mut draft.upstream.call_timeout, r.duration(at))),
     ("call_timeout_max", |r, at, draft| set(&mut draft.upstream.call_timeout_max, r.duration(at))),
+    ("ask_timeout", |r, at, draft| set(&mut draft.upstream.ask_timeout, r.duration(at))),
     ("write_timeout", |r, at, draft| set(&mut draft.upstream.write_timeout, r.duration(at))),
     ("keep_alive", |r, at, draft| set(&mut draft.front.keep_alive, r.duration(at))),
     // Lifetimes.

@@ -82,7 +82,7 @@ pub(super) async fn message(front: &Front, posted: Posted) -> Result<Response<Bo
     match posted.message.kind() {
         Kind::Request => request(front, posted, &session).await,
         Kind::Notification => {
-            notice(&session, &posted.message);
+            notice(front, &session, &posted.message);
             Ok(accepted())
         }
         // Nothing is ever asked of this client, so the answer belongs to nothing.
@@ -173,8 +173,9 @@ async fn call(
     Ok(exchange.respond(accepts, front.config.pace(), &front.rooms.metrics).await)
 }
 
-fn notice(session: &Session, message: &Message) {
-    match Notice::parse(message.method()) {
+fn notice(front: &Front, session: &Session, message: &Message) {
+    let notice = Notice::parse(message.method());
+    match notice {
         Notice::Initialized => session.initialized(),
         // MCP 2025-11-25 basic/utilities/cancellation: unknown ids are ignored
         Notice::Cancelled => {
@@ -183,6 +184,7 @@ fn notice(session: &Session, message: &Message) {
                 session.cancel(&id);
             }
         }
+        Notice::RootsChanged => front.rooms.gateway.notify(session.key(), notice, message),
         _ => {}
     }
 }

@@ -21,10 +21,12 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use tokio::sync::watch;
+use wire::Message;
 use wire::limits::Limits;
+use wire::mcp::method::Notice;
 use wire::mcp::mirror::Mirrored;
 
-use crate::call::{Call, Dispatch, Next, Reply, Responder, ServerName, reply};
+use crate::call::{Call, Dispatch, Next, Reply, Responder, Server, ServerName, SessionKey, reply};
 use crate::error::{Blame, Error, Kind};
 use crate::ops::drain::DrainWatch;
 use crate::permit::RETRY_AFTER;
@@ -47,6 +49,9 @@ pub trait Gateway: Dispatch {
     /// The parameters of this public tool that a modern client repeats in `Mcp-Param-*` headers. `None` when
     /// the tool is unknown.
     fn mirrored(&self, scope: Option<&ServerName>, tool: &str) -> Option<Arc<[Mirrored]>>;
+
+    /// Passes a notification of a session's client on to whom it concerns.
+    fn notify(&self, session: &SessionKey, notice: Notice, message: &Message);
 
     /// How often the rendered lists changed.
     fn changes(&self) -> watch::Receiver<ListChanges>;
@@ -132,7 +137,7 @@ pub struct Entry {
     /// How its names become public.
     pub prefix: Prefix,
     /// Where its calls go.
-    pub dispatch: Arc<dyn Dispatch>,
+    pub server: Arc<dyn Server>,
 }
 
 /// The real [`Gateway`]. Cheap to clone.
@@ -390,6 +395,12 @@ impl Gateway for Router {
         let catalog = self.shared.catalog();
         let (surface, _) = self.shared.surface(&catalog, scope)?;
         surface.tool(tool).map(|route| route.mirrored.clone())
+    }
+
+    fn notify(&self, session: &SessionKey, notice: Notice, message: &Message) {
+        for entry in &self.shared.servers {
+            entry.server.notify(session, notice, message);
+        }
     }
 
     fn changes(&self) -> watch::Receiver<ListChanges> {

@@ -56,7 +56,7 @@ impl Shared {
         };
         call.rename = target.rename;
         let (method, principal) = (call.method, call.caller.principal().clone());
-        let reply = entry.dispatch.dispatch(call).from_server(entry.name.clone());
+        let reply = entry.server.dispatch(call).from_server(entry.name.clone());
         if !matches!(method, Method::ToolsCall | Method::PromptsGet) {
             return reply;
         }

@@ -2,7 +2,6 @@ use super::*;
 use crate::call::{Affinity, Caller, Client, Outcome};
 use crate::permit::Permits;
 use bytes::Bytes;
-use wire::Message;
 use wire::mcp::list::{Item, ListPage};
 use wire::mcp::method::Method;
 
@@ -23,11 +22,15 @@ impl Dispatch for Echo {
     }
 }
 
+impl Server for Echo {
+    fn notify(&self, _: &SessionKey, _: Notice, _: &Message) {}
+}
+
 fn router(names: &[&'static str]) -> Router {
     let entries = names.iter().map(|name| Entry {
         name: ServerName::parse(name).unwrap(),
         prefix: Prefix::Conflict,
-        dispatch: Arc::new(Echo(name)),
+        server: Arc::new(Echo(name)),
     });
     let drain = DrainWatch::default();
     Router::new(Config::default(), entries.collect(), Metrics::default(), drain)

@@ -221,7 +221,13 @@ impl Session {
     }
 
     fn end(&self) {
-        self.live().phase = Phase::Ended;
+        let unheard = {
+            let mut live = self.live();
+            live.phase = Phase::Ended;
+            live.strayed.take()
+        };
+        // After the lock: what was asked in it is refused.
+        drop(unheard);
         self.key.ended.cancel();
     }
 

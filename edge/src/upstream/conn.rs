@@ -5,6 +5,8 @@
 //! reader waits for nobody but the server; a call of which nothing was written is handed back and not failed.
 //! It must not know of keys, isolation or other connections: that is the pool's business, told by [`Owner`].
 
+mod asks;
+mod news;
 mod pending;
 mod reader;
 mod writer;
@@ -29,10 +31,12 @@ use super::metrics::ServerMetrics;
 use super::mux::{Mux, WireId};
 use super::outgoing;
 use super::settings::Config;
+use super::tenant::Tenant;
 use crate::call::{Cancel, Outcome, ServerName, reply};
 use crate::error::{Blame, Error, Kind, Retry};
 use crate::permit::{self, Permits, SlotPermit};
 
+use asks::Asks;
 pub(super) use pending::Job;
 use pending::{Pending, Work};
 
@@ -47,7 +51,6 @@ pub(super) trait Owner: Send + Sync {
 }
 
 /// What a connection is, from its birth.
-#[derive(Debug)]
 pub(super) struct Spec {
     /// Counts the connections of this process up.
     pub(super) number: u64,
@@ -59,6 +62,8 @@ pub(super) struct Spec {
     pub(super) is_control: bool,
     /// Ends the connection from outside: a session's end, or never.
     pub(super) until: CancellationToken,
+    /// The legacy session that it is all for; then what the server says and asks is its client's to hear.
+    pub(super) tenant: Option<Arc<Tenant>>,
 }
 
 /// What a connection shares with the others of its server.
@@ -105,6 +110,10 @@ struct State {
     outbox: VecDeque<Queued>,
     /// Messages in the outbox that are no calls.
     notes: usize,
+    /// What the server asks the client of its session.
+    asks: Asks,
+    /// Requests ever made.
+    requests: u64,
     last_used: Instant,
 }
 
@@ -134,6 +143,8 @@ impl Conn {
             mux: Mux::new(capacity),
             outbox: VecDeque::new(),
             notes: 0,
+            asks: Asks::new(around.config.asks),
+            requests: 0,
             last_used: Instant::now(),
         };
         let conn = Arc::new_cyclic(|this| Self {
@@ -172,7 +183,9 @@ impl Conn {
         let source = outgoing::flatten(&job.call);
         let now = Instant::now();
         let mut state = self.lock();
-        let State { phase: Phase::Open, mux, outbox, .. } = &mut *state else { return Err((job, slot)) };
+        let State { phase: Phase::Open, mux, outbox, requests, .. } = &mut *state else {
+            return Err((job, slot));
+        };
         let (Some(vacant), Some(this)) = (mux.vacant(), self.this.upgrade()) else { return Err((job, slot)) };
         let id = vacant.id();
         if !job.responder.on_cancel(this, id.number()) {
@@ -180,8 +193,10 @@ impl Conn {
         }
         let line = outgoing::request(&job.call, source, id, self.spec.era);
         let config = &self.around.config;
+        *requests += 1;
         vacant.fill(Pending {
             work: Work::Call { job, slot },
+            age: *requests,
             written: false,
             deadline: now + config.call_timeout.min(config.call_timeout_max),
             limit: now + config.call_timeout_max,
@@ -198,7 +213,7 @@ impl Conn {
         let (responder, reply) = reply();
         {
             let mut state = self.lock();
-            let State { phase: Phase::Open, mux, outbox, .. } = &mut *state else {
+            let State { phase: Phase::Open, mux, outbox, requests, .. } = &mut *state else {
                 return Outcome::Failed(self.died());
             };
             let (Some(vacant), Some(this)) = (mux.vacant(), self.this.upgrade()) else {
@@ -208,7 +223,8 @@ impl Conn {
             responder.on_cancel(this, id.number());
             let limit = Instant::now() + patience;
             let work = Work::Own { method, responder };
-            vacant.fill(Pending { work, written: false, deadline: limit, limit });
+            *requests += 1;
+            vacant.fill(Pending { work, age: *requests, written: false, deadline: limit, limit });
             outbox.push_back(Queued { id: Some(id), line: outgoing::own(id, method.as_str(), params) });
         }
         self.opened();
@@ -221,7 +237,7 @@ impl Conn {
 
     /// Sends a notification.
     pub(super) fn tell(&self, line: impl Into<Bytes>) {
-        self.note(line.into().into());
+        self.note(line.into().into(), NOTES);
     }
 
     /// Ends the connection in good order: `why` for what is in flight, the end of the stream for the server,
@@ -272,6 +288,7 @@ impl Conn {
 
     /// Fails the calls whose deadline has passed, and cancels them upstream.
     pub(super) fn sweep(&self, now: Instant) {
+        self.sweep_asks(now);
         let late: Vec<WireId> = {
             let state = self.lock();
             state.mux.iter().filter(|(_, pending)| pending.deadline <= now).map(|(id, _)| id).collect()
@@ -286,27 +303,28 @@ impl Conn {
 
     /// Takes a request out of the table: unsent it is forgotten, else the server is told to stop.
     fn take_back(&self, id: WireId) -> Option<Pending> {
-        let pending = {
+        let (pending, asks) = {
             let mut state = self.lock();
             let pending = state.mux.close(id)?;
             state.last_used = Instant::now();
             if !pending.written {
                 state.outbox.retain(|queued| queued.id != Some(id));
             }
-            pending
+            (pending, state.asks.take(|ask| ask.call == Some(id)))
         };
         self.answered();
         if pending.written && pending.work.may_be_cancelled() {
-            self.note(outgoing::cancelled(id));
+            self.note(outgoing::cancelled(id), NOTES);
         }
+        self.withdraw(asks);
         Some(pending)
     }
 
-    /// Queues a message that is no request; `false` when too many wait for a server that does not read.
-    fn note(&self, line: Parts) -> bool {
+    /// Queues a message that is no request; `false` when `most` wait for a server that does not read.
+    fn note(&self, line: Parts, most: usize) -> bool {
         {
             let mut state = self.lock();
-            if state.phase != Phase::Open || state.notes >= NOTES {
+            if state.phase != Phase::Open || state.notes >= most {
                 return false;
             }
             state.notes += 1;
@@ -368,6 +386,10 @@ impl State {
     fn clear(&mut self) -> Vec<Pending> {
         self.outbox.clear();
         self.notes = 0;
+        // Nobody would read the answers.
+        for ask in self.asks.take(|_| true) {
+            ask.withdrawn.cancel();
+        }
         self.mux.drain().into_iter().map(|(_, pending)| pending).collect()
     }
 }

@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
 use wire::mcp::list::{Item, ListPage};
 use wire::mcp::method::{Method, Notice};
 use wire::{Era, code};
@@ -122,7 +121,7 @@ impl Shared {
     }
 
     async fn control(&self) -> Result<(Arc<Conn>, Arc<Facts>), Error> {
-        let conn = self.connection(&Key::Control, CancellationToken::new()).await?;
+        let conn = self.connection(&Key::Control, None).await?;
         let facts = self.lock().facts.clone().ok_or_else(|| self.busy())?;
         Ok((conn, facts))
     }

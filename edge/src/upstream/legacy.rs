@@ -21,9 +21,10 @@ use crate::call::Outcome;
 /// only for what it names.
 pub(super) async fn shake(conn: &Conn, capabilities: &str, patience: Duration) -> Result<Facts, Refusal> {
     // MCP 2025-11-25 basic/lifecycle, Initialization
+    let own = conn.spec().tenant.as_ref().and_then(|tenant| tenant.info());
+    let info = own.map_or_else(identity, str::to_owned);
     let params = format!(
-        r#"{{"protocolVersion":"{LATEST_LEGACY}","capabilities":{capabilities},"clientInfo":{}}}"#,
-        identity()
+        r#"{{"protocolVersion":"{LATEST_LEGACY}","capabilities":{capabilities},"clientInfo":{info}}}"#
     );
     let result = Refusal::judge(conn.ask(Method::Initialize, &params, patience).await)?;
     let answer: InitializeResult = serde_json::from_slice(&result)

@@ -28,6 +28,7 @@ mod process;
 mod roster;
 mod settings;
 mod status;
+mod tenant;
 #[cfg(test)]
 mod tests;
 

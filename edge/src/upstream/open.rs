@@ -13,7 +13,6 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
-use tokio_util::sync::CancellationToken;
 use wire::Era;
 
 use super::address::{Endpoint, spread};
@@ -23,6 +22,7 @@ use super::health::Backoff;
 use super::metrics::Handshake;
 use super::pool::{Shared, Verdict};
 use super::roster::Key;
+use super::tenant::Tenant;
 use super::{legacy, modern};
 use crate::error::{Blame, Error, Kind};
 
@@ -41,14 +41,16 @@ impl Shared {
     pub(super) async fn open(
         self: Arc<Self>,
         key: Key,
-        until: CancellationToken,
+        tenant: Option<Arc<Tenant>>,
         ended: watch::Sender<Option<Result<Arc<Conn>, Error>>>,
     ) {
+        let tenant = tenant.as_ref();
+        let until = Tenant::until(tenant);
         let reached = tokio::select! {
             biased; // what has ended opens nothing more
             () = until.cancelled() => Err(session_over()),
             () = self.stop.cancelled() => Err(draining()),
-            reached = self.reach(&key, &until) => reached,
+            reached = self.reach(&key, tenant) => reached,
         };
         let result = match reached {
             Ok((conn, facts)) => Ok(self.admit(&key, conn, facts)),
@@ -81,11 +83,11 @@ impl Shared {
         conn
     }
 
-    async fn reach(&self, key: &Key, until: &CancellationToken) -> Result<(Arc<Conn>, Facts), Error> {
+    async fn reach(&self, key: &Key, tenant: Option<&Arc<Tenant>>) -> Result<(Arc<Conn>, Facts), Error> {
         let deadline = Instant::now() + self.config.connect_timeout;
         let mut backoff = Backoff::new(RETRY_FIRST, RETRY_LAST, self.seed ^ self.number());
         loop {
-            let error = match self.round(key, until, deadline).await {
+            let error = match self.round(key, tenant, deadline).await {
                 Ok(met) => return Ok(met),
                 Err(Failure::Final(error)) => return Err(error),
                 Err(Failure::Again(error)) => error,
@@ -102,7 +104,7 @@ impl Shared {
     }
 
     /// Tries each endpoint once.
-    async fn round(&self, key: &Key, until: &CancellationToken, deadline: Instant) -> Met {
+    async fn round(&self, key: &Key, tenant: Option<&Arc<Tenant>>, deadline: Instant) -> Met {
         let endpoints = match timeout_at(deadline, self.around.dial.endpoints()).await {
             Ok(Ok(endpoints)) => endpoints,
             Ok(Err(error)) => return Err(Failure::Again(self.unreachable(&error.to_string()))),
@@ -115,7 +117,7 @@ impl Shared {
         };
         let mut failure = self.unreachable("its name has no address");
         for endpoint in &endpoints {
-            match self.meet(key, until, (endpoint, deadline)).await {
+            match self.meet(key, tenant, (endpoint, deadline)).await {
                 Err(Failure::Again(error)) => failure = error,
                 end => return end,
             }
@@ -123,22 +125,22 @@ impl Shared {
         Err(Failure::Again(failure))
     }
 
-    async fn meet(&self, key: &Key, until: &CancellationToken, at: (&Endpoint, Instant)) -> Met {
+    async fn meet(&self, key: &Key, tenant: Option<&Arc<Tenant>>, at: (&Endpoint, Instant)) -> Met {
         let era = self.lock().verdict.era();
         match era {
-            Some(era) => self.shake(key, self.connect(key, at, era, until).await?).await,
-            None => self.find_out(key, until, at).await,
+            Some(era) => self.shake(key, self.connect(key, at, era, tenant).await?).await,
+            None => self.find_out(key, tenant, at).await,
         }
     }
 
     /// The first connection to a server whose era is not known.
-    async fn find_out(&self, key: &Key, until: &CancellationToken, at: (&Endpoint, Instant)) -> Met {
+    async fn find_out(&self, key: &Key, tenant: Option<&Arc<Tenant>>, at: (&Endpoint, Instant)) -> Met {
         let mut silent = false;
         if !self.lock().closes_at_once {
-            let mut probed = self.probe(key, until, at).await?;
+            let mut probed = self.probe(key, tenant, at).await?;
             if matches!(probed, Err(Refusal::Gone)) {
                 // A full bridge closes too. Twice in a row is a process that ends at what it does not know.
-                probed = self.probe(key, until, at).await?;
+                probed = self.probe(key, tenant, at).await?;
             }
             match probed {
                 Ok(met) => {
@@ -148,7 +150,7 @@ impl Shared {
                 }
                 Err(Refusal::ModernOnly) => {
                     self.learn(Verdict::Known(Era::Modern));
-                    return self.shake(key, self.connect(key, at, Era::Modern, until).await?).await;
+                    return self.shake(key, self.connect(key, at, Era::Modern, tenant).await?).await;
                 }
                 Err(Refusal::Ended(error)) => return Err(Failure::Final(error)),
                 Err(Refusal::Gone) => self.lock().closes_at_once = true,
@@ -156,7 +158,7 @@ impl Shared {
                 Err(Refusal::Refused | Refusal::Unusable(_)) => {}
             }
         }
-        let met = self.shake(key, self.connect(key, at, Era::Legacy, until).await?).await?;
+        let met = self.shake(key, self.connect(key, at, Era::Legacy, tenant).await?).await?;
         // Only a handshake that worked proves a legacy server, and not even that if the probe was not answered:
         // it may have been slow to start.
         let proven = Verdict::Known(Era::Legacy);
@@ -170,10 +172,10 @@ impl Shared {
     async fn probe(
         &self,
         key: &Key,
-        until: &CancellationToken,
+        tenant: Option<&Arc<Tenant>>,
         at: (&Endpoint, Instant),
     ) -> Result<Result<(Arc<Conn>, Facts), Refusal>, Failure> {
-        let conn = self.connect(key, at, Era::Modern, until).await?;
+        let conn = self.connect(key, at, Era::Modern, tenant).await?;
         let asked = modern::shake(&conn, all_capabilities(Era::Modern), self.config.probe_timeout).await;
         Ok(match asked {
             Ok(facts) => Ok((conn, facts)),
@@ -189,7 +191,11 @@ impl Shared {
     /// The first request on a connection, in its era.
     async fn shake(&self, key: &Key, conn: Arc<Conn>) -> Met {
         let era = conn.spec().era;
-        let capabilities = if *key == Key::Control { all_capabilities(era) } else { NO_CAPABILITIES };
+        let capabilities = match &conn.spec().tenant {
+            Some(tenant) => tenant.can.offer(),
+            None if *key == Key::Control => all_capabilities(era),
+            None => NO_CAPABILITIES,
+        };
         let patience = self.config.handshake_timeout;
         let shaken = match era {
             Era::Legacy => legacy::shake(&conn, capabilities, patience).await,
@@ -268,7 +274,7 @@ impl Shared {
         key: &Key,
         (endpoint, deadline): (&Endpoint, Instant),
         era: Era,
-        until: &CancellationToken,
+        tenant: Option<&Arc<Tenant>>,
     ) -> Result<Arc<Conn>, Failure> {
         // The deadline bounds the tries; what follows a try that was begun in time has one of its own.
         let deadline = deadline.max(Instant::now() + CONNECT_LEAST).min(Instant::now() + CONNECT_MOST);
@@ -279,9 +285,11 @@ impl Shared {
         };
         self.reached();
         let server = self.server.name.clone();
-        let (endpoint, until) = (endpoint.clone(), until.clone());
+        let (endpoint, until) = (endpoint.clone(), Tenant::until(tenant));
         let is_control = *key == Key::Control;
-        let spec = Spec { number: self.number(), server, endpoint, era, is_control, until };
+        // What a modern server has to ask it puts into a result.
+        let tenant = tenant.filter(|_| era == Era::Legacy).cloned();
+        let spec = Spec { number: self.number(), server, endpoint, era, is_control, until, tenant };
         Ok(Conn::start(link, spec, self.surroundings()))
     }
 

@@ -52,8 +52,15 @@ pub(super) fn cancelled(id: WireId) -> Parts {
     .into()
 }
 
-/// The answer to a request that a server made.
+/// The answer to a request that a server made: `outcome` is the rest of the message, from its comma on.
 pub(super) fn answer(id: &RequestId, outcome: &'static str) -> Parts {
     let head = Bytes::from_static(br#"{"jsonrpc":"2.0","id":"#);
     [head, id.token().clone(), Bytes::from_static(outcome.as_bytes())].into_iter().collect()
+}
+
+/// The same from what a client said: `value` is its `result` or its `error`, by `key`.
+pub(super) fn relayed(id: &RequestId, key: &'static str, value: Bytes) -> Parts {
+    let head = Bytes::from_static(br#"{"jsonrpc":"2.0","id":"#);
+    let middle = Bytes::from(format!(r#","{key}":"#));
+    [head, id.token().clone(), middle, one_line(value), Bytes::from_static(b"}")].into_iter().collect()
 }

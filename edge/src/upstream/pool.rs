@@ -10,8 +10,8 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use wire::Era;
 use wire::mcp::method::Notice;
+use wire::{Era, Message};
 
 use super::conn::{Conn, Ended, Job, Owner, Surroundings, draining};
 use super::control::Changes;
@@ -23,7 +23,8 @@ use super::metrics::{Metrics, ServerMetrics};
 use super::process::Command;
 use super::roster::{Key, Opening, Roster};
 use super::settings::{Config, EraChoice, ServerConfig};
-use crate::call::{Affinity, Call, Dispatch, Reply, ServerName, reply};
+use super::tenant::Tenant;
+use crate::call::{Affinity, Call, Dispatch, Reply, Server, ServerName, SessionKey, reply};
 use crate::error::{Blame, Error, Kind};
 use crate::ops::drain::DrainWatch;
 use crate::permit::{Bound, Permits, QueuePermit, RETRY_AFTER, SlotPermit, Slots};
@@ -93,6 +94,14 @@ impl Dispatch for Pool {
         let (responder, reply) = reply();
         self.shared.take(Box::new(Job { call, responder, tries: 0 }));
         reply
+    }
+}
+
+impl Server for Pool {
+    fn notify(&self, session: &SessionKey, notice: Notice, message: &Message) {
+        if let Some(conn) = self.shared.session_conn(session) {
+            conn.hear(notice, message);
+        }
     }
 }
 
@@ -204,6 +213,13 @@ impl Shared {
         }
     }
 
+    /// The connection that a session has open to a legacy server.
+    pub(super) fn session_conn(&self, session: &SessionKey) -> Option<Arc<Conn>> {
+        let state = self.lock();
+        let conn = state.roster.ready(&Key::Session(session.number))?;
+        conn.spec().tenant.is_some().then(|| conn.clone())
+    }
+
     fn ready(&self, call: &Call) -> Option<Arc<Conn>> {
         let mut state = self.lock();
         let key = Key::of(call, self.server.isolation, state.verdict.last()?);
@@ -211,7 +227,7 @@ impl Shared {
         let is_busy = key == Key::Shared && conn.in_flight() >= SHARED_CALLS;
         if is_busy && state.roster.count_of(&key) < SHARED_CONNECTIONS {
             // In the background: the call itself goes out at once.
-            let _ = self.begin(&mut state, &key, CancellationToken::new());
+            let _ = self.begin(&mut state, &key, None);
         }
         Some(conn)
     }
@@ -262,16 +278,22 @@ impl Shared {
             None => self.facts().await?.era,
         };
         let key = Key::of(call, self.server.isolation, era);
-        let until = match (&key, &call.affinity) {
-            (Key::Session(_), Affinity::Session(session)) => session.ended.clone(),
-            _ => CancellationToken::new(),
+        let tenant = match (&key, &call.affinity) {
+            (Key::Session(_), Affinity::Session(session)) => {
+                Some(Arc::new(Tenant::new(session, &call.client)))
+            }
+            _ => None,
         };
-        Ok((self.connection(&key, until).await?, slot))
+        Ok((self.connection(&key, tenant).await?, slot))
     }
 
     /// The connection of `key`, opened if there is none. Many may wait for the same attempt, which goes on
     /// when they leave.
-    pub(super) async fn connection(&self, key: &Key, until: CancellationToken) -> Result<Arc<Conn>, Error> {
+    pub(super) async fn connection(
+        &self,
+        key: &Key,
+        tenant: Option<Arc<Tenant>>,
+    ) -> Result<Arc<Conn>, Error> {
         let mut opening = {
             let mut state = self.lock();
             // One that has just died may not have been taken out yet.
@@ -280,7 +302,7 @@ impl Shared {
             }
             match state.roster.opening(key) {
                 Some(opening) => opening,
-                None => self.begin(&mut state, key, until)?,
+                None => self.begin(&mut state, key, tenant)?,
             }
         };
         let ended = opening.wait_for(Option::is_some).await.map(|result| (*result).clone());
@@ -295,7 +317,7 @@ impl Shared {
     }
 
     /// Starts an attempt to open a connection.
-    fn begin(&self, state: &mut State, key: &Key, until: CancellationToken) -> Result<Opening, Error> {
+    fn begin(&self, state: &mut State, key: &Key, tenant: Option<Arc<Tenant>>) -> Result<Opening, Error> {
         let this = self.this.upgrade().filter(|_| !self.stop.is_cancelled()).ok_or_else(draining)?;
         if let Some(why) = state.health.down() {
             return Err(Error::new(Kind::Unreachable, Blame::Upstream, why));
@@ -308,7 +330,7 @@ impl Shared {
         }
         let (ended, opening) = watch::channel(None);
         state.roster.open(key.clone(), opening.clone());
-        self.around.tasks.spawn(this.open(key.clone(), until, ended));
+        self.around.tasks.spawn(this.open(key.clone(), tenant, ended));
         Ok(opening)
     }
 

@@ -25,6 +25,12 @@ pub struct Config {
     pub call_timeout: Duration,
     /// One call in all, however often progress extends it. 1 h: no real tool takes longer without a task.
     pub call_timeout_max: Duration,
+    /// A client's answer to what a server asks it. 5 m: a person reads and types, and longer than that nobody
+    /// is there.
+    pub ask_timeout: Duration,
+    /// Questions of one connection that wait for the client. 64: a server asks one thing at a time for each of
+    /// its calls, and no session has more of those that ask.
+    pub asks: usize,
     /// A connection without a call. 10 m: long enough for a person who thinks, short enough to scale to zero.
     pub idle_timeout: Duration,
     /// A batch of messages that a server does not read. 30 s: its own event loop may be busy for some time.
@@ -53,6 +59,8 @@ impl Default for Config {
             handshake_timeout: Duration::from_secs(30),
             call_timeout: Duration::from_secs(300),
             call_timeout_max: Duration::from_secs(3600),
+            ask_timeout: Duration::from_secs(300),
+            asks: 64,
             idle_timeout: Duration::from_secs(600),
             write_timeout: Duration::from_secs(30),
             resolve_interval: Duration::from_secs(5),

@@ -17,12 +17,14 @@ use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
 use serde_json::Value;
 use tokio::sync::watch;
+use wire::Message;
+use wire::mcp::method::Notice;
 use wire::mcp::mirror::Mirrored;
 use wire::splice::Parts as Slices;
 
 use super::{Body, Config, Front, Metrics, Rooms};
 use crate::auth::{self, Authenticator, Secret, Token};
-use crate::call::{Call, Dispatch, Event, Outcome, Reply, Responder, ServerName, reply};
+use crate::call::{Call, Dispatch, Event, Outcome, Reply, Responder, ServerName, SessionKey, reply};
 use crate::ops::drain::{Drain, DrainWatch};
 use crate::permit::{self, Permits};
 use crate::router::{Gateway, ListChanges};
@@ -37,6 +39,8 @@ struct Script {
     open: Mutex<Vec<(Call, Responder)>>,
     /// What was dispatched: method, request text, scope.
     seen: Mutex<Vec<String>>,
+    /// What clients told the servers: session and text.
+    notices: Mutex<Vec<(u64, String)>>,
     mirrored: Mutex<Option<Arc<[Mirrored]>>>,
     unsettled: std::sync::atomic::AtomicBool,
     changes: watch::Sender<ListChanges>,
@@ -70,6 +74,11 @@ impl Gateway for Script {
 
     fn mirrored(&self, _: Option<&ServerName>, _: &str) -> Option<Arc<[Mirrored]>> {
         self.mirrored.lock().unwrap().clone()
+    }
+
+    fn notify(&self, session: &SessionKey, _: Notice, message: &Message) {
+        let text = String::from_utf8(message.bytes().to_vec()).unwrap();
+        self.notices.lock().unwrap().push((session.number, text));
     }
 
     fn changes(&self) -> watch::Receiver<ListChanges> {
@@ -210,5 +219,5 @@ fn progress(n: u64) -> Event {
     let text = format!(
         r#"{{"jsonrpc":"2.0","method":"notifications/progress","params":{{"progressToken":90,"progress":{n}}}}}"#
     );
-    Event::Progress(wire::Message::scan(text.into(), &wire::limits::Limits::default()).unwrap())
+    Event::Progress(Message::scan(text.into(), &wire::limits::Limits::default()).unwrap())
 }

@@ -16,6 +16,20 @@ async fn refusal(stage: &Stage, body: &str, headers: &[(&str, &str)]) -> (u16, i
     (status, message["error"]["code"].as_i64().unwrap())
 }
 
+#[tokio::test]
+async fn the_servers_hear_of_changed_roots() {
+    let stage = Stage::new();
+    let (one, two) = (stage.session("2025-11-25").await, stage.session("2025-11-25").await);
+    let changed = r#"{"jsonrpc":"2.0","method":"notifications/roots/list_changed"}"#;
+    for id in [&two, &one] {
+        let response = stage.send(post(changed, &[("mcp-session-id", id.as_str())])).await;
+        assert_eq!(response.status(), 202);
+    }
+    let notices = stage.script.notices.lock().unwrap();
+    assert!(notices.iter().all(|(_, text)| text == changed));
+    assert!(notices.len() == 2 && notices[0].0 > notices[1].0, "each from its own session");
+}
+
 async fn listen(stage: &Stage, id: &str) -> Body {
     let response = stage.send(request("GET", "/mcp", "", &[("mcp-session-id", id)])).await;
     assert_eq!(response.status(), 200);

@@ -18,6 +18,8 @@ pub(in crate::upstream) struct Job {
 /// What is kept of a request until it is answered.
 pub(super) struct Pending {
     pub(super) work: Work,
+    /// Counts the requests of a connection up: the lowest is the oldest.
+    pub(super) age: u64,
     /// Whether anything of it may have reached the server.
     pub(super) written: bool,
     /// When it fails if nothing is heard of it.
@@ -38,6 +40,19 @@ impl Work {
     // MCP 2025-11-25 basic/utilities/cancellation: `initialize` must not be cancelled.
     pub(super) fn may_be_cancelled(&self) -> bool {
         !matches!(self, Self::Own { method: Method::Initialize, .. })
+    }
+
+    /// Whether the server may need an answer of the client before it can answer.
+    pub(super) fn may_ask(&self) -> bool {
+        matches!(self, Self::Call { job, .. } if job.call.method.facts().may_ask)
+    }
+
+    /// Where a call's events go.
+    pub(super) fn events(&self) -> Option<&Responder> {
+        match self {
+            Self::Call { job, .. } => Some(&job.responder),
+            Self::Own { .. } => None,
+        }
     }
 
     /// Ends it without an answer. What it held is free before its caller hears of it.

@@ -12,7 +12,7 @@ use wire::mcp::method::{Ask, Notice};
 use wire::{Era, Frame, Kind as MessageKind, Message, ScanError};
 
 use super::pending::{Pending, Work};
-use super::{CLOSE_GRACE, Conn, Job, draining, session_over, writer};
+use super::{CLOSE_GRACE, Conn, Job, NOTES, draining, news, session_over, writer};
 use crate::call::{Event, Outcome};
 use crate::error::{Blame, Error, Kind};
 use crate::permit::Bound;
@@ -123,7 +123,7 @@ impl Reader {
         match message.kind() {
             MessageKind::Response => self.answer(message),
             MessageKind::Notification => self.notice(message),
-            MessageKind::Request => self.asked(&message),
+            MessageKind::Request => self.asked(message),
         }
     }
 
@@ -166,9 +166,16 @@ impl Reader {
     }
 
     fn notice(&mut self, message: Message) {
-        match Notice::parse(message.method()) {
-            Notice::Progress => self.progress(message),
-            notice => {
+        let notice = Notice::parse(message.method());
+        match (notice, &self.conn.spec.tenant) {
+            (Notice::Progress, _) => self.progress(message),
+            (Notice::Cancelled, Some(_)) => self.conn.ask_cancelled(&message),
+            (_, Some(tenant)) if news::is_the_clients(notice) => {
+                if !self.conn.pass_on(tenant, notice, message) {
+                    self.conn.around.permits.metrics().hit(Bound::EventBytes);
+                }
+            }
+            _ => {
                 if let Some(owner) = self.conn.around.owner.upgrade() {
                     owner.notice(&self.conn, notice);
                 }
@@ -184,14 +191,19 @@ impl Reader {
         }
     }
 
-    fn asked(&mut self, message: &Message) {
-        let Some(id) = message.id() else { return };
-        let outcome = match Ask::parse(message.method()) {
-            Ask::Ping => PONG,
-            Ask::Roots => NO_ROOTS,
-            Ask::Sampling | Ask::Elicitation | Ask::Other => NOBODY_TO_ASK,
+    fn asked(&mut self, message: Message) {
+        let Some(id) = message.id().cloned() else { return };
+        let kind = Ask::parse(message.method());
+        let outcome = match (kind, &self.conn.spec.tenant) {
+            (Ask::Ping, _) => PONG,
+            (_, Some(tenant)) => match tenant.can.refusal(kind, &message) {
+                Some(refusal) => refusal,
+                None => return self.conn.relay(tenant, kind, (id, message)),
+            },
+            (Ask::Roots, None) => NO_ROOTS,
+            (Ask::Sampling | Ask::Elicitation | Ask::Other, None) => NOBODY_TO_ASK,
         };
-        if !self.conn.note(outgoing::answer(id, outcome)) {
+        if !self.conn.note(outgoing::answer(&id, outcome), NOTES) {
             self.skip(Skip::Flood);
         }
     }

@@ -1,7 +1,7 @@
 //! Calls on a connection that works.
 
 use super::*;
-use crate::call::{Event, Next, Rename};
+use crate::call::Rename;
 use crate::error::Kind;
 
 #[tokio::test(start_paused = true)]

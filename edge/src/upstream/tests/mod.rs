@@ -1,12 +1,14 @@
 //! The room against scripted servers, under paused time: each connection is a duplex whose far end the test
 //! holds as a [`Peer`].
 
+mod asks;
 mod calls;
 mod control;
 mod death;
 mod eras;
 mod isolation;
 mod links;
+mod news;
 mod numbers;
 
 use std::collections::{HashMap, VecDeque};
@@ -34,7 +36,10 @@ use super::metrics::Metrics;
 use super::pool::{Around, Pool};
 use super::settings::{Config, EraChoice, Isolation, ServerConfig, Source};
 use super::status::ServerState;
-use crate::call::{Affinity, Call, Caller, Client, Dispatch, Outcome, Reply, ServerName, SessionKey};
+use crate::call::{
+    Affinity, Answer, Ask, Call, Caller, Client, Dispatch, Event, Next, Outcome, Reply, ServerName,
+    SessionKey,
+};
 use crate::error::Error;
 use crate::ops::drain::Drain;
 use crate::permit::{self, Permits, SlotConfig};
@@ -115,6 +120,12 @@ impl Room {
         peer
     }
 
+    /// The same, and the handshake's first message.
+    async fn accept_legacy_hello(&mut self) -> (Value, Peer) {
+        let mut peer = self.accept().await;
+        (peer.shake_legacy().await, peer)
+    }
+
     /// The far end of the next connection, after it was asked what it is.
     async fn accept_modern(&mut self) -> Peer {
         let mut peer = self.accept().await;
@@ -150,8 +161,18 @@ impl Room {
     }
 
     fn echo_in(&self, session: &SessionKey, text: &str) -> Reply {
+        self.dispatch_in(session, echo(text))
+    }
+
+    /// A call of a session whose client can be asked everything.
+    fn dispatch_in(&self, session: &SessionKey, request: Value) -> Reply {
+        let capabilities = r#"{"roots":{"listChanged":true},"sampling":{},"elicitation":{},"tasks":{}}"#;
+        let client = Client {
+            info: Some(Bytes::from_static(br#"{"name":"c","version":"7"}"#)),
+            capabilities: Some(Bytes::from_static(capabilities.as_bytes())),
+        };
         let affinity = Affinity::Session(session.clone());
-        self.pool.dispatch(Call { affinity, ..self.call(echo(text)) })
+        self.pool.dispatch(Call { affinity, client: Arc::new(client), ..self.call(request) })
     }
 }
 
@@ -160,8 +181,40 @@ fn echo(text: &str) -> Value {
 }
 
 fn session(number: u64) -> SessionKey {
-    let (strays, _) = crate::call::reply();
-    SessionKey { number, ended: CancellationToken::new(), strays: Arc::new(strays), wishes: Arc::default() }
+    session_heard(number).0
+}
+
+/// A session, and what its connections say beside calls.
+fn session_heard(number: u64) -> (SessionKey, Reply) {
+    let (strays, heard) = crate::call::reply();
+    let ended = CancellationToken::new();
+    (SessionKey { number, ended, strays: Arc::new(strays), wishes: Arc::default() }, heard)
+}
+
+/// The next event as it must come: within the guard.
+async fn event(reply: &mut Reply) -> Event {
+    match timeout(GUARD, reply.next()).await.expect("an event") {
+        Next::Event(event) => event,
+        Next::Outcome(outcome) => panic!("an event, not {outcome:?}"),
+    }
+}
+
+async fn asked(reply: &mut Reply) -> Ask {
+    match event(reply).await {
+        Event::Ask(ask) => ask,
+        other => panic!("an ask, not {other:?}"),
+    }
+}
+
+/// The method and the params of the next notification.
+async fn told(reply: &mut Reply) -> (String, Value) {
+    match event(reply).await {
+        Event::Notice(_, message) => {
+            let json: Value = serde_json::from_slice(message.bytes()).unwrap();
+            (message.method().to_owned(), json["params"].clone())
+        }
+        other => panic!("a notification, not {other:?}"),
+    }
 }
 
 /// The outcome as it must come: within the guard.
@@ -210,6 +263,15 @@ impl Peer {
 
     async fn send(&mut self, message: Value) {
         self.raw(&format!("{message}\n")).await;
+    }
+
+    /// Makes a request of the server's own.
+    async fn ask(&mut self, id: Value, method: &str, params: Value) {
+        self.send(json!({"jsonrpc": "2.0", "id": id, "method": method, "params": params})).await;
+    }
+
+    async fn notify(&mut self, method: &str, params: Value) {
+        self.send(json!({"jsonrpc": "2.0", "method": method, "params": params})).await;
     }
 
     async fn answer(&mut self, request: &Value, result: Value) {

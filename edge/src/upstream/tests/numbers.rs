@@ -7,7 +7,7 @@ use super::*;
 
 impl Room {
     /// The value of one line of the metrics, by what it starts with.
-    fn count(&self, name: &str) -> u64 {
+    pub(super) fn count(&self, name: &str) -> u64 {
         let mut registry = Registry::with_prefix("mcp_edge");
         self.metrics.register(&mut registry);
         self.permits.metrics().register(&mut registry);

@@ -1,0 +1,171 @@
+//! What a server asks the client of its session, until the answer is there.
+//!
+//! ```text
+//!          ┌─ answered by the client, or by nobody ─▶ the server gets the answer
+//!  Open ───┼─ its time is over, its call cancelled ─▶ withdrawn; the server gets an error
+//!          └─ cancelled by the server, dead ────────▶ withdrawn
+//! ```
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use wire::Message;
+use wire::id::RequestId;
+use wire::mcp::method::Ask as Kind;
+
+use super::{Conn, NOTES, Phase, State};
+use crate::call::{Answer, Answered, Ask, Event};
+use crate::permit::Bound;
+use crate::upstream::mux::WireId;
+use crate::upstream::outgoing;
+use crate::upstream::tenant::Tenant;
+
+/// The questions of one connection that wait.
+pub(super) struct Asks {
+    // Few, and looked through rarely: no map.
+    open: Vec<Open>,
+    most: usize,
+    last_token: u64,
+}
+
+/// One of them.
+pub(super) struct Open {
+    token: u64,
+    /// The server's own.
+    id: RequestId,
+    kind: Kind,
+    /// The call it came with, if any was in flight.
+    pub(super) call: Option<WireId>,
+    pub(super) withdrawn: CancellationToken,
+    deadline: Instant,
+}
+
+impl Asks {
+    /// Room for `most`.
+    pub(super) fn new(most: usize) -> Self {
+        Self { open: Vec::new(), most, last_token: 0 }
+    }
+
+    /// The token of a new one; `None` when as many wait as may.
+    fn vacant(&mut self) -> Option<u64> {
+        if self.open.len() >= self.most {
+            return None;
+        }
+        self.last_token += 1;
+        Some(self.last_token)
+    }
+
+    /// Takes out those that `over` says yes to.
+    pub(super) fn take(&mut self, over: impl Fn(&Open) -> bool) -> Vec<Open> {
+        self.open.extract_if(.., |ask| over(ask)).collect()
+    }
+}
+
+impl State {
+    /// Takes out what ended without its call. The silence of that call counts from now on again.
+    fn end_asks(&mut self, call_timeout: Duration, over: impl Fn(&Open) -> bool) -> Vec<Open> {
+        let ended = self.asks.take(over);
+        for id in ended.iter().filter_map(|ask| ask.call) {
+            let waits = self.asks.open.iter().any(|ask| ask.call == Some(id));
+            if let Some(pending) = self.mux.get_mut(id).filter(|_| !waits) {
+                pending.deadline = (Instant::now() + call_timeout).min(pending.limit);
+            }
+        }
+        ended
+    }
+}
+
+impl Conn {
+    /// Puts a question to the client: with the oldest call in flight that may ask, for nothing tells which it
+    /// belongs to; else beside all calls.
+    pub(super) fn relay(&self, tenant: &Tenant, kind: Kind, (id, request): (RequestId, Message)) {
+        let Some(this) = self.this.upgrade() else { return };
+        let config = &self.around.config;
+        let unheard = {
+            let mut state = self.lock();
+            let State { phase: Phase::Open, mux, asks, .. } = &mut *state else { return };
+            let Some(token) = asks.vacant() else {
+                drop(state);
+                self.around.permits.metrics().hit(Bound::Asks);
+                self.note(outgoing::answer(&id, TOO_MANY), NOTES);
+                return;
+            };
+            let asking = mux.iter().filter(|(_, pending)| pending.work.may_ask());
+            let call = asking.min_by_key(|(_, pending)| pending.age).map(|(id, _)| id);
+            let withdrawn = CancellationToken::new();
+            let deadline = Instant::now() + config.ask_timeout;
+            let ask = Ask::new(kind, request, withdrawn.clone(), this, token);
+            asks.open.push(Open { token, id, kind, call, withdrawn, deadline });
+            let pending = call.and_then(|id| mux.get_mut(id));
+            if let Some(pending) = pending {
+                let extended = (deadline + config.call_timeout).min(pending.limit);
+                pending.deadline = pending.deadline.max(extended);
+                let events = pending.work.events().unwrap_or(&tenant.session.strays);
+                events.offer(Event::Ask(ask))
+            } else {
+                tenant.session.strays.offer(Event::Ask(ask))
+            }
+        };
+        if !matches!(unheard, Ok(true)) {
+            self.around.permits.metrics().hit(Bound::EventBytes);
+        }
+        // After the lock: dropping the question answers it.
+        drop(unheard);
+    }
+
+    /// The server takes a question back; it wants no answer then.
+    // MCP 2025-11-25 basic/utilities/cancellation
+    pub(super) fn ask_cancelled(&self, notice: &Message) {
+        let id = notice.param("requestId").and_then(|id| RequestId::parse(id.raw()));
+        let Some(id) = id else { return };
+        let ended = self.lock().end_asks(self.around.config.call_timeout, |ask| ask.id == id);
+        for ask in ended {
+            ask.withdrawn.cancel();
+        }
+    }
+
+    /// Withdraws the questions whose time is over.
+    pub(super) fn sweep_asks(&self, now: Instant) {
+        let late = self.lock().end_asks(self.around.config.call_timeout, |ask| ask.deadline <= now);
+        self.withdraw(late);
+    }
+
+    /// Takes questions back from the client; the server learns that there will be no answer.
+    pub(super) fn withdraw(&self, asks: Vec<Open>) {
+        for ask in asks {
+            ask.withdrawn.cancel();
+            self.answer_ask(&ask, Answer::Nobody);
+        }
+    }
+
+    // Answers have a room of their own, so that pings cannot take it: there are never more than questions.
+    fn answer_ask(&self, ask: &Open, answer: Answer) {
+        let line = match answer {
+            Answer::Result(value) => outgoing::relayed(&ask.id, "result", value),
+            Answer::Refused(value) => outgoing::relayed(&ask.id, "error", value),
+            Answer::Nobody => outgoing::answer(&ask.id, unanswered(ask.kind)),
+        };
+        self.note(line, NOTES.saturating_add(self.around.config.asks));
+    }
+}
+
+impl Answered for Conn {
+    fn answered(&self, token: u64, answer: Answer) {
+        let ended = self.lock().end_asks(self.around.config.call_timeout, |ask| ask.token == token);
+        for ask in ended {
+            self.answer_ask(&ask, answer.clone());
+        }
+    }
+}
+
+/// What the server hears when nobody answers: the rest of the response, from its comma on.
+fn unanswered(kind: Kind) -> &'static str {
+    match kind {
+        // MCP 2025-11-25 client/elicitation, Response Actions: dismissed without a choice
+        Kind::Elicitation => r#","result":{"action":"cancel"}}"#,
+        _ => r#","error":{"code":-32603,"message":"the client of this session did not answer"}}"#,
+    }
+}
+
+const TOO_MANY: &str = r#","error":{"code":-32603,"message":"too many requests of this server wait for the client; `asks` bounds them"}}"#;

@@ -1,0 +1,66 @@
+//! What a server tells the client of its session.
+
+use wire::Message;
+use wire::frame::one_line;
+use wire::mcp::level::Level;
+use wire::mcp::method::Notice;
+
+use super::Conn;
+use crate::call::Event;
+use crate::upstream::tenant::Tenant;
+
+/// Whether a notification on a session's own connection is for its client.
+pub(super) fn is_the_clients(notice: Notice) -> bool {
+    match notice {
+        Notice::Message
+        | Notice::ToolsChanged
+        | Notice::PromptsChanged
+        | Notice::ResourcesChanged
+        | Notice::ResourceUpdated
+        | Notice::ElicitationComplete
+        | Notice::TaskStatus => true,
+        // For the connection itself, from a client to a server, or unknown in the revisions with a session.
+        Notice::Progress
+        | Notice::Cancelled
+        | Notice::Initialized
+        | Notice::RootsChanged
+        | Notice::Tasks
+        | Notice::Acknowledged
+        | Notice::Other => false,
+    }
+}
+
+impl Conn {
+    /// Tells the server what its session's client said, if the server was promised to hear of it.
+    // MCP 2025-11-25 client/roots, Root List Changes
+    pub(in crate::upstream) fn hear(&self, notice: Notice, message: &Message) {
+        let promised = self.spec.tenant.as_ref().is_some_and(|tenant| tenant.can.tells_of_roots());
+        if notice == Notice::RootsChanged && promised {
+            self.tell(one_line(message.bytes().clone()));
+        }
+    }
+
+    /// Tells the client: log messages with the oldest call in flight, whose log they most likely are, and
+    /// everything else beside all calls. `false` when something had to be dropped for want of room.
+    pub(super) fn pass_on(&self, tenant: &Tenant, notice: Notice, message: Message) -> bool {
+        let session = &tenant.session;
+        if notice != Notice::Message {
+            return session.strays.event(Event::Notice(notice, message));
+        }
+        let wished = session.wishes.change(|wished| wished.level);
+        if wished.is_some_and(|least| level(&message).is_some_and(|level| level < least)) {
+            return true;
+        }
+        let state = self.lock();
+        let calls = state.mux.iter().filter_map(|(_, pending)| Some((pending.age, pending.work.events()?)));
+        match calls.min_by_key(|(age, _)| *age) {
+            Some((_, events)) => events.event(Event::Notice(notice, message)),
+            None => session.strays.event(Event::Notice(notice, message)),
+        }
+    }
+}
+
+/// How bad the message is; `None` for a level nobody knows, which is not ours to hold back.
+fn level(message: &Message) -> Option<Level> {
+    Level::parse(&message.param("level")?.as_str()?)
+}

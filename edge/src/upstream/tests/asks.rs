@@ -1,0 +1,239 @@
+//! What servers ask the client of a session: on the right call, answered once, and never for ever.
+
+use super::*;
+use tokio::time::Instant;
+
+const ELICIT: &str = "elicitation/create";
+const SAMPLE: &str = "sampling/createMessage";
+
+fn form() -> Value {
+    json!({"message": "your name?", "requestedSchema": {"type": "object", "properties": {}}})
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sessions_server_hears_what_its_client_is_and_can() {
+    let mut room = Setting::default().build();
+    let reply = room.echo_in(&session(1), "a");
+    let hello = room.accept_legacy_hello().await;
+    let (params, mut peer) = (&hello.0["params"], hello.1);
+    assert_eq!(params["clientInfo"], json!({"name": "c", "version": "7"}));
+    assert_eq!(
+        params["capabilities"],
+        json!({"roots": {"listChanged": true}, "sampling": {}, "elicitation": {}}),
+        "and no tasks, which nobody would answer"
+    );
+    peer.serve_echo().await;
+    result(reply).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_ask_goes_to_the_oldest_call_that_may_ask_and_its_answer_back() {
+    let mut room = Setting::default().build();
+    let (key, _heard) = session_heard(1);
+    let complete = json!({"jsonrpc": "2.0", "id": 1, "method": "completion/complete", "params": {}});
+    let mut silent = room.dispatch_in(&key, complete);
+    let mut peer = room.accept_legacy().await;
+    peer.expect("completion/complete").await;
+    let mut first = room.echo_in(&key, "first");
+    let request = peer.expect("tools/call").await;
+    let mut second = room.echo_in(&key, "second");
+    peer.expect("tools/call").await;
+
+    peer.ask(json!("q\u{e9}"), SAMPLE, json!({"messages": [], "maxTokens": 1})).await;
+    let ask = asked(&mut first).await;
+    assert_eq!(ask.kind, wire::mcp::method::Ask::Sampling);
+    assert_eq!(ask.request.method(), SAMPLE);
+    // A line break of the client's must not become a message of its own.
+    ask.answer(Answer::Result(Bytes::from_static(b"{\"role\":\n\"assistant\"}")));
+    let answer = peer.read().await.unwrap();
+    assert_eq!(answer, json!({"jsonrpc": "2.0", "id": "q\u{e9}", "result": {"role": "assistant"}}));
+
+    peer.ask(json!(1), ELICIT, form()).await;
+    asked(&mut first).await.answer(Answer::Refused(Bytes::from_static(br#"{"code":-1,"message":"no"}"#)));
+    assert_eq!(peer.read().await.unwrap()["error"], json!({"code": -1, "message": "no"}));
+
+    peer.answer(&request, json!({})).await;
+    result(first).await;
+    peer.ask(json!(2), "roots/list", json!({})).await;
+    asked(&mut second).await.answer(Answer::Result(Bytes::from_static(br#"{"roots":[]}"#)));
+    assert_eq!(peer.read().await.unwrap()["result"], json!({"roots": []}));
+    assert!(!silent.is_ready(), "a completion asks nothing");
+    drop(second);
+    let _ = &mut silent;
+}
+
+#[tokio::test(start_paused = true)]
+async fn asks_of_two_sessions_never_cross() {
+    let mut room = Setting::default().build();
+    let ((one, mut heard_one), (two, mut heard_two)) = (session_heard(1), session_heard(2));
+    let mut first = room.echo_in(&one, "a");
+    let mut peer_one = room.accept_legacy().await;
+    let request_one = peer_one.expect("tools/call").await;
+    let mut second = room.echo_in(&two, "b");
+    let mut peer_two = room.accept_legacy().await;
+    let request_two = peer_two.expect("tools/call").await;
+    // Both servers number their requests alike.
+    peer_two.ask(json!(0), ELICIT, json!({"message": "of two"})).await;
+    peer_one.ask(json!(0), ELICIT, json!({"message": "of one"})).await;
+    let (ask_one, ask_two) = (asked(&mut first).await, asked(&mut second).await);
+    assert_eq!(ask_one.request.param("message").unwrap().as_str().unwrap(), "of one");
+    assert_eq!(ask_two.request.param("message").unwrap().as_str().unwrap(), "of two");
+    ask_two.answer(Answer::Result(Bytes::from_static(br#"{"action":"accept","content":{"by":"two"}}"#)));
+    ask_one.answer(Answer::Result(Bytes::from_static(br#"{"action":"accept","content":{"by":"one"}}"#)));
+    assert_eq!(peer_one.read().await.unwrap()["result"]["content"], json!({"by": "one"}));
+    assert_eq!(peer_two.read().await.unwrap()["result"]["content"], json!({"by": "two"}));
+    // Beside calls the same.
+    for (peer, request) in [(&mut peer_one, &request_one), (&mut peer_two, &request_two)] {
+        peer.answer(request, json!({})).await;
+    }
+    result(first).await;
+    result(second).await;
+    peer_two.ask(json!(1), "roots/list", json!({"of": "two"})).await;
+    peer_one.ask(json!(1), "roots/list", json!({"of": "one"})).await;
+    for (heard, of) in [(&mut heard_one, "one"), (&mut heard_two, "two")] {
+        assert_eq!(asked(heard).await.request.param("of").unwrap().as_str().unwrap(), of);
+        assert!(!heard.is_ready());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_client_cannot_do_is_refused_at_once() {
+    let mut room = Setting::default().build();
+    let affinity = Affinity::Session(session(1));
+    let reply = room.pool.dispatch(Call { affinity, ..room.call(echo("a")) });
+    let mut peer = room.accept_legacy().await;
+    peer.expect("tools/call").await;
+    for (method, code) in [("roots/list", -32601), (SAMPLE, -32601), (ELICIT, -32602), ("odd", -32601)] {
+        peer.ask(json!(method), method, json!({})).await;
+        let answer = peer.read().await.unwrap();
+        assert_eq!((&answer["id"], &answer["error"]["code"]), (&json!(method), &json!(code)));
+    }
+    assert!(!reply.is_ready());
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_to_answer_is_an_answer() {
+    let mut room = Setting::default().build();
+    let key = session(1); // nobody listens beside its calls
+    let mut reply = room.echo_in(&key, "a");
+    let mut peer = room.accept_legacy().await;
+    let request = peer.expect("tools/call").await;
+    peer.ask(json!(1), ELICIT, form()).await;
+    drop(asked(&mut reply).await);
+    assert_eq!(peer.read().await.unwrap()["result"], json!({"action": "cancel"}));
+    peer.answer(&request, json!({})).await;
+    result(reply).await;
+    for method in [SAMPLE, "roots/list"] {
+        peer.ask(json!(2), method, json!({})).await;
+        assert_eq!(peer.read().await.unwrap()["error"]["code"], -32603, "{method}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_ask_gives_its_call_time_and_ends_by_itself() {
+    let mut room = Setting::default().build();
+    let (key, _heard) = session_heard(1);
+    let mut reply = room.echo_in(&key, "a");
+    let mut peer = room.accept_legacy().await;
+    let request = peer.expect("tools/call").await;
+    tokio::time::sleep(Duration::from_secs(290)).await;
+    let start = Instant::now();
+    peer.ask(json!(1), ELICIT, form()).await;
+    let ask = asked(&mut reply).await;
+    timeout(GUARD, ask.withdrawn.cancelled()).await.unwrap();
+    assert!((300..=302).contains(&start.elapsed().as_secs()), "{:?}", start.elapsed());
+    assert_eq!(peer.read().await.unwrap()["result"], json!({"action": "cancel"}));
+    ask.answer(Answer::Result(Bytes::from_static(b"{}")));
+    tokio::time::sleep(Duration::from_secs(290)).await;
+    peer.answer(&request, json!({"content": ["late"]})).await;
+    assert_eq!(result(reply).await["content"], json!(["late"]), "the call had its time after the ask");
+    // The answer that came too late went nowhere.
+    let next = room.echo_in(&key, "b");
+    peer.serve_echo().await;
+    result(next).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_ask_extends_a_call_for_ever() {
+    let mut room =
+        Setting::default().config(|config| config.call_timeout_max = Duration::from_secs(400)).build();
+    let (key, _heard) = session_heard(1);
+    let mut reply = room.echo_in(&key, "a");
+    let mut peer = room.accept_legacy().await;
+    peer.expect("tools/call").await;
+    tokio::time::sleep(Duration::from_secs(200)).await;
+    peer.ask(json!(1), ELICIT, form()).await;
+    let ask = asked(&mut reply).await;
+    assert_eq!(failure(reply).await.kind, crate::error::Kind::Timeout);
+    assert!(ask.withdrawn.is_cancelled());
+    peer.expect("notifications/cancelled").await;
+    assert_eq!(peer.read().await.unwrap()["result"], json!({"action": "cancel"}));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_cancelled_or_dies_is_withdrawn() {
+    let mut room = Setting::default().build();
+    let (key, mut heard) = session_heard(1);
+    let mut reply = room.echo_in(&key, "a");
+    let mut peer = room.accept_legacy().await;
+    peer.expect("tools/call").await;
+    // By the server: it gets no answer.
+    peer.ask(json!("x"), ELICIT, form()).await;
+    let ask = asked(&mut reply).await;
+    peer.notify("notifications/cancelled", json!({"requestId": "x"})).await;
+    timeout(GUARD, ask.withdrawn.cancelled()).await.unwrap();
+    drop(ask);
+    // With its call: it gets one.
+    peer.ask(json!("y"), ELICIT, form()).await;
+    let ask = asked(&mut reply).await;
+    drop(reply);
+    timeout(GUARD, ask.withdrawn.cancelled()).await.unwrap();
+    peer.expect("notifications/cancelled").await;
+    assert_eq!(peer.read().await.unwrap()["id"], "y");
+    // By the end of the process.
+    peer.ask(json!("z"), ELICIT, form()).await;
+    let ask = asked(&mut heard).await;
+    drop(peer);
+    timeout(GUARD, ask.withdrawn.cancelled()).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn asks_are_bounded() {
+    let mut room = Setting::default().config(|config| config.asks = 2).build();
+    let (key, _heard) = session_heard(1);
+    let mut reply = room.echo_in(&key, "a");
+    let mut peer = room.accept_legacy().await;
+    peer.expect("tools/call").await;
+    for id in 1..=3 {
+        peer.ask(json!(id), ELICIT, form()).await;
+    }
+    let refused = peer.read().await.unwrap();
+    assert_eq!((&refused["id"], &refused["error"]["code"]), (&json!(3), &json!(-32603)));
+    assert_eq!(room.count("mcp_edge_refused_total{bound=\"asks\"}"), 1);
+    drop(asked(&mut reply).await);
+    assert_eq!(peer.read().await.unwrap()["id"], 1);
+    peer.ask(json!(4), ELICIT, form()).await;
+    drop(asked(&mut reply).await);
+    assert_eq!(asked(&mut reply).await.request.id().unwrap().as_u64(), Some(4), "there is room again");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_flood_of_progress_drops_no_ask() {
+    let mut room = Setting::default().build();
+    let (key, _heard) = session_heard(1);
+    let mut request = echo("a");
+    request["params"]["_meta"] = json!({"progressToken": 1});
+    let mut reply = room.dispatch_in(&key, request);
+    let mut peer = room.accept_legacy().await;
+    let request = peer.expect("tools/call").await;
+    peer.ask(json!(1), ELICIT, form()).await;
+    let pad = "x".repeat(8 << 10);
+    for n in 0..64 {
+        let params = json!({"progressToken": request["id"], "progress": n, "message": pad});
+        peer.notify("notifications/progress", params).await;
+    }
+    peer.answer(&request, json!({})).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    asked(&mut reply).await;
+    assert!(room.count("mcp_edge_refused_total{bound=\"event_bytes\"}") > 0);
+}

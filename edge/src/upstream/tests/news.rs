@@ -1,0 +1,133 @@
+//! What servers tell the client of a session.
+
+use super::*;
+use crate::call::Server;
+use wire::mcp::level::Level;
+use wire::mcp::method::Notice;
+
+const LOG: &str = "notifications/message";
+
+#[tokio::test(start_paused = true)]
+async fn logs_go_with_the_oldest_call_and_everything_else_beside_all_calls() {
+    let mut room = Setting::default().build();
+    let (key, mut heard) = session_heard(1);
+    let mut first = room.echo_in(&key, "a");
+    let mut peer = room.accept_legacy().await;
+    let request = peer.expect("tools/call").await;
+    let second = room.echo_in(&key, "b");
+    peer.expect("tools/call").await;
+    peer.notify(LOG, json!({"level": "info", "data": 1})).await;
+    assert_eq!(told(&mut first).await, (LOG.to_owned(), json!({"level": "info", "data": 1})));
+    for method in [
+        "notifications/resources/updated",
+        "notifications/tools/list_changed",
+        "notifications/prompts/list_changed",
+        "notifications/resources/list_changed",
+        "notifications/elicitation/complete",
+        "notifications/tasks/status",
+    ] {
+        peer.notify(method, json!({"uri": "x://1"})).await;
+        assert_eq!(told(&mut heard).await, (method.to_owned(), json!({"uri": "x://1"})));
+    }
+    peer.notify("notifications/unheard_of", json!({})).await;
+    drop(second);
+    peer.expect("notifications/cancelled").await;
+    peer.answer(&request, json!({})).await;
+    result(first).await;
+    peer.notify(LOG, json!({"level": "info", "data": 2})).await;
+    assert_eq!(told(&mut heard).await.1["data"], 2, "no call is in flight");
+}
+
+#[tokio::test(start_paused = true)]
+async fn news_of_two_sessions_never_cross() {
+    let mut room = Setting::default().build();
+    let ((one, mut heard_one), (two, mut heard_two)) = (session_heard(1), session_heard(2));
+    let mut calls = Vec::new();
+    for key in [&one, &two] {
+        let reply = room.echo_in(key, "a");
+        let mut peer = room.accept_legacy().await;
+        let request = peer.expect("tools/call").await;
+        calls.push((reply, peer, request));
+    }
+    // Of principals' own and of the control connection nothing reaches a session.
+    let other = room.echo("b");
+    let mut common = room.accept_legacy().await;
+    common.expect("tools/call").await;
+    for method in [LOG, "notifications/resources/updated", "notifications/tools/list_changed"] {
+        common.notify(method, json!({"of": "nobody"})).await;
+        for (number, (_, peer, _)) in calls.iter_mut().enumerate() {
+            peer.notify(method, json!({"of": number})).await;
+        }
+    }
+    for (number, heard) in [&mut heard_one, &mut heard_two].into_iter().enumerate() {
+        assert_eq!(told(&mut calls[number].0).await.1["of"], number);
+        assert_eq!(told(heard).await.1["of"], number);
+        assert_eq!(told(heard).await.1["of"], number);
+        let (reply, peer, request) = &mut calls[number];
+        peer.answer(request, json!({})).await;
+        assert!(matches!(reply.next().await, Next::Outcome(Outcome::Result(_))), "nothing else came");
+        assert!(!heard.is_ready());
+    }
+    assert!(!other.is_ready());
+}
+
+#[tokio::test(start_paused = true)]
+async fn logs_below_the_wished_level_are_left_out() {
+    let mut room = Setting::default().build();
+    let (key, mut heard) = session_heard(1);
+    let reply = room.echo_in(&key, "a");
+    let mut peer = room.accept_legacy().await;
+    peer.serve_echo().await;
+    result(reply).await;
+    key.wishes.change(|wished| wished.level = Some(Level::Warning));
+    for level in ["debug", "notice", "warning", "emergency", "loud"] {
+        peer.notify(LOG, json!({"level": level})).await;
+    }
+    for level in ["warning", "emergency", "loud"] {
+        assert_eq!(told(&mut heard).await.1["level"], level);
+    }
+    assert!(!heard.is_ready());
+}
+
+#[tokio::test(start_paused = true)]
+async fn news_that_nobody_takes_are_bounded() {
+    let mut room = Setting::default().build();
+    let (key, heard) = session_heard(1);
+    let reply = room.echo_in(&key, "a");
+    let mut peer = room.accept_legacy().await;
+    peer.serve_echo().await;
+    result(reply).await;
+    for _ in 0..40 {
+        peer.notify(LOG, json!({"level": "info", "data": "x".repeat(8 << 10)})).await;
+    }
+    let next = room.echo_in(&key, "b");
+    peer.serve_echo().await;
+    result(next).await;
+    assert!(room.count("mcp_edge_refused_total{bound=\"event_bytes\"}") > 5);
+    drop(heard);
+}
+
+#[tokio::test(start_paused = true)]
+async fn changed_roots_reach_the_sessions_own_connection_and_no_other() {
+    let mut room = Setting::default().build();
+    let (one, two) = (session(1), session(2));
+    let mut peers = Vec::new();
+    for key in [&one, &two] {
+        let reply = room.echo_in(key, "a");
+        let mut peer = room.accept_legacy().await;
+        peer.serve_echo().await;
+        result(reply).await;
+        peers.push(peer);
+    }
+    let scan = |text: &'static str| Message::scan(text.into(), &Limits::default()).unwrap();
+    let changed = scan("{\"jsonrpc\":\"2.0\",\n\"method\":\"notifications/roots/list_changed\"}");
+    let odd = scan(r#"{"jsonrpc":"2.0","method":"notifications/odd"}"#);
+    room.pool.notify(&one, Notice::parse(odd.method()), &odd);
+    room.pool.notify(&one, Notice::RootsChanged, &changed);
+    peers[0].expect("notifications/roots/list_changed").await;
+    room.pool.notify(&session(3), Notice::RootsChanged, &changed);
+    let next = room.echo_in(&two, "b");
+    peers[1].serve_echo().await;
+    result(next).await;
+    assert_eq!(room.dial.dialled(), 2, "a notification opens nothing");
+}
