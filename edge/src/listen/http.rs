@@ -1,7 +1,8 @@
 //! One connection after its handshake: HTTP/1.1 or HTTP/2 by hyper, within bounds of size and time.
 //!
 //! How it ends: when the process leaves, with the next answer (`Connection: close`) or a GOAWAY; when it
-//! stops, as soon as nothing is in flight; at the cut, at once. What is not here: what a request means.
+//! stops, as soon as nothing is in flight; when nobody waits any longer, at once. What is not here: what a
+//! request means.
 
 use std::convert::Infallible;
 use std::future::{Future, poll_fn};
@@ -138,7 +139,7 @@ impl<H: Handler> Service<H> {
             tokio::select! {
                 // In this order: `expired` judges what the connection has just done.
                 biased;
-                () = drain.cut() => return,
+                () = drain.gone() => return,
                 result = connection.as_mut() => {
                     if let Err(error) = result {
                         tracing::debug!(%error, "connection ended");

@@ -1,9 +1,9 @@
-//! The end of the process as three signals down and one completion up.
+//! The end of the process as four signals down and one completion up.
 //!
 //! ```text
-//! Serving ──leave──▶ Leaving ──stop──▶ Stopping ──cut──▶ Cut
-//!                    not ready,        no accept,        everything
-//!                    still accepts     calls finish      ends now
+//! Serving ──leave──▶ Leaving ──stop──▶ Stopping ──cut──▶ Cut ──────▶ Gone
+//!                    not ready,        no accept,        calls       connections
+//!                    still accepts     calls finish      fail now    are dropped
 //! ```
 //! [`Drain`] is held by `app`; every room gets a [`DrainWatch`]. Work that must be finished before the
 //! process ends runs as a task of the watch ([`DrainWatch::spawn`]).
@@ -28,6 +28,7 @@ pub struct DrainWatch {
     leaving: CancellationToken,
     stopping: CancellationToken,
     cut: CancellationToken,
+    gone: CancellationToken,
     tasks: TaskTracker,
 }
 
@@ -54,8 +55,12 @@ impl Drain {
             tracing::warn!(tasks = watch.tasks.len(), "drain ran out of time");
         }
         watch.cut.cancel();
-        // What was cut needs a moment to send its last bytes; it must not need more.
-        if timeout(AFTER_CUT, watch.tasks.wait()).await.is_err() {
+        // The errors of what was cut still have to reach their callers.
+        if timeout(LAST_ANSWERS, watch.tasks.wait()).await.is_ok() {
+            return;
+        }
+        watch.gone.cancel();
+        if timeout(LAST_TASKS, watch.tasks.wait()).await.is_err() {
             tracing::warn!(tasks = watch.tasks.len(), "tasks left behind");
         }
     }
@@ -69,6 +74,7 @@ impl DrainWatch {
             leaving: self.leaving.child_token(),
             stopping: self.stopping.child_token(),
             cut: self.cut.child_token(),
+            gone: self.gone.child_token(),
             tasks: self.tasks.clone(),
         }
     }
@@ -93,9 +99,14 @@ impl DrainWatch {
         self.stopping.is_cancelled()
     }
 
-    /// Resolves when everything has to end.
+    /// Resolves when calls have to end, with an error.
     pub async fn cut(&self) {
         self.cut.cancelled().await;
+    }
+
+    /// Resolves when whoever has not taken his answer will not get it any more.
+    pub async fn gone(&self) {
+        self.gone.cancelled().await;
     }
 
     /// Runs a task that the end of the process waits for.
@@ -109,7 +120,9 @@ impl DrainWatch {
 }
 
 /// Enough to write a last answer into sockets that take it.
-const AFTER_CUT: Duration = Duration::from_secs(1);
+const LAST_ANSWERS: Duration = Duration::from_millis(500);
+/// For tasks to notice that everything is over.
+const LAST_TASKS: Duration = Duration::from_millis(500);
 
 #[cfg(test)]
 mod tests {

@@ -1,0 +1,93 @@
+//! The release binary when it is told to stop: what is on its way arrives, and nothing new is lured in.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a panic here is a failed test"
+)]
+
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+use testkit::client::Client;
+use testkit::eventually;
+use testkit::http::Response;
+use testkit::process::{Bridge, Edge, Scratch, binary};
+use tokio::process::Command;
+
+/// An edge with these limits before the demo server, and what it stands on.
+async fn stage(limits: &str) -> (Edge, Bridge, Scratch) {
+    let bridge = Bridge::start(&[binary("demo-server")]).await;
+    let scratch = Scratch::new();
+    let address = bridge.address;
+    let file = scratch
+        .write("edge.yaml", &format!("servers: {{demo: {{address: \"{address}\"}}}}\nlimits: {limits}\n"));
+    let mut command = Command::new(binary("mcp-edge"));
+    command.arg("--config").arg(file).arg("--allow-unauthenticated");
+    let edge = Edge::start_with(command).await;
+    edge.ready().await;
+    (edge, bridge, scratch)
+}
+
+/// One `tools/list` of a modern client, with the response's head.
+async fn list(client: &Client) -> Response {
+    let params = client.params(json!({}));
+    client
+        .send(&client.request(&json!({"jsonrpc": "2.0", "id": 1, "method": "tools/list", "params": params})))
+        .await
+}
+
+async fn in_flight(edge: &Edge, calls: f64) {
+    eventually("the calls to be on their way", async || {
+        (edge.metric("mcp_edge_upstream_in_flight{server=\"demo\"}").await? == calls).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_on_their_way_are_finished_and_new_clients_are_sent_elsewhere() {
+    let (mut edge, _bridge, _scratch) = stage("{drain_delay: 2s, drain: 20s}").await;
+    let modern = Arc::new(Client::modern(edge.address).connect().await);
+    let legacy = Arc::new(Client::legacy(edge.address, "2025-06-18").connect().await);
+    let sleepers = [modern.clone(), legacy.clone()]
+        .map(|client| tokio::spawn(async move { client.call_tool("sleep", json!({"ms": 4000})).await }));
+    in_flight(&edge, 2.0).await;
+    assert_eq!(list(&modern).await.header("connection"), None);
+
+    edge.process.signal("TERM").await;
+    eventually("not ready", async || (edge.readiness().await.0 == 503).then_some(())).await;
+    let told: Value = serde_json::from_str(&edge.readiness().await.1).unwrap();
+    assert_eq!((&told["ready"], &told["draining"]), (&json!(false), &json!(true)));
+    // Endpoints are removed asynchronously: who comes in the meantime is served, and told not to stay.
+    let late = list(&modern).await;
+    assert_eq!((late.status, late.header("connection")), (200, Some("close")));
+
+    for sleeper in sleepers {
+        assert_eq!(sleeper.await.unwrap().text(), "slept 4000 ms");
+    }
+    assert!(edge.process.ended().await.success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_that_outlasts_the_drain_ends_in_an_error() {
+    let (mut edge, _bridge, _scratch) = stage("{drain_delay: 0s, drain: 1s}").await;
+    let client = Arc::new(Client::modern(edge.address).connect().await);
+    let sleeper = {
+        let client = client.clone();
+        tokio::spawn(async move { client.call_tool("sleep", json!({"seconds": 600})).await })
+    };
+    in_flight(&edge, 1.0).await;
+    edge.process.signal("TERM").await;
+    let answer = sleeper.await.unwrap();
+    assert_eq!((answer.code(), answer.reason()), (-32603, Some("draining")), "{answer:?}");
+    assert!(edge.process.ended().await.success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_person_at_the_terminal_does_not_wait_for_endpoints_to_be_removed() {
+    let (mut edge, _bridge, _scratch) = stage("{drain_delay: 500s, drain: 600s}").await;
+    edge.process.signal("INT").await;
+    assert!(edge.process.ended().await.success());
+}

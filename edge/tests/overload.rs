@@ -1,0 +1,127 @@
+//! The release binary over each bound that a client can reach: refused at once, in words, and nothing is left
+//! behind.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a panic here is a failed test"
+)]
+
+use std::sync::Arc;
+
+use serde_json::json;
+use testkit::client::{Answer, Client};
+use testkit::eventually;
+use testkit::process::{Bridge, Edge, Scratch, binary, free_address};
+use tokio::process::Command;
+use tokio::task::JoinSet;
+
+/// An edge with these limits before a bridge with these options and the demo server of this era.
+async fn stage(limits: &str, bridge_options: &[&str], era: &str) -> (Edge, Bridge, Scratch) {
+    let (address, server) = (free_address(), binary("demo-server"));
+    let command = [server.to_str().unwrap(), "--era", era];
+    let bridge = Bridge::start_at(address, bridge_options, &command).await;
+    let scratch = Scratch::new();
+    let file = scratch
+        .write("edge.yaml", &format!("servers: {{demo: {{address: \"{address}\"}}}}\nlimits: {limits}\n"));
+    let mut command = Command::new(binary("mcp-edge"));
+    command.arg("--config").arg(file).arg("--allow-unauthenticated");
+    let edge = Edge::start_with(command).await;
+    edge.ready().await;
+    (edge, bridge, scratch)
+}
+
+/// That many calls at once, each for 300 ms.
+async fn crowd(client: Client, calls: usize) -> Vec<Answer> {
+    let client = Arc::new(client);
+    let mut running = JoinSet::new();
+    for _ in 0..calls {
+        let client = client.clone();
+        running.spawn(async move { client.call_tool("sleep", json!({"ms": 300})).await });
+    }
+    running.join_all().await
+}
+
+fn refusals(answers: &[Answer], status: u16) -> usize {
+    let (served, refused): (Vec<_>, Vec<_>) = answers.iter().partition(|answer| answer.status == 200);
+    assert!(served.iter().all(|answer| answer.text() == "slept 300 ms"), "{served:?}");
+    for answer in &refused {
+        assert_eq!(
+            (answer.status, answer.code(), answer.reason()),
+            (status, -32603, Some("busy")),
+            "{answer:?}"
+        );
+    }
+    refused.len()
+}
+
+/// What is on its way in the whole process, in each way that it is counted.
+async fn nothing_left(edge: &Edge) {
+    for gauge in ["calls_held", "held_bytes", "calls_in_flight", "upstream_in_flight{server=\"demo\"}"] {
+        let series = format!("mcp_edge_{gauge}");
+        eventually(&format!("{series} to be 0"), async || (edge.metric(&series).await? == 0.0).then_some(()))
+            .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_queue_of_a_server_is_bounded() {
+    let (edge, _bridge, _scratch) = stage("{slots: 4, queue: 8, queue_timeout: 10s}", &[], "both").await;
+    let client = Client::modern(edge.address).connect().await;
+    client.call_tool("add", json!({"a": 1, "b": 2})).await; // so that nobody waits for a connection
+    let answers = crowd(client, 40).await;
+    let refused = refusals(&answers, 503);
+    // At least the slots and the queue are served; how many more depends on when each call came.
+    assert!((1..=28).contains(&refused), "{refused} refused");
+    assert_eq!(edge.metric("mcp_edge_refused_total{bound=\"queue\"}").await, Some(refused as f64));
+    nothing_left(&edge).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_principals_own_bound_is_told_apart_from_the_process() {
+    let (edge, _bridge, _scratch) = stage("{calls: 100, principal_calls: 5}", &[], "both").await;
+    let answers = crowd(Client::modern(edge.address).connect().await, 30).await;
+    assert!(refusals(&answers, 429) >= 1);
+    nothing_left(&edge).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bridge_that_is_full_is_busy_and_the_next_call_is_served() {
+    // One process for the control connection, one for clients; each session wants its own.
+    let (edge, _bridge, _scratch) =
+        stage("{connect_timeout: 1s}", &["--max-connections", "2"], "legacy").await;
+    let sum = async |client: &Client| client.call_tool("add", json!({"a": 1, "b": 2})).await;
+    let first = Client::legacy(edge.address, "2025-11-25").connect().await;
+    let second = Client::legacy(edge.address, "2025-11-25").connect().await;
+    assert_eq!(sum(&first).await.text(), "3");
+    let refused = sum(&second).await;
+    assert_eq!(
+        (refused.status, refused.code(), refused.reason()),
+        (503, -32603, Some("busy")),
+        "{refused:?}"
+    );
+    assert!(refused.message["error"]["message"].as_str().unwrap().contains("demo"));
+    assert_eq!(first.end().await, 204);
+    eventually("the place to be free", async || (sum(&second).await.status == 200).then_some(())).await;
+    nothing_left(&edge).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_that_vanish_in_mid_call_leave_nothing() {
+    let (edge, _bridge, _scratch) = stage("{}", &[], "both").await;
+    let client = Arc::new(Client::modern(edge.address).connect().await);
+    let mut calls = JoinSet::new();
+    for _ in 0..200 {
+        let client = client.clone();
+        calls.spawn(async move { client.call_tool("sleep", json!({"seconds": 600})).await });
+    }
+    eventually("the calls to be on their way", async || {
+        (edge.metric("mcp_edge_upstream_in_flight{server=\"demo\"}").await? == 200.0).then_some(())
+    })
+    .await;
+    calls.abort_all(); // each drops its socket
+    nothing_left(&edge).await;
+    assert_eq!(client.call_tool("add", json!({"a": 1, "b": 2})).await.text(), "3");
+}
