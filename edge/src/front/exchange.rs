@@ -8,6 +8,8 @@
 //! Late, because a status cannot be taken back once a stream has begun, and one JSON response costs less
 //! everywhere. What a client's leaving means is the era's business, said by [`Tie`].
 
+use std::future::poll_fn;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -15,6 +17,7 @@ use http::{Response, StatusCode};
 use tokio::time::{Instant, timeout_at};
 use wire::id::RequestId;
 use wire::mcp::meta;
+use wire::mcp::version::ProtocolVersion;
 use wire::splice::{Parts, Splice};
 use wire::{Era, Message};
 
@@ -23,14 +26,17 @@ use super::body::Body;
 use super::media::Accepts;
 use super::metrics::{Metrics, Record, StreamKind, Subject};
 use super::reply::{Answer, Manner};
-use super::sse::{self, Fed, Feed};
+use super::sse::{self, Feed};
 use crate::call::{Call, Event, Next, Reply};
 use crate::error::{Blame, Error, Kind};
 use crate::ops::drain::DrainWatch;
-use crate::session::InFlight;
+use crate::session::replay::Weight;
+use crate::session::{InFlight, Said, Source};
 
 /// A call whose client waits.
 pub(super) struct Exchange {
+    /// What turned the response into a stream.
+    first: Option<Parts>,
     state: State,
 }
 
@@ -90,20 +96,21 @@ impl Exchange {
         let subject = Subject { era, method, server: server.clone(), log: front.config.log_calls, started };
         let record = Record::start(&front.rooms.metrics, subject);
         let waiting = Waiting { reply, id, progress_token, manner: Manner { era, server }, record, tie };
-        Self { state: State::Waiting(Box::new(waiting)) }
+        Self { first: None, state: State::Waiting(Box::new(waiting)) }
     }
 
     /// The response, once it is known which.
     pub(super) async fn respond(mut self, accepts: Accepts, pace: Pace, metrics: &Metrics) -> Response<Body> {
         let silence_ends = Instant::now() + pace.stream_after;
-        let first = loop {
+        self.first = loop {
+            let step = poll_fn(|context| self.poll_step(context));
             let step = if accepts.events {
-                match timeout_at(silence_ends, self.step()).await {
+                match timeout_at(silence_ends, step).await {
                     Ok(step) => step,
                     Err(_) => break None,
                 }
             } else {
-                self.step().await
+                step.await
             };
             match step {
                 Step::Progress(message) if accepts.events => break Some(message),
@@ -115,29 +122,47 @@ impl Exchange {
                 Step::End(answer) | Step::Cancelled(answer) => return answer.into_json(),
             }
         };
-        sse::response(first, self, pace.keep_alive, metrics.stream(StreamKind::Call))
+        let count = metrics.stream(StreamKind::Call);
+        let (primed, feed) = self.into_feed();
+        sse::response(primed, feed, pace.keep_alive, count)
     }
 
-    /// Cancel-safe: what was not returned stays in the reply.
-    async fn step(&mut self) -> Step {
-        let State::Waiting(waiting) = &mut self.state else { return std::future::pending().await };
-        let step = waiting.step().await;
+    /// How the messages to come reach the client; and before them what tells it where to resume.
+    fn into_feed(self) -> (Option<Parts>, Feed) {
+        let State::Waiting(waiting) = &self.state else { return (None, Feed::Plain(Box::new(self))) };
+        let Tie::Session(in_flight, drain) = &waiting.tie else { return (None, Feed::Plain(Box::new(self))) };
+        let (session, drain, lost) = (in_flight.session().clone(), drain.clone(), waiting.lost());
+        let reader = session.stream(Box::new(self), drain, lost);
+        // MCP 2025-11-25 basic/transports; parsers of older clients stumble over empty data
+        let primed = session.version() >= ProtocolVersion::V2025_11_25;
+        (primed.then(|| sse::priming(&reader)), Feed::Kept(reader))
+    }
+
+    fn poll_step(&mut self, context: &mut Context<'_>) -> Poll<Step> {
+        let State::Waiting(waiting) = &mut self.state else { return Poll::Pending };
+        let step = ready!(waiting.poll_step(context));
         if !matches!(step, Step::Progress(_)) {
             // Booked and given back now, and not when the client has read the last byte.
             self.state = State::Over;
         }
-        step
+        Poll::Ready(step)
     }
 }
 
-impl Feed for Exchange {
-    async fn next(mut self) -> Fed<Self> {
-        match self.step().await {
-            Step::Progress(message) => Fed::More(message, self),
-            Step::End(answer) => Fed::Last(answer.message),
-            // MCP 2025-11-25 basic/utilities/cancellation: no response to a cancelled request
-            Step::Cancelled(_) => Fed::End,
+impl Source for Exchange {
+    fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Said> {
+        if let Some(first) = self.first.take() {
+            return Poll::Ready(Said::Message(first, Weight::Passing));
         }
+        if matches!(self.state, State::Over) {
+            return Poll::Ready(Said::End);
+        }
+        self.poll_step(context).map(|step| match step {
+            Step::Progress(message) => Said::Message(message, Weight::Passing),
+            Step::End(answer) => Said::Last(answer.message),
+            // MCP 2025-11-25 basic/utilities/cancellation: no response to a cancelled request
+            Step::Cancelled(_) => Said::End,
+        })
     }
 }
 
@@ -153,21 +178,17 @@ impl Drop for Exchange {
 }
 
 impl Waiting {
-    async fn step(&mut self) -> Step {
+    fn poll_step(&mut self, context: &mut Context<'_>) -> Poll<Step> {
+        if let Tie::Session(in_flight, _) = &mut self.tie
+            && in_flight.poll_cancelled(context).is_ready()
+        {
+            return Poll::Ready(self.cancelled());
+        }
         loop {
-            let next = match &self.tie {
-                Tie::Response => self.reply.next().await,
-                // Both arms are cancel-safe: a token keeps its state, a reply keeps what it did not yield.
-                Tie::Session(in_flight, _) => tokio::select! {
-                    biased;
-                    () = in_flight.cancelled() => return self.cancelled(),
-                    next = self.reply.next() => next,
-                },
-            };
-            match next {
+            match ready!(self.reply.poll_next(context)) {
                 Next::Event(Event::Progress(message)) => {
-                    if let Some(message) = self.progress(message) {
-                        return Step::Progress(message);
+                    if let Some(message) = self.progress(&message) {
+                        return Poll::Ready(Step::Progress(message));
                     }
                 }
                 // Dropping an ask refuses it.
@@ -175,7 +196,7 @@ impl Waiting {
                 Next::Outcome(outcome) => {
                     let answer = self.manner.answer(&self.id, outcome);
                     self.record.end(answer.ending);
-                    return Step::End(answer);
+                    return Poll::Ready(Step::End(answer));
                 }
             }
         }
@@ -183,7 +204,7 @@ impl Waiting {
 
     /// The client knows only its own token.
     // MCP 2025-11-25 basic/utilities/progress: the token comes back as it was sent
-    fn progress(&self, message: Message) -> Option<Parts> {
+    fn progress(&self, message: &Message) -> Option<Parts> {
         let token = self.progress_token.clone()?;
         let span = message.param(meta::PROGRESS_TOKEN)?.span();
         let mut splice = Splice::new(message.bytes().clone());
@@ -200,11 +221,19 @@ impl Waiting {
         Step::Cancelled(answer)
     }
 
-    /// The client has left; the call has not.
+    /// What a client hears that comes back too late. An answer, because SDK clients do not take the refusal of
+    /// a resumption as the end of their request, but wait on until their own time-out.
+    fn lost(&self) -> Bytes {
+        let message = "the connection broke, and what came meanwhile is no longer kept";
+        self.manner.failed(&self.id, &Error::new(Kind::Lost, Blame::Downstream, message)).message.into_bytes()
+    }
+
+    /// The client has left before there was anything to come back to; the call goes on.
     async fn finish_alone(mut self: Box<Self>) {
         let Tie::Session(_, drain) = &self.tie else { return };
         let drain = drain.clone();
-        let to_its_end = async { while let Step::Progress(_) = self.step().await {} };
+        let to_its_end =
+            async { while let Step::Progress(_) = poll_fn(|context| self.poll_step(context)).await {} };
         tokio::select! {
             () = to_its_end => {}
             () = drain.cut() => {}

@@ -2,16 +2,15 @@
 //! 2024-11-05 is served too): a handshake, a session, requests within it, and a stream beside them.
 //!
 //! What the client said once in its handshake is put beside each of its calls, and that is all the
-//! translation there is on the way in. What is not here: replay, HTTP+SSE, and questions to the client.
+//! translation there is on the way in. What is not here: what belongs to no call (`listening`), and what is
+//! kept for clients whose connection broke (`session/replay`).
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use http::header::{HeaderName, HeaderValue};
 use http::{HeaderMap, Response, StatusCode};
 use serde_json::json;
-use tokio::sync::watch;
 use wire::code;
 use wire::id::RequestId;
 use wire::mcp::header::{PROTOCOL_VERSION, SESSION_ID};
@@ -23,17 +22,17 @@ use wire::{Era, Kind, Message};
 use super::body::Body;
 use super::classify;
 use super::exchange::{Exchange, Tie};
+use super::listening::Listening;
 use super::media::{self, Accepts};
 use super::metrics::StreamKind;
 use super::modern::accepted;
 use super::refusal::{self, ErrorObject, Refusal};
-use super::sse::{self, Fed, Feed};
+use super::sse::{self, Feed};
 use super::{Front, Posted, headers};
 use crate::call::{Affinity, Call, Caller, Client, ServerName};
-use crate::ops::drain::DrainWatch;
 use crate::permit::Bound;
-use crate::router::ListChanges;
-use crate::session::{Attached, Birth, Refused, Session};
+use crate::session::replay::EventId;
+use crate::session::{Birth, Reader, Refused, Resumed, Session};
 
 /// Opens a session.
 // MCP 2025-11-25 basic/lifecycle, Initialization
@@ -90,8 +89,8 @@ pub(super) async fn message(front: &Front, posted: Posted) -> Result<Response<Bo
     }
 }
 
-/// Opens the stream that carries what belongs to no call.
-// MCP 2025-11-25 basic/transports, Listening for Messages from the Server
+/// Opens the stream that carries what belongs to no call, or takes up the one that broke.
+// MCP 2025-11-25 basic/transports, Listening for Messages from the Server; Resumability and Redelivery
 pub(super) fn open_stream(
     front: &Front,
     headers: &HeaderMap,
@@ -101,16 +100,52 @@ pub(super) fn open_stream(
     let session = find(front, headers, caller, scope)?;
     check_version(headers)?;
     media::wants_events(headers)?;
-    let feed = Listening {
-        attached: session.attach(),
-        changes: front.rooms.gateway.changes(),
-        drain: front.rooms.drain.clone(),
-        // What changed while no stream was open is told first.
-        waiting: VecDeque::new(),
-    }
-    .caught_up();
+    let last = headers::single(headers, LAST_EVENT_ID).ok().flatten().and_then(|id| id.to_str().ok());
+    let resumed = match last.and_then(|id| EventId::parse(id.trim())) {
+        Some(id) => session.resume(id),
+        None => Resumed::Unknown,
+    };
+    front.rooms.metrics.resumption(last.map(|_| &resumed));
+    let reader = match resumed {
+        Resumed::From(reader) => return Ok(stream(front, None, reader)),
+        Resumed::Complete => return Ok(nothing_more()),
+        Resumed::Gone(Some(message)) => return Ok(sse::single(&message.into())),
+        Resumed::Gone(None) => return Err(gone()),
+        Resumed::Stale => {
+            session.lost_track();
+            listen(front, &session)
+        }
+        // An id that means nothing here: clients that carry one over from elsewhere want a stream all the same.
+        Resumed::Unknown => listen(front, &session),
+    };
+    let primed = session.version() >= ProtocolVersion::V2025_11_25;
+    let primed = primed.then(|| sse::priming(&reader));
+    Ok(stream(front, primed, reader))
+}
+
+fn listen(front: &Front, session: &Arc<Session>) -> Reader {
+    let (changes, drain) = (front.rooms.gateway.changes(), front.rooms.drain.clone());
+    session.listen(|strayed| Box::new(Listening::new(session.clone(), strayed, changes, drain)))
+}
+
+fn stream(front: &Front, first: Option<Parts>, reader: Reader) -> Response<Body> {
     let count = front.rooms.metrics.stream(StreamKind::Session);
-    Ok(sse::response(None, feed, front.config.keep_alive, count))
+    sse::response(first, Feed::Kept(reader), front.config.keep_alive, count)
+}
+
+/// To a client that has read everything of a stream that is over: SDK clients take an empty 200 for a broken
+/// stream and open another.
+// HTML Living Standard §9.2.3: 204 tells a client not to come back
+fn nothing_more() -> Response<Body> {
+    let mut response = Response::new(Body::default());
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    response
+}
+
+/// Not 404, which would tell the client that its session is gone.
+fn gone() -> Refusal {
+    let message = "this stream ended, and its events are no longer kept";
+    Refusal::new(StatusCode::GONE, code::INVALID_REQUEST, message).with_data(json!({ "reason": "lost" }))
 }
 
 /// Ends a session.
@@ -250,51 +285,5 @@ fn unknown_method(request: &Message) -> Response<Body> {
     refusal::json(refusal::message(request.id(), "error", Parts::from(error.to_bytes())))
 }
 
-/// The stream of a session.
-struct Listening {
-    attached: Attached,
-    changes: watch::Receiver<ListChanges>,
-    drain: DrainWatch,
-    /// Notifications not yet sent; at most one of each kind.
-    waiting: VecDeque<&'static str>,
-}
-
-impl Listening {
-    fn caught_up(mut self) -> Self {
-        let now = *self.changes.borrow_and_update();
-        let news = self.attached.session().news(now);
-        let all = [
-            (news.tools, TOOLS_CHANGED),
-            (news.prompts, PROMPTS_CHANGED),
-            (news.resources, RESOURCES_CHANGED),
-        ];
-        self.waiting.extend(all.into_iter().filter(|(changed, _)| *changed).map(|(_, notice)| notice));
-        self
-    }
-}
-
-impl Feed for Listening {
-    async fn next(mut self) -> Fed<Self> {
-        loop {
-            if let Some(notice) = self.waiting.pop_front() {
-                return Fed::More(Parts::from(Bytes::from_static(notice.as_bytes())), self);
-            }
-            // All arms are cancel-safe: tokens and watched values keep their state.
-            tokio::select! {
-                biased;
-                () = self.attached.over() => return Fed::End,
-                () = self.drain.stopping() => return Fed::End,
-                changed = self.changes.changed() => {
-                    if changed.is_err() {
-                        return Fed::End; // the router is gone, and with it this process
-                    }
-                }
-            }
-            self = self.caught_up();
-        }
-    }
-}
-
-const TOOLS_CHANGED: &str = r#"{"jsonrpc":"2.0","method":"notifications/tools/list_changed"}"#;
-const PROMPTS_CHANGED: &str = r#"{"jsonrpc":"2.0","method":"notifications/prompts/list_changed"}"#;
-const RESOURCES_CHANGED: &str = r#"{"jsonrpc":"2.0","method":"notifications/resources/list_changed"}"#;
+// HTML Living Standard §9.2.4
+const LAST_EVENT_ID: &str = "last-event-id";

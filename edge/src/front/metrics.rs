@@ -18,6 +18,7 @@ use wire::mcp::method::Method;
 use crate::call::ServerName;
 use crate::error::Kind;
 use crate::ops::metrics::words;
+use crate::session::Resumed;
 
 /// See the module.
 #[derive(Clone, Debug)]
@@ -27,6 +28,7 @@ pub struct Metrics {
     in_flight: Gauge,
     streams: Family<StreamLabels, Gauge>,
     responses: Family<StatusLabels, Counter>,
+    resumptions: Family<ResumptionLabels, Counter>,
 }
 
 impl Default for Metrics {
@@ -37,6 +39,7 @@ impl Default for Metrics {
             in_flight: Gauge::default(),
             streams: Family::default(),
             responses: Family::default(),
+            resumptions: Family::default(),
         }
     }
 }
@@ -70,6 +73,11 @@ impl Metrics {
             "Responses by status; 401 and 403 mean clients set up wrongly, 503 and 429 a bound that is hit",
             self.responses.clone(),
         );
+        registry.register(
+            "resumptions",
+            "Streams that clients came back to; gone and stale ones lost events: see replay_dropped for the bound",
+            self.resumptions.clone(),
+        );
     }
 
     /// Calls on their way.
@@ -95,6 +103,19 @@ impl Metrics {
 
     pub(super) fn response(&self, status: StatusCode) {
         self.responses.get_or_create(&StatusLabels { status: status.as_u16() }).inc();
+    }
+
+    /// Counts a client that comes back to a stream; `None` is one that opens its first.
+    pub(super) fn resumption(&self, resumed: Option<&Resumed>) {
+        let outcome = match resumed {
+            None => return,
+            Some(Resumed::From(_)) => Resumption::Replayed,
+            Some(Resumed::Complete) => Resumption::Complete,
+            Some(Resumed::Gone(_)) => Resumption::Gone,
+            Some(Resumed::Stale) => Resumption::Stale,
+            Some(Resumed::Unknown) => Resumption::Unknown,
+        };
+        self.resumptions.get_or_create(&ResumptionLabels { outcome }).inc();
     }
 
     pub(super) fn stream(&self, kind: StreamKind) -> StreamCount {
@@ -249,6 +270,16 @@ pub(super) enum StreamKind {
     Session,
 }
 
+/// What became of a resumption.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Resumption {
+    Replayed,
+    Complete,
+    Gone,
+    Stale,
+    Unknown,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum CallEra {
     Modern,
@@ -291,6 +322,14 @@ words!(Ending {
 
 words!(StreamKind { Call => "call", Session => "session" });
 
+words!(Resumption {
+    Replayed => "replayed",
+    Complete => "complete",
+    Gone => "gone",
+    Stale => "stale",
+    Unknown => "unknown",
+});
+
 words!(CallEra { Modern => "modern", Legacy => "legacy" });
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -313,6 +352,11 @@ struct StreamLabels {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct StatusLabels {
     status: u16,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ResumptionLabels {
+    outcome: Resumption,
 }
 
 /// From what this process adds on its own (below a millisecond) to the longest call that is allowed.

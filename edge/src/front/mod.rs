@@ -13,6 +13,7 @@ mod classify;
 mod exchange;
 mod headers;
 mod legacy;
+mod listening;
 mod media;
 mod metrics;
 mod modern;

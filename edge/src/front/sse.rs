@@ -20,21 +20,38 @@ use wire::splice::Parts;
 
 use super::body::Body;
 use super::metrics::StreamCount;
+use crate::session::{Reader, Said, Source};
 
 /// What an event stream is made of.
-pub(super) trait Feed: Send + Sized + 'static {
-    /// The next message. Takes the feed and gives it back, so that a feed that ended cannot be asked.
-    fn next(self) -> impl Future<Output = Fed<Self>> + Send;
+pub(super) enum Feed {
+    /// Messages that are sent once.
+    Plain(Box<dyn Source>),
+    /// Messages that a client can come back for; they have ids.
+    Kept(Reader),
 }
 
-/// What [`Feed::next`] yields.
-pub(super) enum Fed<F> {
-    /// A message; more may follow.
-    More(Parts, F),
-    /// The last message.
-    Last(Parts),
-    /// Nothing more.
-    End,
+impl Feed {
+    fn poll_event(&mut self, context: &mut Context<'_>) -> Poll<Option<Parts>> {
+        match self {
+            Self::Plain(source) => source.poll_next(context).map(|said| match said {
+                Said::Message(message, _) | Said::Last(message) => Some(event(&message)),
+                Said::End => None,
+            }),
+            Self::Kept(reader) => reader.poll_next(context).map(|next| {
+                let (id, message) = next?;
+                let mut marked = Parts::from(Bytes::from(format!("id: {id}\n")));
+                marked.extend(event(&message.into()));
+                Some(marked)
+            }),
+        }
+    }
+}
+
+/// Says where the stream stands before anything has happened in it, and how long to wait before coming back:
+/// from then on a client can resume.
+// MCP 2025-11-25 basic/transports, Sending Messages: an event id and an empty data field
+pub(super) fn priming(reader: &Reader) -> Parts {
+    Bytes::from(format!("id: {}\nretry: {}\ndata:\n\n", reader.position(), RETRY.as_millis())).into()
 }
 
 /// One message as an event.
@@ -46,16 +63,16 @@ fn event(message: &Parts) -> Parts {
     event
 }
 
-/// A response that streams `first` if there is one, then what `feed` yields.
-pub(super) fn response<F: Feed>(
+/// A response that streams `first` if there is one, as it is, and then the events of `feed`.
+pub(super) fn response(
     first: Option<Parts>,
-    feed: F,
+    feed: Feed,
     keep_alive: Duration,
     count: StreamCount,
 ) -> Response<Body> {
     with_headers(Body::stream(EventStream {
-        first: first.as_ref().map(event),
-        step: Step::More(Box::pin(feed.next())),
+        first,
+        feed: Some(feed),
         quiet: Box::pin(tokio::time::sleep(keep_alive)),
         keep_alive,
         _count: count,
@@ -77,45 +94,31 @@ fn with_headers(body: Body) -> Response<Body> {
     response
 }
 
-struct EventStream<F> {
+struct EventStream {
     first: Option<Parts>,
-    step: Step<F>,
+    /// `None` once there is nothing more to come.
+    feed: Option<Feed>,
     /// Runs out when nothing was sent for `keep_alive`.
     quiet: Pin<Box<Sleep>>,
     keep_alive: Duration,
     _count: StreamCount,
 }
 
-enum Step<F> {
-    More(Pin<Box<dyn Future<Output = Fed<F>> + Send>>),
-    /// Terminal.
-    Over,
-}
-
-impl<F: Feed> EventStream<F> {
+impl EventStream {
     fn poll_event(&mut self, context: &mut Context<'_>) -> Poll<Option<Parts>> {
         if let Some(first) = self.first.take() {
             return Poll::Ready(Some(first));
         }
-        let Step::More(step) = &mut self.step else { return Poll::Ready(None) };
-        Poll::Ready(match ready!(step.as_mut().poll(context)) {
-            Fed::More(message, feed) => {
-                self.step = Step::More(Box::pin(feed.next()));
-                Some(event(&message))
-            }
-            Fed::Last(message) => {
-                self.step = Step::Over;
-                Some(event(&message))
-            }
-            Fed::End => {
-                self.step = Step::Over;
-                None
-            }
-        })
+        let Some(feed) = &mut self.feed else { return Poll::Ready(None) };
+        let event = ready!(feed.poll_event(context));
+        if event.is_none() {
+            self.feed = None;
+        }
+        Poll::Ready(event)
     }
 }
 
-impl<F: Feed> HttpBody for EventStream<F> {
+impl HttpBody for EventStream {
     type Data = Parts;
     type Error = Infallible;
 
@@ -139,3 +142,5 @@ impl<F: Feed> HttpBody for EventStream<F> {
 
 /// A comment: receivers skip it.
 const KEEP_ALIVE: &[u8] = b": keep-alive\n\n";
+/// How long a client waits before it comes back. 1 s: what SDK clients do by themselves, and no storm.
+const RETRY: Duration = Duration::from_secs(1);

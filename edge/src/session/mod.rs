@@ -12,26 +12,35 @@
 //! else; everything it holds is bounded; its end cancels its calls and closes its stream. It must not know
 //! of HTTP or JSON: `front/legacy.rs` does the talking.
 
+pub mod replay;
+mod stream;
 mod table;
 #[cfg(test)]
 mod tests;
 mod ticket;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use wire::id::RequestId;
 use wire::mcp::version::ProtocolVersion;
 
 use crate::call::{Caller, Client, Reply, ServerName, SessionKey};
 use crate::error::{Blame, Error};
+use crate::ops::drain::DrainWatch;
 use crate::permit::{self, Bound};
 use crate::router::ListChanges;
+use replay::{EventId, Room};
+use stream::{LISTENING, Stream};
 
+pub use stream::{Reader, Resumed, Said, Source};
 pub use table::{Metrics, Table};
 
 /// Bounds of sessions.
@@ -50,6 +59,8 @@ pub struct Config {
     /// Every session ends after this, so that nothing decided at its start holds for ever. 24 h: a working
     /// day never meets it.
     pub age: Duration,
+    /// What streams keep for clients that lose their connection.
+    pub replay: replay::Config,
 }
 
 impl Default for Config {
@@ -60,6 +71,7 @@ impl Default for Config {
             calls_per_session: 256,
             idle: Duration::from_secs(30 * 60),
             age: Duration::from_secs(24 * 60 * 60),
+            replay: replay::Config::default(),
         }
     }
 }
@@ -86,7 +98,9 @@ pub struct Session {
     key: SessionKey,
     born: Instant,
     calls_max: usize,
+    ended_streams_max: usize,
     refusals: permit::Metrics,
+    room: Arc<Room>,
     live: Mutex<Live>,
 }
 
@@ -97,11 +111,16 @@ struct Live {
     calls: HashMap<RequestId, CancellationToken>,
     /// What the session's connections said outside any call; taken by the stream that carries it.
     strayed: Option<Reply>,
-    /// The stream that carries what belongs to no call; cancelled when another takes its place.
-    stream: Option<CancellationToken>,
+    /// By number: of calls, and under [`LISTENING`] the one that carries what belongs to no call.
+    streams: BTreeMap<u64, Arc<Stream>>,
+    next_stream: u64,
+    /// How many read the session's own stream; more than one only while a new reader takes over.
+    listeners: usize,
     /// The last message, or the end of the last call or stream.
     last_active: Instant,
     seen: ListChanges,
+    /// The client was told things that did not reach it, and nobody knows any more which.
+    stale: bool,
 }
 
 /// See the drawing above.
@@ -170,6 +189,7 @@ impl Session {
         }
         let cancelled = self.key.ended.child_token();
         live.calls.insert(id.clone(), cancelled.clone());
+        let cancelled = Box::pin(cancelled.cancelled_owned());
         Ok(InFlight { session: self.clone(), id, cancelled })
     }
 
@@ -179,16 +199,63 @@ impl Session {
         call.inspect(CancellationToken::cancel).is_some()
     }
 
-    /// Takes the place of the session's stream; one that was there ends.
-    pub fn attach(self: &Arc<Self>) -> Attached {
-        let mine = self.key.ended.child_token();
-        // Under the lock, so that an `Attached` whose token is not cancelled still has the place.
+    /// A stream for what belongs to no call; a reader that was there ends. `source` is asked for once in the
+    /// life of a session: what it yields while nobody reads waits for the next reader.
+    pub fn listen(self: &Arc<Self>, source: impl FnOnce(Option<Reply>) -> Box<dyn Source>) -> Reader {
         let mut live = self.live();
-        if let Some(old) = live.stream.replace(mine.clone()) {
-            old.cancel();
-        }
+        let stream = match live.streams.get(&LISTENING) {
+            Some(stream) => stream.clone(),
+            None => {
+                let source = (live.phase != Phase::Ended).then(|| source(live.strayed.take()));
+                let stream = Arc::new(Stream::new(LISTENING, source, self.room.clone(), None));
+                if live.phase != Phase::Ended {
+                    live.streams.insert(LISTENING, stream.clone());
+                }
+                stream
+            }
+        };
         drop(live);
-        Attached { session: self.clone(), over: mine }
+        stream.attach(self)
+    }
+
+    /// A stream for what one call yields, which goes on without a reader until the process is cut. `lost` is
+    /// what is said to a client that comes back when too much of it is no longer kept.
+    pub fn stream(self: &Arc<Self>, source: Box<dyn Source>, drain: DrainWatch, lost: Bytes) -> Reader {
+        let mut live = self.live();
+        live.next_stream += 1;
+        let number = live.next_stream;
+        let stream = Arc::new(Stream::new(number, Some(source), self.room.clone(), Some((drain, lost))));
+        if live.phase != Phase::Ended {
+            live.streams.insert(number, stream.clone());
+        }
+        let others: Vec<_> =
+            live.streams.values().filter(|other| other.number() != LISTENING).cloned().collect();
+        drop(live); // a stream's lock comes first
+        let ended: Vec<_> = others.into_iter().filter(|other| other.has_ended()).collect();
+        let over = ended.len().saturating_sub(self.ended_streams_max);
+        ended.iter().take(over).for_each(|oldest| self.forget(oldest));
+        stream.attach(self)
+    }
+
+    /// The stream in which a client stopped reading at `id`.
+    // MCP 2025-11-25 basic/transports, Resumability: that stream's later messages and no other's
+    pub fn resume(self: &Arc<Self>, id: EventId) -> Resumed {
+        if id.session != self.key.number {
+            return Resumed::Unknown;
+        }
+        let live = self.live();
+        let (stream, was) = (live.streams.get(&id.stream).cloned(), id.stream <= live.next_stream);
+        drop(live);
+        match stream {
+            Some(stream) => stream.resume(self, id.seq),
+            None if was && id.stream != LISTENING => Resumed::Gone(None),
+            None => Resumed::Unknown,
+        }
+    }
+
+    /// What the client knows may be wrong: it is told of everything as changed.
+    pub fn lost_track(&self) {
+        self.live().stale = true;
     }
 
     /// Which lists changed since the client was last told; it counts as told now. Nothing is told before the
@@ -196,11 +263,14 @@ impl Session {
     pub fn news(&self, now: ListChanges) -> News {
         let mut live = self.live();
         let seen = std::mem::replace(&mut live.seen, now);
-        let ready = live.phase == Phase::Ready;
+        if live.phase != Phase::Ready {
+            return News::default();
+        }
+        let stale = std::mem::take(&mut live.stale);
         News {
-            tools: ready && seen.tools != now.tools,
-            prompts: ready && seen.prompts != now.prompts,
-            resources: ready && seen.resources != now.resources,
+            tools: stale || seen.tools != now.tools,
+            prompts: stale || seen.prompts != now.prompts,
+            resources: stale || seen.resources != now.resources,
         }
     }
 
@@ -217,18 +287,40 @@ impl Session {
     /// Whether no call and no stream is open, and since when.
     fn idle_since(&self) -> Option<Instant> {
         let live = self.live();
-        (live.calls.is_empty() && live.stream.is_none()).then_some(live.last_active)
+        (live.calls.is_empty() && live.listeners == 0).then_some(live.last_active)
+    }
+
+    /// Drops what streams keep for too long, and streams of which nothing is left.
+    fn expire_streams(&self, now: Instant) {
+        let streams: Vec<_> = self.live().streams.values().cloned().collect();
+        streams.iter().filter(|stream| !stream.expire(now)).for_each(|stream| self.forget(stream));
+    }
+
+    fn forget(&self, stream: &Stream) {
+        self.live().streams.remove(&stream.number());
+    }
+
+    fn listener_came(&self) {
+        self.live().listeners += 1;
+    }
+
+    fn listener_left(&self) {
+        let mut live = self.live();
+        live.listeners = live.listeners.saturating_sub(1);
+        live.last_active = Instant::now();
     }
 
     fn end(&self) {
-        let unheard = {
-            let mut live = self.live();
-            live.phase = Phase::Ended;
-            live.strayed.take()
-        };
-        // After the lock: what was asked in it is refused.
-        drop(unheard);
+        let mut live = self.live();
+        live.phase = Phase::Ended;
+        let (streams, strayed) = (std::mem::take(&mut live.streams), live.strayed.take());
+        drop(live); // what was asked in it is refused, and may want the lock
+        drop(strayed);
         self.key.ended.cancel();
+        // The streams of calls end by themselves, for the calls are cancelled.
+        if let Some(listening) = streams.get(&LISTENING) {
+            listening.close();
+        }
     }
 
     fn live(&self) -> MutexGuard<'_, Live> {
@@ -270,13 +362,18 @@ pub enum Refused {
 pub struct InFlight {
     session: Arc<Session>,
     id: RequestId,
-    cancelled: CancellationToken,
+    cancelled: Pin<Box<WaitForCancellationFutureOwned>>,
 }
 
 impl InFlight {
-    /// Resolves when the client cancels the call, or its session ends.
-    pub async fn cancelled(&self) {
-        self.cancelled.cancelled().await;
+    /// The session it belongs to.
+    pub fn session(&self) -> &Arc<Session> {
+        &self.session
+    }
+
+    /// Ready when the client cancels the call, or its session ends. Not to be asked again then.
+    pub fn poll_cancelled(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        self.cancelled.as_mut().poll(context)
     }
 
     /// Whether the session is over, and not just this call.
@@ -289,35 +386,6 @@ impl Drop for InFlight {
     fn drop(&mut self) {
         let mut live = self.session.live();
         live.calls.remove(&self.id);
-        live.last_active = Instant::now();
-    }
-}
-
-/// The session's stream. Dropping it gives the place back, unless another stream has taken it.
-#[derive(Debug)]
-pub struct Attached {
-    session: Arc<Session>,
-    over: CancellationToken,
-}
-
-impl Attached {
-    /// The session it belongs to.
-    pub fn session(&self) -> &Arc<Session> {
-        &self.session
-    }
-
-    /// Resolves when the session ends or another stream takes the place.
-    pub async fn over(&self) {
-        self.over.cancelled().await;
-    }
-}
-
-impl Drop for Attached {
-    fn drop(&mut self) {
-        let mut live = self.session.live();
-        if !self.over.is_cancelled() {
-            live.stream = None;
-        }
         live.last_active = Instant::now();
     }
 }

@@ -3,8 +3,8 @@
 //! One lock over two maps: a look-up holds it for less than a microsecond, so shards would buy nothing until
 //! there are millions of requests a second. What is not here: what a session does (`session`).
 
-use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -16,6 +16,7 @@ use prometheus_client::registry::Registry;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::replay::{self, Room};
 use super::ticket::{self, Ticket};
 use super::{Birth, Config, Live, Phase, Session};
 use crate::call::{Caller, ServerName, SessionKey, reply};
@@ -41,6 +42,8 @@ struct Shared {
     /// Tells this process's numbers from those of others that have the same key.
     instance: [u8; 8],
     next_number: AtomicU64,
+    /// Bytes that all streams keep.
+    replay_bytes: Arc<AtomicUsize>,
     sessions: Mutex<Sessions>,
 }
 
@@ -70,6 +73,7 @@ impl Table {
             instance: sealer.random()?,
             sealer,
             next_number: AtomicU64::new(1),
+            replay_bytes: Arc::default(),
             sessions: Mutex::default(),
         });
         drain.spawn(sweep(shared.clone()));
@@ -146,10 +150,15 @@ impl Shared {
             strayed: Some(strayed),
             phase: Phase::Opening,
             calls: HashMap::new(),
-            stream: None,
+            streams: BTreeMap::new(),
+            next_stream: 0,
+            listeners: 0,
             last_active: now,
             seen: birth.seen,
+            stale: false,
         };
+        let replay = self.config.replay.clone();
+        let ended_streams_max = replay.ended_streams;
         Ok(Session {
             id,
             birth,
@@ -161,7 +170,9 @@ impl Shared {
             },
             born: now,
             calls_max: self.config.calls_per_session,
+            ended_streams_max,
             refusals: self.refusals.clone(),
+            room: Arc::new(Room::new(replay, self.metrics.replay.clone(), self.replay_bytes.clone())),
             live: Mutex::new(live),
         })
     }
@@ -205,8 +216,9 @@ impl Shared {
         let now = Instant::now();
         let all: Vec<_> = self.sessions().by_number.values().cloned().collect();
         for session in &all {
-            if let Some(cause) = self.expiry(session, now) {
-                self.end(session, cause);
+            match self.expiry(session, now) {
+                Some(cause) => self.end(session, cause),
+                None => session.expire_streams(now),
             }
         }
         self.sessions().by_number.len()
@@ -263,6 +275,7 @@ pub struct Metrics {
     open: Gauge,
     opened: Counter,
     ended: Family<EndLabel, Counter>,
+    replay: replay::Metrics,
 }
 
 impl Metrics {
@@ -283,10 +296,16 @@ impl Metrics {
             "Sessions ended by cause; many by age or idle mean clients that never delete theirs",
             self.ended.clone(),
         );
+        self.replay.register(registry);
     }
 
     /// Open sessions.
     pub fn open(&self) -> i64 {
         self.open.get()
+    }
+
+    /// Bytes that streams keep for clients whose connection breaks.
+    pub fn replay_bytes(&self) -> i64 {
+        self.replay.bytes()
     }
 }

@@ -1,6 +1,26 @@
+use std::future::poll_fn;
+
 use super::*;
 use crate::ops::drain::Drain;
 use crate::seal::{self, Sealer};
+
+/// Says nothing, ever.
+struct Silence;
+
+impl Source for Silence {
+    fn poll_next(&mut self, _: &mut Context<'_>) -> Poll<Said> {
+        Poll::Pending
+    }
+}
+
+fn listen(session: &Arc<Session>) -> Reader {
+    session.listen(|_| Box::new(Silence))
+}
+
+/// Waits for the end of a stream in which nothing is said.
+async fn over(mut reader: Reader) {
+    assert!(poll_fn(|context| reader.poll_next(context)).await.is_none());
+}
 
 fn birth(principal: &str) -> Birth {
     Birth {
@@ -42,17 +62,17 @@ async fn ids_are_long_and_never_the_same() {
 async fn an_ended_session_starts_nothing_and_stays_ended() {
     let (table, metrics) = table(Config::default(), &Drain::new());
     let session = table.open(birth("p")).unwrap();
-    let call = session.begin(id("1")).unwrap();
-    let stream = session.attach();
+    let mut call = session.begin(id("1")).unwrap();
+    let stream = listen(&session);
     table.delete(&session);
     table.delete(&session);
     assert_eq!(metrics.open(), 0);
-    call.cancelled().await;
-    stream.over().await;
+    poll_fn(|context| call.poll_cancelled(context)).await;
+    over(stream).await;
     assert!(call.session_ended());
     session.initialized();
     assert_eq!(session.begin(id("2")).unwrap_err(), Refused::Ended);
-    session.attach().over().await;
+    over(listen(&session)).await;
     assert_eq!(session.news(ListChanges { tools: 1, ..ListChanges::default() }), News::default());
 }
 
@@ -60,10 +80,10 @@ async fn an_ended_session_starts_nothing_and_stays_ended() {
 async fn ids_of_calls_are_told_apart_by_type() {
     let (table, _) = table(Config::default(), &Drain::new());
     let session = table.open(birth("p")).unwrap();
-    let (number, text) = (session.begin(id("1")).unwrap(), session.begin(id(r#""1""#)).unwrap());
+    let (number, mut text) = (session.begin(id("1")).unwrap(), session.begin(id(r#""1""#)).unwrap());
     assert_eq!(session.begin(id("1")).unwrap_err(), Refused::Duplicate);
     assert!(session.cancel(&id(r#""1""#)));
-    text.cancelled().await;
+    poll_fn(|context| text.poll_cancelled(context)).await;
     assert!(!text.session_ended());
     drop(text);
     assert!(!session.cancel(&id(r#""1""#)));
@@ -76,10 +96,9 @@ async fn a_stream_that_was_replaced_does_not_give_the_place_back() {
     let drain = Drain::new();
     let (table, _) = table(Config { idle: Duration::ZERO, ..Config::default() }, &drain);
     let session = table.open(birth("p")).unwrap();
-    let old = session.attach();
-    let new = session.attach();
-    old.over().await;
-    drop(old);
+    let old = listen(&session);
+    let new = listen(&session);
+    over(old).await;
     assert!(session.idle_since().is_none(), "the new one is still there");
     drop(new);
     assert!(session.idle_since().is_some());
@@ -108,13 +127,13 @@ async fn the_cut_ends_what_does_not_finish() {
     let drain = Drain::new();
     let (table, metrics) = table(Config::default(), &drain);
     let session = table.open(birth("p")).unwrap();
-    let call = session.begin(id("1")).unwrap();
+    let mut call = session.begin(id("1")).unwrap();
     let idle = table.open(birth("p")).unwrap();
     let drained = tokio::spawn(drain.run(Duration::ZERO, Duration::from_secs(20)));
     idle.key().ended.cancelled().await;
     assert!(!session.key().ended.is_cancelled());
     assert!(table.open(birth("p")).is_err());
-    call.cancelled().await;
+    poll_fn(|context| call.poll_cancelled(context)).await;
     drained.await.unwrap();
     assert_eq!(metrics.open(), 0);
 }

@@ -116,6 +116,7 @@ async fn a_long_silence_begins_a_stream_that_says_it_is_alive() {
     let response = sending(&stage, post(CALL, &[("mcp-session-id", &id)])).await.unwrap();
     assert_eq!(start.elapsed(), Duration::from_secs(10));
     let mut stream = response.into_body();
+    primed(&mut stream).await;
     assert_eq!(event(&mut stream).await.unwrap(), ": keep-alive\n\n");
     assert_eq!(start.elapsed(), Duration::from_secs(25));
     let (_call, responder) = stage.take_open();
@@ -222,6 +223,7 @@ async fn a_call_cancelled_after_its_stream_began_gets_no_response() {
     let id = stage.session("2025-11-25").await;
     let headers = [("mcp-session-id", id.as_str())];
     let mut stream = sending(&stage, post(CALL, &headers)).await.unwrap().into_body();
+    primed(&mut stream).await;
     stage.send(post(&cancel("1"), &headers)).await;
     assert_eq!(event(&mut stream).await, None);
 }

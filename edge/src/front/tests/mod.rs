@@ -5,6 +5,7 @@ mod calls;
 mod door;
 mod pipe;
 mod plain;
+mod resume;
 mod sessions;
 mod stateless;
 mod watching;
@@ -212,6 +213,13 @@ async fn event(body: &mut Body) -> Option<String> {
     let frame = body.frame().await?.unwrap();
     let bytes = frame.into_data().unwrap().into_bytes();
     Some(String::from_utf8(bytes.to_vec()).unwrap())
+}
+
+/// What makes a stream of the newest legacy revision one that can be resumed; its id.
+async fn primed(body: &mut Body) -> String {
+    let first = event(body).await.unwrap();
+    let id = first.strip_prefix("id: ").and_then(|rest| rest.strip_suffix("\nretry: 1000\ndata:\n\n"));
+    id.unwrap_or_else(|| panic!("no priming event: {first}")).to_owned()
 }
 
 /// Progress as a server sends it, with the token of its own connection.

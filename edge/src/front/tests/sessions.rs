@@ -35,7 +35,9 @@ async fn listen(stage: &Stage, id: &str) -> Body {
     assert_eq!(response.status(), 200);
     assert_eq!(response.headers()["content-type"], "text/event-stream");
     assert_eq!(response.headers()["x-accel-buffering"], "no");
-    response.into_body()
+    let mut stream = response.into_body();
+    primed(&mut stream).await;
+    stream
 }
 
 fn changed(stage: &Stage, tools: u64, prompts: u64, resources: u64) {

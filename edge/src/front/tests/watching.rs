@@ -34,6 +34,7 @@ async fn what_goes_in_comes_out_or_is_on_its_way() {
     assert_eq!((stage.metrics.in_flight(), stage.metrics.streams()), (1, 1));
     let cancel = r#"{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":1}}"#;
     stage.send(post(cancel, &header)).await;
+    primed(&mut stream).await;
     assert_eq!(event(&mut stream).await, None);
     drop(stream);
     assert_eq!(stage.metrics.calls(CallClass::ToolsCall, Ending::Cancelled), 1);

@@ -1,0 +1,102 @@
+//! What a session's client hears that belongs to no call: changed lists.
+//!
+//! What happens while no stream is open waits, bounded, and is told first when one is. What is not here: who
+//! reads it and what is kept for resumption (`session/stream`).
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use tokio::sync::watch;
+use wire::splice::Parts;
+
+use crate::call::Reply;
+use crate::ops::drain::DrainWatch;
+use crate::router::ListChanges;
+use crate::session::replay::Weight;
+use crate::session::{Said, Session, Source};
+
+/// See the module.
+pub(super) struct Listening {
+    session: Arc<Session>,
+    /// What the session's own connections say; held, because to drop it would tell them that nobody listens.
+    _strayed: Option<Reply>,
+    changes: watch::Receiver<ListChanges>,
+    drain: DrainWatch,
+    /// Notifications not yet sent; at most one of each kind.
+    waiting: VecDeque<&'static str>,
+    /// Resolves when there may be more to say; made when there is nothing.
+    news: Option<Pin<Box<dyn Future<Output = News> + Send>>>,
+}
+
+enum News {
+    Changed,
+    /// The process stops.
+    End,
+}
+
+impl Listening {
+    pub(super) fn new(
+        session: Arc<Session>,
+        strayed: Option<Reply>,
+        changes: watch::Receiver<ListChanges>,
+        drain: DrainWatch,
+    ) -> Self {
+        Self { session, _strayed: strayed, changes, drain, waiting: VecDeque::new(), news: None }
+    }
+
+    /// What changed since the client was last told, also while no stream was open.
+    fn catch_up(&mut self) {
+        let now = *self.changes.borrow_and_update();
+        let news = self.session.news(now);
+        let all = [
+            (news.tools, TOOLS_CHANGED),
+            (news.prompts, PROMPTS_CHANGED),
+            (news.resources, RESOURCES_CHANGED),
+        ];
+        self.waiting.extend(all.into_iter().filter(|(changed, _)| *changed).map(|(_, notice)| notice));
+    }
+
+    fn poll_news(&mut self, context: &mut Context<'_>) -> Poll<News> {
+        let news = self.news.get_or_insert_with(|| {
+            let (mut changes, drain) = (self.changes.clone(), self.drain.clone());
+            Box::pin(async move {
+                tokio::select! {
+                    biased;
+                    () = drain.stopping() => News::End,
+                    changed = changes.changed() => match changed {
+                        Ok(()) => News::Changed,
+                        Err(_) => News::End, // the router is gone, and with it this process
+                    },
+                }
+            })
+        });
+        let news = std::task::ready!(news.as_mut().poll(context));
+        self.news = None;
+        Poll::Ready(news)
+    }
+}
+
+impl Source for Listening {
+    fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Said> {
+        loop {
+            if self.waiting.is_empty() {
+                self.catch_up();
+            }
+            if let Some(notice) = self.waiting.pop_front() {
+                let message = Parts::from(Bytes::from_static(notice.as_bytes()));
+                return Poll::Ready(Said::Message(message, Weight::Lasting));
+            }
+            match std::task::ready!(self.poll_news(context)) {
+                News::Changed => {}
+                News::End => return Poll::Ready(Said::End),
+            }
+        }
+    }
+}
+
+const TOOLS_CHANGED: &str = r#"{"jsonrpc":"2.0","method":"notifications/tools/list_changed"}"#;
+const PROMPTS_CHANGED: &str = r#"{"jsonrpc":"2.0","method":"notifications/prompts/list_changed"}"#;
+const RESOURCES_CHANGED: &str = r#"{"jsonrpc":"2.0","method":"notifications/resources/list_changed"}"#;

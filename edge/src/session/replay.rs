@@ -1,0 +1,296 @@
+//! What a stream has said, kept for a client whose connection broke.
+//!
+//! Guarantees: an event is found again under its own stream only; what is no longer there is never passed
+//! over in silence; events, bytes and age are bounded, the bytes also per session and in all. Pure: no
+//! timers, no I/O; nothing is allocated before the first event. It must not know what an event means.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+use tokio::time::Instant;
+
+use crate::ops::metrics::words;
+
+/// Bounds of what is kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Events of one stream. 256: a chatty call of some minutes.
+    pub events: usize,
+    /// Bytes of one stream; the newest event is kept whatever its size. 1 MiB: most answers, and logs of some
+    /// minutes before one.
+    pub stream_bytes: usize,
+    /// Bytes of one session. 16 MiB: the largest answer there is, and a quarter of all at most.
+    pub session_bytes: usize,
+    /// Bytes in all. 64 MiB: an eighth of a pod with the usual 512 MiB limit.
+    pub bytes: usize,
+    /// How long an event is kept. 5 m: clients come back after seconds, a laptop that changes networks after a
+    /// minute or two.
+    pub age: Duration,
+    /// Streams of one session whose call has ended. 64: a client that calls in parallel loses them all at once.
+    pub ended_streams: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            events: 256,
+            stream_bytes: 1 << 20,
+            session_bytes: 16 << 20,
+            bytes: 64 << 20,
+            age: Duration::from_secs(5 * 60),
+            ended_streams: 64,
+        }
+    }
+}
+
+/// Where a client stopped reading: session, stream and place in it.
+// MCP 2025-11-25 basic/transports, Resumability: unique in the session, and it tells the stream
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EventId {
+    /// The number of the session, so that an id that outlived its session means nothing in the next one.
+    pub session: u64,
+    /// The number of the stream in its session.
+    pub stream: u64,
+    /// The place in the stream; 0 is before its first event.
+    pub seq: u64,
+}
+
+impl EventId {
+    /// `None` for what was never an id of ours.
+    pub fn parse(text: &str) -> Option<Self> {
+        let mut numbers = text.split('-').map(|digits| {
+            let plain = digits.bytes().all(|byte| byte.is_ascii_hexdigit());
+            u64::from_str_radix(digits, 16).ok().filter(|_| plain)
+        });
+        let mut next = || numbers.next().flatten();
+        let id = Self { session: next()?, stream: next()?, seq: next()? };
+        numbers.next().is_none().then_some(id)
+    }
+}
+
+impl fmt::Display for EventId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:x}-{:x}-{:x}", self.session, self.stream, self.seq)
+    }
+}
+
+/// Whether an event may be missing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Weight {
+    /// A later one says more, like progress: it is the first to go, and nothing is lost by it.
+    Passing,
+    /// Its loss has to be told.
+    Lasting,
+}
+
+/// The latest events of one stream.
+#[derive(Debug)]
+pub struct Ring {
+    events: VecDeque<Kept>,
+    bytes: usize,
+    /// The number of the latest event.
+    last: u64,
+    /// The latest of the lasting events that are no longer here.
+    lost: u64,
+    room: Arc<Room>,
+}
+
+#[derive(Debug)]
+struct Kept {
+    seq: u64,
+    at: Instant,
+    weight: Weight,
+    message: Bytes,
+}
+
+/// What comes after a place in a stream.
+#[derive(Debug)]
+pub enum Since<I> {
+    /// These events, oldest first, and what the stream will say.
+    From(I),
+    /// Some of it is no longer there.
+    Gone,
+}
+
+impl Ring {
+    /// Empty.
+    pub fn new(room: Arc<Room>) -> Self {
+        Self { events: VecDeque::new(), bytes: 0, last: 0, lost: 0, room }
+    }
+
+    /// The number of the latest event; 0 before the first.
+    pub fn last(&self) -> u64 {
+        self.last
+    }
+
+    /// Whether nothing is kept.
+    pub fn is_empty(&self) -> bool {
+        self.events.is_empty()
+    }
+
+    /// Keeps an event; its number.
+    pub fn push(&mut self, message: Bytes, weight: Weight, now: Instant) -> u64 {
+        self.expire(now);
+        self.last += 1;
+        let (seq, bytes, room) = (self.last, message.len(), self.room.clone());
+        while self.events.len() >= room.config.events && self.drop_one(Reason::Events) {}
+        while self.bytes + bytes > room.config.stream_bytes && self.drop_one(Reason::StreamBytes) {}
+        while !room.take(bytes) {
+            if !self.drop_one(Reason::Bytes) {
+                self.count_out(seq, weight, Reason::Bytes);
+                return seq;
+            }
+        }
+        self.bytes += bytes;
+        self.events.push_back(Kept { seq, at: now, weight, message });
+        seq
+    }
+
+    /// What comes after `seq`.
+    pub fn since(&self, seq: u64) -> Since<impl Iterator<Item = (u64, &Bytes)>> {
+        if seq < self.lost {
+            return Since::Gone;
+        }
+        let start = self.events.partition_point(|kept| kept.seq <= seq);
+        Since::From(self.events.iter().skip(start).map(|kept| (kept.seq, &kept.message)))
+    }
+
+    /// Drops what is too old.
+    pub fn expire(&mut self, now: Instant) {
+        while self.events.front().is_some_and(|oldest| now.duration_since(oldest.at) >= self.room.config.age)
+        {
+            self.drop_at(0, Reason::Age);
+        }
+        if self.events.is_empty() {
+            self.events = VecDeque::new();
+        }
+    }
+
+    /// The oldest that nobody would miss, else the oldest. `false`: there is none.
+    fn drop_one(&mut self, reason: Reason) -> bool {
+        let passing = self.events.iter().position(|kept| kept.weight == Weight::Passing);
+        self.drop_at(passing.unwrap_or(0), reason)
+    }
+
+    fn drop_at(&mut self, index: usize, reason: Reason) -> bool {
+        let Some(kept) = self.events.remove(index) else { return false };
+        self.bytes -= kept.message.len();
+        self.room.give(kept.message.len());
+        self.count_out(kept.seq, kept.weight, reason);
+        true
+    }
+
+    fn count_out(&mut self, seq: u64, weight: Weight, reason: Reason) {
+        if weight == Weight::Lasting {
+            self.lost = self.lost.max(seq);
+        }
+        self.room.metrics.dropped.get_or_create(&DropLabel { bound: reason }).inc();
+    }
+}
+
+impl Drop for Ring {
+    fn drop(&mut self) {
+        self.room.give(self.bytes);
+    }
+}
+
+/// The room that the rings of one session have, inside the room of all.
+#[derive(Debug)]
+pub struct Room {
+    config: Config,
+    metrics: Metrics,
+    held: AtomicUsize,
+    all: Arc<AtomicUsize>,
+}
+
+impl Room {
+    /// Room within what `all` sessions hold together.
+    pub fn new(config: Config, metrics: Metrics, all: Arc<AtomicUsize>) -> Self {
+        Self { config, metrics, held: AtomicUsize::new(0), all }
+    }
+
+    fn take(&self, bytes: usize) -> bool {
+        if !take(&self.held, bytes, self.config.session_bytes) {
+            return false;
+        }
+        if !take(&self.all, bytes, self.config.bytes) {
+            self.held.fetch_sub(bytes, Ordering::Relaxed);
+            return false;
+        }
+        self.metrics.bytes.inc_by(gauge(bytes));
+        true
+    }
+
+    fn give(&self, bytes: usize) {
+        self.held.fetch_sub(bytes, Ordering::Relaxed);
+        self.all.fetch_sub(bytes, Ordering::Relaxed);
+        self.metrics.bytes.dec_by(gauge(bytes));
+    }
+}
+
+// The counts guard nothing but themselves, so no order with other memory is needed.
+fn take(held: &AtomicUsize, bytes: usize, limit_bytes: usize) -> bool {
+    let more = |held: usize| held.checked_add(bytes).filter(|sum| *sum <= limit_bytes);
+    held.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok()
+}
+
+fn gauge(bytes: usize) -> i64 {
+    i64::try_from(bytes).unwrap_or(i64::MAX)
+}
+
+/// Why an event is no longer kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Reason {
+    Events,
+    StreamBytes,
+    /// Of the session, or of all.
+    Bytes,
+    Age,
+}
+
+words!(Reason { Events => "events", StreamBytes => "stream_bytes", Bytes => "bytes", Age => "age" });
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct DropLabel {
+    bound: Reason,
+}
+
+/// What is kept, and what no longer is.
+#[derive(Clone, Debug, Default)]
+pub struct Metrics {
+    bytes: Gauge,
+    dropped: Family<DropLabel, Counter>,
+}
+
+impl Metrics {
+    /// Registers under the process's prefix.
+    pub fn register(&self, registry: &mut Registry) {
+        registry.register(
+            "replay_bytes",
+            "Bytes of events kept for clients that lose their connection; near 64 MiB newer ones are not kept",
+            self.bytes.clone(),
+        );
+        registry.register(
+            "replay_dropped",
+            "Events no longer kept, by bound; all but age mean calls that say much, or many clients",
+            self.dropped.clone(),
+        );
+    }
+
+    /// Bytes kept.
+    pub fn bytes(&self) -> i64 {
+        self.bytes.get()
+    }
+}
+
+#[cfg(test)]
+mod tests;

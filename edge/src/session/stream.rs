@@ -1,0 +1,276 @@
+//! A stream of messages to the session's client, and the reader that has it at the moment.
+//!
+//! ```text
+//!              poll                       poll
+//!  Source ───────────▶ Stream ─▶ ring ─────────▶ Reader   (a response's body)
+//!                        ▲                          │ dropped in mid-call
+//!                        └────────── keeper ◀───────┘     (a task that reads on, until a client resumes)
+//! ```
+//! Guarantees: a stream has one reader at a time, the newest; what a reader takes is kept in the ring first,
+//! so that who resumes finds every message once; a message belongs to one stream.
+// MCP 2025-11-25 basic/transports, Resumability and Redelivery
+
+use std::fmt;
+use std::future::poll_fn;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+
+use bytes::{BufMut, Bytes, BytesMut};
+use tokio::time::Instant;
+use wire::splice::Parts;
+
+use super::Session;
+use super::replay::{EventId, Ring, Room, Since, Weight};
+use crate::ops::drain::DrainWatch;
+
+/// Where messages to one client come from: a call, or what belongs to no call.
+pub trait Source: Send {
+    /// The next message, as JSON-RPC text. Not asked again after the last one.
+    fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Said>;
+}
+
+/// What [`Source::poll_next`] yields.
+#[derive(Debug)]
+pub enum Said {
+    /// A message; more may follow.
+    Message(Parts, Weight),
+    /// The last message.
+    Last(Parts),
+    /// Nothing more.
+    End,
+}
+
+/// See the module.
+pub(super) struct Stream {
+    number: u64,
+    /// Set where messages come on without a reader: the end of the process cuts that short.
+    alone: Option<DrainWatch>,
+    /// Said instead of what is no longer kept.
+    lost: Bytes,
+    state: Mutex<State>,
+}
+
+struct State {
+    ring: Ring,
+    /// `None` once there is nothing more to come.
+    source: Option<Box<dyn Source>>,
+    /// Counts readers; the latest is the one that reads.
+    reader: u64,
+    waker: Option<Waker>,
+}
+
+/// What a client finds that comes back to a stream.
+#[derive(Debug)]
+pub enum Resumed {
+    /// What it missed, and then what comes.
+    From(Reader),
+    /// It has missed nothing, and nothing more will come.
+    Complete,
+    /// Some of what it missed is no longer kept; the message that says so, if it is known what waits for it.
+    Gone(Option<Bytes>),
+    /// The session's own stream has lost some of what the client missed.
+    Stale,
+    /// No stream of this session.
+    Unknown,
+}
+
+impl Stream {
+    pub(super) fn new(
+        number: u64,
+        source: Option<Box<dyn Source>>,
+        room: Arc<Room>,
+        ending: Option<(DrainWatch, Bytes)>,
+    ) -> Self {
+        let (alone, lost) = ending.unzip();
+        let state = State { ring: Ring::new(room), source, reader: 0, waker: None };
+        Self { number, alone, lost: lost.unwrap_or_default(), state: Mutex::new(state) }
+    }
+
+    pub(super) fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// A reader from the end of what was said so far.
+    pub(super) fn attach(self: &Arc<Self>, session: &Arc<Session>) -> Reader {
+        let mut state = self.lock();
+        let seq = state.ring.last();
+        self.reader(session, &mut state, seq)
+    }
+
+    /// A reader from behind `seq`.
+    pub(super) fn resume(self: &Arc<Self>, session: &Arc<Session>, seq: u64) -> Resumed {
+        let mut state = self.lock();
+        state.ring.expire(Instant::now());
+        if seq > state.ring.last() {
+            return Resumed::Unknown;
+        }
+        let nothing_left = match state.ring.since(seq) {
+            Since::Gone => return self.gone(),
+            Since::From(mut missed) => missed.next().is_none(),
+        };
+        if nothing_left && state.source.is_none() {
+            return Resumed::Complete;
+        }
+        Resumed::From(self.reader(session, &mut state, seq))
+    }
+
+    fn gone(&self) -> Resumed {
+        if self.number == LISTENING { Resumed::Stale } else { Resumed::Gone(Some(self.lost.clone())) }
+    }
+
+    fn reader(self: &Arc<Self>, session: &Arc<Session>, state: &mut State, seq: u64) -> Reader {
+        state.reader += 1;
+        if let Some(waker) = state.waker.take() {
+            waker.wake(); // the reader before this one, to its end
+        }
+        if self.number == LISTENING {
+            session.listener_came();
+        }
+        Reader { session: session.clone(), stream: self.clone(), number: state.reader, seq }
+    }
+
+    /// Ends it: whoever reads, reads no more.
+    pub(super) fn close(&self) {
+        let mut state = self.lock();
+        state.reader += 1;
+        let (source, waker) = (state.source.take(), state.waker.take());
+        drop(state); // what the source holds may want other locks
+        drop(source);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    /// Drops what is too old. `false`: then nothing is left of a stream that has ended.
+    pub(super) fn expire(&self, now: Instant) -> bool {
+        let mut state = self.lock();
+        state.ring.expire(now);
+        state.source.is_some() || !state.ring.is_empty()
+    }
+
+    pub(super) fn has_ended(&self) -> bool {
+        self.lock().source.is_none()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Every state inside is valid at any point, so a poisoned lock carries no news.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// The next message behind `seq`; `None` at the end.
+    fn poll_after(&mut self, seq: u64, context: &mut Context<'_>) -> Poll<Option<(u64, Bytes)>> {
+        match self.ring.since(seq) {
+            Since::From(mut kept) => {
+                if let Some((seq, message)) = kept.next() {
+                    return Poll::Ready(Some((seq, message.clone())));
+                }
+            }
+            // It aged away under a client that reads too slowly, which will be told when it comes back.
+            Since::Gone => return Poll::Ready(None),
+        }
+        let Some(source) = &mut self.source else { return Poll::Ready(None) };
+        let (message, weight) = match source.poll_next(context) {
+            Poll::Pending => {
+                self.waker = Some(context.waker().clone());
+                return Poll::Pending;
+            }
+            Poll::Ready(Said::Message(message, weight)) => (message, weight),
+            Poll::Ready(Said::Last(message)) => {
+                self.source = None;
+                (message, Weight::Lasting)
+            }
+            Poll::Ready(Said::End) => {
+                self.source = None;
+                return Poll::Ready(None);
+            }
+        };
+        let message = compact(&message);
+        let seq = self.ring.push(message.clone(), weight, Instant::now());
+        Poll::Ready(Some((seq, message)))
+    }
+}
+
+/// A copy: a message is often a small slice of a large read buffer, which must not be kept for minutes.
+fn compact(message: &Parts) -> Bytes {
+    let mut whole = BytesMut::with_capacity(message.len_bytes());
+    message.iter().for_each(|slice| whole.put_slice(slice));
+    whole.freeze()
+}
+
+/// The one that has a stream at the moment. Dropping it gives the stream back.
+pub struct Reader {
+    session: Arc<Session>,
+    stream: Arc<Stream>,
+    /// Which of the stream's readers this is.
+    number: u64,
+    /// The last event it took.
+    seq: u64,
+}
+
+impl Reader {
+    /// Where it stands: before what it takes next.
+    pub fn position(&self) -> EventId {
+        EventId { session: self.session.key.number, stream: self.stream.number, seq: self.seq }
+    }
+
+    /// The next message and where it stands in the stream. `None`: the stream is over, or has another reader.
+    pub fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<(EventId, Bytes)>> {
+        let mut state = self.stream.lock();
+        if state.reader != self.number {
+            return Poll::Ready(None);
+        }
+        let next = std::task::ready!(state.poll_after(self.seq, context));
+        drop(state);
+        Poll::Ready(next.map(|(seq, message)| {
+            self.seq = seq;
+            (self.position(), message)
+        }))
+    }
+
+    /// Takes what comes, for a client that has left and may come back.
+    async fn keep(mut self, drain: DrainWatch) {
+        let stream = self.stream.clone();
+        let to_the_end = async { while poll_fn(|context| self.poll_next(context)).await.is_some() {} };
+        tokio::select! {
+            () = to_the_end => {}
+            () = drain.cut() => stream.close(),
+        }
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        if self.stream.number == LISTENING {
+            self.session.listener_left();
+        }
+        // A runtime that is going down drops its tasks; there is nothing left to keep anything then.
+        let Some(drain) = self.stream.alone.clone().filter(|_| tokio::runtime::Handle::try_current().is_ok())
+        else {
+            return;
+        };
+        let mut state = self.stream.lock();
+        if state.reader == self.number && state.source.is_some() {
+            let seq = state.ring.last();
+            let keeper = self.stream.reader(&self.session, &mut state, seq);
+            drop(state);
+            drain.clone().spawn(keeper.keep(drain));
+        }
+    }
+}
+
+impl fmt::Debug for Reader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Reader({} of {:?})", self.position(), self.session)
+    }
+}
+
+impl fmt::Debug for Stream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Stream({})", self.number)
+    }
+}
+
+/// The number of the session's own stream; those of calls follow.
+pub(super) const LISTENING: u64 = 0;
