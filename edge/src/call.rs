@@ -15,6 +15,7 @@ mod reply;
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -42,6 +43,12 @@ pub trait Dispatch: Send + Sync {
 pub trait Server: Dispatch {
     /// Passes a notification of a session's client on to the connection that the session has open, if any.
     fn notify(&self, session: &SessionKey, notice: Notice, message: &Message);
+
+    /// The session wishes another level of log messages: tells the connection that it has open, if any.
+    fn tell_level(&self, session: &SessionKey);
+
+    /// The tasks that run on the connection that the session has open, each as a JSON object.
+    fn tasks(&self, session: &SessionKey) -> Pin<Box<dyn Future<Output = Vec<Bytes>> + Send>>;
 }
 
 /// One client request on its way to a server.
@@ -143,6 +150,8 @@ pub struct Wished {
     pub level: Option<Level>,
     /// Resources it wants to hear of, and the server that has each.
     pub subscriptions: BTreeSet<(ServerName, String)>,
+    /// Servers that had a connection of this session: what a later one is told, it is told again.
+    pub servers: BTreeSet<ServerName>,
 }
 
 impl Wishes {

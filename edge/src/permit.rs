@@ -62,6 +62,7 @@ pub enum Bound {
     Frame,
     EventBytes,
     Asks,
+    Subscriptions,
 }
 
 words!(Bound {
@@ -79,6 +80,7 @@ words!(Bound {
     Frame => "frame",
     EventBytes => "event_bytes",
     Asks => "asks",
+    Subscriptions => "subscriptions",
 });
 
 /// How often each bound was hit.
@@ -432,6 +434,7 @@ impl Bound {
             Self::Body => "the request body is larger than this gateway takes",
             Self::Frame => "the server's message is larger than this gateway takes",
             Self::EventBytes => "the client reads its events too slowly",
+            Self::Subscriptions => "too many subscriptions of this session",
             Self::Asks => "too many questions of the server wait for the client",
         };
         Error::busy(blame, RETRY_AFTER, format!("{what}; try again later"))

@@ -11,6 +11,7 @@ pub mod refresh;
 pub mod render;
 mod route;
 mod seen;
+mod session;
 mod template;
 
 use std::collections::HashSet;

@@ -31,7 +31,12 @@ impl Shared {
             Method::PromptsGet => {
                 self.named(&call, surface.prompt_named(&call), "a prompt named", "prompts/list")
             }
-            Method::ResourcesRead => self.resource(&call, surface, only),
+            Method::ResourcesRead | Method::ResourcesSubscribe | Method::ResourcesUnsubscribe => {
+                self.resource(&call, surface, only)
+            }
+            Method::SetLevel => return self.set_level(&call, only),
+            Method::TasksList => return self.list_tasks(&call, only),
+            Method::TasksGet | Method::TasksResult | Method::TasksCancel => self.task(&call, only),
             Method::Complete => match self.completion(&call, surface, only) {
                 Ok(target) if catalog.completes.get(target.server) == Some(&false) => {
                     return nothing_to_complete();
@@ -131,9 +136,9 @@ impl Shared {
 }
 
 /// Where a call goes.
-struct Target {
-    server: usize,
-    rename: Option<Rename>,
+pub(super) struct Target {
+    pub(super) server: usize,
+    pub(super) rename: Option<Rename>,
 }
 
 /// A name that a call carries, and where it leads.

@@ -2,11 +2,16 @@ use super::*;
 use crate::call::{Affinity, Caller, Client, Outcome};
 use crate::permit::Permits;
 use bytes::Bytes;
+use std::pin::Pin;
+use wire::mcp::level::Level;
 use wire::mcp::list::{Item, ListPage};
 use wire::mcp::method::Method;
 
 /// A server that answers every call with its own name and the bytes that would reach it.
-struct Echo(&'static str);
+struct Echo(&'static str, Told);
+
+/// Who wished what level.
+type Told = Arc<Mutex<Vec<(u64, Option<Level>)>>>;
 
 impl Dispatch for Echo {
     fn dispatch(&self, call: Call) -> Reply {
@@ -24,16 +29,31 @@ impl Dispatch for Echo {
 
 impl Server for Echo {
     fn notify(&self, _: &SessionKey, _: Notice, _: &Message) {}
+
+    fn tell_level(&self, session: &SessionKey) {
+        let mut told = self.1.lock().unwrap();
+        told.push((session.number, session.wishes.now().level));
+    }
+
+    fn tasks(&self, session: &SessionKey) -> Pin<Box<dyn Future<Output = Vec<Bytes>> + Send>> {
+        let task = format!(r#"{{"taskId":"{}.{}"}}"#, self.0, session.number);
+        Box::pin(std::future::ready(vec![task.into()]))
+    }
 }
 
 fn router(names: &[&'static str]) -> Router {
+    router_told(names).0
+}
+
+fn router_told(names: &[&'static str]) -> (Router, Told) {
+    let told = Told::default();
     let entries = names.iter().map(|name| Entry {
         name: ServerName::parse(name).unwrap(),
         prefix: Prefix::Conflict,
-        server: Arc::new(Echo(name)),
+        server: Arc::new(Echo(name, told.clone())),
     });
     let drain = DrainWatch::default();
-    Router::new(Config::default(), entries.collect(), Metrics::default(), drain)
+    (Router::new(Config::default(), entries.collect(), Metrics::default(), drain), told)
 }
 
 fn items(list_key: &str, items: &str) -> Vec<Item> {
@@ -175,4 +195,59 @@ async fn a_cursor_nobody_gave_out_is_refused() {
     let list = async |params| answer(&router, call("me", None, Method::ToolsList, params)).await;
     assert_eq!(list(r#"{"cursor":"2"}"#).await.unwrap_err(), Kind::InvalidParams);
     assert!(list(r#"{"cursor":null}"#).await.is_ok());
+}
+
+fn in_session(number: u64, call: Call) -> Call {
+    let (strays, _) = reply();
+    let ended = tokio_util::sync::CancellationToken::new();
+    let key = SessionKey { number, ended, strays: Arc::new(strays), wishes: Arc::default() };
+    Call { affinity: Affinity::Session(key), ..call }
+}
+
+#[tokio::test]
+async fn a_level_is_the_sessions_on_every_server() {
+    let (router, told) = router_told(&["a", "b"]);
+    router.shared.listed(0, part("x"));
+    router.shared.listed(1, part("y"));
+    let level = |scope, level: &str| {
+        let params = format!(r#"{{"level":{level}}}"#);
+        in_session(7, call("me", scope, Method::SetLevel, &params))
+    };
+    assert!(answer(&router, level(None, r#""warning""#)).await.is_ok());
+    assert!(answer(&router, level(Some("b"), r#""debug""#)).await.is_ok());
+    let heard = [Level::Warning, Level::Warning, Level::Debug].map(|level| (7, Some(level)));
+    assert_eq!(*told.lock().unwrap(), heard);
+    for odd in [r#""loud""#, "1", "null"] {
+        assert_eq!(answer(&router, level(None, odd)).await.unwrap_err(), Kind::InvalidParams);
+    }
+    let bare = answer(&router, call("me", None, Method::SetLevel, r#"{"level":"info"}"#)).await;
+    assert_eq!(bare.unwrap_err(), Kind::UnknownMethod);
+}
+
+#[tokio::test]
+async fn subscriptions_go_where_reading_goes_and_tasks_where_their_ids_lead() {
+    let router = router(&["a", "b"]);
+    router.shared.listed(0, part("x"));
+    router.shared.listed(1, part("y"));
+    let ask = async |scope, method, params: &str| {
+        answer(&router, in_session(7, call("me", scope, method, params))).await
+    };
+    for method in [Method::ResourcesSubscribe, Method::ResourcesUnsubscribe] {
+        assert_eq!(ask(None, method, r#"{"uri":"t://1"}"#).await.unwrap()["server"], "a");
+        let unknown = ask(None, method, r#"{"uri":"none://1"}"#).await.unwrap_err();
+        assert_eq!(unknown, Kind::UnknownResource("none://1".into()));
+    }
+    for method in [Method::TasksGet, Method::TasksResult, Method::TasksCancel] {
+        assert_eq!(ask(None, method, r#"{"taskId":"b.0.1"}"#).await.unwrap()["server"], "b");
+        for (scope, id) in [(Some("a"), "b.0.1"), (None, "c.0.1"), (None, "1"), (None, "")] {
+            let unknown = ask(scope, method, &format!(r#"{{"taskId":"{id}"}}"#)).await;
+            assert_eq!(unknown.unwrap_err(), Kind::InvalidParams, "{id}");
+        }
+    }
+    let all = ask(None, Method::TasksList, "{}").await.unwrap();
+    assert_eq!(all["tasks"], serde_json::json!([{"taskId": "a.7"}, {"taskId": "b.7"}]));
+    let one = ask(Some("b"), Method::TasksList, "{}").await.unwrap();
+    assert_eq!(one["tasks"], serde_json::json!([{"taskId": "b.7"}]));
+    let cursor = ask(None, Method::TasksList, r#"{"cursor":"1"}"#).await;
+    assert_eq!(cursor.unwrap_err(), Kind::InvalidParams);
 }

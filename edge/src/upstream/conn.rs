@@ -13,7 +13,7 @@ mod writer;
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -26,13 +26,15 @@ use wire::mcp::method::{Method, Notice};
 use wire::splice::Parts;
 
 use super::address::Endpoint;
+use super::facts::Facts;
 use super::link::Link;
 use super::metrics::ServerMetrics;
 use super::mux::{Mux, WireId};
 use super::outgoing;
 use super::settings::Config;
+use super::tasks::TaskIds;
 use super::tenant::Tenant;
-use crate::call::{Cancel, Outcome, ServerName, reply};
+use crate::call::{Cancel, Outcome, Reply, ServerName, reply};
 use crate::error::{Blame, Error, Kind, Retry};
 use crate::permit::{self, Permits, SlotPermit};
 
@@ -74,6 +76,7 @@ pub(super) struct Surroundings {
     pub(super) permits: Permits,
     pub(super) owner: Weak<dyn Owner>,
     pub(super) tasks: TaskTracker,
+    pub(super) task_ids: Arc<TaskIds>,
     /// Ends them all.
     pub(super) stop: CancellationToken,
 }
@@ -101,6 +104,8 @@ pub(super) struct Conn {
     /// Both tasks are done, and so is the process.
     done: CancellationToken,
     in_flight: AtomicUsize,
+    /// What the server said of itself in the handshake.
+    facts: OnceLock<Facts>,
     this: Weak<Conn>,
 }
 
@@ -156,6 +161,7 @@ impl Conn {
             cut: CancellationToken::new(),
             done: CancellationToken::new(),
             in_flight: AtomicUsize::new(0),
+            facts: OnceLock::new(),
             this: this.clone(),
         });
         conn.around.metrics.opened.inc();
@@ -166,6 +172,16 @@ impl Conn {
 
     pub(super) fn spec(&self) -> &Spec {
         &self.spec
+    }
+
+    /// The handshake is over.
+    pub(super) fn met(&self, facts: Facts) {
+        let _ = self.facts.set(facts); // there is one handshake
+    }
+
+    /// Whether the server named this capability in the handshake.
+    pub(super) fn can(&self, capability: &str) -> bool {
+        self.facts.get().is_some_and(|facts| facts.can(capability))
     }
 
     /// Calls and own requests that wait for an answer.
@@ -210,14 +226,26 @@ impl Conn {
 
     /// Makes a request of our own and waits for its raw result, at most `patience`.
     pub(super) async fn ask(&self, method: Method, params: &str, patience: Duration) -> Outcome {
+        let reply = match self.request(method, params, patience) {
+            Ok(reply) => reply,
+            Err(error) => return Outcome::Failed(error),
+        };
+        match timeout(patience, reply.outcome()).await {
+            Ok(outcome) => outcome,
+            Err(_) => Outcome::Failed(self.silent()),
+        }
+    }
+
+    /// The same without waiting: it goes out before whatever is sent after it.
+    pub(super) fn request(&self, method: Method, params: &str, patience: Duration) -> Result<Reply, Error> {
         let (responder, reply) = reply();
         {
             let mut state = self.lock();
             let State { phase: Phase::Open, mux, outbox, requests, .. } = &mut *state else {
-                return Outcome::Failed(self.died());
+                return Err(self.died());
             };
             let (Some(vacant), Some(this)) = (mux.vacant(), self.this.upgrade()) else {
-                return Outcome::Failed(permit::Bound::Slots.refusal());
+                return Err(permit::Bound::Slots.refusal());
             };
             let id = vacant.id();
             responder.on_cancel(this, id.number());
@@ -229,10 +257,7 @@ impl Conn {
         }
         self.opened();
         self.wake.notify_one();
-        match timeout(patience, reply.outcome()).await {
-            Ok(outcome) => outcome,
-            Err(_) => Outcome::Failed(self.silent()),
-        }
+        Ok(reply)
     }
 
     /// Sends a notification.

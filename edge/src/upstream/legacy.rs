@@ -15,7 +15,8 @@ use wire::{Era, Message, code};
 
 use super::conn::Conn;
 use super::facts::{Facts, Refusal, identity};
-use crate::call::Outcome;
+use super::tasks::TaskIds;
+use crate::call::{Call, Outcome};
 
 /// Shakes hands on a new connection. `capabilities` is a JSON object: servers register tools by it, and ask
 /// only for what it names.
@@ -72,14 +73,15 @@ pub(super) fn edit_meta(splice: &mut Splice, request: &Message, progress: Option
 }
 
 /// The result in the modern form: the same bytes, and the members that every modern result has.
-pub(super) fn result(method: Method, answer: &Message) -> Option<Parts> {
+pub(super) fn result(call: &Call, answer: &Message, task_ids: &TaskIds) -> Option<Parts> {
     let object = answer.result_object()?;
     let mut splice = Splice::within(answer.bytes().clone(), object.span());
+    task_ids.show_result(&mut splice, call, answer);
     let mut edit = splice.object(object);
     // MCP 2026-07-28 basic, Results: a missing resultType from an older server means "complete".
     edit.set("resultType", COMPLETE);
     // MCP 2026-07-28 server/utilities/caching: nobody told us how long this stays true, or for whom.
-    if method == Method::ResourcesRead {
+    if call.method == Method::ResourcesRead {
         edit.set("ttlMs", AT_ONCE);
         edit.set("cacheScope", PRIVATE);
     }

@@ -28,9 +28,11 @@ mod process;
 mod roster;
 mod settings;
 mod status;
+mod tasks;
 mod tenant;
 #[cfg(test)]
 mod tests;
+mod wishes;
 
 pub use address::{Address, BadAddress};
 pub use control::{Changes, List};
@@ -39,3 +41,4 @@ pub use metrics::Metrics;
 pub use pool::Pool;
 pub use settings::{Config, EraChoice, Isolation, ServerConfig, Source};
 pub use status::{ServerState, ServerStatus};
+pub use tasks::server_of;

@@ -53,7 +53,7 @@ impl Shared {
             reached = self.reach(&key, tenant) => reached,
         };
         let result = match reached {
-            Ok((conn, facts)) => Ok(self.admit(&key, conn, facts)),
+            Ok((conn, facts)) => Ok(self.take_in(&key, conn, facts).await),
             Err(error) => {
                 tracing::warn!(server = %self.server.name, kind = ?error.kind, %error, "upstream connection failed");
                 let mut state = self.lock();
@@ -63,6 +63,15 @@ impl Shared {
             }
         };
         ended.send_replace(Some(result));
+    }
+
+    async fn take_in(&self, key: &Key, conn: Arc<Conn>, facts: Facts) -> Arc<Conn> {
+        conn.met(facts.clone());
+        let Some(tenant) = conn.spec().tenant.clone() else { return self.admit(key, conn, facts) };
+        let told = self.replay(&conn, &tenant, &facts).await;
+        let conn = self.admit(key, conn, facts.clone());
+        self.moved_in(&tenant, &facts, &told);
+        conn
     }
 
     fn admit(&self, key: &Key, conn: Arc<Conn>, facts: Facts) -> Arc<Conn> {

@@ -4,8 +4,10 @@
 //! (no slot, no connection, an era not known yet) waits in one task for each call, bounded by the queue.
 
 use std::hash::BuildHasher;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
+use bytes::Bytes;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -23,7 +25,9 @@ use super::metrics::{Metrics, ServerMetrics};
 use super::process::Command;
 use super::roster::{Key, Opening, Roster};
 use super::settings::{Config, EraChoice, ServerConfig};
+use super::tasks::TaskIds;
 use super::tenant::Tenant;
+use super::wishes;
 use crate::call::{Affinity, Call, Dispatch, Reply, Server, ServerName, SessionKey, reply};
 use crate::error::{Blame, Error, Kind};
 use crate::ops::drain::DrainWatch;
@@ -65,6 +69,7 @@ impl Pool {
         };
         let shared = Arc::new_cyclic(|this| Shared {
             slots: Slots::new(config.slots, around.permits.metrics().clone()),
+            task_ids: Arc::new(TaskIds::new(server.name.clone(), config.limits.clone())),
             config: Arc::new(config),
             server,
             around,
@@ -90,7 +95,10 @@ impl Pool {
 }
 
 impl Dispatch for Pool {
-    fn dispatch(&self, call: Call) -> Reply {
+    fn dispatch(&self, mut call: Call) -> Reply {
+        if let Err(error) = self.shared.task_ids.resolve(&mut call) {
+            return Reply::failed(error);
+        }
         let (responder, reply) = reply();
         self.shared.take(Box::new(Job { call, responder, tries: 0 }));
         reply
@@ -102,6 +110,14 @@ impl Server for Pool {
         if let Some(conn) = self.shared.session_conn(session) {
             conn.hear(notice, message);
         }
+    }
+
+    fn tell_level(&self, session: &SessionKey) {
+        self.shared.tell_level(session);
+    }
+
+    fn tasks(&self, session: &SessionKey) -> Pin<Box<dyn Future<Output = Vec<Bytes>> + Send>> {
+        self.shared.list_tasks(session)
     }
 }
 
@@ -132,6 +148,7 @@ pub(super) struct Shared {
     /// For jitter.
     pub(super) seed: u64,
     pub(super) slots: Slots,
+    pub(super) task_ids: Arc<TaskIds>,
     state: Mutex<State>,
     this: Weak<Self>,
 }
@@ -192,6 +209,10 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    pub(super) fn this(&self) -> Option<Arc<Self>> {
+        self.this.upgrade()
+    }
+
     pub(super) fn surroundings(&self) -> Surroundings {
         let owner: Weak<dyn Owner> = self.this.clone();
         Surroundings {
@@ -200,6 +221,7 @@ impl Shared {
             permits: self.around.permits.clone(),
             owner,
             tasks: self.around.tasks.clone(),
+            task_ids: self.task_ids.clone(),
             stop: self.stop.clone(),
         }
     }
@@ -221,6 +243,9 @@ impl Shared {
     }
 
     fn ready(&self, call: &Call) -> Option<Arc<Conn>> {
+        if wishes::is_subscription(call.method) {
+            return None; // rare, and looked at more closely
+        }
         let mut state = self.lock();
         let key = Key::of(call, self.server.isolation, state.verdict.last()?);
         let conn = state.roster.ready(&key)?.clone();
@@ -278,6 +303,7 @@ impl Shared {
             None => self.facts().await?.era,
         };
         let key = Key::of(call, self.server.isolation, era);
+        self.check(call, &key, era)?;
         let tenant = match (&key, &call.affinity) {
             (Key::Session(_), Affinity::Session(session)) => {
                 Some(Arc::new(Tenant::new(session, &call.client)))

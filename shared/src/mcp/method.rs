@@ -115,7 +115,7 @@ static TABLE: [(Method, Facts); 20] = [
     (Method::TasksGet, both("tasks/get").named_by("taskId")),
     (Method::TasksCancel, both("tasks/cancel").named_by("taskId")),
     (Method::TasksUpdate, modern_only("tasks/update").named_by("taskId")),
-    (Method::TasksResult, legacy_only("tasks/result")),
+    (Method::TasksResult, legacy_only("tasks/result").may_ask()),
     (Method::TasksList, legacy_only("tasks/list").fan_out()),
 ];
 

@@ -81,6 +81,7 @@ impl Conn {
     /// belongs to; else beside all calls.
     pub(super) fn relay(&self, tenant: &Tenant, kind: Kind, (id, request): (RequestId, Message)) {
         let Some(this) = self.this.upgrade() else { return };
+        let request = self.around.task_ids.show_message(tenant.session.number, None, request);
         let config = &self.around.config;
         let unheard = {
             let mut state = self.lock();

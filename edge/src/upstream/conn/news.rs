@@ -44,6 +44,7 @@ impl Conn {
     /// everything else beside all calls. `false` when something had to be dropped for want of room.
     pub(super) fn pass_on(&self, tenant: &Tenant, notice: Notice, message: Message) -> bool {
         let session = &tenant.session;
+        let message = self.around.task_ids.show_message(session.number, Some(notice), message);
         if notice != Notice::Message {
             return session.strays.event(Event::Notice(notice, message));
         }

@@ -19,7 +19,7 @@ use crate::permit::Bound;
 use crate::upstream::link::{Incoming, Link};
 use crate::upstream::metrics::Skip;
 use crate::upstream::mux::{Standing, WireId};
-use crate::upstream::{legacy, modern, outgoing};
+use crate::upstream::{legacy, modern, outgoing, wishes};
 
 /// Reads until the connection ends, then sees to it that everything of it is gone.
 pub(super) async fn run(conn: Arc<Conn>, link: Link) {
@@ -132,6 +132,9 @@ impl Reader {
             Ok(Pending { work: Work::Call { job, slot }, .. }) => {
                 let Job { call, responder, .. } = *job;
                 let outcome = self.outcome(&call, &message);
+                if matches!(outcome, Outcome::Result(_)) {
+                    wishes::agreed(&call, &self.conn.spec.server);
+                }
                 // The caller may send its next call at once: what this one held is free by then.
                 drop((call, slot));
                 responder.finish(outcome);
@@ -159,7 +162,7 @@ impl Reader {
             };
         }
         let result = match era {
-            Era::Legacy => legacy::result(call.method, message),
+            Era::Legacy => legacy::result(call, message, &self.conn.around.task_ids),
             Era::Modern => modern::result(message),
         };
         result.map_or_else(|| Outcome::Failed(self.broken()), Outcome::Result)

@@ -10,6 +10,8 @@ mod isolation;
 mod links;
 mod news;
 mod numbers;
+mod tasks;
+mod wishes;
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
@@ -301,13 +303,20 @@ impl Peer {
     }
 
     async fn shake_legacy(&mut self) -> Value {
+        let request = self.greet().await;
+        self.expect("notifications/initialized").await;
+        request
+    }
+
+    /// Answers `initialize`, and leaves what follows it.
+    async fn greet(&mut self) -> Value {
         let request = self.expect("initialize").await;
+        let capabilities = json!({"tools": {}, "resources": {}, "logging": {}, "tasks": {}});
         let result = json!({
-            "protocolVersion": "2025-06-18", "capabilities": {"tools": {}, "resources": {}},
+            "protocolVersion": "2025-06-18", "capabilities": capabilities,
             "serverInfo": {"name": "t", "version": "1"}, "instructions": "be kind"
         });
         self.answer(&request, result).await;
-        self.expect("notifications/initialized").await;
         request
     }
 

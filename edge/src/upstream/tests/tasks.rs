@@ -1,0 +1,97 @@
+//! Tasks of 2025-11-25: ids that only the session they were shown to can use.
+
+use super::*;
+use crate::call::Server;
+use crate::error::Kind;
+
+const STATUS: &str = "notifications/tasks/status";
+
+fn task_call() -> Value {
+    let params = json!({"name": "slow", "arguments": {}, "task": {"ttl": 1000}});
+    json!({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params})
+}
+
+fn on(method: &str, id: &str) -> Value {
+    json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": {"taskId": id}})
+}
+
+/// Starts a task whose own id is `t1`; what the client is shown.
+async fn start(room: &mut Room, key: &SessionKey) -> (Peer, String) {
+    let reply = room.dispatch_in(key, task_call());
+    let mut peer = room.accept_legacy().await;
+    let request = peer.expect("tools/call").await;
+    assert_eq!(request["params"]["task"], json!({"ttl": 1000}));
+    peer.answer(&request, json!({"task": {"taskId": "t1", "status": "working"}})).await;
+    let shown = result(reply).await;
+    assert_eq!(shown["task"]["status"], "working");
+    (peer, shown["task"]["taskId"].as_str().unwrap().to_owned())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_tasks_id_leads_its_session_back_to_it() {
+    let mut room = Setting::default().build();
+    let (key, mut heard) = session_heard(1);
+    let (mut peer, id) = start(&mut room, &key).await;
+    assert!(id.starts_with("time.") && id.ends_with(".t1"), "{id}");
+    for method in ["tasks/get", "tasks/cancel"] {
+        let reply = room.dispatch_in(&key, on(method, &id));
+        let request = peer.expect(method).await;
+        assert_eq!(request["params"], json!({"taskId": "t1"}));
+        peer.answer(&request, json!({"taskId": "t1", "status": "working"})).await;
+        assert_eq!(result(reply).await["taskId"], *id);
+    }
+    let related = json!({"io.modelcontextprotocol/related-task": {"taskId": "t1"}, "x": 1});
+    let mut reply = room.dispatch_in(&key, on("tasks/result", &id));
+    let request = peer.expect("tasks/result").await;
+    peer.ask(json!(1), "elicitation/create", json!({"message": "m", "_meta": related})).await;
+    let ask = asked(&mut reply).await;
+    let meta: Value =
+        ask.request.meta_value("io.modelcontextprotocol/related-task").unwrap().parse().unwrap();
+    assert_eq!(meta, json!({"taskId": id}));
+    ask.answer(Answer::Result(Bytes::from_static(br#"{"action":"decline"}"#)));
+    assert_eq!(peer.read().await.unwrap()["result"]["action"], "decline");
+    peer.answer(&request, json!({"content": [], "_meta": related})).await;
+    let last = result(reply).await;
+    assert_eq!(last["_meta"], json!({"io.modelcontextprotocol/related-task": {"taskId": id}, "x": 1}));
+    peer.notify(STATUS, json!({"taskId": "t1", "status": "completed"})).await;
+    assert_eq!(told(&mut heard).await, (STATUS.to_owned(), json!({"taskId": id, "status": "completed"})));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_task_of_another_session_is_unknown() {
+    for isolation in [Isolation::Session, Isolation::Principal] {
+        let mut room = Setting::default().isolation(isolation).build();
+        let ((one, _), (two, _)) = (session_heard(1), session_heard(2));
+        let (_peer, id) = start(&mut room, &one).await;
+        let dialled = room.dial.dialled();
+        for method in ["tasks/get", "tasks/result", "tasks/cancel"] {
+            for id in [id.as_str(), "t1", "time.0000000000000000.t1"] {
+                let error = failure(room.dispatch_in(&two, on(method, id))).await;
+                assert_eq!(error.kind, Kind::InvalidParams, "{method}");
+            }
+            let error = failure(room.dispatch(on(method, &id))).await;
+            assert_eq!(error.kind, Kind::InvalidParams, "no session at all");
+        }
+        assert_eq!(room.dial.dialled(), dialled, "no server was asked");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_tasks_of_a_session_are_those_of_its_own_connection() {
+    let mut room = Setting::default().build();
+    let ((one, _), (two, _)) = (session_heard(1), session_heard(2));
+    assert!(room.pool.tasks(&one).await.is_empty());
+    let (mut peer, id) = start(&mut room, &one).await;
+    let listing = tokio::spawn(room.pool.tasks(&one));
+    let request = peer.expect("tasks/list").await;
+    peer.answer(&request, json!({"tasks": [{"taskId": "t1"}], "nextCursor": "2"})).await;
+    let request = peer.expect("tasks/list").await;
+    assert_eq!(request["params"], json!({"cursor": "2"}));
+    peer.answer(&request, json!({"tasks": [{"taskId": "t2", "status": "failed"}]})).await;
+    let tasks: Vec<Value> =
+        listing.await.unwrap().iter().map(|task| serde_json::from_slice(task).unwrap()).collect();
+    assert_eq!(tasks[0], json!({"taskId": id}));
+    assert!(tasks[1]["taskId"].as_str().unwrap().ends_with(".t2") && tasks.len() == 2);
+    assert!(room.pool.tasks(&two).await.is_empty());
+    assert_eq!(room.dial.dialled(), 1);
+}

@@ -1,0 +1,177 @@
+//! Levels and subscriptions of sessions, and connections that are opened anew.
+
+use super::*;
+use crate::call::Server;
+use crate::error::Kind;
+use wire::mcp::level::Level;
+
+const SUBSCRIBE: &str = "resources/subscribe";
+const UNSUBSCRIBE: &str = "resources/unsubscribe";
+const UPDATED: &str = "notifications/resources/updated";
+
+fn about(method: &str, uri: &str) -> Value {
+    json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": {"uri": uri}})
+}
+
+fn subscriptions(key: &SessionKey) -> Vec<String> {
+    key.wishes.now().subscriptions.into_iter().map(|(_, uri)| uri).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_subscription_holds_once_the_server_agreed() {
+    let mut room = Setting::default().build();
+    let (key, mut heard) = session_heard(1);
+    let reply = room.dispatch_in(&key, about(SUBSCRIBE, "x://1"));
+    let mut peer = room.accept_legacy().await;
+    let request = peer.expect(SUBSCRIBE).await;
+    assert_eq!(request["params"], json!({"uri": "x://1"}));
+    assert!(subscriptions(&key).is_empty());
+    peer.answer(&request, json!({})).await;
+    result(reply).await;
+    assert_eq!(subscriptions(&key), ["x://1"]);
+    let reply = room.dispatch_in(&key, about(SUBSCRIBE, "x://2"));
+    let request = peer.expect(SUBSCRIBE).await;
+    peer.refuse(&request, -32602).await;
+    assert!(matches!(end(reply).await, Outcome::Refused(_)));
+    assert_eq!(subscriptions(&key), ["x://1"]);
+    peer.notify(UPDATED, json!({"uri": "x://1"})).await;
+    assert_eq!(told(&mut heard).await.1["uri"], "x://1");
+    let reply = room.dispatch_in(&key, about(UNSUBSCRIBE, "x://1"));
+    let request = peer.expect(UNSUBSCRIBE).await;
+    peer.answer(&request, json!({})).await;
+    result(reply).await;
+    assert!(subscriptions(&key).is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_process_that_is_shared_takes_no_subscriptions() {
+    for isolation in [Isolation::Principal, Isolation::Shared] {
+        let room = Setting::default().isolation(isolation).build();
+        let error = failure(room.dispatch_in(&session(1), about(SUBSCRIBE, "x://1"))).await;
+        assert_eq!(error.kind, Kind::InvalidParams);
+        assert!(error.message.contains("isolation"), "{error}");
+        assert_eq!(room.dial.dialled(), 0);
+    }
+    let room = Setting::default().era(EraChoice::Modern).build();
+    let error = failure(room.dispatch_in(&session(1), about(SUBSCRIBE, "x://1"))).await;
+    assert!(error.kind == Kind::InvalidParams && error.message.contains("not there yet"), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn subscriptions_are_bounded() {
+    let mut room = Setting::default().build();
+    let (key, _heard) = session_heard(1);
+    let long = |n: usize| format!("x://{n}/{}", "y".repeat(60 << 10));
+    let first = room.dispatch_in(&key, about(SUBSCRIBE, &long(1)));
+    let mut peer = room.accept_legacy().await;
+    let request = peer.expect(SUBSCRIBE).await;
+    peer.answer(&request, json!({})).await;
+    result(first).await;
+    // Two at a time fit one by one, and not together.
+    let replies = [2, 3].map(|n| room.dispatch_in(&key, about(SUBSCRIBE, &long(n))));
+    for _ in 0..2 {
+        let request = peer.expect(SUBSCRIBE).await;
+        peer.answer(&request, json!({})).await;
+    }
+    for reply in replies {
+        result(reply).await;
+    }
+    assert_eq!(subscriptions(&key).len(), 2);
+    let error = failure(room.dispatch_in(&key, about(SUBSCRIBE, &long(4)))).await;
+    assert_eq!(error.kind, Kind::Busy);
+    assert_eq!(room.count("mcp_edge_refused_total{bound=\"subscriptions\"}"), 1);
+    let again = room.dispatch_in(&key, about(SUBSCRIBE, &long(1)));
+    peer.expect(SUBSCRIBE).await;
+    drop(again);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_level_reaches_what_is_open_and_opens_nothing() {
+    let mut room = Setting::default().build();
+    let ((one, _heard), (two, _)) = (session_heard(1), session_heard(2));
+    one.wishes.change(|wished| wished.level = Some(Level::Error));
+    room.pool.tell_level(&one);
+    assert_eq!(room.dial.dialled(), 0);
+    let other = room.echo_in(&two, "other");
+    let mut apart = room.accept_legacy().await;
+    apart.serve_echo().await;
+    result(other).await;
+    // A connection opened later is told before its first call.
+    let reply = room.echo_in(&one, "a");
+    let mut peer = room.accept_legacy().await;
+    let request = peer.expect("logging/setLevel").await;
+    assert_eq!(request["params"], json!({"level": "error"}));
+    // What is wished while it opens is not lost.
+    one.wishes.change(|wished| wished.level = Some(Level::Debug));
+    room.pool.tell_level(&one);
+    peer.answer(&request, json!({})).await;
+    let request = peer.read().await.unwrap();
+    let (level, call) = if request["method"] == "logging/setLevel" {
+        (request, peer.expect("tools/call").await)
+    } else {
+        (peer.expect("logging/setLevel").await, request)
+    };
+    assert_eq!(level["params"], json!({"level": "debug"}));
+    peer.answer(&call, json!({})).await;
+    result(reply).await;
+    peer.refuse(&level, -32603).await;
+    one.wishes.change(|wished| wished.level = Some(Level::Alert));
+    room.pool.tell_level(&one);
+    let next = room.echo_in(&one, "b");
+    assert_eq!(peer.expect("logging/setLevel").await["params"], json!({"level": "alert"}));
+    peer.serve_echo().await;
+    result(next).await;
+    let other = room.echo_in(&two, "other");
+    apart.serve_echo().await;
+    result(other).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_process_of_a_session_hears_its_wishes_and_the_client_of_it() {
+    let mut room = Setting::default().build();
+    let (key, mut heard) = session_heard(1);
+    let reply = room.dispatch_in(&key, about(SUBSCRIBE, "x://\"1\""));
+    let mut peer = room.accept_legacy().await;
+    let request = peer.expect(SUBSCRIBE).await;
+    peer.answer(&request, json!({})).await;
+    result(reply).await;
+    key.wishes.change(|wished| {
+        wished.level = Some(Level::Info);
+        wished.subscriptions.insert((ServerName::parse("another").unwrap(), "not://here".into()));
+    });
+    assert!(!heard.is_ready(), "the first process is no news");
+    drop(peer);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+
+    let reply = room.echo_in(&key, "a");
+    let mut peer = room.accept_legacy().await;
+    let level = peer.expect("logging/setLevel").await;
+    assert_eq!(level["params"], json!({"level": "info"}));
+    peer.answer(&level, json!({})).await;
+    let again = peer.expect(SUBSCRIBE).await;
+    assert_eq!(again["params"], json!({"uri": "x://\"1\""}));
+    peer.refuse(&again, -32602).await;
+    peer.serve_echo().await;
+    result(reply).await;
+    for list in ["tools", "resources"] {
+        assert_eq!(told(&mut heard).await.0, format!("notifications/{list}/list_changed"));
+    }
+    assert!(!heard.is_ready());
+}
+
+#[tokio::test(start_paused = true)]
+async fn updates_reach_only_the_session_that_subscribed() {
+    let mut room = Setting::default().build();
+    let ((one, mut heard_one), (two, mut heard_two)) = (session_heard(1), session_heard(2));
+    for (key, heard, other) in [(&one, &mut heard_one, false), (&two, &mut heard_two, true)] {
+        let reply = room.dispatch_in(key, about(SUBSCRIBE, "x://same"));
+        let mut peer = room.accept_legacy().await;
+        let request = peer.expect(SUBSCRIBE).await;
+        peer.answer(&request, json!({})).await;
+        result(reply).await;
+        peer.notify(UPDATED, json!({"uri": "x://same", "other": other})).await;
+        assert_eq!(told(heard).await.1["other"], other);
+        std::mem::forget(peer); // its connection stays open
+    }
+    assert!(!heard_one.is_ready() && !heard_two.is_ready());
+}
