@@ -39,11 +39,11 @@ fn main() -> ExitCode {
 
 fn serve(config: Config) -> anyhow::Result<ExitCode> {
     log::init(&config.log)?;
-    runtime()?.block_on(async {
+    let runtime = runtime()?;
+    let served = runtime.block_on(async {
         let (mut terminate, mut interrupt) =
             (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
         let app = App::bind(config).await?;
-        tracing::info!(addresses = ?app.addresses(), admin = ?app.admin_addresses(), "listening");
         app.run(async {
             tokio::select! {
                 _ = terminate.recv() => Stop::Terminate,
@@ -52,7 +52,10 @@ fn serve(config: Config) -> anyhow::Result<ExitCode> {
         })
         .await;
         Ok(ExitCode::SUCCESS)
-    })
+    });
+    // Nobody can take back a read of standard input that waits for a line; it must not hold the process.
+    runtime.shutdown_background();
+    served
 }
 
 fn try_all(config: Config) -> anyhow::Result<ExitCode> {

@@ -8,7 +8,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use edge::config::{Command, Config, load};
+use edge::config::{Command, Config, Transport, load};
 use edge::router::names::Prefix;
 use edge::upstream::{EraChoice, Isolation, Source};
 
@@ -286,7 +286,6 @@ fn what_is_not_there_yet_is_refused_and_not_ignored() {
     for (flag, word) in [
         ("--block-secrets", "not there yet"),
         ("--block-secrets=true", "not there yet"),
-        ("--transport=stdio", "not there yet"),
         ("--transport=sse", "not there yet"),
         ("--transport=http", "`streaming`, `sse` and `stdio`"),
         ("--static=false", "leave it out"),
@@ -295,6 +294,16 @@ fn what_is_not_there_yet_is_refused_and_not_ignored() {
         let name = flag.split('=').next().unwrap();
         assert!(said.starts_with(name) && said.contains(word), "{said}");
     }
+}
+
+#[test]
+fn a_local_client_needs_no_token_and_its_session_no_end() {
+    let Ok(Command::Serve(config)) = run(&["--servers=a", "--transport=stdio"], &[]) else {
+        panic!("it is valid")
+    };
+    assert_eq!(config.transport, Transport::Stdio);
+    assert_eq!((config.session.age, config.drain.delay), (Duration::MAX, Duration::ZERO));
+    assert_eq!(serve(&["--servers=a", "--transport=streaming"]).transport, Transport::Http);
 }
 
 #[test]

@@ -1,25 +1,22 @@
 //! The composition root: builds the rooms from right to left and owns the end of the process. The only room
 //! that sees all others.
 
+mod door;
 mod dry_run;
 mod status;
 
 use std::future::Future;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hyper::Request;
-use hyper::body::Incoming;
 use prometheus_client::registry::Registry;
 
 use crate::auth::Authenticator;
 use crate::call::Server;
-use crate::config::{Config, DrainConfig};
+use crate::config::{Config, DrainConfig, Transport};
 use crate::error::Error;
 use crate::front::{self, Front, Rooms};
-use crate::listen::{self, Listener};
-use crate::ops::admin::{Admin, Pages};
+use crate::listen;
 use crate::ops::drain::{Drain, DrainWatch};
 use crate::ops::files::OpenFiles;
 use crate::ops::metrics;
@@ -31,13 +28,13 @@ use crate::upstream::{self, Pool};
 
 pub use dry_run::dry_run;
 
+use door::Door;
+
 /// A gateway whose listeners are bound and which is not serving yet.
 pub struct App {
     drain: Drain,
     times: DrainConfig,
-    listener: Listener,
-    admin: Admin,
-    pages: Pages,
+    door: Door,
     front: Arc<Front>,
     permits: Permits,
     servers: Servers,
@@ -101,41 +98,28 @@ impl App {
         };
         let front = Front::new(config.front.clone(), rooms);
 
-        let listen_metrics = listen::Metrics::default();
-        listen_metrics.register(&mut registry);
-        let listener = Listener::bind(config.listen, listen_metrics).await.map_err(StartError::Listen)?;
-        let admin = Admin::bind(config.admin).await.map_err(StartError::Admin)?;
         let ready = status::readiness(servers.clone(), drain.watch());
-        let pages = Pages { registry, ready: Box::new(ready) };
-        Ok(Self { drain, times: config.drain, listener, admin, pages, front, permits, servers })
+        let times = config.drain;
+        let door = Door::open(config, registry, ready).await?;
+        Ok(Self { drain, times, door, front, permits, servers })
     }
 
-    /// The addresses that clients can use.
-    pub fn addresses(&self) -> Vec<SocketAddr> {
-        self.listener.addresses()
-    }
-
-    /// The addresses of the admin listener.
-    pub fn admin_addresses(&self) -> Vec<SocketAddr> {
-        self.admin.addresses()
-    }
-
-    /// Serves until `stop` resolves, then drains.
+    /// Serves until `stop` resolves or the only client leaves, then drains.
     pub async fn run(self, stop: impl Future<Output = Stop>) {
         let watch = self.drain.watch();
-        // Until the very end: probes and scrapers want to see the drain.
-        let admin = self.admin.serve(self.pages);
         self.servers.start(&watch);
-        let front = self.front;
-        let handler = move |request: Request<Incoming>| front.clone().handle(request);
-        watch.spawn(self.listener.serve(handler, self.permits, watch.clone()));
-        let delay = match stop.await {
+        let open = self.door.serve(self.front, self.permits, &watch);
+        let stop = tokio::select! {
+            stop = stop => stop,
+            () = open.deserted() => Stop::Interrupt,
+        };
+        let delay = match stop {
             Stop::Terminate => self.times.delay,
             Stop::Interrupt => Duration::ZERO,
         };
         tracing::info!("draining");
         self.drain.run(delay, self.times.grace).await;
-        drop(admin);
+        drop(open);
         tracing::info!("stopped");
     }
 }
@@ -165,7 +149,9 @@ impl Servers {
             pools.push(pool);
         }
         let router = Router::new(config.router.clone(), entries, router_metrics, drain.clone());
-        Self { pools, router, one_principal: config.auth.tokens.len() <= 1 }
+        // On standard input there is one client, and nobody to share with.
+        let one_principal = config.transport == Transport::Http && config.auth.tokens.len() <= 1;
+        Self { pools, router, one_principal }
     }
 
     /// Starts to list every server, and says once names are given out what an operator should know.
@@ -183,7 +169,7 @@ impl Servers {
 
 /// The keys of the configuration, or one that nobody else has.
 fn sealer(config: &Config) -> Result<Sealer, Error> {
-    if config.seal.current.is_none() {
+    if config.seal.current.is_none() && config.transport == Transport::Http {
         tracing::info!("session ids are of this process alone; MCP_EDGE_KEY gives several one key");
     }
     Sealer::new(&config.seal)

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use wire::limits::Limits;
 
+use super::Transport;
 use super::keys::KeySource;
 use crate::call::ServerName;
 use crate::ops::{admin, log};
@@ -22,6 +23,7 @@ pub(super) struct Draft {
     pub(super) router: router::Config,
     pub(super) session: session::Config,
     pub(super) front: front::Config,
+    pub(super) transport: Transport,
     /// Bounds of messages, for every room that scans them.
     pub(super) limits: Limits,
     /// Bounds that are the global ones unless they are given.
@@ -50,6 +52,7 @@ impl Default for Draft {
             router: router::Config::default(),
             session: session::Config::default(),
             front: front::Config::default(),
+            transport: Transport::default(),
             limits: Limits::default(),
             principal_calls: None,
             principal_sessions: None,

@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use clap::error::ErrorKind;
 use clap::{ArgAction, Parser};
 
+use super::Transport;
 use super::draft::{Draft, SLUG, ServerDraft};
 use super::problem::{ConfigError, Problem, listed};
 use crate::call::ServerName;
@@ -72,7 +73,7 @@ pub(super) struct Flags {
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", action = ArgAction::Set)]
     allow_unauthenticated: Option<bool>,
 
-    /// What to serve: streaming (stdio and sse are not there yet)
+    /// What to serve: streaming over HTTP, or stdio to one local client (sse is not there yet)
     #[arg(long, value_name = "TRANSPORT")]
     transport: Option<String>,
 
@@ -121,7 +122,7 @@ impl Flags {
     pub(super) fn apply(&self, draft: &mut Draft, problems: &mut Vec<Problem>) {
         self.apply_addresses(draft, problems);
         self.apply_servers(draft, problems);
-        self.refuse_what_is_not_there(problems);
+        self.apply_kept(draft, problems);
         if !self.tools.is_empty() {
             draft.router.tools = Some(self.tools.iter().cloned().collect());
         }
@@ -192,14 +193,13 @@ impl Flags {
         }
     }
 
-    /// Flags of the Go gateway whose meaning cannot be kept yet: better refused than ignored.
-    fn refuse_what_is_not_there(&self, problems: &mut Vec<Problem>) {
+    /// Flags of the Go gateway. What cannot be kept yet is better refused than ignored.
+    fn apply_kept(&self, draft: &mut Draft, problems: &mut Vec<Problem>) {
         let mut refuse = |flag: &str, text: String| problems.push(Problem::new(flag, text));
         match self.transport.as_deref() {
             None | Some("streaming") => (),
-            Some(word @ ("stdio" | "sse")) => {
-                refuse("--transport", format!("`{word}` is not there yet; take `streaming`"));
-            }
+            Some("stdio") => draft.transport = Transport::Stdio,
+            Some("sse") => refuse("--transport", "`sse` is not there yet; take `streaming`".to_owned()),
             Some(word) => {
                 let words = listed(&["streaming", "sse", "stdio"]);
                 refuse("--transport", format!("`{word}` is not one of {words}"));

@@ -50,10 +50,22 @@ pub struct Config {
     pub router: router::Config,
     /// Bounds of legacy sessions.
     pub session: session::Config,
+    /// What clients connect to.
+    pub transport: Transport,
     /// What clients see.
     pub front: front::Config,
     /// How the process ends.
     pub drain: DrainConfig,
+}
+
+/// What clients connect to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Transport {
+    /// The listener.
+    #[default]
+    Http,
+    /// Standard input and output: one local client, no listener at all.
+    Stdio,
 }
 
 /// One server.

@@ -1,8 +1,10 @@
 //! The rules that span several settings, and the only way from a [`Draft`] to a [`Config`].
 
+use std::time::Duration;
+
 use super::draft::{Draft, ServerDraft, TokenSource};
 use super::problem::Problem;
-use super::{Config, DrainConfig, Server, env, keys};
+use super::{Config, DrainConfig, Server, Transport, env, keys};
 use crate::auth::{self, Secret, Token};
 use crate::router::names::Prefix;
 use crate::upstream::ServerConfig;
@@ -23,6 +25,11 @@ pub(super) fn settle(
     }
     draft.permits.calls_per_principal = draft.principal_calls.unwrap_or(draft.permits.calls);
     draft.session.sessions_per_principal = draft.principal_sessions.unwrap_or(draft.session.sessions);
+    if draft.transport == Transport::Stdio {
+        // Its one session is the process: nothing could open another, and nobody else removes its endpoint.
+        (draft.session.idle, draft.session.age) = (Duration::MAX, Duration::MAX);
+        draft.drain_delay = Duration::ZERO;
+    }
     draft.router.queue_timeout = draft.upstream.slots.queue_timeout;
     draft.router.limits = draft.limits.clone();
     draft.upstream.limits = draft.limits.clone();
@@ -40,6 +47,7 @@ pub(super) fn settle(
         servers,
         router: draft.router,
         session: draft.session,
+        transport: draft.transport,
         front: draft.front,
         drain: DrainConfig { delay: draft.drain_delay, grace: draft.drain.saturating_sub(draft.drain_delay) },
     }
@@ -66,7 +74,8 @@ fn authentication(
     let address = &draft.listen.address;
     let is_asked = draft.tokens.as_ref().is_some_and(|sources| !sources.is_empty());
     let is_open = tokens.is_empty() && !is_asked && problems.len() == before;
-    if is_open && !address.is_loopback() && !draft.allow_unauthenticated {
+    let is_reachable = draft.transport == Transport::Http && !address.is_loopback();
+    if is_open && is_reachable && !draft.allow_unauthenticated {
         // A gateway hands out whatever its servers can do, so being open to a network must be said.
         let text = format!(
             "{address} can be reached from other machines and no token is configured; set {}, or listen on \

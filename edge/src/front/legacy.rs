@@ -19,11 +19,12 @@ use wire::mcp::version::{ProtocolVersion, negotiate};
 use wire::splice::Parts;
 use wire::{Era, Kind, Message};
 
+use super::arrival::{Arrival, Begun};
 use super::body::Body;
 use super::classify;
 use super::exchange::{Exchange, Tie};
 use super::listening::Listening;
-use super::media::{self, Accepts};
+use super::media;
 use super::metrics::StreamKind;
 use super::modern::accepted;
 use super::refusal::{self, ErrorObject, Refusal};
@@ -34,10 +35,21 @@ use crate::permit::Bound;
 use crate::session::replay::EventId;
 use crate::session::{Birth, Reader, Refused, Resumed, Session};
 
-/// Opens a session.
+/// Opens a session over HTTP, where its id travels in a header.
+pub(super) async fn initialize(front: &Front, posted: Posted) -> Result<Response<Body>, Refusal> {
+    let (session, answer) = open(front, &posted.arrival)?;
+    let id = HeaderValue::from_str(session.id()).map_err(|_| {
+        Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, code::INTERNAL_ERROR, "bad session id")
+    })?;
+    let mut response = Begun::Answered(answer).respond(front, posted.accepts).await;
+    response.headers_mut().insert(HeaderName::from_static(SESSION_ID), id);
+    Ok(response)
+}
+
+/// Opens a session; the answer that says so.
 // MCP 2025-11-25 basic/lifecycle, Initialization
-pub(super) fn initialize(front: &Front, posted: &Posted) -> Result<Response<Body>, Refusal> {
-    let message = &posted.message;
+pub(super) fn open(front: &Front, arrival: &Arrival) -> Result<(Arc<Session>, Parts), Refusal> {
+    let message = &arrival.message;
     let Some(asked) = message.param("protocolVersion").and_then(|value| value.as_str()) else {
         return Err(Refusal::bad_request(code::INVALID_PARAMS, "params.protocolVersion must be a string"));
     };
@@ -46,14 +58,11 @@ pub(super) fn initialize(front: &Front, posted: &Posted) -> Result<Response<Body
         Client { info: object(message, "clientInfo")?, capabilities: object(message, "capabilities")? };
     let gateway = &front.rooms.gateway;
     let session = front.rooms.sessions.open(Birth {
-        caller: posted.caller.clone(),
-        scope: posted.scope.clone(),
+        caller: arrival.caller.clone(),
+        scope: arrival.scope.clone(),
         version,
         client: Arc::new(client),
         seen: *gateway.changes().borrow(),
-    })?;
-    let id = HeaderValue::from_str(session.id()).map_err(|_| {
-        Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, code::INTERNAL_ERROR, "bad session id")
     })?;
     let mut result = json!({
         "protocolVersion": version.as_str(),
@@ -65,27 +74,38 @@ pub(super) fn initialize(front: &Front, posted: &Posted) -> Result<Response<Body
         },
         "serverInfo": front.config.identity(),
     });
-    if let (Some(text), Some(result)) = (gateway.instructions(posted.scope.as_ref()), result.as_object_mut())
+    if let (Some(text), Some(result)) = (gateway.instructions(arrival.scope.as_ref()), result.as_object_mut())
     {
         result.insert("instructions".to_owned(), text.into());
     }
-    let mut response = own_result(message, posted.accepts, result.to_string());
-    response.headers_mut().insert(HeaderName::from_static(SESSION_ID), id);
-    Ok(response)
+    Ok((session, own_result(message, result.to_string())))
 }
 
 /// Takes one message of a session.
 pub(super) async fn message(front: &Front, posted: Posted) -> Result<Response<Body>, Refusal> {
-    let session = find(front, &posted.headers, &posted.caller, posted.scope.as_ref())?;
-    check_version(&posted.headers)?;
-    match posted.message.kind() {
-        Kind::Request => request(front, posted, &session).await,
+    let Posted { headers, accepts, arrival } = posted;
+    let session = find(front, &headers, &arrival.caller, arrival.scope.as_ref())?;
+    check_version(&headers)?;
+    Ok(match take(front, arrival, &session)? {
+        Some(begun) => begun.respond(front, accepts).await,
+        None => accepted(),
+    })
+}
+
+/// Takes one message of a session; what comes of a request.
+pub(super) fn take(
+    front: &Front,
+    arrival: Arrival,
+    session: &Arc<Session>,
+) -> Result<Option<Begun>, Refusal> {
+    match arrival.message.kind() {
+        Kind::Request => request(front, arrival, session).map(Some),
         Kind::Notification => {
-            notice(front, &session, &posted.message);
-            Ok(accepted())
+            notice(front, session, &arrival.message);
+            Ok(None)
         }
         // Nothing is ever asked of this client, so the answer belongs to nothing.
-        Kind::Response => Ok(accepted()),
+        Kind::Response => Ok(None),
     }
 }
 
@@ -123,7 +143,8 @@ pub(super) fn open_stream(
     Ok(stream(front, primed, reader))
 }
 
-fn listen(front: &Front, session: &Arc<Session>) -> Reader {
+/// What belongs to no call of this session.
+pub(super) fn listen(front: &Front, session: &Arc<Session>) -> Reader {
     let (changes, drain) = (front.rooms.gateway.changes(), front.rooms.drain.clone());
     session.listen(|strayed| Box::new(Listening::new(session.clone(), strayed, changes, drain)))
 }
@@ -163,28 +184,28 @@ pub(super) fn end_session(
     Ok(response)
 }
 
-async fn request(front: &Front, posted: Posted, session: &Arc<Session>) -> Result<Response<Body>, Refusal> {
-    let message = &posted.message;
+fn request(front: &Front, arrival: Arrival, session: &Arc<Session>) -> Result<Begun, Refusal> {
+    let message = &arrival.message;
     let method = Method::parse(message.method());
     if method == Method::Ping {
-        return Ok(own_result(message, posted.accepts, "{}"));
+        return Ok(Begun::Answered(own_result(message, "{}")));
     }
     if !classify::is_routed(method) {
-        return Ok(unknown_method(message));
+        return Ok(Begun::Answered(unknown_method(message)));
     }
     let Some(id) = message.id().cloned() else {
         return Err(Refusal::bad_request(code::INVALID_REQUEST, "a request has an id"));
     };
-    call(front, posted, session, (method, id)).await
+    call(front, arrival, session, (method, id)).map(Begun::Call)
 }
 
-async fn call(
+fn call(
     front: &Front,
-    posted: Posted,
+    arrival: Arrival,
     session: &Arc<Session>,
     (method, id): (Method, RequestId),
-) -> Result<Response<Body>, Refusal> {
-    let Posted { caller, scope, accepts, room, message, .. } = posted;
+) -> Result<Exchange, Refusal> {
+    let Arrival { caller, scope, room, message } = arrival;
     let permit = room.map_err(Bound::refusal)?;
     let in_flight = session.begin(id.clone()).map_err(|refused| match refused {
         Refused::Ended => unknown_session(),
@@ -204,8 +225,7 @@ async fn call(
         permit,
     };
     let tie = Tie::Session(in_flight, front.rooms.drain.clone());
-    let exchange = Exchange::start(front, (Era::Legacy, id), call, tie);
-    Ok(exchange.respond(accepts, front.config.pace(), &front.rooms.metrics).await)
+    Ok(Exchange::start(front, (Era::Legacy, id), call, tie))
 }
 
 fn notice(front: &Front, session: &Session, message: &Message) {
@@ -274,15 +294,14 @@ fn object(message: &Message, key: &str) -> Result<Option<Bytes>, Refusal> {
     }
 }
 
-fn own_result(request: &Message, accepts: Accepts, result: impl Into<Bytes>) -> Response<Body> {
-    let message = refusal::message(request.id(), "result", Parts::from(result.into()));
-    if accepts.json { refusal::json(message) } else { sse::single(&message) }
+fn own_result(request: &Message, result: impl Into<Bytes>) -> Parts {
+    refusal::message(request.id(), "result", Parts::from(result.into()))
 }
 
-/// 200, because a 404 would tell this client that its session is gone.
-fn unknown_method(request: &Message) -> Response<Body> {
+/// An answer and no refusal: a 404 would tell this client that its session is gone.
+fn unknown_method(request: &Message) -> Parts {
     let error = ErrorObject { code: code::METHOD_NOT_FOUND, message: "no such method".into(), data: None };
-    refusal::json(refusal::message(request.id(), "error", Parts::from(error.to_bytes())))
+    refusal::message(request.id(), "error", Parts::from(error.to_bytes()))
 }
 
 // HTML Living Standard §9.2.4

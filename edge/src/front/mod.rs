@@ -8,6 +8,7 @@
 //! its era. The two adapters are the only places that know of eras; what they make of a request is a
 //! [`Call`](crate::call::Call). What is not here: sockets and TLS (`listen`), names (`router`).
 
+mod arrival;
 mod body;
 mod classify;
 mod exchange;
@@ -18,10 +19,12 @@ mod media;
 mod metrics;
 mod modern;
 mod origin;
+mod outbox;
 mod plain;
 mod refusal;
 mod reply;
 mod sse;
+pub mod stdio;
 #[cfg(test)]
 mod tests;
 
@@ -42,6 +45,7 @@ use wire::mcp::version::looks_modern;
 use wire::splice::Parts;
 use wire::{Kind, Message};
 
+use self::arrival::Arrival;
 use self::classify::{Class, Clues};
 use self::exchange::Pace;
 use self::media::Accepts;
@@ -142,12 +146,8 @@ struct Knock<'a> {
 /// A POST that was read and is a message.
 struct Posted {
     headers: HeaderMap,
-    caller: Caller,
-    scope: Option<ServerName>,
     accepts: Accepts,
-    /// Room for a call, or why there is none; a message that is no call does not care.
-    room: Result<CallPermit, Bound>,
-    message: Message,
+    arrival: Arrival,
 }
 
 /// What a path leads to.
@@ -283,7 +283,7 @@ impl Front {
         let message = Message::scan(one_line(bytes), &self.config.limits)
             .map_err(|error| classify::unreadable(&error))?;
         let id = (message.kind() == Kind::Request).then(|| message.id().cloned()).flatten();
-        let posted = Posted { headers, caller, scope, accepts, room, message };
+        let posted = Posted { headers, accepts, arrival: Arrival { caller, scope, room, message } };
         self.message(posted).await.map_err(|refusal| refusal.answering(id.as_ref()))
     }
 
@@ -305,10 +305,10 @@ impl Front {
             version: headers::version(&posted.headers),
             session: posted.headers.contains_key(SESSION_ID),
         };
-        match classify::classify(&posted.message, clues)? {
+        match classify::classify(&posted.arrival.message, clues)? {
             Class::Modern => modern::request(self, posted).await,
-            Class::ModernNotice => modern::notice(&posted.headers, &posted.message),
-            Class::Initialize => legacy::initialize(self, &posted),
+            Class::ModernNotice => modern::notice(&posted.headers, &posted.arrival.message),
+            Class::Initialize => legacy::initialize(self, posted).await,
             Class::Legacy => legacy::message(self, posted).await,
         }
     }

@@ -18,34 +18,49 @@ use wire::mcp::method::Method;
 use wire::mcp::version::{LATEST_MODERN, ProtocolVersion};
 use wire::splice::Parts;
 
+use super::arrival::{Arrival, Begun};
 use super::body::Body;
 use super::classify::{self, MISSING_META};
 use super::exchange::{Exchange, Tie};
 use super::refusal::{self, Refusal};
-use super::{Front, Posted, headers, sse};
+use super::{Front, Posted, headers};
 use crate::call::{Affinity, Call, Client, ServerName};
 use crate::permit::Bound;
 
-/// Answers one request.
+/// Answers one request over HTTP, where headers repeat what the body says.
 pub(super) async fn request(front: &Front, posted: Posted) -> Result<Response<Body>, Refusal> {
-    let message = &posted.message;
-    let Claim { version, client } = Claim::of(message)?;
-    headers::check_version(&posted.headers, &version)?;
-    check_supported(&version)?;
-    headers::check_method(&posted.headers, message.method())?;
-    let method = Method::parse(message.method());
-    if method == Method::Discover {
-        return Ok(discover(front, &posted));
+    let Posted { headers, accepts, arrival } = posted;
+    let message = &arrival.message;
+    let claim = Claim::of(message)?;
+    headers::check_version(&headers, &claim.version)?;
+    check_supported(&claim.version)?;
+    headers::check_method(&headers, message.method())?;
+    let method = served(message)?;
+    if method != Method::Discover {
+        headers::check_name(&headers, message, method.facts())?;
     }
-    // MCP 2026-07-28 changelog: initialize, ping, logging/setLevel and resources/subscribe are gone
-    if !classify::is_routed(method) {
-        return Err(Refusal::unknown_method(message.method()));
-    }
-    headers::check_name(&posted.headers, message, method.facts())?;
     if method == Method::ToolsCall {
-        check_params(front, &posted)?;
+        check_params(front, &headers, &arrival)?;
     }
-    call(front, posted, method, client).await
+    let client = claim.client;
+    Ok(begin(front, arrival, method, client)?.respond(front, accepts).await)
+}
+
+/// Starts one request that came without HTTP.
+pub(super) fn start(front: &Front, arrival: Arrival) -> Result<Begun, Refusal> {
+    let claim = Claim::of(&arrival.message)?;
+    check_supported(&claim.version)?;
+    let (method, client) = (served(&arrival.message)?, claim.client);
+    begin(front, arrival, method, client)
+}
+
+// MCP 2026-07-28 changelog: initialize, ping, logging/setLevel and resources/subscribe are gone
+fn served(message: &Message) -> Result<Method, Refusal> {
+    let method = Method::parse(message.method());
+    if method == Method::Discover || classify::is_routed(method) {
+        return Ok(method);
+    }
+    Err(Refusal::unknown_method(message.method()))
 }
 
 /// Takes one notification. None is defined for clients over HTTP, and cancelling is closing the stream; SDK
@@ -64,13 +79,12 @@ pub(super) fn accepted() -> Response<Body> {
     response
 }
 
-async fn call(
-    front: &Front,
-    posted: Posted,
-    method: Method,
-    client: Client,
-) -> Result<Response<Body>, Refusal> {
-    let Posted { caller, scope, accepts, room, message, .. } = posted;
+fn begin(front: &Front, arrival: Arrival, method: Method, client: Client) -> Result<Begun, Refusal> {
+    let Arrival { caller, scope, room, message } = arrival;
+    if method == Method::Discover {
+        let result = discover_result(front, scope.as_ref());
+        return Ok(Begun::Answered(refusal::message(message.id(), "result", Parts::from(result))));
+    }
     let permit = room.map_err(Bound::refusal)?;
     let Some(id) = message.id().cloned() else {
         return Err(Refusal::bad_request(code::INVALID_REQUEST, "a request has an id"));
@@ -85,8 +99,7 @@ async fn call(
         rename: None,
         permit,
     };
-    let exchange = Exchange::start(front, (Era::Modern, id), call, Tie::Response);
-    Ok(exchange.respond(accepts, front.config.pace(), &front.rooms.metrics).await)
+    Ok(Begun::Call(Exchange::start(front, (Era::Modern, id), call, Tie::Response)))
 }
 
 /// What every modern request says of itself.
@@ -127,20 +140,14 @@ fn check_supported(version: &str) -> Result<(), Refusal> {
         .with_data(json!({ "supported": [LATEST_MODERN.as_str()], "requested": version })))
 }
 
-fn check_params(front: &Front, posted: &Posted) -> Result<(), Refusal> {
-    let Some(tool) = posted.message.param("name").and_then(|name| name.as_str()) else { return Ok(()) };
+fn check_params(front: &Front, headers: &HeaderMap, arrival: &Arrival) -> Result<(), Refusal> {
+    let Some(tool) = arrival.message.param("name").and_then(|name| name.as_str()) else { return Ok(()) };
     // An unknown tool is refused by the router, which knows the words for it.
-    let Some(mirrored) = front.rooms.gateway.mirrored(posted.scope.as_ref(), &tool) else { return Ok(()) };
-    headers::check_params(&posted.headers, &posted.message, &mirrored, &front.config.limits)
+    let Some(mirrored) = front.rooms.gateway.mirrored(arrival.scope.as_ref(), &tool) else { return Ok(()) };
+    headers::check_params(headers, &arrival.message, &mirrored, &front.config.limits)
 }
 
 // MCP 2026-07-28 server/discover
-fn discover(front: &Front, posted: &Posted) -> Response<Body> {
-    let result = discover_result(front, posted.scope.as_ref());
-    let message = refusal::message(posted.message.id(), "result", Parts::from(result));
-    if posted.accepts.json { refusal::json(message) } else { sse::single(&message) }
-}
-
 fn discover_result(front: &Front, scope: Option<&ServerName>) -> Bytes {
     let mut result = json!({
         "resultType": "complete",

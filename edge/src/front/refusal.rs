@@ -108,10 +108,15 @@ impl Refusal {
         self.0.status
     }
 
+    /// The JSON-RPC response alone.
+    pub(super) fn into_message(self) -> Parts {
+        message(self.0.id.as_ref(), "error", Parts::from(self.0.error.to_bytes()))
+    }
+
     /// The whole response.
-    pub(super) fn into_response(self) -> Response<Body> {
-        let Inner { status, error, id, headers } = *self.0;
-        let mut response = json(message(id.as_ref(), "error", Parts::from(error.to_bytes())));
+    pub(super) fn into_response(mut self) -> Response<Body> {
+        let (status, headers) = (self.0.status, std::mem::take(&mut self.0.headers));
+        let mut response = json(self.into_message());
         *response.status_mut() = status;
         response.headers_mut().extend(headers);
         response

@@ -8,6 +8,7 @@ mod plain;
 mod resume;
 mod sessions;
 mod stateless;
+mod stdio;
 mod watching;
 
 use std::collections::VecDeque;

@@ -1,0 +1,75 @@
+//! The way to a client that has one stream for everything: answers, progress and what belongs to no call.
+//!
+//! Messages wait in a bounded queue, and whoever has one more waits for a place in it; so a client that reads
+//! slowly slows its own calls down, whose events are bounded in their replies, and nothing else.
+
+use std::future::poll_fn;
+
+use tokio::sync::mpsc;
+use wire::splice::Parts;
+
+use super::arrival::Begun;
+use super::refusal::Refusal;
+use crate::session::{Reader, Said, Source};
+
+/// The producers' end. Cheap to clone; the stream ends when all of them are gone.
+#[derive(Clone)]
+pub(super) struct Outbox {
+    messages: mpsc::Sender<Parts>,
+}
+
+/// A new queue, and the end that the client's stream is fed from.
+pub(super) fn outbox() -> (Outbox, mpsc::Receiver<Parts>) {
+    let (messages, stream) = mpsc::channel(WAITING);
+    (Outbox { messages }, stream)
+}
+
+impl Outbox {
+    /// Sends all that comes of a message.
+    pub(super) async fn deliver(&self, begun: Result<Option<Begun>, Refusal>) {
+        match begun {
+            Ok(None) => {}
+            Ok(Some(Begun::Answered(message))) => self.send(message).await,
+            Ok(Some(Begun::Call(exchange))) => self.relay(exchange).await,
+            Err(refusal) => self.send(refusal.into_message()).await,
+        }
+    }
+
+    /// Sends what a call yields, to its end or the client's.
+    async fn relay(&self, mut source: impl Source) {
+        loop {
+            match poll_fn(|context| source.poll_next(context)).await {
+                Said::Message(message, _) => {
+                    if self.messages.send(message).await.is_err() {
+                        return;
+                    }
+                }
+                Said::Last(message) => return self.send(message).await,
+                Said::End => return,
+            }
+        }
+    }
+
+    /// Sends what belongs to no call, to the end of the session or the client's.
+    pub(super) async fn listen(&self, mut reader: Reader) {
+        while let Some((_, message)) = poll_fn(|context| reader.poll_next(context)).await {
+            if self.messages.send(message.into()).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Resolves when nobody takes messages any more.
+    pub(super) async fn closed(&self) {
+        self.messages.closed().await;
+    }
+
+    async fn send(&self, message: Parts) {
+        // A client that is gone wants no answer.
+        let _ = self.messages.send(message).await;
+    }
+}
+
+/// Messages that wait for a slow client. 64: a burst of progress; each may be as large as an answer, and those
+/// are held against the byte budget already.
+const WAITING: usize = 64;

@@ -1,0 +1,253 @@
+//! One local client on a pair of byte streams: the edge as a stdio server, in both eras.
+//!
+//! ```text
+//! lines in ─▶ era ─▶ modern │ legacy ─▶ a task for each answer ─▶ outbox ─▶ lines out
+//! ```
+//! The adapters are those of HTTP; what differs is what brings a message and where its answer goes. There is
+//! at most one session, it belongs to the pipe, and both end together. Guarantees: reading goes on while
+//! answers wait, up to [`ANSWERS`] of them; after the end of the input what is on its way is finished.
+// MCP 2025-11-25 basic/transports, stdio; MCP 2026-07-28 basic/transports/stdio
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use http::StatusCode;
+use serde_json::json;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::mpsc;
+use tokio::task::{AbortHandle, JoinSet};
+use tokio_util::sync::CancellationToken;
+use wire::code;
+use wire::frame::{Frame, one_line};
+use wire::frame_io::{FrameReader, FrameWriter};
+use wire::id::RequestId;
+use wire::mcp::method::Notice;
+use wire::splice::Parts;
+use wire::{Kind, Message};
+
+use super::arrival::{Arrival, Begun};
+use super::classify::{Class, Clues, classify, unreadable};
+use super::outbox::{Outbox, outbox};
+use super::refusal::Refusal;
+use super::{Front, legacy, modern};
+use crate::call::Caller;
+use crate::ops::drain::DrainWatch;
+use crate::permit::Bound;
+use crate::session::Session;
+
+/// The principal of whoever started the process.
+pub const LOCAL: &str = "local";
+
+/// Serves until the input ends, nobody reads the output, or the process stops. Then `left` is cancelled, and
+/// what is on its way is finished, or cut with the process.
+pub async fn serve<R, W>(front: Arc<Front>, (input, output): (R, W), left: CancellationToken)
+where
+    R: AsyncRead + Unpin + Send,
+    W: AsyncWrite + Unpin + Send + 'static,
+{
+    let drain = front.rooms.drain.clone();
+    let (outbox, messages) = outbox();
+    let writing = drain.spawn(write(output, messages, drain.clone()));
+    let mut pipe = Pipe::new(front, outbox);
+    pipe.read(input).await;
+    left.cancel();
+    tokio::select! {
+        () = pipe.finish() => {}
+        () = drain.cut() => {}
+    }
+    drop(pipe);
+    // It ends with the last message, or the cut.
+    let _ = writing.await;
+}
+
+async fn write<W: AsyncWrite + Unpin>(output: W, mut messages: mpsc::Receiver<Parts>, drain: DrainWatch) {
+    let mut writer = FrameWriter::new(output);
+    let writing = async {
+        while let Some(message) = messages.recv().await {
+            if let Err(error) = writer.write(message).await {
+                return tracing::info!(%error, "the client reads no more");
+            }
+        }
+    };
+    tokio::select! {
+        () = writing => {}
+        () = drain.cut() => {}
+    }
+}
+
+struct Pipe {
+    front: Arc<Front>,
+    caller: Caller,
+    outbox: Outbox,
+    session: Option<Arc<Session>>,
+    /// Answers on their way; each says which modern request it was.
+    answers: JoinSet<Option<RequestId>>,
+    /// Modern requests on their way, to be cancelled by id.
+    modern: HashMap<RequestId, AbortHandle>,
+    /// What belongs to no call of the session; ends with the pipe.
+    listening: JoinSet<()>,
+}
+
+impl Pipe {
+    fn new(front: Arc<Front>, outbox: Outbox) -> Self {
+        Self {
+            front,
+            caller: Caller::new(LOCAL),
+            outbox,
+            session: None,
+            answers: JoinSet::new(),
+            modern: HashMap::new(),
+            listening: JoinSet::new(),
+        }
+    }
+
+    async fn read(&mut self, input: impl AsyncRead + Unpin) {
+        let (drain, outbox) = (self.front.rooms.drain.clone(), self.outbox.clone());
+        let mut reader = FrameReader::new(input, self.front.config.limits.body_bytes);
+        loop {
+            // All arms are cancel-safe: what the reader has stays in it.
+            tokio::select! {
+                biased;
+                () = drain.stopping() => return,
+                () = outbox.closed() => return,
+                Some(answered) = self.answers.join_next(), if !self.answers.is_empty() => self.forget(answered.ok()),
+                frame = reader.next(), if self.answers.len() < ANSWERS => match frame {
+                    Ok(Some(frame)) => self.take(frame),
+                    Ok(None) => return tracing::info!("the client has closed its output"),
+                    Err(error) => return tracing::warn!(%error, "the client cannot be read"),
+                }
+            }
+        }
+    }
+
+    fn forget(&mut self, answered: Option<Option<RequestId>>) {
+        if let Some(id) = answered.flatten() {
+            self.modern.remove(&id);
+        }
+    }
+
+    /// Waits for the answers that are still on their way.
+    async fn finish(&mut self) {
+        while self.answers.join_next().await.is_some() {}
+        if let Some(session) = self.session.take() {
+            self.front.rooms.sessions.delete(&session);
+        }
+        self.listening.shutdown().await;
+    }
+
+    fn take(&mut self, frame: Frame) {
+        let limits = &self.front.config.limits;
+        let (refusal, id) = match frame {
+            Frame::Line(line) => match Message::scan(one_line(line), limits) {
+                Ok(message) => return self.message(message),
+                Err(error) => (unreadable(&error), None),
+            },
+            // What is never answered is passed over.
+            Frame::TooLong { kind: Some(Kind::Notification | Kind::Response), .. } => return self.too_long(),
+            Frame::TooLong { id, .. } => {
+                self.too_long();
+                let limit_bytes = limits.body_bytes;
+                let text = format!("the message is larger than {limit_bytes} bytes (limits.body)");
+                let refusal = Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, code::INVALID_REQUEST, text);
+                (refusal.with_data(json!({ "reason": "too_large" })), id)
+            }
+        };
+        self.answer(None, Err(refusal.answering(id.as_ref())));
+    }
+
+    fn too_long(&self) {
+        self.front.rooms.permits.metrics().hit(Bound::Body);
+    }
+
+    fn message(&mut self, message: Message) {
+        let id = (message.kind() == Kind::Request).then(|| message.id().cloned()).flatten();
+        let clues = Clues { version: None, session: self.session.is_some() };
+        let class = match classify(&message, clues) {
+            Ok(class) => class,
+            Err(refusal) => return self.answer(None, Err(refusal.answering(id.as_ref()))),
+        };
+        if message.kind() == Kind::Notification && self.cancels(&message) {
+            return;
+        }
+        let begun = match class {
+            Class::Modern => self.modern(message),
+            // None but the cancellation is defined for clients.
+            Class::ModernNotice => Ok(None),
+            Class::Initialize => self.initialize(message).map(Some),
+            Class::Legacy => self.legacy(message),
+        };
+        let modern =
+            id.clone().filter(|_| class == Class::Modern && matches!(begun, Ok(Some(Begun::Call(_)))));
+        self.answer(modern, begun.map_err(|refusal| refusal.answering(id.as_ref())));
+    }
+
+    /// Whether this cancels a modern request; then nothing more is said of that.
+    // MCP 2026-07-28 basic/patterns/cancellation: over stdio by a notification
+    fn cancels(&mut self, notice: &Message) -> bool {
+        if Notice::parse(notice.method()) != Notice::Cancelled {
+            return false;
+        }
+        let id = notice.param("requestId").and_then(|value| RequestId::parse(value.raw()));
+        let call = id.and_then(|id| self.modern.remove(&id));
+        call.inspect(AbortHandle::abort).is_some()
+    }
+
+    fn modern(&self, message: Message) -> Result<Option<Begun>, Refusal> {
+        // MCP 2026-07-28 basic, Requests: no two requests on their way have the same id
+        if message.id().is_some_and(|id| self.modern.contains_key(id)) {
+            return Err(invalid("a request of this id is still on its way"));
+        }
+        modern::start(&self.front, self.arrival(message)).map(Some)
+    }
+
+    fn initialize(&mut self, message: Message) -> Result<Begun, Refusal> {
+        // MCP 2025-11-25 basic/lifecycle: the first interaction, and the only one of its kind
+        if self.session.is_some() {
+            return Err(invalid("this connection is initialized already"));
+        }
+        let (session, answer) = legacy::open(&self.front, &self.arrival(message))?;
+        let (outbox, reader) = (self.outbox.clone(), legacy::listen(&self.front, &session));
+        self.listening.spawn(async move { outbox.listen(reader).await });
+        self.session = Some(session);
+        Ok(Begun::Answered(answer))
+    }
+
+    fn legacy(&self, message: Message) -> Result<Option<Begun>, Refusal> {
+        match &self.session {
+            Some(session) => legacy::take(&self.front, self.arrival(message), session),
+            None if message.kind() == Kind::Request => Err(invalid("send initialize first")),
+            None => Ok(None),
+        }
+    }
+
+    fn arrival(&self, message: Message) -> Arrival {
+        let mut room = self.front.rooms.permits.call(self.caller.principal());
+        if let Ok(permit) = &mut room
+            && let Err(bound) = permit.hold_bytes(message.bytes().len())
+        {
+            room = Err(bound);
+        }
+        Arrival { caller: self.caller.clone(), scope: None, room, message }
+    }
+
+    fn answer(&mut self, modern: Option<RequestId>, begun: Result<Option<Begun>, Refusal>) {
+        if matches!(begun, Ok(None)) {
+            return;
+        }
+        let (outbox, id) = (self.outbox.clone(), modern.clone());
+        let task = self.answers.spawn(async move {
+            outbox.deliver(begun).await;
+            id
+        });
+        if let Some(id) = modern {
+            self.modern.insert(id, task);
+        }
+    }
+}
+
+fn invalid(message: &'static str) -> Refusal {
+    Refusal::bad_request(code::INVALID_REQUEST, message)
+}
+
+/// Answers on their way; beyond them the input is not read. 256: as many calls as a session may have.
+const ANSWERS: usize = 256;

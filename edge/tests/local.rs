@@ -1,0 +1,115 @@
+//! The program as a local stdio server: what it writes where, in both eras, and how it ends.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a panic here is a failed test"
+)]
+
+use std::process::Stdio;
+
+use serde_json::{Value, json};
+use testkit::GUARD;
+use testkit::script::Script;
+use testkit::scripted::Listener;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines};
+use tokio::process::{Child, ChildStdin, ChildStdout, Command};
+use tokio::time::timeout;
+
+struct Local {
+    process: Child,
+    /// Open until the client leaves.
+    input: Option<ChildStdin>,
+    output: Lines<BufReader<ChildStdout>>,
+    _server: Listener,
+}
+
+impl Local {
+    async fn start() -> Self {
+        let server = Listener::start(Script::from_flags(&["--name", "only", "--tools", "2"])).await;
+        let mut command = Command::new(env!("CARGO_BIN_EXE_mcp-edge"));
+        command.arg("--transport=stdio").arg(format!("--server=only={}", server.address()));
+        command.env_remove("MCP_GATEWAY_AUTH_TOKEN").env_remove("MCP_EDGE_LOG").env_remove("MCP_EDGE_KEY");
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+        let mut process = command.spawn().unwrap();
+        let input = process.stdin.take();
+        let output = BufReader::new(process.stdout.take().unwrap()).lines();
+        Self { process, input, output, _server: server }
+    }
+
+    async fn say(&mut self, message: Value) {
+        let input = self.input.as_mut().unwrap();
+        input.write_all(format!("{message}\n").as_bytes()).await.unwrap();
+    }
+
+    async fn ask(&mut self, message: Value) -> Value {
+        self.say(message).await;
+        let line = timeout(GUARD, self.output.next_line()).await.expect("an answer in time").unwrap();
+        serde_json::from_str(&line.expect("an answer")).unwrap()
+    }
+
+    async fn initialize(&mut self) -> Value {
+        let params = json!({"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "t", "version": "1"}});
+        let answer =
+            self.ask(json!({"jsonrpc": "2.0", "id": 0, "method": "initialize", "params": params})).await;
+        self.say(json!({"jsonrpc": "2.0", "method": "notifications/initialized"})).await;
+        answer
+    }
+
+    /// Waits for the end: the exit code, what was still written, and the log.
+    async fn ended(mut self) -> (i32, Vec<String>, String) {
+        let (mut rest, mut log) = (Vec::new(), String::new());
+        let status = timeout(GUARD, self.process.wait()).await.expect("it ends").unwrap();
+        while let Some(line) = self.output.next_line().await.unwrap() {
+            rest.push(line);
+        }
+        self.process.stderr.take().unwrap().read_to_string(&mut log).await.unwrap();
+        (status.code().unwrap(), rest, log)
+    }
+}
+
+#[tokio::test]
+async fn a_legacy_client_is_served_until_it_closes_its_output() {
+    let mut client = Local::start().await;
+    assert_eq!(client.initialize().await["result"]["protocolVersion"], "2025-06-18");
+    let listed = client.ask(json!({"jsonrpc": "2.0", "id": 1, "method": "tools/list"})).await;
+    assert_eq!(listed["result"]["tools"].as_array().unwrap().len(), 2, "{listed}");
+    let call = json!({"jsonrpc": "2.0", "id": "c", "method": "tools/call", "params": {"name": "t0", "arguments": {}}});
+    let called = client.ask(call).await;
+    assert_eq!(called["id"], "c");
+    assert!(called["result"]["content"].is_array(), "{called}");
+
+    client.input = None;
+    let (code, rest, log) = client.ended().await;
+    assert_eq!((code, rest.as_slice()), (0, &[][..]), "{log}");
+    assert!(log.contains("serving standard input") && log.contains("stopped"), "{log}");
+}
+
+#[tokio::test]
+async fn a_modern_client_is_served_and_a_signal_ends_it_all() {
+    let mut client = Local::start().await;
+    let meta = json!({
+        "io.modelcontextprotocol/protocolVersion": "2026-07-28",
+        "io.modelcontextprotocol/clientCapabilities": {},
+    });
+    let ask = |id: i64, method: &str, name: Option<&str>| {
+        let mut params = json!({ "_meta": meta });
+        if let Some(name) = name {
+            params["name"] = name.into();
+        }
+        json!({"jsonrpc": "2.0", "id": id, "method": method, "params": params})
+    };
+    let found = client.ask(ask(1, "server/discover", None)).await;
+    assert_eq!(found["result"]["supportedVersions"], json!(["2026-07-28"]));
+    let listed = client.ask(ask(2, "tools/list", None)).await;
+    assert_eq!(listed["result"]["tools"].as_array().unwrap().len(), 2, "{listed}");
+    let called = client.ask(ask(3, "tools/call", Some("t1"))).await;
+    assert!(called["result"]["content"].is_array(), "{called}");
+
+    // The input stays open: a read that waits must not hold the process.
+    testkit::process::signal(client.process.id().unwrap(), "TERM").await;
+    let (code, rest, log) = client.ended().await;
+    assert_eq!((code, rest.as_slice()), (0, &[][..]), "{log}");
+}
