@@ -100,6 +100,22 @@ impl TaskIds {
         Message::scan(splice.finish().into_bytes(), &self.limits).unwrap_or(message)
     }
 
+    /// Puts the server's own id into a client's answer to a question that came with a task.
+    pub(super) fn own_in_answer(&self, session: u64, answer: Bytes) -> Bytes {
+        let within = |span: Span, key: &str| {
+            let object = Object::scan(&answer, span, &self.limits).ok()?;
+            object.get(&answer, key)
+        };
+        let whole = Span { start: 0, end: answer.len() };
+        let task = within(whole, "_meta").and_then(|meta| within(meta, RELATED));
+        let Some(span) = task.and_then(|task| within(task, "taskId")) else { return answer };
+        let id = serde_json::from_slice::<String>(span.of(&answer)).unwrap_or_default();
+        let Some(own) = self.own(session, &id) else { return answer };
+        let mut splice = Splice::new(answer.clone());
+        splice.replace(span, serde_json::Value::from(own).to_string());
+        splice.finish().into_bytes()
+    }
+
     fn show_related(&self, splice: &mut Splice, session: u64, message: &Message) {
         if let Some(related) = message.meta_value(RELATED) {
             self.show_within(splice, session, message.bytes(), related.span());

@@ -8,10 +8,12 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use wire::Message;
 use wire::id::RequestId;
+use wire::mcp::meta;
 use wire::mcp::method::Ask as Kind;
 
 use super::{Conn, NOTES, Phase, State};
@@ -38,7 +40,11 @@ pub(super) struct Open {
     /// The call it came with, if any was in flight.
     pub(super) call: Option<WireId>,
     pub(super) withdrawn: CancellationToken,
+    /// Under which the server wants to hear of progress, as JSON.
+    progress: Option<Bytes>,
     deadline: Instant,
+    /// The end of it, however often the client tells of progress.
+    limit: Instant,
 }
 
 impl Asks {
@@ -94,10 +100,12 @@ impl Conn {
             };
             let asking = mux.iter().filter(|(_, pending)| pending.work.may_ask());
             let call = asking.min_by_key(|(_, pending)| pending.age).map(|(id, _)| id);
-            let withdrawn = CancellationToken::new();
-            let deadline = Instant::now() + config.ask_timeout;
+            let (now, withdrawn) = (Instant::now(), CancellationToken::new());
+            let (deadline, limit) = (now + config.ask_timeout, now + config.call_timeout_max);
+            let progress = request.meta_value(meta::PROGRESS_TOKEN);
+            let progress = progress.map(|token| Bytes::copy_from_slice(token.raw()));
             let ask = Ask::new(kind, request, withdrawn.clone(), this, token);
-            asks.open.push(Open { token, id, kind, call, withdrawn, deadline });
+            asks.open.push(Open { token, id, kind, call, withdrawn, progress, deadline, limit });
             let pending = call.and_then(|id| mux.get_mut(id));
             if let Some(pending) = pending {
                 let extended = (deadline + config.call_timeout).min(pending.limit);
@@ -126,6 +134,24 @@ impl Conn {
         }
     }
 
+    /// The client works on a question: whether it is one of this connection. It has its time anew, and so has
+    /// its call.
+    // MCP 2025-11-25 basic/utilities/progress: either side may tell of it
+    pub(super) fn ask_progressed(&self, notice: &Message) -> bool {
+        let Some(token) = notice.param(meta::PROGRESS_TOKEN) else { return false };
+        let (now, config) = (Instant::now(), &self.around.config);
+        let mut state = self.lock();
+        let State { asks, mux, .. } = &mut *state;
+        let mine = |ask: &&mut Open| ask.progress.as_deref() == Some(token.raw());
+        let Some(ask) = asks.open.iter_mut().find(mine) else { return false };
+        ask.deadline = (now + config.ask_timeout).min(ask.limit);
+        if let Some(pending) = ask.call.and_then(|id| mux.get_mut(id)) {
+            let extended = (ask.deadline + config.call_timeout).min(pending.limit);
+            pending.deadline = pending.deadline.max(extended);
+        }
+        true
+    }
+
     /// Withdraws the questions whose time is over.
     pub(super) fn sweep_asks(&self, now: Instant) {
         let late = self.lock().end_asks(self.around.config.call_timeout, |ask| ask.deadline <= now);
@@ -143,7 +169,13 @@ impl Conn {
     // Answers have a room of their own, so that pings cannot take it: there are never more than questions.
     fn answer_ask(&self, ask: &Open, answer: Answer) {
         let line = match answer {
-            Answer::Result(value) => outgoing::relayed(&ask.id, "result", value),
+            Answer::Result(value) => {
+                let value = match &self.spec.tenant {
+                    Some(tenant) => self.around.task_ids.own_in_answer(tenant.session.number, value),
+                    None => value,
+                };
+                outgoing::relayed(&ask.id, "result", value)
+            }
             Answer::Refused(value) => outgoing::relayed(&ask.id, "error", value),
             Answer::Nobody => outgoing::answer(&ask.id, unanswered(ask.kind)),
         };

@@ -31,11 +31,17 @@ pub(super) fn is_the_clients(notice: Notice) -> bool {
 }
 
 impl Conn {
-    /// Tells the server what its session's client said, if the server was promised to hear of it.
+    /// Tells the server what its session's client said, if that is the server's to hear: changed roots if it
+    /// was promised to hear of them, and progress of what it asked.
     // MCP 2025-11-25 client/roots, Root List Changes
     pub(in crate::upstream) fn hear(&self, notice: Notice, message: &Message) {
         let promised = self.spec.tenant.as_ref().is_some_and(|tenant| tenant.can.tells_of_roots());
-        if notice == Notice::RootsChanged && promised {
+        let passes = match notice {
+            Notice::RootsChanged => promised,
+            Notice::Progress => self.ask_progressed(message),
+            _ => false,
+        };
+        if passes {
             self.tell(one_line(message.bytes().clone()));
         }
     }

@@ -187,6 +187,10 @@ impl Reader {
     }
 
     fn progress(&mut self, message: Message) {
+        let message = match &self.conn.spec.tenant {
+            Some(tenant) => self.conn.around.task_ids.show_message(tenant.session.number, None, message),
+            None => message,
+        };
         let token = message.param("progressToken").and_then(|token| token.as_u64());
         let known = token.is_some_and(|token| self.conn.progressed(WireId::from_number(token), message));
         if !known {

@@ -237,3 +237,40 @@ async fn a_flood_of_progress_drops_no_ask() {
     asked(&mut reply).await;
     assert!(room.count("mcp_edge_refused_total{bound=\"event_bytes\"}") > 0);
 }
+
+#[tokio::test(start_paused = true)]
+async fn progress_of_the_client_reaches_the_server_that_asked_and_gives_time() {
+    use crate::call::Server;
+    use wire::mcp::method::Notice;
+    let mut room = Setting::default().build();
+    let ((one, _h1), (two, _h2)) = (session_heard(1), session_heard(2));
+    let mut reply = room.echo_in(&one, "a");
+    let mut peer = room.accept_legacy().await;
+    let request = peer.expect("tools/call").await;
+    peer.ask(json!(1), SAMPLE, json!({"messages": [], "_meta": {"progressToken": "p"}})).await;
+    let ask = asked(&mut reply).await;
+    let text =
+        r#"{"jsonrpc":"2.0","method":"notifications/progress","params":{"progressToken":"p","progress":1}}"#;
+    let message = Message::scan(text.into(), &Limits::default()).unwrap();
+    let odd = Message::scan(text.replace(r#""p","#, "7,").into(), &Limits::default()).unwrap();
+    for _ in 0..5 {
+        tokio::time::sleep(Duration::from_secs(200)).await;
+        room.pool.notify(&two, Notice::Progress, &message);
+        room.pool.notify(&one, Notice::Progress, &odd);
+        room.pool.notify(&one, Notice::Progress, &message);
+        assert_eq!(peer.expect("notifications/progress").await["params"]["progressToken"], "p");
+    }
+    assert!(!ask.withdrawn.is_cancelled());
+    ask.answer(Answer::Result(Bytes::from_static(b"{}")));
+    assert_eq!(peer.read().await.unwrap()["id"], 1);
+    room.pool.notify(&one, Notice::Progress, &message);
+    peer.answer(&request, json!({})).await;
+    result(reply).await;
+    // For ever it does not go on.
+    peer.ask(json!(2), SAMPLE, json!({"messages": [], "_meta": {"progressToken": "p"}})).await;
+    for _ in 0..40 {
+        tokio::time::sleep(Duration::from_secs(100)).await;
+        room.pool.notify(&one, Notice::Progress, &message);
+    }
+    while peer.read().await.unwrap()["id"] != 2 {}
+}

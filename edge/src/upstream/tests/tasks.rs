@@ -48,8 +48,12 @@ async fn a_tasks_id_leads_its_session_back_to_it() {
     let meta: Value =
         ask.request.meta_value("io.modelcontextprotocol/related-task").unwrap().parse().unwrap();
     assert_eq!(meta, json!({"taskId": id}));
-    ask.answer(Answer::Result(Bytes::from_static(br#"{"action":"decline"}"#)));
-    assert_eq!(peer.read().await.unwrap()["result"]["action"], "decline");
+    let decline =
+        json!({"action": "decline", "_meta": {"io.modelcontextprotocol/related-task": {"taskId": id}}});
+    ask.answer(Answer::Result(decline.to_string().into()));
+    let answer = peer.read().await.unwrap();
+    let own = json!({"io.modelcontextprotocol/related-task": {"taskId": "t1"}});
+    assert_eq!(answer["result"], json!({"action": "decline", "_meta": own}));
     peer.answer(&request, json!({"content": [], "_meta": related})).await;
     let last = result(reply).await;
     assert_eq!(last["_meta"], json!({"io.modelcontextprotocol/related-task": {"taskId": id}, "x": 1}));
