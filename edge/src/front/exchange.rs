@@ -3,7 +3,7 @@
 //! ```text
 //!            outcome ────────────────────────▶ JSON
 //! dispatched
-//!            progress, or a long silence ────▶ stream ──events──▶ outcome ──▶ end
+//!            an event, or a long silence ────▶ stream ──events──▶ outcome ──▶ end
 //! ```
 //! Late, because a status cannot be taken back once a stream has begun, and one JSON response costs less
 //! everywhere. What a client's leaving means is the era's business, said by [`Tie`].
@@ -25,6 +25,7 @@ use super::Front;
 use super::body::Body;
 use super::media::Accepts;
 use super::metrics::{Metrics, Record, StreamKind, Subject};
+use super::questions::Questions;
 use super::reply::{Answer, Manner};
 use super::sse::{self, Feed};
 use crate::call::{Call, Event, Next, Reply};
@@ -36,7 +37,7 @@ use crate::session::{InFlight, Said, Source};
 /// A call whose client waits.
 pub(super) struct Exchange {
     /// What turned the response into a stream.
-    first: Option<Parts>,
+    first: Option<(Parts, Weight)>,
     state: State,
 }
 
@@ -55,6 +56,10 @@ struct Waiting {
     manner: Manner,
     record: Record,
     tie: Tie,
+    /// Whether the client hears what comes before the outcome.
+    heard: bool,
+    /// What was asked in the course of the call; a modern client is not asked here.
+    questions: Option<Questions>,
 }
 
 /// What holds a call to its client.
@@ -75,7 +80,7 @@ pub(super) struct Pace {
 }
 
 enum Step {
-    Progress(Parts),
+    Message(Parts, Weight),
     End(Answer),
     /// The client itself cancelled the call, or its session ended.
     Cancelled(Answer),
@@ -95,33 +100,32 @@ impl Exchange {
         let server = reply.server().cloned().or(scope);
         let subject = Subject { era, method, server: server.clone(), log: front.config.log_calls, started };
         let record = Record::start(&front.rooms.metrics, subject);
-        let waiting = Waiting { reply, id, progress_token, manner: Manner { era, server }, record, tie };
+        let questions = match &tie {
+            Tie::Response => None,
+            Tie::Session(in_flight, _) => Some(Questions::new(in_flight.session().clone())),
+        };
+        let manner = Manner { era, server };
+        let waiting = Waiting { reply, id, progress_token, manner, record, tie, heard: true, questions };
         Self { first: None, state: State::Waiting(Box::new(waiting)) }
     }
 
     /// The response, once it is known which.
     pub(super) async fn respond(mut self, accepts: Accepts, pace: Pace, metrics: &Metrics) -> Response<Body> {
         let silence_ends = Instant::now() + pace.stream_after;
-        self.first = loop {
-            let step = poll_fn(|context| self.poll_step(context));
-            let step = if accepts.events {
-                match timeout_at(silence_ends, step).await {
-                    Ok(step) => step,
-                    Err(_) => break None,
-                }
-            } else {
-                step.await
-            };
-            match step {
-                Step::Progress(message) if accepts.events => break Some(message),
-                Step::Progress(_) => {}
-                // An error with a status of its own is JSON in any case: nothing of a stream was promised yet.
-                Step::End(answer) if !accepts.json && answer.status == StatusCode::OK => {
-                    return sse::single(&answer.message);
-                }
-                Step::End(answer) | Step::Cancelled(answer) => return answer.into_json(),
+        if let State::Waiting(waiting) = &mut self.state {
+            waiting.heard = accepts.events;
+        }
+        let step = poll_fn(|context| self.poll_step(context));
+        let step = if accepts.events { timeout_at(silence_ends, step).await.ok() } else { Some(step.await) };
+        match step {
+            None => {}
+            Some(Step::Message(message, weight)) => self.first = Some((message, weight)),
+            // An error with a status of its own is JSON in any case: nothing of a stream was promised yet.
+            Some(Step::End(answer)) if !accepts.json && answer.status == StatusCode::OK => {
+                return sse::single(&answer.message);
             }
-        };
+            Some(Step::End(answer) | Step::Cancelled(answer)) => return answer.into_json(),
+        }
         let count = metrics.stream(StreamKind::Call);
         let (primed, feed) = self.into_feed();
         sse::response(primed, feed, pace.keep_alive, count)
@@ -141,7 +145,7 @@ impl Exchange {
     fn poll_step(&mut self, context: &mut Context<'_>) -> Poll<Step> {
         let State::Waiting(waiting) = &mut self.state else { return Poll::Pending };
         let step = ready!(waiting.poll_step(context));
-        if !matches!(step, Step::Progress(_)) {
+        if !matches!(step, Step::Message(..)) {
             // Booked and given back now, and not when the client has read the last byte.
             self.state = State::Over;
         }
@@ -151,14 +155,14 @@ impl Exchange {
 
 impl Source for Exchange {
     fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Said> {
-        if let Some(first) = self.first.take() {
-            return Poll::Ready(Said::Message(first, Weight::Passing));
+        if let Some((message, weight)) = self.first.take() {
+            return Poll::Ready(Said::Message(message, weight));
         }
         if matches!(self.state, State::Over) {
             return Poll::Ready(Said::End);
         }
         self.poll_step(context).map(|step| match step {
-            Step::Progress(message) => Said::Message(message, Weight::Passing),
+            Step::Message(message, weight) => Said::Message(message, weight),
             Step::End(answer) => Said::Last(answer.message),
             // MCP 2025-11-25 basic/utilities/cancellation: no response to a cancelled request
             Step::Cancelled(_) => Said::End,
@@ -184,21 +188,35 @@ impl Waiting {
         {
             return Poll::Ready(self.cancelled());
         }
+        if let Some(questions) = &mut self.questions
+            && let Poll::Ready(message) = questions.poll_withdrawn(context)
+        {
+            return Poll::Ready(Step::Message(message, Weight::Lasting));
+        }
         loop {
-            match ready!(self.reply.poll_next(context)) {
-                Next::Event(Event::Progress(message)) => {
-                    if let Some(message) = self.progress(&message) {
-                        return Poll::Ready(Step::Progress(message));
-                    }
-                }
-                // Dropping an ask refuses it.
-                Next::Event(Event::Notice(..) | Event::Ask(_)) => {}
+            let message = match ready!(self.reply.poll_next(context)) {
+                Next::Event(event) => self.event(event),
                 Next::Outcome(outcome) => {
                     let answer = self.manner.answer(&self.id, outcome);
                     self.record.end(answer.ending);
                     return Poll::Ready(Step::End(answer));
                 }
+            };
+            if let Some((message, weight)) = message {
+                return Poll::Ready(Step::Message(message, weight));
             }
+        }
+    }
+
+    /// What the client hears of it. An ask that it does not hear is dropped, which refuses it.
+    fn event(&mut self, event: Event) -> Option<(Parts, Weight)> {
+        if !self.heard {
+            return None;
+        }
+        match event {
+            Event::Progress(message) => Some((self.progress(&message)?, Weight::Passing)),
+            Event::Notice(_, message) => Some((message.bytes().clone().into(), Weight::Lasting)),
+            Event::Ask(ask) => Some((self.questions.as_mut()?.put(ask)?, Weight::Lasting)),
         }
     }
 
@@ -232,8 +250,9 @@ impl Waiting {
     async fn finish_alone(mut self: Box<Self>) {
         let Tie::Session(_, drain) = &self.tie else { return };
         let drain = drain.clone();
+        (self.heard, self.questions) = (false, None);
         let to_its_end =
-            async { while let Step::Progress(_) = poll_fn(|context| self.poll_step(context)).await {} };
+            async { while let Step::Message(..) = poll_fn(|context| self.poll_step(context)).await {} };
         tokio::select! {
             () = to_its_end => {}
             () = drain.cut() => {}

@@ -27,6 +27,7 @@ use super::listening::Listening;
 use super::media;
 use super::metrics::StreamKind;
 use super::modern::accepted;
+use super::questions;
 use super::refusal::{self, ErrorObject, Refusal};
 use super::sse::{self, Feed};
 use super::{Front, Posted, headers};
@@ -104,8 +105,13 @@ pub(super) fn take(
             notice(front, session, &arrival.message);
             Ok(None)
         }
-        // Nothing is ever asked of this client, so the answer belongs to nothing.
-        Kind::Response => Ok(None),
+        Kind::Response => {
+            if let Some(id) = arrival.message.id() {
+                session.answer(id, questions::answer(&arrival.message));
+            }
+            // Also for an answer that nobody waits for: it may have crossed with its cancellation.
+            Ok(None)
+        }
     }
 }
 

@@ -1,4 +1,5 @@
-//! What a session's client hears that belongs to no call: changed lists.
+//! What a session's client hears that belongs to no call: changed lists, and what its servers say and ask
+//! beside calls.
 //!
 //! What happens while no stream is open waits, bounded, and is told first when one is. What is not here: who
 //! reads it and what is kept for resumption (`session/stream`).
@@ -12,7 +13,8 @@ use bytes::Bytes;
 use tokio::sync::watch;
 use wire::splice::Parts;
 
-use crate::call::Reply;
+use super::questions::Questions;
+use crate::call::{Event, Next, Reply};
 use crate::ops::drain::DrainWatch;
 use crate::router::ListChanges;
 use crate::session::replay::Weight;
@@ -21,8 +23,9 @@ use crate::session::{Said, Session, Source};
 /// See the module.
 pub(super) struct Listening {
     session: Arc<Session>,
-    /// What the session's own connections say; held, because to drop it would tell them that nobody listens.
-    _strayed: Option<Reply>,
+    /// What the session's own connections say.
+    strayed: Option<Reply>,
+    questions: Questions,
     changes: watch::Receiver<ListChanges>,
     drain: DrainWatch,
     /// Notifications not yet sent; at most one of each kind.
@@ -44,7 +47,8 @@ impl Listening {
         changes: watch::Receiver<ListChanges>,
         drain: DrainWatch,
     ) -> Self {
-        Self { session, _strayed: strayed, changes, drain, waiting: VecDeque::new(), news: None }
+        let questions = Questions::new(session.clone());
+        Self { session, strayed, questions, changes, drain, waiting: VecDeque::new(), news: None }
     }
 
     /// What changed since the client was last told, also while no stream was open.
@@ -57,6 +61,29 @@ impl Listening {
             (news.resources, RESOURCES_CHANGED),
         ];
         self.waiting.extend(all.into_iter().filter(|(changed, _)| *changed).map(|(_, notice)| notice));
+    }
+
+    fn poll_strayed(&mut self, context: &mut Context<'_>) -> Poll<Parts> {
+        if let Poll::Ready(message) = self.questions.poll_withdrawn(context) {
+            return Poll::Ready(message);
+        }
+        while let Some(strayed) = &mut self.strayed {
+            let message = match std::task::ready!(strayed.poll_next(context)) {
+                Next::Event(Event::Notice(_, message)) => Some(Parts::from(message.bytes().clone())),
+                Next::Event(Event::Ask(ask)) => self.questions.put(ask),
+                // Progress belongs to a call, and this is none.
+                Next::Event(Event::Progress(_)) => None,
+                Next::Outcome(_) => {
+                    self.strayed = None;
+                    None
+                }
+            };
+            if let Some(message) = message {
+                // A question just put is polled for its withdrawal with the next message.
+                return Poll::Ready(message);
+            }
+        }
+        Poll::Pending
     }
 
     fn poll_news(&mut self, context: &mut Context<'_>) -> Poll<News> {
@@ -87,6 +114,9 @@ impl Source for Listening {
             }
             if let Some(notice) = self.waiting.pop_front() {
                 let message = Parts::from(Bytes::from_static(notice.as_bytes()));
+                return Poll::Ready(Said::Message(message, Weight::Lasting));
+            }
+            if let Poll::Ready(message) = self.poll_strayed(context) {
                 return Poll::Ready(Said::Message(message, Weight::Lasting));
             }
             match std::task::ready!(self.poll_news(context)) {

@@ -21,6 +21,7 @@ mod modern;
 mod origin;
 mod outbox;
 mod plain;
+mod questions;
 mod refusal;
 mod reply;
 mod sse;

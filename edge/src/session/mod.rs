@@ -12,6 +12,7 @@
 //! else; everything it holds is bounded; its end cancels its calls and closes its stream. It must not know
 //! of HTTP or JSON: `front/legacy.rs` does the talking.
 
+mod ask;
 pub mod replay;
 mod stream;
 mod table;
@@ -40,6 +41,7 @@ use crate::router::ListChanges;
 use replay::{EventId, Room};
 use stream::{LISTENING, Stream};
 
+pub use ask::Asking;
 pub use stream::{Reader, Resumed, Said, Source};
 pub use table::{Metrics, Table};
 
@@ -53,6 +55,8 @@ pub struct Config {
     pub sessions_per_principal: usize,
     /// Calls of one session on their way. 256: what the queue of one server takes.
     pub calls_per_session: usize,
+    /// Questions of servers that wait for the client. 64: as many as one connection may have.
+    pub asks_per_session: usize,
     /// A session without a message, a call or an open stream ends after this. 30 m: a lunch break survives, a closed
     /// laptop does not keep a process.
     pub idle: Duration,
@@ -69,6 +73,7 @@ impl Default for Config {
             sessions: 10_000,
             sessions_per_principal: 10_000,
             calls_per_session: 256,
+            asks_per_session: 64,
             idle: Duration::from_secs(30 * 60),
             age: Duration::from_secs(24 * 60 * 60),
             replay: replay::Config::default(),
@@ -98,6 +103,9 @@ pub struct Session {
     key: SessionKey,
     born: Instant,
     calls_max: usize,
+    asks_max: usize,
+    /// Part of every question's id, so that one session cannot guess those of another.
+    asks_mark: Box<str>,
     ended_streams_max: usize,
     refusals: permit::Metrics,
     room: Arc<Room>,
@@ -109,6 +117,7 @@ pub struct Session {
 struct Live {
     phase: Phase,
     calls: HashMap<RequestId, CancellationToken>,
+    asked: ask::Asked,
     /// What the session's connections said outside any call; taken by the stream that carries it.
     strayed: Option<Reply>,
     /// By number: of calls, and under [`LISTENING`] the one that carries what belongs to no call.
@@ -313,9 +322,10 @@ impl Session {
     fn end(&self) {
         let mut live = self.live();
         live.phase = Phase::Ended;
-        let (streams, strayed) = (std::mem::take(&mut live.streams), live.strayed.take());
-        drop(live); // what was asked in it is refused, and may want the lock
-        drop(strayed);
+        let (streams, unheard) = (std::mem::take(&mut live.streams), live.strayed.take());
+        let unanswered = std::mem::take(&mut live.asked);
+        drop(live); // what was asked is refused now, and may want the lock
+        drop((unheard, unanswered));
         self.key.ended.cancel();
         // The streams of calls end by themselves, for the calls are cancelled.
         if let Some(listening) = streams.get(&LISTENING) {

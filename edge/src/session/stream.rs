@@ -126,7 +126,7 @@ impl Stream {
         if self.number == LISTENING {
             session.listener_came();
         }
-        Reader { session: session.clone(), stream: self.clone(), number: state.reader, seq }
+        Reader { session: session.clone(), stream: self.clone(), number: state.reader, seq, alone: false }
     }
 
     /// Ends it: whoever reads, reads no more.
@@ -207,6 +207,8 @@ pub struct Reader {
     number: u64,
     /// The last event it took.
     seq: u64,
+    /// A task has it, and no client.
+    alone: bool,
 }
 
 impl Reader {
@@ -245,15 +247,15 @@ impl Drop for Reader {
         if self.stream.number == LISTENING {
             self.session.listener_left();
         }
-        // A runtime that is going down drops its tasks; there is nothing left to keep anything then.
-        let Some(drain) = self.stream.alone.clone().filter(|_| tokio::runtime::Handle::try_current().is_ok())
-        else {
-            return;
-        };
+        // A runtime that is going down drops its tasks, and would drop each new one too: nobody is left to keep
+        // anything then.
+        let can_spawn = !self.alone && tokio::runtime::Handle::try_current().is_ok();
+        let Some(drain) = self.stream.alone.clone().filter(|_| can_spawn) else { return };
         let mut state = self.stream.lock();
         if state.reader == self.number && state.source.is_some() {
             let seq = state.ring.last();
-            let keeper = self.stream.reader(&self.session, &mut state, seq);
+            let mut keeper = self.stream.reader(&self.session, &mut state, seq);
+            keeper.alone = true;
             drop(state);
             drain.clone().spawn(keeper.keep(drain));
         }

@@ -16,6 +16,7 @@ use prometheus_client::registry::Registry;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::ask::Asked;
 use super::replay::{self, Room};
 use super::ticket::{self, Ticket};
 use super::{Birth, Config, Live, Phase, Session};
@@ -150,6 +151,7 @@ impl Shared {
             strayed: Some(strayed),
             phase: Phase::Opening,
             calls: HashMap::new(),
+            asked: Asked::default(),
             streams: BTreeMap::new(),
             next_stream: 0,
             listeners: 0,
@@ -158,6 +160,7 @@ impl Shared {
             stale: false,
         };
         let replay = self.config.replay.clone();
+        let mark: [u8; 8] = self.sealer.random()?;
         let ended_streams_max = replay.ended_streams;
         Ok(Session {
             id,
@@ -170,6 +173,8 @@ impl Shared {
             },
             born: now,
             calls_max: self.config.calls_per_session,
+            asks_max: self.config.asks_per_session,
+            asks_mark: format!("{:016x}", u64::from_ne_bytes(mark)).into(),
             ended_streams_max,
             refusals: self.refusals.clone(),
             room: Arc::new(Room::new(replay, self.metrics.replay.clone(), self.replay_bytes.clone())),

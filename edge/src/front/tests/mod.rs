@@ -1,5 +1,6 @@
 //! The room against a scripted gateway: no socket, and time that only moves when everybody waits.
 
+mod asks;
 mod bounds;
 mod calls;
 mod door;

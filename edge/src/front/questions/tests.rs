@@ -1,0 +1,75 @@
+use super::*;
+use wire::limits::Limits;
+
+fn edited(
+    kind: &str,
+    params: &str,
+    version: ProtocolVersion,
+    capabilities: &str,
+) -> Result<Value, &'static str> {
+    let text = format!(r#"{{"jsonrpc":"2.0","id":1,"method":"{kind}","params":{{{params}}}}}"#);
+    let request = Message::scan(text.into(), &Limits::default()).unwrap();
+    let client = Client { info: None, capabilities: Some(Bytes::copy_from_slice(capabilities.as_bytes())) };
+    let edits = Edits::of(Kind::parse(kind), &request, version, &client)?;
+    let mut splice = Splice::new(request.bytes().clone());
+    edits.make(&request, &mut splice);
+    let message: Value = serde_json::from_slice(&splice.finish().into_bytes()).unwrap();
+    Ok(message["params"].clone())
+}
+
+const OLD: ProtocolVersion = ProtocolVersion::V2025_06_18;
+const NEW: ProtocolVersion = ProtocolVersion::V2025_11_25;
+const ALL: &str = r#"{"roots":{},"sampling":{"tools":{},"context":{}},"elicitation":{"form":{},"url":{}}}"#;
+
+#[test]
+fn a_client_is_asked_what_it_offered() {
+    for (kind, params, enough, too_little) in [
+        ("roots/list", "", r#"{"roots":{}}"#, "{}"),
+        ("sampling/createMessage", "", r#"{"sampling":{}}"#, r#"{"roots":{}}"#),
+        ("sampling/createMessage", r#""tools":[]"#, r#"{"sampling":{"tools":{}}}"#, r#"{"sampling":{}}"#),
+        ("elicitation/create", "", r#"{"elicitation":{}}"#, "{}"),
+        ("elicitation/create", "", r#"{"elicitation":{"form":{}}}"#, r#"{"elicitation":{"url":{}}}"#),
+        ("elicitation/create", r#""mode":"url""#, r#"{"elicitation":{"url":{}}}"#, r#"{"elicitation":{}}"#),
+    ] {
+        assert!(edited(kind, params, NEW, enough).is_ok(), "{kind} {params} {enough}");
+        assert!(edited(kind, params, NEW, too_little).is_err(), "{kind} {params} {too_little}");
+    }
+    assert!(edited("ping", "", NEW, ALL).is_err());
+}
+
+#[test]
+fn an_older_client_is_asked_in_its_own_words() {
+    let form = r#""mode":"form","message":"m","requestedSchema":{"type":"object","properties":{"a":{"type":"string"}}}"#;
+    let asked = edited("elicitation/create", form, OLD, ALL).unwrap();
+    assert!(asked.get("mode").is_none());
+    assert_eq!(asked["requestedSchema"]["properties"]["a"]["type"], "string");
+    assert_eq!(edited("elicitation/create", form, NEW, ALL).unwrap()["mode"], "form");
+
+    let titled = r#""requestedSchema":{"properties":{"c":{"type":"string","oneOf":[{"const":"r","title":"Red"},{"const":"g","title":"Green"}]}}}"#;
+    let asked = edited("elicitation/create", titled, OLD, ALL).unwrap();
+    let choice = &asked["requestedSchema"]["properties"]["c"];
+    assert_eq!(*choice, json!({"type":"string","enum":["r","g"],"enumNames":["Red","Green"]}));
+
+    let several = r#""requestedSchema":{"properties":{"c":{"type":"array","items":{"enum":["a"]}}}}"#;
+    for (kind, params) in [
+        ("elicitation/create", r#""mode":"url","url":"https://x""#),
+        ("elicitation/create", several),
+        ("sampling/createMessage", r#""tools":[]"#),
+        ("sampling/createMessage", r#""toolChoice":{}"#),
+    ] {
+        assert!(edited(kind, params, OLD, ALL).is_err(), "{kind} {params}");
+        assert!(edited(kind, params, NEW, ALL).is_ok(), "{kind} {params}");
+    }
+    assert!(edited("elicitation/create", "", ProtocolVersion::V2025_03_26, ALL).is_err());
+}
+
+#[test]
+fn context_is_asked_of_clients_that_give_it() {
+    let params = r#""includeContext":"thisServer","maxTokens":1"#;
+    let asked = edited("sampling/createMessage", params, NEW, r#"{"sampling":{}}"#).unwrap();
+    assert_eq!(asked, json!({"maxTokens":1}));
+    for (version, capabilities) in [(NEW, ALL), (OLD, r#"{"sampling":{}}"#)] {
+        let asked = edited("sampling/createMessage", params, version, capabilities).unwrap();
+        assert_eq!(asked["includeContext"], "thisServer");
+    }
+}

@@ -1,0 +1,297 @@
+//! What servers ask and say: on which stream it reaches the client, who answers, and what becomes of answers
+//! that are late, doubled, foreign or missing.
+
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+use wire::mcp::method;
+
+use super::*;
+use crate::call::{Affinity, Answer, Answered, Ask};
+
+const CALL: &str = r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"echo"}}"#;
+const READY: &str = r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#;
+
+/// The server's side of questions.
+#[derive(Default)]
+struct Server(Mutex<Vec<(u64, String)>>);
+
+impl Answered for Server {
+    fn answered(&self, token: u64, answer: Answer) {
+        let text = match answer {
+            Answer::Result(result) => format!("result {}", String::from_utf8(result.to_vec()).unwrap()),
+            Answer::Refused(error) => format!("error {}", String::from_utf8(error.to_vec()).unwrap()),
+            Answer::Nobody => "nobody".to_owned(),
+        };
+        self.0.lock().unwrap().push((token, text));
+    }
+}
+
+impl Server {
+    fn asks(self: &Arc<Self>, token: u64) -> (Ask, CancellationToken) {
+        self.asks_for(token, "roots/list", "")
+    }
+
+    fn asks_for(self: &Arc<Self>, token: u64, method: &str, params: &str) -> (Ask, CancellationToken) {
+        let withdrawn = CancellationToken::new();
+        let text = format!(r#"{{"jsonrpc":"2.0","id":{token},"method":"{method}","params":{{{params}}}}}"#);
+        let request = Message::scan(text.into(), &wire::limits::Limits::default()).unwrap();
+        let kind = method::Ask::parse(method);
+        (Ask::new(kind, request, withdrawn.clone(), self.clone(), token), withdrawn)
+    }
+
+    fn heard(&self) -> Vec<(u64, String)> {
+        std::mem::take(&mut *self.0.lock().unwrap())
+    }
+}
+
+/// Opens a session of a client that can be asked everything; its id.
+async fn session(stage: &Stage, headers: &[(&str, &str)]) -> String {
+    let init = r#"{"jsonrpc":"2.0","id":0,"method":"initialize","params":{"protocolVersion":"2025-11-25",
+        "capabilities":{"roots":{},"sampling":{},"elicitation":{}}}}"#;
+    let response = stage.send(post(init, headers)).await;
+    let id = response.headers()["mcp-session-id"].to_str().unwrap().to_owned();
+    let mut all = vec![("mcp-session-id", id.as_str())];
+    all.extend(headers);
+    stage.send(post(READY, &all)).await;
+    id
+}
+
+/// A call that is open at its server.
+async fn open_call(stage: &Stage, id: &str) -> (tokio::task::JoinHandle<Response<Body>>, Call, Responder) {
+    let sent = tokio::spawn(stage.front.clone().handle(post(CALL, &[("mcp-session-id", id)])));
+    while stage.open_calls() == 0 {
+        tokio::task::yield_now().await;
+    }
+    let (call, responder) = stage.take_open();
+    (sent, call, responder)
+}
+
+fn key(call: &Call) -> SessionKey {
+    let Affinity::Session(key) = &call.affinity else { panic!("a session's call") };
+    key.clone()
+}
+
+fn notice(text: &str) -> Event {
+    let message = Message::scan(text.to_owned().into(), &wire::limits::Limits::default()).unwrap();
+    Event::Notice(Notice::parse(message.method()), message)
+}
+
+/// The next message of a stream.
+async fn next(stream: &mut Body) -> Value {
+    loop {
+        let text = event(stream).await.unwrap();
+        if let Some((_, data)) = text.split_once("event: message\ndata: ") {
+            return serde_json::from_str(data).unwrap();
+        }
+    }
+}
+
+async fn silent(stream: &mut Body) {
+    let waited = tokio::time::timeout(Duration::from_secs(5), event(stream)).await;
+    assert!(waited.is_err(), "{waited:?}");
+}
+
+async fn listen(stage: &Stage, id: &str) -> Body {
+    let response = stage.send(request("GET", "/mcp", "", &[("mcp-session-id", id)])).await;
+    let mut stream = response.into_body();
+    primed(&mut stream).await;
+    stream
+}
+
+async fn answer(stage: &Stage, id: &str, to: &Value, what: &str) {
+    let body = format!(r#"{{"jsonrpc":"2.0","id":{to},{what}}}"#);
+    assert_eq!(stage.send(post(&body, &[("mcp-session-id", id)])).await.status(), 202);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_ask_goes_on_its_calls_stream_and_the_answer_goes_back_once() {
+    let (stage, server) = (Stage::new(), Arc::new(Server::default()));
+    let id = session(&stage, &[]).await;
+    let mut listening = listen(&stage, &id).await;
+    let (sent, call, responder) = open_call(&stage, &id).await;
+    responder.event(Event::Ask(server.asks(7).0));
+    let mut stream = sent.await.unwrap().into_body();
+    primed(&mut stream).await;
+    let asked = next(&mut stream).await;
+    assert_eq!(asked["method"], "roots/list");
+    assert!(asked["id"].is_string(), "an id of our own: {asked}");
+    silent(&mut listening).await;
+    answer(&stage, &id, &asked["id"], r#""result":{"roots": []}"#).await;
+    answer(&stage, &id, &asked["id"], r#""result":{"roots":[1]}"#).await;
+    assert_eq!(server.heard(), [(7, r#"result {"roots": []}"#.to_owned())]);
+    responder.event(Event::Ask(server.asks(8).0));
+    let asked = next(&mut stream).await;
+    answer(&stage, &id, &asked["id"], r#""error":{"code":-1,"message":"no"}"#).await;
+    assert_eq!(server.heard(), [(8, r#"error {"code":-1,"message":"no"}"#.to_owned())]);
+    responder.finish(Outcome::Result(Slices::from(Bytes::from_static(b"{}"))));
+    assert_eq!(next(&mut stream).await["id"], 1);
+    drop(call);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_ask_outside_calls_waits_for_the_sessions_stream() {
+    let (stage, server) = (Stage::new(), Arc::new(Server::default()));
+    let id = session(&stage, &[]).await;
+    let (sent, call, responder) = open_call(&stage, &id).await;
+    let key = key(&call);
+    responder.finish(Outcome::Result(Slices::from(Bytes::from_static(b"{}"))));
+    sent.await.unwrap();
+    key.strays.event(Event::Ask(server.asks(1).0));
+    let (late, withdrawn) = server.asks(2);
+    key.strays.event(Event::Ask(late));
+    withdrawn.cancel();
+    key.strays.event(notice(r#"{"jsonrpc":"2.0","method":"notifications/message","params":{"data":1}}"#));
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert!(server.heard().is_empty());
+    let mut stream = listen(&stage, &id).await;
+    let asked = next(&mut stream).await;
+    assert_eq!(
+        next(&mut stream).await["method"],
+        "notifications/message",
+        "in order, and what was withdrawn is not asked"
+    );
+    answer(&stage, &id, &asked["id"], r#""result":{}"#).await;
+    assert_eq!(server.heard(), [(2, "nobody".to_owned()), (1, "result {}".to_owned())]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_server_withdraws_the_client_need_not_answer() {
+    let (stage, server) = (Stage::new(), Arc::new(Server::default()));
+    let id = session(&stage, &[]).await;
+    let (sent, _call, responder) = open_call(&stage, &id).await;
+    let (ask, withdrawn) = server.asks(1);
+    responder.event(Event::Ask(ask));
+    let mut stream = sent.await.unwrap().into_body();
+    let asked = next(&mut stream).await;
+    withdrawn.cancel();
+    let cancelled = next(&mut stream).await;
+    assert_eq!(cancelled["method"], "notifications/cancelled");
+    assert_eq!(cancelled["params"]["requestId"], asked["id"]);
+    answer(&stage, &id, &asked["id"], r#""result":{}"#).await;
+    assert_eq!(server.heard(), [(1, "nobody".to_owned())]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_ask_survives_a_broken_connection() {
+    let (stage, server) = (Stage::new(), Arc::new(Server::default()));
+    let id = session(&stage, &[]).await;
+    let (sent, _call, responder) = open_call(&stage, &id).await;
+    responder.event(Event::Ask(server.asks(1).0));
+    let mut stream = sent.await.unwrap().into_body();
+    let last = primed(&mut stream).await;
+    drop(stream);
+    responder.event(Event::Ask(server.asks(2).0));
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert!(server.heard().is_empty());
+    let headers = [("mcp-session-id", id.as_str()), ("last-event-id", last.as_str())];
+    let mut stream = stage.send(request("GET", "/mcp", "", &headers)).await.into_body();
+    for token in [1, 2] {
+        let asked = next(&mut stream).await;
+        answer(&stage, &id, &asked["id"], r#""result":{}"#).await;
+        assert_eq!(server.heard(), [(token, "result {}".to_owned())]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_cannot_be_asked_is_not() {
+    let (stage, server) = (Stage::new(), Arc::new(Server::default()));
+    let id = stage.session("2025-11-25").await;
+    let (sent, _call, responder) = open_call(&stage, &id).await;
+    responder.event(Event::Ask(server.asks(1).0));
+    responder.finish(Outcome::Result(Slices::from(Bytes::from_static(b"{}"))));
+    assert_eq!(sent.await.unwrap().headers()["content-type"], "application/json");
+    assert!(server.heard()[0].1.starts_with(r#"error {"code":-32602"#), "it declared nothing");
+
+    let id = session(&stage, &[]).await;
+    let headers = [("mcp-session-id", id.as_str()), ("accept", "application/json")];
+    let sent = tokio::spawn(stage.front.clone().handle(post(CALL, &headers)));
+    while stage.open_calls() == 0 {
+        tokio::task::yield_now().await;
+    }
+    let (_call, responder) = stage.take_open();
+    responder.event(Event::Ask(server.asks(2).0));
+    responder.finish(Outcome::Result(Slices::from(Bytes::from_static(b"{}"))));
+    assert_eq!(sent.await.unwrap().status(), 200);
+    assert_eq!(server.heard(), [(2, "nobody".to_owned())], "it takes no stream");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_end_of_a_session_or_a_call_ends_its_asks() {
+    let (stage, server) = (Stage::new(), Arc::new(Server::default()));
+    let id = session(&stage, &[]).await;
+    let (sent, call, responder) = open_call(&stage, &id).await;
+    responder.event(Event::Ask(server.asks(1).0));
+    let mut stream = sent.await.unwrap().into_body();
+    let asked = next(&mut stream).await;
+    responder.finish(Outcome::Result(Slices::from(Bytes::from_static(b"{}"))));
+    assert_eq!(next(&mut stream).await["id"], 1);
+    assert_eq!(server.heard(), [(1, "nobody".to_owned())]);
+    answer(&stage, &id, &asked["id"], r#""result":{}"#).await;
+
+    let mut listening = listen(&stage, &id).await;
+    key(&call).strays.event(Event::Ask(server.asks(2).0));
+    next(&mut listening).await;
+    drop(listening);
+    key(&call).strays.event(Event::Ask(server.asks(3).0));
+    assert!(server.heard().is_empty());
+    stage.send(request("DELETE", "/mcp", "", &[("mcp-session-id", &id)])).await;
+    let mut heard = server.heard();
+    heard.sort();
+    assert_eq!(heard, [(2, "nobody".to_owned()), (3, "nobody".to_owned())]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn asks_of_a_session_are_counted() {
+    let sessions = session::Config { asks_per_session: 1, ..session::Config::default() };
+    let stage = Stage::with(Setting { sessions, ..Setting::default() });
+    let server = Arc::new(Server::default());
+    let id = session(&stage, &[]).await;
+    let (sent, _call, responder) = open_call(&stage, &id).await;
+    responder.event(Event::Ask(server.asks(1).0));
+    responder.event(Event::Ask(server.asks(2).0));
+    let mut stream = sent.await.unwrap().into_body();
+    let asked = next(&mut stream).await;
+    silent(&mut stream).await;
+    assert_eq!(server.heard(), [(2, "nobody".to_owned())]);
+    answer(&stage, &id, &asked["id"], r#""result":{}"#).await;
+    responder.event(Event::Ask(server.asks(3).0));
+    next(&mut stream).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_crosses_from_one_session_to_another() {
+    let tokens = vec![("secret-token-1", "a"), ("secret-token-2", "b")];
+    let stage = Stage::with(Setting { tokens, ..Setting::default() });
+    let server = Arc::new(Server::default());
+    let (a, b) = (("authorization", "Bearer secret-token-1"), ("authorization", "Bearer secret-token-2"));
+    let (mine, other) = (session(&stage, &[a]).await, session(&stage, &[b]).await);
+    let call = post(CALL, &[a, ("mcp-session-id", &mine)]);
+    let sent = tokio::spawn(stage.front.clone().handle(call));
+    while stage.open_calls() == 0 {
+        tokio::task::yield_now().await;
+    }
+    let (call, responder) = stage.take_open();
+    let mut foreign =
+        stage.send(request("GET", "/mcp", "", &[b, ("mcp-session-id", &other)])).await.into_body();
+    primed(&mut foreign).await;
+    key(&call).strays.event(Event::Ask(server.asks(1).0));
+    key(&call).strays.event(notice(r#"{"jsonrpc":"2.0","method":"notifications/resources/updated"}"#));
+    responder.event(Event::Ask(server.asks(2).0));
+    responder.event(notice(r#"{"jsonrpc":"2.0","method":"notifications/message"}"#));
+    let mut stream = sent.await.unwrap().into_body();
+    let last = primed(&mut stream).await;
+    let asked = next(&mut stream).await;
+    assert_eq!(next(&mut stream).await["method"], "notifications/message");
+    // The other principal has learned the id of the question and of the event.
+    let body = format!(r#"{{"jsonrpc":"2.0","id":{},"result":{{"evil":1}}}}"#, asked["id"]);
+    for session in [&other, &mine] {
+        let status = stage.send(post(&body, &[b, ("mcp-session-id", session)])).await.status();
+        assert_eq!(status, if session == &other { 202 } else { 404 });
+    }
+    let headers = [b, ("mcp-session-id", other.as_str()), ("last-event-id", last.as_str())];
+    let mut resumed = stage.send(request("GET", "/mcp", "", &headers)).await.into_body();
+    primed(&mut resumed).await;
+    silent(&mut resumed).await;
+    assert!(server.heard().is_empty());
+}

@@ -1,0 +1,109 @@
+//! What servers have asked this session's client, until it answers.
+//!
+//! Guarantees: an answer reaches the server that asked in this session, once; answers nobody waits for are
+//! ignored; a question that is forgotten, or whose session ends, is refused to its server.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use tokio_util::sync::WaitForCancellationFutureOwned;
+use wire::id::RequestId;
+
+use super::{Phase, Session};
+use crate::call::{Answer, Ask};
+use crate::permit::Bound;
+
+/// The questions of one session.
+#[derive(Debug, Default)]
+pub(super) struct Asked {
+    open: HashMap<u64, Ask>,
+    latest: u64,
+}
+
+impl Session {
+    /// Keeps `ask` for the client's answer. `None`: the session has ended, or as many wait as may.
+    pub fn ask(self: &Arc<Self>, ask: Ask) -> Option<Asking> {
+        let withdrawn = Box::pin(ask.withdrawn.clone().cancelled_owned());
+        let mut live = self.live();
+        if live.phase == Phase::Ended || live.asked.open.len() >= self.asks_max {
+            let full = live.phase != Phase::Ended;
+            drop(live); // dropping the ask refuses it, which may want the lock
+            if full {
+                self.refusals.hit(Bound::Asks);
+            }
+            return None;
+        }
+        live.asked.latest += 1;
+        let number = live.asked.latest;
+        live.asked.open.insert(number, ask);
+        drop(live);
+        Some(Asking { session: self.clone(), number, withdrawn })
+    }
+
+    /// The client's answer to the question of that id. `false`: nobody waits for it.
+    // MCP 2025-11-25 basic, Responses: a response answers the request of its id, once
+    pub fn answer(&self, id: &RequestId, answer: Answer) -> bool {
+        let Some(number) = self.asked_number(id.token()) else { return false };
+        let ask = self.live().asked.open.remove(&number);
+        match ask {
+            Some(ask) => {
+                ask.answer(answer);
+                true
+            }
+            None => false,
+        }
+    }
+
+    fn asked_number(&self, token: &[u8]) -> Option<u64> {
+        let text = std::str::from_utf8(token).ok()?;
+        let number = text.strip_prefix("\"ask-")?.strip_suffix('"')?.strip_prefix(&*self.asks_mark)?;
+        let number: u64 = number.strip_prefix('-')?.parse().ok()?;
+        // One spelling for each number: what differs from what was sent is no answer to it.
+        (self.asked_token(number) == token).then_some(number)
+    }
+
+    fn asked_token(&self, number: u64) -> Bytes {
+        format!("\"ask-{}-{number}\"", self.asks_mark).into()
+    }
+}
+
+/// A question that was put to the client. Dropping it takes the question back.
+pub struct Asking {
+    session: Arc<Session>,
+    number: u64,
+    withdrawn: Pin<Box<WaitForCancellationFutureOwned>>,
+}
+
+impl Asking {
+    /// The id under which the client hears it, as JSON; unique in the session and unknown to others.
+    pub fn token(&self) -> Bytes {
+        self.session.asked_token(self.number)
+    }
+
+    /// Whether the client has not answered yet.
+    pub fn is_open(&self) -> bool {
+        self.session.live().asked.open.contains_key(&self.number)
+    }
+
+    /// Ready when the server wants no answer any more. Not to be asked again then.
+    pub fn poll_withdrawn(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        self.withdrawn.as_mut().poll(context)
+    }
+}
+
+impl Drop for Asking {
+    fn drop(&mut self) {
+        let ask = self.session.live().asked.open.remove(&self.number);
+        drop(ask); // after the lock: it refuses the question
+    }
+}
+
+impl fmt::Debug for Asking {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Asking({} in {:?})", self.number, self.session)
+    }
+}
