@@ -17,7 +17,7 @@ use wire::code;
 use wire::envelope::ScanErrorKind;
 use wire::mcp::meta;
 use wire::mcp::method::Method;
-use wire::mcp::version::looks_modern;
+use wire::mcp::version::{ProtocolVersion, looks_modern};
 use wire::{Kind, Message, ScanError};
 
 use super::refusal::Refusal;
@@ -106,6 +106,18 @@ pub(super) fn is_routed(method: Method) -> bool {
             | Method::ResourcesRead
             | Method::Complete
     )
+}
+
+/// The same for a session, which may also set what holds for all of it.
+// MCP 2025-11-25 basic/utilities/tasks: new in that revision, and gone in the next
+pub(super) fn is_routed_in_session(method: Method, version: ProtocolVersion) -> bool {
+    match method {
+        Method::SetLevel | Method::ResourcesSubscribe | Method::ResourcesUnsubscribe => true,
+        Method::TasksList | Method::TasksGet | Method::TasksResult | Method::TasksCancel => {
+            version >= ProtocolVersion::V2025_11_25
+        }
+        other => is_routed(other),
+    }
 }
 
 fn is_modern_only(method: Method) -> bool {

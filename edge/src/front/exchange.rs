@@ -17,6 +17,7 @@ use http::{Response, StatusCode};
 use tokio::time::{Instant, timeout_at};
 use wire::id::RequestId;
 use wire::mcp::meta;
+use wire::mcp::method::Method;
 use wire::mcp::version::ProtocolVersion;
 use wire::splice::{Parts, Splice};
 use wire::{Era, Message};
@@ -28,7 +29,7 @@ use super::metrics::{Metrics, Record, StreamKind, Subject};
 use super::questions::Questions;
 use super::reply::{Answer, Manner};
 use super::sse::{self, Feed};
-use crate::call::{Call, Event, Next, Reply};
+use crate::call::{Call, Event, Next, Outcome, Reply};
 use crate::error::{Blame, Error, Kind};
 use crate::ops::drain::DrainWatch;
 use crate::session::replay::Weight;
@@ -56,6 +57,8 @@ struct Waiting {
     manner: Manner,
     record: Record,
     tie: Tie,
+    /// Whether success has no content.
+    empty: bool,
     /// Whether the client hears what comes before the outcome.
     heard: bool,
     /// What was asked in the course of the call; a modern client is not asked here.
@@ -91,6 +94,13 @@ fn progress_token(request: &Message) -> Option<Bytes> {
     request.meta_value(meta::PROGRESS_TOKEN).map(|token| token.span().slice(request.bytes()))
 }
 
+/// Methods whose result is an empty object. SDK clients of the legacy era refuse one that has members, as the
+/// canonical form's has.
+// MCP 2025-11-25 schema, EmptyResult
+fn is_empty(method: Method) -> bool {
+    matches!(method, Method::SetLevel | Method::ResourcesSubscribe | Method::ResourcesUnsubscribe)
+}
+
 impl Exchange {
     /// Sends a call on its way; `id` and `era` are the client's.
     pub(super) fn start(front: &Front, (era, id): (Era, RequestId), call: Call, tie: Tie) -> Self {
@@ -105,7 +115,9 @@ impl Exchange {
             Tie::Session(in_flight, _) => Some(Questions::new(in_flight.session().clone())),
         };
         let manner = Manner { era, server };
-        let waiting = Waiting { reply, id, progress_token, manner, record, tie, heard: true, questions };
+        let empty = era == Era::Legacy && is_empty(method);
+        let waiting =
+            Waiting { reply, id, progress_token, manner, record, tie, empty, heard: true, questions };
         Self { first: None, state: State::Waiting(Box::new(waiting)) }
     }
 
@@ -197,6 +209,10 @@ impl Waiting {
             let message = match ready!(self.reply.poll_next(context)) {
                 Next::Event(event) => self.event(event),
                 Next::Outcome(outcome) => {
+                    let outcome = match outcome {
+                        Outcome::Result(_) if self.empty => Outcome::Result(Bytes::from_static(b"{}").into()),
+                        other => other,
+                    };
                     let answer = self.manner.answer(&self.id, outcome);
                     self.record.end(answer.ending);
                     return Poll::Ready(Step::End(answer));

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::header::{HeaderName, HeaderValue};
 use http::{HeaderMap, Response, StatusCode};
-use serde_json::json;
+use serde_json::{Value, json};
 use wire::code;
 use wire::id::RequestId;
 use wire::mcp::header::{PROTOCOL_VERSION, SESSION_ID};
@@ -67,12 +67,7 @@ pub(super) fn open(front: &Front, arrival: &Arrival) -> Result<(Arc<Session>, Pa
     })?;
     let mut result = json!({
         "protocolVersion": version.as_str(),
-        "capabilities": {
-            "tools": { "listChanged": true },
-            "prompts": { "listChanged": true },
-            "resources": { "listChanged": true },
-            "completions": {},
-        },
+        "capabilities": capabilities(version),
         "serverInfo": front.config.identity(),
     });
     if let (Some(text), Some(result)) = (gateway.instructions(arrival.scope.as_ref()), result.as_object_mut())
@@ -80,6 +75,23 @@ pub(super) fn open(front: &Front, arrival: &Arrival) -> Result<(Arc<Session>, Pa
         result.insert("instructions".to_owned(), text.into());
     }
     Ok((session, own_result(message, result.to_string())))
+}
+
+/// The same for everybody at any time: a server that is slow today must not make this a lie.
+fn capabilities(version: ProtocolVersion) -> Value {
+    let mut all = json!({
+        "tools": { "listChanged": true },
+        "prompts": { "listChanged": true },
+        "resources": { "listChanged": true, "subscribe": true },
+        "completions": {},
+        "logging": {},
+    });
+    // MCP 2025-11-25 basic/utilities/tasks, Capability Negotiation
+    if let (true, Some(all)) = (version >= ProtocolVersion::V2025_11_25, all.as_object_mut()) {
+        let tasks = json!({ "list": {}, "cancel": {}, "requests": { "tools": { "call": {} } } });
+        all.insert("tasks".to_owned(), tasks);
+    }
+    all
 }
 
 /// Takes one message of a session.
@@ -196,7 +208,7 @@ fn request(front: &Front, arrival: Arrival, session: &Arc<Session>) -> Result<Be
     if method == Method::Ping {
         return Ok(Begun::Answered(own_result(message, "{}")));
     }
-    if !classify::is_routed(method) {
+    if !classify::is_routed_in_session(method, session.version()) {
         return Ok(Begun::Answered(unknown_method(message)));
     }
     let Some(id) = message.id().cloned() else {

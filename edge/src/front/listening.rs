@@ -10,7 +10,9 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use serde_json::json;
 use tokio::sync::watch;
+use wire::mcp::method::Notice;
 use wire::splice::Parts;
 
 use super::questions::Questions;
@@ -28,8 +30,8 @@ pub(super) struct Listening {
     questions: Questions,
     changes: watch::Receiver<ListChanges>,
     drain: DrainWatch,
-    /// Notifications not yet sent; at most one of each kind.
-    waiting: VecDeque<&'static str>,
+    /// Notifications not yet sent; at most one for each list and subscription.
+    waiting: VecDeque<Bytes>,
     /// Resolves when there may be more to say; made when there is nothing.
     news: Option<Pin<Box<dyn Future<Output = News> + Send>>>,
 }
@@ -60,7 +62,12 @@ impl Listening {
             (news.prompts, PROMPTS_CHANGED),
             (news.resources, RESOURCES_CHANGED),
         ];
-        self.waiting.extend(all.into_iter().filter(|(changed, _)| *changed).map(|(_, notice)| notice));
+        let changed = all.into_iter().filter(|(changed, _)| *changed);
+        self.waiting.extend(changed.map(|(_, notice)| Bytes::from_static(notice.as_bytes())));
+        if news.subscriptions {
+            let wished = self.session.key().wishes.now();
+            self.waiting.extend(wished.subscriptions.iter().map(|(_, uri)| updated(uri)));
+        }
     }
 
     fn poll_strayed(&mut self, context: &mut Context<'_>) -> Poll<Parts> {
@@ -113,8 +120,7 @@ impl Source for Listening {
                 self.catch_up();
             }
             if let Some(notice) = self.waiting.pop_front() {
-                let message = Parts::from(Bytes::from_static(notice.as_bytes()));
-                return Poll::Ready(Said::Message(message, Weight::Lasting));
+                return Poll::Ready(Said::Message(notice.into(), Weight::Lasting));
             }
             if let Poll::Ready(message) = self.poll_strayed(context) {
                 return Poll::Ready(Said::Message(message, Weight::Lasting));
@@ -125,6 +131,16 @@ impl Source for Listening {
             }
         }
     }
+}
+
+// MCP 2025-11-25 server/resources, Subscriptions
+fn updated(uri: &str) -> Bytes {
+    let notice = json!({
+        "jsonrpc": "2.0",
+        "method": Notice::ResourceUpdated.as_str(),
+        "params": { "uri": uri },
+    });
+    notice.to_string().into()
 }
 
 const TOOLS_CHANGED: &str = r#"{"jsonrpc":"2.0","method":"notifications/tools/list_changed"}"#;

@@ -280,6 +280,7 @@ impl Session {
             tools: stale || seen.tools != now.tools,
             prompts: stale || seen.prompts != now.prompts,
             resources: stale || seen.resources != now.resources,
+            subscriptions: stale,
         }
     }
 
@@ -353,6 +354,8 @@ pub struct News {
     pub tools: bool,
     pub prompts: bool,
     pub resources: bool,
+    /// Any of the resources that the client wants to hear of.
+    pub subscriptions: bool,
 }
 
 /// Why a call may not start.

@@ -6,6 +6,7 @@ use proptest::prelude::*;
 use tokio::time::Instant;
 
 use super::*;
+use crate::call::Affinity;
 use crate::session::replay;
 
 const LISTENED: &str = r#"{"jsonrpc":"2.0","method":"notifications/tools/list_changed"}"#;
@@ -216,12 +217,25 @@ async fn who_missed_too_much_is_told_that_everything_changed() {
     message(&mut stream).await.unwrap();
     drop(stream);
     tokio::time::sleep(Duration::from_secs(70)).await;
+    let sent = tokio::spawn(stage.front.clone().handle(post(&call(1), &header)));
+    while stage.open_calls() == 0 {
+        tokio::task::yield_now().await;
+    }
+    let (open, responder) = stage.take_open();
+    let Affinity::Session(key) = &open.affinity else { panic!("a session's call") };
+    let server = ServerName::parse("time").unwrap();
+    key.wishes.change(|wished| wished.subscriptions.insert((server, "file:///a\"b".to_owned())));
+    finish(responder, "{}");
+    sent.await.unwrap();
     let mut stream = resume(&stage, &session, &last).await.into_body();
     primed(&mut stream).await;
     for list in ["tools", "prompts", "resources"] {
         let (_, told) = message(&mut stream).await.unwrap();
         assert_eq!(told["method"], format!("notifications/{list}/list_changed"));
     }
+    let (_, told) = message(&mut stream).await.unwrap();
+    assert_eq!(told["method"], "notifications/resources/updated");
+    assert_eq!(told["params"]["uri"], "file:///a\"b");
     assert_eq!(event(&mut stream).await.unwrap(), ": keep-alive\n\n");
 }
 

@@ -101,7 +101,7 @@ async fn what_is_no_call_is_answered_here() {
     let session = [("mcp-session-id", id.as_str())];
     let ping = stage.send(post(r#"{"jsonrpc":"2.0","id":"p","method":"ping"}"#, &session)).await;
     assert_eq!(text(ping).await, r#"{"jsonrpc":"2.0","id":"p","result":{}}"#);
-    for method in ["no/such", "server/discover", "logging/setLevel", "tasks/list"] {
+    for method in ["no/such", "server/discover", "tasks/update", "subscriptions/listen"] {
         let body = format!(r#"{{"jsonrpc":"2.0","id":1,"method":"{method}"}}"#);
         assert_eq!(refusal(&stage, &body, &session).await, (200, -32601), "{method}");
     }
@@ -115,6 +115,39 @@ async fn what_is_no_call_is_answered_here() {
         assert_eq!((response.status().as_u16(), text(response).await.as_str()), (202, ""), "{taken}");
     }
     assert!(stage.script.seen.lock().unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn what_holds_for_a_session_goes_to_the_servers() {
+    let stage = Stage::new();
+    for (version, tasks) in [("2025-06-18", false), ("2025-11-25", true)] {
+        let id = stage.session(version).await;
+        let session = [("mcp-session-id", id.as_str())];
+        for method in ["logging/setLevel", "resources/subscribe", "resources/unsubscribe"] {
+            stage.answer_next(r#"{"resultType":"complete"}"#);
+            let body = format!(r#"{{"jsonrpc":"2.0","id":1,"method":"{method}","params":{{}}}}"#);
+            let response = stage.send(post(&body, &session)).await;
+            assert_eq!(text(response).await, r#"{"jsonrpc":"2.0","id":1,"result":{}}"#, "{method}");
+        }
+        for method in ["tasks/list", "tasks/get", "tasks/result", "tasks/cancel"] {
+            let body = format!(r#"{{"jsonrpc":"2.0","id":1,"method":"{method}","params":{{}}}}"#);
+            if tasks {
+                stage.answer_next(r#"{"tasks":[]}"#);
+                let message = json(stage.send(post(&body, &session)).await).await;
+                assert!(message["result"]["tasks"].is_array(), "{method}");
+            } else {
+                assert_eq!(refusal(&stage, &body, &session).await, (200, -32601), "{method}");
+            }
+        }
+        let init = format!(
+            r#"{{"jsonrpc":"2.0","id":1,"method":"initialize","params":{{"protocolVersion":"{version}"}}}}"#
+        );
+        let message = json(stage.send(post(&init, &[])).await).await;
+        let can = &message["result"]["capabilities"];
+        assert_eq!(can["resources"]["subscribe"], true);
+        assert!(can["logging"].is_object());
+        assert_eq!(can["tasks"]["requests"]["tools"]["call"].is_object(), tasks);
+    }
 }
 
 #[tokio::test]
