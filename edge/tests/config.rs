@@ -282,6 +282,18 @@ fn tokens_that_cannot_work_are_refused() {
 }
 
 #[test]
+fn local_servers_do_not_inherit_tokens_and_keys() {
+    let text = "auth: {tokens: [{env: A}]}\nservers: {x: {command: [x]}}";
+    let file = Written::new("withheld", text);
+    match run(&["--config", &file.path()], &[("A", "secret")]) {
+        Ok(Command::Serve(config)) => {
+            assert_eq!(config.upstream.withheld, ["A", "MCP_GATEWAY_AUTH_TOKEN", "MCP_EDGE_KEY"]);
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
 fn what_is_not_there_yet_is_refused_and_not_ignored() {
     for (flag, word) in [
         ("--block-secrets", "not there yet"),

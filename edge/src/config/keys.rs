@@ -25,6 +25,16 @@ enum Holder {
     File(PathBuf),
 }
 
+impl KeySource {
+    /// The variable that holds them, if one does.
+    pub(super) fn variable(&self) -> Option<&str> {
+        match &self.holder {
+            Holder::Variable(name) => Some(name),
+            Holder::File(_) => None,
+        }
+    }
+}
+
 /// Where the keys of a list in the file come from.
 pub(super) fn read(r: &mut Reader<'_>, at: &At<'_>, draft: &mut Draft) {
     draft.session_keys = Some(r.list(at).iter().filter_map(|item| source(r, item)).collect());

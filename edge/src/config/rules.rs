@@ -33,6 +33,7 @@ pub(super) fn settle(
     draft.router.queue_timeout = draft.upstream.slots.queue_timeout;
     draft.router.limits = draft.limits.clone();
     draft.upstream.limits = draft.limits.clone();
+    draft.upstream.withheld = secrets(&draft);
     draft.front.limits = draft.limits;
     draft.front.rules.loopback = draft.listen.address.is_loopback();
     let servers = draft.servers.iter().filter_map(|server| complete(server, draft.prefix)).collect();
@@ -62,6 +63,13 @@ fn log_levels(draft: &mut Draft, env: impl Fn(&str) -> Option<String>, problems:
             problems.push(Problem::new(env::LOG, text));
         }
     }
+}
+
+/// The variables that hold secrets of this process, whether they are in use or not.
+fn secrets(draft: &Draft) -> Vec<String> {
+    let tokens = draft.tokens.iter().flatten().filter_map(|source| source.env.clone());
+    let keys = draft.session_keys.iter().flatten().filter_map(|source| source.variable().map(str::to_owned));
+    tokens.chain(keys).chain([env::TOKEN.to_owned(), env::KEY.to_owned()]).collect()
 }
 
 fn authentication(

@@ -24,6 +24,7 @@ pub(super) struct Command {
     source: Source,
     grace: Duration,
     files: Option<OpenFiles>,
+    withheld: Vec<String>,
     tasks: TaskTracker,
 }
 
@@ -34,6 +35,7 @@ impl Command {
             source: server.source.clone(),
             grace: config.stop_grace,
             files: config.files,
+            withheld: config.withheld.clone(),
             tasks,
         }
     }
@@ -43,7 +45,12 @@ impl Command {
         let Source::Command { program, args, env } = &self.source else {
             return Err(io::Error::new(io::ErrorKind::Unsupported, "the server is no local command"));
         };
-        let mut child = Spawn::new(program)
+        let mut spawn = Spawn::new(program);
+        // Whoever holds them is this gateway, or one of its clients; a server is somebody else's program.
+        self.withheld.iter().for_each(|name| {
+            spawn.env_remove(name);
+        });
+        let mut child = spawn
             .args(args)
             .envs(env)
             .stdin(Stdio::piped())
@@ -182,6 +189,26 @@ mod tests {
         link.incoming.read_to_string(&mut said).await.unwrap();
         assert_eq!(said, "say hello\n");
         link.process.unwrap().stop().await;
+    }
+
+    #[tokio::test]
+    async fn a_withheld_variable_reaches_a_process_only_when_it_is_given_to_it() {
+        // Any variable that is surely there will do: tests must not set any of their own process.
+        for (given, said) in [(None, "[]"), (Some("given"), "[given]")] {
+            let source = Source::Command {
+                program: "/bin/sh".into(),
+                args: vec!["-c".into(), "read line; echo [$CARGO_MANIFEST_DIR]".into()],
+                env: given.map(|value| ("CARGO_MANIFEST_DIR".into(), value.into())).into_iter().collect(),
+            };
+            let server = ServerConfig::new(ServerName::parse("local").unwrap(), source);
+            let config = Config { withheld: vec!["CARGO_MANIFEST_DIR".into()], ..Config::default() };
+            let mut link = Command::new(&server, &config, TaskTracker::new()).start().unwrap();
+            link.outgoing.write_all(b"\n").await.unwrap();
+            let mut line = String::new();
+            link.incoming.read_to_string(&mut line).await.unwrap();
+            assert_eq!(line.trim(), said);
+            link.process.unwrap().stop().await;
+        }
     }
 
     #[tokio::test]

@@ -47,6 +47,8 @@ pub struct Config {
     pub limits: Limits,
     /// The limit of open files that local processes get back; set by `app`, not by users.
     pub files: Option<OpenFiles>,
+    /// Variables that local processes do not inherit: those that hold this gateway's own tokens and keys.
+    pub withheld: Vec<String>,
     /// Pages followed for one list. 100: real servers have one to three, and a cursor that never ends is a bug.
     pub list_pages: usize,
 }
@@ -69,6 +71,7 @@ impl Default for Config {
             slots: SlotConfig::default(),
             limits: Limits::default(),
             files: None,
+            withheld: Vec::new(),
             list_pages: 100,
         }
     }
@@ -107,7 +110,7 @@ pub enum Source {
         program: String,
         /// Its arguments.
         args: Vec<String>,
-        /// Added to our own environment.
+        /// Added to our own environment, which lacks what is [`Config::withheld`].
         env: BTreeMap<String, String>,
     },
 }
