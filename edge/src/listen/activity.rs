@@ -12,6 +12,7 @@
 
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
 use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
@@ -179,11 +180,13 @@ pub(super) struct Watched<S> {
     write_timeout: Duration,
     /// Running while the peer takes nothing.
     stalled: Option<Pin<Box<Sleep>>>,
+    /// Running since our side is at its end.
+    lingering: Option<Pin<Box<Sleep>>>,
 }
 
 impl<S> Watched<S> {
     pub(super) fn new(stream: S, activity: Arc<Activity>, write_timeout: Duration) -> Self {
-        Self { stream, activity, write_timeout, stalled: None }
+        Self { stream, activity, write_timeout, stalled: None, lingering: None }
     }
 
     fn progress<T>(&mut self, context: &mut Context<'_>, poll: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
@@ -195,6 +198,24 @@ impl<S> Watched<S> {
         let timer = self.stalled.get_or_insert_with(|| Box::pin(sleep_until(Instant::now() + timeout)));
         ready!(timer.as_mut().poll(context));
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
+impl<S: AsyncRead + Unpin> Watched<S> {
+    /// Reads on for a while and forgets it: closing with unread input is a reset, and that destroys an answer
+    /// on its way, such as the refusal of a body that the client is still sending.
+    // RFC 9112 §9.6
+    fn linger(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        let timer = self.lingering.get_or_insert_with(|| Box::pin(sleep(LINGER)));
+        let mut room = [MaybeUninit::uninit(); LINGER_BYTES];
+        while timer.as_mut().poll(context).is_pending() {
+            let mut buffer = ReadBuf::uninit(&mut room);
+            match ready!(Pin::new(&mut self.stream).poll_read(context, &mut buffer)) {
+                Ok(()) if !buffer.filled().is_empty() => {}
+                Ok(()) | Err(_) => break,
+            }
+        }
+        Poll::Ready(())
     }
 }
 
@@ -213,7 +234,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Watched<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -242,7 +263,16 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let poll = Pin::new(&mut self.stream).poll_shutdown(context);
-        self.progress(context, poll)
+        if self.lingering.is_none() {
+            let poll = Pin::new(&mut self.stream).poll_shutdown(context);
+            ready!(self.progress(context, poll))?;
+        }
+        self.linger(context).map(Ok)
     }
 }
+
+/// A client's time to take the last answer and close. 2 s: some round trips over the worst network, and no more
+/// of a drain than that.
+const LINGER: Duration = Duration::from_secs(2);
+/// Read at a time and thrown away.
+const LINGER_BYTES: usize = 8 << 10;

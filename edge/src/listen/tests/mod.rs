@@ -158,6 +158,28 @@ async fn a_large_head_is_answered_431() {
     }
 }
 
+/// Seen as a broken pipe in place of a 413.
+#[tokio::test]
+async fn the_refusal_of_a_body_reaches_a_client_that_is_still_sending_it() {
+    let served = serve_http(http::Config::default()).await;
+    let mut stream = TcpStream::connect(served.address).await.unwrap();
+    let mut answer = Vec::new();
+    guarded(async {
+        stream
+            .write_all(b"POST /x HTTP/1.1\r\nhost: edge\r\ncontent-length: 16000000\r\n\r\n")
+            .await
+            .unwrap();
+        for _ in 0..250 {
+            stream.write_all(&[b'x'; 64_000]).await.expect("no reset while it is sent");
+        }
+        stream.read_to_end(&mut answer).await.expect("no reset before the answer was read");
+    })
+    .await;
+    assert!(answer.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&answer));
+    drop(stream);
+    eventually(|| served.metrics.connections.get() == 0).await;
+}
+
 fn served_header_bytes() -> usize {
     http::Config::default().header_bytes
 }
