@@ -298,7 +298,6 @@ fn what_is_not_there_yet_is_refused_and_not_ignored() {
     for (flag, word) in [
         ("--block-secrets", "not there yet"),
         ("--block-secrets=true", "not there yet"),
-        ("--transport=sse", "not there yet"),
         ("--transport=http", "`streaming`, `sse` and `stdio`"),
         ("--static=false", "leave it out"),
     ] {
@@ -315,7 +314,18 @@ fn a_local_client_needs_no_token_and_its_session_no_end() {
     };
     assert_eq!(config.transport, Transport::Stdio);
     assert_eq!((config.session.age, config.drain.delay), (Duration::MAX, Duration::ZERO));
-    assert_eq!(serve(&["--servers=a", "--transport=streaming"]).transport, Transport::Http);
+}
+
+#[test]
+fn a_transport_that_is_named_is_the_only_one() {
+    let served = |args: &[&str]| {
+        let config = serve(&[&["--servers=a"], args].concat());
+        assert_eq!(config.transport, Transport::Http);
+        (config.front.streaming, config.front.sse)
+    };
+    assert_eq!(served(&[]), (true, true));
+    assert_eq!(served(&["--transport=streaming"]), (true, false));
+    assert_eq!(served(&["--transport=sse"]), (false, true));
 }
 
 #[test]

@@ -83,9 +83,14 @@ impl App {
         let session_metrics = session::Metrics::default();
         session_metrics.register(&mut registry);
         let sealer = sealer(&config).map_err(StartError::Seal)?;
-        let sessions =
-            session::Table::new(config.session.clone(), session_metrics, bounds, &drain.watch(), sealer)
-                .map_err(StartError::Seal)?;
+        let sessions = session::Table::new(
+            config.session.clone(),
+            session_metrics,
+            bounds,
+            &drain.watch(),
+            sealer.clone(),
+        )
+        .map_err(StartError::Seal)?;
         let front_metrics = front::Metrics::default();
         front_metrics.register(&mut registry);
         let rooms = Rooms {
@@ -96,7 +101,7 @@ impl App {
             metrics: front_metrics,
             drain: drain.watch(),
         };
-        let front = Front::new(config.front.clone(), rooms);
+        let front = Front::new(config.front.clone(), rooms, sealer).map_err(StartError::Seal)?;
 
         let ready = status::readiness(servers.clone(), drain.watch());
         let times = config.drain;

@@ -73,7 +73,7 @@ pub(super) struct Flags {
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", action = ArgAction::Set)]
     allow_unauthenticated: Option<bool>,
 
-    /// What to serve: streaming over HTTP, or stdio to one local client (sse is not there yet)
+    /// What alone to serve: streaming or sse over HTTP, or stdio to one local client (default: both over HTTP)
     #[arg(long, value_name = "TRANSPORT")]
     transport: Option<String>,
 
@@ -197,9 +197,10 @@ impl Flags {
     fn apply_kept(&self, draft: &mut Draft, problems: &mut Vec<Problem>) {
         let mut refuse = |flag: &str, text: String| problems.push(Problem::new(flag, text));
         match self.transport.as_deref() {
-            None | Some("streaming") => (),
+            None => (),
+            Some("streaming") => draft.front.sse = false,
+            Some("sse") => draft.front.streaming = false,
             Some("stdio") => draft.transport = Transport::Stdio,
-            Some("sse") => refuse("--transport", "`sse` is not there yet; take `streaming`".to_owned()),
             Some(word) => {
                 let words = listed(&["streaming", "sse", "stdio"]);
                 refuse("--transport", format!("`{word}` is not one of {words}"));

@@ -34,6 +34,7 @@ pub(super) fn settle(
     draft.router.limits = draft.limits.clone();
     draft.upstream.limits = draft.limits.clone();
     draft.upstream.withheld = secrets(&draft);
+    draft.front.channels = draft.session.sessions;
     draft.front.limits = draft.limits;
     draft.front.rules.loopback = draft.listen.address.is_loopback();
     let servers = draft.servers.iter().filter_map(|server| complete(server, draft.prefix)).collect();

@@ -120,6 +120,11 @@ pub(super) fn is_routed_in_session(method: Method, version: ProtocolVersion) -> 
     }
 }
 
+/// Whether a request speaks of the modern era, by a claim or by its method.
+pub(super) fn is_modern(message: &Message) -> bool {
+    message.meta_value(meta::PROTOCOL_VERSION).is_some() || is_modern_only(Method::parse(message.method()))
+}
+
 fn is_modern_only(method: Method) -> bool {
     let facts = method.facts();
     facts.modern && !facts.legacy

@@ -87,7 +87,7 @@ impl Metrics {
 
     /// Open streams.
     pub fn streams(&self) -> i64 {
-        [StreamKind::Call, StreamKind::Session]
+        [StreamKind::Call, StreamKind::Session, StreamKind::Sse]
             .into_iter()
             .map(|kind| self.streams.get_or_create(&StreamLabels { kind }).get())
             .sum()
@@ -268,6 +268,8 @@ impl Ending {
 pub(super) enum StreamKind {
     Call,
     Session,
+    /// A client of HTTP+SSE, with all it is told.
+    Sse,
 }
 
 /// What became of a resumption.
@@ -320,7 +322,7 @@ words!(Ending {
     Lost => "lost",
 });
 
-words!(StreamKind { Call => "call", Session => "session" });
+words!(StreamKind { Call => "call", Session => "session", Sse => "sse" });
 
 words!(Resumption {
     Replayed => "replayed",

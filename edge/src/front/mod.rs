@@ -13,6 +13,7 @@ mod body;
 mod classify;
 mod exchange;
 mod headers;
+mod http_sse;
 mod legacy;
 mod listening;
 mod media;
@@ -24,6 +25,7 @@ mod plain;
 mod questions;
 mod refusal;
 mod reply;
+mod route;
 mod sse;
 pub mod stdio;
 #[cfg(test)]
@@ -35,28 +37,31 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 use http::request::Parts as Head;
-use http::{Method, Request, Response, StatusCode};
+use http::{Method, Request, Response, StatusCode, Uri};
 
 use http_body::Body as HttpBody;
 use wire::code;
 use wire::frame::one_line;
 use wire::limits::Limits;
 use wire::mcp::header::SESSION_ID;
-use wire::mcp::version::looks_modern;
 use wire::splice::Parts;
 use wire::{Kind, Message};
 
 use self::arrival::Arrival;
 use self::classify::{Class, Clues};
 use self::exchange::Pace;
+use self::http_sse::Channels;
 use self::media::Accepts;
 use self::origin::Admission;
 use self::refusal::Refusal;
+use self::route::{Door, Route};
 use crate::auth::Authenticator;
 use crate::call::{Caller, ServerName};
+use crate::error::Error;
 use crate::ops::drain::DrainWatch;
 use crate::permit::{Bound, CallPermit, Permits};
 use crate::router::Gateway;
+use crate::seal::Sealer;
 use crate::session;
 
 pub use self::body::Body;
@@ -70,6 +75,10 @@ pub struct Config {
     pub rules: Rules,
     /// Whether streamable HTTP is served; off when another transport alone was asked for.
     pub streaming: bool,
+    /// The same for HTTP+SSE.
+    pub sse: bool,
+    /// Streams of HTTP+SSE. 10,000: as many as sessions, for each carries one.
+    pub channels: usize,
     /// Bounds of messages.
     pub limits: Limits,
     /// How long a request's body may take. 30 s: 4 MiB at a modem's pace, and no longer a connection is held.
@@ -93,6 +102,8 @@ impl Default for Config {
         Self {
             rules: Rules::default(),
             streaming: true,
+            sse: true,
+            channels: 10_000,
             limits: Limits::default(),
             body_timeout: Duration::from_secs(30),
             keep_alive: Duration::from_secs(15),
@@ -107,6 +118,13 @@ impl Default for Config {
 impl Config {
     fn pace(&self) -> Pace {
         Pace { stream_after: self.stream_after, keep_alive: self.keep_alive }
+    }
+
+    fn serves(&self, door: Door) -> bool {
+        match door {
+            Door::Mcp | Door::Call => self.streaming,
+            Door::Sse | Door::Messages => self.sse,
+        }
     }
 
     fn identity(&self) -> serde_json::Value {
@@ -134,6 +152,7 @@ pub struct Rooms {
 pub struct Front {
     config: Config,
     rooms: Rooms,
+    channels: Channels,
 }
 
 /// A request to one of the doors, before its body is read.
@@ -141,6 +160,7 @@ struct Knock<'a> {
     door: Door,
     method: Method,
     slug: Option<&'a str>,
+    uri: &'a Uri,
     headers: HeaderMap,
 }
 
@@ -151,45 +171,13 @@ struct Posted {
     arrival: Arrival,
 }
 
-/// What a path leads to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Route<'a> {
-    /// A door to all servers, or to the one of this slug.
-    To(Door, Option<&'a str>),
-    Health,
-    Ready,
-    Nothing,
-}
-
-/// A way to speak to servers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Door {
-    /// Streamable HTTP, all revisions.
-    Mcp,
-    /// One tool call as plain JSON.
-    Call,
-}
-
-impl<'a> Route<'a> {
-    fn of(path: &'a str) -> Self {
-        let path = path.strip_suffix('/').unwrap_or(path);
-        let scoped = path.strip_prefix("/servers/").and_then(|rest| rest.split_once('/'));
-        match (path, scoped) {
-            ("/health", _) => Self::Health,
-            ("/ready", _) => Self::Ready,
-            ("/mcp" | "/stream", _) => Self::To(Door::Mcp, None),
-            ("/mcp/call", _) => Self::To(Door::Call, None),
-            (_, Some((slug, "mcp"))) => Self::To(Door::Mcp, Some(slug)),
-            (_, Some((slug, "mcp/call"))) => Self::To(Door::Call, Some(slug)),
-            _ => Self::Nothing,
-        }
-    }
-}
-
 impl Front {
-    /// Ready to take requests.
-    pub fn new(config: Config, rooms: Rooms) -> Arc<Self> {
-        Arc::new(Self { config, rooms })
+    /// Ready to take requests; `sealer` seals what clients of HTTP+SSE carry for us.
+    ///
+    /// # Errors
+    /// When the system gives out no random numbers.
+    pub fn new(config: Config, rooms: Rooms, sealer: Sealer) -> Result<Arc<Self>, Error> {
+        Ok(Arc::new(Self { config, rooms, channels: Channels::new(sealer)? }))
     }
 
     /// Answers one request. Dropping the future is the client's leaving.
@@ -199,9 +187,9 @@ impl Front {
     {
         let (Head { method, uri, headers, .. }, body) = request.into_parts();
         let response = match Route::of(uri.path()) {
-            Route::To(door, slug) if self.config.streaming => {
+            Route::To(door, slug) if self.config.serves(door) => {
                 let admission = self.config.rules.admit(&uri, &headers);
-                self.door(admission, Knock { door, method, slug, headers }, body).await
+                self.door(admission, Knock { door, method, slug, uri: &uri, headers }, body).await
             }
             Route::Health => plain(&method, StatusCode::OK, "ok"),
             Route::Ready => self.ready(&method),
@@ -212,7 +200,7 @@ impl Front {
     }
 
     async fn door<B>(
-        &self,
+        self: &Arc<Self>,
         admission: Result<Admission, Refusal>,
         knock: Knock<'_>,
         body: B,
@@ -234,17 +222,27 @@ impl Front {
         response
     }
 
-    async fn admitted<B>(&self, knock: Knock<'_>, body: B) -> Result<Response<Body>, Refusal>
+    async fn admitted<B>(self: &Arc<Self>, knock: Knock<'_>, body: B) -> Result<Response<Body>, Refusal>
     where
         B: HttpBody<Data = Bytes>,
     {
-        let Knock { door, method, slug, headers } = knock;
-        check_method(door, &method, &headers)?;
+        let Knock { door, method, slug, uri, headers } = knock;
+        door.check_method(&method, &headers)?;
         let caller = self.rooms.auth.authenticate(&headers)?;
         let server =
             |slug| self.rooms.gateway.server(slug).ok_or_else(|| not_found("no server of that name"));
         let scope = slug.map(server).transpose()?;
         match (door, method) {
+            (Door::Sse, _) => {
+                media::wants_events(&headers)?;
+                http_sse::open(self, uri, (caller, scope))
+            }
+            (Door::Messages, _) => {
+                let to = http_sse::addressee(self, uri, &caller, scope.as_ref())?;
+                media::is_json(&headers)?;
+                let arrival = self.arrival((caller, scope), body).await?;
+                http_sse::take(self, &to, arrival)
+            }
             (Door::Call, _) => self.plain(headers, (caller, scope), body).await,
             (Door::Mcp, Method::GET) => legacy::open_stream(self, &headers, &caller, scope.as_ref()),
             (Door::Mcp, Method::DELETE) => legacy::end_session(self, &headers, &caller, scope.as_ref()),
@@ -278,14 +276,27 @@ impl Front {
     {
         media::is_json(&headers)?;
         let accepts = Accepts::of(&headers)?;
+        let arrival = self.arrival((caller, scope), body).await?;
+        let message = &arrival.message;
+        let id = (message.kind() == Kind::Request).then(|| message.id().cloned()).flatten();
+        let posted = Posted { headers, accepts, arrival };
+        self.message(posted).await.map_err(|refusal| refusal.answering(id.as_ref()))
+    }
+
+    async fn arrival<B>(
+        &self,
+        (caller, scope): (Caller, Option<ServerName>),
+        body: B,
+    ) -> Result<Arrival, Refusal>
+    where
+        B: HttpBody<Data = Bytes>,
+    {
         let mut room = self.rooms.permits.call(caller.principal());
         let bytes = self.read(body, &mut room).await?;
         // A server reads lines, so a message becomes one: a copy only for clients that send indented JSON.
         let message = Message::scan(one_line(bytes), &self.config.limits)
             .map_err(|error| classify::unreadable(&error))?;
-        let id = (message.kind() == Kind::Request).then(|| message.id().cloned()).flatten();
-        let posted = Posted { headers, accepts, arrival: Arrival { caller, scope, room, message } };
-        self.message(posted).await.map_err(|refusal| refusal.answering(id.as_ref()))
+        Ok(Arrival { caller, scope, room, message })
     }
 
     async fn read<B>(&self, body: B, room: &mut Result<CallPermit, Bound>) -> Result<Bytes, Refusal>
@@ -323,25 +334,6 @@ impl Front {
             return plain(method, StatusCode::SERVICE_UNAVAILABLE, "starting");
         }
         plain(method, StatusCode::OK, "ready")
-    }
-}
-
-/// Before credentials: whoever asks with the wrong method learns no more than this page of the manual says.
-fn check_method(door: Door, method: &Method, headers: &HeaderMap) -> Result<(), Refusal> {
-    if door == Door::Call {
-        let posts = method == Method::POST;
-        return if posts { Ok(()) } else { Err(Refusal::method_not_allowed("POST", "use POST")) };
-    }
-    let refuse = |message| Err(Refusal::method_not_allowed("GET, POST, DELETE", message));
-    let session = headers.contains_key(SESSION_ID);
-    match *method {
-        // MCP 2026-07-28 streamable-http: GET and DELETE are 405; legacy ones belong to a session
-        Method::GET if !session => refuse("GET requires an active session"),
-        Method::DELETE if !session && headers::version(headers).is_some_and(looks_modern) => {
-            refuse("this revision has no sessions; use POST")
-        }
-        Method::GET | Method::POST | Method::DELETE => Ok(()),
-        _ => refuse("use POST, GET or DELETE"),
     }
 }
 

@@ -4,8 +4,9 @@
 //! lines in ─▶ era ─▶ modern │ legacy ─▶ a task for each answer ─▶ outbox ─▶ lines out
 //! ```
 //! The adapters are those of HTTP; what differs is what brings a message and where its answer goes. There is
-//! at most one session, it belongs to the pipe, and both end together. Guarantees: reading goes on while
-//! answers wait, up to [`ANSWERS`] of them; after the end of the input what is on its way is finished.
+//! at most one session, it belongs to the pipe, and both end together. Guarantees: reading goes on while calls
+//! are on their way, and stops when [`ANSWERS`] given on the spot are not read; after the end of the input what
+//! is on its way is finished.
 // MCP 2025-11-25 basic/transports, stdio; MCP 2026-07-28 basic/transports/stdio
 
 use std::collections::HashMap;
@@ -80,8 +81,10 @@ struct Pipe {
     caller: Caller,
     outbox: Outbox,
     session: Option<Arc<Session>>,
-    /// Answers on their way; each says which modern request it was.
-    answers: JoinSet<Option<RequestId>>,
+    /// Answers on the spot: to pings, to mistakes.
+    answers: JoinSet<()>,
+    /// Calls on their way, bounded by their permits and their session; each says which modern request it was.
+    calls: JoinSet<Option<RequestId>>,
     /// Modern requests on their way, to be cancelled by id.
     modern: HashMap<RequestId, AbortHandle>,
     /// What belongs to no call of the session; ends with the pipe.
@@ -96,6 +99,7 @@ impl Pipe {
             outbox,
             session: None,
             answers: JoinSet::new(),
+            calls: JoinSet::new(),
             modern: HashMap::new(),
             listening: JoinSet::new(),
         }
@@ -110,7 +114,8 @@ impl Pipe {
                 biased;
                 () = drain.stopping() => return,
                 () = outbox.closed() => return,
-                Some(answered) = self.answers.join_next(), if !self.answers.is_empty() => self.forget(answered.ok()),
+                Some(ended) = self.calls.join_next(), if !self.calls.is_empty() => self.forget(ended.ok()),
+                Some(_) = self.answers.join_next(), if !self.answers.is_empty() => {}
                 frame = reader.next(), if self.answers.len() < ANSWERS => match frame {
                     Ok(Some(frame)) => self.take(frame),
                     Ok(None) => return tracing::info!("the client has closed its output"),
@@ -128,7 +133,7 @@ impl Pipe {
 
     /// Waits for the answers that are still on their way.
     async fn finish(&mut self) {
-        while self.answers.join_next().await.is_some() {}
+        while self.calls.join_next().await.is_some() || self.answers.join_next().await.is_some() {}
         if let Some(session) = self.session.take() {
             self.front.rooms.sessions.delete(&session);
         }
@@ -176,8 +181,7 @@ impl Pipe {
             Class::Initialize => self.initialize(message).map(Some),
             Class::Legacy => self.legacy(message),
         };
-        let modern =
-            id.clone().filter(|_| class == Class::Modern && matches!(begun, Ok(Some(Begun::Call(_)))));
+        let modern = id.clone().filter(|_| class == Class::Modern);
         self.answer(modern, begun.map_err(|refusal| refusal.answering(id.as_ref())));
     }
 
@@ -231,16 +235,22 @@ impl Pipe {
     }
 
     fn answer(&mut self, modern: Option<RequestId>, begun: Result<Option<Begun>, Refusal>) {
-        if matches!(begun, Ok(None)) {
-            return;
-        }
-        let (outbox, id) = (self.outbox.clone(), modern.clone());
-        let task = self.answers.spawn(async move {
-            outbox.deliver(begun).await;
-            id
-        });
-        if let Some(id) = modern {
-            self.modern.insert(id, task);
+        let outbox = self.outbox.clone();
+        match begun {
+            Ok(None) => {}
+            Ok(Some(Begun::Call(_))) => {
+                let id = modern.clone();
+                let call = self.calls.spawn(async move {
+                    outbox.deliver(begun).await;
+                    id
+                });
+                if let Some(id) = modern {
+                    self.modern.insert(id, call);
+                }
+            }
+            Ok(Some(Begun::Answered(_))) | Err(_) => {
+                self.answers.spawn(async move { outbox.deliver(begun).await });
+            }
         }
     }
 }
@@ -249,5 +259,5 @@ fn invalid(message: &'static str) -> Refusal {
     Refusal::bad_request(code::INVALID_REQUEST, message)
 }
 
-/// Answers on their way; beyond them the input is not read. 256: as many calls as a session may have.
+/// Answers on the spot that are not written yet; beyond them the input is not read. 256: as many as calls.
 const ANSWERS: usize = 256;

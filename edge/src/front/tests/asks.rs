@@ -14,7 +14,7 @@ const READY: &str = r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#;
 
 /// The server's side of questions.
 #[derive(Default)]
-struct Server(Mutex<Vec<(u64, String)>>);
+pub(super) struct Server(Mutex<Vec<(u64, String)>>);
 
 impl Answered for Server {
     fn answered(&self, token: u64, answer: Answer) {
@@ -28,7 +28,7 @@ impl Answered for Server {
 }
 
 impl Server {
-    fn asks(self: &Arc<Self>, token: u64) -> (Ask, CancellationToken) {
+    pub(super) fn asks(self: &Arc<Self>, token: u64) -> (Ask, CancellationToken) {
         self.asks_for(token, "roots/list", "")
     }
 
@@ -40,7 +40,7 @@ impl Server {
         (Ask::new(kind, request, withdrawn.clone(), self.clone(), token), withdrawn)
     }
 
-    fn heard(&self) -> Vec<(u64, String)> {
+    pub(super) fn heard(&self) -> Vec<(u64, String)> {
         std::mem::take(&mut *self.0.lock().unwrap())
     }
 }

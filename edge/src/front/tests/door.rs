@@ -30,7 +30,8 @@ async fn paths_lead_somewhere_or_nowhere() {
     {
         assert_eq!(refusal(&stage, init(path)).await, (404, -32600), "{path}");
     }
-    let narrow = Setting { front: Config { streaming: false, ..Config::default() }, ..Setting::default() };
+    let narrow =
+        Setting { front: Config { streaming: false, sse: false, ..Config::default() }, ..Setting::default() };
     let stage = Stage::with(narrow);
     assert_eq!(refusal(&stage, init("/mcp")).await.0, 404);
     assert_eq!(stage.send(request("GET", "/health", "", &[])).await.status(), 200);

@@ -4,6 +4,7 @@ mod asks;
 mod bounds;
 mod calls;
 mod door;
+mod http_sse;
 mod pipe;
 mod plain;
 mod resume;
@@ -140,7 +141,9 @@ impl Stage {
             metrics: metrics.clone(),
             drain: watch,
         };
-        Self { front: Front::new(setting.front, rooms), script, permits, metrics, sessions, drain }
+        let sealer = Sealer::new(&seal::Config::default()).unwrap();
+        let front = Front::new(setting.front, rooms, sealer).unwrap();
+        Self { front, script, permits, metrics, sessions, drain }
     }
 
     async fn send(&self, request: Request<Full<Bytes>>) -> Response<Body> {

@@ -1,0 +1,89 @@
+//! Where a path leads, and which HTTP methods a door takes.
+
+use http::{HeaderMap, Method};
+use wire::mcp::header::SESSION_ID;
+use wire::mcp::version::looks_modern;
+
+use super::headers;
+use super::refusal::Refusal;
+
+/// What a path leads to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Route<'a> {
+    /// A door to all servers, or to the one of this slug.
+    To(Door, Option<&'a str>),
+    Health,
+    Ready,
+    Nothing,
+}
+
+/// A way to speak to servers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Door {
+    /// Streamable HTTP, all revisions.
+    Mcp,
+    /// One tool call as plain JSON.
+    Call,
+    /// HTTP+SSE: the stream.
+    Sse,
+    /// HTTP+SSE: where the client's messages go.
+    Messages,
+}
+
+impl<'a> Route<'a> {
+    pub(super) fn of(path: &'a str) -> Self {
+        let path = path.strip_suffix('/').unwrap_or(path);
+        let scoped = path.strip_prefix("/servers/").and_then(|rest| rest.split_once('/'));
+        match (path, scoped) {
+            ("/health", _) => Self::Health,
+            ("/ready", _) => Self::Ready,
+            ("/stream", _) => Self::To(Door::Mcp, None),
+            (_, Some((slug, door))) => {
+                Door::of(door).map_or(Self::Nothing, |door| Self::To(door, Some(slug)))
+            }
+            (path, None) => {
+                let door = path.strip_prefix('/').and_then(Door::of);
+                door.map_or(Self::Nothing, |door| Self::To(door, None))
+            }
+        }
+    }
+}
+
+impl Door {
+    fn of(name: &str) -> Option<Self> {
+        match name {
+            "mcp" => Some(Self::Mcp),
+            "mcp/call" => Some(Self::Call),
+            "sse" => Some(Self::Sse),
+            "messages" => Some(Self::Messages),
+            _ => None,
+        }
+    }
+
+    /// Before credentials: whoever asks with the wrong method learns no more than this page of the manual says.
+    pub(super) fn check_method(self, method: &Method, headers: &HeaderMap) -> Result<(), Refusal> {
+        match self {
+            Self::Mcp => check_mcp(method, headers),
+            Self::Sse if method == Method::GET => Ok(()),
+            // Clients that were given this address for streamable HTTP fall back on 405.
+            // MCP 2025-11-25 basic/transports, Backwards Compatibility
+            Self::Sse => Err(Refusal::method_not_allowed("GET", "use GET")),
+            Self::Call | Self::Messages if method == Method::POST => Ok(()),
+            Self::Call | Self::Messages => Err(Refusal::method_not_allowed("POST", "use POST")),
+        }
+    }
+}
+
+fn check_mcp(method: &Method, headers: &HeaderMap) -> Result<(), Refusal> {
+    let refuse = |message| Err(Refusal::method_not_allowed("GET, POST, DELETE", message));
+    let session = headers.contains_key(SESSION_ID);
+    match *method {
+        // MCP 2026-07-28 streamable-http: GET and DELETE are 405; legacy ones belong to a session
+        Method::GET if !session => refuse("GET requires an active session"),
+        Method::DELETE if !session && headers::version(headers).is_some_and(looks_modern) => {
+            refuse("this revision has no sessions; use POST")
+        }
+        Method::GET | Method::POST | Method::DELETE => Ok(()),
+        _ => refuse("use POST, GET or DELETE"),
+    }
+}
