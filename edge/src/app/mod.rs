@@ -183,8 +183,7 @@ fn sealer(config: &Config) -> Result<Sealer, Error> {
 /// Takes as many open files as the system gives, and no more connections than they allow.
 fn limit_files(config: &mut Config) {
     let files = OpenFiles::raise();
-    // A local process is two pipes and its stderr; a link to a bridge is one socket.
-    let upstream = config.servers.iter().map(|server| 3 * (server.upstream.connections + 1)).sum();
+    let upstream = config.servers.iter().map(|server| server.upstream.files()).sum();
     let fits = files.fit(config.permits.connections, upstream);
     if fits < config.permits.connections {
         let wanted = config.permits.connections;

@@ -97,6 +97,16 @@ impl ServerConfig {
     pub fn new(name: ServerName, source: Source) -> Self {
         Self { name, source, isolation: Isolation::Auto, era: EraChoice::Auto, connections: 64 }
     }
+
+    /// Open files at most: a local process is two pipes and its stderr, a link to a bridge one socket; and there
+    /// is the control connection.
+    pub fn files(&self) -> usize {
+        let each = match self.source {
+            Source::Endpoints(_) => 1,
+            Source::Command { .. } => 3,
+        };
+        each * (self.connections + 1)
+    }
 }
 
 /// Where a server is.
