@@ -154,6 +154,17 @@ impl Exchange {
         (primed.then(|| sse::priming(&reader)), Feed::Kept(reader))
     }
 
+    /// The last message alone, without a stream; `None` for a call that its client cancelled.
+    pub(super) async fn answer(mut self) -> Option<Parts> {
+        loop {
+            match poll_fn(|context| self.poll_next(context)).await {
+                Said::Message(..) => {}
+                Said::Last(message) => return Some(message),
+                Said::End => return None,
+            }
+        }
+    }
+
     fn poll_step(&mut self, context: &mut Context<'_>) -> Poll<Step> {
         let State::Waiting(waiting) = &mut self.state else { return Poll::Pending };
         let step = ready!(waiting.poll_step(context));

@@ -13,16 +13,14 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Response, StatusCode, Uri};
-use tokio::sync::{Notify, Semaphore, mpsc};
+use tokio::sync::{Notify, Semaphore};
 use wire::Kind;
 use wire::code;
 use wire::mcp::method::Method;
-use wire::splice::Parts;
 
 use super::arrival::{Arrival, Begun};
 use super::body::Body;
@@ -36,8 +34,7 @@ use crate::call::{Caller, ServerName};
 use crate::error::{Blame, Error, Kind as ErrorKind};
 use crate::permit::Bound;
 use crate::seal::{self, Sealer};
-use crate::session::replay::Weight;
-use crate::session::{Said, Session, Source};
+use crate::session::Session;
 
 /// The open channels.
 pub(super) struct Channels {
@@ -142,7 +139,7 @@ pub(super) fn open(
     let up = if uri.path().ends_with('/') { "../" } else { "" };
     let endpoint = Bytes::from(format!("event: endpoint\ndata: {up}messages?{SESSION}={token}\n\n"));
     let count = front.rooms.metrics.stream(StreamKind::Sse);
-    let feed = Feed::Plain(Box::new(Messages(messages)));
+    let feed = Feed::Plain(Box::new(messages));
     Ok(sse::response(Some(endpoint.into()), feed, front.config.keep_alive, count))
 }
 
@@ -268,19 +265,6 @@ async fn attend(front: Arc<Front>, channel: Arc<Channel>) {
     }
     // With the last answer on its way the outbox ends, and the stream with it.
     front.channels.open().remove(&channel.number);
-}
-
-/// What the stream is fed from.
-struct Messages(mpsc::Receiver<Parts>);
-
-impl Source for Messages {
-    fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Said> {
-        self.0.poll_recv(context).map(|message| match message {
-            // Nothing is kept for resumption, so nothing has to be weighed.
-            Some(message) => Said::Message(message, Weight::Passing),
-            None => Said::End,
-        })
-    }
 }
 
 /// What these tokens are sealed as: they say nothing at `/mcp`, and session ids nothing here.

@@ -262,6 +262,18 @@ fn notice(front: &Front, session: &Session, message: &Message) {
     }
 }
 
+/// The session that a batch belongs to, if it is of the one revision that has batches.
+pub(super) fn batching(
+    front: &Front,
+    headers: &HeaderMap,
+    caller: &Caller,
+    scope: Option<&ServerName>,
+) -> Option<Arc<Session>> {
+    let session = find(front, headers, caller, scope).ok()?;
+    // MCP 2025-06-18 changelog: batching was removed
+    (session.version() == ProtocolVersion::V2025_03_26).then_some(session)
+}
+
 /// The session a message belongs to.
 // MCP 2025-11-25 basic/transports, Session Management: 400 without an id, 404 for one that is not known
 fn find(

@@ -9,6 +9,7 @@
 //! [`Call`](crate::call::Call). What is not here: sockets and TLS (`listen`), names (`router`).
 
 mod arrival;
+mod batch;
 mod body;
 mod classify;
 mod exchange;
@@ -240,7 +241,8 @@ impl Front {
             (Door::Messages, _) => {
                 let to = http_sse::addressee(self, uri, &caller, scope.as_ref())?;
                 media::is_json(&headers)?;
-                let arrival = self.arrival((caller, scope), body).await?;
+                let received = self.receive(&caller, body).await?;
+                let arrival = self.arrival((caller, scope), received)?;
                 http_sse::take(self, &to, arrival)
             }
             (Door::Call, _) => self.plain(headers, (caller, scope), body).await,
@@ -260,9 +262,8 @@ impl Front {
         B: HttpBody<Data = Bytes>,
     {
         media::is_json(&headers)?;
-        let mut room = self.rooms.permits.call(whom.0.principal());
-        let bytes = self.read(body, &mut room).await?;
-        plain::call(self, whom, room.map_err(Bound::refusal)?, &one_line(bytes)).await
+        let (room, bytes) = self.receive(&whom.0, body).await?;
+        plain::call(self, whom, room.map_err(Bound::refusal)?, &bytes).await
     }
 
     async fn post<B>(
@@ -276,26 +277,42 @@ impl Front {
     {
         media::is_json(&headers)?;
         let accepts = Accepts::of(&headers)?;
-        let arrival = self.arrival((caller, scope), body).await?;
+        let (room, bytes) = self.receive(&caller, body).await?;
+        if batch::is_batch(&bytes)
+            && let Some(session) = legacy::batching(self, &headers, &caller, scope.as_ref())
+        {
+            drop(room); // each call takes its own
+            return batch::take(self, (caller, scope), &session, accepts, &bytes).await;
+        }
+        let arrival = self.arrival((caller, scope), (room, bytes))?;
         let message = &arrival.message;
         let id = (message.kind() == Kind::Request).then(|| message.id().cloned()).flatten();
         let posted = Posted { headers, accepts, arrival };
         self.message(posted).await.map_err(|refusal| refusal.answering(id.as_ref()))
     }
 
-    async fn arrival<B>(
+    /// A body as one line, with room for what it may turn out to be.
+    async fn receive<B>(
         &self,
-        (caller, scope): (Caller, Option<ServerName>),
+        caller: &Caller,
         body: B,
-    ) -> Result<Arrival, Refusal>
+    ) -> Result<(Result<CallPermit, Bound>, Bytes), Refusal>
     where
         B: HttpBody<Data = Bytes>,
     {
         let mut room = self.rooms.permits.call(caller.principal());
         let bytes = self.read(body, &mut room).await?;
         // A server reads lines, so a message becomes one: a copy only for clients that send indented JSON.
-        let message = Message::scan(one_line(bytes), &self.config.limits)
-            .map_err(|error| classify::unreadable(&error))?;
+        Ok((room, one_line(bytes)))
+    }
+
+    fn arrival(
+        &self,
+        (caller, scope): (Caller, Option<ServerName>),
+        (room, bytes): (Result<CallPermit, Bound>, Bytes),
+    ) -> Result<Arrival, Refusal> {
+        let message =
+            Message::scan(bytes, &self.config.limits).map_err(|error| classify::unreadable(&error))?;
         Ok(Arrival { caller, scope, room, message })
     }
 

@@ -4,12 +4,14 @@
 //! slowly slows its own calls down, whose events are bounded in their replies, and nothing else.
 
 use std::future::poll_fn;
+use std::task::{Context, Poll};
 
 use tokio::sync::mpsc;
 use wire::splice::Parts;
 
 use super::arrival::Begun;
 use super::refusal::Refusal;
+use crate::session::replay::Weight;
 use crate::session::{Reader, Said, Source};
 
 /// The producers' end. Cheap to clone; the stream ends when all of them are gone.
@@ -18,10 +20,13 @@ pub(super) struct Outbox {
     messages: mpsc::Sender<Parts>,
 }
 
-/// A new queue, and the end that the client's stream is fed from.
-pub(super) fn outbox() -> (Outbox, mpsc::Receiver<Parts>) {
+/// The end that the client's stream is fed from.
+pub(super) struct Messages(mpsc::Receiver<Parts>);
+
+/// A new queue.
+pub(super) fn outbox() -> (Outbox, Messages) {
     let (messages, stream) = mpsc::channel(WAITING);
-    (Outbox { messages }, stream)
+    (Outbox { messages }, Messages(stream))
 }
 
 impl Outbox {
@@ -67,6 +72,23 @@ impl Outbox {
     async fn send(&self, message: Parts) {
         // A client that is gone wants no answer.
         let _ = self.messages.send(message).await;
+    }
+}
+
+impl Messages {
+    /// The next message; `None` when nobody has one any more. Cancel-safe: what was not returned stays queued.
+    pub(super) async fn next(&mut self) -> Option<Parts> {
+        self.0.recv().await
+    }
+}
+
+impl Source for Messages {
+    fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Said> {
+        self.0.poll_recv(context).map(|message| match message {
+            // Nothing is kept for resumption, so nothing has to be weighed.
+            Some(message) => Said::Message(message, Weight::Passing),
+            None => Said::End,
+        })
     }
 }
 

@@ -15,7 +15,6 @@ use std::sync::Arc;
 use http::StatusCode;
 use serde_json::json;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 use wire::code;
@@ -23,12 +22,11 @@ use wire::frame::{Frame, one_line};
 use wire::frame_io::{FrameReader, FrameWriter};
 use wire::id::RequestId;
 use wire::mcp::method::Notice;
-use wire::splice::Parts;
 use wire::{Kind, Message};
 
 use super::arrival::{Arrival, Begun};
 use super::classify::{Class, Clues, classify, unreadable};
-use super::outbox::{Outbox, outbox};
+use super::outbox::{Messages, Outbox, outbox};
 use super::refusal::Refusal;
 use super::{Front, legacy, modern};
 use crate::call::Caller;
@@ -61,10 +59,10 @@ where
     let _ = writing.await;
 }
 
-async fn write<W: AsyncWrite + Unpin>(output: W, mut messages: mpsc::Receiver<Parts>, drain: DrainWatch) {
+async fn write<W: AsyncWrite + Unpin>(output: W, mut messages: Messages, drain: DrainWatch) {
     let mut writer = FrameWriter::new(output);
     let writing = async {
-        while let Some(message) = messages.recv().await {
+        while let Some(message) = messages.next().await {
             if let Err(error) = writer.write(message).await {
                 return tracing::info!(%error, "the client reads no more");
             }

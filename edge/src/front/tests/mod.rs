@@ -1,6 +1,7 @@
 //! The room against a scripted gateway: no socket, and time that only moves when everybody waits.
 
 mod asks;
+mod batch;
 mod bounds;
 mod calls;
 mod door;

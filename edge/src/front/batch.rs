@@ -1,0 +1,123 @@
+//! Several messages in one POST, which sessions of 2025-03-26 may send, and no others.
+//!
+//! Each is taken as if it had come alone; the answers come back in one array when all are there at once, or
+//! on one stream as they come. Bounded in messages; each call draws on the bounds of calls. A batch's stream
+//! cannot be resumed.
+// MCP 2025-03-26 basic/transports, Sending Messages to the Server; basic, Batching
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::Response;
+use wire::envelope;
+use wire::mcp::method::Method;
+use wire::splice::Parts;
+use wire::{Kind, Message, code};
+
+use super::Front;
+use super::arrival::{Arrival, Begun};
+use super::body::Body;
+use super::classify::unreadable;
+use super::legacy;
+use super::media::Accepts;
+use super::metrics::StreamKind;
+use super::modern::accepted;
+use super::outbox::outbox;
+use super::refusal::{self, Refusal};
+use super::sse::{self, Feed};
+use crate::call::{Caller, ServerName};
+use crate::session::Session;
+
+/// Whether a body is an array.
+pub(super) fn is_batch(body: &[u8]) -> bool {
+    body.trim_ascii_start().first() == Some(&b'[')
+}
+
+/// Takes all messages of a batch.
+pub(super) async fn take(
+    front: &Front,
+    (caller, scope): (Caller, Option<ServerName>),
+    session: &Arc<Session>,
+    accepts: Accepts,
+    body: &Bytes,
+) -> Result<Response<Body>, Refusal> {
+    let limits = &front.config.limits;
+    let messages = envelope::batch(body, limits, MESSAGES).map_err(|error| unreadable(&error))?;
+    if messages.is_empty() {
+        // JSON-RPC 2.0 §6
+        return Err(Refusal::bad_request(code::INVALID_REQUEST, "an empty batch"));
+    }
+    let mut begun = Vec::with_capacity(messages.len());
+    for text in messages {
+        match Message::scan(text, limits) {
+            Ok(message) => begun.extend(one(front, (&caller, scope.as_ref()), session, message)),
+            Err(error) => begun.push(Begun::Answered(unreadable(&error).into_message())),
+        }
+    }
+    Ok(respond(front, begun, accepts).await)
+}
+
+fn one(
+    front: &Front,
+    (caller, scope): (&Caller, Option<&ServerName>),
+    session: &Arc<Session>,
+    message: Message,
+) -> Option<Begun> {
+    let id = (message.kind() == Kind::Request).then(|| message.id().cloned()).flatten();
+    let begun = if Method::parse(message.method()) == Method::Initialize {
+        // MCP 2025-03-26 basic/lifecycle, Initialization: never part of a batch
+        Err(Refusal::bad_request(code::INVALID_REQUEST, "initialize cannot be part of a batch"))
+    } else {
+        let mut room = front.rooms.permits.call(caller.principal());
+        if let Ok(permit) = &mut room
+            && let Err(bound) = permit.hold_bytes(message.bytes().len())
+        {
+            room = Err(bound);
+        }
+        let arrival = Arrival { caller: caller.clone(), scope: scope.cloned(), room, message };
+        legacy::take(front, arrival, session)
+    };
+    match begun {
+        Ok(begun) => begun,
+        Err(refusal) => Some(Begun::Answered(refusal.answering(id.as_ref()).into_message())),
+    }
+}
+
+async fn respond(front: &Front, begun: Vec<Begun>, accepts: Accepts) -> Response<Body> {
+    if begun.is_empty() {
+        return accepted();
+    }
+    let at_once = begun.iter().all(|begun| matches!(begun, Begun::Answered(_)));
+    if accepts.json && (at_once || !accepts.events) {
+        return refusal::json(array(begun).await);
+    }
+    let (outbox, messages) = outbox();
+    for begun in begun {
+        let outbox = outbox.clone();
+        front.rooms.drain.spawn(async move { outbox.deliver(Ok(Some(begun))).await });
+    }
+    let count = front.rooms.metrics.stream(StreamKind::Call);
+    sse::response(None, Feed::Plain(Box::new(messages)), front.config.keep_alive, count)
+}
+
+/// All answers in one array; all calls are on their way already.
+async fn array(begun: Vec<Begun>) -> Parts {
+    let mut array = Parts::from(Bytes::from_static(b"["));
+    let mut separator: &'static [u8] = b"";
+    for begun in begun {
+        let answer = match begun {
+            Begun::Answered(answer) => Some(answer),
+            Begun::Call(exchange) => exchange.answer().await,
+        };
+        if let Some(answer) = answer {
+            array.push(Bytes::from_static(separator));
+            array.extend(answer);
+            separator = b",";
+        }
+    }
+    array.push(Bytes::from_static(b"]"));
+    array
+}
+
+/// Messages of one batch. 64: no client in use sends more than a few, and each may start a call.
+const MESSAGES: usize = 64;
