@@ -5,7 +5,7 @@
 //! ```
 //! The adapters are those of HTTP; what differs is what brings a message and where its answer goes. There is
 //! at most one session, it belongs to the pipe, and both end together. Guarantees: reading goes on while calls
-//! are on their way, and stops when [`ANSWERS`] given on the spot are not read; after the end of the input what
+//! are on their way, and stops when `ANSWERS` given on the spot are not read; after the end of the input what
 //! is on its way is finished.
 // MCP 2025-11-25 basic/transports, stdio; MCP 2026-07-28 basic/transports/stdio
 
