@@ -137,6 +137,14 @@ impl Bridge {
         fs::read_dir(format!("/proc/{}/fd", self.pid())).expect("alive").count()
     }
 
+    /// The number the next file gets. The limit of open files bounds these numbers, not their count, and whoever
+    /// started the tests may have left high ones open.
+    pub(crate) fn first_free_file(&self) -> usize {
+        let is_open =
+            |number: &usize| fs::symlink_metadata(format!("/proc/{}/fd/{number}", self.pid())).is_ok();
+        (0..).find(|number| !is_open(number)).expect("numbers do not end")
+    }
+
     /// Waits until it is as if nobody had ever connected.
     pub(crate) fn wait_for_rest(&self, open_files: usize) {
         wait_until("no process is left", || self.servers().is_empty());
