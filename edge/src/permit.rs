@@ -59,6 +59,7 @@ pub enum Bound {
     Queue,
     QueueTimeout,
     ServerConnections,
+    PrincipalConnections,
     Frame,
     EventBytes,
     Asks,
@@ -77,6 +78,7 @@ words!(Bound {
     Queue => "queue",
     QueueTimeout => "queue_timeout",
     ServerConnections => "server_connections",
+    PrincipalConnections => "principal_connections",
     Frame => "frame",
     EventBytes => "event_bytes",
     Asks => "asks",
@@ -420,7 +422,8 @@ pub struct SlotPermit {
 impl Bound {
     /// The refusal as an error for the caller, with the time after which trying again makes sense.
     pub fn refusal(self) -> Error {
-        let blame = if self == Self::PrincipalCalls { Blame::Downstream } else { Blame::Edge };
+        let own = matches!(self, Self::PrincipalCalls | Self::PrincipalConnections);
+        let blame = if own { Blame::Downstream } else { Blame::Edge };
         let what = match self {
             Self::Connections => "too many connections to this gateway",
             Self::Calls => "too many calls on their way through this gateway",
@@ -431,6 +434,9 @@ impl Bound {
             Self::Slots | Self::Queue => "too many calls wait for this server",
             Self::QueueTimeout => "the server had no room for the call in time",
             Self::ServerConnections => "the server has as many connections as it may",
+            Self::PrincipalConnections => {
+                "every connection to the server that this principal may have is in use by a call"
+            }
             Self::Body => "the request body is larger than this gateway takes",
             Self::Frame => "the server's message is larger than this gateway takes",
             Self::EventBytes => "the client reads its events too slowly",

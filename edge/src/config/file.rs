@@ -111,6 +111,9 @@ const LIMITS: &[Key<Draft>] = &[
     ("slots", |r, at, draft| set(&mut draft.upstream.slots.slots, r.count(at))),
     ("queue", |r, at, draft| set(&mut draft.upstream.slots.queue, r.count(at))),
     ("asks", |r, at, draft| set(&mut draft.upstream.asks, r.count(at))),
+    ("principal_connections", |r, at, draft| {
+        set(&mut draft.upstream.connections_per_principal, r.count(at));
+    }),
     // Times of calls.
     ("queue_timeout", |r, at, draft| set(&mut draft.upstream.slots.queue_timeout, r.duration(at))),
     ("connect_timeout", |r, at, draft| set(&mut draft.upstream.connect_timeout, r.duration(at))),

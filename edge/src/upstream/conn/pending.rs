@@ -6,11 +6,14 @@ use wire::mcp::method::Method;
 use crate::call::{Call, Responder};
 use crate::error::Error;
 use crate::permit::SlotPermit;
+use crate::upstream::lease::Lease;
 
 /// A call and the place its answer goes to.
 pub(in crate::upstream) struct Job {
     pub(in crate::upstream) call: Call,
     pub(in crate::upstream) responder: Responder,
+    /// Its seat, where it has a connection to itself.
+    pub(in crate::upstream) lease: Option<Lease>,
     /// How many connections had it before.
     pub(in crate::upstream) tries: u8,
 }
@@ -59,8 +62,8 @@ impl Work {
     pub(super) fn fail(self, error: Error) {
         match self {
             Self::Call { job, slot } => {
-                let Job { call, responder, .. } = *job;
-                drop((call, slot));
+                let Job { call, responder, lease, .. } = *job;
+                drop((call, slot, lease));
                 responder.fail(error);
             }
             Self::Own { responder, .. } => responder.fail(error),

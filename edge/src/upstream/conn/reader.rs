@@ -12,7 +12,7 @@ use wire::mcp::method::{Ask, Notice};
 use wire::{Era, Frame, Kind as MessageKind, Message, ScanError};
 
 use super::pending::{Pending, Work};
-use super::{CLOSE_GRACE, Conn, Job, NOTES, draining, news, session_over, writer};
+use super::{CLOSE_GRACE, Conn, Job, NOTES, asks, draining, news, session_over, writer};
 use crate::call::{Event, Outcome};
 use crate::error::{Blame, Error, Kind};
 use crate::permit::Bound;
@@ -130,13 +130,13 @@ impl Reader {
     fn answer(&mut self, message: Message) {
         match self.conn.close_answered(message.id()) {
             Ok(Pending { work: Work::Call { job, slot }, .. }) => {
-                let Job { call, responder, .. } = *job;
+                let Job { call, responder, lease, .. } = *job;
                 let outcome = self.outcome(&call, &message);
                 if matches!(outcome, Outcome::Result(_)) {
                     wishes::agreed(&call, &self.conn.spec.server);
                 }
                 // The caller may send its next call at once: what this one held is free by then.
-                drop((call, slot));
+                drop((call, slot, lease));
                 responder.finish(outcome);
             }
             Ok(Pending { work: Work::Own { responder, .. }, .. }) => {
@@ -188,7 +188,7 @@ impl Reader {
 
     fn progress(&mut self, message: Message) {
         let message = match &self.conn.spec.tenant {
-            Some(tenant) => self.conn.around.task_ids.show_message(tenant.session.number, None, message),
+            Some(tenant) => self.conn.around.task_ids.show_to(tenant, None, message),
             None => message,
         };
         let token = message.param("progressToken").and_then(|token| token.as_u64());
@@ -202,13 +202,12 @@ impl Reader {
         let Some(id) = message.id().cloned() else { return };
         let kind = Ask::parse(message.method());
         let outcome = match (kind, &self.conn.spec.tenant) {
-            (Ask::Ping, _) => PONG,
+            (Ask::Ping, _) => asks::PONG,
             (_, Some(tenant)) => match tenant.can.refusal(kind, &message) {
                 Some(refusal) => refusal,
                 None => return self.conn.relay(tenant, kind, (id, message)),
             },
-            (Ask::Roots, None) => NO_ROOTS,
-            (Ask::Sampling | Ask::Elicitation | Ask::Other, None) => NOBODY_TO_ASK,
+            (kind, None) => asks::unattributed(kind),
         };
         if !self.conn.note(outgoing::answer(&id, outcome), NOTES) {
             self.skip(Skip::Flood);
@@ -289,11 +288,3 @@ impl Conn {
 const COUNTED_FROM_BYTES: usize = 16 << 10;
 /// A flood of broken messages makes one log line per connection in this time.
 const QUIET: Duration = Duration::from_secs(10);
-
-// MCP 2025-11-25 basic/utilities/ping
-const PONG: &str = r#","result":{}}"#;
-// Real servers ask for roots right after `initialized`, when there is no client to pass the question to.
-const NO_ROOTS: &str = r#","result":{"roots":[]}}"#;
-// MCP 2025-11-25 client/sampling and client/elicitation: requests must be associated with one of the client's.
-const NOBODY_TO_ASK: &str =
-    r#","error":{"code":-32602,"message":"this request belongs to no request of a client"}}"#;

@@ -7,6 +7,7 @@ mod control;
 mod death;
 mod eras;
 mod isolation;
+mod leases;
 mod links;
 mod news;
 mod numbers;
