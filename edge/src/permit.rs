@@ -64,6 +64,8 @@ pub enum Bound {
     EventBytes,
     Asks,
     Subscriptions,
+    Parked,
+    Rounds,
 }
 
 words!(Bound {
@@ -83,6 +85,8 @@ words!(Bound {
     EventBytes => "event_bytes",
     Asks => "asks",
     Subscriptions => "subscriptions",
+    Parked => "parked",
+    Rounds => "rounds",
 });
 
 /// How often each bound was hit.
@@ -188,7 +192,8 @@ impl Permits {
             }
             *count += 1;
         }
-        let permit = CallPermit { shared: shared.clone(), principal: principal.clone(), bytes: 0 };
+        let permit =
+            CallPermit { shared: shared.clone(), principal: principal.clone(), bytes: 0, counts: true };
         if shared.calls.fetch_add(1, Ordering::Relaxed) >= shared.config.calls {
             return Err(shared.hit(Bound::Calls)); // dropping the permit takes the count back
         }
@@ -285,9 +290,26 @@ pub struct CallPermit {
     shared: Arc<Shared>,
     principal: Arc<str>,
     bytes: usize,
+    /// Whether it still counts as a call; its bytes are there either way.
+    counts: bool,
 }
 
 impl CallPermit {
+    /// Gives back the place among the calls on their way, and keeps that of the bytes.
+    pub fn release(&mut self) {
+        if !std::mem::take(&mut self.counts) {
+            return;
+        }
+        self.shared.calls.fetch_sub(1, Ordering::Relaxed);
+        let mut counts = lock(&self.shared.by_principal);
+        if let Some(count) = counts.get_mut(&self.principal) {
+            *count -= 1;
+            if *count == 0 {
+                counts.remove(&self.principal);
+            }
+        }
+    }
+
     /// Takes room for `more` bytes of this call's body; asked before they are read.
     ///
     /// # Errors
@@ -302,14 +324,7 @@ impl CallPermit {
 impl Drop for CallPermit {
     fn drop(&mut self) {
         self.shared.held_bytes.fetch_sub(self.bytes, Ordering::Relaxed);
-        self.shared.calls.fetch_sub(1, Ordering::Relaxed);
-        let mut counts = lock(&self.shared.by_principal);
-        if let Some(count) = counts.get_mut(&self.principal) {
-            *count -= 1;
-            if *count == 0 {
-                counts.remove(&self.principal);
-            }
-        }
+        self.release();
     }
 }
 
@@ -442,6 +457,8 @@ impl Bound {
             Self::EventBytes => "the client reads its events too slowly",
             Self::Subscriptions => "too many subscriptions of this session",
             Self::Asks => "too many questions of the server wait for the client",
+            Self::Parked => "too many calls wait for answers of their clients",
+            Self::Rounds => "the server has asked the client too often in one call",
         };
         Error::busy(blame, RETRY_AFTER, format!("{what}; try again later"))
     }

@@ -26,12 +26,15 @@ use super::Front;
 use super::body::Body;
 use super::media::Accepts;
 use super::metrics::{Metrics, Record, StreamKind, Subject};
+use super::park::{Parked, Parking};
 use super::questions::Questions;
+use super::reissue::Verdict;
 use super::reply::{Answer, Manner};
 use super::sse::{self, Feed};
-use crate::call::{Call, Event, Next, Outcome, Reply};
+use crate::call::{Call, Caller, Event, Next, Outcome, Reply, ServerName};
 use crate::error::{Blame, Error, Kind};
 use crate::ops::drain::DrainWatch;
+use crate::permit::CallPermit;
 use crate::session::replay::Weight;
 use crate::session::{InFlight, Said, Source};
 
@@ -61,15 +64,29 @@ struct Waiting {
     empty: bool,
     /// Whether the client hears what comes before the outcome.
     heard: bool,
-    /// What was asked in the course of the call; a modern client is not asked here.
+    /// What was asked in the course of the call of a session.
     questions: Option<Questions>,
+    /// The same for a client without one, whose call can be parked.
+    parking: Option<Parking>,
+    /// Room for a call that was parked, which gave its own back.
+    _room: Option<CallPermit>,
+}
+
+/// A request that takes up a parked call.
+pub(super) struct Resumption {
+    pub(super) id: RequestId,
+    pub(super) caller: Caller,
+    pub(super) scope: Option<ServerName>,
+    pub(super) parked: Parked,
+    pub(super) room: CallPermit,
 }
 
 /// What holds a call to its client.
 pub(super) enum Tie {
     /// The response itself: when the client closes it, the call is cancelled.
     // MCP 2026-07-28 streamable-http, Cancellation
-    Response,
+    /// With how often the call was asked for before, because its user had to go somewhere first.
+    Response(u8),
     /// The session: the call goes on when the response breaks, until it ends or is cancelled by a message.
     // MCP 2025-11-25 basic/transports: a disconnection is not a cancellation
     Session(InFlight, DrainWatch),
@@ -85,6 +102,8 @@ pub(super) struct Pace {
 enum Step {
     Message(Parts, Weight),
     End(Answer),
+    /// The client has to answer something first.
+    Park,
     /// The client itself cancelled the call, or its session ended.
     Cancelled(Answer),
 }
@@ -106,18 +125,62 @@ impl Exchange {
     pub(super) fn start(front: &Front, (era, id): (Era, RequestId), call: Call, tie: Tie) -> Self {
         let (method, scope, started) = (call.method, call.scope.clone(), Instant::now());
         let progress_token = progress_token(&call.request);
+        let parking = match tie {
+            Tie::Response(rounds) if method.facts().may_ask => Some(Parking::new(front, &call, rounds)),
+            Tie::Response(_) | Tie::Session(..) => None,
+        };
         let reply = front.rooms.gateway.dispatch(call);
         let server = reply.server().cloned().or(scope);
         let subject = Subject { era, method, server: server.clone(), log: front.config.log_calls, started };
         let record = Record::start(&front.rooms.metrics, subject);
         let questions = match &tie {
-            Tie::Response => None,
+            Tie::Response(_) => None,
             Tie::Session(in_flight, _) => Some(Questions::new(in_flight.session().clone())),
         };
         let manner = Manner { era, server };
         let empty = era == Era::Legacy && is_empty(method);
-        let waiting =
-            Waiting { reply, id, progress_token, manner, record, tie, empty, heard: true, questions };
+        Self::waiting(Waiting {
+            reply,
+            id,
+            progress_token,
+            manner,
+            record,
+            tie,
+            empty,
+            heard: true,
+            questions,
+            parking,
+            _room: None,
+        })
+    }
+
+    /// Goes on with a call that was parked; `request` took it up.
+    pub(super) fn resume(
+        front: &Front,
+        (request, method): (&Message, Method),
+        resumption: Resumption,
+    ) -> Self {
+        let Resumption { id, caller, scope, parked, room } = resumption;
+        let Parked { inputs, reply, .. } = parked;
+        let server = reply.server().cloned().or(scope.clone());
+        let (era, log, started) = (Era::Modern, front.config.log_calls, Instant::now());
+        let subject = Subject { era, method, server: server.clone(), log, started };
+        Self::waiting(Waiting {
+            reply,
+            id,
+            progress_token: progress_token(request),
+            manner: Manner { era, server },
+            record: Record::start(&front.rooms.metrics, subject),
+            tie: Tie::Response(0),
+            empty: false,
+            heard: true,
+            questions: None,
+            parking: Some(Parking::again(front, request.bytes().clone(), (caller, scope), inputs)),
+            _room: Some(room),
+        })
+    }
+
+    fn waiting(waiting: Waiting) -> Self {
         Self { first: None, state: State::Waiting(Box::new(waiting)) }
     }
 
@@ -137,6 +200,7 @@ impl Exchange {
                 return sse::single(&answer.message);
             }
             Some(Step::End(answer) | Step::Cancelled(answer)) => return answer.into_json(),
+            Some(Step::Park) => {} // `poll_step` has made an end of it
         }
         let count = metrics.stream(StreamKind::Call);
         let (primed, feed) = self.into_feed();
@@ -168,11 +232,14 @@ impl Exchange {
     fn poll_step(&mut self, context: &mut Context<'_>) -> Poll<Step> {
         let State::Waiting(waiting) = &mut self.state else { return Poll::Pending };
         let step = ready!(waiting.poll_step(context));
-        if !matches!(step, Step::Message(..)) {
-            // Booked and given back now, and not when the client has read the last byte.
-            self.state = State::Over;
+        if matches!(step, Step::Message(..)) {
+            return Poll::Ready(step);
         }
-        Poll::Ready(step)
+        // Booked and given back now, and not when the client has read the last byte.
+        match (step, std::mem::replace(&mut self.state, State::Over)) {
+            (Step::Park, State::Waiting(waiting)) => Poll::Ready(Step::End(waiting.park())),
+            (step, _) => Poll::Ready(step),
+        }
     }
 }
 
@@ -188,7 +255,7 @@ impl Source for Exchange {
             Step::Message(message, weight) => Said::Message(message, weight),
             Step::End(answer) => Said::Last(answer.message),
             // MCP 2025-11-25 basic/utilities/cancellation: no response to a cancelled request
-            Step::Cancelled(_) => Said::End,
+            Step::Cancelled(_) | Step::Park => Said::End,
         })
     }
 }
@@ -217,14 +284,17 @@ impl Waiting {
             return Poll::Ready(Step::Message(message, Weight::Lasting));
         }
         loop {
-            let message = match ready!(self.reply.poll_next(context)) {
+            let next = match self.reply.poll_next(context) {
+                Poll::Ready(next) => next,
+                Poll::Pending => {
+                    let parking = self.parking.as_mut().map(|parking| parking.inputs.poll_due(context));
+                    return parking.unwrap_or(Poll::Pending).map(|()| Step::Park);
+                }
+            };
+            let message = match next {
                 Next::Event(event) => self.event(event),
                 Next::Outcome(outcome) => {
-                    let outcome = match outcome {
-                        Outcome::Result(_) if self.empty => Outcome::Result(Bytes::from_static(b"{}").into()),
-                        other => other,
-                    };
-                    let answer = self.manner.answer(&self.id, outcome);
+                    let answer = self.answer(outcome);
                     self.record.end(answer.ending);
                     return Poll::Ready(Step::End(answer));
                 }
@@ -235,8 +305,33 @@ impl Waiting {
         }
     }
 
+    fn answer(&self, outcome: Outcome) -> Answer {
+        match outcome {
+            Outcome::Result(_) if self.empty => {
+                self.manner.answer(&self.id, Outcome::Result(Bytes::from_static(b"{}").into()))
+            }
+            Outcome::Refused(error) => match self.parking.as_ref().and_then(|parking| parking.visits(&error))
+            {
+                None => self.manner.answer(&self.id, Outcome::Refused(error)),
+                Some(Verdict::Ask(result)) => self.manner.asking(&self.id, result),
+                Some(Verdict::Told(error)) => {
+                    self.manner.answer(&self.id, Outcome::Refused(error.to_bytes()))
+                }
+                Some(Verdict::Failed(error)) => self.manner.failed(&self.id, &error),
+            },
+            outcome => self.manner.answer(&self.id, outcome),
+        }
+    }
+
     /// What the client hears of it. An ask that it does not hear is dropped, which refuses it.
     fn event(&mut self, event: Event) -> Option<(Parts, Weight)> {
+        let event = match (event, &mut self.parking) {
+            (Event::Ask(ask), Some(parking)) => {
+                parking.inputs.put(ask);
+                return None;
+            }
+            (event, _) => event,
+        };
         if !self.heard {
             return None;
         }
@@ -255,6 +350,18 @@ impl Waiting {
         let mut splice = Splice::new(message.bytes().clone());
         splice.replace(span, token);
         Some(splice.finish())
+    }
+
+    /// Lets the call wait for its client; the answer that asks it.
+    fn park(self) -> Answer {
+        let Self { reply, id, manner, mut record, parking, .. } = self;
+        let lost = || Error::new(Kind::Lost, Blame::Edge, "the call cannot wait for its client");
+        let answer = match parking.ok_or_else(lost).and_then(|parking| parking.park(reply)) {
+            Ok(result) => manner.asking(&id, result),
+            Err(error) => manner.failed(&id, &error),
+        };
+        record.end(answer.ending);
+        answer
     }
 
     fn cancelled(&mut self) -> Step {

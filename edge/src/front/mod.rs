@@ -12,11 +12,11 @@ mod arrival;
 mod batch;
 mod body;
 mod classify;
-#[cfg_attr(not(test), expect(dead_code, reason = "what seals a request is built on it next"))]
 mod digest;
 mod exchange;
 mod headers;
 mod http_sse;
+mod inputs;
 mod legacy;
 mod listening;
 mod media;
@@ -24,10 +24,13 @@ mod metrics;
 mod modern;
 mod origin;
 mod outbox;
+mod park;
 mod plain;
 mod questions;
 mod refusal;
+mod reissue;
 mod reply;
+mod retry;
 mod route;
 mod sse;
 pub mod stdio;
@@ -56,6 +59,7 @@ use self::exchange::Pace;
 use self::http_sse::Channels;
 use self::media::Accepts;
 use self::origin::Admission;
+use self::park::Park;
 use self::refusal::Refusal;
 use self::route::{Door, Route};
 use crate::auth::Authenticator;
@@ -70,6 +74,7 @@ use crate::session;
 pub use self::body::Body;
 pub use self::metrics::{Class as CallClass, Ending, Metrics};
 pub use self::origin::Rules;
+pub use self::park::Config as ParkConfig;
 
 /// How the front behaves.
 #[derive(Clone, Debug)]
@@ -82,6 +87,8 @@ pub struct Config {
     pub sse: bool,
     /// Streams of HTTP+SSE. 10,000: as many as sessions, for each carries one.
     pub channels: usize,
+    /// Calls that wait for answers of their clients.
+    pub park: ParkConfig,
     /// Bounds of messages.
     pub limits: Limits,
     /// How long a request's body may take. 30 s: 4 MiB at a modem's pace, and no longer a connection is held.
@@ -107,6 +114,7 @@ impl Default for Config {
             streaming: true,
             sse: true,
             channels: 10_000,
+            park: ParkConfig::default(),
             limits: Limits::default(),
             body_timeout: Duration::from_secs(30),
             keep_alive: Duration::from_secs(15),
@@ -156,6 +164,7 @@ pub struct Front {
     config: Config,
     rooms: Rooms,
     channels: Channels,
+    park: Park,
 }
 
 /// A request to one of the doors, before its body is read.
@@ -175,12 +184,14 @@ struct Posted {
 }
 
 impl Front {
-    /// Ready to take requests; `sealer` seals what clients of HTTP+SSE carry for us.
+    /// Ready to take requests; `sealer` seals what clients carry for us. To be called inside a runtime.
     ///
     /// # Errors
     /// When the system gives out no random numbers.
     pub fn new(config: Config, rooms: Rooms, sealer: Sealer) -> Result<Arc<Self>, Error> {
-        Ok(Arc::new(Self { config, rooms, channels: Channels::new(sealer)? }))
+        let metrics = (rooms.permits.metrics().clone(), rooms.metrics.parked());
+        let park = Park::new(config.park.clone(), sealer.clone(), metrics, &rooms.drain)?;
+        Ok(Arc::new(Self { config, rooms, channels: Channels::new(sealer)?, park }))
     }
 
     /// Answers one request. Dropping the future is the client's leaving.

@@ -2,7 +2,8 @@
 //! capabilities, and is cancelled by closing its response.
 //!
 //! What is in the canonical form already needs no translation: after the checks the request goes on as it
-//! came. What is not here: streams of notifications and parked calls.
+//! came. What is not here: streams of notifications, and how a call goes on that its
+//! client had to answer something for (`retry`).
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -21,8 +22,10 @@ use wire::splice::Parts;
 use super::arrival::{Arrival, Begun};
 use super::body::Body;
 use super::classify::{self, MISSING_META};
-use super::exchange::{Exchange, Tie};
+use super::exchange::{Exchange, Resumption, Tie};
 use super::refusal::{self, Refusal};
+use super::reply::Manner;
+use super::retry::{self, Retry};
 use super::{Front, Posted, headers};
 use crate::call::{Affinity, Call, Client, ServerName};
 use crate::permit::Bound;
@@ -89,6 +92,18 @@ fn begin(front: &Front, arrival: Arrival, method: Method, client: Client) -> Res
     let Some(id) = message.id().cloned() else {
         return Err(Refusal::bad_request(code::INVALID_REQUEST, "a request has an id"));
     };
+    let (message, rounds) = match retry::of(front, (&caller, scope.as_ref()), method, &message)? {
+        None => (message, 0),
+        Some(Retry::Again(message, rounds)) => (message, rounds),
+        Some(Retry::Parked(parked)) => {
+            let resumption = Resumption { id, caller, scope, parked: *parked, room: permit };
+            return Ok(Begun::Call(Exchange::resume(front, (&message, method), resumption)));
+        }
+        Some(Retry::Over(outcome)) => {
+            let manner = Manner { era: Era::Modern, server: scope };
+            return Ok(Begun::Answered(manner.answer(&id, outcome).message));
+        }
+    };
     let call = Call {
         caller,
         client: Arc::new(client),
@@ -99,7 +114,7 @@ fn begin(front: &Front, arrival: Arrival, method: Method, client: Client) -> Res
         rename: None,
         permit,
     };
-    Ok(Begun::Call(Exchange::start(front, (Era::Modern, id), call, Tie::Response)))
+    Ok(Begun::Call(Exchange::start(front, (Era::Modern, id), call, Tie::Response(rounds))))
 }
 
 /// What every modern request says of itself.

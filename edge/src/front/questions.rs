@@ -100,13 +100,16 @@ pub(super) fn answer(message: &Message) -> Answer {
 
 /// What a revision wants to be different in a request.
 #[derive(Debug, Default)]
-struct Edits {
-    unwanted: Option<&'static str>,
+pub(super) struct Edits {
+    /// Members that go.
+    unwanted: Vec<&'static str>,
     schema: Option<Bytes>,
 }
 
 impl Edits {
-    fn of(
+    /// # Errors
+    /// Why the client cannot be asked this.
+    pub(super) fn of(
         kind: Kind,
         request: &Message,
         version: ProtocolVersion,
@@ -135,7 +138,7 @@ impl Edits {
         }
         // The same page: context only for clients that declare it; they are to leave out what they cannot give.
         let context = current && !can.has("/sampling/context") && request.param("includeContext").is_some();
-        Ok(Self { unwanted: context.then_some("includeContext"), schema: None })
+        Ok(Self { unwanted: context.then_some("includeContext").into_iter().collect(), schema: None })
     }
 
     // MCP 2025-06-18 and 2025-11-25 client/elicitation
@@ -158,15 +161,21 @@ impl Edits {
             return Err("this client cannot be sent to a URL");
         }
         let schema = request.param("requestedSchema").map(|schema| older_schema(schema.raw())).transpose()?;
-        Ok(Self { unwanted: mode.is_some().then_some("mode"), schema: schema.flatten() })
+        let unwanted = mode.is_some().then_some("mode").into_iter().collect();
+        Ok(Self { unwanted, schema: schema.flatten() })
     }
 
-    fn make(self, request: &Message, splice: &mut Splice) {
+    /// The same, and without these members.
+    pub(super) fn without(mut self, unwanted: impl IntoIterator<Item = &'static str>) -> Self {
+        self.unwanted.extend(unwanted);
+        self
+    }
+
+    /// Edits the params of the request.
+    pub(super) fn make(self, request: &Message, splice: &mut Splice) {
         let Some(params) = request.params() else { return };
         let mut params = splice.object(params);
-        if let Some(unwanted) = self.unwanted {
-            params.remove(unwanted);
-        }
+        params.remove_where(|key| self.unwanted.contains(&key));
         if let Some(schema) = self.schema {
             params.set("requestedSchema", schema);
         }

@@ -60,6 +60,12 @@ impl Manner {
         }
     }
 
+    /// A result that asks the client something; what the call is for follows its answer.
+    pub(super) fn asking(&self, id: &RequestId, result: Parts) -> Answer {
+        let message = refusal::message(Some(id), "result", result);
+        Answer { status: StatusCode::OK, retry_after_secs: None, message, ending: Ending::InputRequired }
+    }
+
     /// The answer to a client that speaks no JSON-RPC: the result alone, or an error whose status says what to
     /// do about it.
     pub(super) fn plain(&self, outcome: Outcome) -> Answer {

@@ -430,6 +430,13 @@ impl Cancel for Conn {
     fn cancel(&self, token: u64) {
         drop(self.take_back(WireId::from_number(token)));
     }
+
+    fn park(&self, token: u64) {
+        let mut state = self.lock();
+        if let Some(pending) = state.mux.get_mut(WireId::from_number(token)) {
+            pending.work.park();
+        }
+    }
 }
 
 impl State {

@@ -58,6 +58,13 @@ impl Work {
         }
     }
 
+    /// Its client thinks: it keeps its slot and its seat, and counts as no call on its way.
+    pub(super) fn park(&mut self) {
+        if let Self::Call { job, .. } = self {
+            job.call.permit.release();
+        }
+    }
+
     /// Ends it without an answer. What it held is free before its caller hears of it.
     pub(super) fn fail(self, error: Error) {
         match self {
