@@ -269,9 +269,11 @@ impl Ending {
             Kind::Cancelled => Self::Cancelled,
             Kind::Draining => Self::Draining,
             Kind::Lost => Self::Lost,
-            Kind::InvalidRequest | Kind::InvalidParams | Kind::UnknownMethod | Kind::UnknownResource(_) => {
-                Self::Invalid
-            }
+            Kind::InvalidRequest
+            | Kind::InvalidParams
+            | Kind::UnknownMethod
+            | Kind::UnknownResource(_)
+            | Kind::MissingCapability(_) => Self::Invalid,
         }
     }
 }

@@ -179,6 +179,8 @@ fn status_of(era: Era, error: &Error) -> StatusCode {
         (Kind::Busy | Kind::Draining, _) => StatusCode::SERVICE_UNAVAILABLE,
         // To a legacy client with a session a 404 says that the session is gone.
         (Kind::UnknownMethod, _) if era == Era::Modern => StatusCode::NOT_FOUND,
+        // MCP 2026-07-28 streamable-http, Status Codes
+        (Kind::MissingCapability(_), _) if era == Era::Modern => StatusCode::BAD_REQUEST,
         _ => StatusCode::OK,
     }
 }
@@ -193,7 +195,9 @@ fn plain_status_of(error: &Error) -> StatusCode {
         (Kind::Unreachable | Kind::Died | Kind::TooLarge | Kind::Protocol | Kind::Lost, _) => {
             StatusCode::BAD_GATEWAY
         }
-        (Kind::InvalidRequest | Kind::InvalidParams, _) => StatusCode::BAD_REQUEST,
+        (Kind::InvalidRequest | Kind::InvalidParams | Kind::MissingCapability(_), _) => {
+            StatusCode::BAD_REQUEST
+        }
         (Kind::UnknownMethod | Kind::UnknownResource(_), _) => StatusCode::NOT_FOUND,
     }
 }
@@ -218,6 +222,8 @@ fn code_of(era: Era, kind: &Kind) -> i32 {
         | Kind::Cancelled
         | Kind::Draining
         | Kind::Lost => code::INTERNAL_ERROR,
+        Kind::MissingCapability(_) if era == Era::Modern => code::MISSING_CAPABILITY,
+        Kind::MissingCapability(_) => code::INTERNAL_ERROR,
         Kind::InvalidRequest => code::INVALID_REQUEST,
         Kind::InvalidParams => code::INVALID_PARAMS,
         Kind::UnknownMethod => code::METHOD_NOT_FOUND,
@@ -230,6 +236,10 @@ fn data_of(kind: &Kind, server: Option<&ServerName>) -> Option<Value> {
     let mut data = Map::new();
     if let Kind::UnknownResource(uri) = kind {
         data.insert("uri".to_owned(), uri.clone().into());
+    }
+    if let Kind::MissingCapability(required) = kind {
+        let required = serde_json::from_str(required).unwrap_or(Value::Null);
+        data.insert("requiredCapabilities".to_owned(), required);
     }
     if let Some(reason) = kind.reason() {
         data.insert("reason".to_owned(), reason.into());

@@ -228,6 +228,7 @@ impl Conn {
             work: Work::Call { job, slot },
             age: *requests,
             written: false,
+            missing: None,
             deadline: now + config.call_timeout.min(config.call_timeout_max),
             limit: now + config.call_timeout_max,
         });
@@ -280,7 +281,7 @@ impl Conn {
         let (id, limit) = (vacant.id(), Instant::now() + patience);
         *requests += 1;
         let work = Work::Own { method, responder };
-        vacant.fill(Pending { work, age: *requests, written: false, deadline: limit, limit });
+        vacant.fill(Pending { work, age: *requests, written: false, missing: None, deadline: limit, limit });
         outbox.push_back(Queued { id: Some(id), line: outgoing::own(id, method.as_str(), params) });
         self.opened();
     }

@@ -32,7 +32,8 @@ pub struct Config {
     /// its calls, and no session has more of those that ask.
     pub asks: usize,
     /// Calls of one principal that each have a connection to a legacy server to themselves, because their clients can
-    /// be asked. 4: a person has few things open at a time, and each is a process.
+    /// be asked. 16: with one token everybody is one principal, and a client that asks and never comes back keeps its
+    /// connection until `parked_timeout`; each is a process.
     pub connections_per_principal: usize,
     /// A connection without a call. 10 m: long enough for a person who thinks, short enough to scale to zero.
     pub idle_timeout: Duration,
@@ -66,7 +67,7 @@ impl Default for Config {
             call_timeout_max: Duration::from_secs(3600),
             ask_timeout: Duration::from_secs(600),
             asks: 64,
-            connections_per_principal: 4,
+            connections_per_principal: 16,
             idle_timeout: Duration::from_secs(600),
             write_timeout: Duration::from_secs(30),
             resolve_interval: Duration::from_secs(5),

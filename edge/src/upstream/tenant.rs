@@ -189,6 +189,21 @@ impl Abilities {
     }
 }
 
+/// The capabilities that a client needs to be asked this, a JSON object.
+// MCP 2026-07-28 basic, MissingRequiredClientCapability
+pub(super) fn required(kind: Ask, request: &Message) -> Option<&'static str> {
+    let mode = request.param("mode").and_then(|mode| mode.as_str());
+    let tools = request.param("tools").or(request.param("toolChoice"));
+    match kind {
+        Ask::Sampling if tools.is_some() => Some(r#"{"sampling":{"tools":{}}}"#),
+        Ask::Sampling => Some(r#"{"sampling":{}}"#),
+        Ask::Elicitation if mode.as_deref() == Some("url") => Some(r#"{"elicitation":{"url":{}}}"#),
+        Ask::Elicitation => Some(r#"{"elicitation":{"form":{}}}"#),
+        Ask::Roots => Some(r#"{"roots":{}}"#),
+        Ask::Ping | Ask::Other => None,
+    }
+}
+
 fn object<const N: usize>(members: [(&str, Option<&RawValue>); N]) -> String {
     let members: Vec<_> =
         members.iter().filter_map(|(key, value)| Some(format!(r#""{key}":{}"#, (*value)?))).collect();

@@ -21,7 +21,7 @@ use crate::call::{Answer, Answered, Ask, Event};
 use crate::permit::Bound;
 use crate::upstream::mux::WireId;
 use crate::upstream::outgoing;
-use crate::upstream::tenant::Tenant;
+use crate::upstream::tenant::{self, Tenant};
 
 /// The questions of one connection that wait.
 pub(super) struct Asks {
@@ -129,6 +129,25 @@ impl Conn {
         }
         // After the lock: dropping the question answers it.
         drop(unheard);
+    }
+
+    /// Notes with the call in flight, if it can be but one, that its client lacks what the server asks for.
+    pub(super) fn lacks(&self, kind: Kind, request: &Message) {
+        let mut state = self.lock();
+        let asking: Vec<_> = state
+            .mux
+            .iter()
+            .filter(|(_, pending)| pending.work.may_ask())
+            .map(|(id, _)| id)
+            .take(2)
+            .collect();
+        let pending = match asking[..] {
+            [only] => state.mux.get_mut(only),
+            _ => None,
+        };
+        if let Some(pending) = pending {
+            pending.missing = tenant::required(kind, request);
+        }
     }
 
     /// The server takes a question back; it wants no answer then.

@@ -25,6 +25,8 @@ pub(super) struct Pending {
     pub(super) age: u64,
     /// Whether anything of it may have reached the server.
     pub(super) written: bool,
+    /// What the server asked for in its course that its client did not declare: capabilities, a JSON object.
+    pub(super) missing: Option<&'static str>,
     /// When it fails if nothing is heard of it.
     pub(super) deadline: Instant,
     /// When it fails whatever is heard of it.

@@ -129,9 +129,12 @@ impl Reader {
 
     fn answer(&mut self, message: Message) {
         match self.conn.close_answered(message.id()) {
-            Ok(Pending { work: Work::Call { job, slot }, .. }) => {
+            Ok(Pending { work: Work::Call { job, slot }, missing, .. }) => {
                 let Job { call, responder, lease, .. } = *job;
-                let outcome = self.outcome(&call, &message);
+                let outcome = match missing.filter(|_| message.error().is_some()) {
+                    Some(required) => Outcome::Failed(self.lacking(required)),
+                    None => self.outcome(&call, &message),
+                };
                 if matches!(outcome, Outcome::Result(_)) {
                     wishes::agreed(&call, &self.conn.spec.server);
                 }
@@ -201,14 +204,17 @@ impl Reader {
     fn asked(&mut self, message: Message) {
         let Some(id) = message.id().cloned() else { return };
         let kind = Ask::parse(message.method());
-        let outcome = match (kind, &self.conn.spec.tenant) {
-            (Ask::Ping, _) => asks::PONG,
+        let (outcome, lacks) = match (kind, &self.conn.spec.tenant) {
+            (Ask::Ping, _) => (asks::PONG, false),
             (_, Some(tenant)) => match tenant.can.refusal(kind, &message) {
-                Some(refusal) => refusal,
+                Some(refusal) => (refusal, tenant.session().is_none()),
                 None => return self.conn.relay(tenant, kind, (id, message)),
             },
-            (kind, None) => asks::unattributed(kind),
+            (kind, None) => (asks::unattributed(kind), kind != Ask::Roots),
         };
+        if lacks {
+            self.conn.lacks(kind, &message);
+        }
         if !self.conn.note(outgoing::answer(&id, outcome), NOTES) {
             self.skip(Skip::Flood);
         }
@@ -232,6 +238,13 @@ impl Reader {
             pending.work.fail(Error::new(Kind::TooLarge, Blame::Upstream, message));
         }
         self.skip(Skip::TooLong);
+    }
+
+    fn lacking(&self, required: &'static str) -> Error {
+        let server = &self.conn.spec.server;
+        let message =
+            format!("server `{server}` needs a client that can be asked for more than this one declared");
+        Error::new(Kind::MissingCapability(required), Blame::Downstream, message)
     }
 
     fn broken(&self) -> Error {

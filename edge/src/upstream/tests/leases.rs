@@ -171,3 +171,37 @@ async fn log_messages_come_to_the_call_that_wants_them_at_its_level() {
     silent.answer(&request, json!({})).await;
     assert!(matches!(timeout(GUARD, reply.next()).await.unwrap(), Next::Outcome(Outcome::Result(_))));
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_a_client_lacks_is_named_when_its_call_fails_for_it() {
+    use crate::error::Kind;
+    let mut room = Setting::default().build();
+    let reply = room.filling("a");
+    let mut peer = room.accept_legacy().await;
+    let request = peer.expect("tools/call").await;
+    peer.ask(json!(1), "sampling/createMessage", json!({"messages": [], "tools": []})).await;
+    assert_eq!(peer.read().await.unwrap()["error"]["code"], -32601);
+    peer.refuse(&request, -32000).await;
+    assert_eq!(failure(reply).await.kind, Kind::MissingCapability(r#"{"sampling":{"tools":{}}}"#));
+
+    // A tool that goes on without it is as good as any.
+    let reply = room.echo("b");
+    let mut shared = room.accept_legacy().await;
+    let request = shared.expect("tools/call").await;
+    shared.ask(json!(1), "elicitation/create", json!({"mode": "url"})).await;
+    shared.read().await.unwrap();
+    shared.answer(&request, json!({"content": []})).await;
+    result(reply).await;
+
+    // With two calls in flight nobody knows whose it was.
+    let replies = [room.echo("c"), room.echo("d")];
+    let calls = shared.calls(2).await;
+    shared.ask(json!(2), "elicitation/create", json!({})).await;
+    shared.read().await.unwrap();
+    for (_, call) in calls {
+        shared.refuse(&call, -32000).await;
+    }
+    for reply in replies {
+        assert!(matches!(end(reply).await, Outcome::Refused(_)));
+    }
+}
