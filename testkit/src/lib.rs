@@ -12,6 +12,7 @@
 //! - [`cutter`] — a way between client and edge that breaks on command
 //! - [`http`], [`sse`] — one HTTP exchange with every header in the test's hands
 //! - [`client`] — MCP clients of both eras on top of it
+//! - [`peer`] — a client with a session that keeps everything it hears
 //! - [`process`] — programs under test: found, started, awaited, killed with their guard
 //! - [`real`] — where the official clients and servers are
 //!
@@ -28,6 +29,7 @@
 pub mod client;
 pub mod cutter;
 pub mod http;
+pub mod peer;
 pub mod process;
 pub mod real;
 pub mod record;
