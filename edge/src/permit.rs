@@ -52,8 +52,15 @@ pub enum Bound {
     Calls,
     PrincipalCalls,
     HeldBytes,
+    Head,
     Body,
+    Depth,
+    Members,
+    Batch,
     Sessions,
+    Initialize,
+    Answers,
+    Outbox,
     SessionCalls,
     Slots,
     Queue,
@@ -63,6 +70,7 @@ pub enum Bound {
     Frame,
     EventBytes,
     Asks,
+    AskTimeout,
     Subscriptions,
     Parked,
     Rounds,
@@ -73,8 +81,15 @@ words!(Bound {
     Calls => "calls",
     PrincipalCalls => "principal_calls",
     HeldBytes => "held_bytes",
+    Head => "head",
     Body => "body",
+    Depth => "depth",
+    Members => "members",
+    Batch => "batch",
     Sessions => "sessions",
+    Initialize => "initialize",
+    Answers => "answers",
+    Outbox => "outbox",
     SessionCalls => "session_calls",
     Slots => "slots",
     Queue => "queue",
@@ -84,6 +99,7 @@ words!(Bound {
     Frame => "frame",
     EventBytes => "event_bytes",
     Asks => "asks",
+    AskTimeout => "ask_timeout",
     Subscriptions => "subscriptions",
     Parked => "parked",
     Rounds => "rounds",
@@ -372,7 +388,11 @@ impl Slots {
     /// free to the first of them, so that none is there to be taken. Who waits in the queue for something else,
     /// a handshake say, holds nobody up.
     pub fn try_take(&self) -> Option<SlotPermit> {
-        self.free.clone().try_acquire_owned().ok().map(|permit| SlotPermit { _permit: permit })
+        let free = self.free.clone().try_acquire_owned().ok();
+        if free.is_none() {
+            self.metrics.hit(Bound::Slots);
+        }
+        free.map(|permit| SlotPermit { _permit: permit })
     }
 
     /// A place in the queue, for a call that has to wait for a slot, a connection or a handshake.
@@ -446,6 +466,13 @@ impl Bound {
             Self::HeldBytes => "the gateway holds as many request bytes as it may",
             Self::Sessions => "too many sessions on this gateway",
             Self::SessionCalls => "too many calls of this session on their way",
+            Self::Head => "the head of the request is larger than this gateway takes",
+            Self::Depth => "the message is nested deeper than this gateway takes",
+            Self::Members => "an object of the message has more members than this gateway takes",
+            Self::Batch => "the batch has more messages than this gateway takes",
+            Self::Initialize => "the stream was not initialized in time",
+            Self::Answers | Self::Outbox => "the client reads its answers too slowly",
+            Self::AskTimeout => "the client did not answer in time",
             Self::Slots | Self::Queue => "too many calls wait for this server",
             Self::QueueTimeout => "the server had no room for the call in time",
             Self::ServerConnections => "the server has as many connections as it may",

@@ -47,6 +47,7 @@ use http::{Method, Request, Response, StatusCode, Uri};
 
 use http_body::Body as HttpBody;
 use wire::code;
+use wire::error::{ScanError, ScanErrorKind};
 use wire::frame::one_line;
 use wire::limits::Limits;
 use wire::mcp::header::SESSION_ID;
@@ -324,9 +325,18 @@ impl Front {
         (caller, scope): (Caller, Option<ServerName>),
         (room, bytes): (Result<CallPermit, Bound>, Bytes),
     ) -> Result<Arrival, Refusal> {
-        let message =
-            Message::scan(bytes, &self.config.limits).map_err(|error| classify::unreadable(&error))?;
+        let message = Message::scan(bytes, &self.config.limits).map_err(|error| self.unreadable(&error))?;
         Ok(Arrival { caller, scope, room, message })
+    }
+
+    /// The refusal of a message, and which bound it was over if any.
+    fn unreadable(&self, error: &ScanError) -> Refusal {
+        match error.kind {
+            ScanErrorKind::TooDeep => self.rooms.permits.metrics().hit(Bound::Depth),
+            ScanErrorKind::TooManyMembers => self.rooms.permits.metrics().hit(Bound::Members),
+            _ => {}
+        }
+        classify::unreadable(error)
     }
 
     async fn read<B>(&self, body: B, room: &mut Result<CallPermit, Bound>) -> Result<Bytes, Refusal>

@@ -259,6 +259,7 @@ async fn asks_of_a_session_are_counted() {
     let asked = next(&mut stream).await;
     silent(&mut stream).await;
     assert_eq!(server.heard(), [(2, "nobody".to_owned())]);
+    assert_eq!(stage.hits("asks"), 1);
     answer(&stage, &id, &asked["id"], r#""result":{}"#).await;
     responder.event(Event::Ask(server.asks(3).0));
     next(&mut stream).await;

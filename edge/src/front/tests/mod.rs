@@ -21,6 +21,7 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
+use prometheus_client::registry::Registry;
 use serde_json::Value;
 use tokio::sync::watch;
 use wire::Message;
@@ -161,6 +162,23 @@ impl Stage {
         let response = self.send(post(&body, &[])).await;
         assert_eq!(response.status(), 200);
         response.headers()["mcp-session-id"].to_str().unwrap().to_owned()
+    }
+
+    /// How often a bound was hit, as the metrics say.
+    fn hits(&self, bound: &str) -> usize {
+        self.count(&format!("refused_total{{bound=\"{bound}\"}}"))
+    }
+
+    /// The value of one line of the metrics.
+    fn count(&self, series: &str) -> usize {
+        let mut registry = Registry::default();
+        self.permits.metrics().register(&mut registry);
+        self.metrics.register(&mut registry);
+        self.sessions.register(&mut registry);
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+        let line = format!("{series} ");
+        text.lines().find_map(|l| l.strip_prefix(&line)).map_or(0, |count| count.parse().unwrap())
     }
 
     fn answer_next(&self, result: &'static str) {

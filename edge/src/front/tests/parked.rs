@@ -5,7 +5,6 @@ use std::time::Duration;
 use serde_json::json as value;
 
 use super::asks::Server;
-use super::bounds::hits;
 use super::*;
 use crate::front::ParkConfig;
 
@@ -210,7 +209,7 @@ async fn what_is_left_out_is_asked_again_and_rounds_are_bounded() {
         (200, &value!(-32603), &value!("protocol"))
     );
     assert!(responder.is_cancelled());
-    assert_eq!(hits(&stage, "rounds"), 1);
+    assert_eq!(stage.hits("rounds"), 1);
 }
 
 #[tokio::test(start_paused = true)]
@@ -270,7 +269,7 @@ async fn parked_calls_are_bounded_and_count_as_no_call_on_its_way() {
     let (status, message) = second.await.unwrap();
     assert_eq!((status, &message["error"]["data"]["reason"]), (503, &value!("busy")));
     assert!(responder.is_cancelled() && !kept.is_cancelled());
-    assert_eq!(hits(&stage, "parked"), 1);
+    assert_eq!(stage.hits("parked"), 1);
     assert_eq!(stage.metrics.in_flight(), 0);
 }
 
@@ -342,7 +341,7 @@ async fn a_url_that_must_be_visited_first_is_asked_for_and_the_call_made_again()
     stage.script.ready.lock().unwrap().push_back(required());
     let (_, message) = sent(&stage, &retry(11, &state, &went), None).await.unwrap();
     assert_eq!(message["error"]["data"]["reason"], "protocol", "{message}");
-    assert_eq!(hits(&stage, "rounds"), 1);
+    assert_eq!(stage.hits("rounds"), 1);
 }
 
 #[tokio::test(start_paused = true)]

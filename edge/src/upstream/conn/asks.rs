@@ -182,6 +182,7 @@ impl Conn {
     /// Withdraws the questions whose time is over.
     pub(super) fn sweep_asks(&self, now: Instant) {
         let late = self.lock().end_asks(self.around.config.call_timeout, |ask| ask.deadline <= now);
+        late.iter().for_each(|_| self.around.permits.metrics().hit(Bound::AskTimeout));
         self.withdraw(late);
     }
 
