@@ -74,6 +74,7 @@ pub enum Bound {
     Subscriptions,
     Parked,
     Rounds,
+    Tasks,
 }
 
 words!(Bound {
@@ -103,6 +104,7 @@ words!(Bound {
     Subscriptions => "subscriptions",
     Parked => "parked",
     Rounds => "rounds",
+    Tasks => "tasks",
 });
 
 /// How often each bound was hit.
@@ -485,6 +487,7 @@ impl Bound {
             Self::Subscriptions => "too many subscriptions of this session",
             Self::Asks => "too many questions of the server wait for the client",
             Self::Parked => "too many calls wait for answers of their clients",
+            Self::Tasks => "too many tasks on this gateway",
             Self::Rounds => "the server has asked the client too often in one call",
         };
         Error::busy(blame, RETRY_AFTER, format!("{what}; try again later"))

@@ -56,7 +56,13 @@ const ROOT: &[Key<Draft>] = &[
     ("session_keys", keys::read),
     ("servers", servers),
     ("prefix", |r, at, draft| set(&mut draft.prefix, r.choice(at, PREFIXES))),
+    ("tasks", |r, at, draft| r.section(at, TASKS, draft)),
     ("limits", |r, at, draft| r.section(at, LIMITS, draft)),
+];
+
+const TASKS: &[Key<Draft>] = &[
+    ("after", |r, at, draft| draft.front.tasks.after = r.duration(at)),
+    ("age", |r, at, draft| set(&mut draft.front.tasks.age, r.duration(at))),
 ];
 
 const CORS: &[Key<Draft>] = &[("origins", |r, at, draft| {
@@ -110,6 +116,7 @@ const LIMITS: &[Key<Draft>] = &[
     ("session_calls", |r, at, draft| set(&mut draft.session.calls_per_session, r.count(at))),
     ("slots", |r, at, draft| set(&mut draft.upstream.slots.slots, r.count(at))),
     ("queue", |r, at, draft| set(&mut draft.upstream.slots.queue, r.count(at))),
+    ("tasks", |r, at, draft| set(&mut draft.front.tasks.tasks, r.count(at))),
     ("parked", |r, at, draft| set(&mut draft.front.park.calls, r.count(at))),
     ("asks", |r, at, draft| set(&mut draft.upstream.asks, r.count(at))),
     ("principal_connections", |r, at, draft| {

@@ -26,7 +26,7 @@ use super::Front;
 use super::body::Body;
 use super::media::Accepts;
 use super::metrics::{Metrics, Record, StreamKind, Subject};
-use super::park::{Parked, Parking};
+use super::park::{Due, Parked, Parking};
 use super::questions::Questions;
 use super::reissue::Verdict;
 use super::reply::{Answer, Manner};
@@ -102,8 +102,8 @@ pub(super) struct Pace {
 enum Step {
     Message(Parts, Weight),
     End(Answer),
-    /// The client has to answer something first.
-    Park,
+    /// The call goes on without this exchange.
+    Leave(Due),
     /// The client itself cancelled the call, or its session ended.
     Cancelled(Answer),
 }
@@ -200,7 +200,7 @@ impl Exchange {
                 return sse::single(&answer.message);
             }
             Some(Step::End(answer) | Step::Cancelled(answer)) => return answer.into_json(),
-            Some(Step::Park) => {} // `poll_step` has made an end of it
+            Some(Step::Leave(_)) => {} // `poll_step` has made an end of it
         }
         let count = metrics.stream(StreamKind::Call);
         let (primed, feed) = self.into_feed();
@@ -237,7 +237,7 @@ impl Exchange {
         }
         // Booked and given back now, and not when the client has read the last byte.
         match (step, std::mem::replace(&mut self.state, State::Over)) {
-            (Step::Park, State::Waiting(waiting)) => Poll::Ready(Step::End(waiting.park())),
+            (Step::Leave(due), State::Waiting(waiting)) => Poll::Ready(Step::End(waiting.leave(due))),
             (step, _) => Poll::Ready(step),
         }
     }
@@ -255,7 +255,7 @@ impl Source for Exchange {
             Step::Message(message, weight) => Said::Message(message, weight),
             Step::End(answer) => Said::Last(answer.message),
             // MCP 2025-11-25 basic/utilities/cancellation: no response to a cancelled request
-            Step::Cancelled(_) | Step::Park => Said::End,
+            Step::Cancelled(_) | Step::Leave(_) => Said::End,
         })
     }
 }
@@ -287,8 +287,8 @@ impl Waiting {
             let next = match self.reply.poll_next(context) {
                 Poll::Ready(next) => next,
                 Poll::Pending => {
-                    let parking = self.parking.as_mut().map(|parking| parking.inputs.poll_due(context));
-                    return parking.unwrap_or(Poll::Pending).map(|()| Step::Park);
+                    let due = self.parking.as_mut().map(|parking| parking.poll_due(context));
+                    return due.unwrap_or(Poll::Pending).map(Step::Leave);
                 }
             };
             let message = match next {
@@ -352,13 +352,18 @@ impl Waiting {
         Some(splice.finish())
     }
 
-    /// Lets the call wait for its client; the answer that asks it.
-    fn park(self) -> Answer {
+    /// Lets the call go on without a client that waits; the answer that tells it how to come back.
+    fn leave(self, due: Due) -> Answer {
         let Self { reply, id, manner, mut record, parking, .. } = self;
         let lost = || Error::new(Kind::Lost, Blame::Edge, "the call cannot wait for its client");
-        let answer = match parking.ok_or_else(lost).and_then(|parking| parking.park(reply)) {
-            Ok(result) => manner.asking(&id, result),
-            Err(error) => manner.failed(&id, &error),
+        let left = parking.ok_or_else(lost).and_then(|parking| match due {
+            Due::Park => parking.park(reply),
+            Due::Task => parking.adopt(reply, manner.clone()),
+        });
+        let answer = match (left, due) {
+            (Ok(result), Due::Park) => manner.asking(&id, result),
+            (Ok(result), Due::Task) => manner.answer(&id, Outcome::Result(result)),
+            (Err(error), _) => manner.failed(&id, &error),
         };
         record.end(answer.ending);
         answer

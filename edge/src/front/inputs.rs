@@ -50,15 +50,34 @@ impl Inputs {
         self.rounds
     }
 
-    /// Takes a question.
+    /// Takes a question that the client is to be asked soon, or refuses it.
     pub(super) fn put(&mut self, ask: Ask) {
+        match self.keep(ask) {
+            None => self.wait_for_more(),
+            Some((ask, answer)) => ask.answer(answer),
+        }
+    }
+
+    /// Takes a question until the client comes for it. If the client cannot be asked this, it comes back with its
+    /// answer.
+    pub(super) fn keep(&mut self, ask: Ask) -> Option<(Ask, Answer)> {
         if let Err(why) = edits(&ask, &self.client) {
             let error = ErrorObject { code: code::INVALID_PARAMS, message: why.into(), data: None };
-            return ask.answer(Answer::Refused(error.to_bytes()));
+            return Some((ask, Answer::Refused(error.to_bytes())));
         }
         self.asked += 1;
         self.open.push((format!("ask-{}", self.asked), ask));
-        self.wait_for_more();
+        None
+    }
+
+    /// Whether the client is to answer anything.
+    pub(super) fn are_open(&self) -> bool {
+        self.open.iter().any(|(_, ask)| !ask.withdrawn.is_cancelled())
+    }
+
+    /// Takes out what was not answered.
+    pub(super) fn take_open(&mut self) -> Vec<(String, Ask)> {
+        std::mem::take(&mut self.open)
     }
 
     /// Ready when it is time to ask the client.
@@ -81,7 +100,7 @@ impl Inputs {
     pub(super) fn requests(&self) -> Parts {
         let mut all = Parts::new();
         let mut lead = "";
-        for (key, ask) in &self.open {
+        for (key, ask) in self.open.iter().filter(|(_, ask)| !ask.withdrawn.is_cancelled()) {
             let method = ask.kind.as_str();
             all.push(Bytes::from(format!(r#"{lead}"{key}":{{"method":"{method}""#)));
             if let Some(params) = params(ask, &self.client) {
@@ -97,16 +116,23 @@ impl Inputs {
     /// Passes the client's answers on. What it left out stays open, and is asked again; what it answers that was
     /// not asked is ignored.
     pub(super) fn answer(&mut self, answers: &Answers) {
-        self.open.retain(|(_, ask)| !ask.withdrawn.is_cancelled());
-        for (key, ask) in std::mem::take(&mut self.open) {
-            match answers.get(&key) {
-                Some(answer) => ask.answer(Answer::Result(answer)),
-                None => self.open.push((key, ask)),
-            }
-        }
+        self.take_answered(answers).into_iter().for_each(|(ask, answer)| ask.answer(answer));
         if !self.open.is_empty() {
             self.wait_for_more();
         }
+    }
+
+    /// Takes out the questions that have an answer; passing it on may want other locks.
+    pub(super) fn take_answered(&mut self, answers: &Answers) -> Vec<(Ask, Answer)> {
+        self.open.retain(|(_, ask)| !ask.withdrawn.is_cancelled());
+        let mut answered = Vec::new();
+        for (key, ask) in std::mem::take(&mut self.open) {
+            match answers.get(&key) {
+                Some(answer) => answered.push((ask, Answer::Result(answer))),
+                None => self.open.push((key, ask)),
+            }
+        }
+        answered
     }
 
     fn wait_for_more(&mut self) {

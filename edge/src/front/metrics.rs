@@ -27,6 +27,7 @@ pub struct Metrics {
     latency: Family<LatencyLabels, Histogram, fn() -> Histogram>,
     in_flight: Gauge,
     parked: Gauge,
+    tasks: Gauge,
     streams: Family<StreamLabels, Gauge>,
     responses: Family<StatusLabels, Counter>,
     resumptions: Family<ResumptionLabels, Counter>,
@@ -39,6 +40,7 @@ impl Default for Metrics {
             latency: Family::new_with_constructor(latency_histogram),
             in_flight: Gauge::default(),
             parked: Gauge::default(),
+            tasks: Gauge::default(),
             streams: Family::default(),
             responses: Family::default(),
             resumptions: Family::default(),
@@ -71,6 +73,11 @@ impl Metrics {
             self.parked.clone(),
         );
         registry.register(
+            "tasks",
+            "Slow calls that became tasks and are kept; near limits.tasks calls stay calls",
+            self.tasks.clone(),
+        );
+        registry.register(
             "streams",
             "Open event streams by kind; each holds a client connection",
             self.streams.clone(),
@@ -90,6 +97,10 @@ impl Metrics {
     /// Calls on their way.
     pub fn in_flight(&self) -> i64 {
         self.in_flight.get()
+    }
+
+    pub(super) fn tasks(&self) -> Gauge {
+        self.tasks.clone()
     }
 
     pub(super) fn parked(&self) -> Gauge {

@@ -34,8 +34,10 @@ mod retry;
 mod route;
 mod sse;
 pub mod stdio;
+mod tasks;
 #[cfg(test)]
 mod tests;
+mod timestamp;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -63,6 +65,7 @@ use self::origin::Admission;
 use self::park::Park;
 use self::refusal::Refusal;
 use self::route::{Door, Route};
+use self::tasks::Tasks;
 use crate::auth::Authenticator;
 use crate::call::{Caller, ServerName};
 use crate::error::Error;
@@ -76,6 +79,7 @@ pub use self::body::Body;
 pub use self::metrics::{Class as CallClass, Ending, Metrics};
 pub use self::origin::Rules;
 pub use self::park::Config as ParkConfig;
+pub use self::tasks::Config as TasksConfig;
 
 /// How the front behaves.
 #[derive(Clone, Debug)]
@@ -90,6 +94,8 @@ pub struct Config {
     pub channels: usize,
     /// Calls that wait for answers of their clients.
     pub park: ParkConfig,
+    /// Slow calls that become tasks.
+    pub tasks: TasksConfig,
     /// Bounds of messages.
     pub limits: Limits,
     /// How long a request's body may take. 30 s: 4 MiB at a modem's pace, and no longer a connection is held.
@@ -116,6 +122,7 @@ impl Default for Config {
             sse: true,
             channels: 10_000,
             park: ParkConfig::default(),
+            tasks: TasksConfig::default(),
             limits: Limits::default(),
             body_timeout: Duration::from_secs(30),
             keep_alive: Duration::from_secs(15),
@@ -166,6 +173,7 @@ pub struct Front {
     rooms: Rooms,
     channels: Channels,
     park: Park,
+    tasks: Tasks,
 }
 
 /// A request to one of the doors, before its body is read.
@@ -192,7 +200,9 @@ impl Front {
     pub fn new(config: Config, rooms: Rooms, sealer: Sealer) -> Result<Arc<Self>, Error> {
         let metrics = (rooms.permits.metrics().clone(), rooms.metrics.parked());
         let park = Park::new(config.park.clone(), sealer.clone(), metrics, &rooms.drain)?;
-        Ok(Arc::new(Self { config, rooms, channels: Channels::new(sealer)?, park }))
+        let metrics = (rooms.permits.metrics().clone(), rooms.metrics.tasks());
+        let tasks = Tasks::new(config.tasks.clone(), sealer.clone(), metrics, &rooms.drain);
+        Ok(Arc::new(Self { config, rooms, channels: Channels::new(sealer)?, park, tasks }))
     }
 
     /// Answers one request. Dropping the future is the client's leaving.

@@ -12,22 +12,27 @@
 // MCP 2026-07-28 basic/patterns/mrtr
 
 use std::collections::HashMap;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 use prometheus_client::metrics::gauge::Gauge;
 use ring::digest::{SHA256, digest as hash};
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, Sleep, interval, sleep};
 use wire::Message;
 use wire::limits::Limits;
+use wire::mcp::method::Method;
 use wire::splice::Parts;
 
 use super::Front;
 use super::digest::digest;
 use super::inputs::Inputs;
 use super::reissue::{self, Verdict};
+use super::reply::Manner;
+use super::tasks::{Slow, Tasks};
 use crate::call::{Call, Caller, Reply, ServerName};
 use crate::error::{Blame, Error, Kind};
 use crate::ops::drain::DrainWatch;
@@ -85,6 +90,15 @@ pub(super) struct Parked {
     expires: Instant,
 }
 
+/// Why an exchange ends before its call does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Due {
+    /// The client has to answer something first.
+    Park,
+    /// It takes long, and the client will come for it.
+    Task,
+}
+
 /// What it takes to park the call of an exchange, should its server ask.
 pub(super) struct Parking {
     park: Park,
@@ -94,6 +108,9 @@ pub(super) struct Parking {
     caller: Caller,
     scope: Option<ServerName>,
     pub(super) inputs: Inputs,
+    /// When the call becomes a task, if it does.
+    slow: Option<Pin<Box<Sleep>>>,
+    tasks: Tasks,
 }
 
 impl Parking {
@@ -101,7 +118,9 @@ impl Parking {
     pub(super) fn new(front: &Front, call: &Call, rounds: u8) -> Self {
         let inputs = Inputs::new(call.client.clone(), rounds);
         let whom = (call.caller.clone(), call.scope.clone());
-        Self::again(front, call.request.bytes().clone(), whom, inputs)
+        let after = front.tasks.after(&call.client).filter(|_| call.method == Method::ToolsCall);
+        let slow = after.map(|after| Box::pin(sleep(after)));
+        Self { slow, ..Self::again(front, call.request.bytes().clone(), whom, inputs) }
     }
 
     /// For one that was parked before, and the request that took it up.
@@ -112,7 +131,27 @@ impl Parking {
         inputs: Inputs,
     ) -> Self {
         let (park, limits) = (front.park.clone(), front.config.limits.clone());
-        Self { park, request, limits, caller, scope, inputs }
+        Self { park, request, limits, caller, scope, inputs, slow: None, tasks: front.tasks.clone() }
+    }
+
+    /// Ready when the client has to be asked, or the call becomes a task.
+    pub(super) fn poll_due(&mut self, context: &mut Context<'_>) -> Poll<Due> {
+        if self.inputs.poll_due(context).is_ready() {
+            return Poll::Ready(Due::Park);
+        }
+        let Some(slow) = &mut self.slow else { return Poll::Pending };
+        std::task::ready!(slow.as_mut().poll(context));
+        self.slow = None;
+        if self.tasks.have_room() { Poll::Ready(Due::Task) } else { Poll::Pending }
+    }
+
+    /// Makes a task of the call; the result that hands it to its client.
+    ///
+    /// # Errors
+    /// When it cannot become one: then it is over.
+    pub(super) fn adopt(self, reply: Reply, manner: Manner) -> Result<Parts, Error> {
+        let Self { caller, scope, inputs, tasks, .. } = self;
+        tasks.adopt(Slow { caller, scope, inputs, reply, manner })
     }
 
     /// Parks the call; the result that asks its client.

@@ -101,6 +101,19 @@ impl Manner {
         }
     }
 
+    /// A failure of our own making as an error object alone.
+    pub(super) fn error(&self, error: &Error) -> Bytes {
+        self.object(error).to_bytes()
+    }
+
+    /// A server's own error as an error object alone, with the code that this client may see.
+    pub(super) fn refusal(&self, error: Bytes) -> Bytes {
+        match self.told(error) {
+            Ok((_, object)) => object.into_bytes(),
+            Err(error) => self.error(&error),
+        }
+    }
+
     fn object(&self, error: &Error) -> ErrorObject {
         ErrorObject {
             code: code_of(self.era, &error.kind),

@@ -13,6 +13,7 @@ mod resume;
 mod sessions;
 mod stateless;
 mod stdio;
+mod tasks;
 mod watching;
 
 use std::collections::VecDeque;
