@@ -11,6 +11,7 @@
 
 mod ask;
 mod capability;
+pub mod input;
 mod reply;
 
 use std::collections::BTreeSet;
@@ -29,6 +30,7 @@ use crate::permit::CallPermit;
 
 pub use ask::{Answer, Answered, Ask};
 pub use capability::Capabilities;
+pub use input::InputRequired;
 pub use reply::{Cancel, EVENT_BYTES, Event, Next, Outcome, Reply, Responder, reply};
 
 /// Anything that answers calls: the router, the pool of one server, a fake in a test.

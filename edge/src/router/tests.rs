@@ -91,7 +91,7 @@ async fn answer(router: &Router, call: Call) -> Result<serde_json::Value, Kind> 
     match router.dispatch(call).outcome().await {
         Outcome::Result(parts) => Ok(serde_json::from_slice(&parts.into_bytes()).unwrap()),
         Outcome::Failed(error) => Err(error.kind),
-        Outcome::Refused(_) => panic!("the fake refuses nothing"),
+        Outcome::Refused(_) | Outcome::InputRequired(_) => panic!("the fake only answers"),
     }
 }
 

@@ -15,7 +15,7 @@ use wire::{Era, Message, code};
 
 use super::conn::Conn;
 use super::facts::{Facts, Refusal, identity};
-use crate::call::{Affinity, Call, Outcome};
+use crate::call::{Affinity, Call, Outcome, input};
 
 /// Asks a new connection what the server is. Not required by the revision, but it shows whether a process
 /// answers at all before a call is entrusted to it: a bridge that is full closes at the first byte.
@@ -95,10 +95,30 @@ pub(super) fn edit_meta(splice: &mut Splice, call: &Call, progress: Option<Bytes
     }
 }
 
-/// The result as it stands.
-pub(super) fn result(answer: &Message) -> Option<Parts> {
-    let span = answer.result_object()?.span();
-    Some(span.slice(answer.bytes()).into())
+/// What a result is.
+pub(super) enum Judged {
+    /// The end of the call, as it stands.
+    Complete(Parts),
+    /// Something is wanted of the client first.
+    Input,
+}
+
+/// What the result of a call is; `None` for one that is not valid.
+// MCP 2026-07-28 basic, Results: none means "complete"; one that is not known is invalid. basic/patterns/mrtr: three
+// methods may want input.
+pub(super) fn judge(method: Method, answer: &Message) -> Option<Judged> {
+    let result = answer.result_object()?;
+    let complete = || Some(Judged::Complete(result.span().slice(answer.bytes()).into()));
+    let Some(kind) = result.get(answer.bytes(), "resultType") else { return complete() };
+    match Value::new(answer.bytes(), kind).as_str()?.as_ref() {
+        "complete" => complete(),
+        "input_required" if may_want_input(method) && input::fits(answer) => Some(Judged::Input),
+        _ => None,
+    }
+}
+
+fn may_want_input(method: Method) -> bool {
+    matches!(method, Method::ToolsCall | Method::PromptsGet | Method::ResourcesRead)
 }
 
 /// The error of a server, as the outcome of a call for `uri`.

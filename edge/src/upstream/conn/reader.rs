@@ -13,11 +13,12 @@ use wire::{Era, Frame, Kind as MessageKind, Message, ScanError};
 
 use super::pending::{Pending, Work};
 use super::{CLOSE_GRACE, Conn, Job, NOTES, draining, news, session_over, writer};
-use crate::call::{Event, Outcome};
+use crate::call::{Call, Event, InputRequired, Outcome};
 use crate::error::{Blame, Error, Kind};
 use crate::permit::Bound;
 use crate::upstream::link::{Incoming, Link};
 use crate::upstream::metrics::Skip;
+use crate::upstream::modern::Judged;
 use crate::upstream::mux::{Standing, WireId};
 use crate::upstream::{legacy, modern, outgoing, wishes};
 
@@ -131,7 +132,11 @@ impl Reader {
         match self.conn.close_answered(message.id()) {
             Ok(Pending { work: Work::Call { job, slot }, .. }) => {
                 let Job { call, responder, .. } = *job;
-                let outcome = self.outcome(&call, &message);
+                let Some(outcome) = self.outcome(&call, &message) else {
+                    drop(slot);
+                    let input = Box::new(InputRequired::new(call, message));
+                    return responder.finish(Outcome::InputRequired(input));
+                };
                 if matches!(outcome, Outcome::Result(_)) {
                     wishes::agreed(&call, &self.conn.spec.server);
                 }
@@ -152,20 +157,25 @@ impl Reader {
         }
     }
 
-    fn outcome(&self, call: &crate::call::Call, message: &Message) -> Outcome {
+    /// `None` when the server wants input first.
+    fn outcome(&self, call: &Call, message: &Message) -> Option<Outcome> {
         let era = self.conn.spec.era;
         if let Some(error) = message.error() {
             let uri = call.request.param("uri").and_then(|uri| uri.as_str());
-            return match era {
+            return Some(match era {
                 Era::Legacy => legacy::refusal(call.method, uri.as_deref(), error),
                 Era::Modern => modern::refusal(call.method, uri.as_deref(), error),
-            };
+            });
         }
         let result = match era {
             Era::Legacy => legacy::result(call, message, &self.conn.around.task_ids),
-            Era::Modern => modern::result(message),
+            Era::Modern => match modern::judge(call.method, message) {
+                Some(Judged::Input) => return None,
+                Some(Judged::Complete(result)) => Some(result),
+                None => None,
+            },
         };
-        result.map_or_else(|| Outcome::Failed(self.broken()), Outcome::Result)
+        Some(result.map_or_else(|| Outcome::Failed(self.broken()), Outcome::Result))
     }
 
     fn notice(&mut self, message: Message) {

@@ -124,8 +124,9 @@ async fn a_modern_server_is_stamped_on_every_request_and_its_results_pass_untouc
         "io.modelcontextprotocol/logLevel": "info", "progressToken": request["id"], "traceparent": "00-1",
     });
     assert_eq!(request["params"]["_meta"], expected);
-    peer.answer(&request, json!({"resultType": "input_required", "requestState": "s"})).await;
-    assert_eq!(result(reply).await, json!({"resultType": "input_required", "requestState": "s"}));
+    let untouched = json!({"resultType": "complete", "content": [], "_meta": {"x": 1}, "unheard": [1.0]});
+    peer.answer(&request, untouched.clone()).await;
+    assert_eq!(result(reply).await, untouched);
 
     let bare = room.dispatch(json!({"jsonrpc": "2.0", "id": "x", "method": "tools/call"}));
     let request = peer.expect("tools/call").await;

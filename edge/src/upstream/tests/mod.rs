@@ -6,6 +6,7 @@ mod calls;
 mod control;
 mod death;
 mod eras;
+mod input;
 mod isolation;
 mod links;
 mod news;
