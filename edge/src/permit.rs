@@ -62,6 +62,7 @@ pub enum Bound {
     Frame,
     EventBytes,
     Asks,
+    Rounds,
     Subscriptions,
 }
 
@@ -80,6 +81,7 @@ words!(Bound {
     Frame => "frame",
     EventBytes => "event_bytes",
     Asks => "asks",
+    Rounds => "rounds",
     Subscriptions => "subscriptions",
 });
 
@@ -435,6 +437,7 @@ impl Bound {
             Self::Frame => "the server's message is larger than this gateway takes",
             Self::EventBytes => "the client reads its events too slowly",
             Self::Subscriptions => "too many subscriptions of this session",
+            Self::Rounds => "the server wanted input too often for one call",
             Self::Asks => "too many questions of the server wait for the client",
         };
         Error::busy(blame, RETRY_AFTER, format!("{what}; try again later"))

@@ -9,6 +9,7 @@
 //! everywhere. What a client's leaving means is the era's business, said by [`Tie`].
 
 use std::future::poll_fn;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -28,7 +29,9 @@ use super::media::Accepts;
 use super::metrics::{Metrics, Record, StreamKind, Subject};
 use super::questions::Questions;
 use super::reply::{Answer, Manner};
+use super::rounds::{self, Rounds, Turn};
 use super::sse::{self, Feed};
+use super::steps::Steps;
 use crate::call::{Call, Event, Next, Outcome, Reply};
 use crate::error::{Blame, Error, Kind};
 use crate::ops::drain::DrainWatch;
@@ -63,6 +66,10 @@ struct Waiting {
     heard: bool,
     /// What was asked in the course of the call; a modern client is not asked here.
     questions: Option<Questions>,
+    terms: Arc<rounds::Terms>,
+    /// Once a server wanted something first.
+    rounds: Option<Rounds>,
+    steps: Steps,
 }
 
 /// What holds a call to its client.
@@ -116,8 +123,20 @@ impl Exchange {
         };
         let manner = Manner { era, server };
         let empty = era == Era::Legacy && is_empty(method);
-        let waiting =
-            Waiting { reply, id, progress_token, manner, record, tie, empty, heard: true, questions };
+        let waiting = Waiting {
+            reply,
+            id,
+            progress_token,
+            manner,
+            record,
+            tie,
+            empty,
+            heard: true,
+            questions,
+            terms: front.rounds.clone(),
+            rounds: None,
+            steps: Steps::default(),
+        };
         Self { first: None, state: State::Waiting(Box::new(waiting)) }
     }
 
@@ -211,28 +230,48 @@ impl Waiting {
         {
             return Poll::Ready(self.cancelled());
         }
-        if let Some(questions) = &mut self.questions
-            && let Poll::Ready(message) = questions.poll_withdrawn(context)
-        {
-            return Poll::Ready(Step::Message(message, Weight::Lasting));
-        }
         loop {
-            let message = match ready!(self.reply.poll_next(context)) {
-                Next::Event(event) => self.event(event),
-                Next::Outcome(outcome) => {
-                    let outcome = match outcome {
-                        Outcome::Result(_) if self.empty => Outcome::Result(Bytes::from_static(b"{}").into()),
-                        other => other,
-                    };
-                    let answer = self.manner.answer(&self.id, outcome);
-                    self.record.end(answer.ending);
-                    return Poll::Ready(Step::End(answer));
+            if let Some(questions) = &mut self.questions
+                && let Poll::Ready(message) = questions.poll_withdrawn(context)
+            {
+                return Poll::Ready(Step::Message(message, Weight::Lasting));
+            }
+            let next = match self.rounds.as_mut().filter(|rounds| !rounds.is_calling()) {
+                Some(rounds) => match ready!(rounds.poll(context)) {
+                    Turn::Ask(ask) => Next::Event(Event::Ask(ask)),
+                    Turn::Over(outcome) => Next::Outcome(outcome),
+                    Turn::Again(reply) => {
+                        self.reply = reply;
+                        self.steps.restart();
+                        continue;
+                    }
+                    Turn::Withdrawn => continue,
+                },
+                None => ready!(self.reply.poll_next(context)),
+            };
+            let message = match (next, &self.tie) {
+                (Next::Event(event), _) => self.event(event),
+                (Next::Outcome(Outcome::InputRequired(input)), Tie::Session(..)) => {
+                    let rounds = self.rounds.get_or_insert_with(|| Rounds::new(self.terms.clone()));
+                    rounds.begin(*input, self.reply.server());
+                    continue;
                 }
+                (Next::Outcome(outcome), _) => return Poll::Ready(self.end(outcome)),
             };
             if let Some((message, weight)) = message {
                 return Poll::Ready(Step::Message(message, weight));
             }
         }
+    }
+
+    fn end(&mut self, outcome: Outcome) -> Step {
+        let outcome = match outcome {
+            Outcome::Result(_) if self.empty => Outcome::Result(Bytes::from_static(b"{}").into()),
+            other => other,
+        };
+        let answer = self.manner.answer(&self.id, outcome);
+        self.record.end(answer.ending);
+        Step::End(answer)
     }
 
     /// What the client hears of it. An ask that it does not hear is dropped, which refuses it.
@@ -249,12 +288,13 @@ impl Waiting {
 
     /// The client knows only its own token.
     // MCP 2025-11-25 basic/utilities/progress: the token comes back as it was sent
-    fn progress(&self, message: &Message) -> Option<Parts> {
+    fn progress(&mut self, message: &Message) -> Option<Parts> {
         let token = self.progress_token.clone()?;
         let span = message.param(meta::PROGRESS_TOKEN)?.span();
         let mut splice = Splice::new(message.bytes().clone());
         splice.replace(span, token);
-        Some(splice.finish())
+        let rises = self.questions.is_none() || self.steps.edit(message, &mut splice);
+        rises.then(|| splice.finish())
     }
 
     fn cancelled(&mut self) -> Step {

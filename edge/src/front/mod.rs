@@ -28,9 +28,11 @@ mod plain;
 mod questions;
 mod refusal;
 mod reply;
+mod rounds;
 mod route;
 mod sse;
 pub mod stdio;
+mod steps;
 #[cfg(test)]
 mod tests;
 
@@ -92,6 +94,12 @@ pub struct Config {
     /// Silence after which a call's response becomes a stream. 10 s: errors with a status of their own come
     /// earlier, and no proxy waits less for a first byte.
     pub stream_after: Duration,
+    /// Rounds of one call in which a modern server wants something of a client with a session. 10: a wizard of
+    /// ten pages fits, and a server that asks for ever does not.
+    pub rounds: usize,
+    /// All rounds of one call together, from the first question to the last answer. 10 m: a person reads,
+    /// thinks and types; later nobody is there.
+    pub rounds_time: Duration,
     /// How this gateway introduces itself.
     pub name: String,
     /// Its version.
@@ -111,6 +119,8 @@ impl Default for Config {
             body_timeout: Duration::from_secs(30),
             keep_alive: Duration::from_secs(15),
             stream_after: Duration::from_secs(10),
+            rounds: 10,
+            rounds_time: Duration::from_secs(600),
             name: "mcp-edge".to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             log_calls: false,
@@ -156,6 +166,7 @@ pub struct Front {
     config: Config,
     rooms: Rooms,
     channels: Channels,
+    rounds: Arc<rounds::Terms>,
 }
 
 /// A request to one of the doors, before its body is read.
@@ -180,7 +191,15 @@ impl Front {
     /// # Errors
     /// When the system gives out no random numbers.
     pub fn new(config: Config, rooms: Rooms, sealer: Sealer) -> Result<Arc<Self>, Error> {
-        Ok(Arc::new(Self { config, rooms, channels: Channels::new(sealer)? }))
+        let rounds = Arc::new(rounds::Terms {
+            gateway: rooms.gateway.clone(),
+            drain: rooms.drain.clone(),
+            limits: config.limits.clone(),
+            rounds: config.rounds,
+            time: config.rounds_time,
+            bounds: rooms.permits.metrics().clone(),
+        });
+        Ok(Arc::new(Self { config, rooms, channels: Channels::new(sealer)?, rounds }))
     }
 
     /// Answers one request. Dropping the future is the client's leaving.

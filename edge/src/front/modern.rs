@@ -96,6 +96,7 @@ fn begin(front: &Front, arrival: Arrival, method: Method, client: Client) -> Res
         scope,
         method,
         request: message,
+        pin: None,
         rename: None,
         permit,
     };
@@ -118,7 +119,7 @@ impl<'a> Claim<'a> {
             .ok_or_else(missing)?;
         let capabilities = object(message, meta::CLIENT_CAPABILITIES)?.ok_or_else(missing)?;
         let info = object(message, meta::CLIENT_INFO)?;
-        Ok(Self { version, client: Client { info, capabilities: Some(capabilities) } })
+        Ok(Self { version, client: Client { info, capabilities: Some(capabilities), offer: None } })
     }
 }
 

@@ -82,6 +82,7 @@ fn call(principal: &str, scope: Option<&str>, method: Method, params: &str) -> C
         scope: scope.map(|scope| ServerName::parse(scope).unwrap()),
         method,
         request: Message::scan(text.into(), &Limits::default()).unwrap(),
+        pin: None,
         rename: None,
         permit,
     }

@@ -30,10 +30,10 @@ use super::facts::Facts;
 use super::link::Link;
 use super::metrics::ServerMetrics;
 use super::mux::{Mux, WireId};
-use super::outgoing;
 use super::settings::Config;
 use super::tasks::TaskIds;
 use super::tenant::Tenant;
+use super::{modern, outgoing};
 use crate::call::{Cancel, Outcome, Reply, ServerName, reply};
 use crate::error::{Blame, Error, Kind, Retry};
 use crate::permit::{self, Permits, SlotPermit};
@@ -208,11 +208,13 @@ impl Conn {
             return Ok(()); // nobody waits for it any more
         }
         let line = outgoing::request(&job.call, source, id, self.spec.era);
+        let level = if self.spec.era == Era::Modern { modern::level(&job.call) } else { None };
         let config = &self.around.config;
         *requests += 1;
         vacant.fill(Pending {
             work: Work::Call { job, slot },
             age: *requests,
+            level,
             written: false,
             deadline: now + config.call_timeout.min(config.call_timeout_max),
             limit: now + config.call_timeout_max,
@@ -252,7 +254,8 @@ impl Conn {
             let limit = Instant::now() + patience;
             let work = Work::Own { method, responder };
             *requests += 1;
-            vacant.fill(Pending { work, age: *requests, written: false, deadline: limit, limit });
+            let (age, level) = (*requests, None);
+            vacant.fill(Pending { work, age, level, written: false, deadline: limit, limit });
             outbox.push_back(Queued { id: Some(id), line: outgoing::own(id, method.as_str(), params) });
         }
         self.opened();

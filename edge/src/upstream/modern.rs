@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde::Deserialize;
 use wire::envelope::Value;
+use wire::mcp::level::Level;
 use wire::mcp::lifecycle::DiscoverResult;
 use wire::mcp::meta;
 use wire::mcp::method::Method;
@@ -65,15 +66,19 @@ pub(super) fn own_params(members: &str, capabilities: &str) -> String {
 pub(super) fn edit_meta(splice: &mut Splice, call: &Call, progress: Option<Bytes>) {
     let (request, client) = (&call.request, &call.client);
     let version = Bytes::from_static(VERSION.as_bytes());
-    let capabilities = match call.affinity {
-        Affinity::Principal => client.capabilities.clone().unwrap_or(NO_CAPABILITIES),
-        // A client with a session cannot be sent `input_required`: it knows no retry with answers.
-        Affinity::Session(_) => NO_CAPABILITIES,
+    let (capabilities, level) = match &call.affinity {
+        // It said the level itself, if it wishes one.
+        Affinity::Principal => (client.capabilities.clone(), None),
+        Affinity::Session(_) => {
+            (client.offer.clone(), level(call).map(|level| format!("\"{}\"", level.as_str())))
+        }
     };
+    let capabilities = capabilities.unwrap_or(NO_CAPABILITIES);
     let stamps = [
         (meta::PROTOCOL_VERSION, Some(version)),
         (meta::CLIENT_INFO, client.info.clone()),
         (meta::CLIENT_CAPABILITIES, Some(capabilities)),
+        (meta::LOG_LEVEL, level.map(Bytes::from)),
         (meta::PROGRESS_TOKEN, progress),
     ];
     let stamps = stamps.into_iter().filter_map(|(key, value)| Some((key, value?)));
@@ -92,6 +97,15 @@ pub(super) fn edit_meta(splice: &mut Splice, call: &Call, progress: Option<Bytes
         (Some(params), _) => splice.object(params).set("_meta", object),
         (None, Some(id)) => splice.insert(id.end, format!(r#","params":{{"_meta":{object}}}"#)),
         (None, None) => {}
+    }
+}
+
+/// The least level of log messages that a call wants to hear of; without one it wants none.
+// MCP 2026-07-28 server/utilities/logging: only during a request that names a level
+pub(super) fn level(call: &Call) -> Option<Level> {
+    match &call.affinity {
+        Affinity::Principal => Level::parse(&call.request.meta_value(meta::LOG_LEVEL)?.as_str()?),
+        Affinity::Session(session) => session.wishes.change(|wished| wished.level),
     }
 }
 

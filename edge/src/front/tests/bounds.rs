@@ -35,7 +35,7 @@ async fn refusal(stage: &Stage, request: Request<Full<Bytes>>) -> (u16, String) 
 }
 
 /// How often a bound was hit, as the metrics say.
-fn hits(stage: &Stage, bound: &str) -> usize {
+pub(super) fn hits(stage: &Stage, bound: &str) -> usize {
     let mut registry = Registry::default();
     stage.permits.metrics().register(&mut registry);
     let mut text = String::new();

@@ -9,6 +9,7 @@ mod http_sse;
 mod pipe;
 mod plain;
 mod resume;
+mod rounds;
 mod sessions;
 mod stateless;
 mod stdio;

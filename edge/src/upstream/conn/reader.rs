@@ -188,6 +188,11 @@ impl Reader {
                     self.conn.around.permits.metrics().hit(Bound::EventBytes);
                 }
             }
+            (Notice::Message, None) if self.conn.spec.era == Era::Modern => {
+                if !self.conn.pass_log(message) {
+                    self.conn.around.metrics.skipped(Skip::Log); // no fault of the server's
+                }
+            }
             _ => {
                 if let Some(owner) = self.conn.around.owner.upgrade() {
                     owner.notice(&self.conn, notice);

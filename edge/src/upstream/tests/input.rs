@@ -72,3 +72,44 @@ async fn results_of_no_known_type_are_not_passed_on() {
     }
     assert_eq!(room.permits.calls_in_flight(), 0);
 }
+
+const LOG: &str = "notifications/message";
+
+fn with_level(level: Option<&str>) -> Value {
+    let mut request = ask("tools/call");
+    request["params"]["_meta"] = json!({"io.modelcontextprotocol/logLevel": level});
+    request
+}
+
+#[tokio::test(start_paused = true)]
+async fn logs_go_to_the_one_call_that_asked_for_them() {
+    let mut room = Setting::default().era(EraChoice::Modern).build();
+    let mut first = room.dispatch(with_level(Some("warning")));
+    let mut peer = room.accept_modern().await;
+    let request = peer.expect("tools/call").await;
+    let silent = room.dispatch(with_level(None));
+    peer.expect("tools/call").await;
+    for level in ["debug", "warning", "loud"] {
+        peer.notify(LOG, json!({"level": level, "data": 1})).await;
+    }
+    for level in ["warning", "loud"] {
+        assert_eq!(told(&mut first).await, (LOG.to_owned(), json!({"level": level, "data": 1})));
+    }
+    let dropped = "mcp_edge_upstream_skipped_total{server=\"time\",reason=\"log\"}";
+    assert_eq!(room.count(dropped), 0, "what is below the level was not lost");
+    let second = room.dispatch(with_level(Some("debug")));
+    let other = peer.expect("tools/call").await;
+    peer.notify(LOG, json!({"level": "error", "data": 2})).await;
+    peer.answer(&request, json!({})).await;
+    assert!(matches!(first.next().await, Next::Outcome(Outcome::Result(_))), "it may be the other call's");
+    assert_eq!(room.count(dropped), 1);
+    peer.answer(&other, json!({})).await;
+    result(second).await;
+    peer.notify(LOG, json!({"level": "error", "data": 3})).await;
+    peer.notify("notifications/unheard_of", json!({})).await;
+    drop(silent);
+    peer.expect("notifications/cancelled").await;
+    while room.count(dropped) < 2 {
+        tokio::task::yield_now().await;
+    }
+}
