@@ -4,7 +4,7 @@ use bytes::Bytes;
 use wire::Message;
 use wire::envelope::Value;
 
-use super::Call;
+use super::{Call, ServerName};
 
 /// What a server wants to know before it can answer, and the call to be sent again with it.
 // MCP 2026-07-28 basic/patterns/mrtr, InputRequiredResult
@@ -12,13 +12,15 @@ use super::Call;
 pub struct InputRequired {
     /// The call with the room it holds: whoever answers dispatches it again, edited, and takes no other room.
     pub call: Call,
+    /// Who wants it.
+    pub server: ServerName,
     answer: Message,
 }
 
 impl InputRequired {
-    /// `answer` to `call`, as far as it [`fits`].
-    pub fn new(call: Call, answer: Message) -> Self {
-        Self { call, answer }
+    /// What `server` answered to `call`, as far as it [`fits`].
+    pub fn new(call: Call, server: ServerName, answer: Message) -> Self {
+        Self { call, server, answer }
     }
 
     /// The whole answer.

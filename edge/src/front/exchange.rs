@@ -28,6 +28,7 @@ use super::body::Body;
 use super::media::Accepts;
 use super::metrics::{Metrics, Record, StreamKind, Subject};
 use super::questions::Questions;
+use super::relay;
 use super::reply::{Answer, Manner};
 use super::rounds::{self, Rounds, Turn};
 use super::sse::{self, Feed};
@@ -253,8 +254,13 @@ impl Waiting {
                 (Next::Event(event), _) => self.event(event),
                 (Next::Outcome(Outcome::InputRequired(input)), Tie::Session(..)) => {
                     let rounds = self.rounds.get_or_insert_with(|| Rounds::new(self.terms.clone()));
-                    rounds.begin(*input, self.reply.server());
+                    rounds.begin(*input);
                     continue;
+                }
+                (Next::Outcome(Outcome::InputRequired(input)), Tie::Response) => {
+                    let outcome = relay::wrap(&self.terms.sealer, &input);
+                    drop(input); // and the room of its call: the next round is another request
+                    return Poll::Ready(self.end(outcome));
                 }
                 (Next::Outcome(outcome), _) => return Poll::Ready(self.end(outcome)),
             };

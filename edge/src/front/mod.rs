@@ -12,7 +12,6 @@ mod arrival;
 mod batch;
 mod body;
 mod classify;
-#[cfg_attr(not(test), expect(dead_code, reason = "what seals a request is built on it next"))]
 mod digest;
 mod exchange;
 mod headers;
@@ -27,6 +26,7 @@ mod outbox;
 mod plain;
 mod questions;
 mod refusal;
+mod relay;
 mod reply;
 mod rounds;
 mod route;
@@ -193,11 +193,11 @@ impl Front {
     pub fn new(config: Config, rooms: Rooms, sealer: Sealer) -> Result<Arc<Self>, Error> {
         let rounds = Arc::new(rounds::Terms {
             gateway: rooms.gateway.clone(),
-            drain: rooms.drain.clone(),
             limits: config.limits.clone(),
             rounds: config.rounds,
             time: config.rounds_time,
             bounds: rooms.permits.metrics().clone(),
+            sealer: sealer.clone(),
         });
         Ok(Arc::new(Self { config, rooms, channels: Channels::new(sealer)?, rounds }))
     }

@@ -23,6 +23,7 @@ use super::body::Body;
 use super::classify::{self, MISSING_META};
 use super::exchange::{Exchange, Tie};
 use super::refusal::{self, Refusal};
+use super::relay;
 use super::{Front, Posted, headers};
 use crate::call::{Affinity, Call, Client, ServerName};
 use crate::permit::Bound;
@@ -89,6 +90,7 @@ fn begin(front: &Front, arrival: Arrival, method: Method, client: Client) -> Res
     let Some(id) = message.id().cloned() else {
         return Err(Refusal::bad_request(code::INVALID_REQUEST, "a request has an id"));
     };
+    let (message, pin) = relay::unwrap(&front.rounds.sealer, &caller, method, message, &front.config.limits)?;
     let call = Call {
         caller,
         client: Arc::new(client),
@@ -96,7 +98,7 @@ fn begin(front: &Front, arrival: Arrival, method: Method, client: Client) -> Res
         scope,
         method,
         request: message,
-        pin: None,
+        pin,
         rename: None,
         permit,
     };

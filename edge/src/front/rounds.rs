@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use serde_json::json;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use wire::Message;
 use wire::limits::Limits;
@@ -30,22 +30,23 @@ use wire::object::Object;
 use wire::span::Span;
 use wire::splice::Splice;
 
-use crate::call::{Answer, Answered, Ask, Call, InputRequired, Outcome, Reply, ServerName};
+use crate::call::{Answer, Answered, Ask, Call, InputRequired, Outcome, Reply};
 use crate::error::{self, Blame, Error};
-use crate::ops::drain::DrainWatch;
 use crate::permit::{self, Bound};
 use crate::router::Gateway;
+use crate::seal::Sealer;
 
 /// What the rounds of all calls have in common.
 pub(super) struct Terms {
     pub(super) gateway: Arc<dyn Gateway>,
-    pub(super) drain: DrainWatch,
     pub(super) limits: Limits,
     /// Rounds of one call that ask something.
     pub(super) rounds: usize,
     /// All rounds of one call together, from the first question on.
     pub(super) time: Duration,
     pub(super) bounds: permit::Metrics,
+    /// For clients that make their rounds themselves.
+    pub(super) sealer: Sealer,
 }
 
 /// The rounds of one call. It begins [`Phase::Calling`].
@@ -62,13 +63,10 @@ pub(super) struct Rounds {
 enum Phase {
     Calling,
     Asking(Box<Round>),
-    Resting(Wait, Box<(Call, Option<Bytes>)>),
+    Resting(Pin<Box<Sleep>>, Box<(Call, Option<Bytes>)>),
     /// Terminal.
     Over(Outcome),
 }
-
-/// Ready when its time is over, or the process has to end.
-type Wait = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// One round that asks something.
 struct Round {
@@ -81,7 +79,7 @@ struct Round {
     /// Takes all questions back.
     withdrawn: CancellationToken,
     /// `None` once it was ready.
-    wait: Option<Wait>,
+    wait: Option<Pin<Box<Sleep>>>,
 }
 
 /// What is wanted under one key.
@@ -119,11 +117,11 @@ impl Rounds {
     }
 
     /// The server wants something first.
-    pub(super) fn begin(&mut self, input: InputRequired, server: Option<&ServerName>) {
-        self.phase = self.next(input, server).unwrap_or_else(|error| Phase::Over(Outcome::Failed(error)));
+    pub(super) fn begin(&mut self, input: InputRequired) {
+        self.phase = self.next(input).unwrap_or_else(|error| Phase::Over(Outcome::Failed(error)));
     }
 
-    fn next(&mut self, mut input: InputRequired, server: Option<&ServerName>) -> Result<Phase, Error> {
+    fn next(&mut self, mut input: InputRequired) -> Result<Phase, Error> {
         let now = Instant::now();
         let ends = *self.ends.get_or_insert(now + self.terms.time);
         if now >= ends {
@@ -131,29 +129,21 @@ impl Rounds {
         }
         let state = input.state();
         let requests = requests(&input, &self.terms.limits).ok_or_else(unreadable)?;
-        input.call.pin = server.cloned();
+        input.call.pin = Some(input.server.clone());
         if requests.is_empty() {
             // It asks for patience alone.
             let pause = self.pause;
             self.pause = (pause * 2).min(PAUSE_LAST);
-            return Ok(Phase::Resting(self.wait(ends.min(now + pause)), Box::new((input.call, state))));
+            let wait = Box::pin(sleep_until(ends.min(now + pause)));
+            return Ok(Phase::Resting(wait, Box::new((input.call, state))));
         }
         (self.asked, self.pause) = (self.asked + 1, PAUSE_FIRST);
         if self.asked > self.terms.rounds {
             self.terms.bounds.hit(Bound::Rounds);
             return Err(too_many(self.terms.rounds));
         }
-        Ok(Phase::Asking(Box::new(Round::new(input.call, state, requests, self.wait(ends)))))
-    }
-
-    fn wait(&self, until: Instant) -> Wait {
-        let drain = self.terms.drain.clone();
-        Box::pin(async move {
-            tokio::select! {
-                () = sleep_until(until) => {}
-                () = drain.cut() => {}
-            }
-        })
+        let wait = Box::pin(sleep_until(ends));
+        Ok(Phase::Asking(Box::new(Round::new(input.call, state, requests, wait))))
     }
 
     /// The next turn of a call that no server has now.
@@ -208,7 +198,12 @@ enum Progress {
 }
 
 impl Round {
-    fn new(call: Call, state: Option<Bytes>, requests: Vec<(Bytes, Kind, Message)>, wait: Wait) -> Self {
+    fn new(
+        call: Call,
+        state: Option<Bytes>,
+        requests: Vec<(Bytes, Kind, Message)>,
+        wait: Pin<Box<Sleep>>,
+    ) -> Self {
         let answers = Arc::new(Answers::new(requests.len()));
         let withdrawn = CancellationToken::new();
         let (mut wanted, mut asks) = (Vec::new(), VecDeque::new());

@@ -252,3 +252,20 @@ async fn subscriptions_go_where_reading_goes_and_tasks_where_their_ids_lead() {
     let cursor = ask(None, Method::TasksList, r#"{"cursor":"1"}"#).await;
     assert_eq!(cursor.unwrap_err(), Kind::InvalidParams);
 }
+
+#[tokio::test]
+async fn a_call_that_goes_on_goes_to_its_server_and_no_other() {
+    let router = router(&["a", "b"]);
+    router.shared.listed(0, part("x"));
+    router.shared.listed(1, part("x"));
+    let pinned = |tool: &str, server: &str| {
+        let params = format!(r#"{{"name":"{tool}"}}"#);
+        let pin = ServerName::parse(server);
+        let call = Call { pin, ..call("p", None, Method::ToolsCall, &params) };
+        let router = router.clone();
+        async move { answer(&router, call).await }
+    };
+    assert_eq!(pinned("x", "a").await.unwrap()["server"], "a");
+    assert_eq!(pinned("b__x", "b").await.unwrap()["server"], "b");
+    assert_eq!(pinned("x", "b").await.unwrap_err(), Kind::InvalidParams);
+}

@@ -8,6 +8,7 @@ mod door;
 mod http_sse;
 mod pipe;
 mod plain;
+mod relay;
 mod resume;
 mod rounds;
 mod sessions;

@@ -113,10 +113,18 @@ fn params(call: &Call) -> Value {
 }
 
 fn want(call: Call, responder: Responder, result: Value) {
-    let text = json!({"jsonrpc": "2.0", "id": 3, "result": result}).to_string();
+    want_text(call, responder, &result.to_string());
+}
+
+pub(super) fn want_text(call: Call, responder: Responder, result: &str) {
+    let text = format!(r#"{{"jsonrpc":"2.0","id":3,"result":{result}}}"#);
     let message = Message::scan(text.into(), &wire::limits::Limits::default()).unwrap();
     assert!(crate::call::input::fits(&message), "a test sends what is valid");
-    responder.finish(Outcome::InputRequired(Box::new(InputRequired::new(call, message))));
+    responder.finish(Outcome::InputRequired(Box::new(InputRequired::new(
+        call,
+        ServerName::parse("time").unwrap(),
+        message,
+    ))));
 }
 
 fn form(message: &str) -> Value {

@@ -134,7 +134,7 @@ impl Reader {
                 let Job { call, responder, .. } = *job;
                 let Some(outcome) = self.outcome(&call, &message) else {
                     drop(slot);
-                    let input = Box::new(InputRequired::new(call, message));
+                    let input = Box::new(InputRequired::new(call, self.conn.spec.server.clone(), message));
                     return responder.finish(Outcome::InputRequired(input));
                 };
                 if matches!(outcome, Outcome::Result(_)) {
