@@ -27,6 +27,7 @@ use super::Front;
 use super::body::Body;
 use super::media::Accepts;
 use super::metrics::{Metrics, Record, StreamKind, Subject};
+use super::older;
 use super::questions::Questions;
 use super::relay;
 use super::reply::{Answer, Manner};
@@ -273,6 +274,9 @@ impl Waiting {
     fn end(&mut self, outcome: Outcome) -> Step {
         let outcome = match outcome {
             Outcome::Result(_) if self.empty => Outcome::Result(Bytes::from_static(b"{}").into()),
+            other if self.manner.era == Era::Legacy => {
+                older::outcome(self.record.method(), other, &self.terms.limits)
+            }
             other => other,
         };
         let answer = self.manner.answer(&self.id, outcome);

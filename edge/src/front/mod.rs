@@ -21,6 +21,7 @@ mod listening;
 mod media;
 mod metrics;
 mod modern;
+mod older;
 mod origin;
 mod outbox;
 mod plain;

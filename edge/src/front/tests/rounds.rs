@@ -361,3 +361,35 @@ async fn a_cancelled_call_is_not_sent_again() {
 
 /// Paused time passes it only when everybody waits.
 const GUARD: Duration = Duration::from_secs(7200);
+
+#[tokio::test(start_paused = true)]
+async fn a_capability_that_is_missing_is_a_tools_result() {
+    let missing = r#"{"code":-32021,"message":"m","data":{"requiredCapabilities":{"sampling":{}}}}"#;
+    let prompt = r#"{"jsonrpc":"2.0","id":1,"method":"prompts/get","params":{"name":"p"}}"#;
+    let answers = [
+        (TOOL, missing, None),
+        (prompt, missing, Some(-32603)),
+        (TOOL, r#"{"code":-32020,"message":"m"}"#, Some(-32603)),
+        (TOOL, r#"{"code":-32022,"message":"m"}"#, Some(-32603)),
+    ];
+    for (call, error, code) in answers {
+        let mut played = Played::new("2025-11-25", call).await;
+        let (_, responder) = played.called().await;
+        responder.finish(Outcome::Refused(Bytes::from_static(error.as_bytes())));
+        let message = played.next().await;
+        match code {
+            Some(code) => assert_eq!(message["error"]["code"], code),
+            None => assert_eq!(message["result"]["isError"], true, "{message}"),
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn structured_content_that_is_no_object_reaches_old_clients_as_a_text() {
+    let mut played = Played::new("2025-06-18", TOOL).await;
+    let (_, responder) = played.called().await;
+    let result = br#"{"resultType":"complete","content":[],"structuredContent":[1]}"#;
+    responder.finish(Outcome::Result(Slices::from(Bytes::from_static(result))));
+    let expected = json!({"resultType": "complete", "content": [{"type": "text", "text": "[1]"}]});
+    assert_eq!(played.next().await["result"], expected);
+}
