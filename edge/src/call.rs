@@ -11,6 +11,7 @@
 
 mod ask;
 mod capability;
+pub mod input;
 mod reply;
 
 use std::collections::BTreeSet;
@@ -29,6 +30,7 @@ use crate::permit::CallPermit;
 
 pub use ask::{Answer, Answered, Ask};
 pub use capability::Capabilities;
+pub use input::InputRequired;
 pub use reply::{Cancel, EVENT_BYTES, Event, Next, Outcome, Reply, Responder, reply};
 
 /// Anything that answers calls: the router, the pool of one server, a fake in a test.
@@ -64,6 +66,9 @@ pub struct Call {
     pub scope: Option<ServerName>,
     /// The request's method.
     pub method: Method,
+    /// The only server that may take it up again, whatever its name leads to by now: the one that wanted input
+    /// first.
+    pub pin: Option<ServerName>,
     /// The request as the client sent it, scanned. Id, name and `_meta` are replaced on the way by splicing.
     pub request: Message,
     /// The name to write upstream where the public one differs; set by the router.
@@ -112,6 +117,9 @@ pub struct Client {
     pub info: Option<Bytes>,
     /// `capabilities` as a JSON object, verbatim; `None` when it was not sent.
     pub capabilities: Option<Bytes>,
+    /// The same in the words of the stateless form, as far as a client with a session can be asked; `None` for
+    /// a client that speaks them itself.
+    pub offer: Option<Bytes>,
 }
 
 /// Which connections a call may use, apart from the isolation configured for the server.

@@ -485,10 +485,10 @@ impl Bound {
             Self::Frame => "the server's message is larger than this gateway takes",
             Self::EventBytes => "the client reads its events too slowly",
             Self::Subscriptions => "too many subscriptions of this session",
+            Self::Rounds => "the server wanted input too often for one call",
             Self::Asks => "too many questions of the server wait for the client",
             Self::Parked => "too many calls wait for answers of their clients",
             Self::Tasks => "too many tasks on this gateway",
-            Self::Rounds => "the server has asked the client too often in one call",
         };
         Error::busy(blame, RETRY_AFTER, format!("{what}; try again later"))
     }

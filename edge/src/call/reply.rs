@@ -14,7 +14,7 @@ use wire::Message;
 use wire::mcp::method::Notice;
 use wire::splice::Parts;
 
-use super::{Ask, ServerName};
+use super::{Ask, InputRequired, ServerName};
 use crate::error::{Blame, Error, Kind};
 
 /// Bytes of events one reply holds for a client that reads slowly (ARCHITECTURE, backpressure): enough for
@@ -34,10 +34,12 @@ pub enum Event {
 }
 
 /// How a call ended. There is exactly one.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub enum Outcome {
     /// The `result` value: a JSON object in slices.
     Result(Parts),
+    /// A modern server wants something of the client first; the call comes back, to be sent again with it.
+    InputRequired(Box<InputRequired>),
     /// The server's own `error` value: a JSON object, verbatim.
     Refused(Bytes),
     /// The call failed on the way.

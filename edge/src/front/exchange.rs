@@ -9,6 +9,7 @@
 //! everywhere. What a client's leaving means is the era's business, said by [`Tie`].
 
 use std::future::poll_fn;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -26,11 +27,15 @@ use super::Front;
 use super::body::Body;
 use super::media::Accepts;
 use super::metrics::{Metrics, Record, StreamKind, Subject};
+use super::older;
 use super::park::{Due, Parked, Parking};
 use super::questions::Questions;
 use super::reissue::Verdict;
+use super::relay;
 use super::reply::{Answer, Manner};
+use super::rounds::{self, Rounds, Turn};
 use super::sse::{self, Feed};
+use super::steps::Steps;
 use crate::call::{Call, Caller, Event, Next, Outcome, Reply, ServerName};
 use crate::error::{Blame, Error, Kind};
 use crate::ops::drain::DrainWatch;
@@ -70,6 +75,10 @@ struct Waiting {
     parking: Option<Parking>,
     /// Room for a call that was parked, which gave its own back.
     _room: Option<CallPermit>,
+    terms: Arc<rounds::Terms>,
+    /// Once a server wanted something first.
+    rounds: Option<Rounds>,
+    steps: Steps,
 }
 
 /// A request that takes up a parked call.
@@ -86,7 +95,7 @@ pub(super) enum Tie {
     /// The response itself: when the client closes it, the call is cancelled.
     // MCP 2026-07-28 streamable-http, Cancellation
     /// With how often the call was asked for before, because its user had to go somewhere first.
-    Response(u8),
+    Response(usize),
     /// The session: the call goes on when the response breaks, until it ends or is cancelled by a message.
     // MCP 2025-11-25 basic/transports: a disconnection is not a cancellation
     Session(InFlight, DrainWatch),
@@ -151,6 +160,9 @@ impl Exchange {
             questions,
             parking,
             _room: None,
+            terms: front.rounds.clone(),
+            rounds: None,
+            steps: Steps::default(),
         })
     }
 
@@ -177,6 +189,9 @@ impl Exchange {
             questions: None,
             parking: Some(Parking::again(front, request.bytes().clone(), (caller, scope), inputs)),
             _room: Some(room),
+            terms: front.rounds.clone(),
+            rounds: None,
+            steps: Steps::default(),
         })
     }
 
@@ -278,26 +293,47 @@ impl Waiting {
         {
             return Poll::Ready(self.cancelled());
         }
-        if let Some(questions) = &mut self.questions
-            && let Poll::Ready(message) = questions.poll_withdrawn(context)
-        {
-            return Poll::Ready(Step::Message(message, Weight::Lasting));
-        }
         loop {
-            let next = match self.reply.poll_next(context) {
-                Poll::Ready(next) => next,
-                Poll::Pending => {
-                    let due = self.parking.as_mut().map(|parking| parking.poll_due(context));
-                    return due.unwrap_or(Poll::Pending).map(Step::Leave);
-                }
+            if let Some(questions) = &mut self.questions
+                && let Poll::Ready(message) = questions.poll_withdrawn(context)
+            {
+                return Poll::Ready(Step::Message(message, Weight::Lasting));
+            }
+            let next = match self.rounds.as_mut().filter(|rounds| !rounds.is_calling()) {
+                Some(rounds) => match ready!(rounds.poll(context)) {
+                    Turn::Ask(ask) => Next::Event(Event::Ask(ask)),
+                    Turn::Over(outcome) => Next::Outcome(outcome),
+                    Turn::Again(reply) => {
+                        self.reply = reply;
+                        self.steps.restart();
+                        continue;
+                    }
+                    Turn::Withdrawn => continue,
+                },
+                None => match self.reply.poll_next(context) {
+                    Poll::Ready(next) => next,
+                    Poll::Pending => {
+                        let due = self.parking.as_mut().map(|parking| parking.poll_due(context));
+                        return due.unwrap_or(Poll::Pending).map(Step::Leave);
+                    }
+                },
             };
-            let message = match next {
-                Next::Event(event) => self.event(event),
-                Next::Outcome(outcome) => {
-                    let answer = self.answer(outcome);
+            let message = match (next, &self.tie) {
+                (Next::Event(event), _) => self.event(event),
+                (Next::Outcome(Outcome::InputRequired(input)), Tie::Session(..)) => {
+                    let rounds = self.rounds.get_or_insert_with(|| Rounds::new(self.terms.clone()));
+                    rounds.begin(*input);
+                    continue;
+                }
+                (Next::Outcome(Outcome::InputRequired(input)), Tie::Response(_)) => {
+                    let outcome = relay::wrap(&self.terms.sealer, &input);
+                    drop(input); // and the room of its call: the next round is another request
+                    let Outcome::Result(result) = outcome else { return Poll::Ready(self.end(outcome)) };
+                    let answer = self.manner.asking(&self.id, result);
                     self.record.end(answer.ending);
                     return Poll::Ready(Step::End(answer));
                 }
+                (Next::Outcome(outcome), _) => return Poll::Ready(self.end(outcome)),
             };
             if let Some((message, weight)) = message {
                 return Poll::Ready(Step::Message(message, weight));
@@ -305,21 +341,30 @@ impl Waiting {
         }
     }
 
-    fn answer(&self, outcome: Outcome) -> Answer {
-        match outcome {
-            Outcome::Result(_) if self.empty => {
-                self.manner.answer(&self.id, Outcome::Result(Bytes::from_static(b"{}").into()))
+    fn end(&mut self, outcome: Outcome) -> Step {
+        let outcome = match outcome {
+            Outcome::Result(_) if self.empty => Outcome::Result(Bytes::from_static(b"{}").into()),
+            other if self.manner.era == Era::Legacy => {
+                older::outcome(self.record.method(), other, &self.terms.limits)
             }
-            Outcome::Refused(error) => match self.parking.as_ref().and_then(|parking| parking.visits(&error))
-            {
-                None => self.manner.answer(&self.id, Outcome::Refused(error)),
-                Some(Verdict::Ask(result)) => self.manner.asking(&self.id, result),
-                Some(Verdict::Told(error)) => {
-                    self.manner.answer(&self.id, Outcome::Refused(error.to_bytes()))
-                }
-                Some(Verdict::Failed(error)) => self.manner.failed(&self.id, &error),
-            },
-            outcome => self.manner.answer(&self.id, outcome),
+            other => other,
+        };
+        let answer = self.answer(outcome);
+        self.record.end(answer.ending);
+        Step::End(answer)
+    }
+
+    fn answer(&self, outcome: Outcome) -> Answer {
+        let (id, manner) = (&self.id, &self.manner);
+        let visits = match (&outcome, &self.parking) {
+            (Outcome::Refused(error), Some(parking)) => parking.visits(error),
+            _ => None,
+        };
+        match visits {
+            None => manner.answer(id, outcome),
+            Some(Verdict::Ask(result)) => manner.asking(id, result),
+            Some(Verdict::Told(error)) => manner.answer(id, Outcome::Refused(error.to_bytes())),
+            Some(Verdict::Failed(error)) => manner.failed(id, &error),
         }
     }
 
@@ -344,12 +389,13 @@ impl Waiting {
 
     /// The client knows only its own token.
     // MCP 2025-11-25 basic/utilities/progress: the token comes back as it was sent
-    fn progress(&self, message: &Message) -> Option<Parts> {
+    fn progress(&mut self, message: &Message) -> Option<Parts> {
         let token = self.progress_token.clone()?;
         let span = message.param(meta::PROGRESS_TOKEN)?.span();
         let mut splice = Splice::new(message.bytes().clone());
         splice.replace(span, token);
-        Some(splice.finish())
+        let rises = self.questions.is_none() || self.steps.edit(message, &mut splice);
+        rises.then(|| splice.finish())
     }
 
     /// Lets the call go on without a client that waits; the answer that tells it how to come back.

@@ -29,14 +29,14 @@ pub(super) struct Inputs {
     open: Vec<(String, Ask)>,
     /// Questions so far, so that no key comes twice in a call.
     asked: u32,
-    rounds: u8,
+    rounds: usize,
     /// While it lasts, more questions may join.
     window: Option<Pin<Box<Sleep>>>,
 }
 
 impl Inputs {
     /// Nothing asked yet of `client` in this call, which comes after so many rounds.
-    pub(super) fn new(client: Arc<Client>, rounds: u8) -> Self {
+    pub(super) fn new(client: Arc<Client>, rounds: usize) -> Self {
         Self { client, open: Vec::new(), asked: 0, rounds, window: None }
     }
 
@@ -46,7 +46,7 @@ impl Inputs {
     }
 
     /// How often it was.
-    pub(super) fn rounds(&self) -> u8 {
+    pub(super) fn rounds(&self) -> usize {
         self.rounds
     }
 
@@ -90,9 +90,9 @@ impl Inputs {
     }
 
     /// Counts a round; `false` when there were `most` already.
-    pub(super) fn next_round(&mut self, most: u8) -> bool {
+    pub(super) fn next_round(&mut self, most: usize) -> bool {
         let more = self.rounds < most;
-        self.rounds += u8::from(more);
+        self.rounds += usize::from(more);
         more
     }
 
@@ -149,7 +149,7 @@ fn edits(ask: &Ask, client: &Client) -> Result<Edits, &'static str> {
 fn params(ask: &Ask, client: &Client) -> Option<Parts> {
     let (request, edits) = (&ask.request, edits(ask, client).ok()?);
     let mut splice = Splice::within(request.bytes().clone(), request.params()?.span());
-    edits.without(["_meta", "elicitationId"]).make(request, &mut splice);
+    edits.without(["_meta", "elicitationId"]).make(request, &mut splice, None);
     Some(splice.finish())
 }
 

@@ -55,8 +55,9 @@ pub(super) fn open(front: &Front, arrival: &Arrival) -> Result<(Arc<Session>, Pa
         return Err(Refusal::bad_request(code::INVALID_PARAMS, "params.protocolVersion must be a string"));
     };
     let version = negotiate(&asked);
-    let client =
-        Client { info: object(message, "clientInfo")?, capabilities: object(message, "capabilities")? };
+    let (info, declared) = (object(message, "clientInfo")?, object(message, "capabilities")?);
+    let offer = declared.as_ref().map(|declared| questions::offer(declared, version));
+    let client = Client { info, capabilities: declared, offer };
     let gateway = &front.rooms.gateway;
     let session = front.rooms.sessions.open(Birth {
         caller: arrival.caller.clone(),
@@ -239,6 +240,7 @@ fn call(
         scope,
         method,
         request: message,
+        pin: None,
         rename: None,
         permit,
     };

@@ -183,6 +183,11 @@ impl Record {
         Self { metrics: metrics.clone(), subject, ending: Ending::Cancelled }
     }
 
+    /// What was called.
+    pub(super) fn method(&self) -> Method {
+        self.subject.method
+    }
+
     /// The call has ended; dropping the record books it.
     pub(super) fn end(&mut self, ending: Ending) {
         self.ending = ending;

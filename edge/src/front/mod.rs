@@ -22,6 +22,7 @@ mod listening;
 mod media;
 mod metrics;
 mod modern;
+mod older;
 mod origin;
 mod outbox;
 mod park;
@@ -29,11 +30,14 @@ mod plain;
 mod questions;
 mod refusal;
 mod reissue;
+mod relay;
 mod reply;
 mod retry;
+mod rounds;
 mod route;
 mod sse;
 pub mod stdio;
+mod steps;
 mod tasks;
 #[cfg(test)]
 mod tests;
@@ -106,6 +110,12 @@ pub struct Config {
     /// Silence after which a call's response becomes a stream. 10 s: errors with a status of their own come
     /// earlier, and no proxy waits less for a first byte.
     pub stream_after: Duration,
+    /// Rounds of one call in which a modern server wants something of a client with a session. 10: a wizard of
+    /// ten pages fits, and a server that asks for ever does not.
+    pub rounds: usize,
+    /// All rounds of one call together, from the first question to the last answer. 10 m: a person reads,
+    /// thinks and types; later nobody is there.
+    pub rounds_time: Duration,
     /// How this gateway introduces itself.
     pub name: String,
     /// Its version.
@@ -127,6 +137,8 @@ impl Default for Config {
             body_timeout: Duration::from_secs(30),
             keep_alive: Duration::from_secs(15),
             stream_after: Duration::from_secs(10),
+            rounds: 10,
+            rounds_time: Duration::from_secs(600),
             name: "mcp-edge".to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             log_calls: false,
@@ -173,6 +185,7 @@ pub struct Front {
     rooms: Rooms,
     channels: Channels,
     park: Park,
+    rounds: Arc<rounds::Terms>,
     tasks: Tasks,
 }
 
@@ -198,11 +211,19 @@ impl Front {
     /// # Errors
     /// When the system gives out no random numbers.
     pub fn new(config: Config, rooms: Rooms, sealer: Sealer) -> Result<Arc<Self>, Error> {
+        let rounds = Arc::new(rounds::Terms {
+            gateway: rooms.gateway.clone(),
+            limits: config.limits.clone(),
+            rounds: config.rounds,
+            time: config.rounds_time,
+            bounds: rooms.permits.metrics().clone(),
+            sealer: sealer.clone(),
+        });
         let metrics = (rooms.permits.metrics().clone(), rooms.metrics.parked());
-        let park = Park::new(config.park.clone(), sealer.clone(), metrics, &rooms.drain)?;
+        let park = Park::new((config.park.clone(), config.rounds), sealer.clone(), metrics, &rooms.drain)?;
         let metrics = (rooms.permits.metrics().clone(), rooms.metrics.tasks());
         let tasks = Tasks::new(config.tasks.clone(), sealer.clone(), metrics, &rooms.drain);
-        Ok(Arc::new(Self { config, rooms, channels: Channels::new(sealer)?, park, tasks }))
+        Ok(Arc::new(Self { config, rooms, channels: Channels::new(sealer)?, park, rounds, tasks }))
     }
 
     /// Answers one request. Dropping the future is the client's leaving.

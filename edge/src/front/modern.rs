@@ -103,14 +103,15 @@ fn begin(front: &Front, arrival: Arrival, method: Method, client: Client) -> Res
     let Some(id) = message.id().cloned() else {
         return Err(Refusal::bad_request(code::INVALID_REQUEST, "a request has an id"));
     };
-    let (message, rounds) = match retry::of(front, (&caller, scope.as_ref()), method, &message)? {
-        None => (message, 0),
-        Some(Retry::Again(message, rounds)) => (message, rounds),
-        Some(Retry::Parked(parked)) => {
+    let (message, pin, rounds) = match retry::of(front, (&caller, scope.as_ref()), method, message)? {
+        Retry::None(message) => (message, None, 0),
+        Retry::Relay(message, server) => (message, Some(server), 0),
+        Retry::Again(message, rounds) => (message, None, rounds),
+        Retry::Parked(message, parked) => {
             let resumption = Resumption { id, caller, scope, parked: *parked, room: permit };
             return Ok(Begun::Call(Exchange::resume(front, (&message, method), resumption)));
         }
-        Some(Retry::Over(outcome)) => {
+        Retry::Over(outcome) => {
             let manner = Manner { era: Era::Modern, server: scope };
             return Ok(Begun::Answered(manner.answer(&id, outcome).message));
         }
@@ -122,6 +123,7 @@ fn begin(front: &Front, arrival: Arrival, method: Method, client: Client) -> Res
         scope,
         method,
         request: message,
+        pin,
         rename: None,
         permit,
     };
@@ -173,7 +175,7 @@ impl<'a> Claim<'a> {
             .ok_or_else(missing)?;
         let capabilities = object(message, meta::CLIENT_CAPABILITIES)?.ok_or_else(missing)?;
         let info = object(message, meta::CLIENT_INFO)?;
-        Ok(Self { version, client: Client { info, capabilities: Some(capabilities) } })
+        Ok(Self { version, client: Client { info, capabilities: Some(capabilities), offer: None } })
     }
 }
 

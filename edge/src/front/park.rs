@@ -32,6 +32,7 @@ use super::digest::digest;
 use super::inputs::Inputs;
 use super::reissue::{self, Verdict};
 use super::reply::Manner;
+use super::rounds::Terms;
 use super::tasks::{Slow, Tasks};
 use crate::call::{Call, Caller, Reply, ServerName};
 use crate::error::{Blame, Error, Kind};
@@ -46,13 +47,11 @@ pub struct Config {
     pub calls: usize,
     /// How long one waits for its client. 10 m: a person reads, looks something up and types.
     pub age: Duration,
-    /// How often one call may be parked. 10: a dialogue, and not a server that never has enough.
-    pub rounds: u8,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { calls: 1000, age: Duration::from_secs(600), rounds: 10 }
+        Self { calls: 1000, age: Duration::from_secs(600) }
     }
 }
 
@@ -64,6 +63,8 @@ pub(super) struct Park {
 
 struct Shared {
     config: Config,
+    /// How often one call may ask its client.
+    rounds: usize,
     sealer: Sealer,
     /// Tells this process's numbers from those of others that have the same key.
     instance: [u8; INSTANCE_LEN],
@@ -111,11 +112,12 @@ pub(super) struct Parking {
     /// When the call becomes a task, if it does.
     slow: Option<Pin<Box<Sleep>>>,
     tasks: Tasks,
+    terms: Arc<Terms>,
 }
 
 impl Parking {
     /// For a call that nothing was asked in yet, though its user may have been sent away so many times before.
-    pub(super) fn new(front: &Front, call: &Call, rounds: u8) -> Self {
+    pub(super) fn new(front: &Front, call: &Call, rounds: usize) -> Self {
         let inputs = Inputs::new(call.client.clone(), rounds);
         let whom = (call.caller.clone(), call.scope.clone());
         let after = front.tasks.after(&call.client).filter(|_| call.method == Method::ToolsCall);
@@ -131,7 +133,17 @@ impl Parking {
         inputs: Inputs,
     ) -> Self {
         let (park, limits) = (front.park.clone(), front.config.limits.clone());
-        Self { park, request, limits, caller, scope, inputs, slow: None, tasks: front.tasks.clone() }
+        Self {
+            park,
+            request,
+            limits,
+            caller,
+            scope,
+            inputs,
+            slow: None,
+            tasks: front.tasks.clone(),
+            terms: front.rounds.clone(),
+        }
     }
 
     /// Ready when the client has to be asked, or the call becomes a task.
@@ -150,8 +162,8 @@ impl Parking {
     /// # Errors
     /// When it cannot become one: then it is over.
     pub(super) fn adopt(self, reply: Reply, manner: Manner) -> Result<Parts, Error> {
-        let Self { caller, scope, inputs, tasks, .. } = self;
-        tasks.adopt(Slow { caller, scope, inputs, reply, manner })
+        let Self { caller, scope, inputs, tasks, terms, .. } = self;
+        tasks.adopt(Slow { caller, scope, inputs, reply, manner, terms })
     }
 
     /// Parks the call; the result that asks its client.
@@ -174,7 +186,7 @@ impl Parking {
     pub(super) fn visits(&self, error: &Bytes) -> Option<Verdict> {
         let visits = reissue::urls(error)?;
         let shared = &self.park.shared;
-        let rounds = (self.inputs.rounds(), shared.config.rounds);
+        let rounds = (self.inputs.rounds(), shared.rounds);
         if rounds.0 >= rounds.1 {
             shared.refusals.hit(Bound::Rounds);
         }
@@ -198,20 +210,16 @@ impl Park {
     /// # Errors
     /// When the system gives out no random numbers.
     pub(super) fn new(
-        config: Config,
+        (config, rounds): (Config, usize),
         sealer: Sealer,
         (refusals, count): (permit::Metrics, Gauge),
         drain: &DrainWatch,
     ) -> Result<Self, Error> {
         let (instance, next_number, calls) = (sealer.random()?, AtomicU64::new(1), Mutex::default());
-        let shared = Arc::new(Shared { config, sealer, instance, next_number, refusals, count, calls });
+        let shared =
+            Arc::new(Shared { config, rounds, sealer, instance, next_number, refusals, count, calls });
         drain.spawn(sweep(shared.clone(), drain.clone()));
         Ok(Self { shared })
-    }
-
-    /// What seals the states that clients carry.
-    pub(super) fn sealer(&self) -> &Sealer {
-        &self.shared.sealer
     }
 
     /// Parks a call; the state that its client comes back with.
@@ -220,7 +228,7 @@ impl Park {
     /// When as many are parked as may be, or this one was as often as it may.
     pub(super) fn put(&self, subject: &Subject, mut inputs: Inputs, reply: Reply) -> Result<Box<str>, Error> {
         let shared = &self.shared;
-        if !inputs.next_round(shared.config.rounds) {
+        if !inputs.next_round(shared.rounds) {
             shared.refusals.hit(Bound::Rounds);
             let message = Bound::Rounds.refusal().message;
             return Err(Error::new(Kind::Protocol, Blame::Upstream, message));

@@ -63,7 +63,7 @@ pub(super) struct Visit {
 pub(super) fn ask(
     sealer: &Sealer,
     (subject, client): (&Subject, &Client),
-    (rounds, most): (u8, u8),
+    (rounds, most): (usize, usize),
     visits: &[Visit],
 ) -> Verdict {
     let declared = client.capabilities.as_deref().and_then(|text| serde_json::from_slice::<Value>(text).ok());
@@ -79,7 +79,8 @@ pub(super) fn ask(
         return Verdict::Failed(Error::new(Kind::Protocol, Blame::Upstream, Bound::Rounds.refusal().message));
     }
     let count = u8::try_from(visits.len()).unwrap_or(u8::MAX);
-    let payload = [&[rounds + 1, count][..], &now_secs().to_be_bytes(), &encode_subject(subject)].concat();
+    let round = u8::try_from(rounds + 1).unwrap_or(u8::MAX);
+    let payload = [&[round, count][..], &now_secs().to_be_bytes(), &encode_subject(subject)].concat();
     let state = match sealer.seal(KIND, &payload) {
         Ok(state) => state,
         Err(error) => return Verdict::Failed(error),
@@ -100,7 +101,7 @@ pub(super) fn ask(
 /// What a retry with a state of this kind comes to.
 pub(super) enum Again {
     /// The call, with how often it was asked for a visit.
-    Call(Message, u8),
+    Call(Message, usize),
     /// The user did not go: there is nothing to call for.
     Declined(Outcome),
 }
@@ -132,7 +133,7 @@ pub(super) fn take(
     if !(0..*count).all(went) {
         return Some(Ok(Again::Declined(declined(request))));
     }
-    let message = without_answers(request, limits).map(|call| Again::Call(call, *rounds));
+    let message = without_answers(request, limits).map(|call| Again::Call(call, usize::from(*rounds)));
     Some(message.map_err(|_| Error::new(Kind::Lost, Blame::Edge, "the call could not be made again")))
 }
 

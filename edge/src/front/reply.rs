@@ -56,6 +56,7 @@ impl Manner {
                 ending: Ending::Ok,
             },
             Outcome::Refused(error) => self.refused(id, error),
+            Outcome::InputRequired(_) => self.failed(id, &nobody_to_ask()),
             Outcome::Failed(error) => self.failed(id, &error),
         }
     }
@@ -82,6 +83,7 @@ impl Manner {
                 },
                 Err(error) => self.plain(Outcome::Failed(error)),
             },
+            Outcome::InputRequired(_) => self.plain(Outcome::Failed(nobody_to_ask())),
             Outcome::Failed(error) => Answer {
                 status: plain_status_of(&error),
                 retry_after_secs: retry_after_secs(&error),
@@ -271,6 +273,12 @@ fn retry_after_secs(error: &Error) -> Option<u64> {
     };
     // RFC 9110 §10.2.3: whole seconds; rounded up, for zero invites a storm
     Some(after.as_secs().max(1) + u64::from(after > Duration::from_secs(1) && after.subsec_nanos() > 0))
+}
+
+/// Where it comes this far, nobody was told of a capability.
+fn nobody_to_ask() -> Error {
+    let message = "the server wants input first, and there is nobody here who could give it";
+    Error::new(Kind::Protocol, Blame::Upstream, message)
 }
 
 /// The code a client of `era` may see for a server's code.

@@ -13,6 +13,7 @@
 // MCP extension io.modelcontextprotocol/tasks
 
 use std::collections::HashMap;
+use std::future::poll_fn;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -26,6 +27,7 @@ use wire::splice::Parts;
 
 use super::inputs::{Answers, Inputs};
 use super::reply::Manner;
+use super::rounds::{Rounds, Terms, Turn};
 use super::timestamp::timestamp;
 use crate::call::{Caller, Client, Event, Next, Outcome, Reply, ServerName};
 use crate::error::{Blame, Error, Kind};
@@ -100,6 +102,7 @@ pub(super) struct Slow {
     pub(super) inputs: Inputs,
     pub(super) reply: Reply,
     pub(super) manner: Manner,
+    pub(super) terms: Arc<Terms>,
 }
 
 impl Tasks {
@@ -137,7 +140,7 @@ impl Tasks {
     /// When the system gives out no random numbers.
     // MCP extension tasks, CreateTaskResult
     pub(super) fn adopt(&self, slow: Slow) -> Result<Parts, Error> {
-        let Slow { caller, scope, inputs, reply, manner } = slow;
+        let Slow { caller, scope, inputs, reply, manner, terms } = slow;
         let shared = &self.shared;
         let random: [u8; 16] = shared.sealer.random()?;
         let id: Box<str> = format!("{OWN}{:032x}", u128::from_be_bytes(random)).into();
@@ -151,7 +154,8 @@ impl Tasks {
             state: Mutex::new(State { inputs, said: None, updated: now, end: None }),
         });
         reply.park(); // nobody waits at a connection for it any more
-        shared.drain.spawn(drive(task.clone(), reply, manner, shared.drain.clone()));
+        let rounds = Rounds::new(terms);
+        shared.drain.spawn(drive(task.clone(), (reply, rounds), manner, shared.drain.clone()));
         let result = shared.render(&id, &task, "task");
         let mut tasks = shared.tasks();
         tasks.insert(id, task);
@@ -288,11 +292,11 @@ impl Task {
 }
 
 /// Takes what the server says until it has answered, or nobody wants the answer.
-async fn drive(task: Arc<Task>, mut reply: Reply, manner: Manner, drain: DrainWatch) {
+async fn drive(task: Arc<Task>, (mut reply, mut rounds): (Reply, Rounds), manner: Manner, drain: DrainWatch) {
     loop {
-        // All arms are cancel-safe: what `next` did not return stays queued.
+        // All arms are cancel-safe: what was not returned stays queued.
         let next = tokio::select! {
-            next = reply.next() => next,
+            next = next(&mut reply, &mut rounds) => next,
             () = task.cancelled.cancelled() => return,
             () = drain.cut() => {
                 let message = "this gateway is stopping, and its tasks with it";
@@ -301,7 +305,23 @@ async fn drive(task: Arc<Task>, mut reply: Reply, manner: Manner, drain: DrainWa
         };
         match next {
             Next::Event(event) => heard(&task, event),
+            Next::Outcome(Outcome::InputRequired(input)) => rounds.begin(*input),
             Next::Outcome(outcome) => return task.end(ended(&manner, outcome)),
+        }
+    }
+}
+
+/// The next thing that happens, be the call at its server or between two rounds.
+async fn next(reply: &mut Reply, rounds: &mut Rounds) -> Next {
+    loop {
+        if rounds.is_calling() {
+            return reply.next().await;
+        }
+        match poll_fn(|context| rounds.poll(context)).await {
+            Turn::Ask(ask) => return Next::Event(Event::Ask(ask)),
+            Turn::Over(outcome) => return Next::Outcome(outcome),
+            Turn::Again(next) => *reply = next,
+            Turn::Withdrawn => {}
         }
     }
 }
@@ -335,6 +355,8 @@ fn ended(manner: &Manner, outcome: Outcome) -> End {
         Outcome::Result(result) => End::Completed(result.into_bytes()),
         Outcome::Refused(error) => End::Failed(manner.refusal(error)),
         Outcome::Failed(error) => End::Failed(manner.error(&error)),
+        // It never is: its rounds are made before.
+        Outcome::InputRequired(_) => End::Cancelled,
     }
 }
 

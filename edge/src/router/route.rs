@@ -59,6 +59,10 @@ impl Shared {
         let Some(entry) = self.servers.get(target.server) else {
             return Reply::failed(Error::new(Kind::Lost, Blame::Edge, "the server is no longer configured"));
         };
+        if call.pin.as_ref().is_some_and(|pin| *pin != entry.name) {
+            let message = "the server that wanted input first is not the one that this name leads to now";
+            return Reply::failed(Error::new(Kind::InvalidParams, Blame::Edge, message));
+        }
         call.rename = target.rename;
         let (method, principal) = (call.method, call.caller.principal().clone());
         let reply = entry.server.dispatch(call).from_server(entry.name.clone());

@@ -82,6 +82,7 @@ fn call(principal: &str, scope: Option<&str>, method: Method, params: &str) -> C
         scope: scope.map(|scope| ServerName::parse(scope).unwrap()),
         method,
         request: Message::scan(text.into(), &Limits::default()).unwrap(),
+        pin: None,
         rename: None,
         permit,
     }
@@ -91,7 +92,7 @@ async fn answer(router: &Router, call: Call) -> Result<serde_json::Value, Kind> 
     match router.dispatch(call).outcome().await {
         Outcome::Result(parts) => Ok(serde_json::from_slice(&parts.into_bytes()).unwrap()),
         Outcome::Failed(error) => Err(error.kind),
-        Outcome::Refused(_) => panic!("the fake refuses nothing"),
+        Outcome::Refused(_) | Outcome::InputRequired(_) => panic!("the fake only answers"),
     }
 }
 
@@ -250,4 +251,21 @@ async fn subscriptions_go_where_reading_goes_and_tasks_where_their_ids_lead() {
     assert_eq!(one["tasks"], serde_json::json!([{"taskId": "b.7"}]));
     let cursor = ask(None, Method::TasksList, r#"{"cursor":"1"}"#).await;
     assert_eq!(cursor.unwrap_err(), Kind::InvalidParams);
+}
+
+#[tokio::test]
+async fn a_call_that_goes_on_goes_to_its_server_and_no_other() {
+    let router = router(&["a", "b"]);
+    router.shared.listed(0, part("x"));
+    router.shared.listed(1, part("x"));
+    let pinned = |tool: &str, server: &str| {
+        let params = format!(r#"{{"name":"{tool}"}}"#);
+        let pin = ServerName::parse(server);
+        let call = Call { pin, ..call("p", None, Method::ToolsCall, &params) };
+        let router = router.clone();
+        async move { answer(&router, call).await }
+    };
+    assert_eq!(pinned("x", "a").await.unwrap()["server"], "a");
+    assert_eq!(pinned("b__x", "b").await.unwrap()["server"], "b");
+    assert_eq!(pinned("x", "b").await.unwrap_err(), Kind::InvalidParams);
 }

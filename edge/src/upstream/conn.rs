@@ -32,10 +32,10 @@ use super::lease::Profile;
 use super::link::Link;
 use super::metrics::ServerMetrics;
 use super::mux::{Mux, WireId};
-use super::outgoing;
 use super::settings::Config;
 use super::tasks::TaskIds;
 use super::tenant::Tenant;
+use super::{modern, outgoing};
 use crate::call::{Cancel, Outcome, Reply, Responder, ServerName, reply};
 use crate::error::{Blame, Error, Kind, Retry};
 use crate::permit::{self, Permits, SlotPermit};
@@ -222,11 +222,13 @@ impl Conn {
             return Ok(()); // nobody waits for it any more
         }
         let line = outgoing::request(&job.call, source, id, self.spec.era);
+        let level = if self.spec.era == Era::Modern { modern::level(&job.call) } else { None };
         let config = &self.around.config;
         *requests += 1;
         vacant.fill(Pending {
             work: Work::Call { job, slot },
             age: *requests,
+            level,
             written: false,
             missing: None,
             deadline: now + config.call_timeout.min(config.call_timeout_max),
@@ -281,7 +283,15 @@ impl Conn {
         let (id, limit) = (vacant.id(), Instant::now() + patience);
         *requests += 1;
         let work = Work::Own { method, responder };
-        vacant.fill(Pending { work, age: *requests, written: false, missing: None, deadline: limit, limit });
+        vacant.fill(Pending {
+            work,
+            age: *requests,
+            level: None,
+            written: false,
+            missing: None,
+            deadline: limit,
+            limit,
+        });
         outbox.push_back(Queued { id: Some(id), line: outgoing::own(id, method.as_str(), params) });
         self.opened();
     }

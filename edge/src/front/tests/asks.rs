@@ -104,7 +104,7 @@ async fn listen(stage: &Stage, id: &str) -> Body {
     stream
 }
 
-async fn answer(stage: &Stage, id: &str, to: &Value, what: &str) {
+pub(super) async fn answer(stage: &Stage, id: &str, to: &Value, what: &str) {
     let body = format!(r#"{{"jsonrpc":"2.0","id":{to},{what}}}"#);
     assert_eq!(stage.send(post(&body, &[("mcp-session-id", id)])).await.status(), 202);
 }

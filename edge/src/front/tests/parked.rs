@@ -158,8 +158,8 @@ async fn a_state_is_good_once_and_for_its_own_request_alone() {
         message["error"]["message"].as_str().unwrap().to_owned()
     };
     let altered = format!("{}x{}", &state[..20], &state[21..]);
-    assert!(refused(retry(2, &altered, &answers), mine).await.contains("altered"));
-    assert!(refused(retry(2, "", &answers), mine).await.contains("altered"));
+    assert!(refused(retry(2, &altered, &answers), mine).await.contains("gave you"));
+    assert!(refused(retry(2, "", &answers), mine).await.contains("gave you"));
     assert!(refused(retry(2, &state, &answers), Some("secret-of-bob")).await.contains("another request"));
     let other = retry(2, &state, &answers).replace("[1,2]", "[1,3]");
     assert!(refused(other, mine).await.contains("another request"));
@@ -181,7 +181,7 @@ async fn a_state_is_good_once_and_for_its_own_request_alone() {
 
 #[tokio::test(start_paused = true)]
 async fn what_is_left_out_is_asked_again_and_rounds_are_bounded() {
-    let front = Config { park: ParkConfig { rounds: 3, ..ParkConfig::default() }, ..Config::default() };
+    let front = Config { rounds: 3, ..Config::default() };
     let stage = Stage::with(Setting { front, ..Setting::default() });
     let server = Arc::new(Server::default());
     let first = sent(&stage, &call(1, ""), None);

@@ -8,6 +8,7 @@ use wire::mcp::method::{Method, Notice};
 use super::pending::Work;
 use super::{Conn, State};
 use crate::call::{Call, Event, SessionKey, reply};
+use crate::permit::Bound;
 use crate::upstream::tenant::Tenant;
 use crate::upstream::{lease, wishes};
 
@@ -103,6 +104,24 @@ impl Conn {
             Some((_, events)) => events.event(Event::Notice(notice, message)),
             None => session.strays.event(Event::Notice(notice, message)),
         }
+    }
+}
+
+impl Conn {
+    /// Tells the one call in flight that asked for log messages, as far as it wants to hear of this one. `false`
+    /// when none did, or several: nothing in the message names its call, and it may be somebody else's data.
+    // MCP 2026-07-28 basic/transports/stdio has no key for it
+    pub(super) fn pass_log(&self, message: Message) -> bool {
+        let state = self.lock();
+        let asked =
+            state.mux.iter().filter_map(|(_, pending)| Some((pending.level?, pending.work.events()?)));
+        let mut asked = asked.take(2);
+        let (Some((least, events)), None) = (asked.next(), asked.next()) else { return false };
+        let wanted = level(&message).is_none_or(|level| level >= least);
+        if wanted && !events.event(Event::Notice(Notice::Message, message)) {
+            self.around.permits.metrics().hit(Bound::EventBytes);
+        }
+        true
     }
 }
 

@@ -1,6 +1,7 @@
 //! A request that waits for its answer.
 
 use tokio::time::Instant;
+use wire::mcp::level::Level;
 use wire::mcp::method::Method;
 
 use crate::call::{Call, Responder};
@@ -23,6 +24,8 @@ pub(super) struct Pending {
     pub(super) work: Work,
     /// Counts the requests of a connection up: the lowest is the oldest.
     pub(super) age: u64,
+    /// The least level of log messages that it asked a modern server for.
+    pub(super) level: Option<Level>,
     /// Whether anything of it may have reached the server.
     pub(super) written: bool,
     /// What the server asked for in its course that its client did not declare: capabilities, a JSON object.

@@ -13,11 +13,12 @@ use wire::{Era, Frame, Kind as MessageKind, Message, ScanError};
 
 use super::pending::{Pending, Work};
 use super::{CLOSE_GRACE, Conn, Job, NOTES, asks, draining, news, session_over, writer};
-use crate::call::{Event, Outcome};
+use crate::call::{Call, Event, InputRequired, Outcome};
 use crate::error::{Blame, Error, Kind};
 use crate::permit::Bound;
 use crate::upstream::link::{Incoming, Link};
 use crate::upstream::metrics::Skip;
+use crate::upstream::modern::Judged;
 use crate::upstream::mux::{Standing, WireId};
 use crate::upstream::{legacy, modern, outgoing, wishes};
 
@@ -132,8 +133,13 @@ impl Reader {
             Ok(Pending { work: Work::Call { job, slot }, missing, .. }) => {
                 let Job { call, responder, lease, .. } = *job;
                 let outcome = match missing.filter(|_| message.error().is_some()) {
-                    Some(required) => Outcome::Failed(self.lacking(required)),
+                    Some(required) => Some(Outcome::Failed(self.lacking(required))),
                     None => self.outcome(&call, &message),
+                };
+                let Some(outcome) = outcome else {
+                    drop((slot, lease));
+                    let input = Box::new(InputRequired::new(call, self.conn.spec.server.clone(), message));
+                    return responder.finish(Outcome::InputRequired(input));
                 };
                 if matches!(outcome, Outcome::Result(_)) {
                     wishes::agreed(&call, &self.conn.spec.server);
@@ -155,20 +161,25 @@ impl Reader {
         }
     }
 
-    fn outcome(&self, call: &crate::call::Call, message: &Message) -> Outcome {
+    /// `None` when the server wants input first.
+    fn outcome(&self, call: &Call, message: &Message) -> Option<Outcome> {
         let era = self.conn.spec.era;
         if let Some(error) = message.error() {
             let uri = call.request.param("uri").and_then(|uri| uri.as_str());
-            return match era {
+            return Some(match era {
                 Era::Legacy => legacy::refusal(call.method, uri.as_deref(), error),
                 Era::Modern => modern::refusal(call.method, uri.as_deref(), error),
-            };
+            });
         }
         let result = match era {
             Era::Legacy => legacy::result(call, message, &self.conn.around.task_ids),
-            Era::Modern => modern::result(message),
+            Era::Modern => match modern::judge(call.method, message) {
+                Some(Judged::Input) => return None,
+                Some(Judged::Complete(result)) => Some(result),
+                None => None,
+            },
         };
-        result.map_or_else(|| Outcome::Failed(self.broken()), Outcome::Result)
+        Some(result.map_or_else(|| Outcome::Failed(self.broken()), Outcome::Result))
     }
 
     fn notice(&mut self, message: Message) {
@@ -179,6 +190,11 @@ impl Reader {
             (_, Some(tenant)) if news::is_the_clients(notice) => {
                 if !self.conn.pass_on(tenant, notice, message) {
                     self.conn.around.permits.metrics().hit(Bound::EventBytes);
+                }
+            }
+            (Notice::Message, None) if self.conn.spec.era == Era::Modern => {
+                if !self.conn.pass_log(message) {
+                    self.conn.around.metrics.skipped(Skip::Log); // no fault of the server's
                 }
             }
             _ => {

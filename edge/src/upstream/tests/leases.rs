@@ -8,7 +8,8 @@ const FORMS: &str = r#"{"elicitation":{"form":{}}}"#;
 impl Room {
     /// A call of a client without a session that can be asked what `capabilities` say.
     fn able(&self, capabilities: &'static str, request: Value) -> Reply {
-        let client = Client { info: None, capabilities: Some(Bytes::from_static(capabilities.as_bytes())) };
+        let capabilities = Some(Bytes::from_static(capabilities.as_bytes()));
+        let client = Client { capabilities, ..Client::default() };
         self.pool.dispatch(Call { client: Arc::new(client), ..self.call(request) })
     }
 

@@ -6,6 +6,7 @@ mod calls;
 mod control;
 mod death;
 mod eras;
+mod input;
 mod isolation;
 mod leases;
 mod links;
@@ -151,6 +152,7 @@ impl Room {
             scope: None,
             method: Method::parse(request.method()),
             request,
+            pin: None,
             rename: None,
         }
     }
@@ -173,6 +175,7 @@ impl Room {
         let client = Client {
             info: Some(Bytes::from_static(br#"{"name":"c","version":"7"}"#)),
             capabilities: Some(Bytes::from_static(capabilities.as_bytes())),
+            offer: None,
         };
         let affinity = Affinity::Session(session.clone());
         self.pool.dispatch(Call { affinity, client: Arc::new(client), ..self.call(request) })
