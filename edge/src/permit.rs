@@ -4,6 +4,8 @@
 //! gives its room back when dropped, whatever happened meanwhile. What is not here: the answer to a refused
 //! caller (`front/reply.rs`).
 
+mod listens;
+
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -23,6 +25,8 @@ use tokio::time::timeout;
 use crate::error::{Blame, Error};
 use crate::ops::metrics::words;
 
+pub use listens::ListenPermit;
+
 /// The bounds of the whole process.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
@@ -33,6 +37,9 @@ pub struct Config {
     pub calls: usize,
     /// Calls of one principal on their way at a time; the global bound unless configured.
     pub calls_per_principal: usize,
+    /// Listens that one principal keeps open at a time. 64: a client needs one or two, and a host runs several
+    /// clients under one token.
+    pub listens_per_principal: usize,
     /// Bytes of request bodies and unfetched answers held at a time. 256 MiB: what a pod with the usual
     /// 512 MiB limit can spare.
     pub held_bytes: usize,
@@ -40,7 +47,13 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Self {
-        Self { connections: 10_000, calls: 10_000, calls_per_principal: 10_000, held_bytes: 256 << 20 }
+        Self {
+            connections: 10_000,
+            calls: 10_000,
+            calls_per_principal: 10_000,
+            listens_per_principal: 64,
+            held_bytes: 256 << 20,
+        }
     }
 }
 
@@ -63,6 +76,7 @@ pub enum Bound {
     EventBytes,
     Asks,
     Subscriptions,
+    Listens,
 }
 
 words!(Bound {
@@ -81,6 +95,7 @@ words!(Bound {
     EventBytes => "event_bytes",
     Asks => "asks",
     Subscriptions => "subscriptions",
+    Listens => "listens",
 });
 
 /// How often each bound was hit.
@@ -123,6 +138,7 @@ struct Shared {
     connections: Arc<Semaphore>,
     calls: AtomicUsize,
     by_principal: Mutex<HashMap<Arc<str>, usize>>,
+    listens: listens::Counts,
     held_bytes: AtomicUsize,
 }
 
@@ -137,6 +153,7 @@ impl Permits {
                 connections,
                 calls: AtomicUsize::new(0),
                 by_principal: Mutex::default(),
+                listens: Mutex::default(),
                 held_bytes: AtomicUsize::new(0),
             }),
         }
@@ -420,7 +437,8 @@ pub struct SlotPermit {
 impl Bound {
     /// The refusal as an error for the caller, with the time after which trying again makes sense.
     pub fn refusal(self) -> Error {
-        let blame = if self == Self::PrincipalCalls { Blame::Downstream } else { Blame::Edge };
+        let own = matches!(self, Self::PrincipalCalls | Self::Listens);
+        let blame = if own { Blame::Downstream } else { Blame::Edge };
         let what = match self {
             Self::Connections => "too many connections to this gateway",
             Self::Calls => "too many calls on their way through this gateway",
@@ -434,7 +452,8 @@ impl Bound {
             Self::Body => "the request body is larger than this gateway takes",
             Self::Frame => "the server's message is larger than this gateway takes",
             Self::EventBytes => "the client reads its events too slowly",
-            Self::Subscriptions => "too many subscriptions of this session",
+            Self::Subscriptions => "too many subscriptions at once",
+            Self::Listens => "too many open listens of this principal",
             Self::Asks => "too many questions of the server wait for the client",
         };
         Error::busy(blame, RETRY_AFTER, format!("{what}; try again later"))
