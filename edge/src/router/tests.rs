@@ -1,5 +1,5 @@
 use super::*;
-use crate::call::{Affinity, Caller, Client, Outcome};
+use crate::call::{Affinity, Caller, Client, Outcome, Subscriber, Subscribing, Subscription};
 use crate::permit::Permits;
 use bytes::Bytes;
 use std::pin::Pin;
@@ -33,6 +33,10 @@ impl Server for Echo {
     fn tell_level(&self, session: &SessionKey) {
         let mut told = self.1.lock().unwrap();
         told.push((session.number, session.wishes.now().level));
+    }
+
+    fn subscribe(&self, _: Subscriber, uri: String) -> Subscribing {
+        Box::pin(std::future::ready(Ok(Subscription::new(uri, ()))))
     }
 
     fn tasks(&self, session: &SessionKey) -> Pin<Box<dyn Future<Output = Vec<Bytes>> + Send>> {

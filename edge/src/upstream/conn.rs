@@ -6,6 +6,7 @@
 //! It must not know of keys, isolation or other connections: that is the pool's business, told by [`Owner`].
 
 mod asks;
+mod listens;
 mod news;
 mod pending;
 mod reader;
@@ -21,9 +22,9 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use wire::Era;
 use wire::mcp::method::{Method, Notice};
 use wire::splice::Parts;
+use wire::{Era, Message};
 
 use super::address::Endpoint;
 use super::facts::Facts;
@@ -47,7 +48,7 @@ pub(super) trait Owner: Send + Sync {
     /// Nothing of this call was written; another connection may take it.
     fn returned(&self, job: Box<Job>, slot: SlotPermit, why: &Error);
     /// A notification that belongs to no call.
-    fn notice(&self, conn: &Conn, notice: Notice);
+    fn notice(&self, conn: &Conn, notice: Notice, message: &Message);
     /// The connection takes no more calls.
     fn left(&self, conn: &Conn, how: Ended);
 }
@@ -189,6 +190,11 @@ impl Conn {
         self.in_flight.load(Ordering::Relaxed)
     }
 
+    /// Resolves when it takes no more calls.
+    pub(super) async fn ending(&self) {
+        self.closing.cancelled().await;
+    }
+
     /// Whether it takes calls.
     pub(super) fn is_open(&self) -> bool {
         self.lock().phase == Phase::Open
@@ -275,7 +281,7 @@ impl Conn {
     /// The same, if nothing is in flight and nothing was since `before`.
     pub(super) fn close_idle(&self, before: Instant) {
         let state = self.lock();
-        if state.mux.len() == 0 && state.last_used <= before {
+        if state.last_used <= before && !state.is_busy(self.spec.is_control) {
             self.begin_close(state, &unneeded());
         }
     }

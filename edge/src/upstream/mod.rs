@@ -18,6 +18,7 @@ mod health;
 mod keeper;
 mod legacy;
 mod link;
+mod listen;
 mod metrics;
 mod modern;
 mod mux;
@@ -28,8 +29,10 @@ mod process;
 mod roster;
 mod settings;
 mod status;
+mod subscriptions;
 mod tasks;
 mod tenant;
+mod tender;
 #[cfg(test)]
 mod tests;
 mod wishes;

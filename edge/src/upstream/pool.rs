@@ -25,10 +25,13 @@ use super::metrics::{Metrics, ServerMetrics};
 use super::process::Command;
 use super::roster::{Key, Opening, Roster};
 use super::settings::{Config, EraChoice, ServerConfig};
+use super::subscriptions::Subscriptions;
 use super::tasks::TaskIds;
 use super::tenant::Tenant;
 use super::wishes;
-use crate::call::{Affinity, Call, Dispatch, Reply, Server, ServerName, SessionKey, reply};
+use crate::call::{
+    Affinity, Call, Dispatch, Reply, Server, ServerName, SessionKey, Subscriber, Subscribing, reply,
+};
 use crate::error::{Blame, Error, Kind};
 use crate::ops::drain::DrainWatch;
 use crate::permit::{Bound, Permits, QueuePermit, RETRY_AFTER, SlotPermit, Slots};
@@ -69,6 +72,7 @@ impl Pool {
         };
         let shared = Arc::new_cyclic(|this| Shared {
             slots: Slots::new(config.slots, around.permits.metrics().clone()),
+            subscriptions: Subscriptions::default(),
             task_ids: Arc::new(TaskIds::new(server.name.clone(), config.limits.clone())),
             config: Arc::new(config),
             server,
@@ -100,7 +104,12 @@ impl Dispatch for Pool {
             return Reply::failed(error);
         }
         let (responder, reply) = reply();
-        self.shared.take(Box::new(Job { call, responder, tries: 0 }));
+        let job = Box::new(Job { call, responder, tries: 0 });
+        if wishes::is_subscription(job.call.method) {
+            self.shared.take_subscription(job); // rare, and looked at more closely
+        } else {
+            self.shared.take(job);
+        }
         reply
     }
 }
@@ -118,6 +127,10 @@ impl Server for Pool {
 
     fn tasks(&self, session: &SessionKey) -> Pin<Box<dyn Future<Output = Vec<Bytes>> + Send>> {
         self.shared.list_tasks(session)
+    }
+
+    fn subscribe(&self, subscriber: Subscriber, uri: String) -> Subscribing {
+        Box::pin(self.shared.clone().subscribe(subscriber, uri))
     }
 }
 
@@ -149,6 +162,7 @@ pub(super) struct Shared {
     pub(super) seed: u64,
     pub(super) slots: Slots,
     pub(super) task_ids: Arc<TaskIds>,
+    pub(super) subscriptions: Subscriptions,
     state: Mutex<State>,
     this: Weak<Self>,
 }
@@ -243,9 +257,6 @@ impl Shared {
     }
 
     fn ready(&self, call: &Call) -> Option<Arc<Conn>> {
-        if wishes::is_subscription(call.method) {
-            return None; // rare, and looked at more closely
-        }
         let mut state = self.lock();
         let key = Key::of(call, self.server.isolation, state.verdict.last()?);
         let conn = state.roster.ready(&key)?.clone();
@@ -258,7 +269,7 @@ impl Shared {
     }
 
     /// Lets a call wait for a slot, a connection or both, in a task of its own.
-    fn enqueue(&self, job: Box<Job>, slot: Option<SlotPermit>) {
+    pub(super) fn enqueue(&self, job: Box<Job>, slot: Option<SlotPermit>) {
         let (Ok(place), Some(this)) = (self.slots.queue(), self.this.upgrade()) else {
             return job.responder.fail(Bound::Queue.refusal());
         };
@@ -303,7 +314,7 @@ impl Shared {
             None => self.facts().await?.era,
         };
         let key = Key::of(call, self.server.isolation, era);
-        self.check(call, &key, era)?;
+        self.check(call)?;
         let tenant = match (&key, &call.affinity) {
             (Key::Session(_), Affinity::Session(session)) => {
                 Some(Arc::new(Tenant::new(session, &call.client)))
@@ -382,7 +393,10 @@ impl Owner for Shared {
         if job.tries < TRIES { self.enqueue(job, Some(slot)) } else { job.responder.fail(why.clone()) }
     }
 
-    fn notice(&self, conn: &Conn, notice: Notice) {
+    fn notice(&self, conn: &Conn, notice: Notice, message: &Message) {
+        if notice == Notice::ResourceUpdated {
+            return self.subscriptions.updated(conn.spec().number, message);
+        }
         // A call's own connection changes nobody else's view of the server.
         if conn.spec().is_control {
             self.changes.send_if_modified(|changes| changes.count(notice));
