@@ -16,6 +16,7 @@ mod exchange;
 mod headers;
 mod http_sse;
 mod legacy;
+mod listen;
 mod listening;
 mod media;
 mod metrics;

@@ -2,7 +2,7 @@
 //! capabilities, and is cancelled by closing its response.
 //!
 //! What is in the canonical form already needs no translation: after the checks the request goes on as it
-//! came. What is not here: streams of notifications and parked calls.
+//! came. What is not here: streams of news (`listen`) and parked calls.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -23,7 +23,7 @@ use super::body::Body;
 use super::classify::{self, MISSING_META};
 use super::exchange::{Exchange, Tie};
 use super::refusal::{self, Refusal};
-use super::{Front, Posted, headers};
+use super::{Front, Posted, headers, listen};
 use crate::call::{Affinity, Call, Client, ServerName};
 use crate::permit::Bound;
 
@@ -57,7 +57,7 @@ pub(super) fn start(front: &Front, arrival: Arrival) -> Result<Begun, Refusal> {
 // MCP 2026-07-28 changelog: initialize, ping, logging/setLevel and resources/subscribe are gone
 fn served(message: &Message) -> Result<Method, Refusal> {
     let method = Method::parse(message.method());
-    if method == Method::Discover || classify::is_routed(method) {
+    if matches!(method, Method::Discover | Method::Listen) || classify::is_routed(method) {
         return Ok(method);
     }
     Err(Refusal::unknown_method(message.method()))
@@ -80,6 +80,9 @@ pub(super) fn accepted() -> Response<Body> {
 }
 
 fn begin(front: &Front, arrival: Arrival, method: Method, client: Client) -> Result<Begun, Refusal> {
+    if method == Method::Listen {
+        return listen::start(front, arrival, client).map(|listen| Begun::Listen(Box::new(listen)));
+    }
     let Arrival { caller, scope, room, message } = arrival;
     if method == Method::Discover {
         let result = discover_result(front, scope.as_ref());
@@ -153,7 +156,12 @@ fn discover_result(front: &Front, scope: Option<&ServerName>) -> Bytes {
         "resultType": "complete",
         "supportedVersions": [LATEST_MODERN.as_str()],
         // The same for everybody at any time: a server that is slow today must not make this a lie.
-        "capabilities": { "tools": {}, "prompts": {}, "resources": {}, "completions": {} },
+        "capabilities": {
+            "tools": { "listChanged": true },
+            "prompts": { "listChanged": true },
+            "resources": { "listChanged": true, "subscribe": true },
+            "completions": {},
+        },
         "ttlMs": DISCOVER_TTL_MS,
         "cacheScope": "private",
         "_meta": { meta::SERVER_INFO: front.config.identity() },

@@ -6,6 +6,7 @@ mod bounds;
 mod calls;
 mod door;
 mod http_sse;
+mod listen;
 mod pipe;
 mod plain;
 mod resume;
