@@ -261,7 +261,9 @@ impl Conn {
             vacant.fill(Pending { work, age: *requests, written: false, deadline: limit, limit });
             outbox.push_back(Queued { id: Some(id), line: outgoing::own(id, method.as_str(), params) });
         }
-        self.opened();
+        if method != Method::Listen {
+            self.opened();
+        }
         self.wake.notify_one();
         Ok(reply)
     }
@@ -278,10 +280,11 @@ impl Conn {
         self.begin_close(state, why);
     }
 
-    /// The same, if nothing is in flight and nothing was since `before`.
-    pub(super) fn close_idle(&self, before: Instant) {
+    /// The same, if nothing is in flight and nothing was since `before`. Listens do not count if it is `retired`: they
+    /// go on elsewhere.
+    pub(super) fn close_idle(&self, before: Instant, retired: bool) {
         let state = self.lock();
-        if state.last_used <= before && !state.is_busy(self.spec.is_control) {
+        if state.last_used <= before && !state.is_busy(self.spec.is_control || retired) {
             self.begin_close(state, &unneeded());
         }
     }
@@ -343,7 +346,7 @@ impl Conn {
             }
             (pending, state.asks.take(|ask| ask.call == Some(id)))
         };
-        self.answered();
+        self.answered(&pending.work);
         if pending.written && pending.work.may_be_cancelled() {
             self.note(outgoing::cancelled(id), NOTES);
         }
@@ -371,7 +374,7 @@ impl Conn {
             owner.left(self, how);
         }
         for pending in pending {
-            self.answered();
+            self.answered(&pending.work);
             match (pending.work, &owner) {
                 (Work::Call { job, slot }, Some(owner)) if !pending.written && how == Ended::Died => {
                     owner.returned(job, slot, why);
@@ -386,7 +389,10 @@ impl Conn {
         self.around.metrics.in_flight.inc();
     }
 
-    fn answered(&self) {
+    fn answered(&self, work: &Work) {
+        if work.is_listen() {
+            return; // it was not counted: the server is not at work on it
+        }
         self.in_flight.fetch_sub(1, Ordering::Relaxed);
         self.around.metrics.in_flight.dec();
     }

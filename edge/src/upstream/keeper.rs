@@ -79,7 +79,7 @@ impl Shared {
             let stays = stays || (!retired && self.subscriptions.are_on(conn.spec().number));
             let idle = if retired { Duration::ZERO } else { self.config.idle_timeout };
             if !stays && let Some(before) = now.checked_sub(idle) {
-                conn.close_idle(before);
+                conn.close_idle(before, retired);
             }
         }
     }

@@ -4,6 +4,7 @@
 //! tender of their connection.
 // MCP 2026-07-28 basic/patterns/subscriptions
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,14 +26,14 @@ use crate::error::{Blame, Error, Kind};
 pub(super) struct Listening {
     reply: Reply,
     /// The resources that the server agreed to tell of.
-    pub(super) uris: Vec<String>,
+    pub(super) uris: HashSet<String>,
 }
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct Acknowledged {
     #[serde(rename = "resourceSubscriptions")]
-    uris: Vec<String>,
+    uris: HashSet<String>,
 }
 
 impl Listening {

@@ -50,6 +50,12 @@ struct Want {
     standing: watch::Sender<Standing>,
 }
 
+impl Want {
+    fn is_open(&self) -> bool {
+        !matches!(*self.standing.borrow(), Standing::Refused(_))
+    }
+}
+
 /// How far a subscription has come.
 #[derive(Clone, Debug)]
 pub(super) enum Standing {
@@ -169,7 +175,9 @@ impl Tended {
             let mut wants = self.wants();
             let Some(want) = wants.uris.get_mut(uri) else { return };
             want.ears.retain(|(other, _)| *other != token);
-            if want.ears.is_empty() { wants.uris.remove(uri) } else { None }
+            let gone = if want.ears.is_empty() { wants.uris.remove(uri) } else { None };
+            // The end of one that was refused is no news, but that it was the last one is.
+            gone.filter(|want| want.is_open() || wants.uris.is_empty())
         };
         if gone.is_some() {
             self.changed.send_modify(|changes| *changes += 1);
@@ -189,9 +197,12 @@ impl Tended {
     /// What is wanted and was not refused.
     pub(super) fn uris(&self) -> Vec<String> {
         let wants = self.wants();
-        let open =
-            wants.uris.iter().filter(|(_, want)| !matches!(*want.standing.borrow(), Standing::Refused(_)));
-        open.map(|(uri, _)| uri.clone()).collect()
+        wants.uris.iter().filter(|(_, want)| want.is_open()).map(|(uri, _)| uri.clone()).collect()
+    }
+
+    /// Whether `uri` is wanted and was not refused.
+    pub(super) fn is_open(&self, uri: &str) -> bool {
+        self.wants().uris.get(uri).is_some_and(Want::is_open)
     }
 
     /// The server agreed to `uri`. Where it had before, on another connection or in another listen, what came in

@@ -8,7 +8,7 @@
 //!                                                   └───── nothing is wanted ──▶ gone
 //! ```
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::Poll;
@@ -94,6 +94,7 @@ impl Shared {
                     let number = conn.spec().number;
                     self.subscriptions.settle(number, tended);
                     let left = tokio::select! {
+                        biased; // what was still said is heard
                         left = self.tell(&conn, tended) => left,
                         () = conn.ending() => Left::Ended,
                     };
@@ -142,43 +143,31 @@ impl Shared {
 
     // MCP 2025-11-25 server/resources, Subscriptions
     async fn tell_legacy(&self, conn: &Conn, tended: &Tended) -> Left {
-        let mut changes = tended.changes();
-        let (mut told, mut asked) = (BTreeSet::new(), Vec::new());
+        let (mut changes, mut told, mut is_stale) = (tended.changes(), Told::default(), true);
         loop {
-            changes.borrow_and_update();
-            let wanted: BTreeSet<String> = tended.uris().into_iter().collect();
-            if tended.is_unwanted() && told.is_empty() && asked.is_empty() {
+            if std::mem::take(&mut is_stale) {
+                changes.borrow_and_update();
+                told.line_up(tended);
+            }
+            if told.ask(conn).is_err() {
+                return Left::Ended;
+            }
+            if told.is_empty() && tended.is_unwanted() {
                 return Left::Idle;
             }
-            let news = wanted.difference(&told).map(|uri| (uri.clone(), Method::ResourcesSubscribe));
-            let old = told.difference(&wanted).map(|uri| (uri.clone(), Method::ResourcesUnsubscribe));
-            let all: Vec<_> = old.chain(news).take(AT_ONCE.saturating_sub(asked.len())).collect();
-            for (uri, method) in all {
-                let params = json!({ "uri": uri }).to_string();
-                let Ok(reply) = conn.request(method, &params, PATIENCE) else { return Left::Ended };
-                if method == Method::ResourcesSubscribe {
-                    told.insert(uri.clone())
-                } else {
-                    told.remove(&uri)
-                };
-                asked.push(Asked { uri, method, reply });
-            }
-            // Given up and wanted again before the server heard of it.
-            let still = |uri: &&String| told.contains(*uri) && !asked.iter().any(|asked| asked.uri == **uri);
-            wanted.iter().filter(still).for_each(|uri| tended.agreed(uri, false));
             tokio::select! {
-                (uri, outcome) = subscribed(&mut asked) => match self.judge(outcome) {
+                (uri, method, outcome) = told.answered() => match self.judge(outcome) {
+                    // What it says to the end of one helps nobody.
+                    _ if method == Method::ResourcesUnsubscribe => {}
                     Ok(()) => tended.agreed(&uri, true),
                     Err(error) if error.kind == Kind::Died => return Left::Ended,
                     Err(error) => {
                         // One that may still take effect is taken back.
-                        if error.kind != Kind::Timeout {
-                            told.remove(&uri);
-                        }
+                        is_stale = error.kind == Kind::Timeout || !told.uris.remove(&uri);
                         self.refused(tended, &uri, &error);
                     }
                 },
-                _ = changes.changed() => {}
+                _ = changes.changed() => is_stale = true,
             }
         }
     }
@@ -208,44 +197,45 @@ impl Shared {
 
     /// One listen for all: its filter cannot be changed, so another one takes its place.
     async fn tell_modern(&self, conn: &Conn, tended: &Tended) -> Left {
-        let mut changes = tended.changes();
+        let (mut changes, mut is_stale) = (tended.changes(), true);
         let (mut listening, mut tried) = (None::<Listening>, Vec::new());
         loop {
-            changes.borrow_and_update();
-            let wanted = tended.uris();
-            if tended.is_unwanted() {
-                return Left::Idle;
-            }
-            if wanted.is_empty() {
-                // Who was refused is about to leave.
-                (listening, tried) = (None, Vec::new());
-                if changes.changed().await.is_err() {
+            if std::mem::take(&mut is_stale) {
+                changes.borrow_and_update();
+                if tended.is_unwanted() {
                     return Left::Idle;
                 }
-                continue;
-            }
-            for uri in listening.iter().flat_map(|listening| &listening.uris) {
-                tended.agreed(uri, false);
-            }
-            if listening.is_none() || tried != wanted || tended.is_awaited() {
-                let missed = listening.is_none();
-                let next = self.listen_for(conn, tended, (&wanted, missed)).await;
-                tried = tended.uris().into_iter().filter(|uri| wanted.contains(uri)).collect();
-                match next {
-                    Ok(Some(next)) => listening = Some(replaced(listening.take(), next, tended)),
-                    Ok(None) if !missed => {}
-                    Ok(None) => return Left::Ended,
-                    Err(left) => return left,
+                let wanted = tended.uris();
+                // Given up and wanted again before the server heard of it.
+                for uri in listening.iter().flat_map(|listening| &listening.uris) {
+                    tended.agreed(uri, false);
                 }
-                continue;
+                if wanted.is_empty() {
+                    (listening, tried) = (None, Vec::new());
+                } else if listening.is_none() || tried != wanted || tended.is_awaited() {
+                    let next = self.listen_for(conn, tended, (&wanted, listening.is_none())).await;
+                    tried = wanted;
+                    tried.retain(|uri| tended.is_open(uri));
+                    match next {
+                        Ok(Some(next)) => listening = Some(replaced(listening.take(), next, tended)),
+                        Ok(None) if listening.is_some() => {}
+                        Ok(None) => return Left::Ended,
+                        Err(left) => return left,
+                    }
+                }
             }
-            let Some(listening) = &mut listening else { return Left::Ended };
+            let next = async {
+                match &mut listening {
+                    Some(listening) => listening.next().await,
+                    None => std::future::pending().await,
+                }
+            };
             tokio::select! {
-                heard = listening.next() => match heard {
+                heard = next => match heard {
                     Some((notice, message)) => tell_of(tended, notice, message),
                     None => return Left::Ended,
                 },
-                _ = changes.changed() => {}
+                _ = changes.changed() => is_stale = true,
             }
         }
     }
@@ -280,32 +270,73 @@ impl Shared {
     }
 }
 
-/// A request to a legacy server that waits for its answer.
+/// What a legacy server was told on one connection.
+#[derive(Default)]
+struct Told {
+    /// What it was asked to tell of, and may tell of.
+    uris: BTreeSet<String>,
+    /// What it has to be told still.
+    queue: VecDeque<(String, Method)>,
+    asked: Vec<Asked>,
+}
+
+/// A request that waits for its answer.
 struct Asked {
     uri: String,
     method: Method,
     reply: Reply,
 }
 
-/// The next answer to a subscription. What a server says to the end of one helps nobody.
-async fn subscribed(asked: &mut Vec<Asked>) -> (String, Outcome) {
-    poll_fn(|context| {
-        let mut at = 0;
-        while let Some(one) = asked.get_mut(at) {
-            match one.reply.poll_next(context) {
-                Poll::Pending => at += 1,
-                Poll::Ready(Next::Event(_)) => {}
-                Poll::Ready(Next::Outcome(outcome)) => {
-                    let Asked { uri, method, .. } = asked.swap_remove(at);
-                    if method == Method::ResourcesSubscribe {
-                        return Poll::Ready((uri, outcome));
+impl Told {
+    /// Lines up what makes the server tell of what is wanted, and of nothing else.
+    fn line_up(&mut self, tended: &Tended) {
+        let wanted: BTreeSet<String> = tended.uris().into_iter().collect();
+        let news = wanted.difference(&self.uris).map(|uri| (uri.clone(), Method::ResourcesSubscribe));
+        let old = self.uris.difference(&wanted).map(|uri| (uri.clone(), Method::ResourcesUnsubscribe));
+        self.queue = old.chain(news).collect();
+        // Given up and wanted again before the server heard of it.
+        let answered = |uri: &&String| !self.asked.iter().any(|asked| asked.uri == **uri);
+        wanted.intersection(&self.uris).filter(answered).for_each(|uri| tended.agreed(uri, false));
+    }
+
+    /// Asks for the next few.
+    fn ask(&mut self, conn: &Conn) -> Result<(), Error> {
+        while self.asked.len() < AT_ONCE
+            && let Some((uri, method)) = self.queue.pop_front()
+        {
+            let reply = conn.request(method, &json!({ "uri": uri }).to_string(), PATIENCE)?;
+            if method == Method::ResourcesSubscribe {
+                self.uris.insert(uri.clone());
+            } else {
+                self.uris.remove(&uri);
+            }
+            self.asked.push(Asked { uri, method, reply });
+        }
+        Ok(())
+    }
+
+    /// Whether the server has nothing to tell of, and nothing to answer.
+    fn is_empty(&self) -> bool {
+        self.uris.is_empty() && self.queue.is_empty() && self.asked.is_empty()
+    }
+
+    /// The next answer; never, where none is waited for. Cancel-safe: one is taken out with its answer.
+    async fn answered(&mut self) -> (String, Method, Outcome) {
+        poll_fn(|context| {
+            for at in 0..self.asked.len() {
+                while let Some(Poll::Ready(next)) =
+                    self.asked.get_mut(at).map(|one| one.reply.poll_next(context))
+                {
+                    if let Next::Outcome(outcome) = next {
+                        let Asked { uri, method, .. } = self.asked.swap_remove(at);
+                        return Poll::Ready((uri, method, outcome));
                     }
                 }
             }
-        }
-        Poll::Pending
-    })
-    .await
+            Poll::Pending
+        })
+        .await
+    }
 }
 
 /// Hands over from one listen to the next. What both told is told once.

@@ -6,7 +6,7 @@ use wire::id::RequestId;
 use wire::mcp::meta;
 use wire::mcp::method::{Method, Notice};
 
-use super::pending::Work;
+use super::pending::{Pending, Work};
 use super::{Conn, State};
 use crate::call::Event;
 use crate::error::{Blame, Error, Kind};
@@ -43,16 +43,16 @@ impl Conn {
             state.mux.close(id)
         };
         if let Some(pending) = pending {
-            self.answered();
             pending.work.fail(Error::new(Kind::Cancelled, Blame::Upstream, "the server ended the listen"));
         }
     }
 }
 
 impl State {
-    /// Whether something is in flight that the connection is kept for. The gateway's own listen is not: who hears of
-    /// changed lists does not keep a process that nobody uses.
-    pub(super) fn is_busy(&self, is_control: bool) -> bool {
-        self.mux.len() > 0 && self.mux.iter().any(|(_, pending)| !(is_control && pending.work.is_listen()))
+    /// Whether something is in flight that the connection is kept for: listens too, unless they are to be left out.
+    /// That of the control connection is, for who hears of changed lists keeps no process that nobody uses.
+    pub(super) fn is_busy(&self, but_for_listens: bool) -> bool {
+        let counts = |pending: &Pending| !(but_for_listens && pending.work.is_listen());
+        self.mux.len() > 0 && self.mux.iter().any(|(_, pending)| counts(pending))
     }
 }

@@ -275,7 +275,7 @@ impl Conn {
         let Some(pending) = state.mux.close(id) else { return Err(state.mux.standing(id)) };
         state.last_used = Instant::now();
         drop(state);
-        self.answered();
+        self.answered(&pending.work);
         Ok(pending)
     }
 

@@ -117,7 +117,8 @@ async fn a_legacy_server_is_told_once_for_all_and_again_when_nobody_is_left() {
     held(again).await;
 
     let other = Client::new("bob").subscribe(&room, "x://1");
-    room.accept_legacy().await.agree(SUBSCRIBE, "x://1").await;
+    let mut peer = room.accept_legacy().await;
+    peer.agree(SUBSCRIBE, "x://1").await;
     held(other).await;
     assert_eq!(room.dial.dialled(), 2, "another principal has another process");
 }
@@ -324,4 +325,87 @@ async fn a_modern_server_that_does_not_listen_takes_no_subscription() {
     assert_eq!(told(&mut heard).await.1, json!({"uri": "x://2", "_meta": {"v/x": 1}}));
     key.ended.cancel();
     assert_eq!(peer.expect("notifications/cancelled").await["params"]["requestId"], id);
+}
+
+#[tokio::test(start_paused = true)]
+async fn subscriptions_leave_an_address_that_left() {
+    for era in [EraChoice::Legacy, EraChoice::Modern] {
+        let mut room = Setting::default().era(era).build();
+        let mut client = Client::new("ann");
+        let subscribing = client.subscribe(&room, "x://1");
+        let serve = async |room: &mut Room| match era {
+            EraChoice::Modern => {
+                let mut peer = room.accept_modern().await;
+                peer.acknowledge(&["x://1"], &["x://1"]).await;
+                peer
+            }
+            _ => {
+                let mut peer = room.accept_legacy().await;
+                peer.agree(SUBSCRIBE, "x://1").await;
+                peer
+            }
+        };
+        let mut old = serve(&mut room).await;
+        let _held = held(subscribing).await;
+        *room.dial.endpoints.lock().unwrap() = vec![Endpoint::Tcp(([10, 0, 0, 2], 4444).into())];
+        let new = serve(&mut room).await;
+        assert_ne!(old.endpoint, new.endpoint);
+        old.ended().await;
+        assert_eq!(client.hears().await, json!({"uri": "x://1"}));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sessions_own_connection_to_a_modern_server_ends_with_it() {
+    let mut room = Setting::default().era(EraChoice::Modern).isolation(Isolation::Session).build();
+    let (key, mut heard) = session_heard(1);
+    let subscribe = json!({"jsonrpc": "2.0", "id": 1, "method": SUBSCRIBE, "params": {"uri": "x://1"}});
+    let reply = room.dispatch_in(&key, subscribe);
+    let mut peer = room.accept_modern().await;
+    let id = peer.acknowledge(&["x://1"], &["x://1"]).await;
+    result(reply).await;
+    let reply = room.echo_in(&key, "a");
+    peer.serve_echo().await;
+    result(reply).await;
+    peer.update(&id, "x://1").await;
+    assert_eq!(told(&mut heard).await.1["uri"], "x://1");
+    assert_eq!(room.count("mcp_edge_upstream_in_flight{server=\"time\"}"), 0, "a listen is no call");
+    key.ended.cancel();
+    peer.ended().await;
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(room.dial.dialled(), 1, "and is not opened again");
+}
+
+#[tokio::test(start_paused = true)]
+async fn many_resources_are_asked_for_a_few_at_a_time() {
+    let mut room = Setting::default().build();
+    let client = Client::new("ann");
+    let uris: Vec<_> = (10..40).map(|n| format!("x://{n}")).collect();
+    let subscribing: Vec<_> = uris.iter().map(|uri| client.subscribe(&room, uri)).collect();
+    let mut peer = room.accept_legacy().await;
+    let mut asked = Vec::new();
+    for _ in 0..8 {
+        asked.push(peer.expect(SUBSCRIBE).await);
+    }
+    assert!(
+        timeout(Duration::from_secs(1), peer.lines.fill_buf()).await.is_err(),
+        "no more before an answer"
+    );
+    for _ in 8..uris.len() {
+        let request = asked.remove(0);
+        peer.answer(&request, json!({})).await;
+        asked.push(peer.expect(SUBSCRIBE).await);
+    }
+    for request in &asked {
+        peer.answer(request, json!({})).await;
+    }
+    let mut subscriptions = Vec::new();
+    for one in subscribing {
+        subscriptions.push(held(one).await);
+    }
+    drop(subscriptions);
+    for _ in &uris {
+        let request = peer.expect(UNSUBSCRIBE).await;
+        peer.answer(&request, json!({})).await;
+    }
 }
