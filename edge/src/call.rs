@@ -13,6 +13,7 @@ mod ask;
 mod capability;
 pub mod input;
 mod reply;
+mod subscription;
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -26,12 +27,14 @@ use wire::mcp::level::Level;
 use wire::mcp::method::{Method, Notice};
 use wire::span::Span;
 
+use crate::error::Error;
 use crate::permit::CallPermit;
 
 pub use ask::{Answer, Answered, Ask};
 pub use capability::Capabilities;
 pub use input::InputRequired;
 pub use reply::{Cancel, EVENT_BYTES, Event, Next, Outcome, Reply, Responder, reply};
+pub use subscription::{Hear, Subscriber, Subscription};
 
 /// Anything that answers calls: the router, the pool of one server, a fake in a test.
 ///
@@ -51,7 +54,14 @@ pub trait Server: Dispatch {
 
     /// The tasks that run on the connection that the session has open, each as a JSON object.
     fn tasks(&self, session: &SessionKey) -> Pin<Box<dyn Future<Output = Vec<Bytes>> + Send>>;
+
+    /// Has `subscriber` hear of a resource, over the connection that its calls would use; an error when the server
+    /// does not agree. Dropping the future takes the wish back.
+    fn subscribe(&self, subscriber: Subscriber, uri: String) -> Subscribing;
 }
+
+/// See [`Server::subscribe`].
+pub type Subscribing = Pin<Box<dyn Future<Output = Result<Subscription, Error>> + Send>>;
 
 /// One client request on its way to a server.
 #[derive(Debug)]

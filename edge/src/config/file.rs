@@ -111,6 +111,7 @@ const LIMITS: &[Key<Draft>] = &[
     ("connections", |r, at, draft| set(&mut draft.permits.connections, r.count(at))),
     ("calls", |r, at, draft| set(&mut draft.permits.calls, r.count(at))),
     ("principal_calls", |r, at, draft| draft.principal_calls = r.count(at)),
+    ("listens", |r, at, draft| set(&mut draft.permits.listens_per_principal, r.count(at))),
     ("sessions", |r, at, draft| set(&mut draft.session.sessions, r.count(at))),
     ("principal_sessions", |r, at, draft| draft.principal_sessions = r.count(at)),
     ("session_calls", |r, at, draft| set(&mut draft.session.calls_per_session, r.count(at))),

@@ -64,7 +64,7 @@ pub(super) fn open(front: &Front, arrival: &Arrival) -> Result<(Arc<Session>, Pa
         scope: arrival.scope.clone(),
         version,
         client: Arc::new(client),
-        seen: *gateway.changes().borrow(),
+        seen: *gateway.changes(arrival.scope.as_ref()).borrow(),
     })?;
     let mut result = json!({
         "protocolVersion": version.as_str(),
@@ -164,7 +164,7 @@ pub(super) fn open_stream(
 
 /// What belongs to no call of this session.
 pub(super) fn listen(front: &Front, session: &Arc<Session>) -> Reader {
-    let (changes, drain) = (front.rooms.gateway.changes(), front.rooms.drain.clone());
+    let (changes, drain) = (front.rooms.gateway.changes(session.scope()), front.rooms.drain.clone());
     session.listen(|strayed| Box::new(Listening::new(session.clone(), strayed, changes, drain)))
 }
 

@@ -109,7 +109,7 @@ impl Metrics {
 
     /// Open streams.
     pub fn streams(&self) -> i64 {
-        [StreamKind::Call, StreamKind::Session, StreamKind::Sse]
+        [StreamKind::Call, StreamKind::Session, StreamKind::Sse, StreamKind::Listen]
             .into_iter()
             .map(|kind| self.streams.get_or_create(&StreamLabels { kind }).get())
             .sum()
@@ -301,6 +301,8 @@ pub(super) enum StreamKind {
     Session,
     /// A client of HTTP+SSE, with all it is told.
     Sse,
+    /// A listen of a modern client.
+    Listen,
 }
 
 /// What became of a resumption.
@@ -354,7 +356,7 @@ words!(Ending {
     Lost => "lost",
 });
 
-words!(StreamKind { Call => "call", Session => "session", Sse => "sse" });
+words!(StreamKind { Call => "call", Session => "session", Sse => "sse", Listen => "listen" });
 
 words!(Resumption {
     Replayed => "replayed",

@@ -18,6 +18,7 @@ mod headers;
 mod http_sse;
 mod inputs;
 mod legacy;
+mod listen;
 mod listening;
 mod media;
 mod metrics;

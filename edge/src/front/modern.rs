@@ -2,8 +2,8 @@
 //! capabilities, and is cancelled by closing its response.
 //!
 //! What is in the canonical form already needs no translation: after the checks the request goes on as it
-//! came. What is not here: streams of notifications, and how a call goes on that its
-//! client had to answer something for (`retry`).
+//! came. What is not here: streams of news (`listen`), and how a call goes on that its client had to answer something
+//! for (`retry`).
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -27,7 +27,7 @@ use super::inputs::Answers;
 use super::refusal::{self, Refusal};
 use super::reply::Manner;
 use super::retry::{self, Retry};
-use super::{Front, Posted, headers, tasks};
+use super::{Front, Posted, headers, listen, tasks};
 use crate::call::{Affinity, Call, Caller, Client, ServerName};
 use crate::permit::Bound;
 
@@ -61,7 +61,8 @@ pub(super) fn start(front: &Front, arrival: Arrival) -> Result<Begun, Refusal> {
 // MCP 2026-07-28 changelog: initialize, ping, logging/setLevel and resources/subscribe are gone
 fn served(message: &Message) -> Result<Method, Refusal> {
     let method = Method::parse(message.method());
-    if method == Method::Discover || classify::is_routed(method) || is_of_tasks(method) {
+    let own = matches!(method, Method::Discover | Method::Listen);
+    if own || classify::is_routed(method) || is_of_tasks(method) {
         return Ok(method);
     }
     Err(Refusal::unknown_method(message.method()))
@@ -89,6 +90,9 @@ pub(super) fn accepted() -> Response<Body> {
 }
 
 fn begin(front: &Front, arrival: Arrival, method: Method, client: Client) -> Result<Begun, Refusal> {
+    if method == Method::Listen {
+        return listen::start(front, arrival, client).map(|listen| Begun::Listen(Box::new(listen)));
+    }
     let Arrival { caller, scope, room, message } = arrival;
     if method == Method::Discover {
         let result = discover_result(front, scope.as_ref());
@@ -211,7 +215,11 @@ fn discover_result(front: &Front, scope: Option<&ServerName>) -> Bytes {
         "supportedVersions": [LATEST_MODERN.as_str()],
         // The same for everybody at any time: a server that is slow today must not make this a lie.
         "capabilities": {
-            "tools": {}, "prompts": {}, "resources": {}, "completions": {}, "logging": {},
+            "tools": { "listChanged": true },
+            "prompts": { "listChanged": true },
+            "resources": { "listChanged": true, "subscribe": true },
+            "completions": {},
+            "logging": {},
             "extensions": { tasks::EXTENSION: {} },
         },
         "ttlMs": DISCOVER_TTL_MS,

@@ -1,6 +1,7 @@
 //! One call, one table look-up, one server.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use memchr::memmem;
@@ -101,12 +102,20 @@ impl Shared {
         }
     }
 
-    /// By the lists, then by template, then by who showed the URI to this principal.
+    /// The server of a resource: by the lists, then by template, then by who showed the URI to this principal.
+    pub(super) fn owner(
+        &self,
+        surface: &Surface,
+        only: Option<usize>,
+        (principal, uri): (&Arc<str>, &str),
+    ) -> Option<usize> {
+        only.or_else(|| surface.resource(uri)).or_else(|| self.seen.server(principal, uri))
+    }
+
     fn resource(&self, call: &Call, surface: &Surface, only: Option<usize>) -> Result<Target, Error> {
         let uri = call.request.param("uri").and_then(|value| value.as_str());
         let uri = uri.ok_or_else(|| missing("uri", "the resource to read"))?;
-        let seen = || self.seen.server(call.caller.principal(), &uri);
-        match only.or_else(|| surface.resource(&uri)).or_else(seen) {
+        match self.owner(surface, only, (call.caller.principal(), &uri)) {
             Some(server) => Ok(Target { server, rename: None }),
             None => Err(Error::new(
                 Kind::UnknownResource(uri.into_owned()),

@@ -6,7 +6,9 @@
 //! It must not know of keys, isolation or other connections: that is the pool's business, told by [`Owner`].
 
 mod asks;
+mod listens;
 mod news;
+mod own;
 mod pending;
 mod reader;
 mod writer;
@@ -18,13 +20,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::Notify;
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use wire::Era;
 use wire::mcp::level::Level;
-use wire::mcp::method::{Method, Notice};
+use wire::mcp::method::Notice;
 use wire::splice::Parts;
+use wire::{Era, Message};
 
 use super::address::Endpoint;
 use super::facts::Facts;
@@ -36,7 +38,7 @@ use super::settings::Config;
 use super::tasks::TaskIds;
 use super::tenant::Tenant;
 use super::{modern, outgoing};
-use crate::call::{Cancel, Outcome, Reply, Responder, ServerName, reply};
+use crate::call::{Cancel, ServerName};
 use crate::error::{Blame, Error, Kind, Retry};
 use crate::permit::{self, Permits, SlotPermit};
 
@@ -49,7 +51,7 @@ pub(super) trait Owner: Send + Sync {
     /// Nothing of this call was written; another connection may take it.
     fn returned(&self, job: Box<Job>, slot: SlotPermit, why: &Error);
     /// A notification that belongs to no call.
-    fn notice(&self, conn: &Conn, notice: Notice);
+    fn notice(&self, conn: &Conn, notice: Notice, message: &Message);
     /// The connection takes no more calls.
     fn left(&self, conn: &Conn, how: Ended);
 }
@@ -199,6 +201,11 @@ impl Conn {
         self.in_flight.load(Ordering::Relaxed)
     }
 
+    /// Resolves when it takes no more calls.
+    pub(super) async fn ending(&self) {
+        self.closing.cancelled().await;
+    }
+
     /// Whether it takes calls.
     pub(super) fn is_open(&self) -> bool {
         self.lock().phase == Phase::Open
@@ -241,61 +248,6 @@ impl Conn {
         Ok(())
     }
 
-    /// Makes a request of our own and waits for its raw result, at most `patience`.
-    pub(super) async fn ask(&self, method: Method, params: &str, patience: Duration) -> Outcome {
-        let reply = match self.request(method, params, patience) {
-            Ok(reply) => reply,
-            Err(error) => return Outcome::Failed(error),
-        };
-        match timeout(patience, reply.outcome()).await {
-            Ok(outcome) => outcome,
-            Err(_) => Outcome::Failed(self.silent()),
-        }
-    }
-
-    /// The same without waiting: it goes out before whatever is sent after it.
-    pub(super) fn request(&self, method: Method, params: &str, patience: Duration) -> Result<Reply, Error> {
-        let (responder, reply) = reply();
-        let mut state = self.lock();
-        if state.phase != Phase::Open {
-            return Err(self.died());
-        }
-        let id = state.next_id().ok_or_else(|| permit::Bound::Slots.refusal())?;
-        if let Some(this) = self.this.upgrade() {
-            responder.on_cancel(this, id.number());
-        }
-        self.queue_own(&mut state, (method, params), responder, patience);
-        drop(state);
-        self.wake.notify_one();
-        Ok(reply)
-    }
-
-    /// Puts a request of our own into the outbox, if the table has room for it.
-    fn queue_own(
-        &self,
-        state: &mut State,
-        (method, params): (Method, &str),
-        responder: Responder,
-        patience: Duration,
-    ) {
-        let State { mux, outbox, requests, .. } = state;
-        let Some(vacant) = mux.vacant() else { return };
-        let (id, limit) = (vacant.id(), Instant::now() + patience);
-        *requests += 1;
-        let work = Work::Own { method, responder };
-        vacant.fill(Pending {
-            work,
-            age: *requests,
-            level: None,
-            written: false,
-            missing: None,
-            deadline: limit,
-            limit,
-        });
-        outbox.push_back(Queued { id: Some(id), line: outgoing::own(id, method.as_str(), params) });
-        self.opened();
-    }
-
     /// Sends a notification.
     pub(super) fn tell(&self, line: impl Into<Bytes>) {
         self.note(line.into().into(), NOTES);
@@ -308,10 +260,11 @@ impl Conn {
         self.begin_close(state, why);
     }
 
-    /// The same, if nothing is in flight and nothing was since `before`.
-    pub(super) fn close_idle(&self, before: Instant) {
+    /// The same, if nothing is in flight and nothing was since `before`. Listens do not count if it is `retired`: they
+    /// go on elsewhere.
+    pub(super) fn close_idle(&self, before: Instant, retired: bool) {
         let state = self.lock();
-        if state.mux.len() == 0 && state.last_used <= before {
+        if state.last_used <= before && !state.is_busy(self.spec.is_control || retired) {
             self.begin_close(state, &unneeded());
         }
     }
@@ -373,7 +326,7 @@ impl Conn {
             }
             (pending, state.asks.take(|ask| ask.call == Some(id)))
         };
-        self.answered();
+        self.answered(&pending.work);
         if pending.written && pending.work.may_be_cancelled() {
             self.note(outgoing::cancelled(id), NOTES);
         }
@@ -401,7 +354,7 @@ impl Conn {
             owner.left(self, how);
         }
         for pending in pending {
-            self.answered();
+            self.answered(&pending.work);
             match (pending.work, &owner) {
                 (Work::Call { job, slot }, Some(owner)) if !pending.written && how == Ended::Died => {
                     owner.returned(job, slot, why);
@@ -416,7 +369,10 @@ impl Conn {
         self.around.metrics.in_flight.inc();
     }
 
-    fn answered(&self) {
+    fn answered(&self, work: &Work) {
+        if work.is_listen() {
+            return; // it was not counted: the server is not at work on it
+        }
         self.in_flight.fetch_sub(1, Ordering::Relaxed);
         self.around.metrics.in_flight.dec();
     }

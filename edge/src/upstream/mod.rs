@@ -19,6 +19,7 @@ mod keeper;
 mod lease;
 mod legacy;
 mod link;
+mod listen;
 mod metrics;
 mod modern;
 mod mux;
@@ -29,8 +30,10 @@ mod process;
 mod roster;
 mod settings;
 mod status;
+mod subscriptions;
 mod tasks;
 mod tenant;
+mod tender;
 #[cfg(test)]
 mod tests;
 mod wishes;

@@ -88,6 +88,7 @@ impl Shared {
         let (era, endpoint) = (conn.spec().era, &conn.spec().endpoint);
         tracing::info!(%server, conn = number, ?era, %endpoint, "upstream connection opened");
         if *key == Key::Control {
+            self.follow_lists(&conn);
             self.changes.send_modify(|changes| changes.connected += 1);
         }
         conn

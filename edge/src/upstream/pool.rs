@@ -26,10 +26,13 @@ use super::metrics::{Metrics, ServerMetrics};
 use super::process::Command;
 use super::roster::{Key, Opening, Roster};
 use super::settings::{Config, EraChoice, ServerConfig};
+use super::subscriptions::Subscriptions;
 use super::tasks::TaskIds;
 use super::tenant::Tenant;
 use super::wishes;
-use crate::call::{Affinity, Call, Dispatch, Reply, Server, ServerName, SessionKey, reply};
+use crate::call::{
+    Affinity, Call, Dispatch, Reply, Server, ServerName, SessionKey, Subscriber, Subscribing, reply,
+};
 use crate::error::{Blame, Error, Kind};
 use crate::ops::drain::DrainWatch;
 use crate::permit::{Bound, Permits, QueuePermit, RETRY_AFTER, SlotPermit, Slots};
@@ -71,6 +74,7 @@ impl Pool {
         let shared = Arc::new_cyclic(|this| Shared {
             slots: Slots::new(config.slots, around.permits.metrics().clone()),
             seats: Seats::new(config.connections_per_principal),
+            subscriptions: Subscriptions::default(),
             task_ids: Arc::new(TaskIds::new(server.name.clone(), config.limits.clone())),
             config: Arc::new(config),
             server,
@@ -102,7 +106,12 @@ impl Dispatch for Pool {
             return Reply::failed(error);
         }
         let (responder, reply) = reply();
-        self.shared.take(Box::new(Job { call, responder, lease: None, tries: 0 }));
+        let job = Box::new(Job { call, responder, lease: None, tries: 0 });
+        if wishes::is_subscription(job.call.method) {
+            self.shared.take_subscription(job); // rare, and looked at more closely
+        } else {
+            self.shared.take(job);
+        }
         reply
     }
 }
@@ -120,6 +129,10 @@ impl Server for Pool {
 
     fn tasks(&self, session: &SessionKey) -> Pin<Box<dyn Future<Output = Vec<Bytes>> + Send>> {
         self.shared.list_tasks(session)
+    }
+
+    fn subscribe(&self, subscriber: Subscriber, uri: String) -> Subscribing {
+        Box::pin(self.shared.clone().subscribe(subscriber, uri))
     }
 }
 
@@ -152,6 +165,7 @@ pub(super) struct Shared {
     pub(super) slots: Slots,
     pub(super) seats: Arc<Seats>,
     pub(super) task_ids: Arc<TaskIds>,
+    pub(super) subscriptions: Subscriptions,
     state: Mutex<State>,
     this: Weak<Self>,
 }
@@ -247,9 +261,6 @@ impl Shared {
 
     fn ready(&self, job: &mut Job) -> Option<Arc<Conn>> {
         let call = &job.call;
-        if wishes::is_subscription(call.method) {
-            return None; // rare, and looked at more closely
-        }
         let mut state = self.lock();
         let era = state.verdict.last()?;
         if let Some(profile) = lease::needed(call, self.server.isolation, era) {
@@ -268,7 +279,7 @@ impl Shared {
     }
 
     /// Lets a call wait for a slot, a connection or both, in a task of its own.
-    fn enqueue(&self, job: Box<Job>, slot: Option<SlotPermit>) {
+    pub(super) fn enqueue(&self, job: Box<Job>, slot: Option<SlotPermit>) {
         let (Ok(place), Some(this)) = (self.slots.queue(), self.this.upgrade()) else {
             return job.responder.fail(Bound::Queue.refusal());
         };
@@ -317,7 +328,7 @@ impl Shared {
         }
         *lease = None;
         let key = Key::of(call, self.server.isolation, era);
-        self.check(call, &key, era)?;
+        self.check(call)?;
         let tenant = match (&key, &call.affinity) {
             (Key::Session(_), Affinity::Session(session)) => {
                 Some(Arc::new(Tenant::of_session(session, &call.client)))
@@ -423,7 +434,10 @@ impl Owner for Shared {
         if job.tries < TRIES { self.enqueue(job, Some(slot)) } else { job.responder.fail(why.clone()) }
     }
 
-    fn notice(&self, conn: &Conn, notice: Notice) {
+    fn notice(&self, conn: &Conn, notice: Notice, message: &Message) {
+        if notice == Notice::ResourceUpdated {
+            return self.subscriptions.updated(conn.spec().number, message);
+        }
         // A call's own connection changes nobody else's view of the server.
         if conn.spec().is_control {
             self.changes.send_if_modified(|changes| changes.count(notice));

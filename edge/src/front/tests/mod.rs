@@ -6,6 +6,7 @@ mod bounds;
 mod calls;
 mod door;
 mod http_sse;
+mod listen;
 mod parked;
 mod pipe;
 mod plain;
@@ -34,10 +35,12 @@ use wire::splice::Parts as Slices;
 
 use super::{Body, Config, Front, Metrics, Rooms};
 use crate::auth::{self, Authenticator, Secret, Token};
-use crate::call::{Call, Dispatch, Event, Outcome, Reply, Responder, ServerName, SessionKey, reply};
+use crate::call::{
+    Call, Dispatch, Event, Outcome, Reply, Responder, ServerName, SessionKey, Subscriber, Subscription, reply,
+};
 use crate::ops::drain::{Drain, DrainWatch};
 use crate::permit::{self, Permits};
-use crate::router::{Gateway, ListChanges};
+use crate::router::{Accepted, Gateway, ListChanges};
 use crate::seal::{self, Sealer};
 use crate::session;
 
@@ -54,6 +57,9 @@ struct Script {
     mirrored: Mutex<Option<Arc<[Mirrored]>>>,
     unsettled: std::sync::atomic::AtomicBool,
     changes: watch::Sender<ListChanges>,
+    subscribers: Mutex<Vec<Subscriber>>,
+    /// Counts the subscriptions that are held.
+    held: Arc<()>,
 }
 
 impl Dispatch for Script {
@@ -91,8 +97,15 @@ impl Gateway for Script {
         self.notices.lock().unwrap().push((session.number, text));
     }
 
-    fn changes(&self) -> watch::Receiver<ListChanges> {
+    fn changes(&self, _: Option<&ServerName>) -> watch::Receiver<ListChanges> {
         self.changes.subscribe()
+    }
+
+    fn subscribe(&self, subscriber: Subscriber, _: Option<ServerName>, uris: Vec<String>) -> Accepted {
+        let held = uris.into_iter().filter(|uri| !uri.starts_with("unknown:"));
+        let held = held.map(|uri| Subscription::new(uri, self.held.clone())).collect();
+        self.subscribers.lock().unwrap().push(subscriber);
+        Box::pin(std::future::ready(held))
     }
 }
 

@@ -40,7 +40,7 @@ pub(super) struct Pending {
 pub(super) enum Work {
     /// A client's.
     Call { job: Box<Job>, slot: SlotPermit },
-    /// Ours: a handshake or a list.
+    /// Ours: a handshake, a list, a subscription, a listen.
     Own { method: Method, responder: Responder },
 }
 
@@ -48,6 +48,11 @@ impl Work {
     // MCP 2025-11-25 basic/utilities/cancellation: `initialize` must not be cancelled.
     pub(super) fn may_be_cancelled(&self) -> bool {
         !matches!(self, Self::Own { method: Method::Initialize, .. })
+    }
+
+    /// Whether it is a listen of ours.
+    pub(super) fn is_listen(&self) -> bool {
+        matches!(self, Self::Own { method: Method::Listen, .. })
     }
 
     /// Whether the server may need an answer of the client before it can answer.

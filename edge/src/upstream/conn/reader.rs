@@ -12,7 +12,7 @@ use wire::mcp::method::{Ask, Notice};
 use wire::{Era, Frame, Kind as MessageKind, Message, ScanError};
 
 use super::pending::{Pending, Work};
-use super::{CLOSE_GRACE, Conn, Job, NOTES, asks, draining, news, session_over, writer};
+use super::{CLOSE_GRACE, Conn, Job, NOTES, asks, draining, listens, news, session_over, writer};
 use crate::call::{Call, Event, InputRequired, Outcome};
 use crate::error::{Blame, Error, Kind};
 use crate::permit::Bound;
@@ -184,9 +184,16 @@ impl Reader {
 
     fn notice(&mut self, message: Message) {
         let notice = Notice::parse(message.method());
+        if let Some(id) = listens::named(&message).filter(|_| self.conn.spec.era == Era::Modern) {
+            if !self.conn.heard(id, notice, message) {
+                self.skip(Skip::Late);
+            }
+            return;
+        }
         match (notice, &self.conn.spec.tenant) {
             (Notice::Progress, _) => self.progress(message),
             (Notice::Cancelled, Some(_)) => self.conn.ask_cancelled(&message),
+            (Notice::Cancelled, None) => self.conn.listen_cancelled(&message),
             (_, Some(tenant)) if news::is_the_clients(notice) => {
                 if !self.conn.pass_on(tenant, notice, message) {
                     self.conn.around.permits.metrics().hit(Bound::EventBytes);
@@ -199,7 +206,7 @@ impl Reader {
             }
             _ => {
                 if let Some(owner) = self.conn.around.owner.upgrade() {
-                    owner.notice(&self.conn, notice);
+                    owner.notice(&self.conn, notice, &message);
                 }
             }
         }
@@ -296,7 +303,7 @@ impl Conn {
         let Some(pending) = state.mux.close(id) else { return Err(state.mux.standing(id)) };
         state.last_used = Instant::now();
         drop(state);
-        self.answered();
+        self.answered(&pending.work);
         Ok(pending)
     }
 
