@@ -1,6 +1,7 @@
 //! A modern server that asks first, and official clients of both eras that answer, through bridge and edge: forms,
-//! samples and roots, one at a time, several at once, and over several rounds. What the clients do is in
-//! `testkit/real/asked.*`, what the server asks in `testkit/real/fixture/rounds.mjs`.
+//! samples and roots, one at a time, several at once, and over several rounds; and a list and a result that only the
+//! modern era may write so. What the clients do is in `testkit/real/asked.*`, what the server asks in
+//! `testkit/real/fixture/rounds.mjs`.
 
 #![allow(
     clippy::unwrap_used,
@@ -44,6 +45,7 @@ async fn official_clients_of_both_eras_answer_what_a_modern_server_asks() {
         "request_state": "state-ok: it came back",
         "multiple_inputs": "Paris Ada, 1 root(s)",
         "multi_round": "Ada likes green",
+        "structured": [1, 2, 3],
         "prompt": "Use the following context: the tests",
     });
     for (program, era, version) in RUNS {

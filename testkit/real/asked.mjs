@@ -44,6 +44,9 @@ export async function run({ client, connect, version }) {
       const result = await client.callTool({ name: `test_input_required_result_${tool}`, arguments: {} });
       report.calls[tool] = result.content.map(({ text }) => text).join("\n");
     }
+    await client.listTools();
+    const { content, structuredContent } = await client.callTool({ name: "test_structured_array" });
+    report.calls.structured = structuredContent ?? JSON.parse(content[0].text);
     const prompt = await client.getPrompt({ name: "test_input_required_result_prompt" });
     report.calls.prompt = prompt.messages[0].content.text;
     await client.close();

@@ -52,6 +52,10 @@ async def run(values, report):
             for tool in TOOLS:
                 result = await client.call_tool(f"test_input_required_result_{tool}", {})
                 report["calls"][tool] = "\n".join(block.text for block in result.content)
+            await client.list_tools()
+            result = await client.call_tool("test_structured_array", {})
+            structured = result.structured_content
+            report["calls"]["structured"] = structured or json.loads(result.content[0].text)
             prompt = await client.get_prompt("test_input_required_result_prompt")
             report["calls"]["prompt"] = prompt.messages[0].content.text
 
