@@ -111,6 +111,7 @@ const LIMITS: &[Key<Draft>] = &[
     ("slots", |r, at, draft| set(&mut draft.upstream.slots.slots, r.count(at))),
     ("queue", |r, at, draft| set(&mut draft.upstream.slots.queue, r.count(at))),
     ("asks", |r, at, draft| set(&mut draft.upstream.asks, r.count(at))),
+    ("rounds", |r, at, draft| set(&mut draft.front.rounds, r.count(at))),
     // Times of calls.
     ("queue_timeout", |r, at, draft| set(&mut draft.upstream.slots.queue_timeout, r.duration(at))),
     ("connect_timeout", |r, at, draft| set(&mut draft.upstream.connect_timeout, r.duration(at))),
@@ -119,6 +120,7 @@ const LIMITS: &[Key<Draft>] = &[
     ("call_timeout", |r, at, draft| set(&mut draft.upstream.call_timeout, r.duration(at))),
     ("call_timeout_max", |r, at, draft| set(&mut draft.upstream.call_timeout_max, r.duration(at))),
     ("ask_timeout", |r, at, draft| set(&mut draft.upstream.ask_timeout, r.duration(at))),
+    ("rounds_time", |r, at, draft| set(&mut draft.front.rounds_time, r.duration(at))),
     ("write_timeout", |r, at, draft| set(&mut draft.upstream.write_timeout, r.duration(at))),
     ("keep_alive", |r, at, draft| set(&mut draft.front.keep_alive, r.duration(at))),
     // Lifetimes.
