@@ -52,18 +52,29 @@ pub enum Bound {
     Calls,
     PrincipalCalls,
     HeldBytes,
+    Head,
     Body,
+    Depth,
+    Members,
+    Batch,
     Sessions,
+    Initialize,
+    Answers,
+    Outbox,
     SessionCalls,
     Slots,
     Queue,
     QueueTimeout,
     ServerConnections,
+    PrincipalConnections,
     Frame,
     EventBytes,
     Asks,
-    Rounds,
+    AskTimeout,
     Subscriptions,
+    Parked,
+    Rounds,
+    Tasks,
 }
 
 words!(Bound {
@@ -71,18 +82,29 @@ words!(Bound {
     Calls => "calls",
     PrincipalCalls => "principal_calls",
     HeldBytes => "held_bytes",
+    Head => "head",
     Body => "body",
+    Depth => "depth",
+    Members => "members",
+    Batch => "batch",
     Sessions => "sessions",
+    Initialize => "initialize",
+    Answers => "answers",
+    Outbox => "outbox",
     SessionCalls => "session_calls",
     Slots => "slots",
     Queue => "queue",
     QueueTimeout => "queue_timeout",
     ServerConnections => "server_connections",
+    PrincipalConnections => "principal_connections",
     Frame => "frame",
     EventBytes => "event_bytes",
     Asks => "asks",
-    Rounds => "rounds",
+    AskTimeout => "ask_timeout",
     Subscriptions => "subscriptions",
+    Parked => "parked",
+    Rounds => "rounds",
+    Tasks => "tasks",
 });
 
 /// How often each bound was hit.
@@ -188,7 +210,8 @@ impl Permits {
             }
             *count += 1;
         }
-        let permit = CallPermit { shared: shared.clone(), principal: principal.clone(), bytes: 0 };
+        let permit =
+            CallPermit { shared: shared.clone(), principal: principal.clone(), bytes: 0, counts: true };
         if shared.calls.fetch_add(1, Ordering::Relaxed) >= shared.config.calls {
             return Err(shared.hit(Bound::Calls)); // dropping the permit takes the count back
         }
@@ -285,9 +308,26 @@ pub struct CallPermit {
     shared: Arc<Shared>,
     principal: Arc<str>,
     bytes: usize,
+    /// Whether it still counts as a call; its bytes are there either way.
+    counts: bool,
 }
 
 impl CallPermit {
+    /// Gives back the place among the calls on their way, and keeps that of the bytes.
+    pub fn release(&mut self) {
+        if !std::mem::take(&mut self.counts) {
+            return;
+        }
+        self.shared.calls.fetch_sub(1, Ordering::Relaxed);
+        let mut counts = lock(&self.shared.by_principal);
+        if let Some(count) = counts.get_mut(&self.principal) {
+            *count -= 1;
+            if *count == 0 {
+                counts.remove(&self.principal);
+            }
+        }
+    }
+
     /// Takes room for `more` bytes of this call's body; asked before they are read.
     ///
     /// # Errors
@@ -302,14 +342,7 @@ impl CallPermit {
 impl Drop for CallPermit {
     fn drop(&mut self) {
         self.shared.held_bytes.fetch_sub(self.bytes, Ordering::Relaxed);
-        self.shared.calls.fetch_sub(1, Ordering::Relaxed);
-        let mut counts = lock(&self.shared.by_principal);
-        if let Some(count) = counts.get_mut(&self.principal) {
-            *count -= 1;
-            if *count == 0 {
-                counts.remove(&self.principal);
-            }
-        }
+        self.release();
     }
 }
 
@@ -357,7 +390,11 @@ impl Slots {
     /// free to the first of them, so that none is there to be taken. Who waits in the queue for something else,
     /// a handshake say, holds nobody up.
     pub fn try_take(&self) -> Option<SlotPermit> {
-        self.free.clone().try_acquire_owned().ok().map(|permit| SlotPermit { _permit: permit })
+        let free = self.free.clone().try_acquire_owned().ok();
+        if free.is_none() {
+            self.metrics.hit(Bound::Slots);
+        }
+        free.map(|permit| SlotPermit { _permit: permit })
     }
 
     /// A place in the queue, for a call that has to wait for a slot, a connection or a handshake.
@@ -422,7 +459,8 @@ pub struct SlotPermit {
 impl Bound {
     /// The refusal as an error for the caller, with the time after which trying again makes sense.
     pub fn refusal(self) -> Error {
-        let blame = if self == Self::PrincipalCalls { Blame::Downstream } else { Blame::Edge };
+        let own = matches!(self, Self::PrincipalCalls | Self::PrincipalConnections);
+        let blame = if own { Blame::Downstream } else { Blame::Edge };
         let what = match self {
             Self::Connections => "too many connections to this gateway",
             Self::Calls => "too many calls on their way through this gateway",
@@ -430,15 +468,27 @@ impl Bound {
             Self::HeldBytes => "the gateway holds as many request bytes as it may",
             Self::Sessions => "too many sessions on this gateway",
             Self::SessionCalls => "too many calls of this session on their way",
+            Self::Head => "the head of the request is larger than this gateway takes",
+            Self::Depth => "the message is nested deeper than this gateway takes",
+            Self::Members => "an object of the message has more members than this gateway takes",
+            Self::Batch => "the batch has more messages than this gateway takes",
+            Self::Initialize => "the stream was not initialized in time",
+            Self::Answers | Self::Outbox => "the client reads its answers too slowly",
+            Self::AskTimeout => "the client did not answer in time",
             Self::Slots | Self::Queue => "too many calls wait for this server",
             Self::QueueTimeout => "the server had no room for the call in time",
             Self::ServerConnections => "the server has as many connections as it may",
+            Self::PrincipalConnections => {
+                "every connection to the server that this principal may have is in use by a call"
+            }
             Self::Body => "the request body is larger than this gateway takes",
             Self::Frame => "the server's message is larger than this gateway takes",
             Self::EventBytes => "the client reads its events too slowly",
             Self::Subscriptions => "too many subscriptions of this session",
             Self::Rounds => "the server wanted input too often for one call",
             Self::Asks => "too many questions of the server wait for the client",
+            Self::Parked => "too many calls wait for answers of their clients",
+            Self::Tasks => "too many tasks on this gateway",
         };
         Error::busy(blame, RETRY_AFTER, format!("{what}; try again later"))
     }

@@ -9,9 +9,12 @@
 //!   test, in the place of bridge and process; the binary `scripted-server` serves it on stdio
 //! - [`record`] — what a scripted server saw: starts, messages, ends
 //! - [`tap`] — the same for real servers: what went up on the wire to a bridge
+//! - [`cutter`] — a way between client and edge that breaks on command
 //! - [`http`], [`sse`] — one HTTP exchange with every header in the test's hands
 //! - [`client`] — MCP clients of both eras on top of it
+//! - [`peer`] — a client with a session that keeps everything it hears
 //! - [`process`] — programs under test: found, started, awaited, killed with their guard
+//! - [`real`] — where the official clients and servers are
 //!
 //! Nothing here is part of the product; a failed expectation panics, because a test reads best that way.
 
@@ -24,8 +27,11 @@
 )]
 
 pub mod client;
+pub mod cutter;
 pub mod http;
+pub mod peer;
 pub mod process;
+pub mod real;
 pub mod record;
 pub mod script;
 pub mod scripted;

@@ -63,6 +63,10 @@ pub enum Next {
 pub trait Cancel: Send + Sync {
     /// The consumer of the call that was registered under `token` is gone. Called without a lock held.
     fn cancel(&self, token: u64);
+
+    /// The consumer waits for a person before it reads on: what others could use meanwhile is given back. Called
+    /// without a lock held.
+    fn park(&self, token: u64);
 }
 
 /// A new pair.
@@ -148,6 +152,17 @@ impl Reply {
                 Blame::Edge,
                 "the call's answer was already taken",
             )))),
+        }
+    }
+
+    /// Says that nobody reads on before a person has answered something.
+    pub fn park(&self) {
+        let producer = match &lock(&self.shared).producer {
+            Producer::Told(whom, token) => Some((whom.clone(), *token)),
+            Producer::Absent | Producer::Waiting(_) => None,
+        };
+        if let Some((whom, token)) = producer {
+            whom.park(token);
         }
     }
 
@@ -414,6 +429,10 @@ mod tests {
             fn cancel(&self, token: u64) {
                 self.0.lock().unwrap().push(token);
             }
+
+            fn park(&self, token: u64) {
+                self.0.lock().unwrap().push(token + 100);
+            }
         }
         let told = Arc::new(Told::default());
         let (responder, gone) = reply();
@@ -422,8 +441,10 @@ mod tests {
         assert!(!responder.on_cancel(told.clone(), 8), "the consumer is gone already");
         let (finished, kept) = reply();
         assert!(finished.on_cancel(told.clone(), 9));
+        kept.park();
         finished.finish(Outcome::Refused(Bytes::new()));
+        kept.park();
         drop(kept);
-        assert_eq!(*told.0.lock().unwrap(), [7], "what has ended is not cancelled");
+        assert_eq!(*told.0.lock().unwrap(), [7, 109], "what has ended is neither parked nor cancelled");
     }
 }

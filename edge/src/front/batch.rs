@@ -10,6 +10,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::Response;
 use wire::envelope;
+use wire::error::ScanErrorKind;
 use wire::mcp::method::Method;
 use wire::splice::Parts;
 use wire::{Kind, Message, code};
@@ -26,6 +27,7 @@ use super::outbox::outbox;
 use super::refusal::{self, Refusal};
 use super::sse::{self, Feed};
 use crate::call::{Caller, ServerName};
+use crate::permit::Bound;
 use crate::session::Session;
 
 /// Whether a body is an array.
@@ -42,7 +44,13 @@ pub(super) async fn take(
     body: &Bytes,
 ) -> Result<Response<Body>, Refusal> {
     let limits = &front.config.limits;
-    let messages = envelope::batch(body, limits, MESSAGES).map_err(|error| unreadable(&error))?;
+    let messages = envelope::batch(body, limits, MESSAGES).map_err(|error| {
+        // Of an array, its elements are the members.
+        if error.kind == ScanErrorKind::TooManyMembers {
+            front.rooms.permits.metrics().hit(Bound::Batch);
+        }
+        unreadable(&error)
+    })?;
     if messages.is_empty() {
         // JSON-RPC 2.0 §6
         return Err(Refusal::bad_request(code::INVALID_REQUEST, "an empty batch"));
@@ -51,7 +59,7 @@ pub(super) async fn take(
     for text in messages {
         match Message::scan(text, limits) {
             Ok(message) => begun.extend(one(front, (&caller, scope.as_ref()), session, message)),
-            Err(error) => begun.push(Begun::Answered(unreadable(&error).into_message())),
+            Err(error) => begun.push(Begun::Answered(front.unreadable(&error).into_message())),
         }
     }
     Ok(respond(front, begun, accepts).await)
@@ -91,7 +99,7 @@ async fn respond(front: &Front, begun: Vec<Begun>, accepts: Accepts) -> Response
     if accepts.json && (at_once || !accepts.events) {
         return refusal::json(array(begun).await);
     }
-    let (outbox, messages) = outbox();
+    let (outbox, messages) = outbox(front.rooms.permits.metrics());
     for begun in begun {
         let outbox = outbox.clone();
         front.rooms.drain.spawn(async move { outbox.deliver(Ok(Some(begun))).await });

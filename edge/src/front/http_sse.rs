@@ -115,7 +115,7 @@ pub(super) fn open(
     }
     let number = channels.next_number.fetch_add(1, Ordering::Relaxed);
     let token = channels.token(number)?;
-    let (outbox, messages) = outbox();
+    let (outbox, messages) = outbox(front.rooms.permits.metrics());
     let channel = Arc::new(Channel {
         number,
         caller,
@@ -179,8 +179,8 @@ pub(super) fn take(front: &Front, to: &Addressee, arrival: Arrival) -> Result<Re
         Ok(Some(Begun::Call(_))) => None,
         Ok(Some(Begun::Answered(_))) | Err(_) => {
             let Ok(room) = channel.room.clone().try_acquire_owned() else {
-                front.rooms.permits.metrics().hit(Bound::SessionCalls);
-                return Err(Error { blame: Blame::Downstream, ..Bound::SessionCalls.refusal() }.into());
+                front.rooms.permits.metrics().hit(Bound::Answers);
+                return Err(Error { blame: Blame::Downstream, ..Bound::Answers.refusal() }.into());
             };
             Some(room)
         }
@@ -248,7 +248,7 @@ async fn attend(front: Arc<Front>, channel: Arc<Channel>) {
         () = channel.initialized.notified() => {}
         () = channel.outbox.closed() => {}
         () = drain.stopping() => {}
-        () = tokio::time::sleep(INITIALIZE_WITHIN) => {}
+        () = tokio::time::sleep(INITIALIZE_WITHIN) => front.rooms.permits.metrics().hit(Bound::Initialize),
     }
     if let Some(session) = channel.settle() {
         let reader = legacy::listen(&front, &session);

@@ -16,6 +16,7 @@ mod digest;
 mod exchange;
 mod headers;
 mod http_sse;
+mod inputs;
 mod legacy;
 mod listening;
 mod media;
@@ -24,18 +25,23 @@ mod modern;
 mod older;
 mod origin;
 mod outbox;
+mod park;
 mod plain;
 mod questions;
 mod refusal;
+mod reissue;
 mod relay;
 mod reply;
+mod retry;
 mod rounds;
 mod route;
 mod sse;
 pub mod stdio;
 mod steps;
+mod tasks;
 #[cfg(test)]
 mod tests;
+mod timestamp;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -47,6 +53,7 @@ use http::{Method, Request, Response, StatusCode, Uri};
 
 use http_body::Body as HttpBody;
 use wire::code;
+use wire::error::{ScanError, ScanErrorKind};
 use wire::frame::one_line;
 use wire::limits::Limits;
 use wire::mcp::header::SESSION_ID;
@@ -59,8 +66,10 @@ use self::exchange::Pace;
 use self::http_sse::Channels;
 use self::media::Accepts;
 use self::origin::Admission;
+use self::park::Park;
 use self::refusal::Refusal;
 use self::route::{Door, Route};
+use self::tasks::Tasks;
 use crate::auth::Authenticator;
 use crate::call::{Caller, ServerName};
 use crate::error::Error;
@@ -73,6 +82,8 @@ use crate::session;
 pub use self::body::Body;
 pub use self::metrics::{Class as CallClass, Ending, Metrics};
 pub use self::origin::Rules;
+pub use self::park::Config as ParkConfig;
+pub use self::tasks::Config as TasksConfig;
 
 /// How the front behaves.
 #[derive(Clone, Debug)]
@@ -85,6 +96,10 @@ pub struct Config {
     pub sse: bool,
     /// Streams of HTTP+SSE. 10,000: as many as sessions, for each carries one.
     pub channels: usize,
+    /// Calls that wait for answers of their clients.
+    pub park: ParkConfig,
+    /// Slow calls that become tasks.
+    pub tasks: TasksConfig,
     /// Bounds of messages.
     pub limits: Limits,
     /// How long a request's body may take. 30 s: 4 MiB at a modem's pace, and no longer a connection is held.
@@ -116,6 +131,8 @@ impl Default for Config {
             streaming: true,
             sse: true,
             channels: 10_000,
+            park: ParkConfig::default(),
+            tasks: TasksConfig::default(),
             limits: Limits::default(),
             body_timeout: Duration::from_secs(30),
             keep_alive: Duration::from_secs(15),
@@ -167,7 +184,9 @@ pub struct Front {
     config: Config,
     rooms: Rooms,
     channels: Channels,
+    park: Park,
     rounds: Arc<rounds::Terms>,
+    tasks: Tasks,
 }
 
 /// A request to one of the doors, before its body is read.
@@ -187,7 +206,7 @@ struct Posted {
 }
 
 impl Front {
-    /// Ready to take requests; `sealer` seals what clients of HTTP+SSE carry for us.
+    /// Ready to take requests; `sealer` seals what clients carry for us. To be called inside a runtime.
     ///
     /// # Errors
     /// When the system gives out no random numbers.
@@ -200,7 +219,11 @@ impl Front {
             bounds: rooms.permits.metrics().clone(),
             sealer: sealer.clone(),
         });
-        Ok(Arc::new(Self { config, rooms, channels: Channels::new(sealer)?, rounds }))
+        let metrics = (rooms.permits.metrics().clone(), rooms.metrics.parked());
+        let park = Park::new((config.park.clone(), config.rounds), sealer.clone(), metrics, &rooms.drain)?;
+        let metrics = (rooms.permits.metrics().clone(), rooms.metrics.tasks());
+        let tasks = Tasks::new(config.tasks.clone(), sealer.clone(), metrics, &rooms.drain);
+        Ok(Arc::new(Self { config, rooms, channels: Channels::new(sealer)?, park, rounds, tasks }))
     }
 
     /// Answers one request. Dropping the future is the client's leaving.
@@ -333,9 +356,18 @@ impl Front {
         (caller, scope): (Caller, Option<ServerName>),
         (room, bytes): (Result<CallPermit, Bound>, Bytes),
     ) -> Result<Arrival, Refusal> {
-        let message =
-            Message::scan(bytes, &self.config.limits).map_err(|error| classify::unreadable(&error))?;
+        let message = Message::scan(bytes, &self.config.limits).map_err(|error| self.unreadable(&error))?;
         Ok(Arrival { caller, scope, room, message })
+    }
+
+    /// The refusal of a message, and which bound it was over if any.
+    fn unreadable(&self, error: &ScanError) -> Refusal {
+        match error.kind {
+            ScanErrorKind::TooDeep => self.rooms.permits.metrics().hit(Bound::Depth),
+            ScanErrorKind::TooManyMembers => self.rooms.permits.metrics().hit(Bound::Members),
+            _ => {}
+        }
+        classify::unreadable(error)
     }
 
     async fn read<B>(&self, body: B, room: &mut Result<CallPermit, Bound>) -> Result<Bytes, Refusal>

@@ -7,10 +7,12 @@ use std::future::poll_fn;
 use std::task::{Context, Poll};
 
 use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TrySendError;
 use wire::splice::Parts;
 
 use super::arrival::Begun;
 use super::refusal::Refusal;
+use crate::permit::{self, Bound};
 use crate::session::replay::Weight;
 use crate::session::{Reader, Said, Source};
 
@@ -18,15 +20,16 @@ use crate::session::{Reader, Said, Source};
 #[derive(Clone)]
 pub(super) struct Outbox {
     messages: mpsc::Sender<Parts>,
+    bounds: permit::Metrics,
 }
 
 /// The end that the client's stream is fed from.
 pub(super) struct Messages(mpsc::Receiver<Parts>);
 
-/// A new queue.
-pub(super) fn outbox() -> (Outbox, Messages) {
+/// A new queue; `bounds` counts how often somebody had to wait for a place in it.
+pub(super) fn outbox(bounds: &permit::Metrics) -> (Outbox, Messages) {
     let (messages, stream) = mpsc::channel(WAITING);
-    (Outbox { messages }, Messages(stream))
+    (Outbox { messages, bounds: bounds.clone() }, Messages(stream))
 }
 
 impl Outbox {
@@ -45,7 +48,7 @@ impl Outbox {
         loop {
             match poll_fn(|context| source.poll_next(context)).await {
                 Said::Message(message, _) => {
-                    if self.messages.send(message).await.is_err() {
+                    if !self.put(message).await {
                         return;
                     }
                 }
@@ -58,7 +61,7 @@ impl Outbox {
     /// Sends what belongs to no call, to the end of the session or the client's.
     pub(super) async fn listen(&self, mut reader: Reader) {
         while let Some((_, message)) = poll_fn(|context| reader.poll_next(context)).await {
-            if self.messages.send(message.into()).await.is_err() {
+            if !self.put(message.into()).await {
                 return;
             }
         }
@@ -71,7 +74,19 @@ impl Outbox {
 
     async fn send(&self, message: Parts) {
         // A client that is gone wants no answer.
-        let _ = self.messages.send(message).await;
+        let _ = self.put(message).await;
+    }
+
+    /// Waits for a place; `false`: nobody takes messages any more.
+    async fn put(&self, message: Parts) -> bool {
+        match self.messages.try_send(message) {
+            Ok(()) => true,
+            Err(TrySendError::Closed(_)) => false,
+            Err(TrySendError::Full(message)) => {
+                self.bounds.hit(Bound::Outbox);
+                self.messages.send(message).await.is_ok()
+            }
+        }
     }
 }
 

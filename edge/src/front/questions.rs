@@ -49,7 +49,7 @@ impl Questions {
         let asking = self.session.ask(ask)?;
         let mut splice = Splice::new(request.bytes().clone());
         splice.replace(id, asking.token());
-        edits.make(&request, &mut splice, &asking.token());
+        edits.make(&request, &mut splice, Some(&asking.token()));
         self.open.push(asking);
         Some(splice.finish())
     }
@@ -100,15 +100,18 @@ pub(super) fn answer(message: &Message) -> Answer {
 
 /// What a revision wants to be different in a request.
 #[derive(Debug, Default)]
-struct Edits {
-    unwanted: Option<&'static str>,
+pub(super) struct Edits {
+    /// Members that go.
+    unwanted: Vec<&'static str>,
     /// It lacks the id that this revision knows a question by.
     nameless: bool,
     schema: Option<Bytes>,
 }
 
 impl Edits {
-    fn of(
+    /// # Errors
+    /// Why the client cannot be asked this.
+    pub(super) fn of(
         kind: Kind,
         request: &Message,
         version: ProtocolVersion,
@@ -137,7 +140,8 @@ impl Edits {
         }
         // The same page: context only for clients that declare it; they are to leave out what they cannot give.
         let context = current && !can.has("/sampling/context") && request.param("includeContext").is_some();
-        Ok(Self { unwanted: context.then_some("includeContext"), ..Self::default() })
+        let unwanted = context.then_some("includeContext").into_iter().collect();
+        Ok(Self { unwanted, ..Self::default() })
     }
 
     // MCP 2025-06-18 and 2025-11-25 client/elicitation
@@ -163,18 +167,23 @@ impl Edits {
             return Err("this client cannot be sent to a URL");
         }
         let schema = request.param("requestedSchema").map(|schema| older_schema(schema.raw())).transpose()?;
-        let unwanted = mode.is_some().then_some("mode");
+        let unwanted = mode.is_some().then_some("mode").into_iter().collect();
         Ok(Self { unwanted, schema: schema.flatten(), ..Self::default() })
     }
 
-    /// `name` is a JSON string that no other question of the session has.
-    fn make(self, request: &Message, splice: &mut Splice, name: &Bytes) {
+    /// The same, and without these members.
+    pub(super) fn without(mut self, unwanted: impl IntoIterator<Item = &'static str>) -> Self {
+        self.unwanted.extend(unwanted);
+        self
+    }
+
+    /// Edits the params of the request. `name` is a JSON string that no other question of the session has; where
+    /// questions have keys, none.
+    pub(super) fn make(self, request: &Message, splice: &mut Splice, name: Option<&Bytes>) {
         let Some(params) = request.params() else { return };
         let mut params = splice.object(params);
-        if let Some(unwanted) = self.unwanted {
-            params.remove(unwanted);
-        }
-        if self.nameless {
+        params.remove_where(|key| self.unwanted.contains(&key));
+        if let Some(name) = name.filter(|_| self.nameless) {
             params.set("elicitationId", name.clone());
         }
         if let Some(schema) = self.schema {

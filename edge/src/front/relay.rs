@@ -13,7 +13,6 @@ use ring::digest::{SHA256, digest as sha256};
 use wire::Message;
 use wire::code;
 use wire::limits::Limits;
-use wire::mcp::method::Method;
 use wire::splice::Splice;
 
 use super::digest::digest;
@@ -60,20 +59,12 @@ fn wrapped(sealer: &Sealer, input: &InputRequired) -> Result<Outcome, Error> {
 pub(super) fn unwrap(
     sealer: &Sealer,
     caller: &Caller,
-    method: Method,
-    request: Message,
+    (state, request): (&str, &Message),
     limits: &Limits,
-) -> Result<(Message, Option<ServerName>), Refusal> {
-    if !matches!(method, Method::ToolsCall | Method::PromptsGet | Method::ResourcesRead) {
-        return Ok((request, None));
-    }
-    let (Some(params), Some(state)) = (request.params(), request.param("requestState")) else {
-        return Ok((request, None));
-    };
-    let token = state.as_str().ok_or_else(|| bad(UNKNOWN))?;
-    let promise =
-        sealer.open(KIND, &token).and_then(|bytes| Promise::decode(&bytes)).ok_or_else(|| bad(UNKNOWN))?;
-    promise.check(caller, now_unix_secs(), || digest(&request)).map_err(bad)?;
+) -> Result<(Message, ServerName), Refusal> {
+    let promise = sealer.open(KIND, state).and_then(|bytes| Promise::decode(&bytes));
+    let (promise, params) = promise.zip(request.params()).ok_or_else(|| bad(UNKNOWN))?;
+    promise.check(caller, now_unix_secs(), || digest(request)).map_err(bad)?;
     let mut splice = Splice::new(request.bytes().clone());
     let mut edit = splice.object(params);
     match promise.own {
@@ -82,7 +73,7 @@ pub(super) fn unwrap(
     }
     edit.done();
     let request = Message::scan(splice.finish().into_bytes(), limits).map_err(|_| bad(UNKNOWN))?;
-    Ok((request, Some(promise.server)))
+    Ok((request, promise.server))
 }
 
 /// What is sealed: whose state it is, for what, and until when.

@@ -25,7 +25,7 @@ use wire::mcp::method::Notice;
 use wire::{Kind, Message};
 
 use super::arrival::{Arrival, Begun};
-use super::classify::{Class, Clues, classify, unreadable};
+use super::classify::{Class, Clues, classify};
 use super::outbox::{Messages, Outbox, outbox};
 use super::refusal::Refusal;
 use super::{Front, legacy, modern};
@@ -45,7 +45,7 @@ where
     W: AsyncWrite + Unpin + Send + 'static,
 {
     let drain = front.rooms.drain.clone();
-    let (outbox, messages) = outbox();
+    let (outbox, messages) = outbox(front.rooms.permits.metrics());
     let writing = drain.spawn(write(output, messages, drain.clone()));
     let mut pipe = Pipe::new(front, outbox);
     pipe.read(input).await;
@@ -107,6 +107,9 @@ impl Pipe {
         let (drain, outbox) = (self.front.rooms.drain.clone(), self.outbox.clone());
         let mut reader = FrameReader::new(input, self.front.config.limits.body_bytes);
         loop {
+            if self.answers.len() >= ANSWERS {
+                self.front.rooms.permits.metrics().hit(Bound::Answers);
+            }
             // All arms are cancel-safe: what the reader has stays in it.
             tokio::select! {
                 biased;
@@ -143,7 +146,7 @@ impl Pipe {
         let (refusal, id) = match frame {
             Frame::Line(line) => match Message::scan(one_line(line), limits) {
                 Ok(message) => return self.message(message),
-                Err(error) => (unreadable(&error), None),
+                Err(error) => (self.front.unreadable(&error), None),
             },
             // What is never answered is passed over.
             Frame::TooLong { kind: Some(Kind::Notification | Kind::Response), .. } => return self.too_long(),

@@ -24,6 +24,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use super::Metrics;
 use super::activity::{Activity, InFlight, Watched};
 use crate::ops::drain::DrainWatch;
+use crate::permit::{self, Bound};
 
 /// Bounds of one connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -102,14 +103,10 @@ pub(super) struct Service<H> {
     pub(super) config: Config,
     pub(super) drain: DrainWatch,
     pub(super) metrics: Metrics,
+    pub(super) bounds: permit::Metrics,
 }
 
 impl<H: Handler> Service<H> {
-    pub(super) fn new(handler: H, config: Config, drain: DrainWatch, metrics: Metrics) -> Self {
-        let builder = Arc::new(builder(&config, drain.clone()));
-        Self { handler, builder, config, drain, metrics }
-    }
-
     /// Serves one connection to its end.
     pub(super) async fn serve<S>(&self, stream: S)
     where
@@ -142,6 +139,10 @@ impl<H: Handler> Service<H> {
                 () = drain.gone() => return,
                 result = connection.as_mut() => {
                     if let Err(error) = result {
+                        // hyper answers this by itself: 431.
+                        if error.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_parse_too_large) {
+                            self.bounds.hit(Bound::Head);
+                        }
                         tracing::debug!(%error, "connection ended");
                     }
                     return;
@@ -166,7 +167,7 @@ async fn may_close(drain: &DrainWatch, activity: &Activity) {
     }
 }
 
-fn builder(config: &Config, drain: DrainWatch) -> Builder<Streams> {
+pub(super) fn builder(config: &Config, drain: DrainWatch) -> Builder<Streams> {
     let mut builder = Builder::new(Streams { drain });
     builder
         .http1()

@@ -14,6 +14,7 @@ use std::fmt;
 use std::future::{pending, poll_fn};
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::Poll;
 use std::time::Duration;
@@ -82,7 +83,14 @@ impl Listener {
         let (tls, reloader) = self.tls.unzip();
         let acceptor = Acceptor {
             tls,
-            service: Service::new(handler, self.http, drain.clone(), self.metrics.clone()),
+            service: Service {
+                handler,
+                builder: Arc::new(http::builder(&self.http, drain.clone())),
+                config: self.http,
+                drain: drain.clone(),
+                metrics: self.metrics.clone(),
+                bounds: permits.metrics().clone(),
+            },
             drain: drain.clone(),
             metrics: self.metrics,
         };

@@ -1,5 +1,22 @@
 use super::*;
 
+fn hits(metrics: &Metrics, bound: Bound) -> u64 {
+    metrics.refused.get_or_create(&BoundLabel { bound }).get()
+}
+
+/// ARCHITECTURE, Bounds: nobody should have to look a label up in the code.
+#[test]
+fn every_bound_that_is_counted_is_explained() {
+    let (code, book) = (include_str!("../permit.rs"), include_str!("../../../ARCHITECTURE.md"));
+    let words = code.split_once("words!(Bound {").unwrap().1.split_once("});").unwrap().0;
+    let words: Vec<_> = words.split('"').skip(1).step_by(2).collect();
+    assert!(words.contains(&"queue") && words.len() > 10, "{words:?}");
+    let bounds = book.split_once("## Bounds").unwrap().1.split_once("\n## ").unwrap().0;
+    for word in words {
+        assert!(bounds.contains(&format!("`{word}`")), "`{word}` is not under Bounds in ARCHITECTURE.md");
+    }
+}
+
 fn permits(calls: usize, own: usize, held_bytes: usize) -> Permits {
     let config = Config { calls, calls_per_principal: own, held_bytes, ..Config::default() };
     Permits::new(config, Metrics::default())
@@ -14,6 +31,8 @@ fn calls_are_bounded_per_principal_and_in_all() {
     assert_eq!(permits.call(&a).unwrap_err(), Bound::PrincipalCalls);
     let _third = permits.call(&b).unwrap();
     assert_eq!(permits.call(&b).unwrap_err(), Bound::Calls);
+    let metrics = permits.metrics();
+    assert_eq!((hits(metrics, Bound::PrincipalCalls), hits(metrics, Bound::Calls)), (1, 1));
     assert_eq!(permits.calls_in_flight(), 3);
     drop(first);
     assert!(permits.call(&b).is_ok());
@@ -46,9 +65,11 @@ fn slices_hold_their_bytes_until_the_last_one_is_gone() {
 #[tokio::test(start_paused = true)]
 async fn the_queue_is_bounded_in_count_and_time() {
     let config = SlotConfig { slots: 1, queue: 1, queue_timeout: Duration::from_secs(10) };
-    let slots = Slots::new(config, Metrics::default());
+    let metrics = Metrics::default();
+    let slots = Slots::new(config, metrics.clone());
     let held = slots.try_take().unwrap();
     assert!(slots.try_take().is_none());
+    assert_eq!(hits(&metrics, Bound::Slots), 1);
     let queued = slots.queue().unwrap();
     assert_eq!(slots.queue().unwrap_err(), Bound::Queue);
     assert_eq!(queued.slot().await.unwrap_err(), Bound::QueueTimeout);
@@ -67,10 +88,12 @@ async fn the_queue_is_bounded_in_count_and_time() {
 async fn connections_wait_for_room() {
     let permits = Permits::new(Config { connections: 1, ..Config::default() }, Metrics::default());
     let held = permits.connection().await.unwrap();
+    assert_eq!(hits(permits.metrics(), Bound::Connections), 0);
     let other = permits.clone();
     let waiting = tokio::spawn(async move { other.connection().await.is_some() });
     tokio::task::yield_now().await;
     assert!(!waiting.is_finished());
+    assert_eq!(hits(permits.metrics(), Bound::Connections), 1);
     drop(held);
     assert!(waiting.await.unwrap());
 }

@@ -242,7 +242,10 @@ impl Session {
         drop(live); // a stream's lock comes first
         let ended: Vec<_> = others.into_iter().filter(|other| other.has_ended()).collect();
         let over = ended.len().saturating_sub(self.ended_streams_max);
-        ended.iter().take(over).for_each(|oldest| self.forget(oldest));
+        for oldest in ended.iter().take(over) {
+            oldest.count_lost(&self.room);
+            self.forget(oldest);
+        }
         stream.attach(self)
     }
 

@@ -230,6 +230,12 @@ impl Room {
         true
     }
 
+    /// Counts the events of an ended stream that makes room for others.
+    pub fn forget(&self, ring: &Ring) {
+        let label = DropLabel { bound: Reason::EndedStreams };
+        self.metrics.dropped.get_or_create(&label).inc_by(ring.events.len() as u64);
+    }
+
     fn give(&self, bytes: usize) {
         self.held.fetch_sub(bytes, Ordering::Relaxed);
         self.all.fetch_sub(bytes, Ordering::Relaxed);
@@ -255,9 +261,17 @@ enum Reason {
     /// Of the session, or of all.
     Bytes,
     Age,
+    /// With its stream, which had ended.
+    EndedStreams,
 }
 
-words!(Reason { Events => "events", StreamBytes => "stream_bytes", Bytes => "bytes", Age => "age" });
+words!(Reason {
+    Events => "events",
+    StreamBytes => "stream_bytes",
+    Bytes => "bytes",
+    Age => "age",
+    EndedStreams => "ended_streams",
+});
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct DropLabel {

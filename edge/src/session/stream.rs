@@ -148,6 +148,11 @@ impl Stream {
         state.source.is_some() || !state.ring.is_empty()
     }
 
+    /// Counts what is lost with it, when it makes room for others.
+    pub(super) fn count_lost(&self, room: &Room) {
+        room.forget(&self.lock().ring);
+    }
+
     pub(super) fn has_ended(&self) -> bool {
         self.lock().source.is_none()
     }

@@ -22,11 +22,13 @@ use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use wire::Era;
+use wire::mcp::level::Level;
 use wire::mcp::method::{Method, Notice};
 use wire::splice::Parts;
 
 use super::address::Endpoint;
 use super::facts::Facts;
+use super::lease::Profile;
 use super::link::Link;
 use super::metrics::ServerMetrics;
 use super::mux::{Mux, WireId};
@@ -34,7 +36,7 @@ use super::settings::Config;
 use super::tasks::TaskIds;
 use super::tenant::Tenant;
 use super::{modern, outgoing};
-use crate::call::{Cancel, Outcome, Reply, ServerName, reply};
+use crate::call::{Cancel, Outcome, Reply, Responder, ServerName, reply};
 use crate::error::{Blame, Error, Kind, Retry};
 use crate::permit::{self, Permits, SlotPermit};
 
@@ -119,6 +121,8 @@ struct State {
     asks: Asks,
     /// Requests ever made.
     requests: u64,
+    /// The lowest level of log messages that the server was asked for, on a connection that calls take turns on.
+    level: Option<Level>,
     last_used: Instant,
 }
 
@@ -150,6 +154,7 @@ impl Conn {
             notes: 0,
             asks: Asks::new(around.config.asks),
             requests: 0,
+            level: None,
             last_used: Instant::now(),
         };
         let conn = Arc::new_cyclic(|this| Self {
@@ -172,6 +177,11 @@ impl Conn {
 
     pub(super) fn spec(&self) -> &Spec {
         &self.spec
+    }
+
+    /// Whether it declared that its clients can be asked just this.
+    pub(super) fn is_of(&self, profile: Profile) -> bool {
+        self.spec.tenant.as_ref().is_some_and(|tenant| tenant.profile() == Some(profile))
     }
 
     /// The handshake is over.
@@ -199,9 +209,13 @@ impl Conn {
         let source = outgoing::flatten(&job.call);
         let now = Instant::now();
         let mut state = self.lock();
-        let State { phase: Phase::Open, mux, outbox, requests, .. } = &mut *state else {
+        if state.phase != Phase::Open {
             return Err((job, slot));
-        };
+        }
+        if job.lease.is_some() {
+            self.ask_level(&mut state, &job.call);
+        }
+        let State { mux, outbox, requests, .. } = &mut *state;
         let (Some(vacant), Some(this)) = (mux.vacant(), self.this.upgrade()) else { return Err((job, slot)) };
         let id = vacant.id();
         if !job.responder.on_cancel(this, id.number()) {
@@ -216,6 +230,7 @@ impl Conn {
             age: *requests,
             level,
             written: false,
+            missing: None,
             deadline: now + config.call_timeout.min(config.call_timeout_max),
             limit: now + config.call_timeout_max,
         });
@@ -241,26 +256,44 @@ impl Conn {
     /// The same without waiting: it goes out before whatever is sent after it.
     pub(super) fn request(&self, method: Method, params: &str, patience: Duration) -> Result<Reply, Error> {
         let (responder, reply) = reply();
-        {
-            let mut state = self.lock();
-            let State { phase: Phase::Open, mux, outbox, requests, .. } = &mut *state else {
-                return Err(self.died());
-            };
-            let (Some(vacant), Some(this)) = (mux.vacant(), self.this.upgrade()) else {
-                return Err(permit::Bound::Slots.refusal());
-            };
-            let id = vacant.id();
-            responder.on_cancel(this, id.number());
-            let limit = Instant::now() + patience;
-            let work = Work::Own { method, responder };
-            *requests += 1;
-            let (age, level) = (*requests, None);
-            vacant.fill(Pending { work, age, level, written: false, deadline: limit, limit });
-            outbox.push_back(Queued { id: Some(id), line: outgoing::own(id, method.as_str(), params) });
+        let mut state = self.lock();
+        if state.phase != Phase::Open {
+            return Err(self.died());
         }
-        self.opened();
+        let id = state.next_id().ok_or_else(|| permit::Bound::Slots.refusal())?;
+        if let Some(this) = self.this.upgrade() {
+            responder.on_cancel(this, id.number());
+        }
+        self.queue_own(&mut state, (method, params), responder, patience);
+        drop(state);
         self.wake.notify_one();
         Ok(reply)
+    }
+
+    /// Puts a request of our own into the outbox, if the table has room for it.
+    fn queue_own(
+        &self,
+        state: &mut State,
+        (method, params): (Method, &str),
+        responder: Responder,
+        patience: Duration,
+    ) {
+        let State { mux, outbox, requests, .. } = state;
+        let Some(vacant) = mux.vacant() else { return };
+        let (id, limit) = (vacant.id(), Instant::now() + patience);
+        *requests += 1;
+        let work = Work::Own { method, responder };
+        vacant.fill(Pending {
+            work,
+            age: *requests,
+            level: None,
+            written: false,
+            missing: None,
+            deadline: limit,
+            limit,
+        });
+        outbox.push_back(Queued { id: Some(id), line: outgoing::own(id, method.as_str(), params) });
+        self.opened();
     }
 
     /// Sends a notification.
@@ -408,9 +441,21 @@ impl Cancel for Conn {
     fn cancel(&self, token: u64) {
         drop(self.take_back(WireId::from_number(token)));
     }
+
+    fn park(&self, token: u64) {
+        let mut state = self.lock();
+        if let Some(pending) = state.mux.get_mut(WireId::from_number(token)) {
+            pending.work.park();
+        }
+    }
 }
 
 impl State {
+    /// The id that the next request will have.
+    fn next_id(&mut self) -> Option<WireId> {
+        self.mux.vacant().map(|vacant| vacant.id())
+    }
+
     fn clear(&mut self) -> Vec<Pending> {
         self.outbox.clear();
         self.notes = 0;

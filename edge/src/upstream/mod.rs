@@ -16,6 +16,7 @@ mod control;
 mod facts;
 mod health;
 mod keeper;
+mod lease;
 mod legacy;
 mod link;
 mod metrics;

@@ -67,10 +67,11 @@ impl Shared {
 
     async fn take_in(&self, key: &Key, conn: Arc<Conn>, facts: Facts) -> Arc<Conn> {
         conn.met(facts.clone());
-        let Some(tenant) = conn.spec().tenant.clone() else { return self.admit(key, conn, facts) };
-        let told = self.replay(&conn, &tenant, &facts).await;
+        let session = conn.spec().tenant.as_ref().and_then(|tenant| tenant.session()).cloned();
+        let Some(session) = session else { return self.admit(key, conn, facts) };
+        let told = self.replay(&conn, &session, &facts).await;
         let conn = self.admit(key, conn, facts.clone());
-        self.moved_in(&tenant, &facts, &told);
+        self.moved_in(&session, &facts, &told);
         conn
     }
 

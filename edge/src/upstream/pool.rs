@@ -15,11 +15,12 @@ use tokio_util::task::TaskTracker;
 use wire::mcp::method::Notice;
 use wire::{Era, Message};
 
-use super::conn::{Conn, Ended, Job, Owner, Surroundings, draining};
+use super::conn::{Conn, Ended, Job, Owner, Surroundings, draining, unneeded};
 use super::control::Changes;
 use super::facts::Facts;
 use super::health::Health;
 use super::keeper;
+use super::lease::{self, Lease, Profile, Seats};
 use super::link::{Dial, Dialer};
 use super::metrics::{Metrics, ServerMetrics};
 use super::process::Command;
@@ -69,6 +70,7 @@ impl Pool {
         };
         let shared = Arc::new_cyclic(|this| Shared {
             slots: Slots::new(config.slots, around.permits.metrics().clone()),
+            seats: Seats::new(config.connections_per_principal),
             task_ids: Arc::new(TaskIds::new(server.name.clone(), config.limits.clone())),
             config: Arc::new(config),
             server,
@@ -100,7 +102,7 @@ impl Dispatch for Pool {
             return Reply::failed(error);
         }
         let (responder, reply) = reply();
-        self.shared.take(Box::new(Job { call, responder, tries: 0 }));
+        self.shared.take(Box::new(Job { call, responder, lease: None, tries: 0 }));
         reply
     }
 }
@@ -148,6 +150,7 @@ pub(super) struct Shared {
     /// For jitter.
     pub(super) seed: u64,
     pub(super) slots: Slots,
+    pub(super) seats: Arc<Seats>,
     pub(super) task_ids: Arc<TaskIds>,
     state: Mutex<State>,
     this: Weak<Self>,
@@ -227,8 +230,8 @@ impl Shared {
     }
 
     /// Sends the call if a connection is ready for it, else lets it wait for one.
-    fn take(&self, job: Box<Job>) {
-        let Some(conn) = self.ready(&job.call) else { return self.enqueue(job, None) };
+    fn take(&self, mut job: Box<Job>) {
+        let Some(conn) = self.ready(&mut job) else { return self.enqueue(job, None) };
         let Some(slot) = self.slots.try_take() else { return self.enqueue(job, None) };
         if let Err((job, slot)) = conn.send(job, slot) {
             self.enqueue(job, Some(slot));
@@ -242,12 +245,19 @@ impl Shared {
         conn.spec().tenant.is_some().then(|| conn.clone())
     }
 
-    fn ready(&self, call: &Call) -> Option<Arc<Conn>> {
+    fn ready(&self, job: &mut Job) -> Option<Arc<Conn>> {
+        let call = &job.call;
         if wishes::is_subscription(call.method) {
             return None; // rare, and looked at more closely
         }
         let mut state = self.lock();
-        let key = Key::of(call, self.server.isolation, state.verdict.last()?);
+        let era = state.verdict.last()?;
+        if let Some(profile) = lease::needed(call, self.server.isolation, era) {
+            job.lease = self.seats.try_take(call.caller.principal(), profile);
+            let lease = job.lease.as_ref()?;
+            return state.roster.ready(&lease.key()).filter(|conn| conn.is_of(lease.profile())).cloned();
+        }
+        let key = Key::of(call, self.server.isolation, era);
         let conn = state.roster.ready(&key)?.clone();
         let is_busy = key == Key::Shared && conn.in_flight() >= SHARED_CALLS;
         if is_busy && state.roster.count_of(&key) < SHARED_CONNECTIONS {
@@ -273,7 +283,7 @@ impl Shared {
                 biased; // for a caller that has left nothing is begun
                 () = job.responder.cancelled() => return,
                 () = self.stop.cancelled() => Err(draining()),
-                found = self.find(&job.call, slot.take(), &place) => found,
+                found = self.find((&job.call, &mut job.lease), slot.take(), &place) => found,
             };
             let (conn, permit) = match found {
                 Ok(found) => found,
@@ -289,7 +299,7 @@ impl Shared {
 
     async fn find(
         self: &Arc<Self>,
-        call: &Call,
+        (call, lease): (&Call, &mut Option<Lease>),
         slot: Option<SlotPermit>,
         place: &QueuePermit,
     ) -> Result<(Arc<Conn>, SlotPermit), Error> {
@@ -302,15 +312,46 @@ impl Shared {
             Some(era) => era,
             None => self.facts().await?.era,
         };
+        if let Some(profile) = lease::needed(call, self.server.isolation, era) {
+            return Ok((self.leased(call, (lease, profile)).await?, slot));
+        }
+        *lease = None;
         let key = Key::of(call, self.server.isolation, era);
         self.check(call, &key, era)?;
         let tenant = match (&key, &call.affinity) {
             (Key::Session(_), Affinity::Session(session)) => {
-                Some(Arc::new(Tenant::new(session, &call.client)))
+                Some(Arc::new(Tenant::of_session(session, &call.client)))
             }
             _ => None,
         };
         Ok((self.connection(&key, tenant).await?, slot))
+    }
+
+    /// The connection of the call's seat, which it may have to wait for.
+    async fn leased(
+        &self,
+        call: &Call,
+        (lease, profile): (&mut Option<Lease>, Profile),
+    ) -> Result<Arc<Conn>, Error> {
+        let lease = match lease.take() {
+            Some(held) => lease.insert(held),
+            None => {
+                let patience = self.config.slots.queue_timeout;
+                let taken = self.seats.take(call.caller.principal(), profile, patience).await;
+                lease.insert(taken.map_err(|bound| {
+                    self.around.permits.metrics().hit(bound);
+                    bound.refusal()
+                })?)
+            }
+        };
+        let key = lease.key();
+        let other = self.lock().roster.ready(&key).filter(|conn| !conn.is_of(profile)).cloned();
+        if let Some(other) = other {
+            other.close(&unneeded()); // nobody else has the seat, so nothing is in flight on it
+        }
+        let conn = self.connection(&key, Some(Arc::new(Tenant::of_lease(profile)))).await?;
+        self.seats.declared(&key, Some(profile));
+        Ok(conn)
     }
 
     /// The connection of `key`, opened if there is none. Many may wait for the same attempt, which goes on
@@ -393,6 +434,9 @@ impl Owner for Shared {
         let lost_control = {
             let mut state = self.lock();
             let key = state.roster.remove(conn.spec().number);
+            if let Some(key) = key.as_ref().filter(|key| state.roster.ready(key).is_none()) {
+                self.seats.declared(key, None);
+            }
             if how == Ended::Died && key.is_some() {
                 state.last_error = Some("its process ended".to_owned());
             }

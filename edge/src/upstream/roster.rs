@@ -22,6 +22,8 @@ pub(super) enum Key {
     Session(u64),
     /// One principal's.
     Principal(Arc<str>),
+    /// That of the call which has this seat of the principal's.
+    Seat(Arc<str>, usize),
     /// Everybody's.
     Shared,
 }

@@ -18,6 +18,7 @@ use wire::span::Span;
 use wire::splice::Splice;
 
 use super::pool::Shared;
+use super::tenant::Tenant;
 use crate::call::{Affinity, Call, Outcome, Rename, ServerName, SessionKey};
 use crate::error::{Blame, Error, Kind};
 
@@ -86,7 +87,14 @@ impl TaskIds {
         self.show_related(splice, session, answer);
     }
 
-    /// Makes the ids in what a server says or asks those that its client may see.
+    /// Makes the ids in what a server says or asks those that its client may see. Only sessions have such tasks.
+    pub(super) fn show_to(&self, tenant: &Tenant, notice: Option<Notice>, message: Message) -> Message {
+        match tenant.session() {
+            Some(session) => self.show_message(session.number, notice, message),
+            None => message,
+        }
+    }
+
     pub(super) fn show_message(&self, session: u64, notice: Option<Notice>, message: Message) -> Message {
         let names_task = notice == Some(Notice::TaskStatus);
         if !names_task && message.meta_value(RELATED).is_none() {

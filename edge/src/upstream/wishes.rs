@@ -13,7 +13,6 @@ use super::conn::Conn;
 use super::facts::Facts;
 use super::pool::Shared;
 use super::roster::Key;
-use super::tenant::Tenant;
 use crate::call::{Affinity, Call, Event, Outcome, ServerName, SessionKey, Wished};
 use crate::error::{Blame, Error, Kind};
 use crate::permit::Bound;
@@ -60,8 +59,8 @@ impl Shared {
     }
 
     /// Tells a new connection what its session wishes, before the first call; returns what it was told.
-    pub(super) async fn replay(&self, conn: &Conn, tenant: &Tenant, facts: &Facts) -> Wished {
-        let wished = tenant.session.wishes.now();
+    pub(super) async fn replay(&self, conn: &Conn, session: &SessionKey, facts: &Facts) -> Wished {
+        let wished = session.wishes.now();
         let deadline = Instant::now() + self.config.handshake_timeout;
         let left = || deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
         if let Some(level) = wished.level.filter(|_| facts.can("logging")) {
@@ -79,8 +78,7 @@ impl Shared {
 
     /// A session's connection is there. What was wished meanwhile is told now; and a client whose server had
     /// another process before is told to look at its lists again.
-    pub(super) fn moved_in(&self, tenant: &Tenant, facts: &Facts, told: &Wished) {
-        let session = &tenant.session;
+    pub(super) fn moved_in(&self, session: &SessionKey, facts: &Facts, told: &Wished) {
         let (level, is_first) =
             session.wishes.change(|wished| (wished.level, wished.servers.insert(self.server.name.clone())));
         if level != told.level {
@@ -133,7 +131,7 @@ fn has_room(wished: &Wished, server: &ServerName, uri: &str) -> bool {
     held + cost(uri) <= SUBSCRIPTION_BYTES || wished.subscriptions.contains(&(server.clone(), uri.to_owned()))
 }
 
-fn level_params(level: Level) -> String {
+pub(super) fn level_params(level: Level) -> String {
     format!(r#"{{"level":"{}"}}"#, level.as_str())
 }
 

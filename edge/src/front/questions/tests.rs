@@ -13,7 +13,7 @@ fn edited(
     let client = Client { capabilities, ..Client::default() };
     let edits = Edits::of(Kind::parse(kind), &request, version, &client)?;
     let mut splice = Splice::new(request.bytes().clone());
-    edits.make(&request, &mut splice, &Bytes::from_static(b"\"own\""));
+    edits.make(&request, &mut splice, Some(&Bytes::from_static(b"\"own\"")));
     let message: Value = serde_json::from_slice(&splice.finish().into_bytes()).unwrap();
     Ok(message["params"].clone())
 }

@@ -14,7 +14,7 @@ const READY: &str = r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#;
 
 /// The server's side of questions.
 #[derive(Default)]
-pub(super) struct Server(Mutex<Vec<(u64, String)>>);
+pub(super) struct Server(pub(super) Mutex<Vec<(u64, String)>>);
 
 impl Answered for Server {
     fn answered(&self, token: u64, answer: Answer) {
@@ -32,7 +32,12 @@ impl Server {
         self.asks_for(token, "roots/list", "")
     }
 
-    fn asks_for(self: &Arc<Self>, token: u64, method: &str, params: &str) -> (Ask, CancellationToken) {
+    pub(super) fn asks_for(
+        self: &Arc<Self>,
+        token: u64,
+        method: &str,
+        params: &str,
+    ) -> (Ask, CancellationToken) {
         let withdrawn = CancellationToken::new();
         let text = format!(r#"{{"jsonrpc":"2.0","id":{token},"method":"{method}","params":{{{params}}}}}"#);
         let request = Message::scan(text.into(), &wire::limits::Limits::default()).unwrap();
@@ -254,6 +259,7 @@ async fn asks_of_a_session_are_counted() {
     let asked = next(&mut stream).await;
     silent(&mut stream).await;
     assert_eq!(server.heard(), [(2, "nobody".to_owned())]);
+    assert_eq!(stage.hits("asks"), 1);
     answer(&stage, &id, &asked["id"], r#""result":{}"#).await;
     responder.event(Event::Ask(server.asks(3).0));
     next(&mut stream).await;

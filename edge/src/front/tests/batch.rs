@@ -84,6 +84,7 @@ async fn a_batch_is_bounded_and_of_one_revision() {
     for bad in [of(65).as_str(), "[]", "[", "[1]{}"] {
         assert_eq!(send(&stage, &id, bad).await.status(), 400, "{bad}");
     }
+    assert_eq!((stage.hits("batch"), stage.hits("members")), (1, 0));
     for version in ["2024-11-05", "2025-06-18", "2025-11-25"] {
         let other = stage.session(version).await;
         assert_eq!(send(&stage, &other, &of(1)).await.status(), 400, "{version}");

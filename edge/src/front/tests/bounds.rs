@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use prometheus_client::registry::Registry;
 use tokio::task::JoinHandle;
 
 use super::*;
@@ -34,16 +33,6 @@ async fn refusal(stage: &Stage, request: Request<Full<Bytes>>) -> (u16, String) 
     (status, message["error"]["data"]["reason"].as_str().unwrap_or_default().to_owned())
 }
 
-/// How often a bound was hit, as the metrics say.
-pub(super) fn hits(stage: &Stage, bound: &str) -> usize {
-    let mut registry = Registry::default();
-    stage.permits.metrics().register(&mut registry);
-    let mut text = String::new();
-    prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
-    let line = format!("refused_total{{bound=\"{bound}\"}} ");
-    text.lines().find_map(|l| l.strip_prefix(&line)).map_or(0, |count| count.parse().unwrap())
-}
-
 #[tokio::test]
 async fn a_body_has_a_size() {
     let mut front = Config::default();
@@ -51,7 +40,7 @@ async fn a_body_has_a_size() {
     let stage = Stage::with(Setting { front, ..Setting::default() });
     let large = format!(r#"{{"jsonrpc":"2.0","id":1,"method":"ping"}}{}"#, " ".repeat(100));
     assert_eq!(refusal(&stage, post(&large, &[])).await, (413, "too_large".to_owned()));
-    assert_eq!(hits(&stage, "body"), 1);
+    assert_eq!(stage.hits("body"), 1);
 }
 
 #[tokio::test]
@@ -60,7 +49,33 @@ async fn bodies_in_all_have_a_size() {
     let stage = Stage::with(Setting { permits, ..Setting::default() });
     let large = format!(r#"{{"jsonrpc":"2.0","id":1,"method":"ping"}}{}"#, " ".repeat(100));
     assert_eq!(refusal(&stage, post(&large, &[])).await, (503, "busy".to_owned()));
-    assert_eq!(hits(&stage, "held_bytes"), 1);
+    assert_eq!(stage.hits("held_bytes"), 1);
+}
+
+#[tokio::test]
+async fn messages_have_a_depth_and_objects_a_number_of_members() {
+    let stage = Stage::new();
+    let nested = |depth: usize| {
+        let (open, close) = ("[".repeat(depth), "]".repeat(depth));
+        format!(r#"{{"jsonrpc":"2.0","id":1,"method":"ping","params":{{"x":{open}{close}}}}}"#)
+    };
+    let id = stage.session("2025-11-25").await;
+    let header = [("mcp-session-id", id.as_str())];
+    assert_eq!(stage.send(post(&nested(126), &header)).await.status(), 200, "128 with the two around it");
+    assert_eq!(stage.send(post(&nested(127), &header)).await.status(), 400);
+    assert_eq!((stage.hits("depth"), stage.hits("members")), (1, 0));
+    let members: String = (0..257).map(|n| format!(r#","x{n}":1"#)).collect();
+    let wide = format!(r#"{{"jsonrpc":"2.0","id":1,"method":"ping"{members}}}"#);
+    assert_eq!(stage.send(post(&wide, &header)).await.status(), 400);
+    assert_eq!((stage.hits("depth"), stage.hits("members")), (1, 1));
+}
+
+#[tokio::test]
+async fn an_id_longer_than_any_of_ours_is_unknown() {
+    let stage = Stage::new();
+    let long = "x".repeat(513);
+    assert_eq!(stage.send(post(&call(1), &[("mcp-session-id", &long)])).await.status(), 404);
+    assert_eq!(stage.count("http_responses_total{status=\"404\"}"), 1);
 }
 
 #[tokio::test]
@@ -75,7 +90,7 @@ async fn sessions_are_counted_in_all_and_per_principal() {
     assert_eq!(refusal(&stage, post(INIT, &[a])).await, (429, "busy".to_owned()));
     assert_eq!(stage.send(post(INIT, &[b])).await.status(), 200);
     assert_eq!(refusal(&stage, post(INIT, &[b])).await, (503, "busy".to_owned()));
-    assert_eq!(hits(&stage, "sessions"), 2);
+    assert_eq!(stage.hits("sessions"), 2);
     stage.send(request("DELETE", "/mcp", "", &[a, ("mcp-session-id", &id)])).await;
     assert_eq!(stage.send(post(INIT, &[b])).await.status(), 200);
 }
@@ -89,7 +104,7 @@ async fn calls_of_a_session_are_counted_and_have_different_ids() {
     let (first, _second) = (open_call(&stage, &id, 1).await, open_call(&stage, &id, 2).await);
     assert_eq!(refusal(&stage, post(&call(2), &header)).await, (400, String::new()), "twice the same id");
     assert_eq!(refusal(&stage, post(&call(3), &header)).await, (429, "busy".to_owned()));
-    assert_eq!(hits(&stage, "session_calls"), 1);
+    assert_eq!(stage.hits("session_calls"), 1);
     let other = stage.session("2025-11-25").await;
     let _other = open_call(&stage, &other, 1).await;
     let (_call, responder) = stage.take_open();
@@ -108,6 +123,7 @@ async fn calls_in_all_are_counted_and_small_messages_pass_nevertheless() {
     assert_eq!(refusal(&stage, post(&call(2), &header)).await, (503, "busy".to_owned()));
     let list = modern("tools/list", "");
     assert_eq!(refusal(&stage, post(&list, &modern_headers("tools/list", ""))).await.0, 503);
+    assert_eq!(stage.hits("calls"), 2);
     let ping = r#"{"jsonrpc":"2.0","id":5,"method":"ping"}"#;
     assert_eq!(stage.send(post(ping, &header)).await.status(), 200);
     let cancel = r#"{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":1}}"#;
@@ -124,6 +140,7 @@ async fn calls_of_a_principal_are_counted() {
     let _open = open_call(&stage, &id, 1).await;
     let refused = refusal(&stage, post(&call(2), &[("mcp-session-id", &id)])).await;
     assert_eq!(refused, (429, "busy".to_owned()));
+    assert_eq!(stage.hits("principal_calls"), 1);
 }
 
 #[tokio::test(start_paused = true)]

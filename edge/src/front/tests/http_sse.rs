@@ -215,6 +215,7 @@ async fn a_stream_that_is_never_initialized_ends() {
     }
     assert!(kept_alive <= 2, "30 s at 15 s each");
     assert_eq!(client.post(INIT).await, 404);
+    assert_eq!(stage.hits("initialize"), 1);
 }
 
 #[tokio::test(start_paused = true)]
@@ -225,6 +226,7 @@ async fn streams_are_bounded_and_their_places_come_back() {
     let refused = stage.send(request("GET", "/sse", "", &[])).await;
     assert_eq!(refused.status(), 503);
     assert!(refused.headers().contains_key("retry-after"));
+    assert_eq!(stage.hits("sessions"), 1);
     drop(one);
     until(|| channels(&stage.front) == 1).await;
     Client::open(&stage, "/sse").await;
@@ -243,6 +245,8 @@ async fn a_client_that_reads_nothing_is_told_to_stop() {
         assert!(taken < 1000, "it is bounded");
     }
     assert_eq!(client.post(ping).await, 429);
+    assert_eq!(stage.hits("answers"), 2);
+    assert!(stage.hits("outbox") > 0, "and before that they waited for a place");
     for _ in 0..taken {
         assert_eq!(client.hear().await["id"], "p", "what was taken is answered");
     }

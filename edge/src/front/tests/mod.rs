@@ -6,6 +6,7 @@ mod bounds;
 mod calls;
 mod door;
 mod http_sse;
+mod parked;
 mod pipe;
 mod plain;
 mod relay;
@@ -14,6 +15,7 @@ mod rounds;
 mod sessions;
 mod stateless;
 mod stdio;
+mod tasks;
 mod watching;
 
 use std::collections::VecDeque;
@@ -22,6 +24,7 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
+use prometheus_client::registry::Registry;
 use serde_json::Value;
 use tokio::sync::watch;
 use wire::Message;
@@ -162,6 +165,23 @@ impl Stage {
         let response = self.send(post(&body, &[])).await;
         assert_eq!(response.status(), 200);
         response.headers()["mcp-session-id"].to_str().unwrap().to_owned()
+    }
+
+    /// How often a bound was hit, as the metrics say.
+    fn hits(&self, bound: &str) -> usize {
+        self.count(&format!("refused_total{{bound=\"{bound}\"}}"))
+    }
+
+    /// The value of one line of the metrics.
+    fn count(&self, series: &str) -> usize {
+        let mut registry = Registry::default();
+        self.permits.metrics().register(&mut registry);
+        self.metrics.register(&mut registry);
+        self.sessions.register(&mut registry);
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+        let line = format!("{series} ");
+        text.lines().find_map(|l| l.strip_prefix(&line)).map_or(0, |count| count.parse().unwrap())
     }
 
     fn answer_next(&self, result: &'static str) {

@@ -108,13 +108,14 @@ async fn a_state_counts_for_its_request_and_its_caller_alone() {
     let middle = changed.len() / 2;
     changed[middle] = if changed[middle] == b'A' { b'B' } else { b'A' };
     let changed = String::from_utf8(changed).unwrap();
-    for state in
-        [format!("\"{changed}\""), "\"s\"".to_owned(), "\"\"".to_owned(), "null".to_owned(), "7".to_owned()]
-    {
-        assert!(
-            refused(&stage, A, &with(&state)).await.contains("not one that this gateway gave"),
-            "{state}"
-        );
+    for (state, why) in [
+        (format!("\"{changed}\""), "not one that this gateway gave"),
+        ("\"s\"".to_owned(), "not one that this gateway gave"),
+        ("\"\"".to_owned(), "not one that this gateway gave"),
+        ("null".to_owned(), "must be a string"),
+        ("7".to_owned(), "must be a string"),
+    ] {
+        assert!(refused(&stage, A, &with(&state)).await.contains(why), "{state}");
     }
     assert!(refused(&stage, B, &whole).await.contains("not one that this gateway gave"));
     assert!(refused(&stage, A, &whole.replace("[2]", "[3]")).await.contains("another request"));

@@ -256,6 +256,8 @@ async fn streams_that_ended_are_counted() {
     for (last, status) in lasts.iter().zip(statuses) {
         assert_eq!(resume(&stage, &session, last).await.status(), status, "{last}");
     }
+    assert_eq!(stage.count("replay_dropped_total{bound=\"ended_streams\"}"), 1);
+    assert_eq!(stage.count("resumptions_total{outcome=\"gone\"}"), 1);
 }
 
 #[tokio::test(start_paused = true)]

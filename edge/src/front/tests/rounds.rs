@@ -285,7 +285,7 @@ async fn rounds_are_bounded_in_number() {
         (&last["error"]["code"], &last["error"]["data"]["reason"]),
         (&json!(-32603), &json!("protocol"))
     );
-    assert_eq!(bounds::hits(&played.stage, "rounds"), 1);
+    assert_eq!(played.stage.hits("rounds"), 1);
 }
 
 #[tokio::test(start_paused = true)]

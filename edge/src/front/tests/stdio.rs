@@ -208,6 +208,7 @@ async fn a_client_that_reads_nothing_stops_being_read() {
         }
     });
     assert!(flood.await.is_err(), "the pressure is felt");
+    assert!(stage.hits("answers") > 0 && stage.hits("outbox") > 0);
     drop(client.output);
     client.left.cancelled().await;
     client.served.await.unwrap();

@@ -28,7 +28,20 @@ const GUARD: Duration = Duration::from_secs(30);
 struct Served {
     address: SocketAddr,
     metrics: Metrics,
+    bounds: permit::Metrics,
     drain: Drain,
+}
+
+impl Served {
+    /// How often a bound was hit, as the metrics say.
+    fn hits(&self, bound: &str) -> usize {
+        let mut registry = Registry::default();
+        self.bounds.register(&mut registry);
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+        let line = format!("refused_total{{bound=\"{bound}\"}} ");
+        text.lines().find_map(|l| l.strip_prefix(&line)).map_or(0, |count| count.parse().unwrap())
+    }
 }
 
 async fn serve<H: Handler>(config: Config, permits: permit::Config, handler: H) -> Served {
@@ -36,10 +49,11 @@ async fn serve<H: Handler>(config: Config, permits: permit::Config, handler: H) 
     let config = Config { address: Address::new("127.0.0.1", 0), ..config };
     let listener = Listener::bind(config, metrics.clone()).await.unwrap();
     let address = listener.addresses()[0];
-    let permits = Permits::new(permits, permit::Metrics::default());
+    let bounds = permit::Metrics::default();
+    let permits = Permits::new(permits, bounds.clone());
     let watch = drain.watch();
     watch.spawn(listener.serve(handler, permits, drain.watch()));
-    Served { address, metrics, drain }
+    Served { address, metrics, bounds, drain }
 }
 
 async fn serve_http(http: http::Config) -> Served {
@@ -148,6 +162,7 @@ async fn a_large_head_is_answered_431() {
     let mut answer = Vec::new();
     guarded(stream.read_to_end(&mut answer)).await.unwrap();
     assert!(answer.starts_with(b"HTTP/1.1 431 "), "{}", String::from_utf8_lossy(&answer));
+    eventually(|| served.hits("head") == 2).await;
 
     // hyper's client keeps to the announced limit by itself, so the answer may also be its own refusal.
     let mut client = http2_over(TcpStream::connect(served.address).await.unwrap()).await;
@@ -290,6 +305,7 @@ async fn over_the_bound_connections_wait_to_be_accepted() {
     let answer = tokio::spawn(async move { text(second.send_request(get("/2")).await.unwrap()).await });
     text(guarded(first.send_request(get("/1"))).await.unwrap()).await;
     assert_eq!(served.metrics.connections_total.get(), 1);
+    assert_eq!(served.hits("connections"), 1);
     drop(first);
     assert_eq!(guarded(answer).await.unwrap(), "HTTP/1.1 /2");
 }

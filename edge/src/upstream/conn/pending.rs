@@ -7,11 +7,14 @@ use wire::mcp::method::Method;
 use crate::call::{Call, Responder};
 use crate::error::Error;
 use crate::permit::SlotPermit;
+use crate::upstream::lease::Lease;
 
 /// A call and the place its answer goes to.
 pub(in crate::upstream) struct Job {
     pub(in crate::upstream) call: Call,
     pub(in crate::upstream) responder: Responder,
+    /// Its seat, where it has a connection to itself.
+    pub(in crate::upstream) lease: Option<Lease>,
     /// How many connections had it before.
     pub(in crate::upstream) tries: u8,
 }
@@ -25,6 +28,8 @@ pub(super) struct Pending {
     pub(super) level: Option<Level>,
     /// Whether anything of it may have reached the server.
     pub(super) written: bool,
+    /// What the server asked for in its course that its client did not declare: capabilities, a JSON object.
+    pub(super) missing: Option<&'static str>,
     /// When it fails if nothing is heard of it.
     pub(super) deadline: Instant,
     /// When it fails whatever is heard of it.
@@ -58,12 +63,19 @@ impl Work {
         }
     }
 
+    /// Its client thinks: it keeps its slot and its seat, and counts as no call on its way.
+    pub(super) fn park(&mut self) {
+        if let Self::Call { job, .. } = self {
+            job.call.permit.release();
+        }
+    }
+
     /// Ends it without an answer. What it held is free before its caller hears of it.
     pub(super) fn fail(self, error: Error) {
         match self {
             Self::Call { job, slot } => {
-                let Job { call, responder, .. } = *job;
-                drop((call, slot));
+                let Job { call, responder, lease, .. } = *job;
+                drop((call, slot, lease));
                 responder.fail(error);
             }
             Self::Own { responder, .. } => responder.fail(error),

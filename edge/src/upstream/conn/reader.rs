@@ -12,7 +12,7 @@ use wire::mcp::method::{Ask, Notice};
 use wire::{Era, Frame, Kind as MessageKind, Message, ScanError};
 
 use super::pending::{Pending, Work};
-use super::{CLOSE_GRACE, Conn, Job, NOTES, draining, news, session_over, writer};
+use super::{CLOSE_GRACE, Conn, Job, NOTES, asks, draining, news, session_over, writer};
 use crate::call::{Call, Event, InputRequired, Outcome};
 use crate::error::{Blame, Error, Kind};
 use crate::permit::Bound;
@@ -130,10 +130,14 @@ impl Reader {
 
     fn answer(&mut self, message: Message) {
         match self.conn.close_answered(message.id()) {
-            Ok(Pending { work: Work::Call { job, slot }, .. }) => {
-                let Job { call, responder, .. } = *job;
-                let Some(outcome) = self.outcome(&call, &message) else {
-                    drop(slot);
+            Ok(Pending { work: Work::Call { job, slot }, missing, .. }) => {
+                let Job { call, responder, lease, .. } = *job;
+                let outcome = match missing.filter(|_| message.error().is_some()) {
+                    Some(required) => Some(Outcome::Failed(self.lacking(required))),
+                    None => self.outcome(&call, &message),
+                };
+                let Some(outcome) = outcome else {
+                    drop((slot, lease));
                     let input = Box::new(InputRequired::new(call, self.conn.spec.server.clone(), message));
                     return responder.finish(Outcome::InputRequired(input));
                 };
@@ -141,7 +145,7 @@ impl Reader {
                     wishes::agreed(&call, &self.conn.spec.server);
                 }
                 // The caller may send its next call at once: what this one held is free by then.
-                drop((call, slot));
+                drop((call, slot, lease));
                 responder.finish(outcome);
             }
             Ok(Pending { work: Work::Own { responder, .. }, .. }) => {
@@ -203,7 +207,7 @@ impl Reader {
 
     fn progress(&mut self, message: Message) {
         let message = match &self.conn.spec.tenant {
-            Some(tenant) => self.conn.around.task_ids.show_message(tenant.session.number, None, message),
+            Some(tenant) => self.conn.around.task_ids.show_to(tenant, None, message),
             None => message,
         };
         let token = message.param("progressToken").and_then(|token| token.as_u64());
@@ -216,15 +220,17 @@ impl Reader {
     fn asked(&mut self, message: Message) {
         let Some(id) = message.id().cloned() else { return };
         let kind = Ask::parse(message.method());
-        let outcome = match (kind, &self.conn.spec.tenant) {
-            (Ask::Ping, _) => PONG,
+        let (outcome, lacks) = match (kind, &self.conn.spec.tenant) {
+            (Ask::Ping, _) => (asks::PONG, false),
             (_, Some(tenant)) => match tenant.can.refusal(kind, &message) {
-                Some(refusal) => refusal,
+                Some(refusal) => (refusal, tenant.session().is_none()),
                 None => return self.conn.relay(tenant, kind, (id, message)),
             },
-            (Ask::Roots, None) => NO_ROOTS,
-            (Ask::Sampling | Ask::Elicitation | Ask::Other, None) => NOBODY_TO_ASK,
+            (kind, None) => (asks::unattributed(kind), kind != Ask::Roots),
         };
+        if lacks {
+            self.conn.lacks(kind, &message);
+        }
         if !self.conn.note(outgoing::answer(&id, outcome), NOTES) {
             self.skip(Skip::Flood);
         }
@@ -248,6 +254,13 @@ impl Reader {
             pending.work.fail(Error::new(Kind::TooLarge, Blame::Upstream, message));
         }
         self.skip(Skip::TooLong);
+    }
+
+    fn lacking(&self, required: &'static str) -> Error {
+        let server = &self.conn.spec.server;
+        let message =
+            format!("server `{server}` needs a client that can be asked for more than this one declared");
+        Error::new(Kind::MissingCapability(required), Blame::Downstream, message)
     }
 
     fn broken(&self) -> Error {
@@ -304,11 +317,3 @@ impl Conn {
 const COUNTED_FROM_BYTES: usize = 16 << 10;
 /// A flood of broken messages makes one log line per connection in this time.
 const QUIET: Duration = Duration::from_secs(10);
-
-// MCP 2025-11-25 basic/utilities/ping
-const PONG: &str = r#","result":{}}"#;
-// Real servers ask for roots right after `initialized`, when there is no client to pass the question to.
-const NO_ROOTS: &str = r#","result":{"roots":[]}}"#;
-// MCP 2025-11-25 client/sampling and client/elicitation: requests must be associated with one of the client's.
-const NOBODY_TO_ASK: &str =
-    r#","error":{"code":-32602,"message":"this request belongs to no request of a client"}}"#;

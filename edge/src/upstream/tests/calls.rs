@@ -139,6 +139,7 @@ async fn no_progress_extends_a_call_for_ever() {
     }
     assert!(waiting.is_finished(), "an hour has passed");
     assert_eq!(waiting.await.unwrap().kind, Kind::Timeout);
+    assert_eq!(room.count("mcp_edge_upstream_call_timeouts_total{"), 1);
 }
 
 #[tokio::test(start_paused = true)]
@@ -209,6 +210,7 @@ async fn answers_that_nobody_fetches_are_bounded_in_bytes() {
     assert!(room.permits.held_bytes() > 40_000);
     peer.answer(&calls["second"], pad.clone()).await;
     assert_eq!(failure(second).await.kind, Kind::Busy);
+    assert_eq!(room.count("mcp_edge_refused_total{bound=\"held_bytes\"}"), 1);
     drop(held);
     assert_eq!(room.permits.held_bytes(), 0);
     peer.answer(&calls["third"], pad).await;

@@ -8,6 +8,7 @@ mod death;
 mod eras;
 mod input;
 mod isolation;
+mod leases;
 mod links;
 mod news;
 mod numbers;

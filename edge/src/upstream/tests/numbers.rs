@@ -24,6 +24,8 @@ async fn what_began_has_ended_in_the_counts() {
     let replies = [room.echo("answered"), room.echo("cancelled"), room.echo("late"), room.echo("died")];
     let mut peer = room.accept_legacy().await;
     peer.raw("no message\n").await;
+    let (open, close) = ("[".repeat(200), "]".repeat(200));
+    peer.raw(&format!("{{\"jsonrpc\":\"2.0\",\"method\":\"x\",\"params\":{{\"x\":{open}{close}}}}}\n")).await;
     let calls = peer.calls(4).await;
     peer.answer(&calls["answered"], json!({})).await;
     assert_eq!(room.count("mcp_edge_upstream_connections{"), 1);
@@ -44,7 +46,7 @@ async fn what_began_has_ended_in_the_counts() {
         ("connections{", 0),
         ("connections_opened_total{", 1),
         ("call_timeouts_total{", 2),
-        ("skipped_total{server=\"time\",reason=\"garbage\"}", 1),
+        ("skipped_total{server=\"time\",reason=\"garbage\"}", 2),
         ("skipped_total{server=\"time\",reason=\"late\"}", 1),
         ("handshakes_total{server=\"time\",outcome=\"done\"}", 1),
     ] {
@@ -75,4 +77,6 @@ async fn each_bound_that_is_hit_is_counted() {
     for bound in ["queue", "queue_timeout", "frame", "server_connections"] {
         assert_eq!(room.count(&format!("mcp_edge_refused_total{{bound=\"{bound}\"}}")), 1, "{bound}");
     }
+    // Also whoever then found no place in the queue had found no slot.
+    assert_eq!(room.count("mcp_edge_refused_total{bound=\"slots\"}"), 2);
 }
