@@ -1,7 +1,7 @@
-//! A modern server that asks first, and official clients of both eras that answer, through bridge and edge: forms,
+//! Servers of both eras that ask, and official clients of both eras that answer, through bridge and edge: forms,
 //! samples and roots, one at a time, several at once, and over several rounds; and a list and a result that only the
-//! modern era may write so. What the clients do is in `testkit/real/asked.*`, what the server asks in
-//! `testkit/real/fixture/rounds.mjs`.
+//! modern era may write so. What the clients do is in `testkit/real/asked.*`, what the servers ask in
+//! `testkit/real/fixture/rounds.mjs` and `asks.mjs`.
 
 #![allow(
     clippy::unwrap_used,
@@ -34,7 +34,17 @@ const TOKEN: &str = "a-token-for-the-tests";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn official_clients_of_both_eras_answer_what_a_modern_server_asks() {
-    let bridge = Bridge::start(&["node".to_owned(), part("fixture/server_v2.mjs")]).await;
+    ask_all("fixture/server_v2.mjs", "Client exposed 1 root(s): file:///a-root", json!([1, 2, 3])).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn official_clients_of_both_eras_answer_what_a_legacy_server_asks() {
+    ask_all("fixture/server_v1.mjs", "Client exposed file:///a-root", Value::Null).await;
+}
+
+/// All clients, one after the other; `roots` and `structured` are what servers of the two eras say in different ways.
+async fn ask_all(server: &str, roots: &str, structured: Value) {
+    let bridge = Bridge::start(&["node".to_owned(), part(server)]).await;
     let mut command = Command::new(binary("mcp-edge"));
     command.arg("--server").arg(format!("fixture={}", bridge.address)).env("MCP_GATEWAY_AUTH_TOKEN", TOKEN);
     let edge = Edge::start_with(command).await;
@@ -42,11 +52,11 @@ async fn official_clients_of_both_eras_answer_what_a_modern_server_asks() {
     let expected = json!({
         "elicitation": "Hello, Ada!",
         "sampling": "Sampling response: Paris",
-        "list_roots": "Client exposed 1 root(s): file:///a-root",
+        "list_roots": roots,
         "request_state": "state-ok: it came back",
         "multiple_inputs": "Paris Ada, 1 root(s)",
         "multi_round": "Ada likes green",
-        "structured": [1, 2, 3],
+        "structured": structured,
         "prompt": "Use the following context: the tests",
     });
     for (program, era, version) in RUNS {
