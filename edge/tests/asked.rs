@@ -1,6 +1,7 @@
-//! A modern server that asks first, and official clients of both eras that answer, through bridge and edge: forms,
-//! samples and roots, one at a time, several at once, and over several rounds. What the clients do is in
-//! `testkit/real/asked.*`, what the server asks in `testkit/real/fixture/rounds.mjs`.
+//! Servers of both eras that ask, and official clients of both eras that answer, through bridge and edge: forms,
+//! samples and roots, one at a time, several at once, and over several rounds; and a list and a result that only the
+//! modern era may write so. What the clients do is in `testkit/real/asked.*`, what the servers ask in
+//! `testkit/real/fixture/rounds.mjs` and `asks.mjs`.
 
 #![allow(
     clippy::unwrap_used,
@@ -14,6 +15,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use testkit::client::Client;
 use testkit::process::{Bridge, Edge, binary, workspace};
 use tokio::process::Command;
 
@@ -32,7 +34,17 @@ const TOKEN: &str = "a-token-for-the-tests";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn official_clients_of_both_eras_answer_what_a_modern_server_asks() {
-    let bridge = Bridge::start(&["node".to_owned(), part("fixture/server_v2.mjs")]).await;
+    ask_all("fixture/server_v2.mjs", "Client exposed 1 root(s): file:///a-root", json!([1, 2, 3])).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn official_clients_of_both_eras_answer_what_a_legacy_server_asks() {
+    ask_all("fixture/server_v1.mjs", "Client exposed file:///a-root", Value::Null).await;
+}
+
+/// All clients, one after the other; `roots` and `structured` are what servers of the two eras say in different ways.
+async fn ask_all(server: &str, roots: &str, structured: Value) {
+    let bridge = Bridge::start(&["node".to_owned(), part(server)]).await;
     let mut command = Command::new(binary("mcp-edge"));
     command.arg("--server").arg(format!("fixture={}", bridge.address)).env("MCP_GATEWAY_AUTH_TOKEN", TOKEN);
     let edge = Edge::start_with(command).await;
@@ -40,10 +52,11 @@ async fn official_clients_of_both_eras_answer_what_a_modern_server_asks() {
     let expected = json!({
         "elicitation": "Hello, Ada!",
         "sampling": "Sampling response: Paris",
-        "list_roots": "Client exposed 1 root(s): file:///a-root",
+        "list_roots": roots,
         "request_state": "state-ok: it came back",
         "multiple_inputs": "Paris Ada, 1 root(s)",
         "multi_round": "Ada likes green",
+        "structured": structured,
         "prompt": "Use the following context: the tests",
     });
     for (program, era, version) in RUNS {
@@ -52,6 +65,43 @@ async fn official_clients_of_both_eras_answer_what_a_modern_server_asks() {
         assert_eq!(report["protocolVersion"], version, "{program:?} {era}");
         assert_eq!(report["calls"], expected, "{program:?} {era}");
     }
+}
+
+/// Three replicas in front of one server, the third with another key.
+#[tokio::test(flavor = "multi_thread")]
+async fn any_replica_of_the_same_key_takes_the_retry() {
+    let bridge = Bridge::start(&["node".to_owned(), part("fixture/server_v2.mjs")]).await;
+    let mut edges = Vec::new();
+    for letter in ["a", "a", "b"] {
+        let mut command = Command::new(binary("mcp-edge"));
+        command.arg("--server").arg(format!("fixture={}", bridge.address));
+        command.env("MCP_GATEWAY_AUTH_TOKEN", TOKEN).env("MCP_EDGE_KEY", letter.repeat(32));
+        edges.push(Edge::start_with(command).await);
+    }
+    let mut clients = Vec::new();
+    for edge in &edges {
+        edge.ready().await;
+        let can = json!({"elicitation": {"form": {}}});
+        clients.push(Client::modern(edge.address).token(TOKEN).capabilities(can));
+    }
+    let call = async |at: usize, extra: Value| {
+        let mut params = json!({"name": "test_input_required_result_multi_round", "arguments": {}});
+        params.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+        clients[at].call("tools/call", params).await
+    };
+    let given = |key: &str, content: Value, of: &Value| {
+        let answer = json!({"action": "accept", "content": content});
+        json!({"inputResponses": {key: answer}, "requestState": of["requestState"]})
+    };
+    let first = call(0, json!({})).await;
+    assert!(first.result()["inputRequests"]["step1"].is_object(), "{first:?}");
+    let answered = given("step1", json!({"name": "Ada"}), first.result());
+    let foreign = call(2, answered.clone()).await;
+    assert_eq!((foreign.status, foreign.code()), (400, -32602));
+    let second = call(1, answered).await;
+    assert!(second.result()["inputRequests"]["step2"].is_object(), "{second:?}");
+    let last = call(0, given("step2", json!({"color": "green"}), second.result())).await;
+    assert_eq!(last.text(), "Ada likes green");
 }
 
 /// Runs one client to its end; its report.

@@ -35,6 +35,14 @@ export function roots() {
 
 const TOOLS = ["elicitation", "sampling", "list_roots", "request_state", "multiple_inputs", "multi_round"];
 
+/** Of a server that has such a tool: what only the modern era may call structured. */
+async function structured(client) {
+  const { tools } = await client.listTools();
+  if (!tools.some(({ name }) => name === "test_structured_array")) return null;
+  const { content, structuredContent } = await client.callTool({ name: "test_structured_array" });
+  return structuredContent ?? JSON.parse(content[0].text);
+}
+
 export async function run({ client, connect, version }) {
   const report = { calls: {} };
   try {
@@ -44,6 +52,7 @@ export async function run({ client, connect, version }) {
       const result = await client.callTool({ name: `test_input_required_result_${tool}`, arguments: {} });
       report.calls[tool] = result.content.map(({ text }) => text).join("\n");
     }
+    report.calls.structured = await structured(client);
     const prompt = await client.getPrompt({ name: "test_input_required_result_prompt" });
     report.calls.prompt = prompt.messages[0].content.text;
     await client.close();

@@ -38,6 +38,15 @@ async def roots(_context):
     return types.ListRootsResult(roots=[types.Root(uri="file:///a-root", name="a root")])
 
 
+async def structured(client):
+    """Of a server that has such a tool: what only the modern era may call structured."""
+    listed = await client.list_tools()
+    if not any(tool.name == "test_structured_array" for tool in listed.tools):
+        return None
+    result = await client.call_tool("test_structured_array", {})
+    return result.structured_content or json.loads(result.content[0].text)
+
+
 async def run(values, report):
     headers = {"Authorization": f"Bearer {values.token}"} if values.token else {}
     async with httpx2.AsyncClient(headers=headers, timeout=httpx2.Timeout(30.0, read=300.0)) as http:
@@ -52,6 +61,7 @@ async def run(values, report):
             for tool in TOOLS:
                 result = await client.call_tool(f"test_input_required_result_{tool}", {})
                 report["calls"][tool] = "\n".join(block.text for block in result.content)
+            report["calls"]["structured"] = await structured(client)
             prompt = await client.get_prompt("test_input_required_result_prompt")
             report["calls"]["prompt"] = prompt.messages[0].content.text
 

@@ -120,6 +120,7 @@ const LIMITS: &[Key<Draft>] = &[
     ("tasks", |r, at, draft| set(&mut draft.front.tasks.tasks, r.count(at))),
     ("parked", |r, at, draft| set(&mut draft.front.park.calls, r.count(at))),
     ("asks", |r, at, draft| set(&mut draft.upstream.asks, r.count(at))),
+    ("rounds", |r, at, draft| set(&mut draft.front.rounds, r.count(at))),
     ("principal_connections", |r, at, draft| {
         set(&mut draft.upstream.connections_per_principal, r.count(at));
     }),
@@ -131,6 +132,7 @@ const LIMITS: &[Key<Draft>] = &[
     ("call_timeout", |r, at, draft| set(&mut draft.upstream.call_timeout, r.duration(at))),
     ("call_timeout_max", |r, at, draft| set(&mut draft.upstream.call_timeout_max, r.duration(at))),
     ("ask_timeout", |r, at, draft| set(&mut draft.upstream.ask_timeout, r.duration(at))),
+    ("rounds_time", |r, at, draft| set(&mut draft.front.rounds_time, r.duration(at))),
     ("parked_timeout", |r, at, draft| set(&mut draft.front.park.age, r.duration(at))),
     ("write_timeout", |r, at, draft| set(&mut draft.upstream.write_timeout, r.duration(at))),
     ("keep_alive", |r, at, draft| set(&mut draft.front.keep_alive, r.duration(at))),

@@ -77,7 +77,7 @@ struct Waiting {
     _room: Option<CallPermit>,
     terms: Arc<rounds::Terms>,
     /// Once a server wanted something first.
-    rounds: Option<Rounds>,
+    rounds: Option<Box<Rounds>>,
     steps: Steps,
 }
 
@@ -235,6 +235,9 @@ impl Exchange {
 
     /// The last message alone, without a stream; `None` for a call that its client cancelled.
     pub(super) async fn answer(mut self) -> Option<Parts> {
+        if let State::Waiting(waiting) = &mut self.state {
+            waiting.heard = false;
+        }
         loop {
             match poll_fn(|context| self.poll_next(context)).await {
                 Said::Message(..) => {}
@@ -321,7 +324,7 @@ impl Waiting {
             let message = match (next, &self.tie) {
                 (Next::Event(event), _) => self.event(event),
                 (Next::Outcome(Outcome::InputRequired(input)), Tie::Session(..)) => {
-                    let rounds = self.rounds.get_or_insert_with(|| Rounds::new(self.terms.clone()));
+                    let rounds = self.rounds.get_or_insert_with(|| Box::new(Rounds::new(self.terms.clone())));
                     rounds.begin(*input);
                     continue;
                 }

@@ -13,7 +13,7 @@ use wire::span::Span;
 
 use super::catalog::{ListKind, Route, Surface};
 use super::{Shared, unknown};
-use crate::call::{Call, Outcome, Rename, Reply};
+use crate::call::{Affinity, Call, Outcome, Rename, Reply};
 use crate::error::{Blame, Error, Kind};
 
 impl Shared {
@@ -187,7 +187,11 @@ fn list(call: &Call, surface: &Surface, kind: ListKind) -> Reply {
         let message = "unknown cursor; list again without one";
         return Reply::failed(Error::new(Kind::InvalidParams, Blame::Downstream, message));
     }
-    let bytes: Bytes = surface.list(kind).bytes();
+    let list = surface.list(kind);
+    let bytes: Bytes = match call.affinity {
+        Affinity::Session(_) => list.bytes_for_sessions(),
+        Affinity::Principal => list.bytes(),
+    };
     Reply::ready(Outcome::Result(bytes.into()))
 }
 
