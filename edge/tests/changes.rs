@@ -1,6 +1,6 @@
-//! What official clients of both eras hear of changes at official servers of both eras, through the release binaries:
-//! `server-everything` and a legacy and a modern server whose tools are the lines of a file. What the clients do is in
-//! `testkit/real`.
+//! What clients of both eras hear of changes through the release binaries. The official ones: at `server-everything` and
+//! at a legacy and a modern server whose tools are the lines of a file; what they do is in `testkit/real`. A client of
+//! our own: of a process that dies.
 
 #![allow(
     clippy::unwrap_used,
@@ -13,7 +13,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Value, json};
+use testkit::client::Client;
 use testkit::process::{Bridge, Edge, Scratch, binary, workspace};
 use tokio::process::Command;
 
@@ -66,6 +67,40 @@ async fn official_clients_hear_of_changes_at_servers_of_both_eras() {
     }
     edge.process.signal("TERM").await;
     assert!(edge.process.ended().await.success(), "{}", edge.process.output());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_listener_goes_on_hearing_when_its_process_was_replaced() {
+    let flags = ["--tools", "1", "--resources", "2", "--on", "tools/call:t0=die"];
+    let server = binary("scripted-server").display().to_string();
+    let command: Vec<_> = std::iter::once(server.as_str()).chain(flags).collect();
+    let bridge = Bridge::start(&command).await;
+    let mut command = Command::new(binary("mcp-edge"));
+    command.arg("--server").arg(format!("only={}", bridge.address)).arg("--allow-unauthenticated");
+    let edge = Edge::start_with(command).await;
+    edge.ready().await;
+    let client = Client::modern(edge.address).connect().await;
+    let wanted = json!({"resourceSubscriptions": ["test://r1", "test://r0", "test://nobody"]});
+    let params = client.params(json!({ "notifications": wanted }));
+    let listen = json!({"jsonrpc": "2.0", "id": "l", "method": "subscriptions/listen", "params": params});
+    let mut stream = client.send(&client.request(&listen)).await;
+    let ack = stream.message().await.unwrap();
+    let mut accepted: Vec<String> =
+        serde_json::from_value(ack["params"]["notifications"]["resourceSubscriptions"].clone()).unwrap();
+    accepted.sort();
+    assert_eq!(accepted, ["test://r0", "test://r1"]);
+
+    let died = client.call_tool("t0", json!({})).await;
+    assert_eq!(died.reason(), Some("died"), "{died:?}");
+    let mut heard = Vec::new();
+    while heard.len() < 2 {
+        let message = stream.message().await.unwrap();
+        assert_eq!(message["method"], "notifications/resources/updated", "{message}");
+        assert_eq!(message["params"]["_meta"]["io.modelcontextprotocol/subscriptionId"], "l");
+        heard.push(message["params"]["uri"].as_str().unwrap().to_owned());
+    }
+    heard.sort();
+    assert_eq!(heard, ["test://r0", "test://r1"], "what came in between is unknown");
 }
 
 impl Run {

@@ -57,6 +57,8 @@ pub(super) struct Listen {
     news: Option<Pin<Box<dyn Future<Output = News> + Send>>>,
     /// Updates of its resources.
     heard: Reply,
+    /// Kept, for without subscriptions nobody else does, and its end would be that of `heard`.
+    _ear: Arc<Ear>,
     drain: DrainWatch,
     _permit: ListenPermit,
 }
@@ -101,12 +103,13 @@ pub(super) fn start(front: &Front, arrival: Arrival, client: Client) -> Result<L
     let told = *changes.borrow_and_update();
     let (responder, heard) = reply();
     let ear = Arc::new(Ear { to: Mutex::new(Some(responder)), refusals: rooms.permits.metrics().clone() });
-    let subscriber = Subscriber { caller, client: Arc::new(client), affinity: Affinity::Principal, ear };
+    let (client, affinity) = (Arc::new(client), Affinity::Principal);
+    let subscriber = Subscriber { caller, client, affinity, ear: ear.clone() };
     let mut once = HashSet::new();
     let uris: Vec<_> = uris.into_iter().filter(|uri| once.insert(uri.clone())).collect();
     let state = State::Opening(rooms.gateway.subscribe(subscriber, scope, uris));
     let drain = rooms.drain.clone();
-    Ok(Listen { id, filter, state, changes, told, news: None, heard, drain, _permit: permit })
+    Ok(Listen { id, filter, state, changes, told, news: None, heard, _ear: ear, drain, _permit: permit })
 }
 
 impl Filter {
@@ -207,7 +210,7 @@ impl Listen {
                     let manner = Manner { era: Era::Modern, server: None };
                     return Poll::Ready(Said::Last(manner.failed(&self.id, &error).message));
                 }
-                // The ear lives as long as the subscriptions, and says nothing else at its end.
+                // An ear says nothing else at its end.
                 Next::Outcome(_) => return Poll::Pending,
             }
         }

@@ -102,9 +102,12 @@ impl Gateway for Script {
     }
 
     fn subscribe(&self, subscriber: Subscriber, _: Option<ServerName>, uris: Vec<String>) -> Accepted {
-        let held = uris.into_iter().filter(|uri| !uri.starts_with("unknown:"));
+        let held = uris.iter().filter(|uri| !uri.starts_with("unknown:")).cloned();
         let held = held.map(|uri| Subscription::new(uri, self.held.clone())).collect();
-        self.subscribers.lock().unwrap().push(subscriber);
+        // Who hears of nothing is not kept, as a real server keeps nobody without a subscription.
+        if !uris.is_empty() {
+            self.subscribers.lock().unwrap().push(subscriber);
+        }
         Box::pin(std::future::ready(held))
     }
 }
