@@ -37,7 +37,9 @@ impl Shared {
             }
             Method::SetLevel => return self.set_level(&call, only),
             Method::TasksList => return self.list_tasks(&call, only),
-            Method::TasksGet | Method::TasksResult | Method::TasksCancel => self.task(&call, only),
+            Method::TasksGet | Method::TasksResult | Method::TasksUpdate | Method::TasksCancel => {
+                self.task(&call, only)
+            }
             Method::Complete => match self.completion(&call, surface, only) {
                 Ok(target) if catalog.completes.get(target.server) == Some(&false) => {
                     return nothing_to_complete();

@@ -16,6 +16,7 @@ use wire::{Era, Message, code};
 
 use super::conn::Conn;
 use super::facts::{Facts, Refusal, identity};
+use super::tasks::TaskIds;
 use crate::call::{Affinity, Call, Outcome, input};
 
 /// Asks a new connection what the server is. Not required by the revision, but it shows whether a process
@@ -120,15 +121,37 @@ pub(super) enum Judged {
 /// What the result of a call is; `None` for one that is not valid.
 // MCP 2026-07-28 basic, Results: none means "complete"; one that is not known is invalid. basic/patterns/mrtr: three
 // methods may want input.
-pub(super) fn judge(method: Method, answer: &Message) -> Option<Judged> {
+pub(super) fn judge(call: &Call, answer: &Message, task_ids: &TaskIds) -> Option<Judged> {
     let result = answer.result_object()?;
-    let complete = || Some(Judged::Complete(result.span().slice(answer.bytes()).into()));
+    let complete = || match call.method {
+        Method::TasksGet => task_ids.show_task(call, answer).map(Judged::Complete),
+        _ => Some(Judged::Complete(result.span().slice(answer.bytes()).into())),
+    };
     let Some(kind) = result.get(answer.bytes(), "resultType") else { return complete() };
     match Value::new(answer.bytes(), kind).as_str()?.as_ref() {
         "complete" => complete(),
-        "input_required" if may_want_input(method) && input::fits(answer) => Some(Judged::Input),
+        "input_required" if may_want_input(call.method) && input::fits(answer) => Some(Judged::Input),
+        "task" if may_become_task(call) => task_ids.show_task(call, answer).map(Judged::Complete),
         _ => None,
     }
+}
+
+// MCP extension tasks: only for a client that declares it in this very request
+fn may_become_task(call: &Call) -> bool {
+    #[derive(Deserialize)]
+    struct Declared {
+        #[serde(rename = "extensions")]
+        _extensions: Extensions,
+    }
+    #[derive(Deserialize)]
+    struct Extensions {
+        #[serde(rename = "io.modelcontextprotocol/tasks")]
+        _tasks: serde::de::IgnoredAny,
+    }
+    let declared =
+        call.client.capabilities.as_deref().filter(|_| matches!(call.affinity, Affinity::Principal));
+    call.method == Method::ToolsCall
+        && declared.is_some_and(|text| serde_json::from_slice::<Declared>(text).is_ok())
 }
 
 fn may_want_input(method: Method) -> bool {

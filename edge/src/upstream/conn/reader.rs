@@ -173,7 +173,7 @@ impl Reader {
         }
         let result = match era {
             Era::Legacy => legacy::result(call, message, &self.conn.around.task_ids),
-            Era::Modern => match modern::judge(call.method, message) {
+            Era::Modern => match modern::judge(call, message, &self.conn.around.task_ids) {
                 Some(Judged::Input) => return None,
                 Some(Judged::Complete(result)) => Some(result),
                 None => None,
