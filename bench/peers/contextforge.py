@@ -17,13 +17,10 @@ import urllib.error
 import urllib.request
 
 SETTINGS = {
-    # No login on loopback, as the other sides have none that costs anything.
-    "AUTH_REQUIRED": "false",
-    "MCP_CLIENT_AUTH_ENABLED": "false",
-    "TRUST_PROXY_AUTH": "true",
-    "TRUST_PROXY_AUTH_DANGEROUSLY": "true",
-    "ALLOW_UNAUTHENTICATED_ADMIN": "true",
     "MCPGATEWAY_ADMIN_API_ENABLED": "true",
+    "PLATFORM_ADMIN_EMAIL": "admin@example.com",
+    "PLATFORM_ADMIN_PASSWORD": "A-password-4-the-bench!",
+    "PASSWORD_CHANGE_ENFORCEMENT_ENABLED": "false",
     "JWT_SECRET_KEY": secrets.token_hex(32),
     "AUTH_ENCRYPTION_SECRET": secrets.token_hex(32),
     "DATABASE_URL": "sqlite:///./mcp.db",
@@ -64,13 +61,15 @@ def main():
         await_it(f"{base}/health")
         url = f"http://127.0.0.1:{translation_port}/mcp"
         await_it(url)
-        gateway = post(f"{base}/gateways", {"name": "bench", "url": url, "transport": "STREAMABLEHTTP"})
-        tools = [tool for tool in get(f"{base}/tools") if tool.get("gatewayId") == gateway["id"]]
+        admin = token(environment)
+        gateway = {"name": "bench", "url": url, "transport": "STREAMABLEHTTP", "visibility": "public"}
+        gateway = ask(f"{base}/gateways", admin, gateway)
+        tools = [tool for tool in ask(f"{base}/tools", admin) if tool.get("gatewayId") == gateway["id"]]
         server = {"name": "bench", "description": "bench", "associated_tools": [tool["id"] for tool in tools]}
-        server = post(f"{base}/servers", {"server": server, "visibility": "public"})
+        server = ask(f"{base}/servers", admin, {"server": server, "visibility": "public"})
         names = [tool["name"] for tool in tools]
         prefix = next(name[: -len("r200")] for name in names if name.endswith("r200"))
-        pathlib.Path(told).write_text(json.dumps({"path": f"/servers/{server['id']}/mcp", "prefix": prefix}))
+        pathlib.Path(told).write_text(json.dumps({"path": f"/v1/servers/{server['id']}/mcp", "prefix": prefix, "token": admin}))
         for program in programs:
             program.wait()
     finally:
@@ -91,14 +90,17 @@ def await_it(url):
     sys.exit(f"nothing listens at {url}")
 
 
-def get(url):
-    with urllib.request.urlopen(url, timeout=30) as response:
-        answer = json.load(response)
-    return answer if isinstance(answer, list) else answer.get("tools", answer)
+def token(environment):
+    """Of the administrator, for registering and for calls."""
+    command = [sys.executable, "-m", "mcpgateway.utils.create_jwt_token", "--username", "admin@example.com"]
+    command += ["--exp", "10080", "--secret", environment["JWT_SECRET_KEY"], "--admin"]
+    output = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+    return output.split()[-1]
 
 
-def post(url, body):
-    request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
+def ask(url, admin, body=None):
+    headers = {"Content-Type": "application/json", "Authorization": f"Bearer {admin}"}
+    request = urllib.request.Request(url, json.dumps(body).encode() if body else None, headers)
     try:
         with urllib.request.urlopen(request, timeout=60) as response:
             return json.load(response)

@@ -25,8 +25,8 @@ pub(crate) struct Lane {
     pub(crate) sessions: bool,
     /// What is counted as the side's own.
     pub(crate) family: Family,
-    /// A peer is not asked for what takes it too long.
-    pub(crate) most_connections: usize,
+    /// How much longer than others it is measured: a slow peer answers nothing in a short time.
+    pub(crate) stretch: f64,
     /// Whose peak its open loop is measured by: its own, or that of the whole group.
     pub(crate) own_peak: bool,
 }
@@ -42,8 +42,8 @@ pub(crate) enum Step {
 
 impl Lane {
     pub(crate) fn new(side: &str, to: To, requests: std::path::PathBuf, family: Family) -> Lane {
-        let (sessions, most_connections, own_peak) = (false, usize::MAX, false);
-        Lane { side: side.to_owned(), to, requests, sessions, family, most_connections, own_peak }
+        let (sessions, stretch, own_peak) = (false, 1.0, false);
+        Lane { side: side.to_owned(), to, requests, sessions, family, stretch, own_peak }
     }
 
     /// The load of one measurement.
@@ -52,17 +52,9 @@ impl Lane {
             to: self.to.clone(),
             requests: self.requests.clone(),
             connections,
-            seconds,
+            seconds: seconds * self.stretch,
             rate,
             sessions: self.sessions,
-        }
-    }
-
-    /// Whether it takes part in a step.
-    pub(crate) fn takes(&self, step: Step) -> bool {
-        match step {
-            Step::Closed { connections } => connections <= self.most_connections,
-            Step::Open { .. } => OPEN_CONNECTIONS <= self.most_connections,
         }
     }
 }

@@ -27,6 +27,16 @@ struct Peer {
     prefix: String,
     /// A process of its own for each session, as the edge has it.
     isolates: bool,
+    token: String,
+    /// How much longer it is measured, so that there is something to count.
+    stretch: f64,
+}
+
+impl Peer {
+    fn new(name: &str, gateway: Gateway) -> Peer {
+        let (prefix, token) = (String::new(), TOKEN.to_owned());
+        Peer { name: name.to_owned(), gateway, prefix, isolates: false, token, stretch: 1.0 }
+    }
 }
 
 impl Peers {
@@ -52,7 +62,7 @@ impl Peers {
             let (address, path) = url.split_once('/').context("a peer is NAME=ADDRESS:PORT/PATH")?;
             let address = address.parse().context("the address of a peer")?;
             let gateway = Gateway { address, path: format!("/{path}"), ..Gateway::unowned(address) };
-            peers.push(Peer { name: name.clone(), gateway, prefix: String::new(), isolates: false });
+            peers.push(Peer::new(name, gateway));
         }
         Ok(Peers(peers))
     }
@@ -62,7 +72,7 @@ impl Peers {
         let mut lanes = Vec::new();
         for peer in &self.0 {
             let gateway = &peer.gateway;
-            let client = Client::legacy(gateway.address, LEGACY_VERSION).token(TOKEN).at(&gateway.path);
+            let client = Client::legacy(gateway.address, LEGACY_VERSION).token(&peer.token).at(&gateway.path);
             let client = client.connect().await;
             let request = call_of(&client, &format!("{}{tool}", peer.prefix));
             if let Err(error) = gateway.try_out(&request).await {
@@ -70,7 +80,8 @@ impl Peers {
                 continue;
             }
             let requests = house.requests([request.bytes("localhost").as_slice()])?;
-            lanes.push(Lane::new(&peer.name, gateway.to(), requests, gateway.family.clone()));
+            let lane = Lane::new(&peer.name, gateway.to(), requests, gateway.family.clone());
+            lanes.push(Lane { stretch: peer.stretch, ..lane });
         }
         Ok(lanes)
     }
@@ -108,7 +119,7 @@ async fn mcp_proxy(house: &mut House, program: &Path) -> Result<Peer> {
     command.args(["--pass-environment", "--log-level", "CRITICAL", "--"]).args(server_command(&[])?);
     let gateway = house.process(command, address, "mcp-proxy").await?;
     let gateway = Gateway { path: "/mcp/".to_owned(), ..gateway };
-    Ok(Peer { name: "mcp-proxy".to_owned(), gateway, prefix: String::new(), isolates: false })
+    Ok(Peer::new("mcp-proxy", gateway))
 }
 
 /// `--stateful`: a process for each session; without it, one for each request.
@@ -119,7 +130,7 @@ async fn supergateway(house: &mut House, program: &Path) -> Result<Peer> {
     command.args(["--outputTransport", "streamableHttp", "--stateful", "--logLevel", "none"]);
     command.args(["--port", &address.port().to_string()]);
     let gateway = house.process(command, address, "supergateway").await?;
-    Ok(Peer { name: "supergateway".to_owned(), gateway, prefix: String::new(), isolates: true })
+    Ok(Peer { isolates: true, ..Peer::new("supergateway", gateway) })
 }
 
 /// What its starter says once the server is registered.
@@ -127,6 +138,7 @@ async fn supergateway(house: &mut House, program: &Path) -> Result<Peer> {
 struct Registered {
     path: String,
     prefix: String,
+    token: String,
 }
 
 /// Its own translation of stdio, registered with the gateway as its documentation has it.
@@ -139,8 +151,9 @@ async fn contextforge(house: &mut House, python: &Path, starter: &Path) -> Resul
     command.arg(&told).arg(server_command(&[])?.join(" ")).current_dir(&state);
     let gateway = house.process_until(command, address, "contextforge", || told.exists()).await?;
     let registered: Registered = serde_json::from_slice(&std::fs::read(&told)?)?;
-    let gateway = Gateway { path: registered.path, ..gateway };
-    Ok(Peer { name: "contextforge".to_owned(), gateway, prefix: registered.prefix, isolates: false })
+    let gateway = Gateway { path: registered.path.clone(), ..gateway };
+    let Registered { prefix, token, .. } = registered;
+    Ok(Peer { prefix, token, stretch: 4.0, ..Peer::new("contextforge", gateway) })
 }
 
 async fn agentgateway(house: &mut House, program: &PathBuf) -> Result<Peer> {
@@ -155,5 +168,5 @@ async fn agentgateway(house: &mut House, program: &PathBuf) -> Result<Peer> {
     let mut command = Command::new(program);
     command.arg("-f").arg(config).env("RUST_LOG", "error");
     let gateway = house.process(command, address, "agentgateway").await?;
-    Ok(Peer { name: "agentgateway".to_owned(), gateway, prefix: String::new(), isolates: true })
+    Ok(Peer { isolates: true, ..Peer::new("agentgateway", gateway) })
 }

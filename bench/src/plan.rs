@@ -126,7 +126,7 @@ impl Plan {
         let mut cells = Vec::new();
         for run in 1..=self.runs {
             for &step in &group.steps {
-                let mut lanes: Vec<_> = group.lanes.iter().filter(|lane| lane.takes(step)).collect();
+                let mut lanes: Vec<_> = group.lanes.iter().collect();
                 // None is always the one that comes after the same other.
                 let turn = (run - 1) % lanes.len().max(1);
                 lanes.rotate_left(turn);
