@@ -8,7 +8,7 @@ import sys
 def main():
     path, requests = sys.argv[1], int(sys.argv[2])
     own, allocations = collections.Counter(), collections.Counter()
-    names, current, called, calls = {}, None, None, 0
+    names, current, called = {}, None, None
     with open(path) as lines:
         for line in lines:
             if match := re.match(r"(c?fn)=\((\d+)\)(?: (.*))?", line):
@@ -20,28 +20,32 @@ def main():
                 else:
                     called = number
             elif match := re.match(r"calls=(\d+) ", line):
-                calls = int(match.group(1))
-                if names.get(called) in ALLOCATORS and names.get(current) not in ALLOCATORS:
-                    allocations[current] += calls
+                if allocates(names.get(called, "")) and not is_allocator(names[current]):
+                    allocations[names[current]] += int(match.group(1))
                 next(lines)  # what the call cost, which its own function counts
             elif current and (match := re.match(r"[+\-*\d]+ (\d+)$", line)):
-                own[current] += int(match.group(1))
+                own[names[current].split("'")[0]] += int(match.group(1))
     print(f"{requests} requests")
     print(f"{sum(own.values()) / requests:.0f} instructions per request; most of them in")
-    for number, count in own.most_common(40):
-        print(f"{count / requests:9.0f}  {names[number][:150]}")
+    for name, count in own.most_common(30):
+        print(f"{count / requests:9.0f}  {name[:150]}")
     print(f"{sum(allocations.values()) / requests:.2f} allocations per request, asked for by")
-    for number, count in allocations.most_common(40):
-        if count / requests >= 0.005:
-            print(f"{count / requests:9.2f}  {names[number][:150]}")
+    for name, count in allocations.most_common(60):
+        if count / requests >= 0.01:
+            # A function and who called it, apart by a quote.
+            print(f"{count / requests:9.2f}  {' < '.join(part[:80] for part in name.split(QUOTE)[:4])}")
 
 
-# What Rust's and C's allocation end in; the inner ones call each other.
-ALLOCATORS = {
-    "mi_malloc", "mi_malloc_aligned", "mi_zalloc_aligned", "mi_zalloc", "mi_realloc", "mi_realloc_aligned", "mi_calloc",
-    "mi_heap_malloc", "mi_heap_malloc_aligned", "_mi_malloc_generic", "_mi_theap_malloc_zero",
-    "malloc", "calloc", "realloc", "__rust_alloc", "__rust_realloc", "__rustc::__rust_alloc",
-}
+def allocates(name):
+    return is_allocator(name) and any(word in name for word in ("malloc", "zalloc", "realloc", "calloc"))
+
+
+def is_allocator(name):
+    """mimalloc's functions, which call each other."""
+    return re.match(r"_?mi_", name) is not None
+
+
+QUOTE = "'"
 
 if __name__ == "__main__":
     main()

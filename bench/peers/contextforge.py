@@ -69,7 +69,7 @@ def main():
         server = ask(f"{base}/servers", admin, {"server": server, "visibility": "public"})
         names = [tool["name"] for tool in tools]
         prefix = next(name[: -len("r200")] for name in names if name.endswith("r200"))
-        pathlib.Path(told).write_text(json.dumps({"path": f"/v1/servers/{server['id']}/mcp", "prefix": prefix, "token": admin}))
+        pathlib.Path(told).write_text(json.dumps({"path": f"/servers/{server['id']}/mcp", "prefix": prefix, "token": admin}))
         for program in programs:
             program.wait()
     finally:

@@ -17,7 +17,7 @@ use crate::usage::Family;
 pub(crate) use calls::call as call_of;
 
 /// All names, in the order in which they are measured.
-pub(crate) const NAMES: [&str; 14] = [
+pub(crate) const NAMES: [&str; 15] = [
     "call",
     "call-json",
     "call-sse",
@@ -32,6 +32,7 @@ pub(crate) const NAMES: [&str; 14] = [
     "sessions",
     "servers",
     "tools",
+    "threads",
 ];
 
 /// Those that a quick run makes.
@@ -92,6 +93,7 @@ impl Shared {
             "sessions" => scale::sessions(self, plan).await?,
             "servers" => scale::servers(self, plan).await?,
             "tools" => scale::tools(self, plan).await?,
+            "threads" => scale::threads(self, plan).await?,
             _ => anyhow::bail!("there is no group {name}; there are {}", NAMES.join(", ")),
         };
         Ok(vec![group])

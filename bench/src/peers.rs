@@ -73,7 +73,11 @@ impl Peers {
         for peer in &self.0 {
             let gateway = &peer.gateway;
             let client = Client::legacy(gateway.address, LEGACY_VERSION).token(&peer.token).at(&gateway.path);
-            let client = client.connect().await;
+            // It panics where a peer does not do as a test's server must; here that is no more than a gap.
+            let Ok(client) = tokio::spawn(client.connect()).await else {
+                report::note(&format!("{} is left out for {tool}: no session", peer.name));
+                continue;
+            };
             let request = call_of(&client, &format!("{}{tool}", peer.prefix));
             if let Err(error) = gateway.try_out(&request).await {
                 report::note(&format!("{} is left out for {tool}: {error:#}", peer.name));
