@@ -53,8 +53,8 @@ layering:
 fuzz: # that the targets build; shared/fuzz/README.md says how to let them run
 	RUSTFLAGS="--cfg fuzzing" cargo build --manifest-path shared/fuzz/Cargo.toml --target-dir $(TARGET)/fuzz
 
-bench: build ## Load run: the bare limit and our path, one table
-	MCP_DIST=$(DIST) cargo run --release -p bench
+bench: build ## Load runs beside the limit and the peers, one table; ARGS="--quick" or as bench/README.md says
+	MCP_DIST=$(DIST) cargo run --release -p bench -- $(ARGS)
 
 clean: ## Everything that was built
 	cargo clean

@@ -301,6 +301,10 @@ impl Responder {
 
 impl Drop for Responder {
     fn drop(&mut self) {
+        // The usual case, and the error costs an allocation.
+        if !matches!(lock(&self.shared).end, End::Open) {
+            return;
+        }
         self.end(Outcome::Failed(Error::new(
             Kind::Lost,
             Blame::Edge,
