@@ -24,7 +24,7 @@ use wire::mcp::meta;
 use super::roster::Key;
 use super::settings::Isolation;
 use super::tenant::Abilities;
-use crate::call::{Affinity, Call};
+use crate::call::{Affinity, Call, Client};
 use crate::permit::Bound;
 
 /// What a client can be asked, as far as it makes a difference to a server. A legacy server is told once for each
@@ -67,10 +67,33 @@ pub(super) fn needed(call: &Call, isolation: Isolation, era: Era) -> Option<Prof
     if !stateless || era == Era::Modern || isolation == Isolation::Shared || !call.method.facts().may_ask {
         return None;
     }
-    let declared = call.client.capabilities.as_ref().filter(|text| !text.is_empty() && **text != b"{}"[..]);
-    let profile = declared.map_or_else(Profile::default, |text| Abilities::of(Some(text)).profile());
+    let profile = of_client(&call.client);
     // Log messages name no call either.
     (profile != Profile::default() || level(call).is_some()).then_some(profile)
+}
+
+/// What `client` can be asked.
+fn of_client(client: &Client) -> Profile {
+    let declared = client.capabilities.as_ref().filter(|text| !text.is_empty() && **text != b"{}"[..]);
+    declared.map_or_else(Profile::default, |text| Abilities::of(Some(text)).profile())
+}
+
+/// Whose connection a client uses at a server of `era` for what needs none to itself, if it could be `key`'s: that of a
+/// seat, if its calls use seats. So all that it does meets one process, and what its calls change it hears of.
+pub(super) fn home(
+    seats: &Seats,
+    key: Key,
+    (client, affinity): (&Client, &Affinity),
+    era: Era,
+) -> (Key, Option<Profile>) {
+    let (Key::Principal(principal), Affinity::Principal, Era::Legacy) = (&key, affinity, era) else {
+        return (key, None);
+    };
+    let profile = of_client(client);
+    if profile == Profile::default() {
+        return (key, None);
+    }
+    (Key::Seat(principal.clone(), seats.home(principal, profile)), Some(profile))
 }
 
 /// The lowest level of log messages that a call's client wants on its stream.
@@ -89,6 +112,12 @@ pub(super) struct Seats {
 struct Row {
     free: Arc<Semaphore>,
     seats: Vec<Seat>,
+}
+
+impl Row {
+    fn new(most: usize) -> Self {
+        Self { free: Arc::new(Semaphore::new(most)), seats: vec![Seat::default(); most] }
+    }
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -143,9 +172,7 @@ impl Seats {
     }
 
     fn turns(&self, principal: &Arc<str>) -> Arc<Semaphore> {
-        let new =
-            || Row { free: Arc::new(Semaphore::new(self.most)), seats: vec![Seat::default(); self.most] };
-        self.rows().entry(principal.clone()).or_insert_with(new).free.clone()
+        self.rows().entry(principal.clone()).or_insert_with(|| Row::new(self.most)).free.clone()
     }
 
     /// Whoever has a turn finds a seat: there are as many.
@@ -168,11 +195,27 @@ impl Seats {
         Some(Lease { seats: self.clone(), principal: principal.clone(), index, profile, turn: Some(turn) })
     }
 
+    /// The seat that clients of this profile use first.
+    fn home(&self, principal: &Arc<str>, profile: Profile) -> usize {
+        let rows = self.rows();
+        let Some(row) = rows.get(principal) else { return 0 };
+        let own = row.seats.iter().position(|seat| seat.declared == Some(profile));
+        let empty = || row.seats.iter().position(|seat| *seat == Seat::default());
+        own.or_else(empty).unwrap_or(0)
+    }
+
     /// A connection of a seat is there, and what it declared; or it is gone.
     pub(super) fn declared(&self, key: &Key, profile: Option<Profile>) {
         let Key::Seat(principal, index) = key else { return };
-        if let Some(seat) = self.rows().get_mut(principal).and_then(|row| row.seats.get_mut(*index)) {
-            seat.declared = profile;
+        {
+            let mut rows = self.rows();
+            let row = match profile {
+                Some(_) => Some(rows.entry(principal.clone()).or_insert_with(|| Row::new(self.most))),
+                None => rows.get_mut(principal),
+            };
+            if let Some(seat) = row.and_then(|row| row.seats.get_mut(*index)) {
+                seat.declared = profile;
+            }
         }
         self.tidy(principal);
     }

@@ -80,6 +80,9 @@ impl Shared {
             let mut state = self.lock();
             // It may have died since; whoever waits for it finds out when it sends.
             state.roster.opened(key, conn.is_open().then(|| conn.clone()));
+            if let Some(profile) = conn.spec().tenant.as_ref().and_then(|tenant| tenant.profile()) {
+                self.seats.declared(key, conn.is_open().then_some(profile));
+            }
             if *key == Key::Control {
                 state.facts = Some(Arc::new(facts));
             }

@@ -268,7 +268,7 @@ impl Shared {
             let lease = job.lease.as_ref()?;
             return state.roster.ready(&lease.key()).filter(|conn| conn.is_of(lease.profile())).cloned();
         }
-        let key = Key::of(call, self.server.isolation, era);
+        let key = self.key(&state, call, era);
         let conn = state.roster.ready(&key)?.clone();
         let is_busy = key == Key::Shared && conn.in_flight() >= SHARED_CALLS;
         if is_busy && state.roster.count_of(&key) < SHARED_CONNECTIONS {
@@ -327,7 +327,7 @@ impl Shared {
             return Ok((self.leased(call, (lease, profile)).await?, slot));
         }
         *lease = None;
-        let key = Key::of(call, self.server.isolation, era);
+        let key = self.key(&self.lock(), call, era);
         self.check(call)?;
         let tenant = match (&key, &call.affinity) {
             (Key::Session(_), Affinity::Session(session)) => {
@@ -336,6 +336,17 @@ impl Shared {
             _ => None,
         };
         Ok((self.connection(&key, tenant).await?, slot))
+    }
+
+    /// Whose connection a call uses that needs none to itself.
+    fn key(&self, state: &State, call: &Call, era: Era) -> Key {
+        let key = Key::of(call, self.server.isolation, era);
+        if !matches!(key, Key::Principal(_)) || call.method.facts().may_ask {
+            return key;
+        }
+        let (home, _) = lease::home(&self.seats, key.clone(), (&call.client, &call.affinity), era);
+        // A process of its own for a completion would be too much.
+        if state.roster.ready(&home).is_some() { home } else { key }
     }
 
     /// The connection of the call's seat, which it may have to wait for.
@@ -355,14 +366,16 @@ impl Shared {
                 })?)
             }
         };
-        let key = lease.key();
-        let other = self.lock().roster.ready(&key).filter(|conn| !conn.is_of(profile)).cloned();
-        if let Some(other) = other {
-            other.close(&unneeded()); // nobody else has the seat, so nothing is in flight on it
+        let (key, tenant) = (lease.key(), Arc::new(Tenant::of_lease(profile)));
+        for _ in 0..TRIES {
+            let conn = self.connection(&key, Some(tenant.clone())).await?;
+            if conn.is_of(profile) {
+                return Ok(conn);
+            }
+            // No other call has the seat; subscriptions on it go on on the next connection.
+            conn.close(&unneeded());
         }
-        let conn = self.connection(&key, Some(Arc::new(Tenant::of_lease(profile)))).await?;
-        self.seats.declared(&key, Some(profile));
-        Ok(conn)
+        Err(self.busy())
     }
 
     /// The connection of `key`, opened if there is none. Many may wait for the same attempt, which goes on

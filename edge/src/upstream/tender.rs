@@ -23,6 +23,7 @@ use wire::{Era, Message};
 
 use super::conn::{Conn, draining};
 use super::health::Backoff;
+use super::lease;
 use super::legacy;
 use super::listen::{AGAIN_FIRST, AGAIN_LAST, LASTED, Listening};
 use super::pool::Shared;
@@ -50,12 +51,13 @@ impl Shared {
         let era = self.era().await?;
         let Subscriber { caller, client, affinity, ear } = subscriber;
         let key = Key::of_caller((caller.principal(), &affinity), self.server.isolation, era);
-        let tenant = match (&key, &affinity) {
-            (Key::Session(_), Affinity::Session(session)) => {
-                Some(Arc::new(Tenant::of_session(session, &client)))
-            }
+        let (key, profile) = lease::home(&self.seats, key, (&client, &affinity), era);
+        let tenant = match (&key, &affinity, profile) {
+            (Key::Session(_), Affinity::Session(session), _) => Some(Tenant::of_session(session, &client)),
+            (Key::Seat(..), _, Some(profile)) => Some(Tenant::of_lease(profile)),
             _ => None,
         };
+        let tenant = tenant.map(Arc::new);
         let tend = |tended: Arc<Tended>| {
             self.around.tasks.spawn(self.clone().tend(tended));
         };

@@ -12,8 +12,16 @@ use crate::permit::Bound;
 use crate::upstream::tenant::Tenant;
 use crate::upstream::{lease, wishes};
 
-/// Whether a notification on a session's own connection is for its client.
-pub(super) fn is_the_clients(notice: Notice) -> bool {
+/// Whether a notification on a connection of this tenant's is for its client alone. Clients without a session listen
+/// for all but log messages.
+pub(super) fn is_told_by(tenant: &Tenant, notice: Notice) -> bool {
+    match notice {
+        Notice::Message => true,
+        _ => tenant.session().is_some() && is_the_clients(notice),
+    }
+}
+
+fn is_the_clients(notice: Notice) -> bool {
     match notice {
         Notice::Message
         | Notice::ToolsChanged
@@ -68,9 +76,7 @@ impl Conn {
     pub(super) fn pass_on(&self, tenant: &Tenant, notice: Notice, message: Message) -> bool {
         match tenant.session() {
             Some(session) => self.tell_session(session, notice, message),
-            None if notice == Notice::Message => self.tell_caller(message),
-            // Clients without a session listen for changes elsewhere, and to the same as everybody.
-            None => true,
+            None => self.tell_caller(message),
         }
     }
 

@@ -194,7 +194,7 @@ impl Reader {
             (Notice::Progress, _) => self.progress(message),
             (Notice::Cancelled, Some(_)) => self.conn.ask_cancelled(&message),
             (Notice::Cancelled, None) => self.conn.listen_cancelled(&message),
-            (_, Some(tenant)) if news::is_the_clients(notice) => {
+            (_, Some(tenant)) if news::is_told_by(tenant, notice) => {
                 if !self.conn.pass_on(tenant, notice, message) {
                     self.conn.around.permits.metrics().hit(Bound::EventBytes);
                 }

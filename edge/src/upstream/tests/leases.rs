@@ -6,15 +6,8 @@ use wire::mcp::meta::LOG_LEVEL;
 const FORMS: &str = r#"{"elicitation":{"form":{}}}"#;
 
 impl Room {
-    /// A call of a client without a session that can be asked what `capabilities` say.
-    fn able(&self, capabilities: &'static str, request: Value) -> Reply {
-        let capabilities = Some(Bytes::from_static(capabilities.as_bytes()));
-        let client = Client { capabilities, ..Client::default() };
-        self.pool.dispatch(Call { client: Arc::new(client), ..self.call(request) })
-    }
-
     fn filling(&self, text: &str) -> Reply {
-        self.able(FORMS, echo(text))
+        self.dispatch_as(FORMS, echo(text))
     }
 }
 
@@ -59,7 +52,7 @@ async fn a_question_goes_to_the_call_that_has_the_connection_to_itself() {
 #[tokio::test(start_paused = true)]
 async fn what_comes_while_no_call_asks_is_answered_on_the_spot() {
     let mut room = Setting::default().build();
-    let reply = room.able(r#"{"roots":{},"sampling":{}}"#, echo("a"));
+    let reply = room.dispatch_as(r#"{"roots":{},"sampling":{}}"#, echo("a"));
     let mut peer = room.accept_legacy().await;
     peer.serve_echo().await;
     result(reply).await;
@@ -72,7 +65,7 @@ async fn what_comes_while_no_call_asks_is_answered_on_the_spot() {
 #[tokio::test(start_paused = true)]
 async fn a_client_that_cannot_be_asked_shares_its_principals_connection() {
     let mut room = Setting::default().build();
-    let (first, second) = (room.able("{}", echo("a")), room.echo("b"));
+    let (first, second) = (room.dispatch_as("{}", echo("a")), room.echo("b"));
     let mut peer = room.accept_legacy().await;
     let calls = peer.calls(2).await;
     peer.ask(json!(1), "elicitation/create", json!({"message": "?"})).await;
@@ -124,7 +117,7 @@ async fn a_seat_is_cleared_for_a_client_that_can_be_asked_other_things() {
     let mut before = room.accept_legacy().await;
     before.serve_echo().await;
     result(reply).await;
-    let reply = room.able(r#"{"roots":{}}"#, echo("b"));
+    let reply = room.dispatch_as(r#"{"roots":{}}"#, echo("b"));
     assert!(before.read().await.is_none(), "its input ends");
     let (hello, mut peer) = room.accept_legacy_hello().await;
     assert_eq!(hello["params"]["capabilities"], json!({"roots": {}}));
@@ -148,7 +141,7 @@ async fn a_seat_is_free_again_when_its_process_dies() {
 #[tokio::test(start_paused = true)]
 async fn log_messages_come_to_the_call_that_wants_them_at_its_level() {
     let mut room = Setting::default().build();
-    let mut reply = room.able("{}", loud("a", "warning"));
+    let mut reply = room.dispatch_as("{}", loud("a", "warning"));
     let mut peer = room.accept_legacy().await;
     assert_eq!(peer.expect("logging/setLevel").await["params"]["level"], "warning");
     let request = peer.expect("tools/call").await;
@@ -161,7 +154,7 @@ async fn log_messages_come_to_the_call_that_wants_them_at_its_level() {
     result(reply).await;
 
     // The same level is not asked for again, and a call without one hears nothing.
-    let reply = room.able("{}", loud("b", "warning"));
+    let reply = room.dispatch_as("{}", loud("b", "warning"));
     let request = peer.expect("tools/call").await;
     peer.answer(&request, json!({})).await;
     result(reply).await;

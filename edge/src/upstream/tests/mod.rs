@@ -162,6 +162,13 @@ impl Room {
         self.pool.dispatch(self.call(request))
     }
 
+    /// A call of a client without a session that can be asked what `capabilities` say.
+    fn dispatch_as(&self, capabilities: &'static str, request: Value) -> Reply {
+        let capabilities = Some(Bytes::from_static(capabilities.as_bytes()));
+        let client = Arc::new(Client { capabilities, ..Client::default() });
+        self.pool.dispatch(Call { client, ..self.call(request) })
+    }
+
     fn echo(&self, text: &str) -> Reply {
         self.dispatch(echo(text))
     }

@@ -409,3 +409,41 @@ async fn many_resources_are_asked_for_a_few_at_a_time() {
         peer.answer(&request, json!({})).await;
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn calls_and_subscriptions_of_a_client_that_can_be_asked_meet_one_process() {
+    let mut room = Setting::default().build();
+    let capabilities = Some(Bytes::from_static(br#"{"elicitation":{"form":{}}}"#));
+    let able = Arc::new(crate::call::Client { capabilities, ..crate::call::Client::default() });
+    let mut client = Client::new("ann");
+    client.subscriber.client = able.clone();
+    let call = |room: &Room, request: Value| {
+        room.pool.dispatch(Call { client: able.clone(), ..room.call_of("ann", request) })
+    };
+    let subscribing = client.subscribe(&room, "x://1");
+    let mut peer = room.accept_legacy().await;
+    peer.agree(SUBSCRIBE, "x://1").await;
+    let _held = held(subscribing).await;
+
+    // A call that may be asked has the same process to itself, and what it changes is heard.
+    let reply = call(&room, echo("a"));
+    let request = peer.expect("tools/call").await;
+    peer.notify(UPDATED, json!({"uri": "x://1"})).await;
+    assert_eq!(client.hears().await["uri"], "x://1");
+    let complete = json!({"jsonrpc": "2.0", "id": 1, "method": "completion/complete", "params": {}});
+    let completion = call(&room, complete);
+    let completed = peer.expect("completion/complete").await;
+    peer.answer(&completed, json!({})).await;
+    result(completion).await;
+    peer.answer(&request, json!({})).await;
+    result(reply).await;
+    assert_eq!(room.count("mcp_edge_upstream_connections{server=\"time\"}"), 1);
+
+    // A client of other capabilities gets a seat of its own.
+    let other = room.dispatch_as(r#"{"roots":{}}"#, echo("b"));
+    let mut beside = room.accept_legacy().await;
+    beside.serve_echo().await;
+    result(other).await;
+    peer.notify(UPDATED, json!({"uri": "x://1"})).await;
+    assert_eq!(client.hears().await["uri"], "x://1");
+}
