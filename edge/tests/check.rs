@@ -128,7 +128,7 @@ async fn answering(answers: &'static [&'static str]) -> SocketAddr {
         for answer in answers.iter().cycle() {
             let mut stream = listener.accept().await.unwrap().0;
             let mut head = [0; 4096];
-            stream.read(&mut head).await.unwrap();
+            assert_ne!(stream.read(&mut head).await.unwrap(), 0);
             stream.write_all(answer.as_bytes()).await.unwrap();
         }
     });
