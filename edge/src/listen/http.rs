@@ -23,6 +23,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::Metrics;
 use super::activity::{Activity, InFlight, Watched};
+use super::again::Again;
 use crate::ops::drain::DrainWatch;
 use crate::permit::{self, Bound};
 
@@ -130,7 +131,7 @@ impl<H: Handler> Service<H> {
                 }
             })
         };
-        let mut connection = pin!(self.builder.serve_connection(TokioIo::new(stream), answer));
+        let mut connection = pin!(Again::new(self.builder.serve_connection(TokioIo::new(stream), answer)));
         let mut told = false;
         loop {
             tokio::select! {
@@ -149,7 +150,7 @@ impl<H: Handler> Service<H> {
                 }
                 () = may_close(&drain, &activity), if !told => {
                     told = true;
-                    connection.as_mut().graceful_shutdown();
+                    connection.as_mut().inner().graceful_shutdown();
                 }
                 phase = activity.expired() => return self.metrics.timed_out(phase),
             }

@@ -5,6 +5,7 @@
 //! ([`http`]). Must not know what requests mean: it is generic over their [`Handler`].
 
 mod activity;
+mod again;
 pub mod http;
 #[cfg(test)]
 mod tests;
