@@ -8,10 +8,10 @@ HOST    := $(shell rustc -vV | sed -n 's/^host: //p')
 DENY    := $(TOOLS)/bin/cargo-deny
 DENY_VERSION := 0.20.2
 
-.PHONY: help build run test real-deps check fmt clippy deny doc layering fuzz bench clean
+.PHONY: help build run test test-k8s images real-deps check fmt clippy deny doc layering fuzz bench clean
 
 help: ## This list
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
 build: ## Release binaries in target/dist
 	@mkdir -p $(DIST)
@@ -26,6 +26,14 @@ run: build ## The main job on an embedded demo server; Ctrl-C ends it
 
 test: build real-deps ## Every test, on the release binaries, with official clients and servers
 	MCP_DIST=$(DIST) cargo test --workspace
+
+test-k8s: build ## Images, manifests, chart, compose and scripts of k8s/; needs root on Debian
+	k8s/tests/install
+	cd k8s/tests && MCP_DIST=$(DIST) .tools/bin/pytest -n 2 --dist loadfile
+
+images: ## The container images, by docker or $$CONTAINER_TOOL
+	$(or $(CONTAINER_TOOL),docker) build -f Dockerfile.edge -t mcp-edge:0.1.0 .
+	$(or $(CONTAINER_TOOL),docker) build -f Dockerfile.bridge -t docker-mcp-bridge:0.1.0 .
 
 real-deps: ## The pinned npm and PyPI packages that the tests use
 	testkit/real/install
@@ -53,9 +61,10 @@ layering:
 fuzz: # that the targets build; shared/fuzz/README.md says how to let them run
 	RUSTFLAGS="--cfg fuzzing" cargo build --manifest-path shared/fuzz/Cargo.toml --target-dir $(TARGET)/fuzz
 
-bench: build ## Load run: the bare limit and our path, one table
-	MCP_DIST=$(DIST) cargo run --release -p bench
+bench: build ## Load runs beside the limit and the peers, one table; ARGS="--quick" or as bench/README.md says
+	MCP_DIST=$(DIST) cargo run --release -p bench -- $(ARGS)
 
 clean: ## Everything that was built
 	cargo clean
 	rm -rf testkit/real/node_modules testkit/real/.venv bench/out
+	rm -rf k8s/tests/.tools k8s/tests/.servers k8s/tests/.checkov k8s/tests/crds/node_modules

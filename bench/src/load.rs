@@ -1,129 +1,237 @@
-//! The load: a closed loop over keep-alive connections. One prepared request, one read loop that looks for no
-//! more than the end of the answer, so that little of the machine goes into measuring.
+//! The load, in a process of its own: it shares no runtime with what it measures. One thread, prepared requests,
+//! and read loops that look for no more than the end of the answer, so that little of the machine goes into
+//! measuring.
+//!
+//! - closed loop: each connection sends its next request when the answer to the last one is there. That finds
+//!   what a side can do and what a request costs; it hides queueing.
+//! - open loop (`open`): requests fall due at the times of a Poisson process, whatever came of those before, and
+//!   a latency counts from when its request was due. So a side that stalls pays for all it kept waiting.
+//! - `pipe`: both, on the pipes of a server itself · `first`: a new session up to its first answer
+
+mod channel;
+pub(crate) mod first;
+mod http1;
+mod http2;
+mod open;
+mod pipe;
 
 use std::cell::RefCell;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
 use tokio::task::{JoinSet, LocalSet};
 use tokio::time::Instant;
 
 use crate::stat::{Histogram, Outcome};
+use channel::Channel;
 
 /// One measurement to be made.
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Load {
-    address: SocketAddr,
-    connections: usize,
-    length: Duration,
-    request: Vec<u8>,
+    pub(crate) to: To,
+    /// The file of requests; connections take them in turn.
+    pub(crate) requests: PathBuf,
+    pub(crate) connections: usize,
+    pub(crate) seconds: f64,
+    /// Requests per second of an open loop; a closed one without.
+    pub(crate) rate: Option<f64>,
+    /// The requests are the steps of a session.
+    pub(crate) sessions: bool,
 }
 
-/// What the connections, all on one thread, count together.
-#[derive(Default)]
-struct Counted {
-    latencies: Histogram,
-    with_warm_up: u64,
-    failed: u64,
+/// Where to.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) enum To {
+    Http {
+        address: SocketAddr,
+        /// HTTP/2: all requests are streams of one connection.
+        http2: bool,
+        /// The certificate to trust.
+        tls: Option<PathBuf>,
+    },
+    /// The pipes of a process.
+    Pipe { command: Vec<String> },
 }
+
+/// What all connections, on one thread, count together.
+pub(crate) struct Counted {
+    pub(crate) latencies: Histogram,
+    pub(crate) with_warm_up: u64,
+    pub(crate) failed: u64,
+    pub(crate) body_bytes: u64,
+    pub(crate) first_failure: Option<String>,
+    window: Window,
+}
+
+/// The time that counts.
+#[derive(Clone, Copy)]
+pub(crate) struct Window {
+    pub(crate) from: Instant,
+    pub(crate) until: Instant,
+}
+
+pub(crate) type Counting = Rc<RefCell<Counted>>;
 
 impl Load {
-    /// `ADDRESS CONNECTIONS SECONDS REQUEST_FILE`
-    pub(crate) fn parse(arguments: &[&str]) -> Result<Load> {
-        let &[address, connections, seconds, request] = arguments else {
-            bail!("usage: bench load ADDRESS CONNECTIONS SECONDS REQUEST_FILE")
-        };
-        Ok(Load {
-            address: address.parse()?,
-            connections: connections.parse()?,
-            length: Duration::from_secs(seconds.parse()?),
-            request: std::fs::read(request).context("the request file")?,
-        })
+    pub(crate) async fn run(self) -> Result<Outcome> {
+        let requests = read_requests(&std::fs::read(&self.requests).context("the file of requests")?)?;
+        let requests: Rc<[Vec<u8>]> = requests.into();
+        let local = LocalSet::new();
+        let counted = local.run_until(self.measure(requests)).await?;
+        let counted = counted.borrow();
+        let length = counted.window.until - counted.window.from;
+        Ok(Outcome::new(&counted, length))
     }
 
-    pub(crate) async fn run(self) -> Result<Outcome> {
-        let mut streams = Vec::new();
-        for _ in 0..self.connections {
-            let stream = TcpStream::connect(self.address).await?;
-            stream.set_nodelay(true)?;
-            streams.push(stream);
-        }
-        let request: Rc<[u8]> = self.request.into();
-        let counted = Rc::new(RefCell::new(Counted::default()));
-        let from = Instant::now() + WARM_UP;
-        let until = from + self.length;
-        let local = LocalSet::new();
+    async fn measure(&self, requests: Rc<[Vec<u8>]>) -> Result<Counting> {
+        let To::Http { address, http2, tls } = &self.to else { return pipe::run(self, &requests).await };
+        let mut channels = Channel::open(*address, *http2, tls.as_deref(), self.connections).await?;
+        let counted = self.counted();
+        let window = counted.borrow().window;
         let mut loops = JoinSet::new();
-        for stream in streams {
-            loops
-                .spawn_local_on(keep_asking(stream, request.clone(), counted.clone(), (from, until)), &local);
+        if let Some(rate) = self.rate {
+            open::run(channels, requests, rate, counted.clone()).await?;
+            return Ok(counted);
         }
-        local.run_until(async { while loops.join_next().await.is_some() {} }).await;
-        let counted = counted.borrow();
-        Ok(Outcome::new(&counted.latencies, self.length, counted.with_warm_up, counted.failed))
+        for (number, channel) in channels.drain(..).enumerate() {
+            let (requests, counted) = (requests.clone(), counted.clone());
+            if self.sessions {
+                loops.spawn_local(first::keep_opening(channel, requests, counted));
+            } else {
+                loops.spawn_local(keep_asking(channel, requests, number, (window, counted)));
+            }
+        }
+        while loops.join_next().await.is_some() {}
+        Ok(counted)
+    }
+
+    pub(crate) fn counted(&self) -> Counting {
+        let from = Instant::now() + WARM_UP;
+        let window = Window { from, until: from + Duration::from_secs_f64(self.seconds) };
+        Rc::new(RefCell::new(Counted {
+            latencies: Histogram::default(),
+            with_warm_up: 0,
+            failed: 0,
+            body_bytes: 0,
+            first_failure: None,
+            window,
+        }))
+    }
+}
+
+impl Counted {
+    pub(crate) fn window(&self) -> Window {
+        self.window
+    }
+
+    /// An answer of so many bytes to what was sent at `began`.
+    pub(crate) fn answered(&mut self, began: Instant, body_bytes: usize) {
+        let ended = Instant::now();
+        self.count(ended, ended - began, body_bytes);
+    }
+
+    /// An answer to what was due at `began`. All that fell due in the window counts, also when its answer comes
+    /// after it: the slowest would be missing otherwise.
+    pub(crate) fn answered_due(&mut self, began: Instant, body_bytes: usize) {
+        self.count(began, began.elapsed(), body_bytes);
+    }
+
+    fn count(&mut self, at: Instant, latency: Duration, body_bytes: usize) {
+        self.with_warm_up += 1;
+        if at >= self.window.from && at < self.window.until {
+            self.latencies.add(latency);
+            self.body_bytes += body_bytes as u64;
+        }
+    }
+
+    pub(crate) fn failed(&mut self, why: &str) {
+        self.failed += 1;
+        self.first_failure.get_or_insert_with(|| why.to_owned());
     }
 }
 
 /// Asks over one connection until the time is up. A failure ends the connection's part and is counted.
 async fn keep_asking(
-    mut stream: TcpStream,
-    request: Rc<[u8]>,
-    counted: Rc<RefCell<Counted>>,
-    (from, until): (Instant, Instant),
+    mut channel: Channel,
+    requests: Rc<[Vec<u8>]>,
+    number: usize,
+    (window, counted): (Window, Counting),
 ) {
-    let mut waiting = Vec::with_capacity(64 * 1024);
-    loop {
+    // Each connection begins elsewhere, so that requests that differ are mixed.
+    let offset = number * requests.len() / 16;
+    for request in requests.iter().cycle().skip(offset % requests.len().max(1)) {
         let began = Instant::now();
-        if began >= until {
+        if began >= window.until {
             return;
         }
-        let answered = tokio::time::timeout(ANSWER_GUARD, ask(&mut stream, &request, &mut waiting)).await;
-        let ended = Instant::now();
-        let mut counted = counted.borrow_mut();
-        if !matches!(answered, Ok(Ok(()))) {
-            counted.failed += 1;
-            return;
-        }
-        counted.with_warm_up += 1;
-        if ended >= from && ended < until {
-            counted.latencies.add(ended - began);
+        match within(channel.ask(request)).await {
+            Ok(body_bytes) => counted.borrow_mut().answered(began, body_bytes),
+            Err(error) => return counted.borrow_mut().failed(&format!("{error:#}")),
         }
     }
 }
 
-async fn ask(stream: &mut TcpStream, request: &[u8], waiting: &mut Vec<u8>) -> Result<()> {
-    stream.write_all(request).await?;
-    waiting.clear();
-    loop {
-        ensure!(stream.read_buf(waiting).await? > 0, "the connection ended");
-        if let Some(length) = answer_length(waiting)?
-            && waiting.len() >= length
-        {
-            ensure!(waiting.len() == length, "more than one answer came");
-            return Ok(());
-        }
-    }
+async fn within<T>(step: impl Future<Output = Result<T>>) -> Result<T> {
+    tokio::time::timeout(ANSWER_GUARD, step).await.context("no answer in time")?
 }
 
-/// Bytes of the whole answer, once its head is there. Only what the two targets send is understood.
-fn answer_length(bytes: &[u8]) -> Result<Option<usize>> {
-    let Some(head) = bytes.windows(4).position(|window| window == b"\r\n\r\n") else { return Ok(None) };
-    let text = std::str::from_utf8(bytes.get(..head).unwrap_or_default())?;
-    ensure!(text.starts_with("HTTP/1.1 200"), "the answer is {}", text.lines().next().unwrap_or_default());
-    for line in text.lines() {
-        if let Some((name, value)) = line.split_once(':')
-            && name.eq_ignore_ascii_case("content-length")
-        {
-            return Ok(Some(head + 4 + value.trim().parse::<usize>()?));
-        }
+/// Opens so many sessions over one connection; their ids.
+pub(crate) async fn open_sessions(
+    address: SocketAddr,
+    count: usize,
+    [initialize, initialized]: &[Vec<u8>; 2],
+) -> Result<Vec<String>> {
+    let mut channels = Channel::open(address, false, None, 1).await?;
+    let channel = channels.first_mut().context("no connection")?;
+    let mut ids = Vec::new();
+    for _ in 0..count {
+        let id = channel.step(initialize).await?.context("a session without an id")?;
+        channel.step(&first::with_session(initialized, &id)).await?;
+        ids.push(id);
     }
-    bail!("the answer has no length")
+    Ok(ids)
+}
+
+/// Requests in one file: each after a line with its length.
+pub(crate) fn write_requests<'a>(requests: impl IntoIterator<Item = &'a [u8]>) -> Vec<u8> {
+    let mut file = Vec::new();
+    for request in requests {
+        file.extend_from_slice(format!("{}\n", request.len()).as_bytes());
+        file.extend_from_slice(request);
+    }
+    file
+}
+
+fn read_requests(mut file: &[u8]) -> Result<Vec<Vec<u8>>> {
+    let mut requests = Vec::new();
+    while !file.is_empty() {
+        let end = memchr::memchr(b'\n', file).context("a length without an end")?;
+        let (length, rest) = file.split_at(end);
+        let length: usize = std::str::from_utf8(length)?.parse()?;
+        let rest = rest.get(1..).unwrap_or_default();
+        requests.push(rest.get(..length).context("a request is cut short")?.to_vec());
+        file = rest.get(length..).unwrap_or_default();
+    }
+    Ok(requests)
 }
 
 /// Until connections are up, caches warm and the upstream connection is made.
-const WARM_UP: Duration = Duration::from_millis(700);
+pub(crate) const WARM_UP: Duration = Duration::from_millis(250);
 /// Far beyond any latency that is still a figure.
 const ANSWER_GUARD: Duration = Duration::from_secs(10);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_come_back_from_their_file() {
+        let requests: [&[u8]; 3] = [b"one\n", b"", b"3\nthree"];
+        assert_eq!(read_requests(&write_requests(requests)).unwrap(), requests);
+        assert!(read_requests(b"5\nfour").is_err());
+    }
+}

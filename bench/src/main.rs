@@ -1,26 +1,30 @@
-//! Load runs: what the edge costs, next to the bare limit of the machine, in one table.
+//! Load runs: what the edge costs, beside the limit of the machine, the server's own pipes, and the peers.
 //!
 //! ```text
-//! bench (plan) ── starts ──▶ bridge + demo server ◀── edge      "edge": the whole path
-//!      │                     bench bare                         "bare": hyper, answering the same bytes
-//!      └─ for each cell ───▶ bench load  (a process of its own: it shares no runtime with its target)
+//! bench (plan) ── starts ──▶ edges ─▶ bridges ─▶ bench server       the whole path, in its variants
+//!      │                     peers ───────────────▶ bench server    the same server
+//!      │                     bench bare                             hyper, answering the same bytes
+//!      └─ for each cell ───▶ bench load          (a process of its own: it shares no runtime with its target)
 //! ```
-//! The load is a closed loop: each connection sends its next request when the answer to the last one is
-//! there. That finds what the path can do and what a request costs; it hides queueing, so latencies are those
-//! of a full machine.
-//!
-//! - `plan` — which cells are measured, in which order; `targets` — what they are measured on
-//! - `load`, `bare` — the other two processes
-//! - `stat` — histogram, median, spread; `report` — the table and the JSON next to it
+//! - `plan` — which cells are measured, in which order · `lane` — what a cell is · `groups` — what there is to measure
+//! - `house` — what is started for it · `peers` — who we are compared with · `usage` — what processes use
+//! - `load`, `bare`, `server` — the other three processes
+//! - `stat` — histogram, median, spread · `report` — the tables, the JSON, the plot and the verdicts
 //!
 //! Black box: the edge is a program here and never a library.
 
 mod bare;
+mod groups;
+mod house;
+mod lane;
 mod load;
+mod peers;
 mod plan;
 mod report;
+mod server;
 mod stat;
-mod targets;
+mod tls;
+mod usage;
 
 use anyhow::{Result, bail};
 use tokio::runtime::Builder;
@@ -29,12 +33,14 @@ fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match arguments.as_slice() {
+        ["server", rest @ ..] => Ok(server::Server::parse(rest)?.serve()?),
         // As many threads as the edge has: it is the limit to compare with.
-        ["bare", address, body] => {
-            Builder::new_multi_thread().enable_all().build()?.block_on(bare::serve(address, body))
+        ["bare", bare] => {
+            let bare: bare::Bare = serde_json::from_str(bare)?;
+            Builder::new_multi_thread().enable_all().build()?.block_on(bare.serve())
         }
-        ["load", rest @ ..] => {
-            let load = load::Load::parse(rest)?;
+        ["load", load] => {
+            let load: load::Load = serde_json::from_str(load)?;
             // One thread leaves the others to what is measured.
             let outcome = Builder::new_current_thread().enable_all().build()?.block_on(load.run())?;
             report::print(&serde_json::to_string(&outcome)?);
@@ -42,11 +48,18 @@ fn main() -> Result<()> {
         }
         rest => {
             let plan = plan::Plan::parse(rest)?;
-            let runtime = Builder::new_multi_thread().enable_all().build()?;
-            let cells = runtime.block_on(plan.run())?;
-            report::table(&plan, &cells)?;
-            if cells.iter().any(|cell| cell.outcome.failed > 0) {
-                bail!("some requests failed: the figures say nothing");
+            let measured = Builder::new_multi_thread().enable_all().build()?.block_on(plan.run())?;
+            report::all(&plan, &measured)?;
+            let cells = measured.iter().flat_map(|measured| &measured.cells);
+            if let Some(failed) =
+                cells.filter(|cell| cell.outcome.failed > 0).max_by_key(|cell| cell.outcome.failed)
+            {
+                let why = failed.outcome.first_failure.as_deref().unwrap_or_default();
+                bail!(
+                    "requests failed, so some figures say nothing; {} of {}: {why}",
+                    failed.outcome.failed,
+                    failed.side
+                );
             }
             Ok(())
         }

@@ -1,101 +1,212 @@
-//! Which cells are measured: every target at every number of connections, so many times, interleaved, so that
-//! a change of the machine's mood meets all targets alike.
+//! Which cells are measured, and in which order: every lane of a group at every step, so many times, taking turns, so
+//! that a change of the machine's mood meets all lanes alike.
 
+use std::collections::HashMap;
+use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use serde::Serialize;
 use tokio::process::Command;
 
+use crate::groups::{self, Shared};
+use crate::lane::{Group, Lane, OPEN_CONNECTIONS, Step};
+use crate::load::Load;
 use crate::report;
 use crate::stat::Outcome;
-use crate::targets::{Target, Targets};
 
 /// What is measured.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Plan {
     /// How often every cell is measured.
     pub(crate) runs: usize,
-    /// How long one measurement takes, after its warm-up.
-    pub(crate) seconds: u64,
-    /// Bytes of the text that is echoed.
-    pub(crate) text_bytes: usize,
+    /// How long one measurement takes, after its warm-up; an open loop takes twice as long, for its tail.
+    pub(crate) seconds: f64,
     /// Connections held open, each with one request under way.
     pub(crate) connections: Vec<usize>,
+    pub(crate) groups: Vec<String>,
+    pub(crate) peers: bool,
+    pub(crate) quick: bool,
+    pub(crate) agentgateway: Option<PathBuf>,
+    /// Peers that run already: name, and address with path.
+    pub(crate) running: Vec<(String, String)>,
+    /// Only lanes with one of these names.
+    pub(crate) sides: Vec<String>,
 }
 
 /// One measurement.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Cell {
     pub(crate) run: usize,
-    pub(crate) target: &'static str,
-    pub(crate) connections: usize,
-    /// CPU time of the target's own process for one request, in microseconds.
+    pub(crate) side: String,
+    pub(crate) step: Step,
+    /// CPU time of the side for one request, in microseconds.
     pub(crate) cpu_us: f64,
+    /// How often the side's threads waited, for one request.
+    pub(crate) waits: f64,
+    pub(crate) memory_kib: u64,
     #[serde(flatten)]
     pub(crate) outcome: Outcome,
 }
 
+/// A group with what was measured.
+pub(crate) struct Measured {
+    pub(crate) group: Group,
+    pub(crate) cells: Vec<Cell>,
+}
+
 impl Plan {
-    /// `--runs N --seconds N --bytes N --connections N,N,…`, all optional.
+    /// See `bench/README.md`; a wrong word is answered with the list.
     pub(crate) fn parse(arguments: &[&str]) -> Result<Plan> {
-        // A mean over 3 s moves by a few per cent between runs; five runs show by how much.
-        let mut plan = Plan { runs: 5, seconds: 3, text_bytes: 64, connections: vec![1, 32, 256] };
-        for pair in arguments.chunks(2) {
-            let [flag, value] = pair else { bail!("{} needs a value", pair.join(" ")) };
-            match *flag {
-                "--runs" => plan.runs = value.parse()?,
-                "--seconds" => plan.seconds = value.parse()?,
-                "--bytes" => plan.text_bytes = value.parse()?,
+        let quick = arguments.contains(&"--quick");
+        let mut plan = Plan {
+            runs: if quick { 2 } else { 5 },
+            seconds: if quick { 0.4 } else { 0.5 },
+            connections: if quick { vec![1, 32] } else { vec![1, 8, 32, 256] },
+            groups: Vec::new(),
+            peers: true,
+            quick,
+            agentgateway: None,
+            running: Vec::new(),
+            sides: Vec::new(),
+        };
+        let mut words = arguments.iter().filter(|word| !word.is_empty());
+        while let Some(word) = words.next() {
+            let mut value = || words.next().copied().with_context(|| format!("{word} needs a value"));
+            match *word {
+                "--quick" => {}
+                "--runs" => plan.runs = value()?.parse()?,
+                "--seconds" => plan.seconds = value()?.parse()?,
                 "--connections" => {
-                    plan.connections = value.split(',').map(str::parse).collect::<Result<_, _>>()?;
+                    plan.connections = value()?.split(',').map(str::parse).collect::<Result<_, _>>()?;
                 }
-                _ => bail!("{flag} is unknown; there are --runs, --seconds, --bytes and --connections"),
+                "--sides" => plan.sides = value()?.split(',').map(str::to_owned).collect(),
+                "--no-peers" => plan.peers = false,
+                "--agentgateway" => plan.agentgateway = Some(value()?.into()),
+                "--peer" => {
+                    let (name, url) = value()?.split_once('=').context("--peer NAME=ADDRESS:PORT/PATH")?;
+                    plan.running.push((name.to_owned(), url.to_owned()));
+                }
+                name if groups::NAMES.contains(&name) => plan.groups.push(name.to_owned()),
+                other => bail!("{other} is unknown; {USAGE} [{}]", groups::NAMES.join("|")),
             }
         }
+        if plan.groups.is_empty() {
+            let names = if quick { &groups::QUICK[..] } else { &groups::NAMES };
+            plan.groups = names.iter().map(|&name| name.to_owned()).collect();
+        }
+        ensure!(plan.runs > 0 && plan.seconds > 0.0, "nothing would be measured");
         Ok(plan)
     }
 
-    /// Starts the targets and measures every cell.
-    pub(crate) async fn run(&self) -> Result<Vec<Cell>> {
-        let targets = Targets::start(self.text_bytes).await?;
+    /// One connection and many: enough where the shape of the curve is known from another group.
+    pub(crate) fn few(&self) -> Vec<usize> {
+        [1, 32].into_iter().filter(|connections| self.connections.contains(connections)).collect()
+    }
+
+    /// Starts what the groups need and measures every cell.
+    pub(crate) async fn run(&self) -> Result<Vec<Measured>> {
+        let mut shared = Shared::start(self).await?;
+        let mut all = Vec::new();
+        for name in &self.groups {
+            for mut group in shared.group(name, self).await.with_context(|| format!("group {name}"))? {
+                group.lanes.retain(|lane| {
+                    self.sides.is_empty() || lane.side == group.base || self.sides.contains(&lane.side)
+                });
+                let cells = self.measure_group(&group).await?;
+                report::table(&group, &cells);
+                all.push(Measured { group, cells });
+            }
+        }
+        Ok(all)
+    }
+
+    async fn measure_group(&self, group: &Group) -> Result<Vec<Cell>> {
+        let peaks = self.peaks(group).await?;
         let mut cells = Vec::new();
         for run in 1..=self.runs {
-            for &connections in &self.connections {
-                let mut pair = [&targets.bare, &targets.edge];
-                if run % 2 == 0 {
-                    pair.reverse(); // neither is always the one that comes after the other
-                }
-                for target in pair {
-                    let cell = self.measure(&targets, target, run, connections).await?;
-                    report::print(&format!(
-                        "run {run}: {:<4} {connections:>4} connections {:>9.0} requests/s",
-                        cell.target, cell.outcome.per_second
-                    ));
-                    cells.push(cell);
+            for &step in &group.steps {
+                let mut lanes: Vec<_> = group.lanes.iter().collect();
+                // None is always the one that comes after the same other.
+                let turn = (run - 1) % lanes.len().max(1);
+                lanes.rotate_left(turn);
+                for lane in lanes {
+                    let load = self.load(lane, step, &peaks);
+                    cells.push(measure(lane, (run, step), &load).await?);
                 }
             }
         }
         Ok(cells)
     }
 
-    async fn measure(
-        &self,
-        targets: &Targets,
-        target: &Target,
-        run: usize,
-        connections: usize,
-    ) -> Result<Cell> {
-        let before = target.cpu()?;
-        let mut load = Command::new(std::env::current_exe()?);
-        load.arg("load").arg(target.address.to_string()).arg(connections.to_string());
-        load.arg(self.seconds.to_string()).arg(targets.request()).kill_on_drop(true);
-        let guard = Duration::from_secs(self.seconds) * 4 + Duration::from_secs(30);
-        let output = tokio::time::timeout(guard, load.output()).await.context("the load did not end")??;
-        let outcome: Outcome = serde_json::from_slice(&output.stdout)
-            .with_context(|| format!("no outcome: {}", String::from_utf8_lossy(&output.stderr)))?;
-        let cpu = target.cpu()?.saturating_sub(before);
-        let cpu_us = cpu.as_secs_f64() * 1e6 / (outcome.with_warm_up as f64).max(1.0);
-        Ok(Cell { run, target: target.name, connections, cpu_us, outcome })
+    /// What the open loop takes its rates from: the most requests per second of a closed loop, by side.
+    async fn peaks(&self, group: &Group) -> Result<HashMap<String, f64>> {
+        let mut peaks = HashMap::new();
+        let step = Step::Closed { connections: OPEN_CONNECTIONS };
+        if !group.steps.iter().any(|step| matches!(step, Step::Open { .. })) {
+            return Ok(peaks);
+        }
+        for lane in group.lanes.iter().filter(|lane| lane.own_peak || lane.side == PEAK_OF) {
+            let mut tries = Vec::new();
+            for run in 1..=3 {
+                let load = lane.load(OPEN_CONNECTIONS, self.seconds, None);
+                tries.push(measure(lane, (run, step), &load).await?.outcome.per_second);
+            }
+            peaks.insert(lane.side.clone(), crate::stat::Median::of(tries.into_iter()).median);
+        }
+        Ok(peaks)
+    }
+
+    fn load(&self, lane: &Lane, step: Step, peaks: &HashMap<String, f64>) -> Load {
+        match step {
+            Step::Closed { connections } => lane.load(connections, self.seconds, None),
+            Step::Open { percent } => {
+                let side = if lane.own_peak { lane.side.as_str() } else { PEAK_OF };
+                let peak = peaks.get(side).copied().unwrap_or_default();
+                lane.load(OPEN_CONNECTIONS, self.seconds * 2.0, Some(peak * f64::from(percent) / 100.0))
+            }
+        }
+    }
+}
+
+async fn measure(lane: &Lane, (run, step): (usize, Step), load: &Load) -> Result<Cell> {
+    let before = lane.family.usage();
+    let mut command = Command::new(std::env::current_exe()?);
+    command.arg("load").arg(serde_json::to_string(load)?).kill_on_drop(true);
+    let guard = Duration::from_secs_f64(load.seconds) * 4 + Duration::from_secs(30);
+    let output = tokio::time::timeout(guard, command.output()).await.context("the load did not end")??;
+    let outcome: Outcome = serde_json::from_slice(&output.stdout)
+        .with_context(|| format!("{}: no outcome: {}", lane.side, String::from_utf8_lossy(&output.stderr)))?;
+    let after = lane.family.usage();
+    let requests = (outcome.with_warm_up as f64).max(1.0);
+    let cell = Cell {
+        run,
+        side: lane.side.clone(),
+        step,
+        cpu_us: after.cpu.saturating_sub(before.cpu).as_secs_f64() * 1e6 / requests,
+        waits: after.waits.saturating_sub(before.waits) as f64 / requests,
+        memory_kib: after.memory_kib,
+        outcome,
+    };
+    report::progress(&cell);
+    Ok(cell)
+}
+
+/// The side whose peak is everybody's.
+const PEAK_OF: &str = "edge";
+const USAGE: &str = "usage: bench [--quick] [--runs N] [--seconds S] [--connections N,N] [--sides NAME,NAME] [--no-peers] \
+    [--agentgateway PROGRAM] [--peer NAME=ADDRESS:PORT/PATH] [GROUP…], where GROUP is one of";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_selection_leaves_the_rest_out() {
+        let plan = Plan::parse(&["--runs", "3", "--connections", "1,32", "call", "list"]).unwrap();
+        assert_eq!((plan.runs, plan.connections.as_slice()), (3, &[1, 32][..]));
+        assert_eq!(plan.groups, ["call", "list"]);
+        assert_eq!(Plan::parse(&["--quick"]).unwrap().groups, groups::QUICK);
+        assert!(Plan::parse(&["calls"]).is_err());
     }
 }

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::load::Counted;
+
 /// Counts of latencies in buckets that are 1/64 of their value wide, so that a percentile is right to 1.6 %.
 pub(crate) struct Histogram {
     counts: Vec<u64>,
@@ -16,8 +18,12 @@ pub(crate) struct Outcome {
     pub(crate) requests: u64,
     pub(crate) with_warm_up: u64,
     pub(crate) failed: u64,
+    pub(crate) first_failure: Option<String>,
     pub(crate) per_second: f64,
+    /// Of bodies.
+    pub(crate) bytes_per_second: f64,
     pub(crate) p50_us: f64,
+    pub(crate) p90_us: f64,
     pub(crate) p99_us: f64,
     pub(crate) p999_us: f64,
 }
@@ -73,13 +79,17 @@ fn top(bucket: usize) -> u64 {
 const STEPS: u64 = 64;
 
 impl Outcome {
-    pub(crate) fn new(latencies: &Histogram, length: Duration, with_warm_up: u64, failed: u64) -> Outcome {
+    pub(crate) fn new(counted: &Counted, length: Duration) -> Outcome {
+        let latencies = &counted.latencies;
         Outcome {
             requests: latencies.total,
-            with_warm_up,
-            failed,
+            with_warm_up: counted.with_warm_up,
+            failed: counted.failed,
+            first_failure: counted.first_failure.clone(),
             per_second: latencies.total as f64 / length.as_secs_f64(),
+            bytes_per_second: counted.body_bytes as f64 / length.as_secs_f64(),
             p50_us: latencies.percentile_us(0.5),
+            p90_us: latencies.percentile_us(0.9),
             p99_us: latencies.percentile_us(0.99),
             p999_us: latencies.percentile_us(0.999),
         }

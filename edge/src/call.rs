@@ -11,7 +11,9 @@
 
 mod ask;
 mod capability;
+pub mod input;
 mod reply;
+mod subscription;
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -25,11 +27,14 @@ use wire::mcp::level::Level;
 use wire::mcp::method::{Method, Notice};
 use wire::span::Span;
 
+use crate::error::Error;
 use crate::permit::CallPermit;
 
 pub use ask::{Answer, Answered, Ask};
 pub use capability::Capabilities;
+pub use input::InputRequired;
 pub use reply::{Cancel, EVENT_BYTES, Event, Next, Outcome, Reply, Responder, reply};
+pub use subscription::{Hear, Subscriber, Subscription};
 
 /// Anything that answers calls: the router, the pool of one server, a fake in a test.
 ///
@@ -49,7 +54,14 @@ pub trait Server: Dispatch {
 
     /// The tasks that run on the connection that the session has open, each as a JSON object.
     fn tasks(&self, session: &SessionKey) -> Pin<Box<dyn Future<Output = Vec<Bytes>> + Send>>;
+
+    /// Has `subscriber` hear of a resource, over the connection that its calls would use; an error when the server
+    /// does not agree. Dropping the future takes the wish back.
+    fn subscribe(&self, subscriber: Subscriber, uri: String) -> Subscribing;
 }
+
+/// See [`Server::subscribe`].
+pub type Subscribing = Pin<Box<dyn Future<Output = Result<Subscription, Error>> + Send>>;
 
 /// One client request on its way to a server.
 #[derive(Debug)]
@@ -64,6 +76,9 @@ pub struct Call {
     pub scope: Option<ServerName>,
     /// The request's method.
     pub method: Method,
+    /// The only server that may take it up again, whatever its name leads to by now: the one that wanted input
+    /// first.
+    pub pin: Option<ServerName>,
     /// The request as the client sent it, scanned. Id, name and `_meta` are replaced on the way by splicing.
     pub request: Message,
     /// The name to write upstream where the public one differs; set by the router.
@@ -112,6 +127,9 @@ pub struct Client {
     pub info: Option<Bytes>,
     /// `capabilities` as a JSON object, verbatim; `None` when it was not sent.
     pub capabilities: Option<Bytes>,
+    /// The same in the words of the stateless form, as far as a client with a session can be asked; `None` for
+    /// a client that speaks them itself.
+    pub offer: Option<Bytes>,
 }
 
 /// Which connections a call may use, apart from the isolation configured for the server.

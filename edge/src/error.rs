@@ -51,6 +51,9 @@ pub enum Kind {
     UnknownMethod,
     /// No server has this resource (−32002, or −32602 for modern clients), with the URI as asked.
     UnknownResource(String),
+    /// The server asked for something that the client did not declare (−32021): the capabilities that it takes, a
+    /// JSON object.
+    MissingCapability(&'static str),
 }
 
 /// Who would have to change something.
@@ -105,9 +108,11 @@ impl Kind {
             Self::Cancelled => Some("cancelled"),
             Self::Draining => Some("draining"),
             Self::Lost => Some("lost"),
-            Self::InvalidRequest | Self::InvalidParams | Self::UnknownMethod | Self::UnknownResource(_) => {
-                None
-            }
+            Self::InvalidRequest
+            | Self::InvalidParams
+            | Self::UnknownMethod
+            | Self::UnknownResource(_)
+            | Self::MissingCapability(_) => None,
         }
     }
 }

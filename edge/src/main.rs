@@ -10,6 +10,7 @@ use edge::app::{App, Stop, dry_run};
 use edge::config::{self, Command, Config};
 use edge::ops::check::Target;
 use edge::ops::log;
+use edge::ops::visit::Visit;
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -25,6 +26,7 @@ fn main() -> ExitCode {
         Ok(Command::Serve(config)) => serve(*config),
         Ok(Command::DryRun(config)) => try_all(*config),
         Ok(Command::CheckHealth(target)) => check(&target),
+        Ok(Command::Check(visit)) => pay(&visit),
         Ok(Command::Print(text)) => {
             say(&mut std::io::stdout(), text.trim_end());
             return ExitCode::SUCCESS;
@@ -75,6 +77,16 @@ fn check(target: &Target) -> anyhow::Result<ExitCode> {
         }
         Err(why) => Err(anyhow::anyhow!(why)),
     }
+}
+
+fn pay(visit: &Visit) -> anyhow::Result<ExitCode> {
+    let found = runtime()?.block_on(visit.pay(&mut |line| say(&mut std::io::stdout(), &line)));
+    found
+        .map(|()| {
+            say(&mut std::io::stdout(), "All well.");
+            ExitCode::SUCCESS
+        })
+        .map_err(anyhow::Error::from)
 }
 
 fn runtime() -> std::io::Result<Runtime> {

@@ -4,6 +4,9 @@
 //! gives its room back when dropped, whatever happened meanwhile. What is not here: the answer to a refused
 //! caller (`front/reply.rs`).
 
+mod bound;
+mod listens;
+
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -12,16 +15,15 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
-use prometheus_client::metrics::counter::Counter;
-use prometheus_client::metrics::family::Family;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
-use crate::error::{Blame, Error};
-use crate::ops::metrics::words;
+pub use self::bound::{Bound, Metrics, RETRY_AFTER};
+
+pub use listens::ListenPermit;
 
 /// The bounds of the whole process.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,6 +35,9 @@ pub struct Config {
     pub calls: usize,
     /// Calls of one principal on their way at a time; the global bound unless configured.
     pub calls_per_principal: usize,
+    /// Listens that one principal keeps open at a time. 64: a client needs one or two, and a host runs several
+    /// clients under one token.
+    pub listens_per_principal: usize,
     /// Bytes of request bodies and unfetched answers held at a time. 256 MiB: what a pod with the usual
     /// 512 MiB limit can spare.
     pub held_bytes: usize,
@@ -40,89 +45,13 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Self {
-        Self { connections: 10_000, calls: 10_000, calls_per_principal: 10_000, held_bytes: 256 << 20 }
-    }
-}
-
-/// A bound that was hit; the label of `mcp_edge_refused_total`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[expect(missing_docs, reason = "each is the setting or limit of the same name")]
-pub enum Bound {
-    Connections,
-    Calls,
-    PrincipalCalls,
-    HeldBytes,
-    Head,
-    Body,
-    Depth,
-    Members,
-    Batch,
-    Sessions,
-    Initialize,
-    Answers,
-    Outbox,
-    SessionCalls,
-    Slots,
-    Queue,
-    QueueTimeout,
-    ServerConnections,
-    Frame,
-    EventBytes,
-    Asks,
-    AskTimeout,
-    Subscriptions,
-}
-
-words!(Bound {
-    Connections => "connections",
-    Calls => "calls",
-    PrincipalCalls => "principal_calls",
-    HeldBytes => "held_bytes",
-    Head => "head",
-    Body => "body",
-    Depth => "depth",
-    Members => "members",
-    Batch => "batch",
-    Sessions => "sessions",
-    Initialize => "initialize",
-    Answers => "answers",
-    Outbox => "outbox",
-    SessionCalls => "session_calls",
-    Slots => "slots",
-    Queue => "queue",
-    QueueTimeout => "queue_timeout",
-    ServerConnections => "server_connections",
-    Frame => "frame",
-    EventBytes => "event_bytes",
-    Asks => "asks",
-    AskTimeout => "ask_timeout",
-    Subscriptions => "subscriptions",
-});
-
-/// How often each bound was hit.
-#[derive(Clone, Debug, Default)]
-pub struct Metrics {
-    refused: Family<BoundLabel, Counter>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct BoundLabel {
-    bound: Bound,
-}
-
-impl Metrics {
-    /// Registers under the process's prefix.
-    pub fn register(&self, registry: &mut Registry) {
-        registry.register(
-            "refused",
-            "Times a bound was hit; raise the setting of that name, or add capacity",
-            self.refused.clone(),
-        );
-    }
-
-    /// Counts one hit.
-    pub fn hit(&self, bound: Bound) {
-        self.refused.get_or_create(&BoundLabel { bound }).inc();
+        Self {
+            connections: 10_000,
+            calls: 10_000,
+            calls_per_principal: 10_000,
+            listens_per_principal: 64,
+            held_bytes: 256 << 20,
+        }
     }
 }
 
@@ -139,6 +68,7 @@ struct Shared {
     connections: Arc<Semaphore>,
     calls: AtomicUsize,
     by_principal: Mutex<HashMap<Arc<str>, usize>>,
+    listens: listens::Counts,
     held_bytes: AtomicUsize,
 }
 
@@ -153,6 +83,7 @@ impl Permits {
                 connections,
                 calls: AtomicUsize::new(0),
                 by_principal: Mutex::default(),
+                listens: Mutex::default(),
                 held_bytes: AtomicUsize::new(0),
             }),
         }
@@ -202,7 +133,8 @@ impl Permits {
             }
             *count += 1;
         }
-        let permit = CallPermit { shared: shared.clone(), principal: principal.clone(), bytes: 0 };
+        let permit =
+            CallPermit { shared: shared.clone(), principal: principal.clone(), bytes: 0, counts: true };
         if shared.calls.fetch_add(1, Ordering::Relaxed) >= shared.config.calls {
             return Err(shared.hit(Bound::Calls)); // dropping the permit takes the count back
         }
@@ -299,9 +231,26 @@ pub struct CallPermit {
     shared: Arc<Shared>,
     principal: Arc<str>,
     bytes: usize,
+    /// Whether it still counts as a call; its bytes are there either way.
+    counts: bool,
 }
 
 impl CallPermit {
+    /// Gives back the place among the calls on their way, and keeps that of the bytes.
+    pub fn release(&mut self) {
+        if !std::mem::take(&mut self.counts) {
+            return;
+        }
+        self.shared.calls.fetch_sub(1, Ordering::Relaxed);
+        let mut counts = lock(&self.shared.by_principal);
+        if let Some(count) = counts.get_mut(&self.principal) {
+            *count -= 1;
+            if *count == 0 {
+                counts.remove(&self.principal);
+            }
+        }
+    }
+
     /// Takes room for `more` bytes of this call's body; asked before they are read.
     ///
     /// # Errors
@@ -316,14 +265,7 @@ impl CallPermit {
 impl Drop for CallPermit {
     fn drop(&mut self) {
         self.shared.held_bytes.fetch_sub(self.bytes, Ordering::Relaxed);
-        self.shared.calls.fetch_sub(1, Ordering::Relaxed);
-        let mut counts = lock(&self.shared.by_principal);
-        if let Some(count) = counts.get_mut(&self.principal) {
-            *count -= 1;
-            if *count == 0 {
-                counts.remove(&self.principal);
-            }
-        }
+        self.release();
     }
 }
 
@@ -436,40 +378,6 @@ impl Drop for QueuePermit {
 pub struct SlotPermit {
     _permit: OwnedSemaphorePermit,
 }
-
-impl Bound {
-    /// The refusal as an error for the caller, with the time after which trying again makes sense.
-    pub fn refusal(self) -> Error {
-        let blame = if self == Self::PrincipalCalls { Blame::Downstream } else { Blame::Edge };
-        let what = match self {
-            Self::Connections => "too many connections to this gateway",
-            Self::Calls => "too many calls on their way through this gateway",
-            Self::PrincipalCalls => "too many calls of this principal on their way",
-            Self::HeldBytes => "the gateway holds as many request bytes as it may",
-            Self::Sessions => "too many sessions on this gateway",
-            Self::SessionCalls => "too many calls of this session on their way",
-            Self::Head => "the head of the request is larger than this gateway takes",
-            Self::Depth => "the message is nested deeper than this gateway takes",
-            Self::Members => "an object of the message has more members than this gateway takes",
-            Self::Batch => "the batch has more messages than this gateway takes",
-            Self::Initialize => "the stream was not initialized in time",
-            Self::Answers | Self::Outbox => "the client reads its answers too slowly",
-            Self::AskTimeout => "the client did not answer in time",
-            Self::Slots | Self::Queue => "too many calls wait for this server",
-            Self::QueueTimeout => "the server had no room for the call in time",
-            Self::ServerConnections => "the server has as many connections as it may",
-            Self::Body => "the request body is larger than this gateway takes",
-            Self::Frame => "the server's message is larger than this gateway takes",
-            Self::EventBytes => "the client reads its events too slowly",
-            Self::Subscriptions => "too many subscriptions of this session",
-            Self::Asks => "too many questions of the server wait for the client",
-        };
-        Error::busy(blame, RETRY_AFTER, format!("{what}; try again later"))
-    }
-}
-
-/// What a refused caller is told to wait: long enough to be worth it, short enough not to be noticed.
-pub const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     // Every state inside is valid at any point, so a poisoned lock carries no news.

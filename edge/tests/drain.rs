@@ -71,6 +71,29 @@ async fn calls_on_their_way_are_finished_and_new_clients_are_sent_elsewhere() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_listen_ends_with_its_result_and_holds_nobody_up() {
+    let (mut edge, _bridge, _scratch) = stage("{drain_delay: 0s, drain: 60s}").await;
+    let client = Client::modern(edge.address).connect().await;
+    let params = client.params(json!({"notifications": {"toolsListChanged": true, "later": {}}}));
+    let listen = json!({"jsonrpc": "2.0", "id": "l", "method": "subscriptions/listen", "params": params});
+    let mut stream = client.send(&client.request(&listen)).await;
+    assert!(stream.is_stream() && stream.header("x-accel-buffering") == Some("no"));
+    let id = json!({"io.modelcontextprotocol/subscriptionId": "l"});
+    let ack = stream.message().await.unwrap();
+    assert_eq!(ack["params"], json!({"_meta": id, "notifications": {"toolsListChanged": true}}));
+    assert_eq!(edge.metric("mcp_edge_streams{kind=\"listen\"}").await, Some(1.0));
+
+    edge.process.signal("TERM").await;
+    let last = stream.message().await.unwrap();
+    assert_eq!(
+        (&last["id"], &last["result"]),
+        (&json!("l"), &json!({"resultType": "complete", "_meta": id}))
+    );
+    assert!(stream.event().await.is_none());
+    assert!(edge.process.ended().await.success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_call_that_outlasts_the_drain_ends_in_an_error() {
     let (mut edge, _bridge, _scratch) = stage("{drain_delay: 0s, drain: 1s}").await;
     let client = Arc::new(Client::modern(edge.address).connect().await);

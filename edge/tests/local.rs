@@ -108,8 +108,15 @@ async fn a_modern_client_is_served_and_a_signal_ends_it_all() {
     let called = client.ask(ask(3, "tools/call", Some("t1"))).await;
     assert!(called["result"]["content"].is_array(), "{called}");
 
+    let mut listen = ask(4, "subscriptions/listen", None);
+    listen["params"]["notifications"] = json!({"toolsListChanged": true});
+    let ack = client.ask(listen).await;
+    assert_eq!(ack["method"], "notifications/subscriptions/acknowledged", "{ack}");
+
     // The input stays open: a read that waits must not hold the process.
     testkit::process::signal(client.process.id().unwrap(), "TERM").await;
     let (code, rest, log) = client.ended().await;
-    assert_eq!((code, rest.as_slice()), (0, &[][..]), "{log}");
+    assert_eq!((code, rest.len()), (0, 1), "{rest:?} {log}");
+    let last: Value = serde_json::from_str(&rest[0]).unwrap();
+    assert_eq!((&last["id"], &last["result"]["resultType"]), (&json!(4), &json!("complete")), "{last}");
 }

@@ -55,8 +55,8 @@ impl Message {
     /// # Errors
     /// What is wrong, where, and the id to answer to when it could be read.
     pub fn scan(bytes: Bytes, limits: &Limits) -> Result<Message, ScanError> {
-        match TopLevel::find(&bytes, limits).and_then(|found| found.judge(bytes.clone())) {
-            Ok(message) => Ok(message),
+        match TopLevel::find(&bytes, limits).and_then(|found| found.judge(&bytes)) {
+            Ok(message) => Ok(Message { bytes, ..message }),
             Err(error) if matches!(error.kind, ScanErrorKind::BadId | ScanErrorKind::Batch) => Err(error),
             Err(error) => Err(ScanError { id: Seek::all(&bytes).id(), ..error }),
         }
@@ -159,7 +159,7 @@ impl TopLevel {
                 return Err(ScanError::new(ScanErrorKind::NotAMessage, at));
             }
         }
-        Object::walk(&mut scanner, bytes, limits, |scanner, key| {
+        Object::step_through(&mut scanner, bytes, limits, |scanner, key| {
             let payload = matches!(key, b"params" | b"result") && scanner.peek() == Some(b'{');
             let span = if payload { found.walk_payload(scanner, bytes, limits)? } else { scanner.value()? };
             match key {
@@ -197,11 +197,12 @@ impl TopLevel {
     }
 
     // JSON-RPC 2.0 §4, §5; MCP 2025-11-25 basic, Messages
-    fn judge(self, bytes: Bytes) -> Result<Message, ScanError> {
+    /// The message but for its bytes.
+    fn judge(self, bytes: &Bytes) -> Result<Message, ScanError> {
         let misfit = |at: Span| ScanError::new(ScanErrorKind::NotAMessage, at.start);
         let whole = Span { start: 0, end: self.end };
         let version = self.version.ok_or_else(|| misfit(whole))?;
-        if text::decode(version.of(&bytes)).as_deref() != Some("2.0") {
+        if text::decode(version.of(bytes)).as_deref() != Some("2.0") {
             return Err(misfit(version));
         }
         let kind = match (self.method, self.result.or(self.error)) {
@@ -222,13 +223,13 @@ impl TopLevel {
             return Err(misfit(span));
         }
         let method =
-            self.method.map(|span| Text::read(&bytes, span).ok_or_else(|| misfit(span))).transpose()?;
-        let id = read_id(&bytes, self.id, self.error.is_some())?;
+            self.method.map(|span| Text::read(bytes, span).ok_or_else(|| misfit(span))).transpose()?;
+        let id = read_id(bytes, self.id, self.error.is_some())?;
         if id.is_none() && self.result.is_some() {
             return Err(misfit(whole));
         }
         let TopLevel { payload, meta, result, error, .. } = self;
-        Ok(Message { bytes, kind, id, method, payload, meta, result, error })
+        Ok(Message { bytes: Bytes::new(), kind, id, method, payload, meta, result, error })
     }
 }
 

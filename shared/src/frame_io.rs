@@ -12,6 +12,10 @@ use crate::splice::Parts;
 /// Room made for each read: most messages come in one, and an idle connection holds no more than this.
 const READ_BYTES: usize = 16 << 10;
 
+/// As long as there is so much room a read takes what is left of the buffer: a small answer fits, and dozens of them
+/// share a buffer.
+const SPARE_BYTES: usize = 4 << 10;
+
 /// Reads lines from a byte stream.
 #[derive(Debug)]
 pub struct FrameReader<R> {
@@ -39,7 +43,11 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
                 return Ok(self.decoder.finish());
             }
             let buffer = self.decoder.buffer();
-            buffer.reserve(READ_BYTES);
+            // Lines are slices of the buffer, so it cannot be used again while one of them is alive. A new one for each
+            // line would cost as much as the line.
+            if buffer.capacity() - buffer.len() < SPARE_BYTES {
+                buffer.reserve(READ_BYTES);
+            }
             self.ended = self.reader.read_buf(buffer).await? == 0;
         }
     }
@@ -73,10 +81,21 @@ impl<W: AsyncWrite + Unpin> FrameWriter<W> {
     /// # Errors
     /// What the stream says.
     pub async fn write_all(&mut self, batch: impl IntoIterator<Item = Parts>) -> io::Result<()> {
-        for message in batch {
-            self.pending.extend(message);
-            self.pending.push(Bytes::from_static(b"\n"));
-        }
+        batch.into_iter().for_each(|message| self.put(message));
+        self.write_put().await
+    }
+
+    /// Puts one message after those that wait for [`write_put`](Self::write_put).
+    pub fn put(&mut self, message: Parts) {
+        self.pending.extend(message);
+        self.pending.push(Bytes::from_static(b"\n"));
+    }
+
+    /// Writes what was put, with as few writes as the stream allows.
+    ///
+    /// # Errors
+    /// What the stream says.
+    pub async fn write_put(&mut self) -> io::Result<()> {
         self.writer.write_all_buf(&mut self.pending).await?;
         self.writer.flush().await
     }

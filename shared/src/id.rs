@@ -13,12 +13,30 @@ use crate::text;
 /// The id of a request: the JSON token of an integer or a string. `1` and `"1"` are different ids; strings are equal
 /// when their text is, however it was escaped.
 #[derive(Clone)]
-pub struct RequestId(Bytes);
+pub struct RequestId(Token);
+
+/// Nearly all ids are short; those need no memory of their own.
+#[derive(Clone)]
+enum Token {
+    Short { bytes: [u8; SHORT_BYTES], len: u8 },
+    Long(Bytes),
+}
+
+/// Any number of 64 bits, and the ids that SDKs make; a token of this length takes no more room than `Bytes` does.
+const SHORT_BYTES: usize = 30;
 
 impl RequestId {
     /// An id of our own making.
     pub fn number(n: u64) -> Self {
-        RequestId(n.to_string().into())
+        let (mut digits, mut at, mut rest) = ([0; SHORT_BYTES], SHORT_BYTES, n);
+        for digit in digits.iter_mut().rev() {
+            *digit = b'0' + (rest % 10) as u8;
+            (at, rest) = (at - 1, rest / 10);
+            if rest == 0 {
+                break;
+            }
+        }
+        RequestId::copied(digits.get(at..).unwrap_or_default())
     }
 
     /// Takes a JSON token that is an integer or a string; `None` for anything else. The token is copied, so that an id
@@ -29,17 +47,39 @@ impl RequestId {
             [b'"', ..] => is_string(token),
             [b'-', digits @ ..] | digits => is_natural(digits),
         };
-        valid.then(|| RequestId(Bytes::copy_from_slice(token)))
+        valid.then(|| RequestId::copied(token))
     }
 
-    /// The JSON token, ready to be written into a message.
-    pub fn token(&self) -> &Bytes {
-        &self.0
+    fn copied(token: &[u8]) -> Self {
+        let mut bytes = [0; SHORT_BYTES];
+        match bytes.get_mut(..token.len()) {
+            Some(room) => {
+                room.copy_from_slice(token);
+                RequestId(Token::Short { bytes, len: token.len() as u8 })
+            }
+            None => RequestId(Token::Long(Bytes::copy_from_slice(token))),
+        }
+    }
+
+    /// The JSON token.
+    pub fn as_bytes(&self) -> &[u8] {
+        match &self.0 {
+            Token::Short { bytes, len } => bytes.get(..usize::from(*len)).unwrap_or_default(),
+            Token::Long(token) => token,
+        }
+    }
+
+    /// The JSON token as a slice of its own, ready to be put into a message; a short one is copied.
+    pub fn token(&self) -> Bytes {
+        match &self.0 {
+            Token::Short { .. } => Bytes::copy_from_slice(self.as_bytes()),
+            Token::Long(token) => token.clone(),
+        }
     }
 
     /// The number, if it is one and fits.
     pub fn as_u64(&self) -> Option<u64> {
-        std::str::from_utf8(&self.0).ok()?.parse().ok()
+        std::str::from_utf8(self.as_bytes()).ok()?.parse().ok()
     }
 }
 
@@ -60,8 +100,8 @@ fn is_string(token: &[u8]) -> bool {
 
 impl PartialEq for RequestId {
     fn eq(&self, other: &Self) -> bool {
-        self.0 == other.0
-            || matches!((text::decode(&self.0), text::decode(&other.0)), (Some(a), Some(b)) if a == b)
+        let (own, other) = (self.as_bytes(), other.as_bytes());
+        own == other || matches!((text::decode(own), text::decode(other)), (Some(a), Some(b)) if a == b)
     }
 }
 
@@ -69,16 +109,16 @@ impl Eq for RequestId {}
 
 impl Hash for RequestId {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        match text::decode(&self.0) {
+        match text::decode(self.as_bytes()) {
             Some(text) => (true, text).hash(state),
-            None => (false, &self.0).hash(state),
+            None => (false, self.as_bytes()).hash(state),
         }
     }
 }
 
 impl fmt::Display for RequestId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&String::from_utf8_lossy(&self.0))
+        f.write_str(&String::from_utf8_lossy(self.as_bytes()))
     }
 }
 
@@ -104,6 +144,17 @@ mod tests {
             ["0", "-0", "7", "-12", "123456789012345678901234567890", r#""""#, r#""a\u0062""#, r#""é""#]
         {
             assert_eq!(id(token).to_string(), token);
+        }
+        for n in [0, 9, 10, 99, 1_234_567_890, u64::MAX] {
+            assert_eq!(RequestId::number(n).to_string(), n.to_string());
+        }
+        // Around the length that has no memory of its own.
+        for length in 28..=33 {
+            let token = format!("\"{}\"", "x".repeat(length - 2));
+            assert_eq!(
+                (id(&token).as_bytes(), &id(&token).token()[..]),
+                (token.as_bytes(), token.as_bytes())
+            );
         }
         assert_eq!((id("7").as_u64(), id("-7").as_u64(), id(r#""7""#).as_u64()), (Some(7), None, None));
         assert_eq!(RequestId::number(u64::MAX), id("18446744073709551615"));

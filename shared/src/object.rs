@@ -16,7 +16,7 @@ pub struct Object {
 }
 
 /// One member of an object.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Member {
     /// The key, quotes included.
     pub key: Span,
@@ -42,15 +42,26 @@ impl Object {
         scanner: &mut Scanner<'a>,
         bytes: &[u8],
         limits: &Limits,
-        mut value: impl FnMut(&mut Scanner<'a>, &[u8]) -> Result<Span, ScanError>,
+        value: impl FnMut(&mut Scanner<'a>, &[u8]) -> Result<Span, ScanError>,
     ) -> Result<Object, ScanError> {
+        let (span, walked) = Object::step_through(scanner, bytes, limits, value)?;
+        Ok(Object { span, members: walked.iter().copied().collect() })
+    }
+
+    /// The same for a caller who keeps what `value` saw and needs no list of the members.
+    pub(crate) fn step_through<'a>(
+        scanner: &mut Scanner<'a>,
+        bytes: &[u8],
+        limits: &Limits,
+        mut value: impl FnMut(&mut Scanner<'a>, &[u8]) -> Result<Span, ScanError>,
+    ) -> Result<(Span, Walked), ScanError> {
         let start = scanner.enter(b'{')?;
-        let mut members: Vec<Member> = Vec::new();
+        let mut members = Walked::default();
         let mut more = !scanner.take(b'}');
         while more {
             let token = scanner.key()?;
             let key = readable(bytes, token)?;
-            if members.len() >= limits.members {
+            if members.count >= limits.members {
                 return Err(ScanError::new(ScanErrorKind::TooManyMembers, token.span.start));
             }
             if members.iter().any(|member| member.is(bytes, &key)) {
@@ -64,7 +75,7 @@ impl Object {
             }
         }
         scanner.leave();
-        Ok(Object { span: Span { start, end: scanner.at() }, members })
+        Ok((Span { start, end: scanner.at() }, members))
     }
 
     /// From `{` to `}`.
@@ -86,6 +97,37 @@ impl Object {
     pub fn members(&self) -> impl Iterator<Item = Member> + '_ {
         self.members.iter().copied()
     }
+
+    /// The same as a slice.
+    pub(crate) fn all(&self) -> &[Member] {
+        &self.members
+    }
+}
+
+/// The members met so far; the first few need no memory of their own.
+#[derive(Default)]
+pub(crate) struct Walked {
+    few: [Member; FEW],
+    count: usize,
+    more: Vec<Member>,
+}
+
+/// A request has four members at its top level, `_meta` three or four.
+const FEW: usize = 6;
+
+impl Walked {
+    fn push(&mut self, member: Member) {
+        match self.few.get_mut(self.count) {
+            Some(place) => *place = member,
+            None => self.more.push(member),
+        }
+        self.count += 1;
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &Member> {
+        let few = self.few.get(..self.count.min(FEW)).unwrap_or_default();
+        few.iter().chain(&self.more)
+    }
 }
 
 impl Member {
@@ -94,7 +136,8 @@ impl Member {
         text::decode(self.key.of(bytes)).unwrap_or_default()
     }
 
-    fn is(&self, bytes: &[u8], key: &[u8]) -> bool {
+    /// Whether its key is this text.
+    pub(crate) fn is(&self, bytes: &[u8], key: &[u8]) -> bool {
         if self.escaped {
             return self.key_text(bytes).as_bytes() == key;
         }

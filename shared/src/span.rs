@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 /// The bytes `start..end` of some message.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Span {
     /// Offset of the first byte.
     pub start: usize,

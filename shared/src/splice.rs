@@ -5,6 +5,7 @@ mod parts;
 use bytes::Bytes;
 
 pub use self::parts::Parts;
+use crate::id::RequestId;
 use crate::object::Object;
 use crate::span::Span;
 use crate::text;
@@ -20,7 +21,23 @@ pub struct Splice {
 #[derive(Debug)]
 struct Edit {
     span: Span,
-    with: Bytes,
+    with: With,
+}
+
+/// What comes in the place of a span. Ids hold their few bytes themselves.
+#[derive(Debug)]
+enum With {
+    Slice(Bytes),
+    Id(RequestId),
+}
+
+impl With {
+    fn bytes(&self) -> &[u8] {
+        match self {
+            With::Slice(slice) => slice,
+            With::Id(id) => id.as_bytes(),
+        }
+    }
 }
 
 impl Splice {
@@ -38,7 +55,12 @@ impl Splice {
     /// Puts `with` in the place of `span`. Of two edits that overlap the one that starts first is made, and an edit that
     /// does not lie within the source is not.
     pub fn replace(&mut self, span: Span, with: impl Into<Bytes>) {
-        self.edits.push(Edit { span, with: with.into() });
+        self.edits.push(Edit { span, with: With::Slice(with.into()) });
+    }
+
+    /// Puts an id in the place of another.
+    pub fn replace_id(&mut self, span: Span, id: RequestId) {
+        self.edits.push(Edit { span, with: With::Id(id) });
     }
 
     /// Puts `what` before the byte `at`. Several at one place come out in the order they were named.
@@ -53,22 +75,50 @@ impl Splice {
 
     /// Edits the members of an object that was scanned in the source.
     pub fn object<'s>(&'s mut self, object: &'s Object) -> ObjectEdit<'s> {
-        let fates = object.members().map(|_| Fate::Stay).collect();
-        ObjectEdit { splice: self, object, fates, added: Vec::new() }
+        ObjectEdit { splice: self, object, fates: Vec::new(), added: Vec::new() }
     }
 
-    /// The edited message.
+    /// The edited message: a small one in one piece, a larger one as slices of its source.
     pub fn finish(mut self) -> Parts {
         // Stable, and what is inserted at a place comes before what replaces the bytes that follow it.
         self.edits.sort_by_key(|edit| (edit.span.start, !edit.span.is_empty()));
-        let mut parts = Parts::new();
+        let mut done = self.span.start;
+        let end = self.span.end;
+        self.edits.retain(|Edit { span, .. }| {
+            let made = span.start >= done && span.end <= end && span.end >= span.start;
+            if made {
+                done = span.end;
+            }
+            made
+        });
+        let removed: usize = self.edits.iter().map(|edit| edit.span.len()).sum();
+        let added: usize = self.edits.iter().map(|edit| edit.with.bytes().len()).sum();
+        // What is removed lies within the span, and no byte of it twice.
+        let length = self.span.len().saturating_sub(removed) + added;
+        if length <= COPIED_BYTES { self.copied(length) } else { self.sliced() }
+    }
+
+    fn copied(self, length: usize) -> Parts {
+        let mut whole = Vec::with_capacity(length); // exact, so that it becomes `Bytes` as it is
+        let mut done = self.span.start;
+        for Edit { span, with } in &self.edits {
+            whole.extend_from_slice(Span { start: done, end: span.start }.of(&self.source));
+            whole.extend_from_slice(with.bytes());
+            done = span.end;
+        }
+        whole.extend_from_slice(Span { start: done, end: self.span.end }.of(&self.source));
+        Bytes::from(whole).into()
+    }
+
+    fn sliced(self) -> Parts {
+        let mut parts = Parts::with_capacity(2 * self.edits.len() + 1);
         let mut done = self.span.start;
         for Edit { span, with } in self.edits {
-            if span.start < done || span.end > self.span.end || span.end < span.start {
-                continue;
-            }
             parts.push(Span { start: done, end: span.start }.slice(&self.source));
-            parts.push(with);
+            match with {
+                With::Slice(slice) => parts.push(slice),
+                With::Id(id) => parts.push(id.token()),
+            }
             done = span.end;
         }
         parts.push(Span { start: done, end: self.span.end }.slice(&self.source));
@@ -76,12 +126,16 @@ impl Splice {
     }
 }
 
+/// A message up to this size is copied into one piece: counting references to a dozen slices of it costs more than a copy
+/// of a page, and so does writing them.
+pub const COPIED_BYTES: usize = 4 << 10;
+
 /// Edits of one object's members, made when this is dropped. The last word on a key counts.
 #[derive(Debug)]
 pub struct ObjectEdit<'s> {
     splice: &'s mut Splice,
     object: &'s Object,
-    /// One for each member of the object.
+    /// One for each member of the object; none while all of them stay.
     fates: Vec<Fate>,
     /// Key as text, and the JSON text of its value.
     added: Vec<(String, Bytes)>,
@@ -99,12 +153,14 @@ impl ObjectEdit<'_> {
     pub fn set(&mut self, key: &str, value: impl Into<Bytes>) {
         let value = value.into();
         let source = &self.splice.source;
-        let members = self.object.members().zip(&mut self.fates);
-        for (member, fate) in members {
-            if member.key_text(source) == key {
-                *fate = Fate::Become(value);
-                return;
+        let members = self.object.all();
+        if let Some(index) = members.iter().position(|member| member.is(source, key.as_bytes())) {
+            let is = members.get(index).map_or(&[][..], |member| member.value.of(source));
+            // Nothing to edit, unless an earlier word was another.
+            if is != value || !self.fates.is_empty() {
+                self.decide(index, Fate::Become(value));
             }
+            return;
         }
         match self.added.iter_mut().find(|(added, _)| added == key) {
             Some((_, old)) => *old = value,
@@ -114,18 +170,28 @@ impl ObjectEdit<'_> {
 
     /// Leaves `key` out.
     pub fn remove(&mut self, key: &str) {
-        self.remove_where(|other| other == key);
+        let source = &self.splice.source;
+        if let Some(index) = self.object.all().iter().position(|member| member.is(source, key.as_bytes())) {
+            self.decide(index, Fate::Go);
+        }
+        self.added.retain(|(added, _)| added != key);
     }
 
     /// Leaves out each member whose key `unwanted` says yes to.
     pub fn remove_where(&mut self, mut unwanted: impl FnMut(&str) -> bool) {
-        let source = &self.splice.source;
-        for (member, fate) in self.object.members().zip(&mut self.fates) {
-            if unwanted(&member.key_text(source)) {
-                *fate = Fate::Go;
+        for (index, member) in self.object.all().iter().enumerate() {
+            if unwanted(&member.key_text(&self.splice.source)) {
+                self.decide(index, Fate::Go);
             }
         }
         self.added.retain(|(key, _)| !unwanted(key));
+    }
+
+    fn decide(&mut self, index: usize, fate: Fate) {
+        self.fates.resize(self.object.all().len(), Fate::Stay);
+        if let Some(place) = self.fates.get_mut(index) {
+            *place = fate;
+        }
     }
 
     /// Makes the edits now; dropping does the same.
@@ -133,8 +199,8 @@ impl ObjectEdit<'_> {
 
     /// A member goes with the comma before it, or while no member before it stays, with the comma after it.
     fn apply(&mut self) {
-        let members: Vec<_> = self.object.members().collect();
-        let mut kept = false;
+        let members = self.object.all();
+        let mut kept = self.fates.is_empty() && !members.is_empty();
         for (index, (member, fate)) in members.iter().zip(&self.fates).enumerate() {
             let before = index.checked_sub(1).and_then(|i| members.get(i));
             match (fate, before) {

@@ -1,10 +1,11 @@
 //! Edits on byte ranges and on the members of objects.
 
 use bytes::{Buf, Bytes};
+use wire::id::RequestId;
 use wire::limits::Limits;
 use wire::object::Object;
 use wire::span::Span;
-use wire::splice::{ObjectEdit, Parts, Splice};
+use wire::splice::{COPIED_BYTES, ObjectEdit, Parts, Splice};
 
 /// Edits the object that `text` is.
 fn edited(text: &'static str, edit: impl FnOnce(&mut ObjectEdit<'_>)) -> String {
@@ -82,16 +83,74 @@ fn inserts_come_before_what_replaces_the_bytes_there() {
 }
 
 #[test]
-fn parts_are_slices_of_the_source() {
-    let source = Bytes::from_static(b"0123456789");
+fn parts_of_a_large_message_are_slices_of_the_source() {
+    let source = Bytes::from("0123456789".repeat(COPIED_BYTES / 10 + 1));
     let mut splice = Splice::new(source.clone());
     splice.replace(Span { start: 3, end: 4 }, "x");
     let parts = splice.finish();
     let slices: Vec<&Bytes> = parts.iter().collect();
-    assert_eq!(slices, ["012", "x", "456789"]);
+    assert_eq!(slices.len(), 3);
+    assert_eq!(
+        (slices[0], slices[1], &slices[2][..6]),
+        (&Bytes::from("012"), &Bytes::from("x"), &b"456789"[..])
+    );
     assert_eq!(slices[0].as_ptr(), source.as_ptr());
     let mut io = [std::io::IoSlice::new(&[]); 2];
     assert_eq!(parts.chunks_vectored(&mut io), 2);
     assert_eq!((io[0].len(), io[1].len()), (3, 1));
     assert_eq!(Parts::from(source.clone()).into_bytes().as_ptr(), source.as_ptr());
+}
+
+#[test]
+fn a_small_message_is_one_part() {
+    let mut splice = Splice::new(Bytes::from_static(b"0123456789"));
+    splice.replace(Span { start: 3, end: 4 }, "x");
+    splice.remove(Span { start: 8, end: 10 });
+    let parts = splice.finish();
+    assert_eq!(parts.iter().collect::<Vec<_>>(), ["012x4567"]);
+}
+
+#[test]
+fn parts_end_where_their_slices_do() {
+    let mut parts: Parts = ["ab", "", "cd", "e"].map(Bytes::from).into_iter().collect();
+    assert_eq!((parts.len_bytes(), parts.iter().count()), (5, 3));
+    parts.advance(3);
+    assert_eq!((parts.chunk(), parts.remaining()), (&b"d"[..], 2));
+    let mut all = Parts::new();
+    all.extend(Parts::new());
+    all.extend(parts);
+    all.extend(Parts::from(Bytes::from("f")));
+    assert_eq!((all.remaining(), all.clone().into_bytes()), (3, Bytes::from("def")));
+    all.advance(3);
+    assert_eq!((all.remaining(), all.chunk(), all.iter().count()), (0, &b""[..], 0));
+    all.push("g");
+    assert_eq!(all.into_bytes(), "g");
+}
+
+#[test]
+fn an_id_takes_the_place_of_another() {
+    for (source, copied) in [("[7]".to_owned(), true), (format!("[7{}]", " ".repeat(COPIED_BYTES)), false)] {
+        let mut splice = Splice::new(Bytes::from(source.clone()));
+        splice.replace_id(Span { start: 1, end: 2 }, RequestId::number(65_537));
+        let parts = splice.finish();
+        assert_eq!(parts.iter().count() == 1, copied);
+        assert_eq!(parts.into_bytes(), source.replacen('7', "65537", 1));
+    }
+}
+
+#[test]
+fn a_member_that_is_the_same_already_is_left_alone() {
+    let source = Bytes::from_static(br#"{"a":1,"b":2}"#);
+    let object = Object::scan(&source, Span { start: 0, end: source.len() }, &Limits::default()).unwrap();
+    let edited = |edit: fn(&mut ObjectEdit<'_>)| {
+        let mut splice = Splice::new(source.clone());
+        let mut editing = splice.object(&object);
+        edit(&mut editing);
+        editing.done();
+        splice.finish().into_bytes()
+    };
+    assert_eq!(edited(|edit| edit.set("a", "1")), source);
+    assert_eq!(edited(|edit| (edit.set("a", "3"), edit.set("a", "1")).1), source);
+    assert_eq!(edited(|edit| (edit.remove("a"), edit.set("a", "1")).1), source);
+    assert_eq!(edited(|edit| (edit.set("b", "2"), edit.set("c", "3")).1), r#"{"a":1,"b":2,"c":3}"#);
 }

@@ -10,7 +10,7 @@ import assert from "node:assert/strict";
 import { spawnSync } from "node:child_process";
 import { parseArgs } from "node:util";
 
-const OPTIONS = ["url", "servers", "token", "ca", "era", "file", "page"];
+const OPTIONS = ["url", "servers", "token", "ca", "era", "file", "page", "lists"];
 const LONG_SECONDS = 60;
 
 export function settings() {

@@ -57,7 +57,7 @@ mod tests {
 
     fn bits(capabilities: Option<&'static str>) -> u16 {
         let capabilities = capabilities.map(|text| text.as_bytes().into());
-        Capabilities::of(&Client { info: None, capabilities }).bits()
+        Capabilities::of(&Client { capabilities, ..Client::default() }).bits()
     }
 
     #[test]

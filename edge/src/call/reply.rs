@@ -14,7 +14,7 @@ use wire::Message;
 use wire::mcp::method::Notice;
 use wire::splice::Parts;
 
-use super::{Ask, ServerName};
+use super::{Ask, InputRequired, ServerName};
 use crate::error::{Blame, Error, Kind};
 
 /// Bytes of events one reply holds for a client that reads slowly (ARCHITECTURE, backpressure): enough for
@@ -34,10 +34,12 @@ pub enum Event {
 }
 
 /// How a call ended. There is exactly one.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub enum Outcome {
     /// The `result` value: a JSON object in slices.
     Result(Parts),
+    /// A modern server wants something of the client first; the call comes back, to be sent again with it.
+    InputRequired(Box<InputRequired>),
     /// The server's own `error` value: a JSON object, verbatim.
     Refused(Bytes),
     /// The call failed on the way.
@@ -61,6 +63,10 @@ pub enum Next {
 pub trait Cancel: Send + Sync {
     /// The consumer of the call that was registered under `token` is gone. Called without a lock held.
     fn cancel(&self, token: u64);
+
+    /// The consumer waits for a person before it reads on: what others could use meanwhile is given back. Called
+    /// without a lock held.
+    fn park(&self, token: u64);
 }
 
 /// A new pair.
@@ -146,6 +152,17 @@ impl Reply {
                 Blame::Edge,
                 "the call's answer was already taken",
             )))),
+        }
+    }
+
+    /// Says that nobody reads on before a person has answered something.
+    pub fn park(&self) {
+        let producer = match &lock(&self.shared).producer {
+            Producer::Told(whom, token) => Some((whom.clone(), *token)),
+            Producer::Absent | Producer::Waiting(_) => None,
+        };
+        if let Some((whom, token)) = producer {
+            whom.park(token);
         }
     }
 
@@ -284,6 +301,10 @@ impl Responder {
 
 impl Drop for Responder {
     fn drop(&mut self) {
+        // The usual case, and the error costs an allocation.
+        if !matches!(lock(&self.shared).end, End::Open) {
+            return;
+        }
         self.end(Outcome::Failed(Error::new(
             Kind::Lost,
             Blame::Edge,
@@ -412,6 +433,10 @@ mod tests {
             fn cancel(&self, token: u64) {
                 self.0.lock().unwrap().push(token);
             }
+
+            fn park(&self, token: u64) {
+                self.0.lock().unwrap().push(token + 100);
+            }
         }
         let told = Arc::new(Told::default());
         let (responder, gone) = reply();
@@ -420,8 +445,10 @@ mod tests {
         assert!(!responder.on_cancel(told.clone(), 8), "the consumer is gone already");
         let (finished, kept) = reply();
         assert!(finished.on_cancel(told.clone(), 9));
+        kept.park();
         finished.finish(Outcome::Refused(Bytes::new()));
+        kept.park();
         drop(kept);
-        assert_eq!(*told.0.lock().unwrap(), [7], "what has ended is not cancelled");
+        assert_eq!(*told.0.lock().unwrap(), [7, 109], "what has ended is neither parked nor cancelled");
     }
 }

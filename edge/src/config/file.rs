@@ -56,7 +56,13 @@ const ROOT: &[Key<Draft>] = &[
     ("session_keys", keys::read),
     ("servers", servers),
     ("prefix", |r, at, draft| set(&mut draft.prefix, r.choice(at, PREFIXES))),
+    ("tasks", |r, at, draft| r.section(at, TASKS, draft)),
     ("limits", |r, at, draft| r.section(at, LIMITS, draft)),
+];
+
+const TASKS: &[Key<Draft>] = &[
+    ("after", |r, at, draft| draft.front.tasks.after = r.duration(at)),
+    ("age", |r, at, draft| set(&mut draft.front.tasks.age, r.duration(at))),
 ];
 
 const CORS: &[Key<Draft>] = &[("origins", |r, at, draft| {
@@ -105,12 +111,19 @@ const LIMITS: &[Key<Draft>] = &[
     ("connections", |r, at, draft| set(&mut draft.permits.connections, r.count(at))),
     ("calls", |r, at, draft| set(&mut draft.permits.calls, r.count(at))),
     ("principal_calls", |r, at, draft| draft.principal_calls = r.count(at)),
+    ("listens", |r, at, draft| set(&mut draft.permits.listens_per_principal, r.count(at))),
     ("sessions", |r, at, draft| set(&mut draft.session.sessions, r.count(at))),
     ("principal_sessions", |r, at, draft| draft.principal_sessions = r.count(at)),
     ("session_calls", |r, at, draft| set(&mut draft.session.calls_per_session, r.count(at))),
     ("slots", |r, at, draft| set(&mut draft.upstream.slots.slots, r.count(at))),
     ("queue", |r, at, draft| set(&mut draft.upstream.slots.queue, r.count(at))),
+    ("tasks", |r, at, draft| set(&mut draft.front.tasks.tasks, r.count(at))),
+    ("parked", |r, at, draft| set(&mut draft.front.park.calls, r.count(at))),
     ("asks", |r, at, draft| set(&mut draft.upstream.asks, r.count(at))),
+    ("rounds", |r, at, draft| set(&mut draft.front.rounds, r.count(at))),
+    ("principal_connections", |r, at, draft| {
+        set(&mut draft.upstream.connections_per_principal, r.count(at));
+    }),
     // Times of calls.
     ("queue_timeout", |r, at, draft| set(&mut draft.upstream.slots.queue_timeout, r.duration(at))),
     ("connect_timeout", |r, at, draft| set(&mut draft.upstream.connect_timeout, r.duration(at))),
@@ -119,6 +132,8 @@ const LIMITS: &[Key<Draft>] = &[
     ("call_timeout", |r, at, draft| set(&mut draft.upstream.call_timeout, r.duration(at))),
     ("call_timeout_max", |r, at, draft| set(&mut draft.upstream.call_timeout_max, r.duration(at))),
     ("ask_timeout", |r, at, draft| set(&mut draft.upstream.ask_timeout, r.duration(at))),
+    ("rounds_time", |r, at, draft| set(&mut draft.front.rounds_time, r.duration(at))),
+    ("parked_timeout", |r, at, draft| set(&mut draft.front.park.age, r.duration(at))),
     ("write_timeout", |r, at, draft| set(&mut draft.upstream.write_timeout, r.duration(at))),
     ("keep_alive", |r, at, draft| set(&mut draft.front.keep_alive, r.duration(at))),
     // Lifetimes.

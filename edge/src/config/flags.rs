@@ -19,7 +19,12 @@ use crate::upstream::{Address, BadAddress};
 
 /// One endpoint for many MCP servers.
 #[derive(Debug, Default, Parser)]
-#[command(name = "mcp-edge", version, args_override_self = true)]
+#[command(
+    name = "mcp-edge",
+    version,
+    args_override_self = true,
+    after_help = "`mcp-edge check URL` goes to an endpoint as a client does and says what is wrong; see `mcp-edge check --help`."
+)]
 pub(super) struct Flags {
     /// Configuration file (YAML)
     #[arg(long, value_name = "FILE")]

@@ -12,12 +12,14 @@ mod problem;
 mod reader;
 mod rules;
 mod units;
+mod visit;
 mod yaml;
 
 use std::ffi::OsString;
 use std::time::Duration;
 
 use crate::ops::check::Target;
+use crate::ops::visit::Visit;
 use crate::ops::{admin, log};
 use crate::router::names::Prefix;
 use crate::upstream::ServerConfig;
@@ -95,6 +97,8 @@ pub enum Command {
     DryRun(Box<Config>),
     /// Ask a running process whether it is alive.
     CheckHealth(Target),
+    /// Go to an endpoint as a client does and say what is wrong.
+    Check(Box<Visit>),
     /// Print this and exit with 0.
     Print(String),
 }
@@ -117,7 +121,15 @@ pub fn load(
     args: impl IntoIterator<Item = OsString>,
     env: impl Fn(&str) -> Option<String>,
 ) -> Result<Command, ConfigError> {
-    let flags = match flags::parse(args)? {
+    let mut args = args.into_iter().peekable();
+    let program = args.next();
+    if args.peek().is_some_and(|word| word == "check") {
+        return Ok(match visit::parse(args.skip(1), env)? {
+            visit::Parsed::Visit(visit) => Command::Check(visit),
+            visit::Parsed::Text(text) => Command::Print(text),
+        });
+    }
+    let flags = match flags::parse(program.into_iter().chain(args))? {
         Parsed::Flags(flags) => flags,
         Parsed::Text(text) => return Ok(Command::Print(text)),
     };

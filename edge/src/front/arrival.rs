@@ -7,6 +7,7 @@ use wire::splice::Parts;
 use super::Front;
 use super::body::Body;
 use super::exchange::Exchange;
+use super::listen::Listen;
 use super::media::Accepts;
 use super::{refusal, sse};
 use crate::call::{Caller, ServerName};
@@ -28,6 +29,8 @@ pub(super) enum Begun {
     Answered(Parts),
     /// A call on its way.
     Call(Exchange),
+    /// A listen of a modern client.
+    Listen(Box<Listen>),
 }
 
 impl Begun {
@@ -39,6 +42,7 @@ impl Begun {
             Self::Call(exchange) => {
                 exchange.respond(accepts, front.config.pace(), &front.rooms.metrics).await
             }
+            Self::Listen(listen) => listen.respond(front, accepts),
         }
     }
 }

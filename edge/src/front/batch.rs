@@ -116,6 +116,7 @@ async fn array(begun: Vec<Begun>) -> Parts {
         let answer = match begun {
             Begun::Answered(answer) => Some(answer),
             Begun::Call(exchange) => exchange.answer().await,
+            Begun::Listen(_) => None, // unknown in the revision that has batches
         };
         if let Some(answer) = answer {
             array.push(Bytes::from_static(separator));

@@ -9,6 +9,7 @@
 //! everywhere. What a client's leaving means is the era's business, said by [`Tie`].
 
 use std::future::poll_fn;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -26,12 +27,19 @@ use super::Front;
 use super::body::Body;
 use super::media::Accepts;
 use super::metrics::{Metrics, Record, StreamKind, Subject};
+use super::older;
+use super::park::{Due, Parked, Parking};
 use super::questions::Questions;
+use super::reissue::Verdict;
+use super::relay;
 use super::reply::{Answer, Manner};
+use super::rounds::{self, Rounds, Turn};
 use super::sse::{self, Feed};
-use crate::call::{Call, Event, Next, Outcome, Reply};
+use super::steps::Steps;
+use crate::call::{Call, Caller, Event, Next, Outcome, Reply, ServerName};
 use crate::error::{Blame, Error, Kind};
 use crate::ops::drain::DrainWatch;
+use crate::permit::CallPermit;
 use crate::session::replay::Weight;
 use crate::session::{InFlight, Said, Source};
 
@@ -61,15 +69,33 @@ struct Waiting {
     empty: bool,
     /// Whether the client hears what comes before the outcome.
     heard: bool,
-    /// What was asked in the course of the call; a modern client is not asked here.
+    /// What was asked in the course of the call of a session.
     questions: Option<Questions>,
+    /// The same for a client without one, whose call can be parked.
+    parking: Option<Parking>,
+    /// Room for a call that was parked, which gave its own back.
+    _room: Option<CallPermit>,
+    terms: Arc<rounds::Terms>,
+    /// Once a server wanted something first.
+    rounds: Option<Box<Rounds>>,
+    steps: Steps,
+}
+
+/// A request that takes up a parked call.
+pub(super) struct Resumption {
+    pub(super) id: RequestId,
+    pub(super) caller: Caller,
+    pub(super) scope: Option<ServerName>,
+    pub(super) parked: Parked,
+    pub(super) room: CallPermit,
 }
 
 /// What holds a call to its client.
 pub(super) enum Tie {
     /// The response itself: when the client closes it, the call is cancelled.
     // MCP 2026-07-28 streamable-http, Cancellation
-    Response,
+    /// With how often the call was asked for before, because its user had to go somewhere first.
+    Response(usize),
     /// The session: the call goes on when the response breaks, until it ends or is cancelled by a message.
     // MCP 2025-11-25 basic/transports: a disconnection is not a cancellation
     Session(InFlight, DrainWatch),
@@ -85,6 +111,8 @@ pub(super) struct Pace {
 enum Step {
     Message(Parts, Weight),
     End(Answer),
+    /// The call goes on without this exchange.
+    Leave(Due),
     /// The client itself cancelled the call, or its session ended.
     Cancelled(Answer),
 }
@@ -106,18 +134,68 @@ impl Exchange {
     pub(super) fn start(front: &Front, (era, id): (Era, RequestId), call: Call, tie: Tie) -> Self {
         let (method, scope, started) = (call.method, call.scope.clone(), Instant::now());
         let progress_token = progress_token(&call.request);
+        let parking = match tie {
+            Tie::Response(rounds) if method.facts().may_ask => Some(Parking::new(front, &call, rounds)),
+            Tie::Response(_) | Tie::Session(..) => None,
+        };
         let reply = front.rooms.gateway.dispatch(call);
         let server = reply.server().cloned().or(scope);
         let subject = Subject { era, method, server: server.clone(), log: front.config.log_calls, started };
         let record = Record::start(&front.rooms.metrics, subject);
         let questions = match &tie {
-            Tie::Response => None,
+            Tie::Response(_) => None,
             Tie::Session(in_flight, _) => Some(Questions::new(in_flight.session().clone())),
         };
         let manner = Manner { era, server };
         let empty = era == Era::Legacy && is_empty(method);
-        let waiting =
-            Waiting { reply, id, progress_token, manner, record, tie, empty, heard: true, questions };
+        Self::waiting(Waiting {
+            reply,
+            id,
+            progress_token,
+            manner,
+            record,
+            tie,
+            empty,
+            heard: true,
+            questions,
+            parking,
+            _room: None,
+            terms: front.rounds.clone(),
+            rounds: None,
+            steps: Steps::default(),
+        })
+    }
+
+    /// Goes on with a call that was parked; `request` took it up.
+    pub(super) fn resume(
+        front: &Front,
+        (request, method): (&Message, Method),
+        resumption: Resumption,
+    ) -> Self {
+        let Resumption { id, caller, scope, parked, room } = resumption;
+        let Parked { inputs, reply, .. } = parked;
+        let server = reply.server().cloned().or(scope.clone());
+        let (era, log, started) = (Era::Modern, front.config.log_calls, Instant::now());
+        let subject = Subject { era, method, server: server.clone(), log, started };
+        Self::waiting(Waiting {
+            reply,
+            id,
+            progress_token: progress_token(request),
+            manner: Manner { era, server },
+            record: Record::start(&front.rooms.metrics, subject),
+            tie: Tie::Response(0),
+            empty: false,
+            heard: true,
+            questions: None,
+            parking: Some(Parking::again(front, request.bytes().clone(), (caller, scope), inputs)),
+            _room: Some(room),
+            terms: front.rounds.clone(),
+            rounds: None,
+            steps: Steps::default(),
+        })
+    }
+
+    fn waiting(waiting: Waiting) -> Self {
         Self { first: None, state: State::Waiting(Box::new(waiting)) }
     }
 
@@ -137,6 +215,7 @@ impl Exchange {
                 return sse::single(&answer.message);
             }
             Some(Step::End(answer) | Step::Cancelled(answer)) => return answer.into_json(),
+            Some(Step::Leave(_)) => {} // `poll_step` has made an end of it
         }
         let count = metrics.stream(StreamKind::Call);
         let (primed, feed) = self.into_feed();
@@ -156,6 +235,9 @@ impl Exchange {
 
     /// The last message alone, without a stream; `None` for a call that its client cancelled.
     pub(super) async fn answer(mut self) -> Option<Parts> {
+        if let State::Waiting(waiting) = &mut self.state {
+            waiting.heard = false;
+        }
         loop {
             match poll_fn(|context| self.poll_next(context)).await {
                 Said::Message(..) => {}
@@ -168,11 +250,14 @@ impl Exchange {
     fn poll_step(&mut self, context: &mut Context<'_>) -> Poll<Step> {
         let State::Waiting(waiting) = &mut self.state else { return Poll::Pending };
         let step = ready!(waiting.poll_step(context));
-        if !matches!(step, Step::Message(..)) {
-            // Booked and given back now, and not when the client has read the last byte.
-            self.state = State::Over;
+        if matches!(step, Step::Message(..)) {
+            return Poll::Ready(step);
         }
-        Poll::Ready(step)
+        // Booked and given back now, and not when the client has read the last byte.
+        match (step, std::mem::replace(&mut self.state, State::Over)) {
+            (Step::Leave(due), State::Waiting(waiting)) => Poll::Ready(Step::End(waiting.leave(due))),
+            (step, _) => Poll::Ready(step),
+        }
     }
 }
 
@@ -188,7 +273,7 @@ impl Source for Exchange {
             Step::Message(message, weight) => Said::Message(message, weight),
             Step::End(answer) => Said::Last(answer.message),
             // MCP 2025-11-25 basic/utilities/cancellation: no response to a cancelled request
-            Step::Cancelled(_) => Said::End,
+            Step::Cancelled(_) | Step::Leave(_) => Said::End,
         })
     }
 }
@@ -211,23 +296,47 @@ impl Waiting {
         {
             return Poll::Ready(self.cancelled());
         }
-        if let Some(questions) = &mut self.questions
-            && let Poll::Ready(message) = questions.poll_withdrawn(context)
-        {
-            return Poll::Ready(Step::Message(message, Weight::Lasting));
-        }
         loop {
-            let message = match ready!(self.reply.poll_next(context)) {
-                Next::Event(event) => self.event(event),
-                Next::Outcome(outcome) => {
-                    let outcome = match outcome {
-                        Outcome::Result(_) if self.empty => Outcome::Result(Bytes::from_static(b"{}").into()),
-                        other => other,
-                    };
-                    let answer = self.manner.answer(&self.id, outcome);
+            if let Some(questions) = &mut self.questions
+                && let Poll::Ready(message) = questions.poll_withdrawn(context)
+            {
+                return Poll::Ready(Step::Message(message, Weight::Lasting));
+            }
+            let next = match self.rounds.as_mut().filter(|rounds| !rounds.is_calling()) {
+                Some(rounds) => match ready!(rounds.poll(context)) {
+                    Turn::Ask(ask) => Next::Event(Event::Ask(ask)),
+                    Turn::Over(outcome) => Next::Outcome(outcome),
+                    Turn::Again(reply) => {
+                        self.reply = reply;
+                        self.steps.restart();
+                        continue;
+                    }
+                    Turn::Withdrawn => continue,
+                },
+                None => match self.reply.poll_next(context) {
+                    Poll::Ready(next) => next,
+                    Poll::Pending => {
+                        let due = self.parking.as_mut().map(|parking| parking.poll_due(context));
+                        return due.unwrap_or(Poll::Pending).map(Step::Leave);
+                    }
+                },
+            };
+            let message = match (next, &self.tie) {
+                (Next::Event(event), _) => self.event(event),
+                (Next::Outcome(Outcome::InputRequired(input)), Tie::Session(..)) => {
+                    let rounds = self.rounds.get_or_insert_with(|| Box::new(Rounds::new(self.terms.clone())));
+                    rounds.begin(*input);
+                    continue;
+                }
+                (Next::Outcome(Outcome::InputRequired(input)), Tie::Response(_)) => {
+                    let outcome = relay::wrap(&self.terms.sealer, &input);
+                    drop(input); // and the room of its call: the next round is another request
+                    let Outcome::Result(result) = outcome else { return Poll::Ready(self.end(outcome)) };
+                    let answer = self.manner.asking(&self.id, result);
                     self.record.end(answer.ending);
                     return Poll::Ready(Step::End(answer));
                 }
+                (Next::Outcome(outcome), _) => return Poll::Ready(self.end(outcome)),
             };
             if let Some((message, weight)) = message {
                 return Poll::Ready(Step::Message(message, weight));
@@ -235,8 +344,42 @@ impl Waiting {
         }
     }
 
+    fn end(&mut self, outcome: Outcome) -> Step {
+        let outcome = match outcome {
+            Outcome::Result(_) if self.empty => Outcome::Result(Bytes::from_static(b"{}").into()),
+            other if self.manner.era == Era::Legacy => {
+                older::outcome(self.record.method(), other, &self.terms.limits)
+            }
+            other => other,
+        };
+        let answer = self.answer(outcome);
+        self.record.end(answer.ending);
+        Step::End(answer)
+    }
+
+    fn answer(&self, outcome: Outcome) -> Answer {
+        let (id, manner) = (&self.id, &self.manner);
+        let visits = match (&outcome, &self.parking) {
+            (Outcome::Refused(error), Some(parking)) => parking.visits(error),
+            _ => None,
+        };
+        match visits {
+            None => manner.answer(id, outcome),
+            Some(Verdict::Ask(result)) => manner.asking(id, result),
+            Some(Verdict::Told(error)) => manner.answer(id, Outcome::Refused(error.to_bytes())),
+            Some(Verdict::Failed(error)) => manner.failed(id, &error),
+        }
+    }
+
     /// What the client hears of it. An ask that it does not hear is dropped, which refuses it.
     fn event(&mut self, event: Event) -> Option<(Parts, Weight)> {
+        let event = match (event, &mut self.parking) {
+            (Event::Ask(ask), Some(parking)) => {
+                parking.inputs.put(ask);
+                return None;
+            }
+            (event, _) => event,
+        };
         if !self.heard {
             return None;
         }
@@ -249,12 +392,30 @@ impl Waiting {
 
     /// The client knows only its own token.
     // MCP 2025-11-25 basic/utilities/progress: the token comes back as it was sent
-    fn progress(&self, message: &Message) -> Option<Parts> {
+    fn progress(&mut self, message: &Message) -> Option<Parts> {
         let token = self.progress_token.clone()?;
         let span = message.param(meta::PROGRESS_TOKEN)?.span();
         let mut splice = Splice::new(message.bytes().clone());
         splice.replace(span, token);
-        Some(splice.finish())
+        let rises = self.questions.is_none() || self.steps.edit(message, &mut splice);
+        rises.then(|| splice.finish())
+    }
+
+    /// Lets the call go on without a client that waits; the answer that tells it how to come back.
+    fn leave(self, due: Due) -> Answer {
+        let Self { reply, id, manner, mut record, parking, .. } = self;
+        let lost = || Error::new(Kind::Lost, Blame::Edge, "the call cannot wait for its client");
+        let left = parking.ok_or_else(lost).and_then(|parking| match due {
+            Due::Park => parking.park(reply),
+            Due::Task => parking.adopt(reply, manner.clone()),
+        });
+        let answer = match (left, due) {
+            (Ok(result), Due::Park) => manner.asking(&id, result),
+            (Ok(result), Due::Task) => manner.answer(&id, Outcome::Result(result)),
+            (Err(error), _) => manner.failed(&id, &error),
+        };
+        record.end(answer.ending);
+        answer
     }
 
     fn cancelled(&mut self) -> Step {

@@ -176,7 +176,7 @@ pub(super) fn take(front: &Front, to: &Addressee, arrival: Arrival) -> Result<Re
     let room = match &begun {
         Ok(None) => return Ok(accepted()),
         // The session bounds its calls; cancels and answers to what servers ask must come through beside them.
-        Ok(Some(Begun::Call(_))) => None,
+        Ok(Some(Begun::Call(_) | Begun::Listen(_))) => None,
         Ok(Some(Begun::Answered(_))) | Err(_) => {
             let Ok(room) = channel.room.clone().try_acquire_owned() else {
                 front.rooms.permits.metrics().hit(Bound::Answers);

@@ -55,15 +55,16 @@ pub(super) fn open(front: &Front, arrival: &Arrival) -> Result<(Arc<Session>, Pa
         return Err(Refusal::bad_request(code::INVALID_PARAMS, "params.protocolVersion must be a string"));
     };
     let version = negotiate(&asked);
-    let client =
-        Client { info: object(message, "clientInfo")?, capabilities: object(message, "capabilities")? };
+    let (info, declared) = (object(message, "clientInfo")?, object(message, "capabilities")?);
+    let offer = declared.as_ref().map(|declared| questions::offer(declared, version));
+    let client = Client { info, capabilities: declared, offer };
     let gateway = &front.rooms.gateway;
     let session = front.rooms.sessions.open(Birth {
         caller: arrival.caller.clone(),
         scope: arrival.scope.clone(),
         version,
         client: Arc::new(client),
-        seen: *gateway.changes().borrow(),
+        seen: *gateway.changes(arrival.scope.as_ref()).borrow(),
     })?;
     let mut result = json!({
         "protocolVersion": version.as_str(),
@@ -163,7 +164,7 @@ pub(super) fn open_stream(
 
 /// What belongs to no call of this session.
 pub(super) fn listen(front: &Front, session: &Arc<Session>) -> Reader {
-    let (changes, drain) = (front.rooms.gateway.changes(), front.rooms.drain.clone());
+    let (changes, drain) = (front.rooms.gateway.changes(session.scope()), front.rooms.drain.clone());
     session.listen(|strayed| Box::new(Listening::new(session.clone(), strayed, changes, drain)))
 }
 
@@ -239,6 +240,7 @@ fn call(
         scope,
         method,
         request: message,
+        pin: None,
         rename: None,
         permit,
     };

@@ -36,10 +36,24 @@ pub(super) struct Listening {
     news: Option<Pin<Box<dyn Future<Output = News> + Send>>>,
 }
 
-enum News {
+/// See [`news`].
+pub(super) enum News {
+    /// Lists may have changed.
     Changed,
     /// The process stops.
     End,
+}
+
+/// What there is to say next to whoever follows `changes`.
+pub(super) async fn news(mut changes: watch::Receiver<ListChanges>, drain: DrainWatch) -> News {
+    tokio::select! {
+        biased;
+        () = drain.stopping() => News::End,
+        changed = changes.changed() => match changed {
+            Ok(()) => News::Changed,
+            Err(_) => News::End, // the router is gone, and with it this process
+        },
+    }
 }
 
 impl Listening {
@@ -94,19 +108,8 @@ impl Listening {
     }
 
     fn poll_news(&mut self, context: &mut Context<'_>) -> Poll<News> {
-        let news = self.news.get_or_insert_with(|| {
-            let (mut changes, drain) = (self.changes.clone(), self.drain.clone());
-            Box::pin(async move {
-                tokio::select! {
-                    biased;
-                    () = drain.stopping() => News::End,
-                    changed = changes.changed() => match changed {
-                        Ok(()) => News::Changed,
-                        Err(_) => News::End, // the router is gone, and with it this process
-                    },
-                }
-            })
-        });
+        let make = || Box::pin(news(self.changes.clone(), self.drain.clone())) as Pin<Box<_>>;
+        let news = self.news.get_or_insert_with(make);
         let news = std::task::ready!(news.as_mut().poll(context));
         self.news = None;
         Poll::Ready(news)

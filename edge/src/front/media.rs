@@ -50,8 +50,13 @@ impl Accepts {
 pub(super) fn wants_events(headers: &HeaderMap) -> Result<(), Refusal> {
     match Accepts::of(headers) {
         Ok(Accepts { events: true, .. }) => Ok(()),
-        _ => Err(not_acceptable("accept text/event-stream")),
+        _ => Err(no_stream_wanted()),
     }
+}
+
+/// The refusal of a client that takes no stream where there is nothing else.
+pub(super) fn no_stream_wanted() -> Refusal {
+    not_acceptable("accept text/event-stream")
 }
 
 /// Checks that a body is JSON in UTF-8.

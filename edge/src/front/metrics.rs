@@ -26,6 +26,8 @@ pub struct Metrics {
     calls: Family<CallLabels, Counter>,
     latency: Family<LatencyLabels, Histogram, fn() -> Histogram>,
     in_flight: Gauge,
+    parked: Gauge,
+    tasks: Gauge,
     streams: Family<StreamLabels, Gauge>,
     responses: Family<StatusLabels, Counter>,
     resumptions: Family<ResumptionLabels, Counter>,
@@ -37,6 +39,8 @@ impl Default for Metrics {
             calls: Family::default(),
             latency: Family::new_with_constructor(latency_histogram),
             in_flight: Gauge::default(),
+            parked: Gauge::default(),
+            tasks: Gauge::default(),
             streams: Family::default(),
             responses: Family::default(),
             resumptions: Family::default(),
@@ -64,6 +68,16 @@ impl Metrics {
             self.in_flight.clone(),
         );
         registry.register(
+            "calls_parked",
+            "Calls whose clients are to answer a question; each holds a process, so near limits.parked look who asks",
+            self.parked.clone(),
+        );
+        registry.register(
+            "tasks",
+            "Slow calls that became tasks and are kept; near limits.tasks calls stay calls",
+            self.tasks.clone(),
+        );
+        registry.register(
             "streams",
             "Open event streams by kind; each holds a client connection",
             self.streams.clone(),
@@ -85,9 +99,17 @@ impl Metrics {
         self.in_flight.get()
     }
 
+    pub(super) fn tasks(&self) -> Gauge {
+        self.tasks.clone()
+    }
+
+    pub(super) fn parked(&self) -> Gauge {
+        self.parked.clone()
+    }
+
     /// Open streams.
     pub fn streams(&self) -> i64 {
-        [StreamKind::Call, StreamKind::Session, StreamKind::Sse]
+        [StreamKind::Call, StreamKind::Session, StreamKind::Sse, StreamKind::Listen]
             .into_iter()
             .map(|kind| self.streams.get_or_create(&StreamLabels { kind }).get())
             .sum()
@@ -161,6 +183,11 @@ impl Record {
         Self { metrics: metrics.clone(), subject, ending: Ending::Cancelled }
     }
 
+    /// What was called.
+    pub(super) fn method(&self) -> Method {
+        self.subject.method
+    }
+
     /// The call has ended; dropping the record books it.
     pub(super) fn end(&mut self, ending: Ending) {
         self.ending = ending;
@@ -229,6 +256,8 @@ impl Class {
 pub enum Ending {
     /// With a result, which may be a tool's own error.
     Ok,
+    /// With questions for the client, whose retry is another call.
+    InputRequired,
     /// With the server's own JSON-RPC error.
     Refused,
     /// The request was wrong: a name, a parameter.
@@ -256,9 +285,11 @@ impl Ending {
             Kind::Cancelled => Self::Cancelled,
             Kind::Draining => Self::Draining,
             Kind::Lost => Self::Lost,
-            Kind::InvalidRequest | Kind::InvalidParams | Kind::UnknownMethod | Kind::UnknownResource(_) => {
-                Self::Invalid
-            }
+            Kind::InvalidRequest
+            | Kind::InvalidParams
+            | Kind::UnknownMethod
+            | Kind::UnknownResource(_)
+            | Kind::MissingCapability(_) => Self::Invalid,
         }
     }
 }
@@ -270,6 +301,8 @@ pub(super) enum StreamKind {
     Session,
     /// A client of HTTP+SSE, with all it is told.
     Sse,
+    /// A listen of a modern client.
+    Listen,
 }
 
 /// What became of a resumption.
@@ -309,6 +342,7 @@ words!(Class {
 // The words of `data.reason`, and three more.
 words!(Ending {
     Ok => "ok",
+    InputRequired => "input_required",
     Refused => "refused",
     Invalid => "invalid",
     Unreachable => "unreachable",
@@ -322,7 +356,7 @@ words!(Ending {
     Lost => "lost",
 });
 
-words!(StreamKind { Call => "call", Session => "session", Sse => "sse" });
+words!(StreamKind { Call => "call", Session => "session", Sse => "sse", Listen => "listen" });
 
 words!(Resumption {
     Replayed => "replayed",

@@ -12,25 +12,37 @@ mod arrival;
 mod batch;
 mod body;
 mod classify;
+mod digest;
 mod exchange;
 mod headers;
 mod http_sse;
+mod inputs;
 mod legacy;
+mod listen;
 mod listening;
 mod media;
 mod metrics;
 mod modern;
+mod older;
 mod origin;
 mod outbox;
+mod park;
 mod plain;
 mod questions;
 mod refusal;
+mod reissue;
+mod relay;
 mod reply;
+mod retry;
+mod rounds;
 mod route;
 mod sse;
 pub mod stdio;
+mod steps;
+mod tasks;
 #[cfg(test)]
 mod tests;
+mod timestamp;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -55,8 +67,10 @@ use self::exchange::Pace;
 use self::http_sse::Channels;
 use self::media::Accepts;
 use self::origin::Admission;
+use self::park::Park;
 use self::refusal::Refusal;
 use self::route::{Door, Route};
+use self::tasks::Tasks;
 use crate::auth::Authenticator;
 use crate::call::{Caller, ServerName};
 use crate::error::Error;
@@ -69,6 +83,8 @@ use crate::session;
 pub use self::body::Body;
 pub use self::metrics::{Class as CallClass, Ending, Metrics};
 pub use self::origin::Rules;
+pub use self::park::Config as ParkConfig;
+pub use self::tasks::Config as TasksConfig;
 
 /// How the front behaves.
 #[derive(Clone, Debug)]
@@ -81,6 +97,10 @@ pub struct Config {
     pub sse: bool,
     /// Streams of HTTP+SSE. 10,000: as many as sessions, for each carries one.
     pub channels: usize,
+    /// Calls that wait for answers of their clients.
+    pub park: ParkConfig,
+    /// Slow calls that become tasks.
+    pub tasks: TasksConfig,
     /// Bounds of messages.
     pub limits: Limits,
     /// How long a request's body may take. 30 s: 4 MiB at a modem's pace, and no longer a connection is held.
@@ -91,6 +111,12 @@ pub struct Config {
     /// Silence after which a call's response becomes a stream. 10 s: errors with a status of their own come
     /// earlier, and no proxy waits less for a first byte.
     pub stream_after: Duration,
+    /// Rounds of one call in which a modern server wants something of a client with a session. 10: a wizard of
+    /// ten pages fits, and a server that asks for ever does not.
+    pub rounds: usize,
+    /// All rounds of one call together, from the first question to the last answer. 10 m: a person reads,
+    /// thinks and types; later nobody is there.
+    pub rounds_time: Duration,
     /// How this gateway introduces itself.
     pub name: String,
     /// Its version.
@@ -106,10 +132,14 @@ impl Default for Config {
             streaming: true,
             sse: true,
             channels: 10_000,
+            park: ParkConfig::default(),
+            tasks: TasksConfig::default(),
             limits: Limits::default(),
             body_timeout: Duration::from_secs(30),
             keep_alive: Duration::from_secs(15),
             stream_after: Duration::from_secs(10),
+            rounds: 10,
+            rounds_time: Duration::from_secs(600),
             name: "mcp-edge".to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             log_calls: false,
@@ -155,6 +185,9 @@ pub struct Front {
     config: Config,
     rooms: Rooms,
     channels: Channels,
+    park: Park,
+    rounds: Arc<rounds::Terms>,
+    tasks: Tasks,
 }
 
 /// A request to one of the doors, before its body is read.
@@ -174,12 +207,24 @@ struct Posted {
 }
 
 impl Front {
-    /// Ready to take requests; `sealer` seals what clients of HTTP+SSE carry for us.
+    /// Ready to take requests; `sealer` seals what clients carry for us. To be called inside a runtime.
     ///
     /// # Errors
     /// When the system gives out no random numbers.
     pub fn new(config: Config, rooms: Rooms, sealer: Sealer) -> Result<Arc<Self>, Error> {
-        Ok(Arc::new(Self { config, rooms, channels: Channels::new(sealer)? }))
+        let rounds = Arc::new(rounds::Terms {
+            gateway: rooms.gateway.clone(),
+            limits: config.limits.clone(),
+            rounds: config.rounds,
+            time: config.rounds_time,
+            bounds: rooms.permits.metrics().clone(),
+            sealer: sealer.clone(),
+        });
+        let metrics = (rooms.permits.metrics().clone(), rooms.metrics.parked());
+        let park = Park::new((config.park.clone(), config.rounds), sealer.clone(), metrics, &rooms.drain)?;
+        let metrics = (rooms.permits.metrics().clone(), rooms.metrics.tasks());
+        let tasks = Tasks::new(config.tasks.clone(), sealer.clone(), metrics, &rooms.drain);
+        Ok(Arc::new(Self { config, rooms, channels: Channels::new(sealer)?, park, rounds, tasks }))
     }
 
     /// Answers one request. Dropping the future is the client's leaving.

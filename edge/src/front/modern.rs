@@ -2,7 +2,8 @@
 //! capabilities, and is cancelled by closing its response.
 //!
 //! What is in the canonical form already needs no translation: after the checks the request goes on as it
-//! came. What is not here: streams of notifications and parked calls.
+//! came. What is not here: streams of news (`listen`), and how a call goes on that its client had to answer something
+//! for (`retry`).
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -21,10 +22,13 @@ use wire::splice::Parts;
 use super::arrival::{Arrival, Begun};
 use super::body::Body;
 use super::classify::{self, MISSING_META};
-use super::exchange::{Exchange, Tie};
+use super::exchange::{Exchange, Resumption, Tie};
+use super::inputs::Answers;
 use super::refusal::{self, Refusal};
-use super::{Front, Posted, headers};
-use crate::call::{Affinity, Call, Client, ServerName};
+use super::reply::Manner;
+use super::retry::{self, Retry};
+use super::{Front, Posted, headers, listen, tasks};
+use crate::call::{Affinity, Call, Caller, Client, ServerName};
 use crate::permit::Bound;
 
 /// Answers one request over HTTP, where headers repeat what the body says.
@@ -57,10 +61,16 @@ pub(super) fn start(front: &Front, arrival: Arrival) -> Result<Begun, Refusal> {
 // MCP 2026-07-28 changelog: initialize, ping, logging/setLevel and resources/subscribe are gone
 fn served(message: &Message) -> Result<Method, Refusal> {
     let method = Method::parse(message.method());
-    if method == Method::Discover || classify::is_routed(method) {
+    let own = matches!(method, Method::Discover | Method::Listen);
+    if own || classify::is_routed(method) || is_of_tasks(method) {
         return Ok(method);
     }
     Err(Refusal::unknown_method(message.method()))
+}
+
+// MCP extension io.modelcontextprotocol/tasks; the other methods of that name are of 2025-11-25
+fn is_of_tasks(method: Method) -> bool {
+    matches!(method, Method::TasksGet | Method::TasksUpdate | Method::TasksCancel)
 }
 
 /// Takes one notification. None is defined for clients over HTTP, and cancelling is closing the stream; SDK
@@ -80,14 +90,35 @@ pub(super) fn accepted() -> Response<Body> {
 }
 
 fn begin(front: &Front, arrival: Arrival, method: Method, client: Client) -> Result<Begun, Refusal> {
+    if method == Method::Listen {
+        return listen::start(front, arrival, client).map(|listen| Begun::Listen(Box::new(listen)));
+    }
     let Arrival { caller, scope, room, message } = arrival;
     if method == Method::Discover {
         let result = discover_result(front, scope.as_ref());
         return Ok(Begun::Answered(refusal::message(message.id(), "result", Parts::from(result))));
     }
+    if is_of_tasks(method)
+        && let Some(result) = own_task(front, (&caller, scope.as_ref()), (method, &message), &client)?
+    {
+        return Ok(Begun::Answered(refusal::message(message.id(), "result", result)));
+    }
     let permit = room.map_err(Bound::refusal)?;
     let Some(id) = message.id().cloned() else {
         return Err(Refusal::bad_request(code::INVALID_REQUEST, "a request has an id"));
+    };
+    let (message, pin, rounds) = match retry::of(front, (&caller, scope.as_ref()), method, message)? {
+        Retry::None(message) => (message, None, 0),
+        Retry::Relay(message, server) => (message, Some(server), 0),
+        Retry::Again(message, rounds) => (message, None, rounds),
+        Retry::Parked(message, parked) => {
+            let resumption = Resumption { id, caller, scope, parked: *parked, room: permit };
+            return Ok(Begun::Call(Exchange::resume(front, (&message, method), resumption)));
+        }
+        Retry::Over(outcome) => {
+            let manner = Manner { era: Era::Modern, server: scope };
+            return Ok(Begun::Answered(manner.answer(&id, outcome).message));
+        }
     };
     let call = Call {
         caller,
@@ -96,10 +127,40 @@ fn begin(front: &Front, arrival: Arrival, method: Method, client: Client) -> Res
         scope,
         method,
         request: message,
+        pin,
         rename: None,
         permit,
     };
-    Ok(Begun::Call(Exchange::start(front, (Era::Modern, id), call, Tie::Response)))
+    Ok(Begun::Call(Exchange::start(front, (Era::Modern, id), call, Tie::Response(rounds))))
+}
+
+/// What is asked of a task that the gateway itself keeps; `None` if it is a server's.
+fn own_task(
+    front: &Front,
+    whom: (&Caller, Option<&ServerName>),
+    (method, message): (Method, &Message),
+    client: &Client,
+) -> Result<Option<Parts>, Refusal> {
+    if !tasks::knows_tasks(client) {
+        // MCP extension tasks: only for clients that declare it in the request
+        let required = json!({ "extensions": { tasks::EXTENSION: {} } });
+        let message = "this request does not declare the extension io.modelcontextprotocol/tasks";
+        return Err(Refusal::bad_request(code::MISSING_CAPABILITY, message)
+            .with_data(json!({ "requiredCapabilities": required })));
+    }
+    let Some(id) = message.param("taskId").and_then(|id| id.as_str()) else {
+        return Err(Refusal::bad_request(code::INVALID_PARAMS, "params.taskId must be a string"));
+    };
+    if !tasks::is_own(&id) {
+        return Ok(None);
+    }
+    let kept = &front.tasks;
+    let result = match method {
+        Method::TasksUpdate => kept.update(&id, whom, &Answers::of(message, &front.config.limits)?),
+        Method::TasksCancel => kept.cancel(&id, whom),
+        _ => kept.get(&id, whom),
+    };
+    Ok(Some(result?))
 }
 
 /// What every modern request says of itself.
@@ -118,7 +179,7 @@ impl<'a> Claim<'a> {
             .ok_or_else(missing)?;
         let capabilities = object(message, meta::CLIENT_CAPABILITIES)?.ok_or_else(missing)?;
         let info = object(message, meta::CLIENT_INFO)?;
-        Ok(Self { version, client: Client { info, capabilities: Some(capabilities) } })
+        Ok(Self { version, client: Client { info, capabilities: Some(capabilities), offer: None } })
     }
 }
 
@@ -153,7 +214,14 @@ fn discover_result(front: &Front, scope: Option<&ServerName>) -> Bytes {
         "resultType": "complete",
         "supportedVersions": [LATEST_MODERN.as_str()],
         // The same for everybody at any time: a server that is slow today must not make this a lie.
-        "capabilities": { "tools": {}, "prompts": {}, "resources": {}, "completions": {} },
+        "capabilities": {
+            "tools": { "listChanged": true },
+            "prompts": { "listChanged": true },
+            "resources": { "listChanged": true, "subscribe": true },
+            "completions": {},
+            "logging": {},
+            "extensions": { tasks::EXTENSION: {} },
+        },
         "ttlMs": DISCOVER_TTL_MS,
         "cacheScope": "private",
         "_meta": { meta::SERVER_INFO: front.config.identity() },

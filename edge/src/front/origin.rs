@@ -4,6 +4,8 @@
 //! 127.0.0.1. `Host` and `Origin` tell: both are checked before anything else of a request is believed
 //! (ARCHITECTURE, security). What is not here: who the caller is.
 
+use std::borrow::Cow;
+
 use http::header::{self, HeaderMap, HeaderValue};
 use http::uri::{Authority, Uri};
 use http::{Response, StatusCode};
@@ -58,7 +60,7 @@ impl Rules {
         Err(forbidden(FOREIGN_PAGE))
     }
 
-    fn answers_to(&self, host: &Place) -> bool {
+    fn answers_to(&self, host: &Place<'_>) -> bool {
         if self.hosts.is_empty() {
             return !self.loopback || host.is_loopback();
         }
@@ -138,17 +140,32 @@ fn forbidden(message: &'static str) -> Refusal {
 
 /// A host and its port, comparable.
 #[derive(Debug, PartialEq, Eq)]
-struct Place {
-    name: String,
+struct Place<'a> {
+    name: Cow<'a, str>,
     port: Option<u16>,
 }
 
-impl Place {
-    fn parse(text: &str) -> Option<Self> {
-        Self::of(&text.parse().ok()?)
+impl<'a> Place<'a> {
+    fn parse(text: &'a str) -> Option<Self> {
+        Self::plain(text).or_else(|| Place::of(&text.parse().ok()?))
     }
 
-    fn of(authority: &Authority) -> Option<Self> {
+    /// A name in lower case and perhaps a port, as nearly all clients write it: without an allocation.
+    fn plain(text: &'a str) -> Option<Self> {
+        let (name, port) = match text.split_once(':') {
+            Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => {
+                (name, Some(port.parse().ok()?))
+            }
+            Some(_) => return None,
+            None => (text, None),
+        };
+        let is_plain =
+            |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'.' | b'-');
+        let fits = !name.is_empty() && name.bytes().all(is_plain);
+        fits.then_some(Self { name: Cow::Borrowed(name), port })
+    }
+
+    fn of(authority: &Authority) -> Option<Place<'static>> {
         let (text, name) = (authority.as_str(), authority.host());
         let port = authority.port_u16();
         // A user name has no place in either header, and parsers disagree on where the host begins after one.
@@ -156,31 +173,31 @@ impl Place {
         if text.contains('@') || name.is_empty() || (port.is_none() && text.len() != name.len()) {
             return None;
         }
-        Some(Self { name: name.to_ascii_lowercase(), port })
+        Some(Place { name: Cow::Owned(name.to_ascii_lowercase()), port })
     }
 
     /// `None` for `null` too, the origin of pages that hide where they come from.
-    fn of_origin(origin: &HeaderValue) -> Option<Self> {
+    fn of_origin(origin: &HeaderValue) -> Option<Place<'static>> {
         let uri: Uri = origin.to_str().ok()?.parse().ok()?;
         uri.scheme()?;
-        Self::of(uri.authority()?)
+        Place::of(uri.authority()?)
     }
 
     // MCP conformance, dns-rebinding-protection: these three, with any port
     fn is_loopback(&self) -> bool {
-        matches!(self.name.as_str(), "localhost" | "127.0.0.1" | "[::1]")
+        matches!(self.name.as_ref(), "localhost" | "127.0.0.1" | "[::1]")
     }
 
     /// Schemes are ignored, for TLS may end in front of us; so a default port of either counts as none.
-    fn is_same(&self, other: &Place) -> bool {
-        let port = |place: &Place| place.port.filter(|port| !matches!(port, 80 | 443));
+    fn is_same(&self, other: &Place<'_>) -> bool {
+        let port = |place: &Place<'_>| place.port.filter(|port| !matches!(port, 80 | 443));
         self.name == other.name && port(self) == port(other)
     }
 }
 
 /// Where the request was sent to.
 // RFC 9112 §3.2.2: a target in absolute form counts more than Host; RFC 9113 §8.3.1: :authority
-fn host(uri: &Uri, headers: &HeaderMap) -> Option<Place> {
+fn host<'a>(uri: &Uri, headers: &'a HeaderMap) -> Option<Place<'a>> {
     if let Some(authority) = uri.authority() {
         return Place::of(authority);
     }

@@ -39,11 +39,12 @@ impl Outbox {
             Ok(None) => {}
             Ok(Some(Begun::Answered(message))) => self.send(message).await,
             Ok(Some(Begun::Call(exchange))) => self.relay(exchange).await,
+            Ok(Some(Begun::Listen(listen))) => self.relay(*listen).await,
             Err(refusal) => self.send(refusal.into_message()).await,
         }
     }
 
-    /// Sends what a call yields, to its end or the client's.
+    /// Sends what a call or a listen yields, to its end or the client's.
     async fn relay(&self, mut source: impl Source) {
         loop {
             match poll_fn(|context| source.poll_next(context)).await {

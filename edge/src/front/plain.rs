@@ -41,6 +41,7 @@ pub(super) async fn call(
         scope: scope.clone(),
         method: Method::ToolsCall,
         request,
+        pin: None,
         rename: None,
         permit,
     };

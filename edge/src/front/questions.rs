@@ -49,7 +49,7 @@ impl Questions {
         let asking = self.session.ask(ask)?;
         let mut splice = Splice::new(request.bytes().clone());
         splice.replace(id, asking.token());
-        edits.make(&request, &mut splice);
+        edits.make(&request, &mut splice, Some(&asking.token()));
         self.open.push(asking);
         Some(splice.finish())
     }
@@ -100,13 +100,18 @@ pub(super) fn answer(message: &Message) -> Answer {
 
 /// What a revision wants to be different in a request.
 #[derive(Debug, Default)]
-struct Edits {
-    unwanted: Option<&'static str>,
+pub(super) struct Edits {
+    /// Members that go.
+    unwanted: Vec<&'static str>,
+    /// It lacks the id that this revision knows a question by.
+    nameless: bool,
     schema: Option<Bytes>,
 }
 
 impl Edits {
-    fn of(
+    /// # Errors
+    /// Why the client cannot be asked this.
+    pub(super) fn of(
         kind: Kind,
         request: &Message,
         version: ProtocolVersion,
@@ -135,7 +140,8 @@ impl Edits {
         }
         // The same page: context only for clients that declare it; they are to leave out what they cannot give.
         let context = current && !can.has("/sampling/context") && request.param("includeContext").is_some();
-        Ok(Self { unwanted: context.then_some("includeContext"), schema: None })
+        let unwanted = context.then_some("includeContext").into_iter().collect();
+        Ok(Self { unwanted, ..Self::default() })
     }
 
     // MCP 2025-06-18 and 2025-11-25 client/elicitation
@@ -152,26 +158,64 @@ impl Edits {
         if version >= ProtocolVersion::V2025_11_25 {
             // The same page, Capabilities: an empty object means forms
             let offered = if url { can.has("/elicitation/url") } else { can.forms() };
-            return offered.then(Self::default).ok_or("this client does not take this mode of elicitation");
+            // MCP 2026-07-28 changelog: elicitationId is gone, so modern servers send none
+            let nameless = url && request.param("elicitationId").is_none();
+            let edits = Self { nameless, ..Self::default() };
+            return offered.then_some(edits).ok_or("this client does not take this mode of elicitation");
         }
         if url {
             return Err("this client cannot be sent to a URL");
         }
         let schema = request.param("requestedSchema").map(|schema| older_schema(schema.raw())).transpose()?;
-        Ok(Self { unwanted: mode.is_some().then_some("mode"), schema: schema.flatten() })
+        let unwanted = mode.is_some().then_some("mode").into_iter().collect();
+        Ok(Self { unwanted, schema: schema.flatten(), ..Self::default() })
     }
 
-    fn make(self, request: &Message, splice: &mut Splice) {
+    /// The same, and without these members.
+    pub(super) fn without(mut self, unwanted: impl IntoIterator<Item = &'static str>) -> Self {
+        self.unwanted.extend(unwanted);
+        self
+    }
+
+    /// Edits the params of the request. `name` is a JSON string that no other question of the session has; where
+    /// questions have keys, none.
+    pub(super) fn make(self, request: &Message, splice: &mut Splice, name: Option<&Bytes>) {
         let Some(params) = request.params() else { return };
         let mut params = splice.object(params);
-        if let Some(unwanted) = self.unwanted {
-            params.remove(unwanted);
+        params.remove_where(|key| self.unwanted.contains(&key));
+        if let Some(name) = name.filter(|_| self.nameless) {
+            params.set("elicitationId", name.clone());
         }
         if let Some(schema) = self.schema {
             params.set("requestedSchema", schema);
         }
         params.done();
     }
+}
+
+/// What a client of `version` with these capabilities can be asked, in the words of the stateless form.
+// MCP 2026-07-28 schema, ClientCapabilities; what the revision cannot express is not declared
+pub(super) fn offer(capabilities: &Bytes, version: ProtocolVersion) -> Bytes {
+    let can = Offer(serde_json::from_slice(capabilities).unwrap_or_default());
+    let flags = |flags: &[(&str, bool)]| {
+        let flags = flags.iter().filter(|(_, on)| *on).map(|(flag, _)| ((*flag).to_owned(), json!({})));
+        Value::Object(flags.collect())
+    };
+    let current = version >= ProtocolVersion::V2025_11_25;
+    let mut offer = serde_json::Map::new();
+    if can.has("/roots") {
+        offer.insert("roots".to_owned(), json!({}));
+    }
+    if can.has("/sampling") {
+        let (tools, context) = (can.has("/sampling/tools"), can.has("/sampling/context"));
+        let sampling = flags(&[("tools", current && tools), ("context", current && context)]);
+        offer.insert("sampling".to_owned(), sampling);
+    }
+    if can.has("/elicitation") && version >= ProtocolVersion::V2025_06_18 {
+        let (form, url) = (!current || can.forms(), current && can.has("/elicitation/url"));
+        offer.insert("elicitation".to_owned(), flags(&[("form", form), ("url", url)]));
+    }
+    Value::Object(offer).to_string().into()
 }
 
 /// What a client declared that it can do.

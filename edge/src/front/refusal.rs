@@ -11,7 +11,7 @@ use http::{Response, StatusCode};
 use serde_json::{Value, json as value};
 use wire::code;
 use wire::id::RequestId;
-use wire::splice::Parts;
+use wire::splice::{COPIED_BYTES, Parts};
 
 use super::body::{Body, ReadError};
 use crate::auth::Unauthorized;
@@ -155,16 +155,23 @@ impl From<ReadError> for Refusal {
 
 /// A JSON-RPC response around `value`, under `key`: `result` or `error`.
 pub(super) fn message(id: Option<&RequestId>, key: &'static str, value: Parts) -> Parts {
-    let mut message = Parts::new();
-    match (id, key) {
+    let (id, middle): (&[u8], &[u8]) = match (id, key) {
         // MCP 2025-11-25 schema: an error whose request has no readable id has none
-        (None, _) => message.push(Bytes::from_static(br#"{"jsonrpc":"2.0","error":"#)),
-        (Some(id), key) => {
-            message.push(Bytes::from_static(br#"{"jsonrpc":"2.0","id":"#));
-            message.push(id.token().clone());
-            message.push(Bytes::from_static(if key == "error" { br#","error":"# } else { br#","result":"# }));
-        }
+        (None, _) => (b"", br#"{"jsonrpc":"2.0","error":"#),
+        (Some(id), "error") => (id.as_bytes(), br#","error":"#),
+        (Some(id), _) => (id.as_bytes(), br#","result":"#),
+    };
+    let start: &[u8] = if id.is_empty() { b"" } else { br#"{"jsonrpc":"2.0","id":"# };
+    let head_bytes = start.len() + id.len() + middle.len();
+    let small = value.len_bytes() <= COPIED_BYTES;
+    let mut head = Vec::with_capacity(if small { head_bytes + value.len_bytes() + 1 } else { head_bytes });
+    [start, id, middle].into_iter().for_each(|part| head.extend_from_slice(part));
+    if small {
+        value.iter().for_each(|part| head.extend_from_slice(part));
+        head.push(b'}');
+        return Bytes::from(head).into();
     }
+    let mut message = Parts::from(Bytes::from(head));
     message.extend(value);
     message.push(Bytes::from_static(b"}"));
     message

@@ -56,8 +56,15 @@ impl Manner {
                 ending: Ending::Ok,
             },
             Outcome::Refused(error) => self.refused(id, error),
+            Outcome::InputRequired(_) => self.failed(id, &nobody_to_ask()),
             Outcome::Failed(error) => self.failed(id, &error),
         }
+    }
+
+    /// A result that asks the client something; what the call is for follows its answer.
+    pub(super) fn asking(&self, id: &RequestId, result: Parts) -> Answer {
+        let message = refusal::message(Some(id), "result", result);
+        Answer { status: StatusCode::OK, retry_after_secs: None, message, ending: Ending::InputRequired }
     }
 
     /// The answer to a client that speaks no JSON-RPC: the result alone, or an error whose status says what to
@@ -76,6 +83,7 @@ impl Manner {
                 },
                 Err(error) => self.plain(Outcome::Failed(error)),
             },
+            Outcome::InputRequired(_) => self.plain(Outcome::Failed(nobody_to_ask())),
             Outcome::Failed(error) => Answer {
                 status: plain_status_of(&error),
                 retry_after_secs: retry_after_secs(&error),
@@ -92,6 +100,19 @@ impl Manner {
             retry_after_secs: retry_after_secs(error),
             message: refusal::message(Some(id), "error", self.object(error).to_bytes().into()),
             ending: Ending::of(&error.kind),
+        }
+    }
+
+    /// A failure of our own making as an error object alone.
+    pub(super) fn error(&self, error: &Error) -> Bytes {
+        self.object(error).to_bytes()
+    }
+
+    /// A server's own error as an error object alone, with the code that this client may see.
+    pub(super) fn refusal(&self, error: Bytes) -> Bytes {
+        match self.told(error) {
+            Ok((_, object)) => object.into_bytes(),
+            Err(error) => self.error(&error),
         }
     }
 
@@ -173,6 +194,8 @@ fn status_of(era: Era, error: &Error) -> StatusCode {
         (Kind::Busy | Kind::Draining, _) => StatusCode::SERVICE_UNAVAILABLE,
         // To a legacy client with a session a 404 says that the session is gone.
         (Kind::UnknownMethod, _) if era == Era::Modern => StatusCode::NOT_FOUND,
+        // MCP 2026-07-28 streamable-http, Status Codes
+        (Kind::MissingCapability(_), _) if era == Era::Modern => StatusCode::BAD_REQUEST,
         _ => StatusCode::OK,
     }
 }
@@ -187,7 +210,9 @@ fn plain_status_of(error: &Error) -> StatusCode {
         (Kind::Unreachable | Kind::Died | Kind::TooLarge | Kind::Protocol | Kind::Lost, _) => {
             StatusCode::BAD_GATEWAY
         }
-        (Kind::InvalidRequest | Kind::InvalidParams, _) => StatusCode::BAD_REQUEST,
+        (Kind::InvalidRequest | Kind::InvalidParams | Kind::MissingCapability(_), _) => {
+            StatusCode::BAD_REQUEST
+        }
         (Kind::UnknownMethod | Kind::UnknownResource(_), _) => StatusCode::NOT_FOUND,
     }
 }
@@ -212,6 +237,8 @@ fn code_of(era: Era, kind: &Kind) -> i32 {
         | Kind::Cancelled
         | Kind::Draining
         | Kind::Lost => code::INTERNAL_ERROR,
+        Kind::MissingCapability(_) if era == Era::Modern => code::MISSING_CAPABILITY,
+        Kind::MissingCapability(_) => code::INTERNAL_ERROR,
         Kind::InvalidRequest => code::INVALID_REQUEST,
         Kind::InvalidParams => code::INVALID_PARAMS,
         Kind::UnknownMethod => code::METHOD_NOT_FOUND,
@@ -224,6 +251,10 @@ fn data_of(kind: &Kind, server: Option<&ServerName>) -> Option<Value> {
     let mut data = Map::new();
     if let Kind::UnknownResource(uri) = kind {
         data.insert("uri".to_owned(), uri.clone().into());
+    }
+    if let Kind::MissingCapability(required) = kind {
+        let required = serde_json::from_str(required).unwrap_or(Value::Null);
+        data.insert("requiredCapabilities".to_owned(), required);
     }
     if let Some(reason) = kind.reason() {
         data.insert("reason".to_owned(), reason.into());
@@ -242,6 +273,12 @@ fn retry_after_secs(error: &Error) -> Option<u64> {
     };
     // RFC 9110 §10.2.3: whole seconds; rounded up, for zero invites a storm
     Some(after.as_secs().max(1) + u64::from(after > Duration::from_secs(1) && after.subsec_nanos() > 0))
+}
+
+/// Where it comes this far, nobody was told of a capability.
+fn nobody_to_ask() -> Error {
+    let message = "the server wants input first, and there is nobody here who could give it";
+    Error::new(Kind::Protocol, Blame::Upstream, message)
 }
 
 /// The code a client of `era` may see for a server's code.

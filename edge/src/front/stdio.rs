@@ -85,6 +85,8 @@ struct Pipe {
     calls: JoinSet<Option<RequestId>>,
     /// Modern requests on their way, to be cancelled by id.
     modern: HashMap<RequestId, AbortHandle>,
+    /// Listens of a modern client; they end with the pipe.
+    listens: JoinSet<Option<RequestId>>,
     /// What belongs to no call of the session; ends with the pipe.
     listening: JoinSet<()>,
 }
@@ -99,6 +101,7 @@ impl Pipe {
             answers: JoinSet::new(),
             calls: JoinSet::new(),
             modern: HashMap::new(),
+            listens: JoinSet::new(),
             listening: JoinSet::new(),
         }
     }
@@ -116,6 +119,7 @@ impl Pipe {
                 () = drain.stopping() => return,
                 () = outbox.closed() => return,
                 Some(ended) = self.calls.join_next(), if !self.calls.is_empty() => self.forget(ended.ok()),
+                Some(ended) = self.listens.join_next(), if !self.listens.is_empty() => self.forget(ended.ok()),
                 Some(_) = self.answers.join_next(), if !self.answers.is_empty() => {}
                 frame = reader.next(), if self.answers.len() < ANSWERS => match frame {
                     Ok(Some(frame)) => self.take(frame),
@@ -139,6 +143,11 @@ impl Pipe {
             self.front.rooms.sessions.delete(&session);
         }
         self.listening.shutdown().await;
+        // When the process stops they say so; to a client that has left there is nothing to say.
+        if self.front.rooms.drain.is_stopping() {
+            while self.listens.join_next().await.is_some() {}
+        }
+        self.listens.shutdown().await;
     }
 
     fn take(&mut self, frame: Frame) {
@@ -239,9 +248,14 @@ impl Pipe {
         let outbox = self.outbox.clone();
         match begun {
             Ok(None) => {}
-            Ok(Some(Begun::Call(_))) => {
+            Ok(Some(Begun::Call(_) | Begun::Listen(_))) => {
                 let id = modern.clone();
-                let call = self.calls.spawn(async move {
+                let set = if matches!(begun, Ok(Some(Begun::Listen(_)))) {
+                    &mut self.listens
+                } else {
+                    &mut self.calls
+                };
+                let call = set.spawn(async move {
                     outbox.deliver(begun).await;
                     id
                 });

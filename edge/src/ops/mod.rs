@@ -7,3 +7,4 @@ pub mod drain;
 pub mod files;
 pub mod log;
 pub mod metrics;
+pub mod visit;

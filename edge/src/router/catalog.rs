@@ -303,7 +303,10 @@ impl<'a> Builder<'a> {
             let keys = ["tools", "prompts", "resources", "resourceTemplates"];
             let mut surface = draft.surface;
             for ((list, items), key) in surface.lists.iter_mut().zip(&draft.items).zip(keys) {
-                *list = Rendered::list(key, items, fresh_ms);
+                *list = match key {
+                    "tools" => Rendered::tools(items, fresh_ms, &self.terms.limits),
+                    _ => Rendered::list(key, items, fresh_ms),
+                };
             }
             surface
         };

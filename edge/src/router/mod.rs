@@ -12,6 +12,7 @@ pub mod render;
 mod route;
 mod seen;
 mod session;
+mod subscribe;
 mod template;
 
 use std::collections::HashSet;
@@ -27,13 +28,18 @@ use wire::limits::Limits;
 use wire::mcp::method::Notice;
 use wire::mcp::mirror::Mirrored;
 
-use crate::call::{Call, Dispatch, Next, Reply, Responder, Server, ServerName, SessionKey, reply};
+use crate::call::{
+    Call, Dispatch, Next, Reply, Responder, Server, ServerName, SessionKey, Subscriber, reply,
+};
 use crate::error::{Blame, Error, Kind};
 use crate::ops::drain::DrainWatch;
 use crate::permit::RETRY_AFTER;
-use catalog::{Catalog, GivenNames, ListKind, Member, Part, Surface, Terms};
+use catalog::{Catalog, GivenNames, Member, Part, Surface, Terms};
 use names::Prefix;
 use seen::{SEEN_URIS, Seen};
+use subscribe::News;
+
+pub use subscribe::Accepted;
 
 /// All configured servers as one. Answers the four list methods itself, routes tools, prompts, resources
 /// and completions; every other method is its caller's business.
@@ -54,8 +60,11 @@ pub trait Gateway: Dispatch {
     /// Passes a notification of a session's client on to whom it concerns.
     fn notify(&self, session: &SessionKey, notice: Notice, message: &Message);
 
-    /// How often the rendered lists changed.
-    fn changes(&self) -> watch::Receiver<ListChanges>;
+    /// How often the rendered lists changed, of all servers together or of the one in scope.
+    fn changes(&self, scope: Option<&ServerName>) -> watch::Receiver<ListChanges>;
+
+    /// Has `subscriber` hear of these resources, as far as their servers agree in time; resolves with those that do.
+    fn subscribe(&self, subscriber: Subscriber, scope: Option<ServerName>, uris: Vec<String>) -> Accepted;
 }
 
 /// Counts of changes of the rendered lists; a count that moved means that clients should list again.
@@ -154,7 +163,7 @@ struct Shared {
     seen: Arc<Seen>,
     drain: DrainWatch,
     settled: watch::Sender<bool>,
-    changes: watch::Sender<ListChanges>,
+    news: News,
     state: Mutex<State>,
     /// What calls are routed by; replaced as a whole, read without waiting.
     catalog: RwLock<Arc<Catalog>>,
@@ -180,7 +189,7 @@ impl Router {
     /// A router that knows of no name yet; [`refresh`] brings them.
     pub fn new(config: Config, servers: Vec<Entry>, metrics: Metrics, drain: DrainWatch) -> Self {
         let parts = servers.iter().map(|_| Listing::Pending).collect();
-        let settled = servers.is_empty();
+        let (settled, news) = (servers.is_empty(), News::new(servers.len()));
         let shared = Shared {
             config,
             servers,
@@ -188,7 +197,7 @@ impl Router {
             seen: Arc::new(Seen::new(SEEN_URIS)),
             drain,
             settled: watch::Sender::new(settled),
-            changes: watch::Sender::default(),
+            news,
             state: Mutex::new(State { parts, given: GivenNames::default() }),
             catalog: RwLock::default(),
         };
@@ -294,20 +303,11 @@ impl Shared {
         }
     }
 
-    /// Tells subscribers, if what they would read differs.
+    /// Tells those who have read something, if what they would read differs.
     fn announce(&self, before: &Catalog, now: &Catalog) {
-        let differs = |kind: ListKind| !before.all.list(kind).same_items(now.all.list(kind));
-        let first = !self.settled.send_replace(true);
-        self.changes.send_if_modified(|changes| {
-            if first {
-                return false; // nobody has read anything yet
-            }
-            let old = *changes;
-            changes.tools += u64::from(differs(ListKind::Tools));
-            changes.prompts += u64::from(differs(ListKind::Prompts));
-            changes.resources += u64::from(differs(ListKind::Resources) || differs(ListKind::Templates));
-            *changes != old
-        });
+        if self.settled.send_replace(true) {
+            self.news.announce(before, now);
+        }
     }
 
     fn is_settled(&self) -> bool {
@@ -404,8 +404,12 @@ impl Gateway for Router {
         }
     }
 
-    fn changes(&self) -> watch::Receiver<ListChanges> {
-        self.shared.changes.subscribe()
+    fn changes(&self, scope: Option<&ServerName>) -> watch::Receiver<ListChanges> {
+        self.shared.news.follow(scope.and_then(|scope| self.shared.index(scope)))
+    }
+
+    fn subscribe(&self, subscriber: Subscriber, scope: Option<ServerName>, uris: Vec<String>) -> Accepted {
+        self.shared.clone().subscribe(subscriber, scope, uris)
     }
 }
 

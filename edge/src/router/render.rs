@@ -17,6 +17,8 @@ use wire::splice::Splice;
 pub struct Rendered {
     bytes: Bytes,
     items: Bytes,
+    /// For clients with a session, where theirs differs.
+    older: Option<Bytes>,
 }
 
 impl Rendered {
@@ -24,6 +26,13 @@ impl Rendered {
     /// ignore them: no revision closes its objects.
     pub fn bytes(&self) -> Bytes {
         self.bytes.clone()
+    }
+
+    /// The same for a client with a session: its revision refuses a whole list over one tool whose `outputSchema` is
+    /// not that of an object.
+    // MCP 2025-11-25 schema, Tool; MCP 2026-07-28 changelog: any JSON Schema
+    pub fn bytes_for_sessions(&self) -> Bytes {
+        self.older.as_ref().unwrap_or(&self.bytes).clone()
     }
 
     /// Whether both show the same items, however long they may be kept.
@@ -51,8 +60,37 @@ impl Rendered {
         out.put_slice(format!(r#"],"ttlMs":{fresh_ms},"cacheScope":"private"}}"#).as_bytes());
         let bytes = out.freeze();
         let items = bytes.slice(start..end);
-        Self { bytes, items }
+        Self { bytes, items, older: None }
     }
+
+    /// The list of tools.
+    pub(super) fn tools(items: &[Bytes], fresh_ms: u32, limits: &Limits) -> Self {
+        let list = |items: &[Bytes]| Self::list("tools", items, fresh_ms);
+        let mended: Vec<_> = items.iter().map(|item| without_odd_output(item, limits)).collect();
+        if mended.iter().all(Option::is_none) {
+            return list(items);
+        }
+        let older: Vec<_> = mended
+            .into_iter()
+            .zip(items)
+            .map(|(mended, item)| mended.unwrap_or_else(|| item.clone()))
+            .collect();
+        Self { older: Some(list(&older).bytes), ..list(items) }
+    }
+}
+
+/// A tool without its `outputSchema`; `None` if it has none, or that of an object.
+fn without_odd_output(item: &Bytes, limits: &Limits) -> Option<Bytes> {
+    let object = |span| Object::scan(item, span, limits).ok();
+    let tool = object(Span::all(item))?;
+    let schema = tool.get(item, "outputSchema")?;
+    let kind = object(schema).and_then(|schema| schema.get(item, "type"));
+    if kind.is_some_and(|kind| kind.of(item) == br#""object""#) {
+        return None;
+    }
+    let mut splice = Splice::new(item.clone());
+    splice.object(&tool).remove("outputSchema");
+    Some(splice.finish().into_bytes())
 }
 
 /// An item under its public name.

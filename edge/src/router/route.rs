@@ -1,6 +1,7 @@
 //! One call, one table look-up, one server.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use memchr::memmem;
@@ -12,7 +13,7 @@ use wire::span::Span;
 
 use super::catalog::{ListKind, Route, Surface};
 use super::{Shared, unknown};
-use crate::call::{Call, Outcome, Rename, Reply};
+use crate::call::{Affinity, Call, Outcome, Rename, Reply};
 use crate::error::{Blame, Error, Kind};
 
 impl Shared {
@@ -36,7 +37,9 @@ impl Shared {
             }
             Method::SetLevel => return self.set_level(&call, only),
             Method::TasksList => return self.list_tasks(&call, only),
-            Method::TasksGet | Method::TasksResult | Method::TasksCancel => self.task(&call, only),
+            Method::TasksGet | Method::TasksResult | Method::TasksUpdate | Method::TasksCancel => {
+                self.task(&call, only)
+            }
             Method::Complete => match self.completion(&call, surface, only) {
                 Ok(target) if catalog.completes.get(target.server) == Some(&false) => {
                     return nothing_to_complete();
@@ -59,6 +62,10 @@ impl Shared {
         let Some(entry) = self.servers.get(target.server) else {
             return Reply::failed(Error::new(Kind::Lost, Blame::Edge, "the server is no longer configured"));
         };
+        if call.pin.as_ref().is_some_and(|pin| *pin != entry.name) {
+            let message = "the server that wanted input first is not the one that this name leads to now";
+            return Reply::failed(Error::new(Kind::InvalidParams, Blame::Edge, message));
+        }
         call.rename = target.rename;
         let (method, principal) = (call.method, call.caller.principal().clone());
         let reply = entry.server.dispatch(call).from_server(entry.name.clone());
@@ -97,12 +104,20 @@ impl Shared {
         }
     }
 
-    /// By the lists, then by template, then by who showed the URI to this principal.
+    /// The server of a resource: by the lists, then by template, then by who showed the URI to this principal.
+    pub(super) fn owner(
+        &self,
+        surface: &Surface,
+        only: Option<usize>,
+        (principal, uri): (&Arc<str>, &str),
+    ) -> Option<usize> {
+        only.or_else(|| surface.resource(uri)).or_else(|| self.seen.server(principal, uri))
+    }
+
     fn resource(&self, call: &Call, surface: &Surface, only: Option<usize>) -> Result<Target, Error> {
         let uri = call.request.param("uri").and_then(|value| value.as_str());
         let uri = uri.ok_or_else(|| missing("uri", "the resource to read"))?;
-        let seen = || self.seen.server(call.caller.principal(), &uri);
-        match only.or_else(|| surface.resource(&uri)).or_else(seen) {
+        match self.owner(surface, only, (call.caller.principal(), &uri)) {
             Some(server) => Ok(Target { server, rename: None }),
             None => Err(Error::new(
                 Kind::UnknownResource(uri.into_owned()),
@@ -174,7 +189,11 @@ fn list(call: &Call, surface: &Surface, kind: ListKind) -> Reply {
         let message = "unknown cursor; list again without one";
         return Reply::failed(Error::new(Kind::InvalidParams, Blame::Downstream, message));
     }
-    let bytes: Bytes = surface.list(kind).bytes();
+    let list = surface.list(kind);
+    let bytes: Bytes = match call.affinity {
+        Affinity::Session(_) => list.bytes_for_sessions(),
+        Affinity::Principal => list.bytes(),
+    };
     Reply::ready(Outcome::Result(bytes.into()))
 }
 

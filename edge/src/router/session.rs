@@ -56,15 +56,14 @@ impl Shared {
         answer
     }
 
-    /// The server whose task it is; whether it is this session's is for that server's connections to say.
+    /// The server whose task it is; whether it is this client's is for that server's connections to say.
     pub(super) fn task(&self, call: &Call, only: Option<usize>) -> Result<Target, Error> {
-        let Affinity::Session(_) = &call.affinity else { return Err(of_sessions()) };
         let id = call.request.param("taskId").and_then(|id| id.as_str());
         let slug = id.as_deref().and_then(server_of);
         let server = self.servers.iter().position(|entry| Some(entry.name.as_str()) == slug);
         match server.filter(|server| only.is_none_or(|only| only == *server)) {
             Some(server) => Ok(Target { server, rename: None }),
-            None => Err(Error::new(Kind::InvalidParams, Blame::Downstream, "this session has no such task")),
+            None => Err(Error::new(Kind::InvalidParams, Blame::Downstream, "this client has no such task")),
         }
     }
 

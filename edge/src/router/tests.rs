@@ -1,5 +1,5 @@
 use super::*;
-use crate::call::{Affinity, Caller, Client, Outcome};
+use crate::call::{Affinity, Caller, Client, Outcome, Subscribing, Subscription};
 use crate::permit::Permits;
 use bytes::Bytes;
 use std::pin::Pin;
@@ -33,6 +33,13 @@ impl Server for Echo {
     fn tell_level(&self, session: &SessionKey) {
         let mut told = self.1.lock().unwrap();
         told.push((session.number, session.wishes.now().level));
+    }
+
+    fn subscribe(&self, _: Subscriber, uri: String) -> Subscribing {
+        if self.0 == "slow" {
+            return Box::pin(std::future::pending());
+        }
+        Box::pin(std::future::ready(Ok(Subscription::new(uri, ()))))
     }
 
     fn tasks(&self, session: &SessionKey) -> Pin<Box<dyn Future<Output = Vec<Bytes>> + Send>> {
@@ -82,6 +89,7 @@ fn call(principal: &str, scope: Option<&str>, method: Method, params: &str) -> C
         scope: scope.map(|scope| ServerName::parse(scope).unwrap()),
         method,
         request: Message::scan(text.into(), &Limits::default()).unwrap(),
+        pin: None,
         rename: None,
         permit,
     }
@@ -91,7 +99,7 @@ async fn answer(router: &Router, call: Call) -> Result<serde_json::Value, Kind> 
     match router.dispatch(call).outcome().await {
         Outcome::Result(parts) => Ok(serde_json::from_slice(&parts.into_bytes()).unwrap()),
         Outcome::Failed(error) => Err(error.kind),
-        Outcome::Refused(_) => panic!("the fake refuses nothing"),
+        Outcome::Refused(_) | Outcome::InputRequired(_) => panic!("the fake only answers"),
     }
 }
 
@@ -175,7 +183,7 @@ async fn calls_wait_for_names_and_no_longer_than_allowed() {
 #[tokio::test]
 async fn clients_hear_of_a_change_only_if_what_they_read_differs() {
     let router = router(&["a", "b"]);
-    let mut changes = router.changes();
+    let mut changes = router.changes(None);
     router.shared.listed(0, part("x"));
     router.shared.listed(1, part("y"));
     assert!(!changes.has_changed().unwrap(), "the first lists are no change");
@@ -195,6 +203,61 @@ async fn a_cursor_nobody_gave_out_is_refused() {
     let list = async |params| answer(&router, call("me", None, Method::ToolsList, params)).await;
     assert_eq!(list(r#"{"cursor":"2"}"#).await.unwrap_err(), Kind::InvalidParams);
     assert!(list(r#"{"cursor":null}"#).await.is_ok());
+}
+
+#[tokio::test]
+async fn each_view_changes_with_what_it_shows() {
+    let router = router(&["a", "b"]);
+    let views = [None, Some("a"), Some("b")]
+        .map(|scope| router.changes(scope.and_then(|slug| router.server(slug)).as_ref()));
+    router.shared.listed(0, part("x"));
+    router.shared.listed(1, part("y"));
+    let counts = || views.each_ref().map(|view| view.borrow().tools);
+    assert_eq!(counts(), [0, 0, 0]);
+    router.shared.listed(1, part("z"));
+    assert_eq!(counts(), [1, 0, 1]);
+    // A name that is hidden from all is seen by its server's own clients.
+    router.shared.listed(1, Part { tools: Vec::new(), ..part("") });
+    assert_eq!(counts(), [2, 0, 2]);
+}
+
+struct Deaf;
+
+impl crate::call::Hear for Deaf {
+    fn updated(&self, _: &Message) {}
+}
+
+#[tokio::test(start_paused = true)]
+async fn subscribers_hear_from_the_servers_that_have_the_resources() {
+    let router = router(&["a", "b", "slow"]);
+    let subscribe = |scope: Option<&str>, uris: &[&str]| {
+        let subscriber = Subscriber {
+            caller: Caller::new("me"),
+            client: Arc::default(),
+            affinity: Affinity::Principal,
+            ear: Arc::new(Deaf),
+        };
+        let uris = uris.iter().map(|uri| (*uri).to_owned()).collect();
+        router.subscribe(subscriber, scope.and_then(|slug| router.server(slug)), uris)
+    };
+    let early = subscribe(None, &["t://1"]);
+    router.shared.listed(0, part("x"));
+    router.shared.listed(1, part("y"));
+    router.shared.listed(
+        2,
+        Part { resources: items("resources", r#"{"uri":"slow://1","name":"s"}"#), ..Part::default() },
+    );
+    let uris = async |accepted: Accepted| -> Vec<String> {
+        accepted.await.iter().map(|subscription| subscription.uri().to_owned()).collect()
+    };
+    assert_eq!(uris(early).await, ["t://1"]);
+    let began = tokio::time::Instant::now();
+    let some = uris(subscribe(None, &["slow://1", "none://1", "t://1", "a:refused"])).await;
+    assert_eq!((some, began.elapsed().as_secs()), (vec!["t://1".to_owned()], 5), "who is slow is left out");
+    assert_eq!(uris(subscribe(Some("b"), &["any://1"])).await, ["any://1"], "one server alone knows best");
+    answer(&router, call("me", None, Method::ToolsCall, r#"{"name":"y"}"#)).await.unwrap();
+    assert_eq!(uris(subscribe(None, &["hidden://1"])).await, ["hidden://1"]);
+    assert!(uris(subscribe(None, &[])).await.is_empty());
 }
 
 fn in_session(number: u64, call: Call) -> Call {
@@ -250,4 +313,21 @@ async fn subscriptions_go_where_reading_goes_and_tasks_where_their_ids_lead() {
     assert_eq!(one["tasks"], serde_json::json!([{"taskId": "b.7"}]));
     let cursor = ask(None, Method::TasksList, r#"{"cursor":"1"}"#).await;
     assert_eq!(cursor.unwrap_err(), Kind::InvalidParams);
+}
+
+#[tokio::test]
+async fn a_call_that_goes_on_goes_to_its_server_and_no_other() {
+    let router = router(&["a", "b"]);
+    router.shared.listed(0, part("x"));
+    router.shared.listed(1, part("x"));
+    let pinned = |tool: &str, server: &str| {
+        let params = format!(r#"{{"name":"{tool}"}}"#);
+        let pin = ServerName::parse(server);
+        let call = Call { pin, ..call("p", None, Method::ToolsCall, &params) };
+        let router = router.clone();
+        async move { answer(&router, call).await }
+    };
+    assert_eq!(pinned("x", "a").await.unwrap()["server"], "a");
+    assert_eq!(pinned("b__x", "b").await.unwrap()["server"], "b");
+    assert_eq!(pinned("x", "b").await.unwrap_err(), Kind::InvalidParams);
 }

@@ -21,7 +21,7 @@ use ring::aead::{Aad, MAX_TAG_LEN, NONCE_LEN, Nonce};
 use ring::rand::{SecureRandom, SystemRandom};
 
 use self::key::{KID_LEN, Key};
-use crate::error::{Blame, Error};
+use crate::error::{self, Blame, Error};
 use crate::permit::RETRY_AFTER;
 
 pub use self::key::{BadKey, KeyText};
@@ -37,12 +37,26 @@ pub struct Config {
 
 /// What a token is for. A token of one kind never opens as another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Kind(&'static str);
+pub struct Kind {
+    name: &'static str,
+    token_bytes: usize,
+}
 
 impl Kind {
-    /// The kind of this name; each use has one of its own.
+    /// The kind of this name, of tokens that may travel in a header; each use has one of its own.
     pub const fn new(name: &'static str) -> Self {
-        Self(name)
+        Self::of_size(name, MAX_TOKEN_BYTES)
+    }
+
+    /// The same with a bound of its own on a token's length, for one that travels in a body.
+    pub const fn of_size(name: &'static str, token_bytes: usize) -> Self {
+        Self { name, token_bytes }
+    }
+
+    /// The longest payload whose token still fits.
+    const fn payload_bytes(self) -> usize {
+        let sealed = self.token_bytes.saturating_sub(VERSION.len()) / 4 * 3;
+        sealed.saturating_sub(KID_LEN + NONCE_LEN + MAX_TAG_LEN)
     }
 }
 
@@ -79,15 +93,19 @@ impl Sealer {
     /// # Errors
     /// When the system gives out no random numbers, or the payload is too large for a token.
     pub fn seal(&self, kind: Kind, payload: &[u8]) -> Result<Box<str>, Error> {
-        if payload.len() > MAX_PAYLOAD_BYTES {
-            return Err(Error::busy(Blame::Edge, RETRY_AFTER, "too much for one token"));
+        if payload.len() > kind.payload_bytes() {
+            return Err(Error::new(error::Kind::TooLarge, Blame::Edge, "too much for one token"));
         }
         let key = &self.shared.current;
         let nonce: [u8; NONCE_LEN] = random_bytes(&self.shared.random).ok_or_else(no_randomness)?;
         let mut sealed = payload.to_vec();
         let tag = key
             .aead()
-            .seal_in_place_separate_tag(Nonce::assume_unique_for_key(nonce), Aad::from(kind.0), &mut sealed)
+            .seal_in_place_separate_tag(
+                Nonce::assume_unique_for_key(nonce),
+                Aad::from(kind.name),
+                &mut sealed,
+            )
             .map_err(|_| no_randomness())?;
         let parts = [key.kid(), &nonce, &sealed, tag.as_ref()].concat();
         Ok(format!("{VERSION}{}", text::encode(&parts)).into())
@@ -95,7 +113,7 @@ impl Sealer {
 
     /// What `token` says, if it was sealed as `kind` with a key of ours.
     pub fn open(&self, kind: Kind, token: &str) -> Option<Vec<u8>> {
-        if token.len() > MAX_TOKEN_BYTES {
+        if token.len() > kind.token_bytes {
             return None; // before anything is decoded
         }
         let sealed = text::decode(token.strip_prefix(VERSION)?)?;
@@ -105,7 +123,7 @@ impl Sealer {
         keys.into_iter().flatten().filter(|key| key.kid() == kid).find_map(|key| {
             let mut payload = ciphertext.to_vec();
             let nonce = Nonce::assume_unique_for_key(*nonce);
-            let opened = key.aead().open_in_place(nonce, Aad::from(kind.0), &mut payload).ok()?.len();
+            let opened = key.aead().open_in_place(nonce, Aad::from(kind.name), &mut payload).ok()?.len();
             payload.truncate(opened);
             Some(payload)
         })
@@ -137,8 +155,5 @@ fn no_randomness() -> Error {
 
 /// Format and algorithms; another one would have another word here.
 const VERSION: &str = "v1.";
-/// The longest token. 512 bytes: it travels in a header of every request of a session.
+/// The longest token that travels in a header. 512 bytes: it travels in a header of every request of a session.
 pub const MAX_TOKEN_BYTES: usize = 512;
-/// The longest payload whose token still fits.
-const MAX_PAYLOAD_BYTES: usize =
-    (MAX_TOKEN_BYTES - VERSION.len()) / 4 * 3 - KID_LEN - NONCE_LEN - MAX_TAG_LEN;

@@ -57,11 +57,23 @@ fn no_two_tokens_are_the_same_and_no_payload_shows() {
 #[test]
 fn the_longest_token_is_512_bytes() {
     let sealer = sealer('a', None);
-    let longest = sealer.seal(KIND, &[0; MAX_PAYLOAD_BYTES]).unwrap();
+    let most = KIND.payload_bytes();
+    let longest = sealer.seal(KIND, &vec![0; most]).unwrap();
     assert!(longest.len() <= MAX_TOKEN_BYTES && longest.len() > MAX_TOKEN_BYTES - 4, "{}", longest.len());
-    assert_eq!(sealer.open(KIND, &longest).unwrap().len(), MAX_PAYLOAD_BYTES);
-    assert!(sealer.seal(KIND, &[0; MAX_PAYLOAD_BYTES + 1]).is_err());
+    assert_eq!(sealer.open(KIND, &longest).unwrap().len(), most);
+    assert_eq!(sealer.seal(KIND, &vec![0; most + 1]).unwrap_err().kind, error::Kind::TooLarge);
     assert!(sealer.open(KIND, &format!("{longest}{}", "A".repeat(64))).is_none());
+}
+
+#[test]
+fn a_kind_may_have_another_size() {
+    const LARGE: Kind = Kind::of_size("large", 64 << 10);
+    let sealer = sealer('a', None);
+    let most = LARGE.payload_bytes();
+    let longest = sealer.seal(LARGE, &vec![7; most]).unwrap();
+    assert!(longest.len() <= 64 << 10 && longest.len() > (64 << 10) - 4, "{}", longest.len());
+    assert_eq!(sealer.open(LARGE, &longest).unwrap(), vec![7; most]);
+    assert!(sealer.seal(LARGE, &vec![7; most + 1]).is_err());
 }
 
 #[test]

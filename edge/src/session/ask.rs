@@ -47,7 +47,7 @@ impl Session {
     /// The client's answer to the question of that id. `false`: nobody waits for it.
     // MCP 2025-11-25 basic, Responses: a response answers the request of its id, once
     pub fn answer(&self, id: &RequestId, answer: Answer) -> bool {
-        let Some(number) = self.asked_number(id.token()) else { return false };
+        let Some(number) = self.asked_number(id.as_bytes()) else { return false };
         let ask = self.live().asked.open.remove(&number);
         match ask {
             Some(ask) => {

@@ -162,6 +162,11 @@ impl Session {
         self.birth.version
     }
 
+    /// The one server that its path leads to, or all.
+    pub fn scope(&self) -> Option<&ServerName> {
+        self.birth.scope.as_ref()
+    }
+
     /// What the client said of itself.
     pub fn client(&self) -> &Arc<Client> {
         &self.birth.client

@@ -6,7 +6,9 @@
 //! It must not know of keys, isolation or other connections: that is the pool's business, told by [`Owner`].
 
 mod asks;
+mod listens;
 mod news;
+mod own;
 mod pending;
 mod reader;
 mod writer;
@@ -18,23 +20,25 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::Notify;
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use wire::Era;
-use wire::mcp::method::{Method, Notice};
+use wire::mcp::level::Level;
+use wire::mcp::method::Notice;
 use wire::splice::Parts;
+use wire::{Era, Message};
 
 use super::address::Endpoint;
 use super::facts::Facts;
+use super::lease::Profile;
 use super::link::Link;
 use super::metrics::ServerMetrics;
 use super::mux::{Mux, WireId};
-use super::outgoing;
 use super::settings::Config;
 use super::tasks::TaskIds;
 use super::tenant::Tenant;
-use crate::call::{Cancel, Outcome, Reply, ServerName, reply};
+use super::{modern, outgoing};
+use crate::call::{Cancel, ServerName};
 use crate::error::{Blame, Error, Kind, Retry};
 use crate::permit::{self, Permits, SlotPermit};
 
@@ -47,7 +51,7 @@ pub(super) trait Owner: Send + Sync {
     /// Nothing of this call was written; another connection may take it.
     fn returned(&self, job: Box<Job>, slot: SlotPermit, why: &Error);
     /// A notification that belongs to no call.
-    fn notice(&self, conn: &Conn, notice: Notice);
+    fn notice(&self, conn: &Conn, notice: Notice, message: &Message);
     /// The connection takes no more calls.
     fn left(&self, conn: &Conn, how: Ended);
 }
@@ -119,6 +123,8 @@ struct State {
     asks: Asks,
     /// Requests ever made.
     requests: u64,
+    /// The lowest level of log messages that the server was asked for, on a connection that calls take turns on.
+    level: Option<Level>,
     last_used: Instant,
 }
 
@@ -150,6 +156,7 @@ impl Conn {
             notes: 0,
             asks: Asks::new(around.config.asks),
             requests: 0,
+            level: None,
             last_used: Instant::now(),
         };
         let conn = Arc::new_cyclic(|this| Self {
@@ -174,6 +181,11 @@ impl Conn {
         &self.spec
     }
 
+    /// Whether it declared that its clients can be asked just this.
+    pub(super) fn is_of(&self, profile: Profile) -> bool {
+        self.spec.tenant.as_ref().is_some_and(|tenant| tenant.profile() == Some(profile))
+    }
+
     /// The handshake is over.
     pub(super) fn met(&self, facts: Facts) {
         let _ = self.facts.set(facts); // there is one handshake
@@ -189,6 +201,11 @@ impl Conn {
         self.in_flight.load(Ordering::Relaxed)
     }
 
+    /// Resolves when it takes no more calls.
+    pub(super) async fn ending(&self) {
+        self.closing.cancelled().await;
+    }
+
     /// Whether it takes calls.
     pub(super) fn is_open(&self) -> bool {
         self.lock().phase == Phase::Open
@@ -199,21 +216,28 @@ impl Conn {
         let source = outgoing::flatten(&job.call);
         let now = Instant::now();
         let mut state = self.lock();
-        let State { phase: Phase::Open, mux, outbox, requests, .. } = &mut *state else {
+        if state.phase != Phase::Open {
             return Err((job, slot));
-        };
+        }
+        if job.lease.is_some() {
+            self.ask_level(&mut state, &job.call);
+        }
+        let State { mux, outbox, requests, .. } = &mut *state;
         let (Some(vacant), Some(this)) = (mux.vacant(), self.this.upgrade()) else { return Err((job, slot)) };
         let id = vacant.id();
         if !job.responder.on_cancel(this, id.number()) {
             return Ok(()); // nobody waits for it any more
         }
         let line = outgoing::request(&job.call, source, id, self.spec.era);
+        let level = if self.spec.era == Era::Modern { modern::level(&job.call) } else { None };
         let config = &self.around.config;
         *requests += 1;
         vacant.fill(Pending {
             work: Work::Call { job, slot },
             age: *requests,
+            level,
             written: false,
+            missing: None,
             deadline: now + config.call_timeout.min(config.call_timeout_max),
             limit: now + config.call_timeout_max,
         });
@@ -222,42 +246,6 @@ impl Conn {
         self.opened();
         self.wake.notify_one();
         Ok(())
-    }
-
-    /// Makes a request of our own and waits for its raw result, at most `patience`.
-    pub(super) async fn ask(&self, method: Method, params: &str, patience: Duration) -> Outcome {
-        let reply = match self.request(method, params, patience) {
-            Ok(reply) => reply,
-            Err(error) => return Outcome::Failed(error),
-        };
-        match timeout(patience, reply.outcome()).await {
-            Ok(outcome) => outcome,
-            Err(_) => Outcome::Failed(self.silent()),
-        }
-    }
-
-    /// The same without waiting: it goes out before whatever is sent after it.
-    pub(super) fn request(&self, method: Method, params: &str, patience: Duration) -> Result<Reply, Error> {
-        let (responder, reply) = reply();
-        {
-            let mut state = self.lock();
-            let State { phase: Phase::Open, mux, outbox, requests, .. } = &mut *state else {
-                return Err(self.died());
-            };
-            let (Some(vacant), Some(this)) = (mux.vacant(), self.this.upgrade()) else {
-                return Err(permit::Bound::Slots.refusal());
-            };
-            let id = vacant.id();
-            responder.on_cancel(this, id.number());
-            let limit = Instant::now() + patience;
-            let work = Work::Own { method, responder };
-            *requests += 1;
-            vacant.fill(Pending { work, age: *requests, written: false, deadline: limit, limit });
-            outbox.push_back(Queued { id: Some(id), line: outgoing::own(id, method.as_str(), params) });
-        }
-        self.opened();
-        self.wake.notify_one();
-        Ok(reply)
     }
 
     /// Sends a notification.
@@ -272,10 +260,11 @@ impl Conn {
         self.begin_close(state, why);
     }
 
-    /// The same, if nothing is in flight and nothing was since `before`.
-    pub(super) fn close_idle(&self, before: Instant) {
+    /// The same, if nothing is in flight and nothing was since `before`. Listens do not count if it is `retired`: they
+    /// go on elsewhere.
+    pub(super) fn close_idle(&self, before: Instant, retired: bool) {
         let state = self.lock();
-        if state.mux.len() == 0 && state.last_used <= before {
+        if state.last_used <= before && !state.is_busy(self.spec.is_control || retired) {
             self.begin_close(state, &unneeded());
         }
     }
@@ -337,7 +326,7 @@ impl Conn {
             }
             (pending, state.asks.take(|ask| ask.call == Some(id)))
         };
-        self.answered();
+        self.answered(&pending.work);
         if pending.written && pending.work.may_be_cancelled() {
             self.note(outgoing::cancelled(id), NOTES);
         }
@@ -365,7 +354,7 @@ impl Conn {
             owner.left(self, how);
         }
         for pending in pending {
-            self.answered();
+            self.answered(&pending.work);
             match (pending.work, &owner) {
                 (Work::Call { job, slot }, Some(owner)) if !pending.written && how == Ended::Died => {
                     owner.returned(job, slot, why);
@@ -380,7 +369,10 @@ impl Conn {
         self.around.metrics.in_flight.inc();
     }
 
-    fn answered(&self) {
+    fn answered(&self, work: &Work) {
+        if work.is_listen() {
+            return; // it was not counted: the server is not at work on it
+        }
         self.in_flight.fetch_sub(1, Ordering::Relaxed);
         self.around.metrics.in_flight.dec();
     }
@@ -405,9 +397,21 @@ impl Cancel for Conn {
     fn cancel(&self, token: u64) {
         drop(self.take_back(WireId::from_number(token)));
     }
+
+    fn park(&self, token: u64) {
+        let mut state = self.lock();
+        if let Some(pending) = state.mux.get_mut(WireId::from_number(token)) {
+            pending.work.park();
+        }
+    }
 }
 
 impl State {
+    /// The id that the next request will have.
+    fn next_id(&mut self) -> Option<WireId> {
+        self.mux.vacant().map(|vacant| vacant.id())
+    }
+
     fn clear(&mut self) -> Vec<Pending> {
         self.outbox.clear();
         self.notes = 0;

@@ -164,7 +164,9 @@ impl Shared {
         match conn.ask(list.method(), &params, self.config.handshake_timeout).await {
             Outcome::Result(result) => Ok(Some(result.into_bytes())),
             Outcome::Refused(error) if is_unknown_method(&error) => Ok(None),
-            Outcome::Refused(_) => Err(self.protocol("it refused to list what it offers")),
+            Outcome::Refused(_) | Outcome::InputRequired(_) => {
+                Err(self.protocol("it refused to list what it offers"))
+            }
             Outcome::Failed(error) => {
                 // A process that is stuck would be asked again and again; the next list gets another one.
                 if error.kind == Kind::Timeout {

@@ -60,6 +60,8 @@ impl Refusal {
                 let code = serde_json::from_slice::<Code>(&error).map_or(0, |error| error.code);
                 Err(if MODERN_CODES.contains(&code) { Self::ModernOnly } else { Self::Refused })
             }
+            // Only a client's call can want input; this request is ours.
+            Outcome::InputRequired(_) => Err(Self::Unusable("its first answer cannot be read")),
             Outcome::Failed(error) => Err(match error.kind {
                 Kind::Died => Self::Gone,
                 Kind::Timeout => Self::Silent,

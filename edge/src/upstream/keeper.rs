@@ -76,9 +76,10 @@ impl Shared {
         };
         for (conn, stays, retired) in conns {
             conn.sweep(now);
+            let stays = stays || (!retired && self.subscriptions.are_on(conn.spec().number));
             let idle = if retired { Duration::ZERO } else { self.config.idle_timeout };
             if !stays && let Some(before) = now.checked_sub(idle) {
-                conn.close_idle(before);
+                conn.close_idle(before, retired);
             }
         }
     }

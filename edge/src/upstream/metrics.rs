@@ -86,11 +86,16 @@ pub(super) enum Skip {
     UnknownId,
     /// Progress of a call that is over, or was never made.
     Progress,
+    /// A log message that no call asked for, or more than one.
+    Log,
     /// Asked for an answer while more answers than the bound waited to be read.
     Flood,
 }
 
-words!(Skip { Garbage => "garbage", TooLong => "too_long", Late => "late", UnknownId => "unknown_id", Progress => "progress", Flood => "flood" });
+words!(Skip { Garbage => "garbage", TooLong => "too_long", Late => "late", UnknownId => "unknown_id", Progress => "progress", Log => "log", Flood => "flood" });
+
+const SKIPS: [Skip; 7] =
+    [Skip::Garbage, Skip::TooLong, Skip::Late, Skip::UnknownId, Skip::Progress, Skip::Log, Skip::Flood];
 
 impl Metrics {
     /// Registers under the process's prefix.
@@ -164,8 +169,7 @@ impl Metrics {
             down: self.down.get_or_create_owned(&label),
             handshakes: [Handshake::Done, Handshake::Gone, Handshake::Silent, Handshake::Refused]
                 .map(|outcome| (outcome, handshake(outcome))),
-            skipped: [Skip::Garbage, Skip::TooLong, Skip::Late, Skip::UnknownId, Skip::Progress, Skip::Flood]
-                .map(|reason| (reason, skip(reason))),
+            skipped: SKIPS.map(|reason| (reason, skip(reason))),
             modern: era(EraLabel::Modern),
             legacy: era(EraLabel::Legacy),
         })
@@ -184,7 +188,7 @@ pub(super) struct ServerMetrics {
     pub(super) timeouts: Counter,
     pub(super) down: Gauge,
     handshakes: [(Handshake, Counter); 4],
-    skipped: [(Skip, Counter); 6],
+    skipped: [(Skip, Counter); SKIPS.len()],
     modern: Gauge,
     legacy: Gauge,
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde::Deserialize;
 use wire::envelope::Value;
+use wire::mcp::level::Level;
 use wire::mcp::lifecycle::DiscoverResult;
 use wire::mcp::meta;
 use wire::mcp::method::Method;
@@ -15,7 +16,8 @@ use wire::{Era, Message, code};
 
 use super::conn::Conn;
 use super::facts::{Facts, Refusal, identity};
-use crate::call::{Affinity, Call, Outcome};
+use super::tasks::TaskIds;
+use crate::call::{Affinity, Call, Outcome, input};
 
 /// Asks a new connection what the server is. Not required by the revision, but it shows whether a process
 /// answers at all before a call is entrusted to it: a bridge that is full closes at the first byte.
@@ -65,15 +67,19 @@ pub(super) fn own_params(members: &str, capabilities: &str) -> String {
 pub(super) fn edit_meta(splice: &mut Splice, call: &Call, progress: Option<Bytes>) {
     let (request, client) = (&call.request, &call.client);
     let version = Bytes::from_static(VERSION.as_bytes());
-    let capabilities = match call.affinity {
-        Affinity::Principal => client.capabilities.clone().unwrap_or(NO_CAPABILITIES),
-        // A client with a session cannot be sent `input_required`: it knows no retry with answers.
-        Affinity::Session(_) => NO_CAPABILITIES,
+    let (capabilities, level) = match &call.affinity {
+        // It said the level itself, if it wishes one.
+        Affinity::Principal => (client.capabilities.clone(), None),
+        Affinity::Session(_) => {
+            (client.offer.clone(), level(call).map(|level| format!("\"{}\"", level.as_str())))
+        }
     };
+    let capabilities = capabilities.unwrap_or(NO_CAPABILITIES);
     let stamps = [
         (meta::PROTOCOL_VERSION, Some(version)),
         (meta::CLIENT_INFO, client.info.clone()),
         (meta::CLIENT_CAPABILITIES, Some(capabilities)),
+        (meta::LOG_LEVEL, level.map(Bytes::from)),
         (meta::PROGRESS_TOKEN, progress),
     ];
     let stamps = stamps.into_iter().filter_map(|(key, value)| Some((key, value?)));
@@ -95,10 +101,61 @@ pub(super) fn edit_meta(splice: &mut Splice, call: &Call, progress: Option<Bytes
     }
 }
 
-/// The result as it stands.
-pub(super) fn result(answer: &Message) -> Option<Parts> {
-    let span = answer.result_object()?.span();
-    Some(span.slice(answer.bytes()).into())
+/// The least level of log messages that a call wants to hear of; without one it wants none.
+// MCP 2026-07-28 server/utilities/logging: only during a request that names a level
+pub(super) fn level(call: &Call) -> Option<Level> {
+    match &call.affinity {
+        Affinity::Principal => Level::parse(&call.request.meta_value(meta::LOG_LEVEL)?.as_str()?),
+        Affinity::Session(session) => session.wishes.change(|wished| wished.level),
+    }
+}
+
+/// What a result is.
+pub(super) enum Judged {
+    /// The end of the call, as it stands.
+    Complete(Parts),
+    /// Something is wanted of the client first.
+    Input,
+}
+
+/// What the result of a call is; `None` for one that is not valid.
+// MCP 2026-07-28 basic, Results: none means "complete"; one that is not known is invalid. basic/patterns/mrtr: three
+// methods may want input.
+pub(super) fn judge(call: &Call, answer: &Message, task_ids: &TaskIds) -> Option<Judged> {
+    let result = answer.result_object()?;
+    let complete = || match call.method {
+        Method::TasksGet => task_ids.show_task(call, answer).map(Judged::Complete),
+        _ => Some(Judged::Complete(result.span().slice(answer.bytes()).into())),
+    };
+    let Some(kind) = result.get(answer.bytes(), "resultType") else { return complete() };
+    match Value::new(answer.bytes(), kind).as_str()?.as_ref() {
+        "complete" => complete(),
+        "input_required" if may_want_input(call.method) && input::fits(answer) => Some(Judged::Input),
+        "task" if may_become_task(call) => task_ids.show_task(call, answer).map(Judged::Complete),
+        _ => None,
+    }
+}
+
+// MCP extension tasks: only for a client that declares it in this very request
+fn may_become_task(call: &Call) -> bool {
+    #[derive(Deserialize)]
+    struct Declared {
+        #[serde(rename = "extensions")]
+        _extensions: Extensions,
+    }
+    #[derive(Deserialize)]
+    struct Extensions {
+        #[serde(rename = "io.modelcontextprotocol/tasks")]
+        _tasks: serde::de::IgnoredAny,
+    }
+    let declared =
+        call.client.capabilities.as_deref().filter(|_| matches!(call.affinity, Affinity::Principal));
+    call.method == Method::ToolsCall
+        && declared.is_some_and(|text| serde_json::from_slice::<Declared>(text).is_ok())
+}
+
+fn may_want_input(method: Method) -> bool {
+    matches!(method, Method::ToolsCall | Method::PromptsGet | Method::ResourcesRead)
 }
 
 /// The error of a server, as the outcome of a call for `uri`.

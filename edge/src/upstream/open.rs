@@ -67,10 +67,11 @@ impl Shared {
 
     async fn take_in(&self, key: &Key, conn: Arc<Conn>, facts: Facts) -> Arc<Conn> {
         conn.met(facts.clone());
-        let Some(tenant) = conn.spec().tenant.clone() else { return self.admit(key, conn, facts) };
-        let told = self.replay(&conn, &tenant, &facts).await;
+        let session = conn.spec().tenant.as_ref().and_then(|tenant| tenant.session()).cloned();
+        let Some(session) = session else { return self.admit(key, conn, facts) };
+        let told = self.replay(&conn, &session, &facts).await;
         let conn = self.admit(key, conn, facts.clone());
-        self.moved_in(&tenant, &facts, &told);
+        self.moved_in(&session, &facts, &told);
         conn
     }
 
@@ -79,6 +80,9 @@ impl Shared {
             let mut state = self.lock();
             // It may have died since; whoever waits for it finds out when it sends.
             state.roster.opened(key, conn.is_open().then(|| conn.clone()));
+            if let Some(profile) = conn.spec().tenant.as_ref().and_then(|tenant| tenant.profile()) {
+                self.seats.declared(key, conn.is_open().then_some(profile));
+            }
             if *key == Key::Control {
                 state.facts = Some(Arc::new(facts));
             }
@@ -87,6 +91,7 @@ impl Shared {
         let (era, endpoint) = (conn.spec().era, &conn.spec().endpoint);
         tracing::info!(%server, conn = number, ?era, %endpoint, "upstream connection opened");
         if *key == Key::Control {
+            self.follow_lists(&conn);
             self.changes.send_modify(|changes| changes.connected += 1);
         }
         conn

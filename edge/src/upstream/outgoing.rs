@@ -20,16 +20,16 @@ pub(super) fn flatten(call: &Call) -> Bytes {
 
 /// `source` (the flattened request of `call`) as request `id` to a server of `era`.
 pub(super) fn request(call: &Call, source: Bytes, id: WireId, era: Era) -> Parts {
-    let id = RequestId::number(id.number()).token().clone();
+    let id = RequestId::number(id.number());
     let mut splice = Splice::new(source);
     if let Some(span) = call.request.id_span() {
-        splice.replace(span, id.clone());
+        splice.replace_id(span, id.clone());
     }
     if let Some(rename) = &call.rename {
         splice.replace(rename.span, rename.token.clone());
     }
     // A client's tokens may collide with another's; the request's id is as unique, and maps back as it does.
-    let progress = call.request.meta_value(meta::PROGRESS_TOKEN).map(|_| id);
+    let progress = call.request.meta_value(meta::PROGRESS_TOKEN).map(|_| id.token());
     match era {
         Era::Legacy => legacy::edit_meta(&mut splice, &call.request, progress),
         Era::Modern => modern::edit_meta(&mut splice, call, progress),
@@ -55,12 +55,12 @@ pub(super) fn cancelled(id: WireId) -> Parts {
 /// The answer to a request that a server made: `outcome` is the rest of the message, from its comma on.
 pub(super) fn answer(id: &RequestId, outcome: &'static str) -> Parts {
     let head = Bytes::from_static(br#"{"jsonrpc":"2.0","id":"#);
-    [head, id.token().clone(), Bytes::from_static(outcome.as_bytes())].into_iter().collect()
+    [head, id.token(), Bytes::from_static(outcome.as_bytes())].into_iter().collect()
 }
 
 /// The same from what a client said: `value` is its `result` or its `error`, by `key`.
 pub(super) fn relayed(id: &RequestId, key: &'static str, value: Bytes) -> Parts {
     let head = Bytes::from_static(br#"{"jsonrpc":"2.0","id":"#);
     let middle = Bytes::from(format!(r#","{key}":"#));
-    [head, id.token().clone(), middle, one_line(value), Bytes::from_static(b"}")].into_iter().collect()
+    [head, id.token(), middle, one_line(value), Bytes::from_static(b"}")].into_iter().collect()
 }

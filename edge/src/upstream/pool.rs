@@ -15,20 +15,24 @@ use tokio_util::task::TaskTracker;
 use wire::mcp::method::Notice;
 use wire::{Era, Message};
 
-use super::conn::{Conn, Ended, Job, Owner, Surroundings, draining};
+use super::conn::{Conn, Ended, Job, Owner, Surroundings, draining, unneeded};
 use super::control::Changes;
 use super::facts::Facts;
 use super::health::Health;
 use super::keeper;
+use super::lease::{self, Lease, Profile, Seats};
 use super::link::{Dial, Dialer};
 use super::metrics::{Metrics, ServerMetrics};
 use super::process::Command;
 use super::roster::{Key, Opening, Roster};
 use super::settings::{Config, EraChoice, ServerConfig};
+use super::subscriptions::Subscriptions;
 use super::tasks::TaskIds;
 use super::tenant::Tenant;
 use super::wishes;
-use crate::call::{Affinity, Call, Dispatch, Reply, Server, ServerName, SessionKey, reply};
+use crate::call::{
+    Affinity, Call, Dispatch, Reply, Server, ServerName, SessionKey, Subscriber, Subscribing, reply,
+};
 use crate::error::{Blame, Error, Kind};
 use crate::ops::drain::DrainWatch;
 use crate::permit::{Bound, Permits, QueuePermit, RETRY_AFTER, SlotPermit, Slots};
@@ -69,6 +73,8 @@ impl Pool {
         };
         let shared = Arc::new_cyclic(|this| Shared {
             slots: Slots::new(config.slots, around.permits.metrics().clone()),
+            seats: Seats::new(config.connections_per_principal),
+            subscriptions: Subscriptions::default(),
             task_ids: Arc::new(TaskIds::new(server.name.clone(), config.limits.clone())),
             config: Arc::new(config),
             server,
@@ -100,7 +106,12 @@ impl Dispatch for Pool {
             return Reply::failed(error);
         }
         let (responder, reply) = reply();
-        self.shared.take(Box::new(Job { call, responder, tries: 0 }));
+        let job = Box::new(Job { call, responder, lease: None, tries: 0 });
+        if wishes::is_subscription(job.call.method) {
+            self.shared.take_subscription(job); // rare, and looked at more closely
+        } else {
+            self.shared.take(job);
+        }
         reply
     }
 }
@@ -118,6 +129,10 @@ impl Server for Pool {
 
     fn tasks(&self, session: &SessionKey) -> Pin<Box<dyn Future<Output = Vec<Bytes>> + Send>> {
         self.shared.list_tasks(session)
+    }
+
+    fn subscribe(&self, subscriber: Subscriber, uri: String) -> Subscribing {
+        Box::pin(self.shared.clone().subscribe(subscriber, uri))
     }
 }
 
@@ -148,7 +163,9 @@ pub(super) struct Shared {
     /// For jitter.
     pub(super) seed: u64,
     pub(super) slots: Slots,
+    pub(super) seats: Arc<Seats>,
     pub(super) task_ids: Arc<TaskIds>,
+    pub(super) subscriptions: Subscriptions,
     state: Mutex<State>,
     this: Weak<Self>,
 }
@@ -227,8 +244,8 @@ impl Shared {
     }
 
     /// Sends the call if a connection is ready for it, else lets it wait for one.
-    fn take(&self, job: Box<Job>) {
-        let Some(conn) = self.ready(&job.call) else { return self.enqueue(job, None) };
+    fn take(&self, mut job: Box<Job>) {
+        let Some(conn) = self.ready(&mut job) else { return self.enqueue(job, None) };
         let Some(slot) = self.slots.try_take() else { return self.enqueue(job, None) };
         if let Err((job, slot)) = conn.send(job, slot) {
             self.enqueue(job, Some(slot));
@@ -242,12 +259,16 @@ impl Shared {
         conn.spec().tenant.is_some().then(|| conn.clone())
     }
 
-    fn ready(&self, call: &Call) -> Option<Arc<Conn>> {
-        if wishes::is_subscription(call.method) {
-            return None; // rare, and looked at more closely
-        }
+    fn ready(&self, job: &mut Job) -> Option<Arc<Conn>> {
+        let call = &job.call;
         let mut state = self.lock();
-        let key = Key::of(call, self.server.isolation, state.verdict.last()?);
+        let era = state.verdict.last()?;
+        if let Some(profile) = lease::needed(call, self.server.isolation, era) {
+            job.lease = self.seats.try_take(call.caller.principal(), profile);
+            let lease = job.lease.as_ref()?;
+            return state.roster.ready(&lease.key()).filter(|conn| conn.is_of(lease.profile())).cloned();
+        }
+        let key = self.key(&state, call, era);
         let conn = state.roster.ready(&key)?.clone();
         let is_busy = key == Key::Shared && conn.in_flight() >= SHARED_CALLS;
         if is_busy && state.roster.count_of(&key) < SHARED_CONNECTIONS {
@@ -258,7 +279,7 @@ impl Shared {
     }
 
     /// Lets a call wait for a slot, a connection or both, in a task of its own.
-    fn enqueue(&self, job: Box<Job>, slot: Option<SlotPermit>) {
+    pub(super) fn enqueue(&self, job: Box<Job>, slot: Option<SlotPermit>) {
         let (Ok(place), Some(this)) = (self.slots.queue(), self.this.upgrade()) else {
             return job.responder.fail(Bound::Queue.refusal());
         };
@@ -273,7 +294,7 @@ impl Shared {
                 biased; // for a caller that has left nothing is begun
                 () = job.responder.cancelled() => return,
                 () = self.stop.cancelled() => Err(draining()),
-                found = self.find(&job.call, slot.take(), &place) => found,
+                found = self.find((&job.call, &mut job.lease), slot.take(), &place) => found,
             };
             let (conn, permit) = match found {
                 Ok(found) => found,
@@ -289,7 +310,7 @@ impl Shared {
 
     async fn find(
         self: &Arc<Self>,
-        call: &Call,
+        (call, lease): (&Call, &mut Option<Lease>),
         slot: Option<SlotPermit>,
         place: &QueuePermit,
     ) -> Result<(Arc<Conn>, SlotPermit), Error> {
@@ -302,15 +323,59 @@ impl Shared {
             Some(era) => era,
             None => self.facts().await?.era,
         };
-        let key = Key::of(call, self.server.isolation, era);
-        self.check(call, &key, era)?;
+        if let Some(profile) = lease::needed(call, self.server.isolation, era) {
+            return Ok((self.leased(call, (lease, profile)).await?, slot));
+        }
+        *lease = None;
+        let key = self.key(&self.lock(), call, era);
+        self.check(call)?;
         let tenant = match (&key, &call.affinity) {
             (Key::Session(_), Affinity::Session(session)) => {
-                Some(Arc::new(Tenant::new(session, &call.client)))
+                Some(Arc::new(Tenant::of_session(session, &call.client)))
             }
             _ => None,
         };
         Ok((self.connection(&key, tenant).await?, slot))
+    }
+
+    /// Whose connection a call uses that needs none to itself.
+    fn key(&self, state: &State, call: &Call, era: Era) -> Key {
+        let key = Key::of(call, self.server.isolation, era);
+        if !matches!(key, Key::Principal(_)) || call.method.facts().may_ask {
+            return key;
+        }
+        let (home, _) = lease::home(&self.seats, key.clone(), (&call.client, &call.affinity), era);
+        // A process of its own for a completion would be too much.
+        if state.roster.ready(&home).is_some() { home } else { key }
+    }
+
+    /// The connection of the call's seat, which it may have to wait for.
+    async fn leased(
+        &self,
+        call: &Call,
+        (lease, profile): (&mut Option<Lease>, Profile),
+    ) -> Result<Arc<Conn>, Error> {
+        let lease = match lease.take() {
+            Some(held) => lease.insert(held),
+            None => {
+                let patience = self.config.slots.queue_timeout;
+                let taken = self.seats.take(call.caller.principal(), profile, patience).await;
+                lease.insert(taken.map_err(|bound| {
+                    self.around.permits.metrics().hit(bound);
+                    bound.refusal()
+                })?)
+            }
+        };
+        let (key, tenant) = (lease.key(), Arc::new(Tenant::of_lease(profile)));
+        for _ in 0..TRIES {
+            let conn = self.connection(&key, Some(tenant.clone())).await?;
+            if conn.is_of(profile) {
+                return Ok(conn);
+            }
+            // No other call has the seat; subscriptions on it go on on the next connection.
+            conn.close(&unneeded());
+        }
+        Err(self.busy())
     }
 
     /// The connection of `key`, opened if there is none. Many may wait for the same attempt, which goes on
@@ -382,7 +447,10 @@ impl Owner for Shared {
         if job.tries < TRIES { self.enqueue(job, Some(slot)) } else { job.responder.fail(why.clone()) }
     }
 
-    fn notice(&self, conn: &Conn, notice: Notice) {
+    fn notice(&self, conn: &Conn, notice: Notice, message: &Message) {
+        if notice == Notice::ResourceUpdated {
+            return self.subscriptions.updated(conn.spec().number, message);
+        }
         // A call's own connection changes nobody else's view of the server.
         if conn.spec().is_control {
             self.changes.send_if_modified(|changes| changes.count(notice));
@@ -393,6 +461,9 @@ impl Owner for Shared {
         let lost_control = {
             let mut state = self.lock();
             let key = state.roster.remove(conn.spec().number);
+            if let Some(key) = key.as_ref().filter(|key| state.roster.ready(key).is_none()) {
+                self.seats.declared(key, None);
+            }
             if how == Ended::Died && key.is_some() {
                 state.last_error = Some("its process ended".to_owned());
             }

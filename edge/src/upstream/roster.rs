@@ -22,6 +22,8 @@ pub(super) enum Key {
     Session(u64),
     /// One principal's.
     Principal(Arc<str>),
+    /// That of the call which has this seat of the principal's.
+    Seat(Arc<str>, usize),
     /// Everybody's.
     Shared,
 }
@@ -29,15 +31,24 @@ pub(super) enum Key {
 impl Key {
     /// Whose connection `call` uses at a server of `era`.
     pub(super) fn of(call: &Call, isolation: Isolation, era: Era) -> Self {
+        Self::of_caller((call.caller.principal(), &call.affinity), isolation, era)
+    }
+
+    /// The same for who makes no call: subscriptions go where calls go.
+    pub(super) fn of_caller(
+        (principal, affinity): (&Arc<str>, &Affinity),
+        isolation: Isolation,
+        era: Era,
+    ) -> Self {
         let isolation = match (isolation, era) {
             (Isolation::Auto, Era::Legacy) => Isolation::Session,
             (Isolation::Auto, Era::Modern) => Isolation::Principal,
             (fixed, _) => fixed,
         };
-        match (isolation, &call.affinity) {
+        match (isolation, affinity) {
             (Isolation::Shared, _) => Self::Shared,
             (Isolation::Session, Affinity::Session(session)) => Self::Session(session.number),
-            _ => Self::Principal(call.caller.principal().clone()),
+            _ => Self::Principal(principal.clone()),
         }
     }
 

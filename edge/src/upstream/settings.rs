@@ -25,12 +25,16 @@ pub struct Config {
     pub call_timeout: Duration,
     /// One call in all, however often progress extends it. 1 h: no real tool takes longer without a task.
     pub call_timeout_max: Duration,
-    /// A client's answer to what a server asks it. 5 m: a person reads and types, and longer than that nobody
-    /// is there.
+    /// A client's answer to what a server asks it. 10 m: a person reads, looks something up and types, and longer
+    /// than that nobody is there.
     pub ask_timeout: Duration,
     /// Questions of one connection that wait for the client. 64: a server asks one thing at a time for each of
     /// its calls, and no session has more of those that ask.
     pub asks: usize,
+    /// Calls of one principal that each have a connection to a legacy server to themselves, because their clients can
+    /// be asked. 16: with one token everybody is one principal, and a client that asks and never comes back keeps its
+    /// connection until `parked_timeout`; each is a process.
+    pub connections_per_principal: usize,
     /// A connection without a call. 10 m: long enough for a person who thinks, short enough to scale to zero.
     pub idle_timeout: Duration,
     /// A batch of messages that a server does not read. 30 s: its own event loop may be busy for some time.
@@ -61,8 +65,9 @@ impl Default for Config {
             handshake_timeout: Duration::from_secs(30),
             call_timeout: Duration::from_secs(300),
             call_timeout_max: Duration::from_secs(3600),
-            ask_timeout: Duration::from_secs(300),
+            ask_timeout: Duration::from_secs(600),
             asks: 64,
+            connections_per_principal: 16,
             idle_timeout: Duration::from_secs(600),
             write_timeout: Duration::from_secs(30),
             resolve_interval: Duration::from_secs(5),

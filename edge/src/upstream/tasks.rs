@@ -1,7 +1,8 @@
-//! Task ids of 2025-11-25 as clients see them: `<slug>.<seal>.<the server's own id>`.
+//! Ids of servers' tasks as clients see them, those of 2025-11-25 and of the tasks extension:
+//! `<slug>.<seal>.<the server's own id>`.
 //!
-//! The slug leads back to the server, and the seal binds the id to the session that it was shown to, so that no
-//! table is needed: what another session was shown, and what was guessed, is unknown.
+//! The slug leads back to the server, and the seal binds the id to the session that it was shown to, or to the
+//! principal without one, so that no table is needed: what others were shown, and what was guessed, is unknown.
 
 use std::future::Future;
 use std::hash::{BuildHasher, RandomState};
@@ -15,9 +16,10 @@ use wire::limits::Limits;
 use wire::mcp::method::{Method, Notice};
 use wire::object::Object;
 use wire::span::Span;
-use wire::splice::Splice;
+use wire::splice::{Parts, Splice};
 
 use super::pool::Shared;
+use super::tenant::Tenant;
 use crate::call::{Affinity, Call, Outcome, Rename, ServerName, SessionKey};
 use crate::error::{Blame, Error, Kind};
 
@@ -27,6 +29,24 @@ pub(super) struct TaskIds {
     /// Keyed anew in each process, as sessions are numbered anew.
     sealing: RandomState,
     limits: Limits,
+}
+
+/// Whose tasks they are.
+#[derive(Clone, Copy, Hash)]
+pub(super) enum Owner<'a> {
+    /// A legacy session's.
+    Session(u64),
+    /// A client's without a session.
+    Principal(&'a str),
+}
+
+impl<'a> Owner<'a> {
+    fn of(call: &'a Call) -> Self {
+        match &call.affinity {
+            Affinity::Session(session) => Self::Session(session.number),
+            Affinity::Principal => Self::Principal(call.caller.principal()),
+        }
+    }
 }
 
 /// The slug in an id that a client was shown.
@@ -39,31 +59,31 @@ impl TaskIds {
         Self { server, sealing: RandomState::new(), limits }
     }
 
-    fn prefix(&self, session: u64, own: &str) -> String {
-        format!("{}.{:016x}.", self.server, self.sealing.hash_one((session, own)))
+    fn prefix(&self, owner: Owner<'_>, own: &str) -> String {
+        format!("{}.{:016x}.", self.server, self.sealing.hash_one((owner, own)))
     }
 
-    /// The server's own id; `None` unless it was shown to this session.
-    fn own<'i>(&self, session: u64, id: &'i str) -> Option<&'i str> {
+    /// The server's own id; `None` unless it was shown to this owner.
+    fn own<'i>(&self, owner: Owner<'_>, id: &'i str) -> Option<&'i str> {
         let (_, rest) = id.split_once('.')?;
         let (_, own) = rest.split_once('.')?;
-        (id.strip_suffix(own)? == self.prefix(session, own)).then_some(own)
+        (id.strip_suffix(own)? == self.prefix(owner, own)).then_some(own)
     }
 
     /// Puts the server's own id into a call that names a task.
     ///
     /// # Errors
-    /// When this session knows of no such task.
-    // MCP 2025-11-25 basic/utilities/tasks, Error Handling: −32602 for an unknown task
+    /// When this client knows of no such task.
+    // MCP 2025-11-25 basic/utilities/tasks, Error Handling: −32602 for an unknown task; so has the extension
     pub(super) fn resolve(&self, call: &mut Call) -> Result<(), Error> {
-        if !matches!(call.method, Method::TasksGet | Method::TasksResult | Method::TasksCancel) {
+        let of_tasks = [Method::TasksGet, Method::TasksResult, Method::TasksUpdate, Method::TasksCancel];
+        if !of_tasks.contains(&call.method) {
             return Ok(());
         }
-        let unknown = || Error::new(Kind::InvalidParams, Blame::Downstream, "this session has no such task");
-        let Affinity::Session(session) = &call.affinity else { return Err(unknown()) };
+        let unknown = || Error::new(Kind::InvalidParams, Blame::Downstream, "this client has no such task");
         let value = call.request.param("taskId").ok_or_else(unknown)?;
         let id = value.as_str().ok_or_else(unknown)?;
-        let own = self.own(session.number, &id).ok_or_else(unknown)?;
+        let own = self.own(Owner::of(call), &id).ok_or_else(unknown)?;
         let token = serde_json::Value::from(own).to_string().into();
         call.rename = Some(Rename { span: value.span(), token });
         Ok(())
@@ -72,7 +92,7 @@ impl TaskIds {
     /// Makes the ids in the result of a call those that its client may see.
     pub(super) fn show_result(&self, splice: &mut Splice, call: &Call, answer: &Message) {
         let Affinity::Session(session) = &call.affinity else { return };
-        let (bytes, session) = (answer.bytes(), session.number);
+        let (bytes, session) = (answer.bytes(), Owner::Session(session.number));
         let Some(result) = answer.result_object() else { return };
         match call.method {
             Method::ToolsCall if call.request.param("task").is_some() => {
@@ -86,13 +106,30 @@ impl TaskIds {
         self.show_related(splice, session, answer);
     }
 
-    /// Makes the ids in what a server says or asks those that its client may see.
+    /// The result of a modern server with the id of its task as the client may see it: of a call that became one, or
+    /// of a look at it.
+    // MCP extension tasks, CreateTaskResult and tasks/get
+    pub(super) fn show_task(&self, call: &Call, answer: &Message) -> Option<Parts> {
+        let result = answer.result_object()?;
+        let mut splice = Splice::within(answer.bytes().clone(), result.span());
+        self.show(&mut splice, Owner::of(call), answer.bytes(), result);
+        Some(splice.finish())
+    }
+
+    /// Makes the ids in what a server says or asks those that its client may see. Only sessions have such tasks.
+    pub(super) fn show_to(&self, tenant: &Tenant, notice: Option<Notice>, message: Message) -> Message {
+        match tenant.session() {
+            Some(session) => self.show_message(session.number, notice, message),
+            None => message,
+        }
+    }
+
     pub(super) fn show_message(&self, session: u64, notice: Option<Notice>, message: Message) -> Message {
         let names_task = notice == Some(Notice::TaskStatus);
         if !names_task && message.meta_value(RELATED).is_none() {
             return message;
         }
-        let mut splice = Splice::new(message.bytes().clone());
+        let (mut splice, session) = (Splice::new(message.bytes().clone()), Owner::Session(session));
         if let Some(params) = message.params().filter(|_| names_task) {
             self.show(&mut splice, session, message.bytes(), params);
         }
@@ -110,28 +147,28 @@ impl TaskIds {
         let task = within(whole, "_meta").and_then(|meta| within(meta, RELATED));
         let Some(span) = task.and_then(|task| within(task, "taskId")) else { return answer };
         let id = serde_json::from_slice::<String>(span.of(&answer)).unwrap_or_default();
-        let Some(own) = self.own(session, &id) else { return answer };
+        let Some(own) = self.own(Owner::Session(session), &id) else { return answer };
         let mut splice = Splice::new(answer.clone());
         splice.replace(span, serde_json::Value::from(own).to_string());
         splice.finish().into_bytes()
     }
 
-    fn show_related(&self, splice: &mut Splice, session: u64, message: &Message) {
+    fn show_related(&self, splice: &mut Splice, owner: Owner<'_>, message: &Message) {
         if let Some(related) = message.meta_value(RELATED) {
-            self.show_within(splice, session, message.bytes(), related.span());
+            self.show_within(splice, owner, message.bytes(), related.span());
         }
     }
 
-    fn show_within(&self, splice: &mut Splice, session: u64, bytes: &Bytes, object: Span) {
+    fn show_within(&self, splice: &mut Splice, owner: Owner<'_>, bytes: &Bytes, object: Span) {
         if let Ok(object) = Object::scan(bytes, object, &self.limits) {
-            self.show(splice, session, bytes, &object);
+            self.show(splice, owner, bytes, &object);
         }
     }
 
-    fn show(&self, splice: &mut Splice, session: u64, bytes: &Bytes, object: &Object) {
+    fn show(&self, splice: &mut Splice, owner: Owner<'_>, bytes: &Bytes, object: &Object) {
         let Some(span) = object.get(bytes, "taskId") else { return };
         if let Ok(own) = serde_json::from_slice::<String>(span.of(bytes)) {
-            splice.insert(span.start + 1, self.prefix(session, &own)); // behind the quote
+            splice.insert(span.start + 1, self.prefix(owner, &own)); // behind the quote
         }
     }
 }
@@ -158,7 +195,7 @@ impl Shared {
                     let mut splice = Splice::new(bytes.clone());
                     this.task_ids.show_within(
                         &mut splice,
-                        session,
+                        Owner::Session(session),
                         &bytes,
                         Span { start: 0, end: bytes.len() },
                     );
@@ -195,15 +232,16 @@ mod tests {
     fn an_id_leads_back_for_its_session_alone() {
         let ids = ids("a-1");
         for own in ["1", "", "x.y.z", "\u{e9}\""] {
-            let shown = format!("{}{own}", ids.prefix(7, own));
+            let shown = format!("{}{own}", ids.prefix(Owner::Session(7), own));
             assert_eq!(server_of(&shown), Some("a-1"));
-            assert_eq!(ids.own(7, &shown), Some(own));
-            assert_eq!(ids.own(8, &shown), None);
-            assert_eq!(self::ids("a-1").own(7, &shown), None, "another process");
-            assert_eq!(ids.own(7, &format!("{shown}0")), None);
+            assert_eq!(ids.own(Owner::Session(7), &shown), Some(own));
+            assert_eq!(ids.own(Owner::Session(8), &shown), None);
+            assert_eq!(ids.own(Owner::Principal("7"), &shown), None);
+            assert_eq!(self::ids("a-1").own(Owner::Session(7), &shown), None, "another process");
+            assert_eq!(ids.own(Owner::Session(7), &format!("{shown}0")), None);
         }
         for guessed in ["", "1", "a-1.1", "a-1..1", "a-1.0000000000000000.1"] {
-            assert_eq!(ids.own(7, guessed), None);
+            assert_eq!(ids.own(Owner::Session(7), guessed), None);
         }
     }
 }

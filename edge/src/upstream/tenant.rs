@@ -1,5 +1,5 @@
-//! The legacy session that a connection is all for: what its server is told of the client, and what it may
-//! therefore ask.
+//! The client that a connection is all for, for as long as a session or for one call at a time: what its server is
+//! told of the client, and what it may therefore ask.
 
 use std::sync::Arc;
 
@@ -11,22 +11,51 @@ use wire::Message;
 use wire::frame::one_line;
 use wire::mcp::method::Ask;
 
+use super::lease::Profile;
 use crate::call::{Client, SessionKey};
 
-/// Whose connection it is, if a session's.
+/// Whose connection it is, if one client's alone.
 pub(super) struct Tenant {
-    pub(super) session: SessionKey,
+    whose: Whose,
     pub(super) can: Abilities,
     /// `clientInfo` on one line.
     info: Option<String>,
 }
 
+enum Whose {
+    /// A legacy session's, from its first call to its end.
+    Session(SessionKey),
+    /// That of one call after the other, all of clients that can be asked the same.
+    Lease(Profile),
+}
+
 impl Tenant {
-    pub(super) fn new(session: &SessionKey, client: &Client) -> Self {
+    pub(super) fn of_session(session: &SessionKey, client: &Client) -> Self {
         Self {
-            session: session.clone(),
+            whose: Whose::Session(session.clone()),
             can: Abilities::of(client.capabilities.as_ref()),
             info: client.info.clone().and_then(|info| String::from_utf8(one_line(info).into()).ok()),
+        }
+    }
+
+    pub(super) fn of_lease(profile: Profile) -> Self {
+        let can = Abilities::of(Some(&profile.capabilities().into()));
+        Self { whose: Whose::Lease(profile), can, info: None }
+    }
+
+    /// The session, if it is one's.
+    pub(super) fn session(&self) -> Option<&SessionKey> {
+        match &self.whose {
+            Whose::Session(session) => Some(session),
+            Whose::Lease(_) => None,
+        }
+    }
+
+    /// What the clients can be asked that take turns on it.
+    pub(super) fn profile(&self) -> Option<Profile> {
+        match self.whose {
+            Whose::Session(_) => None,
+            Whose::Lease(profile) => Some(profile),
         }
     }
 
@@ -37,7 +66,8 @@ impl Tenant {
 
     /// What ends a connection from outside: the session's end, or nothing.
     pub(super) fn until(tenant: Option<&Arc<Self>>) -> CancellationToken {
-        tenant.map_or_else(CancellationToken::new, |tenant| tenant.session.ended.clone())
+        let session = tenant.and_then(|tenant| tenant.session());
+        session.map_or_else(CancellationToken::new, |session| session.ended.clone())
     }
 }
 
@@ -50,6 +80,7 @@ pub(super) struct Abilities {
     roots_changed: bool,
     sampling: bool,
     sampling_tools: bool,
+    sampling_context: bool,
     form: bool,
     url: bool,
 }
@@ -87,7 +118,7 @@ struct Elicitation<'a> {
 
 impl Abilities {
     /// What `capabilities` declare; nothing, where they cannot be read.
-    fn of(capabilities: Option<&Bytes>) -> Self {
+    pub(super) fn of(capabilities: Option<&Bytes>) -> Self {
         let capabilities = one_line(capabilities.cloned().unwrap_or_default());
         let declared: Declared<'_> = serde_json::from_slice(&capabilities).unwrap_or_default();
         let mut can = Self::default();
@@ -98,7 +129,8 @@ impl Abilities {
             offer.push(format!(r#""roots":{{{changed}}}"#));
         }
         if let Some(Sampling { tools, context }) = declared.sampling {
-            (can.sampling, can.sampling_tools) = (true, tools.is_some());
+            (can.sampling, can.sampling_tools, can.sampling_context) =
+                (true, tools.is_some(), context.is_some());
             offer.push(format!(r#""sampling":{}"#, object([("tools", tools), ("context", context)])));
         }
         if let Some(Elicitation { form, url }) = declared.elicitation {
@@ -108,6 +140,18 @@ impl Abilities {
         }
         can.offer = format!("{{{}}}", offer.join(","));
         can
+    }
+
+    /// What of it makes a difference to a server.
+    pub(super) fn profile(&self) -> Profile {
+        Profile::of([
+            self.sampling,
+            self.sampling_tools,
+            self.sampling_context,
+            self.form,
+            self.url,
+            self.roots,
+        ])
     }
 
     /// The capabilities to declare to the server, a JSON object.
@@ -145,6 +189,21 @@ impl Abilities {
     }
 }
 
+/// The capabilities that a client needs to be asked this, a JSON object.
+// MCP 2026-07-28 basic, MissingRequiredClientCapability
+pub(super) fn required(kind: Ask, request: &Message) -> Option<&'static str> {
+    let mode = request.param("mode").and_then(|mode| mode.as_str());
+    let tools = request.param("tools").or(request.param("toolChoice"));
+    match kind {
+        Ask::Sampling if tools.is_some() => Some(r#"{"sampling":{"tools":{}}}"#),
+        Ask::Sampling => Some(r#"{"sampling":{}}"#),
+        Ask::Elicitation if mode.as_deref() == Some("url") => Some(r#"{"elicitation":{"url":{}}}"#),
+        Ask::Elicitation => Some(r#"{"elicitation":{"form":{}}}"#),
+        Ask::Roots => Some(r#"{"roots":{}}"#),
+        Ask::Ping | Ask::Other => None,
+    }
+}
+
 fn object<const N: usize>(members: [(&str, Option<&RawValue>); N]) -> String {
     let members: Vec<_> =
         members.iter().filter_map(|(key, value)| Some(format!(r#""{key}":{}"#, (*value)?))).collect();
@@ -152,8 +211,7 @@ fn object<const N: usize>(members: [(&str, Option<&RawValue>); N]) -> String {
 }
 
 // MCP 2025-11-25 client/roots, client/sampling, Error Handling: the client does not support it
-const NO_SUCH_METHOD: &str =
-    r#","error":{"code":-32601,"message":"the client of this session does not support this"}}"#;
+const NO_SUCH_METHOD: &str = r#","error":{"code":-32601,"message":"the client does not support this"}}"#;
 // MCP 2025-11-25 client/elicitation, Error Handling: a mode that was not declared
 const NO_SUCH_MODE: &str =
     r#","error":{"code":-32602,"message":"the client did not declare that it can do this"}}"#;

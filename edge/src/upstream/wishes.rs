@@ -1,40 +1,89 @@
 //! What a legacy client set once for its session, level and subscriptions: told to the session's connection, and
 //! told again to the one that takes its place.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::time::{Instant, timeout};
 use wire::limits::Limits;
 use wire::mcp::level::Level;
 use wire::mcp::method::{Method, Notice};
 use wire::{Era, Message};
 
-use super::conn::Conn;
+use super::conn::{Conn, Job};
 use super::facts::Facts;
 use super::pool::Shared;
 use super::roster::Key;
-use super::tenant::Tenant;
-use crate::call::{Affinity, Call, Event, Outcome, ServerName, SessionKey, Wished};
+use crate::call::{Affinity, Call, Event, Hear, Outcome, ServerName, SessionKey, Subscriber, Wished};
 use crate::error::{Blame, Error, Kind};
-use crate::permit::Bound;
+use crate::permit::{self, Bound};
 
 impl Shared {
-    /// Whether a call may go to a connection of `key`; only subscriptions may not go to every one.
-    pub(super) fn check(&self, call: &Call, key: &Key, era: Era) -> Result<(), Error> {
-        if !is_subscription(call.method) {
-            return Ok(());
+    /// Whether there is room for what a call wants to be kept in mind.
+    pub(super) fn check(&self, call: &Call) -> Result<(), Error> {
+        match &call.affinity {
+            Affinity::Session(session) if is_subscription(call.method) => self.check_room(call, session),
+            _ => Ok(()),
         }
-        let refuse = |why: &str| {
-            let message = format!("server `{}` {why}", self.server.name);
-            Err(Error::new(Kind::InvalidParams, Blame::Edge, message))
+    }
+
+    /// Takes a session's subscription: to its own process it goes as any call, on a connection that others use too
+    /// it is one of the subscriptions there.
+    pub(super) fn take_subscription(&self, job: Box<Job>) {
+        let (Ok(place), Some(this)) = (self.slots.queue(), self.this()) else {
+            return job.responder.fail(Bound::Queue.refusal());
         };
-        match (key, era, &call.affinity) {
-            (Key::Session(_), Era::Legacy, Affinity::Session(session)) => self.check_room(call, session),
-            (_, Era::Modern, _) => {
-                refuse("is a modern one; subscriptions to its resources are not there yet")
+        self.around.tasks.spawn(async move {
+            let era = match this.era().await {
+                Ok(era) => era,
+                Err(error) => return job.responder.fail(error),
+            };
+            let key = Key::of(&job.call, this.server.isolation, era);
+            if matches!((key, era), (Key::Session(_), Era::Legacy)) {
+                drop(place);
+                return this.enqueue(job, None);
             }
-            _ => refuse("has no process for each session; its `isolation` allows no subscriptions"),
+            tokio::select! {
+                () = job.responder.cancelled() => {}
+                kept = this.subscribe_session(&job.call) => match kept {
+                    Ok(()) => job.responder.finish(Outcome::Result(Bytes::from_static(AGREED).into())),
+                    Err(error) => job.responder.fail(error),
+                },
+            }
+        });
+    }
+
+    async fn subscribe_session(self: &Arc<Self>, call: &Call) -> Result<(), Error> {
+        let wrong = |kind, why: &str| Error::new(kind, Blame::Downstream, why);
+        let Affinity::Session(session) = &call.affinity else {
+            return Err(wrong(Kind::UnknownMethod, "this method belongs to revisions with a session"));
+        };
+        let uri = uri(call).ok_or_else(|| wrong(Kind::InvalidParams, "params.uri must be a string"))?;
+        if call.method == Method::ResourcesUnsubscribe {
+            self.subscriptions.release(session.number, &uri);
+        } else {
+            self.check_room(call, session)?;
+            let ear =
+                Arc::new(Ear { session: session.clone(), refusals: self.around.permits.metrics().clone() });
+            let (caller, client, affinity) =
+                (call.caller.clone(), call.client.clone(), call.affinity.clone());
+            let subscription =
+                self.clone().subscribe(Subscriber { caller, client, affinity, ear }, uri).await?;
+            if self.subscriptions.keep(session.number, subscription) {
+                self.around.tasks.spawn(self.clone().release_at_end(session.clone()));
+            }
         }
+        agreed(call, &self.server.name);
+        Ok(())
+    }
+
+    async fn release_at_end(self: Arc<Self>, session: SessionKey) {
+        tokio::select! {
+            () = session.ended.cancelled() => {}
+            () = self.stop.cancelled() => {}
+        }
+        self.subscriptions.release_all(session.number);
     }
 
     fn check_room(&self, call: &Call, session: &SessionKey) -> Result<(), Error> {
@@ -60,8 +109,8 @@ impl Shared {
     }
 
     /// Tells a new connection what its session wishes, before the first call; returns what it was told.
-    pub(super) async fn replay(&self, conn: &Conn, tenant: &Tenant, facts: &Facts) -> Wished {
-        let wished = tenant.session.wishes.now();
+    pub(super) async fn replay(&self, conn: &Conn, session: &SessionKey, facts: &Facts) -> Wished {
+        let wished = session.wishes.now();
         let deadline = Instant::now() + self.config.handshake_timeout;
         let left = || deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
         if let Some(level) = wished.level.filter(|_| facts.can("logging")) {
@@ -79,8 +128,7 @@ impl Shared {
 
     /// A session's connection is there. What was wished meanwhile is told now; and a client whose server had
     /// another process before is told to look at its lists again.
-    pub(super) fn moved_in(&self, tenant: &Tenant, facts: &Facts, told: &Wished) {
-        let session = &tenant.session;
+    pub(super) fn moved_in(&self, session: &SessionKey, facts: &Facts, told: &Wished) {
         let (level, is_first) =
             session.wishes.change(|wished| (wished.level, wished.servers.insert(self.server.name.clone())));
         if level != told.level {
@@ -123,6 +171,20 @@ pub(super) fn is_subscription(method: Method) -> bool {
     matches!(method, Method::ResourcesSubscribe | Method::ResourcesUnsubscribe)
 }
 
+/// Where a session hears of its resources: beside all its calls.
+struct Ear {
+    session: SessionKey,
+    refusals: permit::Metrics,
+}
+
+impl Hear for Ear {
+    fn updated(&self, message: &Message) {
+        if !self.session.strays.event(Event::Notice(Notice::ResourceUpdated, message.clone())) {
+            self.refusals.hit(Bound::EventBytes);
+        }
+    }
+}
+
 fn uri(call: &Call) -> Option<String> {
     Some(call.request.param("uri")?.as_str()?.into_owned())
 }
@@ -133,10 +195,11 @@ fn has_room(wished: &Wished, server: &ServerName, uri: &str) -> bool {
     held + cost(uri) <= SUBSCRIPTION_BYTES || wished.subscriptions.contains(&(server.clone(), uri.to_owned()))
 }
 
-fn level_params(level: Level) -> String {
+pub(super) fn level_params(level: Level) -> String {
     format!(r#"{{"level":"{}"}}"#, level.as_str())
 }
 
+const AGREED: &[u8] = br#"{"resultType":"complete"}"#;
 /// Subscriptions of one session, in bytes of their URIs. 128 KiB: a thousand of the usual length, and with
 /// 10,000 sessions that all do their worst still within the memory of a large pod.
 const SUBSCRIPTION_BYTES: usize = 128 << 10;

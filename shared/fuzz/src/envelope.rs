@@ -44,11 +44,8 @@ fn accepted(message: &Message, json: &str) {
         (false, _) => Kind::Response,
     };
     assert_eq!(message.kind(), kind);
-    assert_eq!(message.id().map(|id| id.token().as_ref()), raw("id").filter(|id| id != b"null"));
-    assert_eq!(
-        message.id_span().map(|span| span.of(message.bytes())),
-        message.id().map(|id| id.token().as_ref())
-    );
+    assert_eq!(message.id().map(RequestId::as_bytes), raw("id").filter(|id| id != b"null"));
+    assert_eq!(message.id_span().map(|span| span.of(message.bytes())), message.id().map(RequestId::as_bytes));
     let method: Option<String> =
         raw("method").map(|method| serde_json::from_slice(method).expect("a string"));
     assert_eq!(message.method(), method.unwrap_or_default());
@@ -85,7 +82,7 @@ fn too_long(message: &Message) {
     decoder.buffer().extend_from_slice(&wire::frame::one_line(message.bytes().clone()));
     match decoder.finish() {
         Some(Frame::TooLong { id, kind, .. }) => {
-            assert_eq!(id.as_ref(), message.id().filter(|id| id.token().len() <= 256));
+            assert_eq!(id.as_ref(), message.id().filter(|id| id.as_bytes().len() <= 256));
             assert_eq!(kind, Some(message.kind()));
         }
         other => unreachable!("a message over the limit gave {other:?}"),

@@ -5,10 +5,12 @@ use std::io::IoSlice;
 
 use bytes::{Buf, Bytes, BytesMut};
 
-/// Slices that make up a message, none of them empty.
+/// Slices that make up a message, none of them empty. One slice alone needs no memory of its own.
 #[derive(Clone, Debug, Default)]
 pub struct Parts {
-    slices: VecDeque<Bytes>,
+    /// Empty only if there is none.
+    first: Bytes,
+    rest: VecDeque<Bytes>,
     len: usize,
 }
 
@@ -18,19 +20,31 @@ impl Parts {
         Parts::default()
     }
 
+    /// Nothing yet, with room for so many slices.
+    pub fn with_capacity(slices: usize) -> Self {
+        Parts { rest: VecDeque::with_capacity(slices.saturating_sub(1)), ..Parts::default() }
+    }
+
     /// Adds a slice at the end.
     pub fn push(&mut self, slice: impl Into<Bytes>) {
         let slice = slice.into();
-        if !slice.is_empty() {
-            self.len += slice.len();
-            self.slices.push_back(slice);
+        if slice.is_empty() {
+            return;
+        }
+        self.len += slice.len();
+        if self.first.is_empty() {
+            self.first = slice;
+        } else {
+            self.rest.push_back(slice);
         }
     }
 
     /// Adds all of `other` at the end.
     pub fn extend(&mut self, other: Parts) {
-        self.len += other.len;
-        self.slices.extend(other.slices);
+        let len = self.len + other.len;
+        self.push(other.first);
+        self.rest.extend(other.rest);
+        self.len = len;
     }
 
     /// How many bytes in all.
@@ -40,16 +54,17 @@ impl Parts {
 
     /// The slices.
     pub fn iter(&self) -> impl Iterator<Item = &Bytes> {
-        self.slices.iter()
+        let first = (!self.first.is_empty()).then_some(&self.first);
+        first.into_iter().chain(&self.rest)
     }
 
     /// All in one piece; copies unless there is only one slice.
-    pub fn into_bytes(mut self) -> Bytes {
-        if self.slices.len() <= 1 {
-            return self.slices.pop_front().unwrap_or_default();
+    pub fn into_bytes(self) -> Bytes {
+        if self.rest.is_empty() {
+            return self.first;
         }
         let mut whole = BytesMut::with_capacity(self.len);
-        self.slices.iter().for_each(|slice| whole.extend_from_slice(slice));
+        self.iter().for_each(|slice| whole.extend_from_slice(slice));
         whole.freeze()
     }
 }
@@ -60,22 +75,21 @@ impl Buf for Parts {
     }
 
     fn chunk(&self) -> &[u8] {
-        self.slices.front().map_or(&[], |slice| slice)
+        &self.first
     }
 
     fn chunks_vectored<'a>(&'a self, to: &mut [IoSlice<'a>]) -> usize {
-        to.iter_mut().zip(&self.slices).map(|(place, slice)| *place = IoSlice::new(slice)).count()
+        to.iter_mut().zip(self.iter()).map(|(place, slice)| *place = IoSlice::new(slice)).count()
     }
 
     fn advance(&mut self, mut count: usize) {
         self.len = self.len.saturating_sub(count);
-        while let Some(slice) = self.slices.front_mut() {
-            if slice.len() > count {
-                slice.advance(count);
-                return;
+        while !self.first.is_empty() {
+            if self.first.len() > count {
+                return self.first.advance(count);
             }
-            count -= slice.len();
-            self.slices.pop_front();
+            count -= self.first.len();
+            self.first = self.rest.pop_front().unwrap_or_default();
         }
     }
 }

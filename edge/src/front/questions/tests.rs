@@ -9,10 +9,11 @@ fn edited(
 ) -> Result<Value, &'static str> {
     let text = format!(r#"{{"jsonrpc":"2.0","id":1,"method":"{kind}","params":{{{params}}}}}"#);
     let request = Message::scan(text.into(), &Limits::default()).unwrap();
-    let client = Client { info: None, capabilities: Some(Bytes::copy_from_slice(capabilities.as_bytes())) };
+    let capabilities = Some(Bytes::copy_from_slice(capabilities.as_bytes()));
+    let client = Client { capabilities, ..Client::default() };
     let edits = Edits::of(Kind::parse(kind), &request, version, &client)?;
     let mut splice = Splice::new(request.bytes().clone());
-    edits.make(&request, &mut splice);
+    edits.make(&request, &mut splice, Some(&Bytes::from_static(b"\"own\"")));
     let message: Value = serde_json::from_slice(&splice.finish().into_bytes()).unwrap();
     Ok(message["params"].clone())
 }
@@ -71,5 +72,30 @@ fn context_is_asked_of_clients_that_give_it() {
     for (version, capabilities) in [(NEW, ALL), (OLD, r#"{"sampling":{}}"#)] {
         let asked = edited("sampling/createMessage", params, version, capabilities).unwrap();
         assert_eq!(asked["includeContext"], "thisServer");
+    }
+}
+
+#[test]
+fn what_a_session_can_be_asked_is_offered_in_modern_words() {
+    use ProtocolVersion as V;
+    let all = r#"{"roots":{"listChanged":true},"sampling":{"tools":{},"context":{}},"elicitation":{"form":{},"url":{}},
+        "tasks":{"list":{}},"extensions":{"a/b":{}},"experimental":{"x":{}}}"#;
+    let table = [
+        (all, V::V2024_11_05, json!({"roots": {}, "sampling": {}})),
+        (all, V::V2025_03_26, json!({"roots": {}, "sampling": {}})),
+        (all, V::V2025_06_18, json!({"roots": {}, "sampling": {}, "elicitation": {"form": {}}})),
+        (
+            all,
+            V::V2025_11_25,
+            json!({"roots": {}, "sampling": {"tools": {}, "context": {}}, "elicitation": {"form": {}, "url": {}}}),
+        ),
+        (r#"{"elicitation":{}}"#, V::V2025_11_25, json!({"elicitation": {"form": {}}})),
+        (r#"{"elicitation":{"url":{}}}"#, V::V2025_11_25, json!({"elicitation": {"url": {}}})),
+        (r#"{"sampling":null,"roots":true,"elicitation":[]}"#, V::V2025_11_25, json!({})),
+        ("[]", V::V2025_11_25, json!({})),
+    ];
+    for (declared, version, offered) in table {
+        let offer = offer(&Bytes::from_static(declared.as_bytes()), version);
+        assert_eq!(serde_json::from_slice::<Value>(&offer).unwrap(), offered, "{declared} {version:?}");
     }
 }

@@ -1,3 +1,5 @@
+use wire::splice::COPIED_BYTES;
+
 use super::*;
 
 fn manner(era: Era) -> Manner {
@@ -12,9 +14,14 @@ fn text(answer: Answer) -> String {
 fn a_result_is_framed_and_not_touched() {
     let result = Bytes::from_static(b"{\"b\" : 1e0,\"a\":\"\\u00e4\"}");
     let id = RequestId::parse(br#""x""#).unwrap();
-    let answer = manner(Era::Modern).answer(&id, Outcome::Result(result.clone().into()));
-    assert!(answer.message.iter().any(|slice| slice.as_ptr() == result.as_ptr()), "no copy");
+    let answer = manner(Era::Modern).answer(&id, Outcome::Result(result.into()));
+    assert_eq!(answer.message.iter().count(), 1, "a small answer is one piece");
     assert_eq!(text(answer), r#"{"jsonrpc":"2.0","id":"x","result":{"b" : 1e0,"a":"\u00e4"}}"#);
+    let large = Bytes::from(format!("{{\"a\":\"{}\"}}", "x".repeat(COPIED_BYTES)));
+    let answer = manner(Era::Modern).answer(&id, Outcome::Result(large.clone().into()));
+    assert!(answer.message.iter().any(|slice| slice.as_ptr() == large.as_ptr()), "no copy of a large one");
+    let whole = format!(r#"{{"jsonrpc":"2.0","id":"x","result":{}}}"#, String::from_utf8_lossy(&large));
+    assert_eq!(text(answer), whole);
 }
 
 #[test]

@@ -14,7 +14,7 @@ const READY: &str = r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#;
 
 /// The server's side of questions.
 #[derive(Default)]
-pub(super) struct Server(Mutex<Vec<(u64, String)>>);
+pub(super) struct Server(pub(super) Mutex<Vec<(u64, String)>>);
 
 impl Answered for Server {
     fn answered(&self, token: u64, answer: Answer) {
@@ -32,7 +32,12 @@ impl Server {
         self.asks_for(token, "roots/list", "")
     }
 
-    fn asks_for(self: &Arc<Self>, token: u64, method: &str, params: &str) -> (Ask, CancellationToken) {
+    pub(super) fn asks_for(
+        self: &Arc<Self>,
+        token: u64,
+        method: &str,
+        params: &str,
+    ) -> (Ask, CancellationToken) {
         let withdrawn = CancellationToken::new();
         let text = format!(r#"{{"jsonrpc":"2.0","id":{token},"method":"{method}","params":{{{params}}}}}"#);
         let request = Message::scan(text.into(), &wire::limits::Limits::default()).unwrap();
@@ -99,7 +104,7 @@ async fn listen(stage: &Stage, id: &str) -> Body {
     stream
 }
 
-async fn answer(stage: &Stage, id: &str, to: &Value, what: &str) {
+pub(super) async fn answer(stage: &Stage, id: &str, to: &Value, what: &str) {
     let body = format!(r#"{{"jsonrpc":"2.0","id":{to},{what}}}"#);
     assert_eq!(stage.send(post(&body, &[("mcp-session-id", id)])).await.status(), 202);
 }

@@ -53,6 +53,25 @@ async fn calls_run_side_by_side_and_answer_on_one_stream_or_in_one_array() {
     assert_eq!((stage.metrics.in_flight(), stage.permits.calls_in_flight()), (0, 0));
 }
 
+#[tokio::test(start_paused = true)]
+async fn whoever_takes_one_array_is_asked_nothing() {
+    let stage = Stage::new();
+    let init = r#"{"jsonrpc":"2.0","id":0,"method":"initialize","params":{"protocolVersion":"2025-03-26","capabilities":{"roots":{}}}}"#;
+    let response = stage.send(post(init, &[])).await;
+    let id = response.headers()["mcp-session-id"].to_str().unwrap().to_owned();
+    let body = r#"[{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"a"}}]"#;
+    let headers = [("mcp-session-id", id.as_str()), ("accept", "application/json")];
+    let sent = tokio::spawn(stage.front.clone().handle(post(body, &headers)));
+    while stage.open_calls() == 0 {
+        tokio::task::yield_now().await;
+    }
+    let (call, responder) = stage.take_open();
+    rounds::want_text(call, responder, r#"{"inputRequests":{"k":{"method":"roots/list"}}}"#);
+    let began = tokio::time::Instant::now();
+    assert_eq!(json(sent.await.unwrap()).await[0]["result"]["isError"], true);
+    assert!(began.elapsed() < std::time::Duration::from_secs(1), "at once");
+}
+
 #[tokio::test]
 async fn a_batch_is_bounded_and_of_one_revision() {
     let stage = Stage::new();

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::asks::Server;
+use super::rounds::want_text;
 use super::*;
 
 const INIT: &str = r#"{"jsonrpc":"2.0","id":0,"method":"initialize","params":{"protocolVersion":"2024-11-05","capabilities":{}}}"#;
@@ -110,6 +111,27 @@ async fn a_server_asks_over_the_stream_and_is_answered_beside_it() {
     let answer = format!(r#"{{"jsonrpc":"2.0","id":{},"result":{{"roots":[]}}}}"#, ask["id"]);
     assert_eq!(client.post(&answer).await, 202);
     assert_eq!(server.heard(), [(9, r#"result {"roots":[]}"#.to_owned())]);
+    responder.finish(Outcome::Result(Slices::from(Bytes::from_static(b"{}"))));
+    assert_eq!(client.hear().await["id"], 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_modern_server_wants_first_is_asked_over_the_stream() {
+    let stage = Stage::new();
+    let mut client = Client::open(&stage, "/sse").await;
+    client.ask(&INIT.replace(r#""capabilities":{}"#, r#""capabilities":{"roots":{}}"#)).await;
+    let call = r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"a"}}"#;
+    assert_eq!(client.post(call).await, 202);
+    let (call, responder) = open_call(&stage).await;
+    want_text(call, responder, r#"{"inputRequests":{"k":{"method":"roots/list"}},"requestState":"s"}"#);
+    let ask = client.hear().await;
+    assert_eq!(ask["method"], "roots/list");
+    let answer = format!(r#"{{"jsonrpc":"2.0","id":{},"result":{{"roots":[]}}}}"#, ask["id"]);
+    assert_eq!(client.post(&answer).await, 202);
+    let (call, responder) = open_call(&stage).await;
+    let sent: Value = serde_json::from_slice(call.request.bytes()).unwrap();
+    assert_eq!(sent["params"]["inputResponses"], serde_json::json!({"k": {"roots": []}}));
+    assert_eq!(sent["params"]["requestState"], "s");
     responder.finish(Outcome::Result(Slices::from(Bytes::from_static(b"{}"))));
     assert_eq!(client.hear().await["id"], 1);
 }

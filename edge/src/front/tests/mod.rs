@@ -6,12 +6,17 @@ mod bounds;
 mod calls;
 mod door;
 mod http_sse;
+mod listen;
+mod parked;
 mod pipe;
 mod plain;
+mod relay;
 mod resume;
+mod rounds;
 mod sessions;
 mod stateless;
 mod stdio;
+mod tasks;
 mod watching;
 
 use std::collections::VecDeque;
@@ -30,10 +35,12 @@ use wire::splice::Parts as Slices;
 
 use super::{Body, Config, Front, Metrics, Rooms};
 use crate::auth::{self, Authenticator, Secret, Token};
-use crate::call::{Call, Dispatch, Event, Outcome, Reply, Responder, ServerName, SessionKey, reply};
+use crate::call::{
+    Call, Dispatch, Event, Outcome, Reply, Responder, ServerName, SessionKey, Subscriber, Subscription, reply,
+};
 use crate::ops::drain::{Drain, DrainWatch};
 use crate::permit::{self, Permits};
-use crate::router::{Gateway, ListChanges};
+use crate::router::{Accepted, Gateway, ListChanges};
 use crate::seal::{self, Sealer};
 use crate::session;
 
@@ -50,6 +57,9 @@ struct Script {
     mirrored: Mutex<Option<Arc<[Mirrored]>>>,
     unsettled: std::sync::atomic::AtomicBool,
     changes: watch::Sender<ListChanges>,
+    subscribers: Mutex<Vec<Subscriber>>,
+    /// Counts the subscriptions that are held.
+    held: Arc<()>,
 }
 
 impl Dispatch for Script {
@@ -87,8 +97,18 @@ impl Gateway for Script {
         self.notices.lock().unwrap().push((session.number, text));
     }
 
-    fn changes(&self) -> watch::Receiver<ListChanges> {
+    fn changes(&self, _: Option<&ServerName>) -> watch::Receiver<ListChanges> {
         self.changes.subscribe()
+    }
+
+    fn subscribe(&self, subscriber: Subscriber, _: Option<ServerName>, uris: Vec<String>) -> Accepted {
+        let held = uris.iter().filter(|uri| !uri.starts_with("unknown:")).cloned();
+        let held = held.map(|uri| Subscription::new(uri, self.held.clone())).collect();
+        // Who hears of nothing is not kept, as a real server keeps nobody without a subscription.
+        if !uris.is_empty() {
+            self.subscribers.lock().unwrap().push(subscriber);
+        }
+        Box::pin(std::future::ready(held))
     }
 }
 

@@ -24,7 +24,11 @@ async fn discover_is_answered_here() {
     assert_eq!(result["resultType"], "complete");
     assert_eq!(result["supportedVersions"], serde_json::json!(["2026-07-28"]));
     assert_eq!(result["cacheScope"], "private");
-    assert!(result["ttlMs"].is_u64() && result["capabilities"]["tools"].is_object());
+    assert!(result["ttlMs"].is_u64() && result["capabilities"]["tools"]["listChanged"] == true);
+    assert_eq!(
+        result["capabilities"]["resources"],
+        serde_json::json!({"listChanged": true, "subscribe": true})
+    );
     assert_eq!(result["_meta"]["io.modelcontextprotocol/serverInfo"]["name"], "mcp-edge");
     assert!(result.get("instructions").is_none());
 
@@ -43,7 +47,6 @@ async fn methods_that_are_gone_or_unknown_are_404_with_the_id() {
         "logging/setLevel",
         "resources/subscribe",
         "resources/unsubscribe",
-        "subscriptions/listen",
         "tasks/list",
         "no/such",
     ] {

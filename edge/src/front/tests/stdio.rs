@@ -149,6 +149,46 @@ async fn a_modern_client_needs_no_session() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_listen_ends_by_a_notification_or_with_the_pipe() {
+    let stage = Stage::new();
+    let mut client = Local::start(&stage);
+    let wanted = r#""notifications":{"toolsListChanged":true,"resourceSubscriptions":["a://1"]},"#;
+    let listen = modern("subscriptions/listen", wanted);
+    client.say(&listen).await;
+    let ack = client.hear().await;
+    assert_eq!(ack["method"], "notifications/subscriptions/acknowledged");
+    assert_eq!(ack["params"]["_meta"]["io.modelcontextprotocol/subscriptionId"], 7);
+    assert_eq!(client.code(&listen).await, (7.into(), -32600), "the id is taken");
+    stage.script.changes.send_replace(ListChanges { tools: 1, ..ListChanges::default() });
+    assert_eq!(client.hear().await["method"], "notifications/tools/list_changed");
+    client.say(r#"{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":7}}"#).await;
+    while Arc::strong_count(&stage.script.held) > 1 {
+        tokio::task::yield_now().await;
+    }
+    stage.script.changes.send_replace(ListChanges { tools: 2, ..ListChanges::default() });
+    client.say(&listen).await;
+    assert_eq!(
+        client.hear().await["method"],
+        "notifications/subscriptions/acknowledged",
+        "the id is free again"
+    );
+    assert!(client.leave().await.is_empty(), "to a client that has left nothing is said");
+    assert_eq!(Arc::strong_count(&stage.script.held), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_listen_hears_of_the_end_of_the_process() {
+    let stage = Stage::new();
+    let mut client = Local::start(&stage);
+    client.say(&modern("subscriptions/listen", r#""notifications":{},"#)).await;
+    assert_eq!(client.hear().await["method"], "notifications/subscriptions/acknowledged");
+    let draining = tokio::spawn(stage.drain.run(Duration::ZERO, Duration::from_secs(5)));
+    let last = client.hear().await;
+    assert_eq!((&last["id"], &last["result"]["resultType"]), (&7.into(), &"complete".into()));
+    draining.await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
 async fn lines_are_judged_as_bodies_are() {
     let mut front = Config::default();
     front.limits.body_bytes = 200;

@@ -127,3 +127,32 @@ fn instructions_are_joined_under_their_servers_names_within_a_bound() {
     assert!(all.starts_with("## a\nbe kind\n\n## b\né") && all.len() <= INSTRUCTION_BYTES);
     assert_eq!(catalog.alone[0].instructions(), Some("be kind"));
 }
+
+#[test]
+fn old_clients_see_no_output_schema_that_they_refuse() {
+    let tool = |name: &str, output: &str| {
+        format!(
+            r#"{{"name":"{name}","inputSchema":{{"type":"object"}},"outputSchema":{output},"title":"t"}}"#
+        )
+    };
+    let odd = [r#"{"type":"array"}"#, r#"{"anyOf":[]}"#, "true", r#"{"type":["object"]}"#];
+    let mut tools = vec![tool("plain", r#"{"type":"object"}"#)];
+    tools.extend(odd.iter().zip(0..).map(|(output, n)| tool(&format!("odd{n}"), output)));
+    let page = format!(r#"{{"tools":[{}]}}"#, tools.join(","));
+    let listed = wire::mcp::list::ListPage::scan(&page.into(), "tools", &Limits::default()).unwrap();
+    let catalog = build(&[("a", Some(&Part { tools: listed.items, ..Part::default() }))], &terms(None));
+    let list = catalog.all.list(ListKind::Tools);
+    let outputs = |bytes: Bytes| {
+        let list: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
+        let tools = list["tools"].as_array().unwrap().clone();
+        assert!(tools.iter().all(|tool| tool["title"] == "t"));
+        tools.into_iter().map(|tool| tool.get("outputSchema").cloned()).collect::<Vec<_>>()
+    };
+    assert!(outputs(list.bytes()).iter().all(Option::is_some), "others see what the server said");
+    let older = outputs(list.bytes_for_sessions());
+    assert_eq!(older[0], Some(serde_json::json!({"type": "object"})));
+    assert!(older[1..].iter().all(Option::is_none) && older.len() == 5);
+    let plain = build(&[("a", Some(&part(&["x"], &[], &[])))], &terms(None));
+    let list = plain.all.list(ListKind::Tools);
+    assert_eq!(list.bytes().as_ptr(), list.bytes_for_sessions().as_ptr(), "one list, where none differs");
+}

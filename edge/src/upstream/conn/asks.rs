@@ -21,7 +21,7 @@ use crate::call::{Answer, Answered, Ask, Event};
 use crate::permit::Bound;
 use crate::upstream::mux::WireId;
 use crate::upstream::outgoing;
-use crate::upstream::tenant::Tenant;
+use crate::upstream::tenant::{self, Tenant};
 
 /// The questions of one connection that wait.
 pub(super) struct Asks {
@@ -84,22 +84,28 @@ impl State {
 
 impl Conn {
     /// Puts a question to the client: with the oldest call in flight that may ask, for nothing tells which it
-    /// belongs to; else beside all calls.
+    /// belongs to; else beside all calls, where a session has a place for it.
     pub(super) fn relay(&self, tenant: &Tenant, kind: Kind, (id, request): (RequestId, Message)) {
         let Some(this) = self.this.upgrade() else { return };
-        let request = self.around.task_ids.show_message(tenant.session.number, None, request);
+        let request = self.around.task_ids.show_to(tenant, None, request);
         let config = &self.around.config;
         let unheard = {
             let mut state = self.lock();
             let State { phase: Phase::Open, mux, asks, .. } = &mut *state else { return };
+            let asking = mux.iter().filter(|(_, pending)| pending.work.may_ask());
+            let call = asking.min_by_key(|(_, pending)| pending.age).map(|(id, _)| id);
+            let beside = tenant.session().map(|session| &session.strays);
+            if call.is_none() && beside.is_none() {
+                drop(state);
+                self.note(outgoing::answer(&id, unattributed(kind)), NOTES);
+                return;
+            }
             let Some(token) = asks.vacant() else {
                 drop(state);
                 self.around.permits.metrics().hit(Bound::Asks);
                 self.note(outgoing::answer(&id, TOO_MANY), NOTES);
                 return;
             };
-            let asking = mux.iter().filter(|(_, pending)| pending.work.may_ask());
-            let call = asking.min_by_key(|(_, pending)| pending.age).map(|(id, _)| id);
             let (now, withdrawn) = (Instant::now(), CancellationToken::new());
             let (deadline, limit) = (now + config.ask_timeout, now + config.call_timeout_max);
             let progress = request.meta_value(meta::PROGRESS_TOKEN);
@@ -107,13 +113,15 @@ impl Conn {
             let ask = Ask::new(kind, request, withdrawn.clone(), this, token);
             asks.open.push(Open { token, id, kind, call, withdrawn, progress, deadline, limit });
             let pending = call.and_then(|id| mux.get_mut(id));
-            if let Some(pending) = pending {
+            let events = pending.and_then(|pending| {
                 let extended = (deadline + config.call_timeout).min(pending.limit);
                 pending.deadline = pending.deadline.max(extended);
-                let events = pending.work.events().unwrap_or(&tenant.session.strays);
-                events.offer(Event::Ask(ask))
-            } else {
-                tenant.session.strays.offer(Event::Ask(ask))
+                pending.work.events()
+            });
+            let beside = beside.map(|strays| &**strays);
+            match events.or(beside) {
+                Some(events) => events.offer(Event::Ask(ask)),
+                None => Err(Event::Ask(ask)),
             }
         };
         if !matches!(unheard, Ok(true)) {
@@ -121,6 +129,25 @@ impl Conn {
         }
         // After the lock: dropping the question answers it.
         drop(unheard);
+    }
+
+    /// Notes with the call in flight, if it can be but one, that its client lacks what the server asks for.
+    pub(super) fn lacks(&self, kind: Kind, request: &Message) {
+        let mut state = self.lock();
+        let asking: Vec<_> = state
+            .mux
+            .iter()
+            .filter(|(_, pending)| pending.work.may_ask())
+            .map(|(id, _)| id)
+            .take(2)
+            .collect();
+        let pending = match asking[..] {
+            [only] => state.mux.get_mut(only),
+            _ => None,
+        };
+        if let Some(pending) = pending {
+            pending.missing = tenant::required(kind, request);
+        }
     }
 
     /// The server takes a question back; it wants no answer then.
@@ -171,8 +198,9 @@ impl Conn {
     fn answer_ask(&self, ask: &Open, answer: Answer) {
         let line = match answer {
             Answer::Result(value) => {
-                let value = match &self.spec.tenant {
-                    Some(tenant) => self.around.task_ids.own_in_answer(tenant.session.number, value),
+                let session = self.spec.tenant.as_ref().and_then(|tenant| tenant.session());
+                let value = match session {
+                    Some(session) => self.around.task_ids.own_in_answer(session.number, value),
                     None => value,
                 };
                 outgoing::relayed(&ask.id, "result", value)
@@ -193,13 +221,30 @@ impl Answered for Conn {
     }
 }
 
+/// What a server hears that asks where there is no client to ask: the rest of the response, from its comma on.
+pub(super) fn unattributed(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Ping => PONG,
+        Kind::Roots => NO_ROOTS,
+        Kind::Sampling | Kind::Elicitation | Kind::Other => NOBODY_TO_ASK,
+    }
+}
+
 /// What the server hears when nobody answers: the rest of the response, from its comma on.
 fn unanswered(kind: Kind) -> &'static str {
     match kind {
         // MCP 2025-11-25 client/elicitation, Response Actions: dismissed without a choice
         Kind::Elicitation => r#","result":{"action":"cancel"}}"#,
-        _ => r#","error":{"code":-32603,"message":"the client of this session did not answer"}}"#,
+        _ => r#","error":{"code":-32603,"message":"the client did not answer"}}"#,
     }
 }
+
+// MCP 2025-11-25 basic/utilities/ping
+pub(super) const PONG: &str = r#","result":{}}"#;
+// Real servers ask for roots right after `initialized`, when there is no client to pass the question to.
+const NO_ROOTS: &str = r#","result":{"roots":[]}}"#;
+// MCP 2025-11-25 client/sampling and client/elicitation: requests must be associated with one of the client's.
+const NOBODY_TO_ASK: &str =
+    r#","error":{"code":-32602,"message":"this request belongs to no request of a client"}}"#;
 
 const TOO_MANY: &str = r#","error":{"code":-32603,"message":"too many requests of this server wait for the client; `asks` bounds them"}}"#;

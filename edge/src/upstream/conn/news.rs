@@ -3,14 +3,25 @@
 use wire::Message;
 use wire::frame::one_line;
 use wire::mcp::level::Level;
-use wire::mcp::method::Notice;
+use wire::mcp::method::{Method, Notice};
 
-use super::Conn;
-use crate::call::Event;
+use super::pending::Work;
+use super::{Conn, State};
+use crate::call::{Call, Event, SessionKey, reply};
+use crate::permit::Bound;
 use crate::upstream::tenant::Tenant;
+use crate::upstream::{lease, wishes};
 
-/// Whether a notification on a session's own connection is for its client.
-pub(super) fn is_the_clients(notice: Notice) -> bool {
+/// Whether a notification on a connection of this tenant's is for its client alone. Clients without a session listen
+/// for all but log messages.
+pub(super) fn is_told_by(tenant: &Tenant, notice: Notice) -> bool {
+    match notice {
+        Notice::Message => true,
+        _ => tenant.session().is_some() && is_the_clients(notice),
+    }
+}
+
+fn is_the_clients(notice: Notice) -> bool {
     match notice {
         Notice::Message
         | Notice::ToolsChanged
@@ -46,10 +57,45 @@ impl Conn {
         }
     }
 
-    /// Tells the client: log messages with the oldest call in flight, whose log they most likely are, and
-    /// everything else beside all calls. `false` when something had to be dropped for want of room.
+    /// Asks the server for the level of log messages that the client of `call` wants, before the call, if it was last
+    /// asked for another one. No level needs no asking: then its messages are dropped here.
+    // MCP 2025-11-25 server/utilities/logging, Setting Log Level
+    pub(super) fn ask_level(&self, state: &mut State, call: &Call) {
+        let Some(level) = lease::level(call).filter(|level| state.level != Some(*level)) else { return };
+        if self.can("logging") {
+            state.level = Some(level);
+            let params = wishes::level_params(level);
+            // What the server says to that helps nobody.
+            let (responder, _) = reply();
+            let patience = self.around.config.handshake_timeout;
+            self.queue_own(state, (Method::SetLevel, &params), responder, patience);
+        }
+    }
+
+    /// Tells the client what is its to hear. `false` when something had to be dropped for want of room.
     pub(super) fn pass_on(&self, tenant: &Tenant, notice: Notice, message: Message) -> bool {
-        let session = &tenant.session;
+        match tenant.session() {
+            Some(session) => self.tell_session(session, notice, message),
+            None => self.tell_caller(message),
+        }
+    }
+
+    /// Log messages go to the one call that may have caused them, if it asked for such.
+    // MCP 2026-07-28 server/utilities/logging
+    fn tell_caller(&self, message: Message) -> bool {
+        let state = self.lock();
+        let Some((_, pending)) = state.mux.iter().find(|(_, pending)| pending.work.may_ask()) else {
+            return true;
+        };
+        let Work::Call { job, .. } = &pending.work else { return true };
+        let heard =
+            lease::level(&job.call).is_some_and(|least| level(&message).is_none_or(|level| level >= least));
+        !heard || job.responder.event(Event::Notice(Notice::Message, message))
+    }
+
+    /// Log messages with the oldest call in flight, whose log they most likely are, and everything else beside all
+    /// calls.
+    fn tell_session(&self, session: &SessionKey, notice: Notice, message: Message) -> bool {
         let message = self.around.task_ids.show_message(session.number, Some(notice), message);
         if notice != Notice::Message {
             return session.strays.event(Event::Notice(notice, message));
@@ -64,6 +110,24 @@ impl Conn {
             Some((_, events)) => events.event(Event::Notice(notice, message)),
             None => session.strays.event(Event::Notice(notice, message)),
         }
+    }
+}
+
+impl Conn {
+    /// Tells the one call in flight that asked for log messages, as far as it wants to hear of this one. `false`
+    /// when none did, or several: nothing in the message names its call, and it may be somebody else's data.
+    // MCP 2026-07-28 basic/transports/stdio has no key for it
+    pub(super) fn pass_log(&self, message: Message) -> bool {
+        let state = self.lock();
+        let asked =
+            state.mux.iter().filter_map(|(_, pending)| Some((pending.level?, pending.work.events()?)));
+        let mut asked = asked.take(2);
+        let (Some((least, events)), None) = (asked.next(), asked.next()) else { return false };
+        let wanted = level(&message).is_none_or(|level| level >= least);
+        if wanted && !events.event(Event::Notice(Notice::Message, message)) {
+            self.around.permits.metrics().hit(Bound::EventBytes);
+        }
+        true
     }
 }
 

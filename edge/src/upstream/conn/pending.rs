@@ -1,16 +1,20 @@
 //! A request that waits for its answer.
 
 use tokio::time::Instant;
+use wire::mcp::level::Level;
 use wire::mcp::method::Method;
 
 use crate::call::{Call, Responder};
 use crate::error::Error;
 use crate::permit::SlotPermit;
+use crate::upstream::lease::Lease;
 
 /// A call and the place its answer goes to.
 pub(in crate::upstream) struct Job {
     pub(in crate::upstream) call: Call,
     pub(in crate::upstream) responder: Responder,
+    /// Its seat, where it has a connection to itself.
+    pub(in crate::upstream) lease: Option<Lease>,
     /// How many connections had it before.
     pub(in crate::upstream) tries: u8,
 }
@@ -20,8 +24,12 @@ pub(super) struct Pending {
     pub(super) work: Work,
     /// Counts the requests of a connection up: the lowest is the oldest.
     pub(super) age: u64,
+    /// The least level of log messages that it asked a modern server for.
+    pub(super) level: Option<Level>,
     /// Whether anything of it may have reached the server.
     pub(super) written: bool,
+    /// What the server asked for in its course that its client did not declare: capabilities, a JSON object.
+    pub(super) missing: Option<&'static str>,
     /// When it fails if nothing is heard of it.
     pub(super) deadline: Instant,
     /// When it fails whatever is heard of it.
@@ -32,7 +40,7 @@ pub(super) struct Pending {
 pub(super) enum Work {
     /// A client's.
     Call { job: Box<Job>, slot: SlotPermit },
-    /// Ours: a handshake or a list.
+    /// Ours: a handshake, a list, a subscription, a listen.
     Own { method: Method, responder: Responder },
 }
 
@@ -40,6 +48,11 @@ impl Work {
     // MCP 2025-11-25 basic/utilities/cancellation: `initialize` must not be cancelled.
     pub(super) fn may_be_cancelled(&self) -> bool {
         !matches!(self, Self::Own { method: Method::Initialize, .. })
+    }
+
+    /// Whether it is a listen of ours.
+    pub(super) fn is_listen(&self) -> bool {
+        matches!(self, Self::Own { method: Method::Listen, .. })
     }
 
     /// Whether the server may need an answer of the client before it can answer.
@@ -55,12 +68,19 @@ impl Work {
         }
     }
 
+    /// Its client thinks: it keeps its slot and its seat, and counts as no call on its way.
+    pub(super) fn park(&mut self) {
+        if let Self::Call { job, .. } = self {
+            job.call.permit.release();
+        }
+    }
+
     /// Ends it without an answer. What it held is free before its caller hears of it.
     pub(super) fn fail(self, error: Error) {
         match self {
             Self::Call { job, slot } => {
-                let Job { call, responder, .. } = *job;
-                drop((call, slot));
+                let Job { call, responder, lease, .. } = *job;
+                drop((call, slot, lease));
                 responder.fail(error);
             }
             Self::Own { responder, .. } => responder.fail(error),

@@ -12,12 +12,13 @@ use wire::mcp::method::{Ask, Notice};
 use wire::{Era, Frame, Kind as MessageKind, Message, ScanError};
 
 use super::pending::{Pending, Work};
-use super::{CLOSE_GRACE, Conn, Job, NOTES, draining, news, session_over, writer};
-use crate::call::{Event, Outcome};
+use super::{CLOSE_GRACE, Conn, Job, NOTES, asks, draining, listens, news, session_over, writer};
+use crate::call::{Call, Event, InputRequired, Outcome};
 use crate::error::{Blame, Error, Kind};
 use crate::permit::Bound;
 use crate::upstream::link::{Incoming, Link};
 use crate::upstream::metrics::Skip;
+use crate::upstream::modern::Judged;
 use crate::upstream::mux::{Standing, WireId};
 use crate::upstream::{legacy, modern, outgoing, wishes};
 
@@ -129,14 +130,22 @@ impl Reader {
 
     fn answer(&mut self, message: Message) {
         match self.conn.close_answered(message.id()) {
-            Ok(Pending { work: Work::Call { job, slot }, .. }) => {
-                let Job { call, responder, .. } = *job;
-                let outcome = self.outcome(&call, &message);
+            Ok(Pending { work: Work::Call { job, slot }, missing, .. }) => {
+                let Job { call, responder, lease, .. } = *job;
+                let outcome = match missing.filter(|_| message.error().is_some()) {
+                    Some(required) => Some(Outcome::Failed(self.lacking(required))),
+                    None => self.outcome(&call, &message),
+                };
+                let Some(outcome) = outcome else {
+                    drop((slot, lease));
+                    let input = Box::new(InputRequired::new(call, self.conn.spec.server.clone(), message));
+                    return responder.finish(Outcome::InputRequired(input));
+                };
                 if matches!(outcome, Outcome::Result(_)) {
                     wishes::agreed(&call, &self.conn.spec.server);
                 }
                 // The caller may send its next call at once: what this one held is free by then.
-                drop((call, slot));
+                drop((call, slot, lease));
                 responder.finish(outcome);
             }
             Ok(Pending { work: Work::Own { responder, .. }, .. }) => {
@@ -152,35 +161,52 @@ impl Reader {
         }
     }
 
-    fn outcome(&self, call: &crate::call::Call, message: &Message) -> Outcome {
+    /// `None` when the server wants input first.
+    fn outcome(&self, call: &Call, message: &Message) -> Option<Outcome> {
         let era = self.conn.spec.era;
         if let Some(error) = message.error() {
             let uri = call.request.param("uri").and_then(|uri| uri.as_str());
-            return match era {
+            return Some(match era {
                 Era::Legacy => legacy::refusal(call.method, uri.as_deref(), error),
                 Era::Modern => modern::refusal(call.method, uri.as_deref(), error),
-            };
+            });
         }
         let result = match era {
             Era::Legacy => legacy::result(call, message, &self.conn.around.task_ids),
-            Era::Modern => modern::result(message),
+            Era::Modern => match modern::judge(call, message, &self.conn.around.task_ids) {
+                Some(Judged::Input) => return None,
+                Some(Judged::Complete(result)) => Some(result),
+                None => None,
+            },
         };
-        result.map_or_else(|| Outcome::Failed(self.broken()), Outcome::Result)
+        Some(result.map_or_else(|| Outcome::Failed(self.broken()), Outcome::Result))
     }
 
     fn notice(&mut self, message: Message) {
         let notice = Notice::parse(message.method());
+        if let Some(id) = listens::named(&message).filter(|_| self.conn.spec.era == Era::Modern) {
+            if !self.conn.heard(id, notice, message) {
+                self.skip(Skip::Late);
+            }
+            return;
+        }
         match (notice, &self.conn.spec.tenant) {
             (Notice::Progress, _) => self.progress(message),
             (Notice::Cancelled, Some(_)) => self.conn.ask_cancelled(&message),
-            (_, Some(tenant)) if news::is_the_clients(notice) => {
+            (Notice::Cancelled, None) => self.conn.listen_cancelled(&message),
+            (_, Some(tenant)) if news::is_told_by(tenant, notice) => {
                 if !self.conn.pass_on(tenant, notice, message) {
                     self.conn.around.permits.metrics().hit(Bound::EventBytes);
                 }
             }
+            (Notice::Message, None) if self.conn.spec.era == Era::Modern => {
+                if !self.conn.pass_log(message) {
+                    self.conn.around.metrics.skipped(Skip::Log); // no fault of the server's
+                }
+            }
             _ => {
                 if let Some(owner) = self.conn.around.owner.upgrade() {
-                    owner.notice(&self.conn, notice);
+                    owner.notice(&self.conn, notice, &message);
                 }
             }
         }
@@ -188,7 +214,7 @@ impl Reader {
 
     fn progress(&mut self, message: Message) {
         let message = match &self.conn.spec.tenant {
-            Some(tenant) => self.conn.around.task_ids.show_message(tenant.session.number, None, message),
+            Some(tenant) => self.conn.around.task_ids.show_to(tenant, None, message),
             None => message,
         };
         let token = message.param("progressToken").and_then(|token| token.as_u64());
@@ -201,15 +227,17 @@ impl Reader {
     fn asked(&mut self, message: Message) {
         let Some(id) = message.id().cloned() else { return };
         let kind = Ask::parse(message.method());
-        let outcome = match (kind, &self.conn.spec.tenant) {
-            (Ask::Ping, _) => PONG,
+        let (outcome, lacks) = match (kind, &self.conn.spec.tenant) {
+            (Ask::Ping, _) => (asks::PONG, false),
             (_, Some(tenant)) => match tenant.can.refusal(kind, &message) {
-                Some(refusal) => refusal,
+                Some(refusal) => (refusal, tenant.session().is_none()),
                 None => return self.conn.relay(tenant, kind, (id, message)),
             },
-            (Ask::Roots, None) => NO_ROOTS,
-            (Ask::Sampling | Ask::Elicitation | Ask::Other, None) => NOBODY_TO_ASK,
+            (kind, None) => (asks::unattributed(kind), kind != Ask::Roots),
         };
+        if lacks {
+            self.conn.lacks(kind, &message);
+        }
         if !self.conn.note(outgoing::answer(&id, outcome), NOTES) {
             self.skip(Skip::Flood);
         }
@@ -233,6 +261,13 @@ impl Reader {
             pending.work.fail(Error::new(Kind::TooLarge, Blame::Upstream, message));
         }
         self.skip(Skip::TooLong);
+    }
+
+    fn lacking(&self, required: &'static str) -> Error {
+        let server = &self.conn.spec.server;
+        let message =
+            format!("server `{server}` needs a client that can be asked for more than this one declared");
+        Error::new(Kind::MissingCapability(required), Blame::Downstream, message)
     }
 
     fn broken(&self) -> Error {
@@ -268,7 +303,7 @@ impl Conn {
         let Some(pending) = state.mux.close(id) else { return Err(state.mux.standing(id)) };
         state.last_used = Instant::now();
         drop(state);
-        self.answered();
+        self.answered(&pending.work);
         Ok(pending)
     }
 
@@ -289,11 +324,3 @@ impl Conn {
 const COUNTED_FROM_BYTES: usize = 16 << 10;
 /// A flood of broken messages makes one log line per connection in this time.
 const QUIET: Duration = Duration::from_secs(10);
-
-// MCP 2025-11-25 basic/utilities/ping
-const PONG: &str = r#","result":{}}"#;
-// Real servers ask for roots right after `initialized`, when there is no client to pass the question to.
-const NO_ROOTS: &str = r#","result":{"roots":[]}}"#;
-// MCP 2025-11-25 client/sampling and client/elicitation: requests must be associated with one of the client's.
-const NOBODY_TO_ASK: &str =
-    r#","error":{"code":-32602,"message":"this request belongs to no request of a client"}}"#;

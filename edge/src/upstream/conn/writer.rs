@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use tokio::time::timeout;
 use wire::frame_io::FrameWriter;
-use wire::splice::Parts;
 
 use super::{Conn, Phase};
 use crate::upstream::link::Outgoing;
@@ -33,10 +32,10 @@ impl Drop for PanicWatch<'_> {
 async fn write(conn: &Conn, writer: &mut FrameWriter<Outgoing>) {
     let patience = conn.around.config.write_timeout;
     loop {
-        match conn.next_batch() {
-            Batch::Lines { lines, bytes } => {
+        match conn.next_batch(writer) {
+            Batch::Lines { bytes } => {
                 conn.around.metrics.sent.inc_by(bytes);
-                match timeout(patience, writer.write_all(lines)).await {
+                match timeout(patience, writer.write_put()).await {
                     Ok(Ok(())) => {}
                     Ok(Err(error)) => {
                         tracing::debug!(server = %conn.spec.server, conn = conn.spec.number, %error, "write failed");
@@ -58,19 +57,22 @@ async fn write(conn: &Conn, writer: &mut FrameWriter<Outgoing>) {
 }
 
 enum Batch {
-    Lines { lines: Vec<Parts>, bytes: u64 },
+    /// Put into the writer.
+    Lines {
+        bytes: u64,
+    },
     Nothing,
     End,
 }
 
 impl Conn {
     /// What to write next. From here on a call in it counts as written.
-    fn next_batch(&self) -> Batch {
+    fn next_batch(&self, writer: &mut FrameWriter<Outgoing>) -> Batch {
         let mut state = self.lock();
         if state.phase != Phase::Open {
             return Batch::End;
         }
-        let (mut lines, mut bytes) = (Vec::new(), 0);
+        let mut bytes = 0;
         while bytes < BATCH_BYTES
             && let Some(queued) = state.outbox.pop_front()
         {
@@ -83,9 +85,9 @@ impl Conn {
                 None => state.notes = state.notes.saturating_sub(1),
             }
             bytes += queued.line.len_bytes() + 1;
-            lines.push(queued.line);
+            writer.put(queued.line);
         }
-        if lines.is_empty() { Batch::Nothing } else { Batch::Lines { lines, bytes: bytes as u64 } }
+        if bytes == 0 { Batch::Nothing } else { Batch::Lines { bytes: bytes as u64 } }
     }
 }
 

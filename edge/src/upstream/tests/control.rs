@@ -119,3 +119,41 @@ async fn changes_are_counted_from_the_control_connection_alone() {
     drop(control);
     timeout(GUARD, changes.wait_for(|changes| changes.lost == 1)).await.unwrap().unwrap();
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_modern_server_tells_of_changed_lists_in_a_listen() {
+    let mut room = Setting::default().era(EraChoice::Modern).build();
+    let mut changes = room.pool.changes();
+    let listing = list(&room, List::Prompts);
+    let mut control = room.accept_modern().await;
+    assert!(listing.await.unwrap().unwrap().is_empty());
+    let acknowledged = async |control: &mut Peer| {
+        let request = control.expect("subscriptions/listen").await;
+        let wanted =
+            json!({"toolsListChanged": true, "promptsListChanged": true, "resourcesListChanged": true});
+        assert_eq!(request["params"]["notifications"], wanted);
+        let meta = json!({"io.modelcontextprotocol/subscriptionId": request["id"]});
+        let params = json!({"_meta": meta, "notifications": wanted});
+        control.notify("notifications/subscriptions/acknowledged", params).await;
+        (request, meta)
+    };
+    let (request, meta) = acknowledged(&mut control).await;
+    for which in ["tools", "tools", "resources"] {
+        control.notify(&format!("notifications/{which}/list_changed"), json!({"_meta": meta})).await;
+    }
+    let seen = timeout(GUARD, changes.wait_for(|changes| changes.resources > 0)).await.unwrap().unwrap();
+    assert_eq!(*seen, Changes { connected: 1, tools: 2, resources: 1, ..Changes::default() });
+    drop(seen);
+    control.answer(&request, json!({"resultType": "complete", "_meta": meta})).await;
+    acknowledged(&mut control).await;
+    timeout(GUARD, changes.wait_for(|changes| changes.lost == 1)).await.unwrap().unwrap();
+    control.ended().await; // a listen of our own keeps no process that nobody uses
+
+    let listing = list(&room, List::Prompts);
+    let mut control = room.accept_modern().await;
+    let request = control.expect("subscriptions/listen").await;
+    control.refuse(&request, -32601).await;
+    assert!(listing.await.unwrap().unwrap().is_empty());
+    let quiet = timeout(Duration::from_secs(300), control.read()).await;
+    assert!(quiet.is_err(), "who does not know it is not asked again: {quiet:?}");
+}

@@ -113,7 +113,7 @@ async fn a_modern_server_is_stamped_on_every_request_and_its_results_pass_untouc
     let mut call = room.call(with_meta());
     let (info, capabilities) =
         (Bytes::from_static(br#"{"name":"c"}"#), Bytes::from_static(br#"{"roots":{}}"#));
-    call.client = Arc::new(Client { info: Some(info), capabilities: Some(capabilities) });
+    call.client = Arc::new(Client { info: Some(info), capabilities: Some(capabilities), offer: None });
     let reply = room.pool.dispatch(call);
     let mut peer = room.accept_modern().await;
     let request = peer.expect("tools/call").await;
@@ -124,8 +124,9 @@ async fn a_modern_server_is_stamped_on_every_request_and_its_results_pass_untouc
         "io.modelcontextprotocol/logLevel": "info", "progressToken": request["id"], "traceparent": "00-1",
     });
     assert_eq!(request["params"]["_meta"], expected);
-    peer.answer(&request, json!({"resultType": "input_required", "requestState": "s"})).await;
-    assert_eq!(result(reply).await, json!({"resultType": "input_required", "requestState": "s"}));
+    let untouched = json!({"resultType": "complete", "content": [], "_meta": {"x": 1}, "unheard": [1.0]});
+    peer.answer(&request, untouched.clone()).await;
+    assert_eq!(result(reply).await, untouched);
 
     let bare = room.dispatch(json!({"jsonrpc": "2.0", "id": "x", "method": "tools/call"}));
     let request = peer.expect("tools/call").await;
@@ -137,16 +138,33 @@ async fn a_modern_server_is_stamped_on_every_request_and_its_results_pass_untouc
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_modern_server_is_not_told_what_a_client_with_a_session_can_be_asked() {
+async fn a_modern_server_is_told_what_a_session_can_be_asked_and_wishes_to_hear() {
     let mut room = Setting::default().era(EraChoice::Modern).build();
     let mut call = room.call(echo("a"));
-    call.affinity = Affinity::Session(session(1));
-    let capabilities = Some(Bytes::from_static(br#"{"roots":{}}"#));
-    call.client = Arc::new(Client { info: None, capabilities });
+    let key = session(1);
+    call.affinity = Affinity::Session(key.clone());
+    let capabilities = Some(Bytes::from_static(br#"{"roots":{"listChanged":true},"tasks":{}}"#));
+    let offer = Some(Bytes::from_static(br#"{"roots":{}}"#));
+    call.client = Arc::new(Client { info: None, capabilities: capabilities.clone(), offer });
     let reply = room.pool.dispatch(call);
-    let request = room.accept_modern().await.expect("tools/call").await;
-    let meta = &request["params"]["_meta"];
-    assert_eq!(meta["io.modelcontextprotocol/clientCapabilities"], json!({}));
+    let mut peer = room.accept_modern().await;
+    let meta = peer.expect("tools/call").await["params"]["_meta"].clone();
+    assert_eq!(meta["io.modelcontextprotocol/clientCapabilities"], json!({"roots": {}}));
+    assert_eq!(meta["io.modelcontextprotocol/logLevel"], Value::Null);
+    drop(reply);
+    peer.expect("notifications/cancelled").await;
+    key.wishes.change(|wished| wished.level = Some(wire::mcp::level::Level::Warning));
+    let mut call = room.call(with_meta());
+    call.affinity = Affinity::Session(key);
+    call.client = Arc::new(Client { info: None, capabilities, offer: None });
+    let reply = room.pool.dispatch(call);
+    let meta = peer.expect("tools/call").await["params"]["_meta"].clone();
+    assert_eq!(
+        meta["io.modelcontextprotocol/clientCapabilities"],
+        json!({}),
+        "nobody said what it can be asked"
+    );
+    assert_eq!(meta["io.modelcontextprotocol/logLevel"], "warning");
     drop(reply);
 }
 
@@ -164,12 +182,14 @@ async fn a_legacy_server_sees_no_modern_key() {
     let mut room = Setting::default().build();
     let reply = room.dispatch(with_meta());
     let mut peer = room.accept_legacy().await;
+    peer.expect("logging/setLevel").await; // a level for the whole connection is what it knows instead
     let request = peer.serve_echo().await;
     assert_eq!(request["params"]["_meta"], json!({"progressToken": request["id"], "traceparent": "00-1"}));
     result(reply).await;
     let mut request = echo("a");
     request["params"]["_meta"] = json!({"io.modelcontextprotocol/protocolVersion": "2026-07-28"});
     let reply = room.dispatch(request);
+    let mut peer = room.accept_legacy().await;
     assert_eq!(peer.serve_echo().await["params"], echo("a")["params"], "and no empty _meta");
     result(reply).await;
 }

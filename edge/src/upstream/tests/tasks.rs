@@ -1,4 +1,4 @@
-//! Tasks of 2025-11-25: ids that only the session they were shown to can use.
+//! Tasks of servers: ids that only the session they were shown to can use, or the principal without one.
 
 use super::*;
 use crate::call::Server;
@@ -98,4 +98,43 @@ async fn the_tasks_of_a_session_are_those_of_its_own_connection() {
     assert!(tasks[1]["taskId"].as_str().unwrap().ends_with(".t2") && tasks.len() == 2);
     assert!(room.pool.tasks(&two).await.is_empty());
     assert_eq!(room.dial.dialled(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_task_of_the_extension_is_its_principals() {
+    let mut room = Setting::default().era(EraChoice::Modern).build();
+    let knows = r#"{"extensions":{"io.modelcontextprotocol/tasks":{}}}"#;
+    let client = Client { capabilities: Some(Bytes::from_static(knows.as_bytes())), ..Client::default() };
+    let client = Arc::new(client);
+    let of = |room: &Room, principal: &str, request: Value| {
+        room.pool.dispatch(Call { client: client.clone(), ..room.call_of(principal, request) })
+    };
+    let reply = of(&room, "ann", echo("a"));
+    let mut peer = room.accept_modern().await;
+    let request = peer.expect("tools/call").await;
+    assert_eq!(
+        request["params"]["_meta"]["io.modelcontextprotocol/clientCapabilities"]["extensions"],
+        json!({"io.modelcontextprotocol/tasks": {}})
+    );
+    peer.answer(&request, json!({"resultType": "task", "taskId": "t1", "status": "working"})).await;
+    let shown = result(reply).await;
+    let id = shown["taskId"].as_str().unwrap().to_owned();
+    assert!(id.starts_with("time.") && id.ends_with(".t1"), "{shown}");
+    let reply = of(&room, "ann", on("tasks/get", &id));
+    let request = peer.expect("tasks/get").await;
+    assert_eq!(request["params"]["taskId"], "t1");
+    peer.answer(&request, json!({"resultType": "complete", "taskId": "t1", "status": "working"})).await;
+    assert_eq!(result(reply).await["taskId"], *id);
+    let reply = of(&room, "ann", on("tasks/update", &id));
+    let request = peer.expect("tasks/update").await;
+    peer.answer(&request, json!({"resultType": "complete"})).await;
+    result(reply).await;
+    let error = failure(of(&room, "bob", on("tasks/get", &id))).await;
+    assert_eq!(error.kind, Kind::InvalidParams);
+
+    // Nobody else is answered with a task.
+    let reply = room.pool.dispatch(room.call_of("ann", echo("b")));
+    let request = peer.expect("tools/call").await;
+    peer.answer(&request, json!({"resultType": "task", "taskId": "t2", "status": "working"})).await;
+    assert_eq!(failure(reply).await.kind, Kind::Protocol);
 }

@@ -44,20 +44,6 @@ async fn a_subscription_holds_once_the_server_agreed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_process_that_is_shared_takes_no_subscriptions() {
-    for isolation in [Isolation::Principal, Isolation::Shared] {
-        let room = Setting::default().isolation(isolation).build();
-        let error = failure(room.dispatch_in(&session(1), about(SUBSCRIBE, "x://1"))).await;
-        assert_eq!(error.kind, Kind::InvalidParams);
-        assert!(error.message.contains("isolation"), "{error}");
-        assert_eq!(room.dial.dialled(), 0);
-    }
-    let room = Setting::default().era(EraChoice::Modern).build();
-    let error = failure(room.dispatch_in(&session(1), about(SUBSCRIBE, "x://1"))).await;
-    assert!(error.kind == Kind::InvalidParams && error.message.contains("not there yet"), "{error}");
-}
-
-#[tokio::test(start_paused = true)]
 async fn subscriptions_are_bounded() {
     let mut room = Setting::default().build();
     let (key, _heard) = session_heard(1);

@@ -1,0 +1,132 @@
+//! The groups there are, and what each of them starts. README.md says what each is for.
+
+mod calls;
+mod first;
+mod lists;
+mod scale;
+mod wires;
+
+use anyhow::Result;
+
+use crate::house::{Behind, Gateway, House};
+use crate::lane::Group;
+use crate::peers::Peers;
+use crate::plan::Plan;
+use crate::usage::Family;
+
+pub(crate) use calls::call as call_of;
+
+/// All names, in the order in which they are measured.
+pub(crate) const NAMES: [&str; 15] = [
+    "call",
+    "call-json",
+    "call-sse",
+    "large",
+    "huge",
+    "open",
+    "open-peers",
+    "list",
+    "wire",
+    "progress",
+    "first",
+    "sessions",
+    "servers",
+    "tools",
+    "threads",
+];
+
+/// Those that a quick run makes.
+pub(crate) const QUICK: [&str; 6] = ["call", "call-json", "huge", "open", "list", "wire"];
+
+/// What the groups share: edges in front of a server of both eras and one of the legacy era alone.
+pub(crate) struct Shared {
+    pub(crate) house: House,
+    pub(crate) peers: Peers,
+    /// Over TCP, the bridge with pipes: its default.
+    pub(crate) edge: Path,
+    /// Over TCP, the bridge handing its socket to the server.
+    pub(crate) handoff: Path,
+    /// Over a unix socket, with pipes.
+    pub(crate) unix: Path,
+    /// The edge starts the server itself.
+    pub(crate) local: Path,
+}
+
+/// An edge and what lies behind it.
+#[derive(Clone)]
+pub(crate) struct Path {
+    pub(crate) name: &'static str,
+    pub(crate) gateway: Gateway,
+    /// Edge and bridges.
+    pub(crate) family: Family,
+}
+
+impl Shared {
+    pub(crate) async fn start(plan: &Plan) -> Result<Shared> {
+        let mut house = House::new()?;
+        let tcp = (house.bridge(&[], &BOTH).await?, house.bridge(&[], &LEGACY).await?);
+        let edge = Path::start(&mut house, "edge", &tcp).await?;
+        let hand = ["--stdio", "handoff"];
+        let handed = (house.bridge(&hand, &BOTH).await?, house.bridge(&hand, &LEGACY).await?);
+        let handoff = Path::start(&mut house, "edge handoff", &handed).await?;
+        let socket = (house.unix_bridge(&[], &BOTH).await?, house.unix_bridge(&[], &LEGACY).await?);
+        let unix = Path::start(&mut house, "edge unix", &socket).await?;
+        let local = Path::local(&mut house).await?;
+        let peers = Peers::start(&mut house, plan).await?;
+        Ok(Shared { house, peers, edge, handoff, unix, local })
+    }
+
+    /// Builds one group.
+    pub(crate) async fn group(&mut self, name: &str, plan: &Plan) -> Result<Vec<Group>> {
+        let group = match name {
+            "call" => calls::modern(self, plan).await?,
+            "call-json" => calls::legacy(self, plan).await?,
+            "call-sse" => calls::legacy_events(self, plan).await?,
+            "large" => return calls::sized(self, plan, ("large", "r13k", "13 KB")).await,
+            "huge" => return calls::sized(self, plan, ("huge", "r200k", "200 KB")).await,
+            "open" => calls::open(self).await?,
+            "open-peers" => calls::open_peers(self).await?,
+            "list" => lists::list(self, plan).await?,
+            "wire" => return wires::all(self, plan).await,
+            "progress" => calls::progress(self, plan).await?,
+            "first" => first::first(self).await?,
+            "sessions" => scale::sessions(self, plan).await?,
+            "servers" => scale::servers(self, plan).await?,
+            "tools" => scale::tools(self, plan).await?,
+            "threads" => scale::threads(self, plan).await?,
+            _ => anyhow::bail!("there is no group {name}; there are {}", NAMES.join(", ")),
+        };
+        Ok(vec![group])
+    }
+}
+
+impl Path {
+    async fn start(house: &mut House, name: &'static str, (both, legacy): &(Behind, Behind)) -> Result<Path> {
+        let config = format!(
+            "servers:\n  both: {{address: \"{}\"}}\n  legacy: {{address: \"{}\"}}\n",
+            both.address, legacy.address
+        );
+        let gateway = house.edge(&config).await?;
+        let family = gateway.family.and(&both.family).and(&legacy.family);
+        Ok(Path { name, gateway, family })
+    }
+
+    async fn local(house: &mut House) -> Result<Path> {
+        let command = |server: &[&str]| -> Result<String> {
+            Ok(serde_json::to_string(&crate::house::server_command(server)?)?)
+        };
+        let config = format!(
+            "servers:\n  both: {{command: {}}}\n  legacy: {{command: {}}}\n",
+            command(&BOTH)?,
+            command(&LEGACY)?
+        );
+        let gateway = house.edge(&config).await?;
+        let family = gateway.family.clone();
+        Ok(Path { name: "edge local", gateway, family })
+    }
+}
+
+/// Tools `m-…`, in whichever era it is asked.
+const BOTH: [&str; 2] = ["--prefix", "m-"];
+/// Tools `l-…`, with a handshake only, as most servers are today.
+const LEGACY: [&str; 4] = ["--era", "legacy", "--prefix", "l-"];

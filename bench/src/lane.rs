@@ -1,0 +1,77 @@
+//! What is measured beside what: groups of lanes. A lane is one side with a prepared load; the lanes of a group
+//! answer the same question and take turns.
+
+use serde::Serialize;
+
+use crate::load::{Load, To};
+use crate::usage::Family;
+
+/// Lanes that are compared with each other.
+pub(crate) struct Group {
+    pub(crate) name: &'static str,
+    /// One line: what is asked, and of whom.
+    pub(crate) title: String,
+    pub(crate) steps: Vec<Step>,
+    pub(crate) lanes: Vec<Lane>,
+    /// The lane that the others are compared with.
+    pub(crate) base: &'static str,
+}
+
+/// One side with its load.
+pub(crate) struct Lane {
+    pub(crate) side: String,
+    pub(crate) to: To,
+    pub(crate) requests: std::path::PathBuf,
+    pub(crate) sessions: bool,
+    /// What is counted as the side's own.
+    pub(crate) family: Family,
+    /// How much longer than others it is measured: a slow peer answers nothing in a short time.
+    pub(crate) stretch: f64,
+    /// Whose peak its open loop is measured by: its own, or that of the whole group.
+    pub(crate) own_peak: bool,
+}
+
+/// How hard it is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub(crate) enum Step {
+    /// So many connections, each with one request under way.
+    Closed { connections: usize },
+    /// So much of the peak, in per cent, over [`OPEN_CONNECTIONS`].
+    Open { percent: u32 },
+}
+
+impl Lane {
+    pub(crate) fn new(side: &str, to: To, requests: std::path::PathBuf, family: Family) -> Lane {
+        let (sessions, stretch, own_peak) = (false, 1.0, false);
+        Lane { side: side.to_owned(), to, requests, sessions, family, stretch, own_peak }
+    }
+
+    /// The load of one measurement.
+    pub(crate) fn load(&self, connections: usize, seconds: f64, rate: Option<f64>) -> Load {
+        Load {
+            to: self.to.clone(),
+            requests: self.requests.clone(),
+            connections,
+            seconds: seconds * self.stretch,
+            rate,
+            sessions: self.sessions,
+        }
+    }
+}
+
+impl Step {
+    pub(crate) fn closed(connections: &[usize]) -> Vec<Step> {
+        connections.iter().map(|&connections| Step::Closed { connections }).collect()
+    }
+
+    /// As it stands in a table.
+    pub(crate) fn label(self) -> String {
+        match self {
+            Step::Closed { connections } => connections.to_string(),
+            Step::Open { percent } => format!("{percent} %"),
+        }
+    }
+}
+
+/// Connections of the open loop: more than any side here is asked to serve at a time while it keeps up.
+pub(crate) const OPEN_CONNECTIONS: usize = 64;

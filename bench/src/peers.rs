@@ -1,0 +1,176 @@
+//! The peers: other programs that put a stdio server behind HTTP, each in the fastest setting its documentation
+//! has (`bench/peers/README.md`), in front of the same server. `bench/peers/install` brings those of the package
+//! registries; one that is not there is left out, and a line says so.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use serde::Deserialize;
+use serde_json::json;
+use testkit::client::Client;
+use testkit::process::{free_address, workspace};
+use tokio::process::Command;
+
+use crate::groups::call_of;
+use crate::house::{Gateway, House, LEGACY_VERSION, TOKEN, server_command};
+use crate::lane::Lane;
+use crate::plan::Plan;
+use crate::report;
+
+/// Those that run.
+pub(crate) struct Peers(Vec<Peer>);
+
+struct Peer {
+    name: String,
+    gateway: Gateway,
+    /// Before the names of tools.
+    prefix: String,
+    /// A process of its own for each session, as the edge has it.
+    isolates: bool,
+    token: String,
+    /// How much longer it is measured, so that there is something to count.
+    stretch: f64,
+}
+
+impl Peer {
+    fn new(name: &str, gateway: Gateway) -> Peer {
+        let (prefix, token) = (String::new(), TOKEN.to_owned());
+        Peer { name: name.to_owned(), gateway, prefix, isolates: false, token, stretch: 1.0 }
+    }
+}
+
+impl Peers {
+    /// Starts what is wanted and there.
+    pub(crate) async fn start(house: &mut House, plan: &Plan) -> Result<Peers> {
+        let mut peers = Vec::new();
+        if !plan.peers {
+            return Ok(Peers(peers));
+        }
+        let folder = workspace().join("bench/peers");
+        for name in ["mcp-proxy", "supergateway", "contextforge"] {
+            match registry_peer(house, &folder, name).await {
+                Ok(Some(peer)) => peers.push(peer),
+                Ok(None) => report::note(&format!("{name} is left out: run bench/peers/install")),
+                Err(error) => report::note(&format!("{name} is left out: {error:#}")),
+            }
+        }
+        match &plan.agentgateway {
+            Some(program) => peers.push(agentgateway(house, program).await?),
+            None => report::note("agentgateway is left out: give its program with --agentgateway"),
+        }
+        for (name, url) in &plan.running {
+            let (address, path) = url.split_once('/').context("a peer is NAME=ADDRESS:PORT/PATH")?;
+            let address = address.parse().context("the address of a peer")?;
+            let gateway = Gateway { address, path: format!("/{path}"), ..Gateway::unowned(address) };
+            peers.push(Peer::new(name, gateway));
+        }
+        Ok(Peers(peers))
+    }
+
+    /// A lane for each, with a call in one session. One that fails is left out of this group alone.
+    pub(crate) async fn lanes(&self, house: &mut House, tool: &str) -> Result<Vec<Lane>> {
+        let mut lanes = Vec::new();
+        for peer in &self.0 {
+            let gateway = &peer.gateway;
+            let client = Client::legacy(gateway.address, LEGACY_VERSION).token(&peer.token).at(&gateway.path);
+            // It panics where a peer does not do as a test's server must; here that is no more than a gap.
+            let Ok(client) = tokio::spawn(client.connect()).await else {
+                report::note(&format!("{} is left out for {tool}: no session", peer.name));
+                continue;
+            };
+            let request = call_of(&client, &format!("{}{tool}", peer.prefix));
+            if let Err(error) = gateway.try_out(&request).await {
+                report::note(&format!("{} is left out for {tool}: {error:#}", peer.name));
+                continue;
+            }
+            let requests = house.requests([request.bytes("localhost").as_slice()])?;
+            let lane = Lane::new(&peer.name, gateway.to(), requests, gateway.family.clone());
+            lanes.push(Lane { stretch: peer.stretch, ..lane });
+        }
+        Ok(lanes)
+    }
+
+    /// Name, side and tool of those that start a process for each session.
+    pub(crate) fn with_sessions(&self, tool: &str) -> Vec<(String, Gateway, String)> {
+        let isolating = self.0.iter().filter(|peer| peer.isolates);
+        isolating
+            .map(|peer| (peer.name.clone(), peer.gateway.clone(), format!("{}{tool}", peer.prefix)))
+            .collect()
+    }
+}
+
+async fn registry_peer(house: &mut House, folder: &Path, name: &str) -> Result<Option<Peer>> {
+    let program = match name {
+        "mcp-proxy" => folder.join(".mcp-proxy/bin/mcp-proxy"),
+        "supergateway" => folder.join("node_modules/supergateway/dist/index.js"),
+        _ => folder.join(".contextforge/bin/python"),
+    };
+    if !program.exists() {
+        return Ok(None);
+    }
+    match name {
+        "mcp-proxy" => mcp_proxy(house, &program).await.map(Some),
+        "supergateway" => supergateway(house, &program).await.map(Some),
+        _ => contextforge(house, &program, &folder.join("contextforge.py")).await.map(Some),
+    }
+}
+
+/// One process of the server for everybody.
+async fn mcp_proxy(house: &mut House, program: &Path) -> Result<Peer> {
+    let address = free_address();
+    let mut command = Command::new(program);
+    command.args(["--host", "127.0.0.1", "--port", &address.port().to_string()]);
+    command.args(["--pass-environment", "--log-level", "CRITICAL", "--"]).args(server_command(&[])?);
+    let gateway = house.process(command, address, "mcp-proxy").await?;
+    let gateway = Gateway { path: "/mcp/".to_owned(), ..gateway };
+    Ok(Peer::new("mcp-proxy", gateway))
+}
+
+/// `--stateful`: a process for each session; without it, one for each request.
+async fn supergateway(house: &mut House, program: &Path) -> Result<Peer> {
+    let address = free_address();
+    let mut command = Command::new("node");
+    command.env("NODE_ENV", "production").arg(program).args(["--stdio", &server_command(&[])?.join(" ")]);
+    command.args(["--outputTransport", "streamableHttp", "--stateful", "--logLevel", "none"]);
+    command.args(["--port", &address.port().to_string()]);
+    let gateway = house.process(command, address, "supergateway").await?;
+    Ok(Peer { isolates: true, ..Peer::new("supergateway", gateway) })
+}
+
+/// What its starter says once the server is registered.
+#[derive(Deserialize)]
+struct Registered {
+    path: String,
+    prefix: String,
+    token: String,
+}
+
+/// Its own translation of stdio, registered with the gateway as its documentation has it.
+async fn contextforge(house: &mut House, python: &Path, starter: &Path) -> Result<Peer> {
+    let (address, told) = (free_address(), house.file("contextforge.json"));
+    let state = house.file("contextforge");
+    std::fs::create_dir_all(&state)?;
+    let mut command = Command::new(python);
+    command.arg(starter).arg(address.port().to_string()).arg(free_address().port().to_string());
+    command.arg(&told).arg(server_command(&[])?.join(" ")).current_dir(&state);
+    let gateway = house.process_until(command, address, "contextforge", || told.exists()).await?;
+    let registered: Registered = serde_json::from_slice(&std::fs::read(&told)?)?;
+    let gateway = Gateway { path: registered.path.clone(), ..gateway };
+    let Registered { prefix, token, .. } = registered;
+    Ok(Peer { prefix, token, stretch: 4.0, ..Peer::new("contextforge", gateway) })
+}
+
+async fn agentgateway(house: &mut House, program: &PathBuf) -> Result<Peer> {
+    let (address, config) = (free_address(), house.file("agentgateway.yaml"));
+    let server = server_command(&[])?;
+    let (command, arguments) = server.split_first().context("no server")?;
+    let target = json!({"name": "bench", "stdio": {"cmd": command, "args": arguments}});
+    let route = json!({"backends": [{"mcp": {"targets": [target]}}]});
+    // JSON is YAML.
+    let text = json!({"binds": [{"port": address.port(), "listeners": [{"routes": [route]}]}]});
+    std::fs::write(&config, text.to_string())?;
+    let mut command = Command::new(program);
+    command.arg("-f").arg(config).env("RUST_LOG", "error");
+    let gateway = house.process(command, address, "agentgateway").await?;
+    Ok(Peer { isolates: true, ..Peer::new("agentgateway", gateway) })
+}

@@ -1,0 +1,58 @@
+//! A modern server's answer that wants something of the client first.
+
+use bytes::Bytes;
+use wire::Message;
+use wire::envelope::Value;
+
+use super::{Call, ServerName};
+
+/// What a server wants to know before it can answer, and the call to be sent again with it.
+// MCP 2026-07-28 basic/patterns/mrtr, InputRequiredResult
+#[derive(Debug)]
+pub struct InputRequired {
+    /// The call with the room it holds: whoever answers dispatches it again, edited, and takes no other room.
+    pub call: Call,
+    /// Who wants it.
+    pub server: ServerName,
+    answer: Message,
+}
+
+impl InputRequired {
+    /// What `server` answered to `call`, as far as it [`fits`].
+    pub fn new(call: Call, server: ServerName, answer: Message) -> Self {
+        Self { call, server, answer }
+    }
+
+    /// The whole answer.
+    pub fn answer(&self) -> &Message {
+        &self.answer
+    }
+
+    /// What is asked, by the server's own keys: an object.
+    pub fn requests(&self) -> Option<Value<'_>> {
+        member(&self.answer, REQUESTS)
+    }
+
+    /// What the server wants back as it is: a JSON string, as it stands.
+    pub fn state(&self) -> Option<Bytes> {
+        member(&self.answer, STATE).map(|state| state.span().slice(self.answer.bytes()))
+    }
+}
+
+/// Whether an answer has at least one of the two members that this kind of result is there for, each of its type.
+// The same page: a result without either is invalid
+pub fn fits(answer: &Message) -> bool {
+    let (requests, state) = (member(answer, REQUESTS), member(answer, STATE));
+    let is_state = |state: &Value<'_>| state.raw().first() == Some(&b'"');
+    (requests.is_some() || state.is_some())
+        && requests.as_ref().is_none_or(Value::is_object)
+        && state.as_ref().is_none_or(is_state)
+}
+
+fn member<'a>(answer: &'a Message, key: &str) -> Option<Value<'a>> {
+    let span = answer.result_object()?.get(answer.bytes(), key)?;
+    Some(Value::new(answer.bytes(), span))
+}
+
+const REQUESTS: &str = "inputRequests";
+const STATE: &str = "requestState";

@@ -1,0 +1,52 @@
+//! News of resources: who wants to hear of which, and what holds as long as he does.
+
+use std::fmt;
+use std::sync::Arc;
+
+use wire::Message;
+
+use super::{Affinity, Caller, Client};
+
+/// Somebody who wants to hear of changes.
+#[derive(Clone)]
+pub struct Subscriber {
+    /// Who it is; whose connections are used.
+    pub caller: Caller,
+    /// What the client said of itself.
+    pub client: Arc<Client>,
+    /// Which connections are its own.
+    pub affinity: Affinity,
+    /// Where the news goes.
+    pub ear: Arc<dyn Hear>,
+}
+
+/// Where news of resources goes.
+pub trait Hear: Send + Sync {
+    /// A resource changed, or one within it: a `notifications/resources/updated` that belongs to nobody yet. Must
+    /// not block; called without a lock held.
+    fn updated(&self, message: &Message);
+}
+
+/// News of one resource, as long as this is held.
+pub struct Subscription {
+    uri: String,
+    _held: Box<dyn Send + Sync>,
+}
+
+impl Subscription {
+    /// Holds until `held` is dropped.
+    pub fn new(uri: String, held: impl Send + Sync + 'static) -> Self {
+        Self { uri, _held: Box::new(held) }
+    }
+
+    /// The resource, as the subscriber named it.
+    pub fn uri(&self) -> &str {
+        &self.uri
+    }
+}
+
+impl fmt::Debug for Subscription {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Subscription")
+    }
+}

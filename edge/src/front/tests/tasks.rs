@@ -1,0 +1,171 @@
+//! Slow calls of modern clients that know tasks.
+
+use std::time::Duration;
+
+use serde_json::json as value;
+
+use super::asks::Server;
+use super::*;
+use crate::front::TasksConfig;
+
+const KNOWS: &str = r#"{"elicitation":{},"extensions":{"io.modelcontextprotocol/tasks":{}}}"#;
+
+fn stage(tasks: TasksConfig) -> Stage {
+    let tokens = vec![("secret-of-ann", "ann"), ("secret-of-bob", "bob")];
+    Stage::with(Setting { front: Config { tasks, ..Config::default() }, tokens, ..Setting::default() })
+}
+
+fn slow() -> TasksConfig {
+    TasksConfig { after: Some(Duration::from_secs(5)), ..TasksConfig::default() }
+}
+
+fn body(method: &str, params: &str, capabilities: &str) -> String {
+    format!(
+        r#"{{"jsonrpc":"2.0","id":7,"method":"{method}","params":{{{params},"_meta":{{
+        "io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientCapabilities":{capabilities}}}}}}}"#
+    )
+}
+
+async fn of(stage: &Stage, token: &str, (method, name): (&str, &str), body: &str) -> (u16, Value) {
+    let mut headers = modern_headers(method, name);
+    let bearer = format!("Bearer {token}");
+    headers.push(("authorization", &bearer));
+    let response = stage.send(post(body, &headers)).await;
+    let status = response.status().as_u16();
+    let text = text(response).await;
+    let message = text.lines().rev().find_map(|line| line.strip_prefix("data: ")).unwrap_or(&text);
+    (status, serde_json::from_str(message).unwrap())
+}
+
+async fn ask(stage: &Stage, token: &str, method: &str, id: &str, more: &str) -> (u16, Value) {
+    let params = format!(r#""taskId":"{id}"{more}"#);
+    of(stage, token, (method, id), &body(method, &params, KNOWS)).await
+}
+
+/// A call that became a task: what its client got, and the server's side.
+async fn task(stage: &Stage) -> (Value, Responder) {
+    let call = body("tools/call", r#""name":"echo""#, KNOWS);
+    let (_, message) = of(stage, "secret-of-ann", ("tools/call", "echo"), &call).await;
+    (message["result"].clone(), stage.take_open().1)
+}
+
+async fn until(stage: &Stage, id: &str, status: &str) -> Value {
+    for _ in 0..100 {
+        let (code, message) = ask(stage, "secret-of-ann", "tasks/get", id, "").await;
+        assert_eq!((code, &message["result"]["resultType"]), (200, &value!("complete")), "{message}");
+        if message["result"]["status"] == status {
+            return message["result"].clone();
+        }
+        tokio::task::yield_now().await;
+    }
+    panic!("never {status}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_call_is_handed_over_and_its_result_fetched() {
+    let stage = stage(slow());
+    let (handle, responder) = task(&stage).await;
+    let id = handle["taskId"].as_str().unwrap();
+    assert_eq!((&handle["resultType"], &handle["status"]), (&value!("task"), &value!("working")));
+    assert_eq!((&handle["ttlMs"], &handle["pollIntervalMs"]), (&value!(3_600_000), &value!(2000)));
+    assert!(handle["createdAt"].as_str().unwrap().ends_with('Z') && handle["lastUpdatedAt"].is_string());
+    assert_eq!(stage.count("tasks"), 1);
+    let text = r#"{"jsonrpc":"2.0","method":"notifications/progress","params":{"progressToken":1,"progress":1,"message":"half"}}"#;
+    responder.event(Event::Progress(Message::scan(text.into(), &wire::limits::Limits::default()).unwrap()));
+    let working = until(&stage, id, "working").await;
+    assert!(working.get("result").is_none());
+    responder.finish(Outcome::Result(Slices::from(Bytes::from_static(
+        br#"{"resultType":"complete","content":[1.50]}"#,
+    ))));
+    let done = until(&stage, id, "completed").await;
+    assert_eq!(done["result"], value!({"resultType": "complete", "content": [1.5]}));
+    assert_eq!(done["statusMessage"], "half");
+    assert_eq!(until(&stage, id, "completed").await, done, "as often as it likes");
+    assert_eq!(
+        ask(&stage, "secret-of-ann", "tasks/cancel", id, "").await.1["result"],
+        value!({"resultType": "complete"})
+    );
+    until(&stage, id, "completed").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn questions_of_a_task_wait_for_its_client() {
+    let (stage, server) = (stage(slow()), Arc::new(Server::default()));
+    let (handle, responder) = task(&stage).await;
+    let id = handle["taskId"].as_str().unwrap();
+    responder.event(Event::Ask(
+        server.asks_for(1, "elicitation/create", r#""message":"?","requestedSchema":{}"#).0,
+    ));
+    responder.event(Event::Ask(server.asks_for(2, "roots/list", "").0));
+    let waiting = until(&stage, id, "input_required").await;
+    let params = value!({"message": "?", "requestedSchema": {}});
+    assert_eq!(
+        waiting["inputRequests"],
+        value!({"ask-1": {"method": "elicitation/create", "params": params}})
+    );
+    assert!(server.heard()[0].1.contains("-32602"), "roots were not offered");
+    for (responses, status) in
+        [("{\"x\":{}}", "input_required"), (r#"{"ask-1":{"action":"decline"}}"#, "working")]
+    {
+        let more = format!(r#","inputResponses":{responses}"#);
+        let (code, message) = ask(&stage, "secret-of-ann", "tasks/update", id, &more).await;
+        assert_eq!((code, &message["result"]), (200, &value!({"resultType": "complete"})));
+        until(&stage, id, status).await;
+    }
+    assert_eq!(server.heard(), [(1, r#"result {"action":"decline"}"#.to_owned())]);
+    responder.finish(Outcome::Refused(Bytes::from_static(br#"{"code":-32002,"message":"no"}"#)));
+    assert_eq!(until(&stage, id, "failed").await["error"], value!({"code": -32602, "message": "no"}));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_task_is_its_principals_alone_and_ends_when_cancelled_or_old() {
+    let stage = stage(slow());
+    let (handle, responder) = task(&stage).await;
+    let id = handle["taskId"].as_str().unwrap().to_owned();
+    for (token, id) in [("secret-of-bob", id.as_str()), ("secret-of-ann", "edge~0")] {
+        for method in ["tasks/get", "tasks/cancel", "tasks/update"] {
+            let (_, message) = ask(&stage, token, method, id, "").await;
+            assert_eq!(message["error"]["code"], -32602, "{method}");
+        }
+    }
+    assert!(!responder.is_cancelled());
+    ask(&stage, "secret-of-ann", "tasks/cancel", &id, "").await;
+    until(&stage, &id, "cancelled").await;
+    responder.cancelled().await;
+
+    let (handle, responder) = task(&stage).await;
+    let id = handle["taskId"].as_str().unwrap().to_owned();
+    tokio::time::sleep(Duration::from_secs(3602)).await;
+    assert!(responder.is_cancelled());
+    assert_eq!(ask(&stage, "secret-of-ann", "tasks/get", &id, "").await.1["error"]["code"], -32602);
+    assert_eq!(stage.count("tasks"), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn calls_stay_calls_without_the_setting_the_extension_or_room() {
+    let plain = r#"{"elicitation":{}}"#;
+    for (tasks, capabilities) in
+        [(TasksConfig::default(), KNOWS), (slow(), plain), (TasksConfig { tasks: 0, ..slow() }, KNOWS)]
+    {
+        let full = tasks.tasks == 0;
+        let stage = stage(tasks);
+        let front = stage.front.clone();
+        let call = body("tools/call", r#""name":"echo""#, capabilities);
+        let mut headers = modern_headers("tools/call", "echo");
+        headers.push(("authorization", "Bearer secret-of-ann"));
+        let sent = tokio::spawn(front.handle(post(&call, &headers)));
+        tokio::time::sleep(Duration::from_secs(7)).await;
+        stage
+            .take_open()
+            .1
+            .finish(Outcome::Result(Slices::from(Bytes::from_static(b"{\"resultType\":\"complete\"}"))));
+        assert_eq!(json(sent.await.unwrap()).await["result"]["resultType"], "complete");
+        assert_eq!(stage.hits("tasks"), usize::from(full));
+    }
+    let stage = stage(slow());
+    let get = body("tasks/get", r#""taskId":"edge~1""#, plain);
+    let (status, message) = of(&stage, "secret-of-ann", ("tasks/get", "edge~1"), &get).await;
+    assert_eq!((status, &message["error"]["code"]), (400, &value!(-32021)));
+    let needed = value!({"extensions": {"io.modelcontextprotocol/tasks": {}}});
+    assert_eq!(message["error"]["data"]["requiredCapabilities"], needed);
+}

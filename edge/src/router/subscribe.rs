@@ -1,0 +1,111 @@
+//! News: which rendered lists changed, told to whoever reads them, and updates of resources, each from the server
+//! that has it.
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::timeout;
+
+use super::catalog::{Catalog, ListKind, Surface};
+use super::{ListChanges, Shared};
+use crate::call::{ServerName, Subscriber, Subscribing, Subscription};
+
+/// The counts of every view: of all servers together, and of each alone.
+pub(super) struct News {
+    all: watch::Sender<ListChanges>,
+    alone: Vec<watch::Sender<ListChanges>>,
+}
+
+impl News {
+    /// No change yet in the views of `servers` servers.
+    pub(super) fn new(servers: usize) -> Self {
+        let alone = (0..servers).map(|_| watch::Sender::default()).collect();
+        Self { all: watch::Sender::default(), alone }
+    }
+
+    /// Follows one view; one that does not exist never changes.
+    pub(super) fn follow(&self, only: Option<usize>) -> watch::Receiver<ListChanges> {
+        only.and_then(|server| self.alone.get(server)).unwrap_or(&self.all).subscribe()
+    }
+
+    /// Tells those who follow a view, if what they would read differs.
+    pub(super) fn announce(&self, before: &Catalog, now: &Catalog) {
+        tell(&self.all, &before.all, &now.all);
+        let views = before.alone.iter().zip(&now.alone);
+        for (sender, (before, now)) in self.alone.iter().zip(views) {
+            tell(sender, before, now);
+        }
+    }
+}
+
+fn tell(sender: &watch::Sender<ListChanges>, before: &Surface, now: &Surface) {
+    let differs = |kind: ListKind| !before.list(kind).same_items(now.list(kind));
+    sender.send_if_modified(|changes| {
+        let old = *changes;
+        changes.tools += u64::from(differs(ListKind::Tools));
+        changes.prompts += u64::from(differs(ListKind::Prompts));
+        changes.resources += u64::from(differs(ListKind::Resources) || differs(ListKind::Templates));
+        *changes != old
+    });
+}
+
+/// What [`super::Gateway::subscribe`] yields.
+pub type Accepted = Pin<Box<dyn Future<Output = Vec<Subscription>> + Send>>;
+
+impl Shared {
+    /// All at once: a server that is slow costs its own resources, and not those of others.
+    pub(super) fn subscribe(
+        self: Arc<Self>,
+        subscriber: Subscriber,
+        scope: Option<ServerName>,
+        uris: Vec<String>,
+    ) -> Accepted {
+        let mut settled = self.settled.subscribe();
+        Box::pin(async move {
+            let mut accepted = Vec::new();
+            let all = async {
+                // The sender is in `self`, so this cannot fail.
+                let _ = settled.wait_for(|settled| *settled).await;
+                let mut asked = self.ask_for(&subscriber, scope.as_ref(), uris);
+                poll_fn(|context| {
+                    asked.retain_mut(|answer| match answer.as_mut().poll(context) {
+                        Poll::Pending => true,
+                        Poll::Ready(answer) => {
+                            accepted.extend(answer.ok());
+                            false
+                        }
+                    });
+                    if asked.is_empty() { Poll::Ready(()) } else { Poll::Pending }
+                })
+                .await;
+            };
+            // Who has not agreed by then is left out.
+            let _ = timeout(ANSWERS, all).await;
+            accepted
+        })
+    }
+
+    fn ask_for(
+        &self,
+        subscriber: &Subscriber,
+        scope: Option<&ServerName>,
+        uris: Vec<String>,
+    ) -> Vec<Subscribing> {
+        let catalog = self.catalog();
+        let Some((surface, only)) = self.surface(&catalog, scope) else { return Vec::new() };
+        let principal = subscriber.caller.principal();
+        let asked = uris.into_iter().filter_map(|uri| {
+            let entry = self.servers.get(self.owner(surface, only, (principal, &uri))?)?;
+            Some(entry.server.subscribe(subscriber.clone(), uri))
+        });
+        asked.collect()
+    }
+}
+
+/// What servers get to agree to subscriptions. 5 s: one that has to be started first is there by then, and a client
+/// waits no longer for its acknowledgement.
+const ANSWERS: Duration = Duration::from_secs(5);

@@ -1,0 +1,58 @@
+//! Our listens on a modern server: its notifications name the one they belong to, and it may end one before we do.
+// MCP 2026-07-28 basic/patterns/subscriptions
+
+use wire::Message;
+use wire::id::RequestId;
+use wire::mcp::meta;
+use wire::mcp::method::{Method, Notice};
+
+use super::pending::{Pending, Work};
+use super::{Conn, State};
+use crate::call::Event;
+use crate::error::{Blame, Error, Kind};
+use crate::permit::Bound;
+use crate::upstream::mux::WireId;
+
+/// The listen that a notification names.
+pub(super) fn named(message: &Message) -> Option<WireId> {
+    message.meta_value(meta::SUBSCRIPTION_ID)?.as_u64().map(WireId::from_number)
+}
+
+impl Conn {
+    /// Passes a notification on to its listen; `false` when there is none under this id.
+    pub(super) fn heard(&self, id: WireId, notice: Notice, message: Message) -> bool {
+        let mut state = self.lock();
+        let Some(pending) = state.mux.get_mut(id) else { return false };
+        let Work::Own { method: Method::Listen, responder } = &pending.work else { return false };
+        if !responder.event(Event::Notice(notice, message)) {
+            self.around.permits.metrics().hit(Bound::EventBytes);
+        }
+        true
+    }
+
+    /// The server ends a listen without a result.
+    // MCP 2026-07-28 basic/patterns/cancellation: servers send `notifications/cancelled` for nothing else
+    pub(super) fn listen_cancelled(&self, notice: &Message) {
+        let id = notice.param("requestId").and_then(|id| RequestId::parse(id.raw())?.as_u64());
+        let Some(id) = id.map(WireId::from_number) else { return };
+        let pending = {
+            let mut state = self.lock();
+            if !state.mux.get_mut(id).is_some_and(|pending| pending.work.is_listen()) {
+                return;
+            }
+            state.mux.close(id)
+        };
+        if let Some(pending) = pending {
+            pending.work.fail(Error::new(Kind::Cancelled, Blame::Upstream, "the server ended the listen"));
+        }
+    }
+}
+
+impl State {
+    /// Whether something is in flight that the connection is kept for: listens too, unless they are to be left out.
+    /// That of the control connection is, for who hears of changed lists keeps no process that nobody uses.
+    pub(super) fn is_busy(&self, but_for_listens: bool) -> bool {
+        let counts = |pending: &Pending| !(but_for_listens && pending.work.is_listen());
+        self.mux.len() > 0 && self.mux.iter().any(|(_, pending)| counts(pending))
+    }
+}

@@ -1,0 +1,201 @@
+//! Clients without a session whose servers ask them: one call has a connection to itself.
+
+use super::*;
+use wire::mcp::meta::LOG_LEVEL;
+
+const FORMS: &str = r#"{"elicitation":{"form":{}}}"#;
+
+impl Room {
+    fn filling(&self, text: &str) -> Reply {
+        self.dispatch_as(FORMS, echo(text))
+    }
+}
+
+fn loud(text: &str, level: &str) -> Value {
+    let mut request = echo(text);
+    request["params"]["_meta"] = json!({ LOG_LEVEL: level });
+    request
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_question_goes_to_the_call_that_has_the_connection_to_itself() {
+    let mut room = Setting::default().build();
+    let mut first = room.filling("a");
+    let (hello, mut peer) = room.accept_legacy_hello().await;
+    assert_eq!(hello["params"]["capabilities"], json!({"elicitation": {"form": {}}}));
+    assert_eq!(hello["params"]["clientInfo"]["name"], "mcp-edge", "others take turns on it");
+    let request = peer.expect("tools/call").await;
+    let mut second = room.filling("b");
+    let mut other = room.accept_legacy().await;
+    let other_request = other.expect("tools/call").await;
+
+    peer.ask(json!(7), "elicitation/create", json!({"message": "of a"})).await;
+    other.ask(json!(7), "elicitation/create", json!({"message": "of b"})).await;
+    for (reply, peer, of) in [(&mut first, &mut peer, "of a"), (&mut second, &mut other, "of b")] {
+        let ask = asked(reply).await;
+        assert_eq!(ask.request.param("message").unwrap().as_str().unwrap(), of);
+        ask.answer(Answer::Result(Bytes::from(format!(
+            r#"{{"action":"accept","content":{{"by":"{of}"}}}}"#
+        ))));
+        assert_eq!(peer.read().await.unwrap()["result"]["content"]["by"], of);
+    }
+    peer.answer(&request, json!({})).await;
+    other.answer(&other_request, json!({})).await;
+    result(first).await;
+    result(second).await;
+
+    let third = room.filling("c");
+    peer.serve_echo().await;
+    result(third).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_comes_while_no_call_asks_is_answered_on_the_spot() {
+    let mut room = Setting::default().build();
+    let reply = room.dispatch_as(r#"{"roots":{},"sampling":{}}"#, echo("a"));
+    let mut peer = room.accept_legacy().await;
+    peer.serve_echo().await;
+    result(reply).await;
+    peer.ask(json!(1), "roots/list", json!({})).await;
+    assert_eq!(peer.read().await.unwrap()["result"], json!({"roots": []}));
+    peer.ask(json!(2), "sampling/createMessage", json!({})).await;
+    assert_eq!(peer.read().await.unwrap()["error"]["code"], -32602);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_cannot_be_asked_shares_its_principals_connection() {
+    let mut room = Setting::default().build();
+    let (first, second) = (room.dispatch_as("{}", echo("a")), room.echo("b"));
+    let mut peer = room.accept_legacy().await;
+    let calls = peer.calls(2).await;
+    peer.ask(json!(1), "elicitation/create", json!({"message": "?"})).await;
+    assert_eq!(peer.read().await.unwrap()["error"]["code"], -32602);
+    for (_, call) in calls {
+        peer.answer(&call, json!({})).await;
+    }
+    result(first).await;
+    result(second).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn as_many_calls_as_there_are_seats_and_the_next_waits() {
+    let mut room = Setting::default().config(|config| config.connections_per_principal = 2).build();
+    let held = [room.filling("a"), room.filling("b")];
+    let mut peers = [room.accept_legacy().await, room.accept_legacy().await];
+    for peer in &mut peers {
+        peer.expect("tools/call").await;
+    }
+    let error = failure(room.filling("c")).await;
+    assert_eq!((error.kind, error.blame), (crate::error::Kind::Busy, crate::error::Blame::Downstream));
+    assert_eq!(room.count("mcp_edge_refused_total{bound=\"principal_connections\"}"), 1);
+
+    let waiting = room.filling("d");
+    tokio::task::yield_now().await;
+    let [first, second] = held;
+    drop(first); // which cancels it
+    drop(second);
+    let mut served = false;
+    for peer in &mut peers {
+        peer.expect("notifications/cancelled").await;
+    }
+    for peer in &mut peers {
+        // The call that waited has one of the two connections.
+        if let Ok(Some(message)) = timeout(Duration::from_secs(1), peer.read()).await {
+            assert_eq!(message["method"], "tools/call");
+            peer.answer(&message, json!({})).await;
+            served = true;
+        }
+    }
+    assert!(served);
+    result(waiting).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_seat_is_cleared_for_a_client_that_can_be_asked_other_things() {
+    let mut room = Setting::default().config(|config| config.connections_per_principal = 1).build();
+    let reply = room.filling("a");
+    let mut before = room.accept_legacy().await;
+    before.serve_echo().await;
+    result(reply).await;
+    let reply = room.dispatch_as(r#"{"roots":{}}"#, echo("b"));
+    assert!(before.read().await.is_none(), "its input ends");
+    let (hello, mut peer) = room.accept_legacy_hello().await;
+    assert_eq!(hello["params"]["capabilities"], json!({"roots": {}}));
+    peer.serve_echo().await;
+    result(reply).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_seat_is_free_again_when_its_process_dies() {
+    let mut room = Setting::default().config(|config| config.connections_per_principal = 1).build();
+    let reply = room.filling("a");
+    let mut peer = room.accept_legacy().await;
+    peer.expect("tools/call").await;
+    drop(peer);
+    assert_eq!(failure(reply).await.kind, crate::error::Kind::Died);
+    let reply = room.filling("b");
+    room.accept_legacy().await.serve_echo().await;
+    result(reply).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn log_messages_come_to_the_call_that_wants_them_at_its_level() {
+    let mut room = Setting::default().build();
+    let mut reply = room.dispatch_as("{}", loud("a", "warning"));
+    let mut peer = room.accept_legacy().await;
+    assert_eq!(peer.expect("logging/setLevel").await["params"]["level"], "warning");
+    let request = peer.expect("tools/call").await;
+    assert!(request["params"]["_meta"].is_null(), "a legacy server knows no such key");
+    for level in ["info", "error"] {
+        peer.notify("notifications/message", json!({"level": level, "data": level})).await;
+    }
+    assert_eq!(told(&mut reply).await.1["data"], "error");
+    peer.answer(&request, json!({})).await;
+    result(reply).await;
+
+    // The same level is not asked for again, and a call without one hears nothing.
+    let reply = room.dispatch_as("{}", loud("b", "warning"));
+    let request = peer.expect("tools/call").await;
+    peer.answer(&request, json!({})).await;
+    result(reply).await;
+    let mut reply = room.filling("c");
+    let mut silent = room.accept_legacy().await;
+    let request = silent.expect("tools/call").await;
+    silent.notify("notifications/message", json!({"level": "error", "data": 1})).await;
+    silent.answer(&request, json!({})).await;
+    assert!(matches!(timeout(GUARD, reply.next()).await.unwrap(), Next::Outcome(Outcome::Result(_))));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_client_lacks_is_named_when_its_call_fails_for_it() {
+    use crate::error::Kind;
+    let mut room = Setting::default().build();
+    let reply = room.filling("a");
+    let mut peer = room.accept_legacy().await;
+    let request = peer.expect("tools/call").await;
+    peer.ask(json!(1), "sampling/createMessage", json!({"messages": [], "tools": []})).await;
+    assert_eq!(peer.read().await.unwrap()["error"]["code"], -32601);
+    peer.refuse(&request, -32000).await;
+    assert_eq!(failure(reply).await.kind, Kind::MissingCapability(r#"{"sampling":{"tools":{}}}"#));
+
+    // A tool that goes on without it is as good as any.
+    let reply = room.echo("b");
+    let mut shared = room.accept_legacy().await;
+    let request = shared.expect("tools/call").await;
+    shared.ask(json!(1), "elicitation/create", json!({"mode": "url"})).await;
+    shared.read().await.unwrap();
+    shared.answer(&request, json!({"content": []})).await;
+    result(reply).await;
+
+    // With two calls in flight nobody knows whose it was.
+    let replies = [room.echo("c"), room.echo("d")];
+    let calls = shared.calls(2).await;
+    shared.ask(json!(2), "elicitation/create", json!({})).await;
+    shared.read().await.unwrap();
+    for (_, call) in calls {
+        shared.refuse(&call, -32000).await;
+    }
+    for reply in replies {
+        assert!(matches!(end(reply).await, Outcome::Refused(_)));
+    }
+}

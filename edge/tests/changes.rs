@@ -1,0 +1,134 @@
+//! What clients of both eras hear of changes through the release binaries. The official ones: at `server-everything` and
+//! at a legacy and a modern server whose tools are the lines of a file; what they do is in `testkit/real`. A client of
+//! our own: of a process that dies.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a panic here is a failed test"
+)]
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use testkit::client::Client;
+use testkit::process::{Bridge, Edge, Scratch, binary, workspace};
+use tokio::process::Command;
+
+/// One client program; each is a principal of its own.
+struct Run {
+    program: [&'static str; 2],
+    token: &'static str,
+    version: &'static str,
+}
+
+const RUNS: [Run; 3] = [
+    Run { program: ["node", "changes_v2.mjs"], token: "a-token-of-the-first", version: "2026-07-28" },
+    Run {
+        program: [".venv/bin/python", "changes.py"],
+        token: "a-token-of-the-second",
+        version: "2026-07-28",
+    },
+    Run { program: ["node", "changes_v1.mjs"], token: "a-token-of-the-third", version: "2025-11-25" },
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn official_clients_hear_of_changes_at_servers_of_both_eras() {
+    let scratch = Scratch::new();
+    let lists = [scratch.write("tools-1", "first\n"), scratch.write("tools-2", "second\n")];
+    let everything = part("node_modules/@modelcontextprotocol/server-everything/dist/index.js");
+    let changing = |version: &str, list: &PathBuf| {
+        ["node", &part("fixture/changing.mjs"), version, &list.display().to_string()].map(str::to_owned)
+    };
+    let bridges = [
+        Bridge::start(&["node".to_owned(), everything]).await,
+        Bridge::start(&changing("1", &lists[0])).await,
+        Bridge::start(&changing("2", &lists[1])).await,
+    ];
+    let mut command = Command::new(binary("mcp-edge"));
+    let mut tokens = String::from("auth:\n  tokens:\n");
+    for (n, run) in RUNS.iter().enumerate() {
+        tokens.push_str(&format!("    - {{env: TOKEN_{n}, principal: client-{n}}}\n"));
+        command.env(format!("TOKEN_{n}"), run.token);
+    }
+    command.arg("--config").arg(scratch.write("edge.yaml", &tokens));
+    for (name, bridge) in ["everything", "legacy", "modern"].iter().zip(&bridges) {
+        command.arg("--server").arg(format!("{name}={}", bridge.address));
+    }
+    let mut edge = Edge::start_with(command).await;
+    edge.ready().await;
+    for run in &RUNS {
+        let report = run.drive(&edge, &lists).await;
+        assert!(report["error"].is_null(), "{}: {report}\n{}", run.program[1], edge.process.output());
+        assert_eq!(report["protocolVersion"], run.version, "{report}");
+    }
+    edge.process.signal("TERM").await;
+    assert!(edge.process.ended().await.success(), "{}", edge.process.output());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_listener_goes_on_hearing_when_its_process_was_replaced() {
+    let flags = ["--tools", "1", "--resources", "2", "--on", "tools/call:t0=die"];
+    let server = binary("scripted-server").display().to_string();
+    let command: Vec<_> = std::iter::once(server.as_str()).chain(flags).collect();
+    let bridge = Bridge::start(&command).await;
+    let mut command = Command::new(binary("mcp-edge"));
+    command.arg("--server").arg(format!("only={}", bridge.address)).arg("--allow-unauthenticated");
+    let edge = Edge::start_with(command).await;
+    edge.ready().await;
+    let client = Client::modern(edge.address).connect().await;
+    let wanted = json!({"resourceSubscriptions": ["test://r1", "test://r0", "test://nobody"]});
+    let params = client.params(json!({ "notifications": wanted }));
+    let listen = json!({"jsonrpc": "2.0", "id": "l", "method": "subscriptions/listen", "params": params});
+    let mut stream = client.send(&client.request(&listen)).await;
+    let ack = stream.message().await.unwrap();
+    let mut accepted: Vec<String> =
+        serde_json::from_value(ack["params"]["notifications"]["resourceSubscriptions"].clone()).unwrap();
+    accepted.sort();
+    assert_eq!(accepted, ["test://r0", "test://r1"]);
+
+    let died = client.call_tool("t0", json!({})).await;
+    assert_eq!(died.reason(), Some("died"), "{died:?}");
+    let mut heard = Vec::new();
+    while heard.len() < 2 {
+        let message = stream.message().await.unwrap();
+        assert_eq!(message["method"], "notifications/resources/updated", "{message}");
+        assert_eq!(message["params"]["_meta"]["io.modelcontextprotocol/subscriptionId"], "l");
+        heard.push(message["params"]["uri"].as_str().unwrap().to_owned());
+    }
+    heard.sort();
+    assert_eq!(heard, ["test://r0", "test://r1"], "what came in between is unknown");
+}
+
+impl Run {
+    async fn drive(&self, edge: &Edge, lists: &[PathBuf]) -> Value {
+        let [program, script] = self.program;
+        let program = if program.starts_with('.') { part(program) } else { program.to_owned() };
+        let lists: Vec<_> = lists.iter().map(|list| list.display().to_string()).collect();
+        let mut command = Command::new(program);
+        command.current_dir(real()).arg(script).env("NO_PROXY", "127.0.0.1").kill_on_drop(true);
+        command.args(["--url", &format!("http://{}/mcp", edge.address), "--token", self.token]);
+        command.args(["--lists", &lists.join(",")]);
+        let output = tokio::time::timeout(CLIENT_GUARD, command.output()).await;
+        let output = output.expect("the client ends in time").expect("the client starts");
+        serde_json::from_slice(&output.stdout)
+            .unwrap_or_else(|_| panic!("no report of {script}: {}", String::from_utf8_lossy(&output.stderr)))
+    }
+}
+
+/// A file of `testkit/real`.
+fn part(name: &str) -> String {
+    let path = real().join(name);
+    assert!(path.exists(), "{} is missing; run `make real-deps` first", path.display());
+    path.display().to_string()
+}
+
+fn real() -> PathBuf {
+    workspace().join("testkit/real")
+}
+
+/// Each client waits up to a minute for each thing it hears.
+const CLIENT_GUARD: Duration = Duration::from_secs(180);

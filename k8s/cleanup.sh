@@ -1,0 +1,51 @@
+#!/usr/bin/env bash
+set -euo pipefail
+# shellcheck source=common.sh
+. "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+
+usage() {
+    cat <<'TEXT'
+Removes what deploy.sh made: objects with the label app.kubernetes.io/part-of=mcp-gateway that Helm does not own. The token
+and the namespace stay. Safe to run again.
+
+  ./cleanup.sh [-n NAMESPACE] [--secret] [--dry-run]
+    --secret    the token too: every client needs a new one afterwards
+    --dry-run   only list what would go
+TEXT
+}
+
+secret='' dry_run=''
+while [ $# -gt 0 ]; do
+    case $1 in
+        -h | --help) usage; exit 0 ;;
+        -n | --namespace) namespace=$(value "$@"); shift 2 ;;
+        --secret) secret=1; shift ;;
+        --dry-run) dry_run=1; shift ;;
+        *) misuse "there is no option $1" ;;
+    esac
+done
+
+need_cluster
+ours=app.kubernetes.io/part-of=mcp-gateway,app.kubernetes.io/managed-by!=Helm
+kinds=deployment.apps,service,serviceaccount,configmap,networkpolicy.networking.k8s.io,ingress.networking.k8s.io,horizontalpodautoscaler.autoscaling,poddisruptionbudget.policy
+# Kinds of overlays, where the cluster has them.
+known=$(kubectl api-resources -o name) || fail "the cluster does not tell what kinds it has; ask for the right to discover them"
+for kind in ingressroutes.traefik.io serverstransports.traefik.io gateways.gateway.networking.k8s.io \
+    httproutes.gateway.networking.k8s.io certificates.cert-manager.io servicemonitors.monitoring.coreos.com; do
+    ! grep -qx "$kind" <<<"$known" || kinds+=,$kind
+done
+
+found=$(k get "$kinds" -l "$ours" -o name) || fail "the objects cannot be listed; ask for the right to list them"
+if [ -z "$found" ]; then
+    say "Nothing of ours is there$(in_namespace)."
+else
+    say "Removing$(in_namespace):"
+    say "$found"
+    [ -n "$dry_run" ] || k delete "$kinds" -l "$ours" --ignore-not-found
+fi
+if [ -n "$secret" ]; then
+    say "Removing the Secret mcp-gateway-secret"
+    [ -n "$dry_run" ] || k delete secret mcp-gateway-secret --ignore-not-found
+elif k get secret mcp-gateway-secret >/dev/null 2>&1; then
+    say "The Secret mcp-gateway-secret stays; --secret removes it."
+fi

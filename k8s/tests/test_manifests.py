@@ -1,0 +1,206 @@
+"""What is rendered is valid, strictly, and holds what the project promises of each object."""
+
+import json
+
+import kubernetes_validate
+import pytest
+
+from rendered import COMPONENTS, NAMES, NEWEST, OLDEST, containers, find, load, pods
+from tools import ROOT, TESTS, TOOLS, run
+
+CUSTOM = ("traefik.io/", "gateway.networking.k8s.io/", "cert-manager.io/", "monitoring.coreos.com/")
+TYPES = {
+    "IngressRoute": "@kubernetes-models/traefik/traefik.io/v1alpha1",
+    "ServersTransport": "@kubernetes-models/traefik/traefik.io/v1alpha1",
+    "Gateway": "@kubernetes-models/gateway-api/gateway.networking.k8s.io/v1",
+    "HTTPRoute": "@kubernetes-models/gateway-api/gateway.networking.k8s.io/v1",
+    "Certificate": "@kubernetes-models/cert-manager/cert-manager.io/v1",
+    "ServiceMonitor": "@kubernetes-models/prometheus-operator/monitoring.coreos.com/v1",
+}
+
+
+def is_custom(document):
+    return document["apiVersion"].startswith(CUSTOM)
+
+
+@pytest.mark.parametrize("version", (OLDEST, NEWEST))
+@pytest.mark.parametrize("name", NAMES)
+def test_objects_are_valid(name, version):
+    documents = load(name)
+    assert documents
+    for document in documents:
+        if not is_custom(document):
+            kubernetes_validate.validate(document, version, strict=True)
+
+
+def test_the_validation_is_strict():
+    document = find(load("base sidecar"), "Service", "mcp-gateway")
+    wrong = {**document, "spec": {**document["spec"], "selectr": {}}}
+    with pytest.raises(kubernetes_validate.ValidationError):
+        kubernetes_validate.validate(wrong, NEWEST, strict=True)
+
+
+def compile_custom(documents, tmp_path):
+    """Checks custom resources as literals of their types: TypeScript refuses keys that it does not know."""
+    lines = [f'import type {{ I{kind} }} from "{module}";' for kind, module in TYPES.items()]
+    lines += [
+        f"export const o{i}: I{one['kind']} = {json.dumps(one)};" for i, one in enumerate(documents) if is_custom(one)
+    ]
+    crds = TESTS / "crds"
+    source = crds / "node_modules" / f".{tmp_path.name}.mts"
+    source.write_text("\n".join(lines) + "\n")
+    options = ["--noEmit", "--strict", "--skipLibCheck", "--module", "nodenext", "--target", "es2022"]
+    try:
+        return run(crds / "node_modules" / ".bin" / "tsc", *options, source, ok=None, cwd=crds)
+    finally:
+        source.unlink()
+
+
+def test_custom_resources_are_valid(tmp_path):
+    documents = [document for name in NAMES for document in load(name)]
+    kinds = {document["kind"] for document in documents if is_custom(document)}
+    assert kinds == set(TYPES)
+    done = compile_custom(documents, tmp_path)
+    assert done.returncode == 0, done.stdout
+
+
+def test_the_check_of_custom_resources_is_strict(tmp_path):
+    route = find(load("overlay traefik"), "IngressRoute", "mcp-gateway")
+    wrong = {**route, "spec": {**route["spec"], "entrypoints": []}}
+    done = compile_custom([wrong], tmp_path)
+    assert done.returncode != 0 and "entrypoints" in done.stdout
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_container_is_locked_in(name):
+    for pod, template in pods(load(name)):
+        spec = template["spec"]
+        assert spec["enableServiceLinks"] is False, pod
+        assert spec["automountServiceAccountToken"] is False, pod
+        assert spec["serviceAccountName"] != "default", pod
+        assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}, pod
+        for container in containers(template):
+            context = container["securityContext"]
+            at = f"{pod}/{container['name']}"
+            assert context["runAsNonRoot"] is True and context["runAsUser"] >= 1000, at
+            assert context["readOnlyRootFilesystem"] is True, at
+            assert context["allowPrivilegeEscalation"] is False and context["privileged"] is False, at
+            assert context["capabilities"] == {"drop": ["ALL"]}, at
+            assert {"cpu", "memory"} <= set(container["resources"]["limits"]), at
+            assert {"cpu", "memory"} <= set(container["resources"]["requests"]), at
+        for container in spec["containers"]:
+            assert {"readinessProbe", "livenessProbe"} <= set(container), f"{pod}/{container['name']}"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names_are_those_that_users_have(name):
+    documents = load(name)
+    gateway = find(documents, "Deployment", "mcp-gateway")
+    assert gateway["spec"]["selector"] == {"matchLabels": {"app": "mcp-gateway"}}
+    assert gateway["spec"]["replicas"] == 1
+    find(documents, "Service", "mcp-gateway")
+    assert "gateway" in [container["name"] for container in gateway["spec"]["template"]["spec"]["containers"]]
+    for _, template in pods(documents):
+        names = [container["name"] for container in template["spec"].get("initContainers", [])]
+        assert names in ([], ["copy-bridge"])
+        for container in template["spec"]["containers"]:
+            assert container["name"] in ("gateway", "cloudflared") or container["name"].startswith("mcp-")
+    for document in documents:
+        assert document["metadata"]["labels"]["app.kubernetes.io/part-of"] == "mcp-gateway", document["metadata"]["name"]
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if "sidecar" in name])
+def test_bridges_of_one_pod_have_addresses_of_their_own(name):
+    spec = find(load(name), "Deployment", "mcp-gateway")["spec"]["template"]["spec"]
+    aliases = {host: alias["ip"] for alias in spec["hostAliases"] for host in alias["hostnames"]}
+    listens = {}
+    for container in spec["containers"]:
+        if container["name"] == "gateway":
+            continue
+        listen = container["args"][container["args"].index("--listen") + 1]
+        listens[container["name"]] = listen
+        assert listen == f"{aliases[container['name']]}:4444"
+        assert listen.startswith("127.")
+        for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+            assert container[probe]["exec"]["command"][-2:] == ["--check", listen]
+    assert len(listens) == 2 == len(set(listens.values()))
+
+
+def test_only_the_edge_reaches_the_servers():
+    documents = load("base multi-pod")
+    policy = find(documents, "NetworkPolicy", "mcp-server")["spec"]
+    assert policy["podSelector"] == {"matchLabels": {"app": "mcp-server"}}
+    assert policy["ingress"] == [
+        {
+            "from": [{"podSelector": {"matchLabels": {"app": "mcp-gateway"}}}],
+            "ports": [{"port": 4444, "protocol": "TCP"}],
+        }
+    ]
+    for pod, template in pods(documents):
+        selected = template["metadata"]["labels"].get("app") == "mcp-server"
+        assert selected == (pod != "mcp-gateway")
+
+
+@pytest.mark.parametrize("name", ["base multi-pod", "helm3 default-values", "helm4 default-values"])
+def test_servers_scale_by_themselves(name):
+    documents = load(name)
+    for server in ("mcp-duckduckgo", "mcp-fetch"):
+        deployment = find(documents, "Deployment", server)["spec"]
+        assert "replicas" not in deployment  # an apply must not set back what the autoscaler chose
+        assert len(deployment["template"]["spec"]["topologySpreadConstraints"]) == 2
+        scaler = find(documents, "HorizontalPodAutoscaler", server)["spec"]
+        assert scaler["scaleTargetRef"]["name"] == server and scaler["minReplicas"] >= 2
+        assert find(documents, "Service", server)["spec"]["clusterIP"] == "None"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_services_lead_to_ports_that_exist(name):
+    documents = load(name)
+    templates = [template for _, template in pods(documents)]
+    for service in (one for one in documents if one["kind"] == "Service"):
+        selector = service["spec"]["selector"]
+        chosen = [t for t in templates if selector.items() <= t["metadata"]["labels"].items()]
+        assert len(chosen) == 1, service["metadata"]["name"]
+        ports = {port["name"] for container in chosen[0]["spec"]["containers"] for port in container.get("ports", [])}
+        assert {port["targetPort"] for port in service["spec"]["ports"]} <= ports
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_everything_that_is_mounted_exists(name):
+    documents = load(name)
+    configs = {one["metadata"]["name"] for one in documents if one["kind"] == "ConfigMap"}
+    for pod, template in pods(documents):
+        volumes = {volume["name"]: volume for volume in template["spec"].get("volumes", [])}
+        for container in containers(template):
+            for mount in container.get("volumeMounts", []):
+                assert mount["name"] in volumes, f"{pod}/{container['name']}"
+        for volume in volumes.values():
+            if "configMap" in volume:
+                assert volume["configMap"]["name"] in configs
+        accounts = {one["metadata"]["name"] for one in documents if one["kind"] == "ServiceAccount"}
+        assert template["spec"]["serviceAccountName"] in accounts
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_there_is_time_to_drain(name):
+    """The edge drains for 25 s; a bridge has its preStop, 20 s for connections and 7 s for its servers."""
+    for pod, template in pods(load(name)):
+        needs = [25]
+        for container in template["spec"]["containers"]:
+            if container["name"].startswith("mcp-"):
+                needs.append(container["lifecycle"]["preStop"]["sleep"]["seconds"] + 27)
+        assert template["spec"]["terminationGracePeriodSeconds"] >= max(needs), pod
+
+
+@pytest.mark.parametrize("component", COMPONENTS)
+def test_hosts_are_replaced(component):
+    text = json.dumps(load(f"multi-pod with {component}"))
+    assert "example.com" not in text
+    assert ("mcp.example.org" in text) == (component != "servicemonitor")
+
+
+def test_dockerfiles_and_scripts_pass_their_linters():
+    run(TOOLS / "hadolint", ROOT / "Dockerfile.bridge", ROOT / "Dockerfile.edge")
+    scripts = sorted((ROOT / "k8s").glob("*.sh"))
+    assert len(scripts) == 5
+    run("shellcheck", "-x", *scripts, TESTS / "install", cwd=ROOT / "k8s")

@@ -1,0 +1,140 @@
+"""The pods, for real: commands, arguments, addresses, environment and mounts are read from the manifests, each pod has a network
+of its own, and a client calls both servers through the edge."""
+
+import copy
+import json
+import os
+import pathlib
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from kubelet import NODE, Cluster
+from processes import eventually
+from rendered import SHAPES, find, load
+from tools import SERVERS, TESTS, run
+
+TOKEN = "a-token-for-the-tests"
+SECRETS = {"mcp-gateway-secret": {"api_key": TOKEN}}
+
+
+def start(cluster, shape, replicas=1):
+    """The edge's pod last, as it may well be first or last; all of them ready."""
+    if shape == "multi-pod":
+        for server in ("mcp-duckduckgo", "mcp-fetch"):
+            for _ in range(replicas):
+                cluster.wait_until_ready(cluster.start(find(cluster.documents, "Deployment", server)))
+    pod = cluster.start(find(cluster.documents, "Deployment", "mcp-gateway"))
+    cluster.wait_until_ready(pod)
+    return pod
+
+
+def call(cluster, url, *arguments):
+    client = [SERVERS / "bin" / "python", TESTS / "client.py", url, *arguments]
+    done = cluster.on_node(*client, env={**os.environ, "MCP_GATEWAY_AUTH_TOKEN": TOKEN}, ok=None)
+    logs = [container.log.read_text() for pod in cluster.pods for container in pod.containers]
+    assert done.returncode == 0, "\n".join([done.stderr, *logs])
+    return json.loads(done.stdout)
+
+
+def call_both(cluster, url, *options):
+    """Each server answers in words of its own: both refuse, rightly, to fetch from an address inside."""
+    inside = json.dumps({"url": f"http://{NODE}:8000/"})
+    report = call(cluster, url, *options, f"fetch={inside}", f"fetch_content={inside}")
+    assert {"fetch", "fetch_content", "search"} <= set(report["tools"])
+    assert "--allow-private-ips" in report["calls"]["fetch"]["text"], report
+    assert "DDG_ALLOW_PRIVATE_URLS" in report["calls"]["fetch_content"]["text"], report
+
+
+@pytest.fixture(params=SHAPES)
+def shape(request):
+    return request.param
+
+
+def check_process_one(pod):
+    for container in pod.containers:
+        status = pathlib.Path(f"/proc/{container.pid()}/status").read_text()
+        values = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
+        at = f"{pod.name}/{container.name}"
+        assert values["NSpid"].split()[-1] == "1", at
+        assert values["Uid"].split() == ["1000"] * 4 and values["Gid"].split() == ["1000"] * 4, at
+        assert all(int(values[name], 16) == 0 for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")), at
+        assert values["NoNewPrivs"] == "1", at
+
+
+def test_a_client_calls_both_servers(shape, tmp_path):
+    with Cluster(tmp_path, load(f"base {shape}"), SECRETS) as cluster:
+        pod = start(cluster, shape)
+        url = f"http://{pod.address}:8811/mcp"
+        call_both(cluster, url)
+        call_both(cluster, url, "--mode", "legacy")
+        for one in cluster.pods:
+            check_process_one(one)
+        answer = cluster.on_node("curl", "-sS", url).stdout
+        assert "GET requires an active session" in answer
+        if shape == "multi-pod":
+            asked = (tmp_path / "names.log").read_text()
+            assert "mcp-fetch.mcp.svc.cluster.local" in asked and "mcp-duckduckgo.mcp.svc.cluster.local" in asked
+        else:
+            # Nothing outside the pod reaches a bridge: they listen on loopback.
+            knock = cluster.on_node("bash", "-c", f"exec 3<>/dev/tcp/{pod.address}/4444", ok=None)
+            assert knock.returncode != 0 and "refused" in knock.stderr
+
+        rolled = cluster.pods[0] if shape == "multi-pod" else None
+        if rolled:
+            # A server's pod that is replaced while the edge holds idle connections: at most --drain and the stop ladder.
+            stop_well(cluster, rolled, 20 + 7)
+        with ThreadPoolExecutor() as threads:
+            # Nothing is under way: the edge leaves after its 5 s for load balancers, and then the bridges at once.
+            list(threads.map(lambda one: stop_well(cluster, one, 5), [one for one in cluster.pods if one is not rolled]))
+
+
+def stop_well(cluster, pod, seconds):
+    """Ends a pod; each process 1 must heed SIGTERM, within `seconds` and what a busy machine adds, and exit with 0."""
+    cluster.stop(pod)
+    for container in pod.containers:
+        assert container.process.returncode == 0, f"{container.name}: {container.log.read_text()}"
+        assert container.ended_after < seconds + 5, f"{container.name} took {container.ended_after} s"
+
+
+def test_the_edge_ends_tls_and_takes_a_new_certificate(tmp_path):
+    """Overlay tls: Secret and ConfigMap are mounted as the kubelet does it, and a renewal needs no restart."""
+    documents = load("sidecar with tls")
+    first, second = certificate(tmp_path / "first"), certificate(tmp_path / "second")
+    with Cluster(tmp_path, documents, {**SECRETS, "mcp-gateway-tls": first}) as cluster:
+        pod = start(cluster, "sidecar")
+        (tmp_path / "first.pem").write_text(first["tls.crt"])
+        (tmp_path / "second.pem").write_text(second["tls.crt"])
+        url = "https://mcp.example.org:8811/ready"
+
+        def reaches(ca):
+            resolve = f"mcp.example.org:8811:{pod.address}"
+            return cluster.on_node("curl", "-fsS", "--cacert", ca, "--resolve", resolve, url, ok=None).returncode == 0
+
+        assert reaches(tmp_path / "first.pem") and not reaches(tmp_path / "second.pem")
+        cluster.project(pod.directory / "volumes" / "tls", second, 0o440, pod)
+        eventually(lambda: reaches(tmp_path / "second.pem"))
+
+
+def certificate(path):
+    path.mkdir()
+    options = ["-x509", "-nodes", "-days", "2", "-subj", "/CN=mcp.example.org", "-addext", "subjectAltName=DNS:mcp.example.org"]
+    key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-keyout", path / "tls.key", "-out", path / "tls.crt"]
+    run("openssl", "req", *options, *key)
+    return {name: (path / name).read_text() for name in ("tls.crt", "tls.key")}
+
+
+def test_two_bridges_without_addresses_of_their_own_cannot_share_a_pod(tmp_path):
+    """What was wrong with one pod: the reason for the loopback addresses."""
+    documents = load("base sidecar")
+    deployment = find(documents, "Deployment", "mcp-gateway")
+    spec = copy.deepcopy(deployment)
+    for container in spec["spec"]["template"]["spec"]["containers"]:
+        if container["name"] != "gateway":
+            del container["args"][:2]
+    with Cluster(tmp_path, documents, SECRETS) as cluster:
+        pod = cluster.start(spec)
+        bridges = [pod.container("mcp-duckduckgo"), pod.container("mcp-fetch")]
+        ended = eventually(lambda: [one for one in bridges if one.process.poll() is not None])
+        assert len(ended) == 1 and ended[0].process.returncode == 1
+        assert "in use" in ended[0].log.read_text()
