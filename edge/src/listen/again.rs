@@ -162,7 +162,7 @@ mod tests {
             let mut sum = 0;
             Again::new(async {
                 while let Some(number) = receiver.recv().await {
-                    sum += number
+                    sum += number;
                 }
             })
             .await;
