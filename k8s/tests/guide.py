@@ -23,7 +23,7 @@ def script(text):
     for background, block in BLOCK.findall(text):
         if background:
             port = re.search(r"\b(\d{4,5})\b", block)[1]
-            parts += [f"{{ {block.strip()}; }} & waiting=$!", f"until curl -s -o /dev/null localhost:{port}; do sleep 0.1; done"]
+            parts += [f"(exec {block.strip()}) & waiting=$!", f"until curl -s -o /dev/null localhost:{port}; do sleep 0.1; done"]
         else:
             parts.append(block)
     return "\n".join(parts)
