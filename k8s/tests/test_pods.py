@@ -137,3 +137,19 @@ def test_two_bridges_without_addresses_of_their_own_cannot_share_a_pod(tmp_path)
         ended = eventually(lambda: [one for one in bridges if one.process.poll() is not None])
         assert len(ended) == 1 and ended[0].process.returncode == 1
         assert "in use" in ended[0].log.read_text()
+
+
+def test_a_server_with_two_pods_may_lose_one(tmp_path):
+    with Cluster(tmp_path, load("base multi-pod"), SECRETS) as cluster:
+        pod = start(cluster, "multi-pod", replicas=2)
+        url = f"http://{pod.address}:8811/mcp"
+        call_both(cluster, url)
+        lost = [one for one in cluster.pods if one is not pod][::2]
+        assert {one.template["metadata"]["labels"]["server"] for one in lost} == {"duckduckgo", "fetch"}
+        with ThreadPoolExecutor() as threads:
+            ending = [threads.submit(stop_well, cluster, one, 20 + 7) for one in lost]
+            # In the midst of it, and when they are gone.
+            call_both(cluster, url)
+            for one in ending:
+                one.result()
+        call_both(cluster, url)
