@@ -14,6 +14,7 @@ const SCHEMAS = {
   "roots/list": types.ListRootsRequestSchema,
   "notifications/message": types.LoggingMessageNotificationSchema,
   "notifications/resources/updated": types.ResourceUpdatedNotificationSchema,
+  "notifications/tools/list_changed": types.ToolListChangedNotificationSchema,
 };
 
 /** Only one of the transports keeps what was agreed on. */
@@ -41,6 +42,23 @@ async function task(peer) {
   return { created, known, statuses, asked: peer.elicitations.slice(before), answer };
 }
 
+/** A tool of a fixture as a task: made while the tool waits, fetched when it was released. */
+async function tasks(peer) {
+  const { tools } = await peer.client.listTools();
+  const support = tools.find(({ name }) => name === "test_wait").execution?.taskSupport;
+  if (support === undefined) return { offered: false };
+  const word = `${peer.nonce}-task`;
+  const params = { name: "test_wait", arguments: { word } };
+  const seen = [];
+  for await (const message of peer.client.experimental.tasks.callToolStream(params)) {
+    seen.push(message.task?.status ?? message.type);
+    if (message.type === "taskCreated") await peer.text("test_release", { word });
+    if (message.type === "result") return { created: seen[0], answer: message.result.content[0].text };
+    if (message.type === "error") throw message.error;
+  }
+  throw new Error(`no result: ${seen}`);
+}
+
 await run({
   name: "@modelcontextprotocol/sdk 1",
   make: (capabilities) => new Client({ name: "features-v1", version: "1.0.0" }, { capabilities }),
@@ -55,5 +73,5 @@ await run({
   },
   call: (client, params, options) => client.callTool(params, undefined, options),
   version: (_client, transport) => transport.told,
-  more: { task },
+  more: { everything: { task }, pairs: { tasks } },
 });
