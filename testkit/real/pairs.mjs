@@ -7,6 +7,8 @@ import { until } from "./peer.mjs";
 
 const LOG_LEVEL = "io.modelcontextprotocol/logLevel";
 const [FIRST, SECOND] = ["test://static-text", "test://watched-resource"];
+/** Tools that ask and remember what they asked. */
+const ROUNDS = ["elicitation", "sampling", "request_state", "multi_round"];
 const LONG_MS = 60_000;
 
 export const PAIRS = {
@@ -200,6 +202,7 @@ async function several(peer) {
 }
 
 async function rounds(peer) {
-  const call = (name) => peer.text(`test_input_required_result_${name}`);
-  return { several: await call("multi_round"), state: await call("request_state") };
+  const answers = {};
+  for (const name of ROUNDS) answers[name] = await peer.text(`test_input_required_result_${name}`);
+  return answers;
 }

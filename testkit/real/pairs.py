@@ -15,6 +15,8 @@ from peer import CALLS_UP_TO, MODERN, check, plain, until
 
 LOG_LEVEL = "io.modelcontextprotocol/logLevel"
 TASKS = "io.modelcontextprotocol/tasks"
+# Tools that ask and remember what they asked.
+ROUNDS = ("elicitation", "sampling", "request_state", "multi_round")
 FIRST, SECOND = "test://static-text", "test://watched-resource"
 
 
@@ -219,8 +221,7 @@ async def several(peer):
 
 
 async def rounds(peer):
-    several = await peer.text("test_input_required_result_multi_round")
-    return {"several": several, "state": await peer.text("test_input_required_result_request_state")}
+    return {name: await peer.text(f"test_input_required_result_{name}") for name in ROUNDS}
 
 
 class TaskRequest(types.Request[dict[str, Any], str]):
