@@ -49,14 +49,15 @@ async function tasks(peer) {
   if (support === undefined) return { offered: false };
   const word = `${peer.nonce}-task`;
   const params = { name: "test_wait", arguments: { word } };
-  const seen = [];
+  const statuses = [];
+  let answer;
   for await (const message of peer.client.experimental.tasks.callToolStream(params)) {
-    seen.push(message.task?.status ?? message.type);
+    if (message.task) statuses.push(message.task.status);
     if (message.type === "taskCreated") await peer.text("test_release", { word });
-    if (message.type === "result") return { created: seen[0], answer: message.result.content[0].text };
     if (message.type === "error") throw message.error;
+    answer = message.result?.content[0].text;
   }
-  throw new Error(`no result: ${seen}`);
+  return { first: statuses[0], last: statuses.at(-1), answer };
 }
 
 await run({

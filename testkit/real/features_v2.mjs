@@ -3,35 +3,53 @@
 
 import { Client, SSEClientTransport, StreamableHTTPClientTransport } from "@modelcontextprotocol/client";
 import { StdioClientTransport } from "@modelcontextprotocol/client/stdio";
+import {
+  createTaskSessionFromClient,
+  resultFromTaskOutcome,
+  toolDeclarationFromMcpTool,
+} from "@modelcontextprotocol/ext-tasks/client";
 
 import { http, program, run } from "./features.mjs";
 
-const TASKS = "io.modelcontextprotocol/tasks";
-const ANYTHING = { "~standard": { version: 1, vendor: "tests", validate: (value) => ({ value }) } };
+const INFO = { name: "features-v2", version: "1.0.0" };
 
-/** This SDK has no tasks of any revision. What it sends is right, but an answer of another type is an error to it. */
+/** A tool of a fixture as a task: made while the tool waits, fetched when it was released. */
 async function tasks(peer) {
-  if (!peer.modern) return null;
-  const word = `${peer.nonce}-task`;
-  const capabilities = { extensions: { [TASKS]: {} } };
-  const _meta = { "io.modelcontextprotocol/clientCapabilities": capabilities };
-  await peer.call({ name: "test_wait", arguments: { word }, _meta }).catch(() => {});
-  const created = peer.raw.map(({ result }) => result).find((result) => result?.resultType === "task");
-  if (!created) throw new Error(`no task: ${JSON.stringify(peer.raw.at(-1))}`);
-  const { taskId } = created;
-  const get = () => peer.client.request({ method: "tasks/get", params: { taskId, _meta } }, ANYTHING);
-  const before = await get();
-  await peer.text("test_release", { word });
-  let task = before;
-  while (task.status === "working") task = await get();
-  return { created: created.status, before: before.status, after: task.status, answer: task.result?.content[0].text };
+  const { client, nonce } = peer;
+  const word = `${nonce}-task`;
+  const { tools } = await client.listTools();
+  const tool = tools.find(({ name }) => name === "test_wait");
+  if (!peer.modern && tool.execution?.taskSupport === undefined) return { offered: false };
+  const session = createTaskSessionFromClient(client, { endpointId: nonce, ...(peer.modern && framing(peer)) });
+  const declaration = toolDeclarationFromMcpTool(tool);
+  const execution = await session.callTool("test_wait", { word }, { declaration, task: { preference: "require" } });
+  const statuses = [];
+  const onEvent = async ({ task }) => {
+    if (task) statuses.push(task.status);
+    if (statuses.length === 1) await peer.text("test_release", { word });
+  };
+  const { outcome, lastTask } = await execution.settle({ onEvent });
+  await session.close();
+  const answer = resultFromTaskOutcome(outcome).content[0].text;
+  return { first: statuses[0], last: lastTask.status, answer };
+}
+
+/** What the SDK's client keeps to itself in the modern era. */
+function framing(peer) {
+  return {
+    rawDispatch: async (request) => {
+      const { result, error } = await peer.dispatch(request);
+      return error ? { kind: "error", error } : { kind: "result", result };
+    },
+    v2RequestFraming: { protocolVersion: peer.version, clientInfo: INFO, clientCapabilities: {} },
+  };
 }
 
 await run({
   name: "@modelcontextprotocol/client 2",
   make: (capabilities, era) => {
     const mode = ["legacy", "auto"].includes(era) ? era : { pin: era };
-    return new Client({ name: "features-v2", version: "1.0.0" }, { capabilities, versionNegotiation: { mode } });
+    return new Client(INFO, { capabilities, versionNegotiation: { mode } });
   },
   transports: {
     http: (values) => new StreamableHTTPClientTransport(new URL(values.url), http(values)),

@@ -254,12 +254,10 @@ class Tasks(ClientExtension):
     async def resolve(self, handle, context):
         self.statuses.append(handle.status)
         request = TaskRequest(method="tasks/get", params={"taskId": handle.task_id})
-        task = (await context.session.send_request(request, Anything)).model_extra
-        self.statuses.append(task["status"])
         await self.release()
-        while task["status"] == "working":
+        while self.statuses[-1] == "working":
             task = (await context.session.send_request(request, Anything)).model_extra
-        self.statuses.append(task["status"])
+            self.statuses.append(task["status"])
         return types.CallToolResult.model_validate(task["result"])
 
 
@@ -280,8 +278,8 @@ async def tasks(peer):
     async with peer.over_http(peer.values) as transport:
         async with Client(transport, mode=MODERN, extensions=[extension]) as client:
             result = await client.call_tool("test_wait", word)
-    created, before, after = extension.statuses
-    return {"created": created, "before": before, "after": after, "answer": result.content[0].text}
+    statuses = extension.statuses
+    return {"first": statuses[0], "last": statuses[-1], "answer": result.content[0].text}
 
 
 PAIRS = {

@@ -21,6 +21,7 @@ export class Peer {
     this.updates = [];
     this.listsChanged = 0;
     this.raw = [];
+    this.dispatched = new Map();
     this.actions = [];
     this.progress = [];
   }
@@ -53,12 +54,23 @@ export class Peer {
    * what the SDK has no words for.
    */
   listen(transport) {
+    this.transport = transport;
     const own = transport.onmessage;
     transport.onmessage = (message, ...more) => {
       if (message.method === "notifications/progress") this.progress.push(message.params.progress);
       if (message.method === undefined) this.raw.push(message);
-      own(message, ...more);
+      if (this.dispatched.has(message.id)) this.dispatched.get(message.id)(message);
+      else own(message, ...more);
     };
+  }
+
+  /** The answer to a request that goes round the SDK. */
+  dispatch(request) {
+    const id = `raw-${this.dispatched.size}`;
+    return new Promise((resolve, reject) => {
+      this.dispatched.set(id, resolve);
+      this.transport.send({ jsonrpc: "2.0", id, ...request }).catch(reject);
+    });
   }
 
   async text(name, args = {}, options = undefined) {
