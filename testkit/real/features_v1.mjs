@@ -7,6 +7,7 @@ import { StreamableHTTPClientTransport } from "@modelcontextprotocol/sdk/client/
 import * as types from "@modelcontextprotocol/sdk/types.js";
 
 import { http, program, run } from "./features.mjs";
+import { tasksBy } from "./pairs.mjs";
 
 const SCHEMAS = {
   "sampling/createMessage": types.CreateMessageRequestSchema,
@@ -43,12 +44,12 @@ async function task(peer) {
 }
 
 /** A tool of a fixture as a task: made while the tool waits, fetched when it was released. */
-async function tasks(peer) {
+async function waiting(tool, peer) {
   const { tools } = await peer.client.listTools();
-  const support = tools.find(({ name }) => name === "test_wait").execution?.taskSupport;
+  const support = tools.find(({ name }) => name === tool).execution?.taskSupport;
   if (support === undefined) return { offered: false };
-  const word = `${peer.nonce}-task`;
-  const params = { name: "test_wait", arguments: { word } };
+  const word = `${peer.nonce}-${tool}`;
+  const params = { name: tool, arguments: { word } };
   const statuses = [];
   let answer;
   for await (const message of peer.client.experimental.tasks.callToolStream(params)) {
@@ -74,5 +75,5 @@ await run({
   },
   call: (client, params, options) => client.callTool(params, undefined, options),
   version: (_client, transport) => transport.told,
-  more: { everything: { task }, pairs: { tasks } },
+  more: { everything: { task }, pairs: tasksBy(waiting) },
 });

@@ -30,6 +30,12 @@ export const PAIRS = {
   rounds,
 };
 
+/** The features of tasks, by what calls a tool of this name as one. */
+export const tasksBy = (call) => ({
+  tasks: (peer) => call("test_wait", peer),
+  askingTasks: (peer) => call("test_wait_and_ask", peer),
+});
+
 async function tools(peer) {
   const names = (await peer.client.listTools()).tools.map(({ name }) => name);
   const answer = await peer.text("test_simple_text");

@@ -4,6 +4,7 @@ feature ends in what the client saw. Nothing here knows the server's era."""
 import json
 import time
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 import anyio
@@ -244,8 +245,8 @@ class Tasks(ClientExtension):
 
     identifier = TASKS
 
-    def __init__(self, release):
-        self.release = release
+    def __init__(self, release, answer):
+        self.release, self.answer = release, answer
         self.statuses = []
 
     def claims(self):
@@ -255,9 +256,13 @@ class Tasks(ClientExtension):
         self.statuses.append(handle.status)
         request = TaskRequest(method="tasks/get", params={"taskId": handle.task_id})
         await self.release()
-        while self.statuses[-1] == "working":
+        while self.statuses[-1] in ("working", "input_required"):
             task = (await context.session.send_request(request, Anything)).model_extra
             self.statuses.append(task["status"])
+            for key, ask in task.get("inputRequests", {}).items():
+                answer = plain(await self.answer(ask))
+                params = {"taskId": handle.task_id, "inputResponses": {key: answer}}
+                await context.session.send_request(TaskRequest(method="tasks/update", params=params), Anything)
         return types.CallToolResult.model_validate(task["result"])
 
 
@@ -265,19 +270,23 @@ class Anything(types.Result):
     model_config = {"extra": "allow"}
 
 
-async def tasks(peer):
+async def waiting(tool, peer):
     """A tool as a task: made while the tool waits, fetched when it was released. This SDK has none of 2025-11-25."""
     if not peer.modern:
         return None
-    word = {"word": f"{peer.nonce}-task"}
+    word = {"word": f"{peer.nonce}-{tool}"}
 
     async def release():
         await peer.text("test_release", word)
 
-    extension = Tasks(release)
+    async def answer(ask):
+        return await peer.on_elicitation(None, types.ElicitRequestFormParams.model_validate(ask["params"]))
+
+    extension = Tasks(release, answer)
+    callbacks = {"elicitation_callback": peer.on_elicitation}
     async with peer.over_http(peer.values) as transport:
-        async with Client(transport, mode=MODERN, extensions=[extension]) as client:
-            result = await client.call_tool("test_wait", word)
+        async with Client(transport, mode=MODERN, extensions=[extension], **callbacks) as client:
+            result = await client.call_tool(tool, word)
     statuses = extension.statuses
     return {"first": statuses[0], "last": statuses[-1], "answer": result.content[0].text}
 
@@ -299,5 +308,6 @@ PAIRS = {
     "roots": roots,
     "several": several,
     "rounds": rounds,
-    "tasks": tasks,
+    "tasks": partial(waiting, "test_wait"),
+    "askingTasks": partial(waiting, "test_wait_and_ask"),
 }

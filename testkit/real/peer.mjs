@@ -32,10 +32,7 @@ export class Peer {
       const text = `${this.nonce} samples`;
       return { model: "a-model", role: "assistant", content: { type: "text", text } };
     });
-    on(this.client, "elicitation/create", (params) => {
-      this.elicitations.push(params);
-      return this.actions.shift() ?? filled(params);
-    });
+    on(this.client, "elicitation/create", (params) => this.elicited(params));
     on(this.client, "roots/list", () => {
       this.rootsAsked += 1;
       return { roots: this.roots };
@@ -43,6 +40,11 @@ export class Peer {
     on(this.client, "notifications/message", (params) => void this.logs.push(params));
     on(this.client, "notifications/resources/updated", ({ uri }) => void this.updates.push(uri));
     on(this.client, "notifications/tools/list_changed", () => void (this.listsChanged += 1));
+  }
+
+  elicited(params) {
+    this.elicitations.push(params);
+    return this.actions.shift() ?? filled(params);
   }
 
   get modern() {
