@@ -7,7 +7,6 @@
 use std::convert::Infallible;
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
-use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -20,9 +19,12 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio_rustls::server::TlsStream;
 
 use super::Metrics;
 use super::activity::{Activity, InFlight, Watched};
+use super::again::Again;
 use crate::ops::drain::DrainWatch;
 use crate::permit::{self, Bound};
 
@@ -95,11 +97,44 @@ where
     }
 }
 
+/// How connections are served, by what is known of a client when it begins.
+pub(super) struct Protocols {
+    http1: Builder<Streams>,
+    either: Builder<Streams>,
+}
+
+impl Protocols {
+    pub(super) fn new(config: &Config, drain: &DrainWatch) -> Self {
+        let either = builder(config, drain.clone());
+        Self { http1: either.clone().http1_only(), either }
+    }
+}
+
+/// A stream that can tell what its client speaks before anything of it is read.
+pub(super) trait Opened {
+    /// Whether it is HTTP/1 for certain; ready once the client has said something.
+    fn is_http1(&self) -> impl Future<Output = bool> + Send;
+}
+
+impl Opened for TcpStream {
+    async fn is_http1(&self) -> bool {
+        let mut first = [0; PREFACE.len()];
+        let seen = self.peek(&mut first).await.unwrap_or_default();
+        first.get(..seen).is_some_and(|seen| !PREFACE.starts_with(seen))
+    }
+}
+
+impl Opened for TlsStream<TcpStream> {
+    async fn is_http1(&self) -> bool {
+        // RFC 7301 §3.2; a client that named no protocol is looked at as over plain TCP, by what it sends
+        self.get_ref().1.alpn_protocol() == Some(b"http/1.1")
+    }
+}
+
 /// What every connection of a listener shares.
-#[derive(Clone)]
 pub(super) struct Service<H> {
     pub(super) handler: H,
-    pub(super) builder: Arc<Builder<Streams>>,
+    pub(super) protocols: Protocols,
     pub(super) config: Config,
     pub(super) drain: DrainWatch,
     pub(super) metrics: Metrics,
@@ -110,16 +145,26 @@ impl<H: Handler> Service<H> {
     /// Serves one connection to its end.
     pub(super) async fn serve<S>(&self, stream: S)
     where
-        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        S: Opened + AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let drain = self.drain.child();
         let activity = Activity::new(&self.config, drain.is_leaving());
+        // hyper looks for itself by reading the first bytes; a buffer that begins with some of them grows to twice
+        // its size, and stays so.
+        let http1 = tokio::select! {
+            () = drain.stopping() => return,
+            phase = activity.expired() => return self.metrics.timed_out(phase),
+            http1 = stream.is_http1() => http1,
+        };
+        let builder = if http1 { &self.protocols.http1 } else { &self.protocols.either };
         let stream = Watched::new(stream, activity.clone(), self.config.write_timeout);
         let answer = {
             let (handler, activity) = (self.handler.clone(), activity.clone());
             service_fn(move |request: Request<Incoming>| {
                 let in_flight = activity.request(request.version());
-                let answer = handler.handle(request);
+                // hyper keeps room for this future as long as the connection lives; boxed, 10,000 idle streams do
+                // without the 7 KiB that answering one request takes.
+                let answer = Box::pin(handler.handle(request));
                 let activity = activity.clone();
                 async move {
                     let mut answer = answer.await;
@@ -130,7 +175,7 @@ impl<H: Handler> Service<H> {
                 }
             })
         };
-        let mut connection = pin!(self.builder.serve_connection(TokioIo::new(stream), answer));
+        let mut connection = pin!(Again::new(builder.serve_connection(TokioIo::new(stream), answer)));
         let mut told = false;
         loop {
             tokio::select! {
@@ -149,7 +194,7 @@ impl<H: Handler> Service<H> {
                 }
                 () = may_close(&drain, &activity), if !told => {
                     told = true;
-                    connection.as_mut().graceful_shutdown();
+                    connection.as_mut().inner().graceful_shutdown();
                 }
                 phase = activity.expired() => return self.metrics.timed_out(phase),
             }
@@ -167,7 +212,7 @@ async fn may_close(drain: &DrainWatch, activity: &Activity) {
     }
 }
 
-pub(super) fn builder(config: &Config, drain: DrainWatch) -> Builder<Streams> {
+fn builder(config: &Config, drain: DrainWatch) -> Builder<Streams> {
     let mut builder = Builder::new(Streams { drain });
     builder
         .http1()
@@ -231,6 +276,9 @@ impl<B: Body> Body for Answer<B> {
     }
 }
 
+/// How HTTP/2 begins; no method of HTTP/1 in use does.
+// RFC 9113 §3.4
+const PREFACE: &[u8] = b"PRI * HTTP/2.0";
 const CLOSE: HeaderValue = HeaderValue::from_static("close");
 /// Bytes of answers that one HTTP/2 stream buffers for a slow reader. 64 KiB: a few frames, so that 256 streams
 /// cannot make one connection hold 100 MB as hyper's 400 KiB would.

@@ -5,6 +5,7 @@
 //! ([`http`]). Must not know what requests mean: it is generic over their [`Handler`].
 
 mod activity;
+mod again;
 pub mod http;
 #[cfg(test)]
 mod tests;
@@ -24,12 +25,13 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::sleep;
 use tracing::Instrument;
 
 use self::activity::Phase;
-use self::http::{Handler, Service};
+use self::http::{Handler, Opened, Protocols, Service};
 use self::tls::{Reloader, Tls, TlsError};
 use crate::ops::bind::{Address, BindError};
 use crate::ops::drain::DrainWatch;
@@ -83,14 +85,14 @@ impl Listener {
         let (tls, reloader) = self.tls.unzip();
         let acceptor = Acceptor {
             tls,
-            service: Service {
+            service: Arc::new(Service {
                 handler,
-                builder: Arc::new(http::builder(&self.http, drain.clone())),
+                protocols: Protocols::new(&self.http, &drain),
                 config: self.http,
                 drain: drain.clone(),
                 metrics: self.metrics.clone(),
                 bounds: permits.metrics().clone(),
-            },
+            }),
             drain: drain.clone(),
             metrics: self.metrics,
         };
@@ -137,7 +139,7 @@ impl std::error::Error for ListenError {
 
 struct Acceptor<H> {
     tls: Option<Tls>,
-    service: Service<H>,
+    service: Arc<Service<H>>,
     drain: DrainWatch,
     metrics: Metrics,
 }
@@ -169,18 +171,25 @@ impl<H: Handler> Acceptor<H> {
         let number = NEXT_CONNECTION.fetch_add(1, Ordering::Relaxed);
         let span = tracing::info_span!("downstream", conn = number);
         let open = self.metrics.opened();
-        let (tls, service, drain) = (self.tls.clone(), self.service.clone(), self.drain.clone());
-        let serve = async move {
-            let _held = (permit, open);
-            // Answers are written whole; waiting for more to send would only delay them.
-            if let Err(error) = stream.set_nodelay(true) {
-                return tracing::debug!(%error, "connection lost before its first byte");
-            }
-            let Some(tls) = tls else { return service.serve(stream).await };
+        let (service, drain) = (self.service.clone(), self.drain.clone());
+        // Answers are written whole; waiting for more to send would only delay them.
+        if let Err(error) = stream.set_nodelay(true) {
+            return tracing::debug!(%error, "connection lost before its first byte");
+        }
+        let held = (permit, open);
+        // A task of its own after the handshake, as for a connection without one: a task takes the room of the
+        // largest thing it ever does, for as long as it lives.
+        let Some(tls) = self.tls.clone() else {
+            self.drain.spawn(serve(service, stream, held).instrument(span));
+            return;
+        };
+        let shake = async move {
             tokio::select! {
                 () = drain.cut() => (),
                 handshake = tls.accept(stream) => match handshake {
-                    Ok(stream) => service.serve(stream).await,
+                    Ok(stream) => {
+                        drain.spawn(serve(service, stream, held).in_current_span());
+                    }
                     Err(error) => {
                         service.metrics.handshake_failed(&error);
                         tracing::debug!(%error, "TLS handshake failed");
@@ -188,8 +197,15 @@ impl<H: Handler> Acceptor<H> {
                 },
             }
         };
-        self.drain.spawn(serve.instrument(span));
+        self.drain.spawn(shake.instrument(span));
     }
+}
+
+async fn serve<H: Handler, S>(service: Arc<Service<H>>, stream: S, _held: (ConnPermit, Open))
+where
+    S: Opened + AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    service.serve(stream).await;
 }
 
 /// The next connection of any socket.

@@ -121,7 +121,7 @@ async fn calls_go_to_the_server_that_has_the_name() {
     assert_eq!(tool(None, "unlisted").await.unwrap_err(), Kind::InvalidParams);
     let nameless = answer(&router, call("me", None, Method::ToolsCall, "{}")).await;
     assert_eq!(nameless.unwrap_err(), Kind::InvalidParams);
-    let other = answer(&router, call("me", None, Method::TasksGet, "{}")).await;
+    let other = answer(&router, call("me", None, Method::TasksList, "{}")).await;
     assert_eq!(other.unwrap_err(), Kind::UnknownMethod);
 }
 

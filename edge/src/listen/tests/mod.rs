@@ -310,6 +310,27 @@ async fn over_the_bound_connections_wait_to_be_accepted() {
     assert_eq!(guarded(answer).await.unwrap(), "HTTP/1.1 /2");
 }
 
+/// Seen as 38 KB for each idle stream: a task takes the room of the largest thing that it ever does.
+#[tokio::test]
+async fn the_task_of_a_connection_is_small() {
+    let drain = Drain::new();
+    let service = Service {
+        handler: hello,
+        protocols: Protocols::new(&http::Config::default(), &drain.watch()),
+        config: http::Config::default(),
+        drain: drain.watch(),
+        metrics: Metrics::default(),
+        bounds: permit::Metrics::default(),
+    };
+    let permit = Permits::default().connection().await.unwrap();
+    let held = (permit, service.metrics.opened());
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    let task = super::serve(Arc::new(service), stream, held);
+    // 10,000 of them are 25 MB.
+    assert!(size_of_val(&task) <= 2500, "{} bytes", size_of_val(&task));
+}
+
 #[test]
 fn accepting_backs_off_up_to_a_second() {
     let waits: Vec<_> = [0, 1, 4, 5, 1000].into_iter().map(|n| backoff(n).as_millis()).collect();

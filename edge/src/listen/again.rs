@@ -1,0 +1,173 @@
+//! A future that is polled again at once when it wakes itself.
+//!
+//! hyper wakes a connection's task from within: taking a body's bytes wakes who sent them, and that is the task
+//! that is being polled. The runtime then puts the task back into its queue and rouses another thread to
+//! take it: two system calls and a change of core for each request, to find that there is nothing to do. Here
+//! such a wake-up polls once more, on the spot. No wake-up is lost: one that comes at any other time, or from
+//! anywhere else, goes to the task as usual.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, Wake, Waker};
+
+pin_project_lite::pin_project! {
+    /// See the module.
+    pub(super) struct Again<F> {
+        #[pin]
+        future: F,
+        own: Arc<Own>,
+        waker: Waker,
+    }
+}
+
+/// What wakes the future.
+struct Own {
+    state: AtomicU8,
+    /// The task that polls it.
+    task: Mutex<Waker>,
+}
+
+/// ```text
+/// IDLE ──poll──▶ POLLING ──woken──▶ AGAIN
+///   ▲               │ pending          │ pending: polled once more
+///   └───────────────┘ ◀────────────────┘
+/// ```
+const IDLE: u8 = 0;
+const POLLING: u8 = 1;
+const AGAIN: u8 = 2;
+
+impl<F> Again<F> {
+    pub(super) fn new(future: F) -> Self {
+        let own = Arc::new(Own { state: AtomicU8::new(IDLE), task: Mutex::new(Waker::noop().clone()) });
+        let waker = Waker::from(own.clone());
+        Self { future, own, waker }
+    }
+
+    /// The future itself.
+    pub(super) fn inner(self: Pin<&mut Self>) -> Pin<&mut F> {
+        self.project().future
+    }
+}
+
+impl<F: Future> Future for Again<F> {
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
+        let mut this = self.project();
+        this.own.task.lock().unwrap_or_else(PoisonError::into_inner).clone_from(context.waker());
+        for _ in 0..TURNS {
+            this.own.state.store(POLLING, Ordering::Release);
+            if let Poll::Ready(output) = this.future.as_mut().poll(&mut Context::from_waker(this.waker)) {
+                return Poll::Ready(output);
+            }
+            if this.own.state.swap(IDLE, Ordering::AcqRel) == POLLING {
+                return Poll::Pending;
+            }
+        }
+        // It has more to do than one request; others are to have their turn.
+        context.waker().wake_by_ref();
+        Poll::Pending
+    }
+}
+
+impl Wake for Own {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        let woken = self.state.compare_exchange(POLLING, AGAIN, Ordering::AcqRel, Ordering::Acquire);
+        if woken == Err(IDLE) {
+            self.task.lock().unwrap_or_else(PoisonError::into_inner).wake_by_ref();
+        }
+    }
+}
+
+/// A request wakes its connection once. Twice that, and a busy connection still yields.
+const TURNS: usize = 3;
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+    use std::pin::pin;
+    use std::sync::atomic::AtomicUsize;
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Count(AtomicUsize);
+
+    impl Wake for Count {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Polls once a future that wakes itself in its first polls; the polls and the wake-ups of the task.
+    fn run(wakes: usize) -> (usize, usize) {
+        let (count, mut polls) = (Arc::new(Count::default()), 0);
+        let task = Waker::from(count.clone());
+        let mut again = pin!(Again::new(poll_fn(|context| {
+            polls += 1;
+            if polls <= wakes {
+                context.waker().wake_by_ref();
+            }
+            Poll::<()>::Pending
+        })));
+        assert!(again.as_mut().poll(&mut Context::from_waker(&task)).is_pending());
+        (polls, count.0.load(Ordering::Relaxed))
+    }
+
+    #[test]
+    fn what_wakes_itself_is_polled_again_and_the_task_is_left_alone() {
+        assert_eq!(run(0), (1, 0));
+        assert_eq!(run(1), (2, 0));
+        assert_eq!(run(2), (3, 0));
+    }
+
+    #[test]
+    fn what_never_rests_gives_way_to_others() {
+        assert_eq!(run(usize::MAX), (TURNS, 1));
+    }
+
+    #[test]
+    fn a_wake_up_from_elsewhere_reaches_the_task() {
+        let count = Arc::new(Count::default());
+        let task = Waker::from(count.clone());
+        let kept = Mutex::new(None);
+        let mut again = pin!(Again::new(poll_fn(|context| {
+            *kept.lock().unwrap() = Some(context.waker().clone());
+            Poll::<()>::Pending
+        })));
+        assert!(again.as_mut().poll(&mut Context::from_waker(&task)).is_pending());
+        kept.lock().unwrap().take().unwrap().wake();
+        assert_eq!(count.0.load(Ordering::Relaxed), 1);
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn no_wake_up_is_lost_between_threads() {
+        for _ in 0..200 {
+            let (sender, receiver) = tokio::sync::mpsc::unbounded_channel();
+            let sending = tokio::spawn(async move {
+                for number in 0..50 {
+                    let _ = sender.send(number);
+                    if number % 7 == 0 {
+                        tokio::task::yield_now().await;
+                    }
+                }
+            });
+            let mut receiver = receiver;
+            let mut sum = 0;
+            Again::new(async {
+                while let Some(number) = receiver.recv().await {
+                    sum += number;
+                }
+            })
+            .await;
+            sending.await.unwrap();
+            assert_eq!(sum, 49 * 50 / 2);
+        }
+    }
+}
