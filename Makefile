@@ -8,7 +8,7 @@ HOST    := $(shell rustc -vV | sed -n 's/^host: //p')
 DENY    := $(TOOLS)/bin/cargo-deny
 DENY_VERSION := 0.20.2
 
-.PHONY: help build run test test-k8s images real-deps check fmt clippy deny doc layering fuzz bench clean
+.PHONY: help build run test readme test-k8s images real-deps check fmt clippy deny doc layering fuzz bench clean
 
 help: ## This list
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -34,6 +34,9 @@ test-k8s: build ## Images, manifests, chart, compose and scripts of k8s/; needs 
 images: ## The container images, by docker or $$CONTAINER_TOOL
 	$(or $(CONTAINER_TOOL),docker) build -f Dockerfile.edge -t mcp-edge:0.1.0 .
 	$(or $(CONTAINER_TOOL),docker) build -f Dockerfile.bridge -t docker-mcp-bridge:0.1.0 .
+
+readme: build real-deps ## The table of the README, from the test that fills it
+	MCP_WRITE_README=1 MCP_DIST=$(DIST) cargo test -p mcp-edge --test pairs
 
 real-deps: ## The pinned npm and PyPI packages that the tests use
 	testkit/real/install

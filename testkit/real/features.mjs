@@ -1,7 +1,8 @@
-// What every session-based TypeScript client does with server-everything, feature by feature; features.py does
-// the same in Python. What the client itself saw is printed as JSON, and the test that started it judges:
+// What every TypeScript client does, feature by feature: a session-based one with server-everything, or with
+// `--set pairs` one of any era with the fixtures (`pairs.mjs`). features.py does the same in Python. What the client itself saw is printed as JSON, and the test that started it judges:
 //   {"client": …, "transport": …, "version": …, "cells": {FEATURE: {"saw": …} | {"error": …}}}
 //
+//   --set everything|pairs       --era legacy|auto|2026-07-28, where the client has a choice
 //   --transport http|sse|stdio   --nonce TEXT   a word that no other client uses
 //   --url URL --token TOKEN      for http and sse
 //   --control HOST:PORT          of the cutter between here and there; without it no connection is cut
@@ -12,9 +13,11 @@ import { connect as connectTo } from "node:net";
 import { createInterface } from "node:readline";
 import { parseArgs } from "node:util";
 
-const OPTIONS = ["transport", "nonce", "url", "token", "control"];
+import { PAIRS } from "./pairs.mjs";
+import { Peer, until } from "./peer.mjs";
+
+const OPTIONS = ["transport", "nonce", "url", "token", "control", "set", "era"];
 const CAPABILITIES = { sampling: {}, elicitation: { form: {}, url: {} }, roots: { listChanged: true } };
-const GUARD_MS = 60_000;
 const LONG_SECONDS = 60;
 
 function settings() {
@@ -31,22 +34,25 @@ export function program({ command: [command, ...args] }) {
   return { command, args, env: process.env, stderr: "inherit" };
 }
 
-// make(capabilities): the SDK's client; transports: by name, each made from the settings; on(client, method,
+// make(capabilities, era): the SDK's client; transports: by name, each made from the settings; on(client, method,
 // handler): its way to answer requests and hear notifications; call(client, params, options): its way to call a
-// tool; version(client, transport): what was agreed on; more: features of this SDK alone.
+// tool; version(client, transport): what was agreed on; more: features of
+// this SDK alone, with each set.
 export async function run({ name, make, transports, on, call, version, more = {} }) {
   const values = settings();
   const report = { client: name, transport: values.transport, cells: {} };
-  const client = make(CAPABILITIES);
+  const client = make(CAPABILITIES, values.era ?? "legacy");
   const peer = new Peer(values, client, call);
   peer.hear(on);
   try {
     const transport = transports[values.transport](values);
     await client.connect(transport);
-    report.version = version(client, transport);
+    report.version = peer.version = version(client, transport);
     peer.listen(transport);
+    const set = values.set ?? "everything";
     const cut = values.control ? { resumedCall, resumedListen } : {};
-    for (const [feature, play] of Object.entries({ ...FEATURES, ...more, ...cut })) {
+    const features = { ...SETS[set], ...more[set], ...cut };
+    for (const [feature, play] of Object.entries(features)) {
       report.cells[feature] = await play(peer).then(
         (saw) => ({ saw }),
         (error) => ({ error: String(error?.stack ?? error) }),
@@ -60,75 +66,8 @@ export async function run({ name, make, transports, on, call, version, more = {}
   process.exit(0);
 }
 
-/** A client with everything that it was asked and told. */
-class Peer {
-  constructor({ nonce, control }, client, call) {
-    Object.assign(this, { nonce, control, client });
-    this.call = (params, options) => call(client, params, options);
-    this.samplings = [];
-    this.elicitations = [];
-    this.rootsAsked = 0;
-    this.roots = [{ uri: `file:///${nonce}/1`, name: "first" }];
-    this.logs = [];
-    this.updates = [];
-    this.actions = [];
-    this.progress = [];
-  }
-
-  hear(on) {
-    on(this.client, "sampling/createMessage", (params) => {
-      this.samplings.push(params);
-      const text = `${this.nonce} samples`;
-      return { model: "a-model", role: "assistant", content: { type: "text", text } };
-    });
-    on(this.client, "elicitation/create", (params) => {
-      this.elicitations.push(params);
-      return this.actions.shift();
-    });
-    on(this.client, "roots/list", () => {
-      this.rootsAsked += 1;
-      return { roots: this.roots };
-    });
-    on(this.client, "notifications/message", (params) => void this.logs.push(params));
-    on(this.client, "notifications/resources/updated", ({ uri }) => void this.updates.push(uri));
-  }
-
-  /** Notes each progress as it arrives: this SDK drops one that comes in one read with the answer. */
-  listen(transport) {
-    const own = transport.onmessage;
-    transport.onmessage = (message, ...more) => {
-      if (message.method === "notifications/progress") this.progress.push(message.params.progress);
-      own(message, ...more);
-    };
-  }
-
-  async text(name, args = {}, options = undefined) {
-    const result = await this.call({ name, arguments: args }, options);
-    assert.ok(!result.isError, JSON.stringify(result));
-    return result.content.map((block) => block.text ?? "").join("\n");
-  }
-
-  async addRoot() {
-    const number = this.roots.length + 1;
-    this.roots = [...this.roots, { uri: `file:///${this.nonce}/${number}`, name: `root ${number}` }];
-    await this.client.sendRootsListChanged();
-  }
-
-  rootsLogged(count) {
-    return this.logs.filter(({ data }) => data === `Roots updated: ${count} root(s) received from client`);
-  }
-}
-
-/** Waits for a condition; only a failing run waits to the end. */
-async function until(what, condition) {
-  const deadline = Date.now() + GUARD_MS;
-  while (!condition()) {
-    assert.ok(Date.now() < deadline, `waited in vain for ${what}`);
-    await new Promise((resolve) => setTimeout(resolve, 10));
-  }
-}
-
 const FEATURES = { tools, sampling, elicitation, roots, subscription, logging, progress, cancel, completion, ping };
+const SETS = { everything: FEATURES, pairs: PAIRS };
 
 async function tools({ client }) {
   const { tools } = await client.listTools();

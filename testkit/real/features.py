@@ -1,5 +1,6 @@
-"""The official Python client in its session-based mode, feature by feature with server-everything. Does what
-features.mjs does, with the same options, and prints the same report; the test that started it judges."""
+"""The official Python client, feature by feature: in its session-based mode with server-everything, or with
+`--set pairs` in any mode with the fixtures (`pairs.py`). Does what features.mjs does, with the same options, and prints
+the same report; the test that started it judges."""
 
 import argparse
 import json
@@ -8,6 +9,7 @@ import sys
 import time
 import traceback
 import warnings
+from contextlib import asynccontextmanager
 
 import anyio
 import httpx2
@@ -17,80 +19,18 @@ from mcp.client.sse import sse_client
 from mcp.client.stdio import StdioServerParameters
 from mcp.client.streamable_http import streamable_http_client
 
-CALLS_UP_TO = 60.0
+from pairs import PAIRS
+from peer import CALLS_UP_TO, Peer, check, plain, until
+
 LONG_SECONDS = 60
 
 
 def settings():
     parser = argparse.ArgumentParser(description=__doc__)
-    for name in ("transport", "nonce", "url", "token", "control"):
+    for name in ("transport", "nonce", "url", "token", "control", "set", "era"):
         parser.add_argument(f"--{name}")
     parser.add_argument("command", nargs="*")
     return parser.parse_args()
-
-
-def check(condition, sentence):
-    if not condition:
-        raise AssertionError(sentence)
-
-
-async def until(what, condition):
-    """Waits for a condition; only a failing run waits to the end."""
-    deadline = time.monotonic() + CALLS_UP_TO
-    while not condition():
-        check(time.monotonic() < deadline, f"waited in vain for {what}")
-        await anyio.sleep(0.01)
-
-
-class Peer:
-    """A client with everything that it was asked and told."""
-
-    def __init__(self, values):
-        self.nonce, self.control = values.nonce, values.control
-        self.client = None
-        self.samplings, self.elicitations, self.logs, self.updates = [], [], [], []
-        self.roots_asked = 0
-        self.roots = [types.Root(uri=f"file:///{self.nonce}/1", name="first")]
-        self.actions = []
-
-    async def on_sampling(self, _context, params):
-        self.samplings.append(plain(params))
-        content = types.TextContent(type="text", text=f"{self.nonce} samples")
-        return types.CreateMessageResult(model="a-model", role="assistant", content=content)
-
-    async def on_elicitation(self, _context, params):
-        self.elicitations.append(plain(params))
-        return self.actions.pop(0)
-
-    async def on_roots(self, _context):
-        self.roots_asked += 1
-        return types.ListRootsResult(roots=self.roots)
-
-    async def on_log(self, params):
-        self.logs.append(plain(params))
-
-    async def on_message(self, message):
-        if isinstance(message, types.ResourceUpdatedNotification):
-            self.updates.append(str(message.params.uri))
-
-    async def text(self, name, arguments=None, **options):
-        result = await self.client.call_tool(name, arguments or {}, **options)
-        check(not result.is_error, f"{name} answered {result}")
-        return "\n".join(getattr(block, "text", "") for block in result.content)
-
-    async def add_root(self):
-        number = len(self.roots) + 1
-        root = types.Root(uri=f"file:///{self.nonce}/{number}", name=f"root {number}")
-        self.roots = [*self.roots, root]
-        await self.client.send_roots_list_changed()
-
-    def roots_logged(self, count):
-        line = f"Roots updated: {count} root(s) received from client"
-        return sum(log["data"] == line for log in self.logs)
-
-
-def plain(model):
-    return model.model_dump(mode="json", by_alias=True, exclude_none=True)
 
 
 def resource(number):
@@ -291,30 +231,32 @@ RESUMPTIONS = {"resumedCall": resumed_call, "resumedListen": resumed_listen}
 
 
 async def play(peer, transport, report):
-    callbacks = {
-        "sampling_callback": peer.on_sampling,
-        "elicitation_callback": peer.on_elicitation,
-        "list_roots_callback": peer.on_roots,
-        "logging_callback": peer.on_log,
-        "message_handler": peer.on_message,
-    }
-    async with Client(transport, mode="legacy", read_timeout_seconds=CALLS_UP_TO, **callbacks) as client:
+    features = PAIRS if peer.values.set == "pairs" else FEATURES
+    mode = peer.values.era or "legacy"
+    async with Client(transport, mode=mode, read_timeout_seconds=CALLS_UP_TO, **peer.callbacks()) as client:
         peer.client = client
         report["version"] = client.protocol_version
-        for name, feature in {**FEATURES, **(RESUMPTIONS if peer.control else {})}.items():
+        for name, feature in {**features, **(RESUMPTIONS if peer.control else {})}.items():
             try:
                 report["cells"][name] = {"saw": await feature(peer)}
             except Exception:
                 report["cells"][name] = {"error": traceback.format_exc()}
 
 
+@asynccontextmanager
+async def over_http(values):
+    headers = {"Authorization": f"Bearer {values.token}"}
+    timeout = httpx2.Timeout(CALLS_UP_TO, read=300.0)
+    async with httpx2.AsyncClient(headers=headers, timeout=timeout) as http:
+        yield streamable_http_client(values.url, http_client=http)
+
+
 async def run(values, report):
-    peer = Peer(values)
+    peer = Peer(values, over_http)
     headers = {"Authorization": f"Bearer {values.token}"}
     if values.transport == "http":
-        timeout = httpx2.Timeout(CALLS_UP_TO, read=300.0)
-        async with httpx2.AsyncClient(headers=headers, timeout=timeout) as http:
-            await play(peer, streamable_http_client(values.url, http_client=http), report)
+        async with over_http(values) as transport:
+            await play(peer, transport, report)
     elif values.transport == "sse":
         await play(peer, sse_client(values.url, headers=headers, timeout=CALLS_UP_TO), report)
     else:

@@ -7,6 +7,7 @@ import { StreamableHTTPClientTransport } from "@modelcontextprotocol/sdk/client/
 import * as types from "@modelcontextprotocol/sdk/types.js";
 
 import { http, program, run } from "./features.mjs";
+import { tasksBy } from "./pairs.mjs";
 
 const SCHEMAS = {
   "sampling/createMessage": types.CreateMessageRequestSchema,
@@ -14,6 +15,7 @@ const SCHEMAS = {
   "roots/list": types.ListRootsRequestSchema,
   "notifications/message": types.LoggingMessageNotificationSchema,
   "notifications/resources/updated": types.ResourceUpdatedNotificationSchema,
+  "notifications/tools/list_changed": types.ToolListChangedNotificationSchema,
 };
 
 /** Only one of the transports keeps what was agreed on. */
@@ -41,6 +43,24 @@ async function task(peer) {
   return { created, known, statuses, asked: peer.elicitations.slice(before), answer };
 }
 
+/** A tool of a fixture as a task: made while the tool waits, fetched when it was released. */
+async function waiting(tool, peer) {
+  const { tools } = await peer.client.listTools();
+  const support = tools.find(({ name }) => name === tool).execution?.taskSupport;
+  if (support === undefined) return { offered: false };
+  const word = `${peer.nonce}-${tool}`;
+  const params = { name: tool, arguments: { word } };
+  const statuses = [];
+  let answer;
+  for await (const message of peer.client.experimental.tasks.callToolStream(params)) {
+    if (message.task) statuses.push(message.task.status);
+    if (message.type === "taskCreated") await peer.text("test_release", { word });
+    if (message.type === "error") throw message.error;
+    answer = message.result?.content[0].text;
+  }
+  return { first: statuses[0], last: statuses.at(-1), answer };
+}
+
 await run({
   name: "@modelcontextprotocol/sdk 1",
   make: (capabilities) => new Client({ name: "features-v1", version: "1.0.0" }, { capabilities }),
@@ -55,5 +75,5 @@ await run({
   },
   call: (client, params, options) => client.callTool(params, undefined, options),
   version: (_client, transport) => transport.told,
-  more: { task },
+  more: { everything: { task }, pairs: tasksBy(waiting) },
 });
