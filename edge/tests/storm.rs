@@ -114,6 +114,17 @@ async fn fifty_clients_cost_at_most_one_listing() {
     assert!(more <= 1, "{CLIENTS} clients cost {more} listings after {listings} at the start");
 }
 
+/// Tools are listed before prompts, and the server's second list comes in between.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tool_that_is_added_while_prompts_are_listed_is_not_missed() {
+    let late = Scripted::start("late", &["--on", "prompts/list=grow"]).await;
+    let edge = Edge::start(&[("late", late.bridge.address)]).await;
+    edge.ready().await;
+    let client = client(&edge, 0).await;
+    let grown = async || client.tool_names().await.contains(&"grown0".to_owned()).then_some(());
+    eventually("the tool that was added", grown).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn server_everything_shows_all_its_tools_without_a_storm() {
     let script =

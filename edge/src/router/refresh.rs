@@ -5,8 +5,8 @@
 //!          ▼                    │
 //!   ──▶ Listing ── listed ──▶ Resting ── list_changed, or the server came back ──▶ Listing
 //! ```
-//! A `list_changed` that arrives before or while its list is read starts no further listing: real servers
-//! send up to five of them at each start. Later ones are taken together for `refresh_gap`.
+//! What is announced after a list was asked for may be missing from it, so it is asked for again. Real servers announce
+//! up to five changes at each start: those of one `refresh_gap` are taken together.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -45,16 +45,15 @@ pub fn start(router: &Router, pools: &[Arc<Pool>]) {
 async fn keep(router: &Shared, index: usize, pool: &Pool) -> Infallible {
     let mut changes = pool.changes();
     let mut part = Part::default();
+    let mut read = Changes::default();
     let mut wanted = Wanted::ALL;
     let mut backoff = BACKOFF_FIRST;
     loop {
         router.metrics.listings.inc();
-        match read(pool, &mut part, wanted).await {
+        match list(pool, &mut part, wanted, (&changes, &mut read)).await {
             Ok(()) => {
                 backoff = BACKOFF_FIRST;
                 router.listed(index, part.clone());
-                // What was announced up to here is in the lists that were just read.
-                let read = *changes.borrow_and_update();
                 let next = Instant::now() + router.config.refresh_gap;
                 wanted = rest(&mut changes, &read).await;
                 sleep_until(next).await;
@@ -100,17 +99,27 @@ async fn wait_for_return(changes: &mut watch::Receiver<Changes>, backoff: Durati
     }
 }
 
-async fn read(pool: &Pool, part: &mut Part, wanted: Wanted) -> Result<(), Error> {
+/// Lists what is wanted, and notes in `read` what had been announced when each list was asked for.
+async fn list(
+    pool: &Pool,
+    part: &mut Part,
+    wanted: Wanted,
+    (changes, read): (&watch::Receiver<Changes>, &mut Changes),
+) -> Result<(), Error> {
+    read.lost = changes.borrow().lost;
     let facts = pool.facts().await?;
     part.instructions.clone_from(&facts.instructions);
     part.completes = facts.can("completions");
     if wanted.tools {
+        read.tools = changes.borrow().tools;
         part.tools = pool.list(List::Tools).await?;
     }
     if wanted.prompts {
+        read.prompts = changes.borrow().prompts;
         part.prompts = pool.list(List::Prompts).await?;
     }
     if wanted.resources {
+        read.resources = changes.borrow().resources;
         part.resources = pool.list(List::Resources).await?;
         // Templates have no notification of their own (MCP 2025-11-25 server/resources).
         part.templates = pool.list(List::Templates).await?;
