@@ -50,6 +50,7 @@ clippy:
 	cargo clippy --workspace --all-targets -- -D warnings
 
 deny: $(DENY)
+	@cargo fetch --locked --quiet # of all targets; a build fetches what its own needs
 	$(DENY) --offline check bans licenses sources
 
 $(DENY):
