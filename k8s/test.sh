@@ -31,7 +31,7 @@ token=$(token) || fail "the Secret mcp-gateway-secret cannot be read$(in_namespa
 
 work=$(mktemp -d)
 forward=''
-trap '[ -z "$forward" ] || kill "$forward" 2>/dev/null || true; rm -rf "$work"' EXIT
+trap 'if [ -n "$forward" ]; then kill "$forward" 2>/dev/null; wait "$forward" 2>/dev/null || true; fi; rm -rf "$work"' EXIT
 # Port 0: the kernel chooses a free one, so nobody is in the way.
 if [ -n "$namespace" ]; then
     kubectl --namespace "$namespace" port-forward service/mcp-gateway :8811 >"$work/forward" 2>&1 &

@@ -5,6 +5,7 @@ as a peer and published in a virtual server. Where that is, and how its tools ar
 State lies in the working directory. See README.md for why these settings.
 """
 
+import ctypes
 import json
 import os
 import pathlib
@@ -48,11 +49,13 @@ def main():
             [sys.executable, "-m", "mcpgateway.translate", "--stdio", command, "--expose-streamable-http"]
             + ["--host", "127.0.0.1", "--port", translation_port, "--logLevel", "error"],
             env=environment,
+            preexec_fn=end_with_parent,
         ),
         subprocess.Popen(
             [sys.executable, "-m", "uvicorn", "mcpgateway.main:app", "--host", "127.0.0.1", "--port", port]
             + ["--workers", "2", "--loop", "uvloop", "--http", "httptools", "--no-access-log", "--log-level", "error"],
             env=environment,
+            preexec_fn=end_with_parent,
         ),
     ]
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
@@ -75,6 +78,11 @@ def main():
     finally:
         for program in programs:
             program.terminate()
+
+
+def end_with_parent():
+    """The bench kills this starter outright; what it started must not outlive it (prctl(2), PR_SET_PDEATHSIG)."""
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)
 
 
 def await_it(url):

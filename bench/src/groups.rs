@@ -14,7 +14,7 @@ use crate::peers::Peers;
 use crate::plan::Plan;
 use crate::usage::Family;
 
-pub(crate) use calls::call as call_of;
+pub(crate) use calls::call_as;
 
 /// All names, in the order in which they are measured.
 pub(crate) const NAMES: [&str; 15] = [

@@ -13,7 +13,7 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::process::Command;
 
 use crate::bare::{Bare, EVENTS};
-use crate::load::{To, write_requests};
+use crate::load::{REQUESTS, To, write_requests};
 use crate::tls;
 use crate::usage::Family;
 
@@ -73,6 +73,12 @@ impl House {
         let path = self.file("requests");
         std::fs::write(&path, write_requests(requests))?;
         Ok(path)
+    }
+
+    /// A file of one request under many ids.
+    pub(crate) fn many(&mut self, request: impl Fn(usize) -> Request) -> Result<PathBuf> {
+        let requests: Vec<_> = (1..=REQUESTS).map(|id| request(id).bytes("localhost")).collect();
+        self.requests(requests.iter().map(Vec::as_slice))
     }
 
     /// A bridge on TCP in front of a bench server.

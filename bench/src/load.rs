@@ -102,7 +102,8 @@ impl Load {
             if self.sessions {
                 loops.spawn_local(first::keep_opening(channel, requests, counted));
             } else {
-                loops.spawn_local(keep_asking(channel, requests, number, (window, counted)));
+                let which = (number, self.connections);
+                loops.spawn_local(keep_asking(channel, requests, which, (window, counted)));
             }
         }
         while loops.join_next().await.is_some() {}
@@ -158,12 +159,10 @@ impl Counted {
 async fn keep_asking(
     mut channel: Channel,
     requests: Rc<[Vec<u8>]>,
-    number: usize,
+    (number, connections): (usize, usize),
     (window, counted): (Window, Counting),
 ) {
-    // Each connection begins elsewhere, so that requests that differ are mixed.
-    let offset = number * requests.len() / 16;
-    for request in requests.iter().cycle().skip(offset % requests.len().max(1)) {
+    for request in own_share(&requests, number, connections) {
         let began = Instant::now();
         if began >= window.until {
             return;
@@ -173,6 +172,12 @@ async fn keep_asking(
             Err(error) => return counted.borrow_mut().failed(&format!("{error:#}")),
         }
     }
+}
+
+/// The requests of one connection, over and over: every so many-th, so that no two connections send the same one at
+/// a time. In a session an id may be in use once.
+fn own_share(requests: &[Vec<u8>], number: usize, connections: usize) -> impl Iterator<Item = &Vec<u8>> {
+    requests.iter().cycle().skip(number % requests.len().max(1)).step_by(connections.max(1))
 }
 
 async fn within<T>(step: impl Future<Output = Result<T>>) -> Result<T> {
@@ -219,6 +224,8 @@ fn read_requests(mut file: &[u8]) -> Result<Vec<Vec<u8>>> {
     Ok(requests)
 }
 
+/// Requests that differ in their id, in one file: a multiple of every number of connections that is measured.
+pub(crate) const REQUESTS: usize = 512;
 /// Until connections are up, caches warm and the upstream connection is made.
 pub(crate) const WARM_UP: Duration = Duration::from_millis(250);
 /// Far beyond any latency that is still a figure.
@@ -227,6 +234,29 @@ const ANSWER_GUARD: Duration = Duration::from_secs(10);
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn connections_do_not_share_requests() {
+        let requests: Vec<Vec<u8>> = (0..REQUESTS).map(|n| n.to_string().into_bytes()).collect();
+        for connections in [1, 8, 32, 64, 256] {
+            let mut all: Vec<_> = (0..connections)
+                .flat_map(|number| {
+                    let share: std::collections::HashSet<_> =
+                        own_share(&requests, number, connections).take(3 * REQUESTS).collect();
+                    share
+                })
+                .collect();
+            all.sort();
+            all.dedup();
+            assert_eq!(all.len(), REQUESTS);
+            let first: std::collections::HashSet<_> =
+                own_share(&requests, 0, connections).take(REQUESTS).collect();
+            assert!(
+                connections == 1
+                    || !own_share(&requests, 1, connections).take(REQUESTS).any(|r| first.contains(r))
+            );
+        }
+    }
 
     #[test]
     fn requests_come_back_from_their_file() {

@@ -11,7 +11,7 @@ use testkit::client::Client;
 use testkit::process::{free_address, workspace};
 use tokio::process::Command;
 
-use crate::groups::call_of;
+use crate::groups::call_as;
 use crate::house::{Gateway, House, LEGACY_VERSION, TOKEN, server_command};
 use crate::lane::Lane;
 use crate::plan::Plan;
@@ -47,7 +47,9 @@ impl Peers {
             return Ok(Peers(peers));
         }
         let folder = workspace().join("bench/peers");
-        for name in ["mcp-proxy", "supergateway", "contextforge"] {
+        // ContextForge takes as long to start as a quick run may take in all.
+        let names = ["mcp-proxy", "supergateway", "contextforge"];
+        for name in names.into_iter().take(if plan.quick { 2 } else { 3 }) {
             match registry_peer(house, &folder, name).await {
                 Ok(Some(peer)) => peers.push(peer),
                 Ok(None) => report::note(&format!("{name} is left out: run bench/peers/install")),
@@ -78,12 +80,13 @@ impl Peers {
                 report::note(&format!("{} is left out for {tool}: no session", peer.name));
                 continue;
             };
-            let request = call_of(&client, &format!("{}{tool}", peer.prefix));
-            if let Err(error) = gateway.try_out(&request).await {
+            let tool = format!("{}{tool}", peer.prefix);
+            let request = |id: usize| call_as(&client, &tool, id);
+            if let Err(error) = gateway.try_out(&request(1)).await {
                 report::note(&format!("{} is left out for {tool}: {error:#}", peer.name));
                 continue;
             }
-            let requests = house.requests([request.bytes("localhost").as_slice()])?;
+            let requests = house.many(request)?;
             let lane = Lane::new(&peer.name, gateway.to(), requests, gateway.family.clone());
             lanes.push(Lane { stretch: peer.stretch, ..lane });
         }
@@ -157,7 +160,7 @@ async fn contextforge(house: &mut House, python: &Path, starter: &Path) -> Resul
     let registered: Registered = serde_json::from_slice(&std::fs::read(&told)?)?;
     let gateway = Gateway { path: registered.path.clone(), ..gateway };
     let Registered { prefix, token, .. } = registered;
-    Ok(Peer { prefix, token, stretch: 4.0, ..Peer::new("contextforge", gateway) })
+    Ok(Peer { prefix, token, stretch: 6.0, ..Peer::new("contextforge", gateway) })
 }
 
 async fn agentgateway(house: &mut House, program: &PathBuf) -> Result<Peer> {

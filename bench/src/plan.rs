@@ -163,7 +163,11 @@ impl Plan {
             Step::Open { percent } => {
                 let side = if lane.own_peak { lane.side.as_str() } else { PEAK_OF };
                 let peak = peaks.get(side).copied().unwrap_or_default();
-                lane.load(OPEN_CONNECTIONS, self.seconds * 2.0, Some(peak * f64::from(percent) / 100.0))
+                lane.load(
+                    OPEN_CONNECTIONS,
+                    self.seconds * 2.0,
+                    Some((peak * f64::from(percent) / 100.0).max(1.0)),
+                )
             }
         }
     }

@@ -15,7 +15,8 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use testkit::client::Client;
-use testkit::process::{Bridge, Edge, Scratch, binary, workspace};
+use testkit::process::{Bridge, Edge, Scratch, binary};
+use testkit::real::{self, part};
 use tokio::process::Command;
 
 /// One client program; each is a principal of its own.
@@ -109,7 +110,7 @@ impl Run {
         let program = if program.starts_with('.') { part(program) } else { program.to_owned() };
         let lists: Vec<_> = lists.iter().map(|list| list.display().to_string()).collect();
         let mut command = Command::new(program);
-        command.current_dir(real()).arg(script).env("NO_PROXY", "127.0.0.1").kill_on_drop(true);
+        command.current_dir(real::directory()).arg(script).env("NO_PROXY", "127.0.0.1").kill_on_drop(true);
         command.args(["--url", &format!("http://{}/mcp", edge.address), "--token", self.token]);
         command.args(["--lists", &lists.join(",")]);
         let output = tokio::time::timeout(CLIENT_GUARD, command.output()).await;
@@ -117,17 +118,6 @@ impl Run {
         serde_json::from_slice(&output.stdout)
             .unwrap_or_else(|_| panic!("no report of {script}: {}", String::from_utf8_lossy(&output.stderr)))
     }
-}
-
-/// A file of `testkit/real`.
-fn part(name: &str) -> String {
-    let path = real().join(name);
-    assert!(path.exists(), "{} is missing; run `make real-deps` first", path.display());
-    path.display().to_string()
-}
-
-fn real() -> PathBuf {
-    workspace().join("testkit/real")
 }
 
 /// Each client waits up to a minute for each thing it hears.

@@ -14,12 +14,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write as _;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use serde_json::Value;
 use testkit::eventually;
-use testkit::process::{Bridge, Edge, Process, Scratch, binary, free_address, workspace};
+use testkit::process::{Bridge, Edge, Process, Scratch, binary, free_address};
+use testkit::real::{self, node, part};
 use tokio::net::TcpStream;
 use tokio::process::Command;
 use tokio::time::Instant;
@@ -124,7 +125,7 @@ impl Era {
         let scratch = Scratch::new();
         let results = scratch.path("results");
         let mut command = Command::new(node());
-        command.current_dir(real()).env("MCP_TOKEN", TOKEN).kill_on_drop(true);
+        command.current_dir(real::directory()).env("MCP_TOKEN", TOKEN).kill_on_drop(true);
         command.args(["--import", "./authorized.mjs"]);
         command.arg(part("node_modules/@modelcontextprotocol/conformance/dist/index.js"));
         command.args(["server", "--url", &format!("http://{address}/mcp")]);
@@ -249,27 +250,6 @@ fn entries(list: &Path) -> Vec<Entry> {
         Entry { scenario: scenario.to_owned(), check: check.map(str::to_owned), reason: reason.to_owned() }
     };
     lines.map(entry).collect()
-}
-
-/// The suite needs Node 22; where npm has no program for this machine, the one of the system has to be.
-fn node() -> String {
-    let machine = match std::env::consts::ARCH {
-        "aarch64" => "arm64",
-        _ => "x64",
-    };
-    let ours = real().join(format!("node_modules/node-linux-{machine}/bin/node"));
-    if ours.exists() { ours.display().to_string() } else { "node".to_owned() }
-}
-
-/// A file of `testkit/real`.
-fn part(name: &str) -> String {
-    let path = real().join(name);
-    assert!(path.exists(), "{} is missing; run `make real-deps` first", path.display());
-    path.display().to_string()
-}
-
-fn real() -> PathBuf {
-    workspace().join("testkit/real")
 }
 
 /// The suite has no timeout of its own; it needs 2 to 8 s on an idle machine.

@@ -9,12 +9,12 @@
     reason = "a panic here is a failed test"
 )]
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose};
 use serde_json::Value;
-use testkit::process::{Bridge, Edge, Scratch, binary, workspace};
+use testkit::process::{Bridge, Edge, Scratch, binary};
+use testkit::real::{self, part};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::process::Command;
@@ -147,17 +147,6 @@ async fn bridges(scratch: &Scratch) -> Vec<Bridge> {
     bridges
 }
 
-/// A file of `testkit/real`.
-fn part(name: &str) -> String {
-    let path = real().join(name);
-    assert!(path.exists(), "{} is missing; run `make real-deps` first", path.display());
-    path.display().to_string()
-}
-
-fn real() -> PathBuf {
-    workspace().join("testkit/real")
-}
-
 /// An authority that lives as long as the test, and what it signed: `ca.pem`, `edge.pem`, `edge.key`.
 fn certificates(scratch: &Scratch) {
     let mut params = CertificateParams::new(Vec::new()).unwrap();
@@ -181,7 +170,7 @@ impl Setup {
         let (program, script) = (run.program[0], run.program[1]);
         let program = if program.starts_with('.') { part(program) } else { program.to_owned() };
         let mut command = Command::new(program);
-        command.current_dir(real()).arg(script).env("NO_PROXY", "127.0.0.1").kill_on_drop(true);
+        command.current_dir(real::directory()).arg(script).env("NO_PROXY", "127.0.0.1").kill_on_drop(true);
         command.args(["--url", &format!("https://127.0.0.1:{}/mcp", self.edge.address.port())]);
         command.args(["--servers", "everything,filesystem,memory,time,fetch", "--token", TOKEN]);
         command.args(["--page", &self.page.url]);

@@ -11,6 +11,7 @@ import secrets
 import signal
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -61,12 +62,16 @@ class Pod:
     namespace: str
     directory: pathlib.Path
     containers: list[Container] = field(default_factory=list)
+    is_leaving: bool = False
 
     def container(self, name):
         return next(one for one in self.containers if one.name == name)
 
 
 class Cluster:
+    # Pods of one cluster may end at the same time.
+    publishing = threading.Lock()
+
     def __init__(self, directory, documents, secret_values):
         self.directory = directory
         self.documents = documents
@@ -134,12 +139,14 @@ class Cluster:
         zone = {}
         for service in (one for one in self.documents if one["kind"] == "Service"):
             selector = service["spec"]["selector"].items()
-            chosen = [pod.address for pod in self.pods if selector <= pod.template["metadata"]["labels"].items()]
+            here = [pod for pod in self.pods if not pod.is_leaving]
+            chosen = [pod.address for pod in here if selector <= pod.template["metadata"]["labels"].items()]
             if chosen and service["spec"].get("clusterIP") == "None":
                 zone[f"{service['metadata']['name']}.{DOMAIN}"] = chosen
-        new = self.zone.with_suffix(".new")
-        new.write_text(json.dumps(zone))
-        new.rename(self.zone)
+        with self.publishing:
+            new = self.zone.with_suffix(".new")
+            new.write_text(json.dumps(zone))
+            new.rename(self.zone)
 
     # Pods.
 
@@ -260,8 +267,10 @@ class Cluster:
     # The end.
 
     def stop(self, pod):
-        """Ends a pod as the kubelet does: preStop, SIGTERM, and it must be over before the grace period is."""
+        """Ends a pod as a node does: out of the DNS, preStop, SIGTERM, and it must be over before the grace period is."""
         end = time.monotonic() + pod.template["spec"]["terminationGracePeriodSeconds"]
+        pod.is_leaving = True
+        self.publish()
         with ThreadPoolExecutor() as threads:
             list(threads.map(lambda container: self.stop_container(container, end), pod.containers))
 

@@ -150,6 +150,10 @@ def test_compose_serves_two_real_servers(edge_image, bridge_image, tmp_path):
             state = json.loads(podman("container", "inspect", f"{project}_{name}_1").stdout)[0]
             assert state["HostConfig"]["ReadonlyRootfs"] is True
             assert state["EffectiveCaps"] in (None, [])
+        # Each heeds SIGTERM as process 1 within its grace period; by force it would be 137.
+        run(*compose, "stop", env=environment, timeout=200)
+        for name in ("gateway", "mcp-fetch", "mcp-duckduckgo"):
+            assert exit_code(f"{project}_{name}_1") == 0, name
     finally:
         run(*compose, "down", "--volumes", env=environment, ok=None, timeout=300)
 

@@ -11,7 +11,7 @@ import pytest
 
 from kubelet import NODE, Cluster
 from processes import eventually
-from rendered import SHAPES, find, load
+from rendered import find, load
 from tools import SERVERS, TESTS, run
 
 TOKEN = "a-token-for-the-tests"
@@ -46,11 +46,6 @@ def call_both(cluster, url, *options):
     assert "DDG_ALLOW_PRIVATE_URLS" in report["calls"]["fetch_content"]["text"], report
 
 
-@pytest.fixture(params=SHAPES)
-def shape(request):
-    return request.param
-
-
 def check_process_one(pod):
     for container in pod.containers:
         status = pathlib.Path(f"/proc/{container.pid()}/status").read_text()
@@ -62,8 +57,12 @@ def check_process_one(pod):
         assert values["NoNewPrivs"] == "1", at
 
 
-def test_a_client_calls_both_servers(shape, tmp_path):
-    with Cluster(tmp_path, load(f"base {shape}"), SECRETS) as cluster:
+@pytest.mark.parametrize(
+    ("shape", "name"),
+    [("sidecar", "base sidecar"), ("multi-pod", "base multi-pod"), ("sidecar", "helm4 sidecar-values"), ("multi-pod", "helm4 default-values")],
+)
+def test_a_client_calls_both_servers(shape, name, tmp_path):
+    with Cluster(tmp_path, load(name), SECRETS) as cluster:
         pod = start(cluster, shape)
         url = f"http://{pod.address}:8811/mcp"
         call_both(cluster, url)
@@ -80,7 +79,7 @@ def test_a_client_calls_both_servers(shape, tmp_path):
             knock = cluster.on_node("bash", "-c", f"exec 3<>/dev/tcp/{pod.address}/4444", ok=None)
             assert knock.returncode != 0 and "refused" in knock.stderr
 
-        rolled = cluster.pods[0] if shape == "multi-pod" else None
+        rolled = cluster.pods[0] if name == "base multi-pod" else None
         if rolled:
             # A server's pod that is replaced while the edge holds idle connections: at most --drain and the stop ladder.
             stop_well(cluster, rolled, 20 + 7)
@@ -138,3 +137,19 @@ def test_two_bridges_without_addresses_of_their_own_cannot_share_a_pod(tmp_path)
         ended = eventually(lambda: [one for one in bridges if one.process.poll() is not None])
         assert len(ended) == 1 and ended[0].process.returncode == 1
         assert "in use" in ended[0].log.read_text()
+
+
+def test_a_server_with_two_pods_may_lose_one(tmp_path):
+    with Cluster(tmp_path, load("base multi-pod"), SECRETS) as cluster:
+        pod = start(cluster, "multi-pod", replicas=2)
+        url = f"http://{pod.address}:8811/mcp"
+        call_both(cluster, url)
+        lost = [one for one in cluster.pods if one is not pod][::2]
+        assert {one.template["metadata"]["labels"]["server"] for one in lost} == {"duckduckgo", "fetch"}
+        with ThreadPoolExecutor() as threads:
+            ending = [threads.submit(stop_well, cluster, one, 20 + 7) for one in lost]
+            # In the midst of it, and when they are gone.
+            call_both(cluster, url)
+            for one in ending:
+                one.result()
+        call_both(cluster, url)

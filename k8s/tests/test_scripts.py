@@ -195,7 +195,7 @@ def test_test_script_tells_good_from_bad(cluster, tmp_path):
         assert done.stdout.count("\nok    ") == 5 and "All well." in done.stdout
         assert edge.token not in done.stdout + done.stderr + json.dumps(cluster.calls())
         forward = int((cluster.directory / "forward.pid").read_text())
-        assert not pathlib.Path(f"/proc/{forward}").exists()
+        eventually(lambda: not pathlib.Path(f"/proc/{forward}").exists())
 
         secret = cluster.directory / "objects" / "default.secret.mcp-gateway-secret"
         secret.write_text(json.dumps({"token": "another"}))

@@ -11,7 +11,7 @@ pub use self::value::Value;
 pub use crate::error::{ScanError, ScanErrorKind};
 use crate::id::RequestId;
 use crate::limits::Limits;
-use crate::object::{self, Object};
+use crate::object::{self, Object, Passing};
 use crate::scanner::Scanner;
 use crate::seek::Seek;
 use crate::span::Span;
@@ -159,7 +159,7 @@ impl TopLevel {
                 return Err(ScanError::new(ScanErrorKind::NotAMessage, at));
             }
         }
-        Object::step_through(&mut scanner, bytes, limits, |scanner, key| {
+        let _: (Span, Passing) = Object::step_through(&mut scanner, bytes, limits, |scanner, key| {
             let payload = matches!(key, b"params" | b"result") && scanner.peek() == Some(b'{');
             let span = if payload { found.walk_payload(scanner, bytes, limits)? } else { scanner.value()? };
             match key {

@@ -44,27 +44,27 @@ impl Object {
         limits: &Limits,
         value: impl FnMut(&mut Scanner<'a>, &[u8]) -> Result<Span, ScanError>,
     ) -> Result<Object, ScanError> {
-        let (span, walked) = Object::step_through(scanner, bytes, limits, value)?;
-        Ok(Object { span, members: walked.iter().copied().collect() })
+        let (span, members) = Object::step_through(scanner, bytes, limits, value)?;
+        Ok(Object { span, members })
     }
 
-    /// The same for a caller who keeps what `value` saw and needs no list of the members.
-    pub(crate) fn step_through<'a>(
+    /// The same for a caller who says how the members are kept.
+    pub(crate) fn step_through<'a, M: Members>(
         scanner: &mut Scanner<'a>,
         bytes: &[u8],
         limits: &Limits,
         mut value: impl FnMut(&mut Scanner<'a>, &[u8]) -> Result<Span, ScanError>,
-    ) -> Result<(Span, Walked), ScanError> {
+    ) -> Result<(Span, M), ScanError> {
         let start = scanner.enter(b'{')?;
-        let mut members = Walked::default();
+        let mut members = M::default();
         let mut more = !scanner.take(b'}');
         while more {
             let token = scanner.key()?;
             let key = readable(bytes, token)?;
-            if members.count >= limits.members {
+            if members.count() >= limits.members {
                 return Err(ScanError::new(ScanErrorKind::TooManyMembers, token.span.start));
             }
-            if members.iter().any(|member| member.is(bytes, &key)) {
+            if members.hold(bytes, &key) {
                 return Err(ScanError::new(ScanErrorKind::DuplicateKey, token.span.start));
             }
             let value = value(scanner, &key)?;
@@ -104,18 +104,40 @@ impl Object {
     }
 }
 
-/// The members met so far; the first few need no memory of their own.
+/// The members met so far.
+pub(crate) trait Members: Default {
+    fn push(&mut self, member: Member);
+    fn count(&self) -> usize;
+    /// Whether one of them has this key.
+    fn hold(&self, bytes: &[u8], key: &[u8]) -> bool;
+}
+
+impl Members for Vec<Member> {
+    fn push(&mut self, member: Member) {
+        self.push(member);
+    }
+
+    fn count(&self) -> usize {
+        self.len()
+    }
+
+    fn hold(&self, bytes: &[u8], key: &[u8]) -> bool {
+        self.iter().any(|member| member.is(bytes, key))
+    }
+}
+
+/// For a walk that nobody needs the members of afterwards: the first few take no memory of their own.
 #[derive(Default)]
-pub(crate) struct Walked {
+pub(crate) struct Passing {
     few: [Member; FEW],
     count: usize,
     more: Vec<Member>,
 }
 
-/// A request has four members at its top level, `_meta` three or four.
-const FEW: usize = 6;
+/// A message has four members at its top level.
+const FEW: usize = 4;
 
-impl Walked {
+impl Members for Passing {
     fn push(&mut self, member: Member) {
         match self.few.get_mut(self.count) {
             Some(place) => *place = member,
@@ -124,9 +146,13 @@ impl Walked {
         self.count += 1;
     }
 
-    fn iter(&self) -> impl Iterator<Item = &Member> {
+    fn count(&self) -> usize {
+        self.count
+    }
+
+    fn hold(&self, bytes: &[u8], key: &[u8]) -> bool {
         let few = self.few.get(..self.count.min(FEW)).unwrap_or_default();
-        few.iter().chain(&self.more)
+        few.iter().chain(&self.more).any(|member| member.is(bytes, key))
     }
 }
 

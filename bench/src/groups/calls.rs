@@ -106,12 +106,13 @@ async fn session_lanes(shared: &mut Shared, tool: &str, accept: &str) -> Result<
     let mut lanes = Vec::new();
     for path in &paths {
         let client = house::legacy(path.gateway.address).await;
-        let request = call(&client, tool).set("Accept", accept);
-        let tried = path.gateway.try_out(&request).await.context(path.name)?;
+        let request = |id: usize| call_as(&client, tool, id).set("Accept", accept);
+        let tried = path.gateway.try_out(&request(1)).await.context(path.name)?;
         if lanes.is_empty() {
-            lanes.push(bare_lane(&mut shared.house, &tried, &request).await?);
+            lanes.push(bare_lane(&mut shared.house, &tried, &request(1)).await?);
         }
-        lanes.push(lane(&mut shared.house, path, &request)?);
+        let requests = shared.house.many(request)?;
+        lanes.push(Lane::new(path.name, path.gateway.to(), requests, path.family.clone()));
     }
     Ok(lanes)
 }
@@ -139,25 +140,30 @@ fn lane(house: &mut House, path: &Path, request: &Request) -> Result<Lane> {
 /// The pipes of a server of its own.
 fn pipe_lane(house: &mut House, tool: &str) -> Result<Lane> {
     let client = house::modern(([127, 0, 0, 1], 1).into());
-    let line = format!("{}\n", message(&client, tool));
+    let line = format!("{}\n", message(&client, tool, 1));
     let requests = house.requests([line.as_bytes()])?;
     let command = server_command(&super::BOTH)?;
     Ok(Lane::new("pipe", To::Pipe { command }, requests, Family::default()))
 }
 
 /// The call of a tool as this client sends it.
-pub(crate) fn call(client: &Client, tool: &str) -> Request {
-    client.request(&message(client, tool))
+pub(super) fn call(client: &Client, tool: &str) -> Request {
+    call_as(client, tool, 1)
 }
 
-fn message(client: &Client, tool: &str) -> Value {
+/// The same under another id.
+pub(crate) fn call_as(client: &Client, tool: &str, id: usize) -> Request {
+    client.request(&message(client, tool, id))
+}
+
+fn message(client: &Client, tool: &str, id: usize) -> Value {
     let arguments = json!({"place": "Weimar", "kind": "library"});
     let params = if tool.ends_with(PROGRESS) {
         json!({"name": tool, "arguments": arguments, "_meta": {"progressToken": "a-token"}})
     } else {
         json!({"name": tool, "arguments": arguments})
     };
-    json!({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": client.params(params)})
+    json!({"jsonrpc": "2.0", "id": id, "method": "tools/call", "params": client.params(params)})
 }
 
 fn shares() -> Vec<Step> {

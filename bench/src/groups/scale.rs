@@ -3,12 +3,12 @@
 use anyhow::{Result, ensure};
 use testkit::client::Client;
 
-use super::calls::{call, gateway_lane};
+use super::calls::{call, call_as, gateway_lane};
 use super::{BOTH, Shared};
 use crate::house::{self, Gateway, House, LEGACY_VERSION, TOKEN};
 use crate::lane::{Group, Lane, Step};
-use crate::load;
 use crate::load::first::SESSION;
+use crate::load::{self, REQUESTS};
 use crate::plan::Plan;
 
 /// Sessions that are open, all of them used in turn, on a server they share.
@@ -40,9 +40,13 @@ async fn session_requests(edge: &Gateway, count: usize) -> Result<Vec<Vec<u8>>> 
         &[initialize.bytes("localhost"), initialized.bytes("localhost")],
     )
     .await?;
-    let request = call(&client, "r200").set("MCP-Protocol-Version", LEGACY_VERSION);
-    let request = request.set("Mcp-Session-Id", SESSION).bytes("localhost");
-    Ok(ids.iter().map(|id| load::first::with_session(&request, id)).collect())
+    // All sessions in turn, and enough requests that each connection has its own.
+    let requests = count.next_multiple_of(REQUESTS);
+    let one = |(number, session): (usize, &String)| {
+        let request = call_as(&client, "r200", number + 1).set("MCP-Protocol-Version", LEGACY_VERSION);
+        load::first::with_session(&request.set("Mcp-Session-Id", SESSION).bytes("localhost"), session)
+    };
+    Ok(ids.iter().cycle().take(requests).enumerate().map(one).collect())
 }
 
 /// Configured servers, each with a process, of which the last one is called.

@@ -17,7 +17,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::channel::Channel;
-use super::{Counting, Window, within};
+use super::{Counting, Window, own_share, within};
 
 /// Times at which requests are due: the same in every run, so that all sides meet the same.
 pub(super) struct Schedule {
@@ -96,8 +96,12 @@ pub(super) async fn run(
     let window = counted.borrow().window();
     let due = Rc::new(Due { times: RefCell::default(), count: Semaphore::new(0) });
     let mut loops = JoinSet::new();
-    for channel in channels {
-        loops.spawn_local(take_due(channel, requests.clone(), due.clone(), counted.clone()));
+    let connections = channels.len();
+    for (number, channel) in channels.into_iter().enumerate() {
+        let (requests, due, counted) = (requests.clone(), due.clone(), counted.clone());
+        loops.spawn_local(async move {
+            take_due(channel, own_share(&requests, number, connections), &due, &counted).await;
+        });
     }
     let (alarm, mut schedule) = (Alarm::new()?, Schedule::new(Instant::now(), rate));
     while schedule.next() < window.until {
@@ -120,8 +124,13 @@ async fn finish(loops: &mut JoinSet<()>, window: Window) {
     let _ = tokio::time::timeout_at(window.until + PATIENCE, all).await;
 }
 
-async fn take_due(mut channel: Channel, requests: Rc<[Vec<u8>]>, due: Rc<Due>, counted: Counting) {
-    for request in requests.iter().cycle() {
+async fn take_due<'r>(
+    mut channel: Channel,
+    requests: impl Iterator<Item = &'r Vec<u8>>,
+    due: &Due,
+    counted: &Counting,
+) {
+    for request in requests {
         let permit = due.count.acquire().await;
         let Some(began) = due.times.borrow_mut().pop_front() else { return };
         // Closed when the time is up; what is due is still sent.

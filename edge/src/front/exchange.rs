@@ -101,10 +101,23 @@ pub(super) enum Tie {
     Session(InFlight, DrainWatch),
 }
 
+impl Tie {
+    /// Whether the stream begins with an event that tells where to resume.
+    // MCP 2025-11-25 basic/transports; parsers of older clients stumble over empty data
+    fn primes(&self) -> bool {
+        match self {
+            Self::Response(_) => false,
+            Self::Session(in_flight, _) => in_flight.session().version() >= ProtocolVersion::V2025_11_25,
+        }
+    }
+}
+
 /// When a stream begins, and what keeps it alive.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Pace {
     pub(super) stream_after: Duration,
+    /// Where the stream tells at once how to come back to it.
+    pub(super) resumable_after: Duration,
     pub(super) keep_alive: Duration,
 }
 
@@ -201,10 +214,14 @@ impl Exchange {
 
     /// The response, once it is known which.
     pub(super) async fn respond(mut self, accepts: Accepts, pace: Pace, metrics: &Metrics) -> Response<Body> {
-        let silence_ends = Instant::now() + pace.stream_after;
+        let mut silence = pace.stream_after;
         if let State::Waiting(waiting) = &mut self.state {
             waiting.heard = accepts.events;
+            if waiting.tie.primes() {
+                silence = pace.resumable_after;
+            }
         }
+        let silence_ends = Instant::now() + silence;
         let step = poll_fn(|context| self.poll_step(context));
         let step = if accepts.events { timeout_at(silence_ends, step).await.ok() } else { Some(step.await) };
         match step {
@@ -227,10 +244,9 @@ impl Exchange {
         let State::Waiting(waiting) = &self.state else { return (None, Feed::Plain(Box::new(self))) };
         let Tie::Session(in_flight, drain) = &waiting.tie else { return (None, Feed::Plain(Box::new(self))) };
         let (session, drain, lost) = (in_flight.session().clone(), drain.clone(), waiting.lost());
+        let primes = waiting.tie.primes();
         let reader = session.stream(Box::new(self), drain, lost);
-        // MCP 2025-11-25 basic/transports; parsers of older clients stumble over empty data
-        let primed = session.version() >= ProtocolVersion::V2025_11_25;
-        (primed.then(|| sse::priming(&reader)), Feed::Kept(reader))
+        (primes.then(|| sse::priming(&reader)), Feed::Kept(reader))
     }
 
     /// The last message alone, without a stream; `None` for a call that its client cancelled.

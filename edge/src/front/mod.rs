@@ -111,6 +111,9 @@ pub struct Config {
     /// Silence after which a call's response becomes a stream. 10 s: errors with a status of their own come
     /// earlier, and no proxy waits less for a first byte.
     pub stream_after: Duration,
+    /// The same for a session whose stream can be resumed from its first byte on. 500 ms: most calls are one JSON
+    /// answer still, and a slower one is not lost with its connection.
+    pub resumable_after: Duration,
     /// Rounds of one call in which a modern server wants something of a client with a session. 10: a wizard of
     /// ten pages fits, and a server that asks for ever does not.
     pub rounds: usize,
@@ -138,6 +141,7 @@ impl Default for Config {
             body_timeout: Duration::from_secs(30),
             keep_alive: Duration::from_secs(15),
             stream_after: Duration::from_secs(10),
+            resumable_after: Duration::from_millis(500),
             rounds: 10,
             rounds_time: Duration::from_secs(600),
             name: "mcp-edge".to_owned(),
@@ -149,7 +153,8 @@ impl Default for Config {
 
 impl Config {
     fn pace(&self) -> Pace {
-        Pace { stream_after: self.stream_after, keep_alive: self.keep_alive }
+        let Self { stream_after, resumable_after, keep_alive, .. } = *self;
+        Pace { stream_after, resumable_after, keep_alive }
     }
 
     fn serves(&self, door: Door) -> bool {

@@ -82,21 +82,25 @@ pub(super) fn edit_meta(splice: &mut Splice, call: &Call, progress: Option<Bytes
         (meta::LOG_LEVEL, level.map(Bytes::from)),
         (meta::PROGRESS_TOKEN, progress),
     ];
-    let stamps = stamps.into_iter().filter_map(|(key, value)| Some((key, value?)));
+    let stamps = stamps.iter().filter_map(|(key, value)| Some((*key, value.as_ref()?)));
     if let Some(meta) = request.meta() {
         let mut edit = splice.object(meta);
-        stamps.for_each(|(key, value)| edit.set(key, value));
+        stamps.for_each(|(key, value)| edit.set(key, value.clone()));
         return;
     }
-    let mut object = String::from("{");
+    // Two quotes and a colon for each, and the comma or brace before it; one brace at the end.
+    let length = 1 + stamps.clone().map(|(key, value)| key.len() + value.len() + 4).sum::<usize>();
+    let mut object = Vec::with_capacity(length);
     for (key, value) in stamps {
-        let comma = if object.len() > 1 { "," } else { "" };
-        object.push_str(&format!(r#"{comma}"{key}":{}"#, String::from_utf8_lossy(&value)));
+        object.extend_from_slice(if object.is_empty() { b"{\"" } else { b",\"" });
+        [key.as_bytes(), b"\":", value].iter().for_each(|part| object.extend_from_slice(part));
     }
-    object.push('}');
+    object.push(b'}');
     match (request.params(), request.id_span()) {
         (Some(params), _) => splice.object(params).set("_meta", object),
-        (None, Some(id)) => splice.insert(id.end, format!(r#","params":{{"_meta":{object}}}"#)),
+        (None, Some(id)) => {
+            splice.insert(id.end, [&br#","params":{"_meta":"#[..], &object, b"}"].concat());
+        }
         (None, None) => {}
     }
 }

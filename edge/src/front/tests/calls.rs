@@ -111,19 +111,30 @@ async fn progress_turns_the_response_into_a_stream_with_the_clients_token() {
 #[tokio::test(start_paused = true)]
 async fn a_long_silence_begins_a_stream_that_says_it_is_alive() {
     let stage = Stage::new();
-    let id = stage.session("2025-11-25").await;
-    let start = Instant::now();
-    let response = sending(&stage, post(CALL, &[("mcp-session-id", &id)])).await.unwrap();
-    assert_eq!(start.elapsed(), Duration::from_secs(10));
-    let mut stream = response.into_body();
-    primed(&mut stream).await;
-    assert_eq!(event(&mut stream).await.unwrap(), ": keep-alive\n\n");
-    assert_eq!(start.elapsed(), Duration::from_secs(25));
+    // One that tells where to resume is worth having early.
+    for (version, silence) in
+        [("2025-06-18", Duration::from_secs(10)), ("2025-11-25", Duration::from_millis(500))]
+    {
+        let id = stage.session(version).await;
+        let start = Instant::now();
+        let response = sending(&stage, post(CALL, &[("mcp-session-id", &id)])).await.unwrap();
+        assert_eq!(start.elapsed(), silence);
+        let mut stream = response.into_body();
+        if version == "2025-11-25" {
+            primed(&mut stream).await;
+        }
+        assert_eq!(event(&mut stream).await.unwrap(), ": keep-alive\n\n");
+        assert_eq!(start.elapsed(), silence + Duration::from_secs(15));
+        died_in(&stage, &mut stream).await;
+    }
+}
+
+async fn died_in(stage: &Stage, stream: &mut Body) {
     let (_call, responder) = stage.take_open();
     responder.fail(Error::new(Kind::Died, Blame::Upstream, "the process of time ended"));
-    let last = event(&mut stream).await.unwrap();
+    let last = event(stream).await.unwrap();
     assert!(last.contains(r#""code":-32603"#) && last.contains(r#""reason":"died""#), "{last}");
-    assert_eq!(event(&mut stream).await, None);
+    assert_eq!(event(stream).await, None);
 }
 
 #[tokio::test(start_paused = true)]

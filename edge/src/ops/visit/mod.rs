@@ -222,7 +222,7 @@ impl Visit {
             let state = text("state").unwrap_or("unknown");
             let why = text("last_error").map(|why| format!(": {why}")).unwrap_or_default();
             say(format!("  {:<10} {name} {state}{why}", "server"));
-            if state != "up" && state != "asleep" {
+            if state != "up" && state != "sleeping" {
                 down.push(name.clone());
             }
         }

@@ -1,0 +1,80 @@
+"""The guides: what is marked as tested is run as it stands, example files are built and validated, links lead somewhere."""
+
+import os
+import re
+import shutil
+import sys
+
+import kubernetes_validate
+import pytest
+
+from processes import DIST
+from rendered import NEWEST, OLDEST, find, objects
+from tools import K8S, KUBECTL, ROOT, TESTS, run
+
+GUIDES = sorted([*(K8S / "docs").glob("*.md"), K8S / "README.md"])
+FILE = re.compile(r"<!-- file: (\S+) -->\n+```\w+\n(.*?)```", re.DOTALL)
+
+
+def test_commands_of_the_guide_to_access_run_as_written(tmp_path):
+    guide = K8S / "docs" / "accessing.md"
+    done = run("unshare", "--net", "--", sys.executable, TESTS / "guide.py", guide, tmp_path, timeout=200)
+    assert "All well." in done.stdout  # mcp-edge check
+    assert "GET requires an active session" in done.stdout  # curl
+    assert "hello" in done.stdout  # the tool
+    for kind in ("IngressRoute", "Ingress", "HTTPRoute", "Certificate"):
+        assert f"\nkind: {kind}\n" in done.stdout
+
+
+def test_files_of_the_guide_to_add_a_server_are_valid(tmp_path):
+    shutil.copytree(K8S / "sidecar", tmp_path / "k8s" / "sidecar")
+    files = FILE.findall((K8S / "docs" / "adding-a-server.md").read_text())
+    assert [name for name, _ in files] == ["time/kustomization.yaml", "time/time.yaml"]
+    for name, text in files:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    documents = objects(run(KUBECTL, "kustomize", tmp_path / "time").stdout)
+    for version in (OLDEST, NEWEST):
+        for document in documents:
+            kubernetes_validate.validate(document, version, strict=True)
+    spec = find(documents, "Deployment", "mcp-gateway")["spec"]["template"]["spec"]
+    assert [one["name"] for one in spec["containers"]][0] == "gateway"
+    assert "--servers=duckduckgo,fetch,time" in spec["containers"][0]["args"]
+    assert {"ip": "127.0.0.4", "hostnames": ["mcp-time"]} in spec["hostAliases"]
+    server = next(one for one in spec["containers"] if one["name"] == "mcp-time")
+    assert server["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+
+
+def anchors(path):
+    headings = re.findall(r"^#+ (.*)$", path.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("guide", GUIDES, ids=lambda path: path.name)
+def test_links_lead_somewhere(guide):
+    for link in re.findall(r"\]\(([^)\s]+)\)", guide.read_text()):
+        if link.startswith("https://"):
+            continue
+        name, _, anchor = link.partition("#")
+        target = (guide.parent / name).resolve() if name else guide
+        assert target.exists(), link
+        assert target.is_relative_to(ROOT), link
+        if anchor:
+            assert anchor in anchors(target), link
+
+
+def test_what_the_moving_guide_says_of_flags_holds():
+    """Each flag of the table that is said to be gone is refused with its name, each other one is known."""
+    table = (K8S / "docs" / "moving.md").read_text().split("## Flag by flag")[1].split("\n\n")[1]
+    gone, kept = set(), set()
+    for row in table.splitlines()[2:]:
+        flags, meaning = [cell.strip() for cell in row.strip("|").split("|", 1)]
+        found = set(re.findall(r"--[a-z-]+[a-z]\b(?!-\*)", flags))
+        is_gone = meaning.startswith(("gone", "NetworkPolicy", "Secrets", "`resources`"))
+        (gone if is_gone else kept).update(found)
+    assert {"--static", "--transport", "--servers", "--block-secrets"} <= kept and {"--catalog", "--watch"} <= gone
+    known = set(re.findall(r"--[a-z-]+", run(DIST / "mcp-edge", "--help").stdout))
+    assert kept <= known and not gone & known
+    for flag in gone:
+        done = run(DIST / "mcp-edge", flag, ok=(2,), env={**os.environ, "MCP_GATEWAY_AUTH_TOKEN": "x"})
+        assert flag in done.stderr
