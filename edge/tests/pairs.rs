@@ -81,7 +81,7 @@ const FEATURES: [(&str, &str); 18] = [
     ("cancel", "cancel"),
     ("logging", "logging, by level"),
     ("subscriptions", "resource subscriptions"),
-    ("listChanges", "list changes"),
+    ("listChanges", "list changes of all kinds"),
     ("sampling", "sampling"),
     ("form", "elicitation, form"),
     ("url", "elicitation, URL"),
@@ -298,7 +298,10 @@ impl Run {
                     && only(&saw["before"], "test://static-text")
                     && only(&saw["after"], "test://watched-resource")
             }
-            "listChanges" => saw["answer"] == format!("this is added_{nonce}"),
+            "listChanges" => {
+                let words = format!("this is added_{nonce}");
+                saw["answers"] == json!([words, words])
+            }
             _ => self.asked(feature, saw),
         }
     }

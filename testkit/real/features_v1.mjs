@@ -16,6 +16,8 @@ const SCHEMAS = {
   "notifications/message": types.LoggingMessageNotificationSchema,
   "notifications/resources/updated": types.ResourceUpdatedNotificationSchema,
   "notifications/tools/list_changed": types.ToolListChangedNotificationSchema,
+  "notifications/prompts/list_changed": types.PromptListChangedNotificationSchema,
+  "notifications/resources/list_changed": types.ResourceListChangedNotificationSchema,
 };
 
 /** Only one of the transports keeps what was agreed on. */

@@ -124,10 +124,12 @@ async function logging(peer) {
   return { warning: await loggedAt(peer, "warning"), debug: await loggedAt(peer, "debug") };
 }
 
-/** Hears of a resource's updates, or of changed tools, until it is stopped. */
+const ALL_LISTS = { toolsListChanged: true, promptsListChanged: true, resourcesListChanged: true };
+
+/** Hears of a resource's updates, or of changed lists, until it is stopped. */
 async function watch({ client, modern }, uri) {
   if (modern) {
-    const filter = uri ? { resourceSubscriptions: [uri, "nobody://has/this"] } : { toolsListChanged: true };
+    const filter = uri ? { resourceSubscriptions: [uri, "nobody://has/this"] } : ALL_LISTS;
     const subscription = await client.listen(filter);
     return { honored: subscription.honoredFilter, stop: () => subscription.close() };
   }
@@ -153,28 +155,37 @@ async function subscriptions(peer) {
   return { honored: first.honored?.resourceSubscriptions ?? [FIRST], before, after: updates.splice(0) };
 }
 
+/** Whether each list has what `name` was added to it. */
+const LISTS = {
+  tools: async (client, name) => (await client.listTools()).tools.some((one) => one.name === name),
+  prompts: async (client, name) => (await client.listPrompts()).prompts.some((one) => one.name === name),
+  resources: async (client, name) =>
+    (await client.listResources()).resources.some(({ uri }) => uri === `test://added/${name}`),
+};
+
+/** Has a tool change all lists, and hears of each until all have changed. */
+async function change(peer, tool, name, there) {
+  const before = { ...peer.listsChanged };
+  await peer.text(tool, { name });
+  for (const [list, has] of Object.entries(LISTS)) {
+    for (;;) {
+      const heard = peer.listsChanged[list];
+      if ((await has(peer.client, name)) === there) break;
+      await until(`changed ${list}`, () => peer.listsChanged[list] > heard);
+    }
+    await until(`news of ${list}`, () => peer.listsChanged[list] > before[list]);
+  }
+}
+
 async function listChanges(peer) {
   const name = `added_${peer.nonce}`;
   const watched = await watch(peer);
-  const heardUntil = async (wanted) => {
-    for (;;) {
-      const before = peer.listsChanged;
-      const { tools } = await peer.client.listTools();
-      if (tools.some((tool) => tool.name === name) === wanted) return;
-      await until("changed tools", () => peer.listsChanged > before);
-    }
-  };
-  const start = peer.listsChanged;
-  await peer.text("test_add_tool", { name });
-  await heardUntil(true);
-  const answer = await peer.text(name);
-  await until("news of the added tool", () => peer.listsChanged > start);
-  const middle = peer.listsChanged;
-  await peer.text("test_remove_tool", { name });
-  await heardUntil(false);
-  await until("news of the removed tool", () => peer.listsChanged > middle);
+  await change(peer, "test_add", name, true);
+  const { messages } = await peer.client.getPrompt({ name });
+  const answers = [await peer.text(name), messages[0].content.text];
+  await change(peer, "test_remove", name, false);
   await watched.stop();
-  return { answer };
+  return { answers };
 }
 
 async function sampling(peer) {

@@ -3,6 +3,7 @@ feature ends in what the client saw. Nothing here knows the server's era."""
 
 import json
 import time
+from collections import Counter
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, ClassVar, Literal
@@ -128,14 +129,17 @@ async def follow(peer, subscription):
         if uri := getattr(event, "uri", None):
             peer.updates.append(str(uri))
         else:
-            peer.lists_changed += 1
+            peer.lists_changed[type(event).__name__.removesuffix("ListChanged").lower()] += 1
+
+
+ALL_LISTS = {"tools_list_changed": True, "prompts_list_changed": True, "resources_list_changed": True}
 
 
 @asynccontextmanager
 async def watch(peer, uri=None):
-    """Hears of a resource's updates, or of changed tools."""
+    """Hears of a resource's updates, or of changed lists."""
     if peer.modern:
-        wanted = {"resource_subscriptions": [uri, "nobody://has/this"]} if uri else {"tools_list_changed": True}
+        wanted = {"resource_subscriptions": [uri, "nobody://has/this"]} if uri else ALL_LISTS
         async with peer.client.listen(**wanted) as subscription, anyio.create_task_group() as group:
             group.start_soon(follow, peer, subscription)
             yield [str(one) for one in subscription.honored.resource_subscriptions or []]
@@ -167,28 +171,38 @@ async def subscriptions(peer):
     return {"honored": honored, "before": before, "after": list(updates)}
 
 
+async def lists(client, name):
+    """Whether each list has what `name` was added to it."""
+    resource = f"test://added/{name}"
+    return {
+        "tools": any(one.name == name for one in (await client.list_tools()).tools),
+        "prompts": any(one.name == name for one in (await client.list_prompts()).prompts),
+        "resources": any(str(one.uri) == resource for one in (await client.list_resources()).resources),
+    }
+
+
+async def change(peer, tool, name, there):
+    """Has a tool change all lists, and hears of each until all have changed."""
+    before = Counter(peer.lists_changed)
+    await peer.text(tool, {"name": name})
+    while True:
+        heard = Counter(peer.lists_changed)
+        missing = [kind for kind, has in (await lists(peer.client, name)).items() if has != there]
+        if not missing:
+            break
+        await until(f"changed {missing}", lambda: any(peer.lists_changed[kind] > heard[kind] for kind in missing))
+    for kind in ("tools", "prompts", "resources"):
+        await until(f"news of {kind}", lambda: peer.lists_changed[kind] > before[kind])
+
+
 async def list_changes(peer):
     name = f"added_{peer.nonce}"
-
-    async def heard_until(wanted):
-        while True:
-            before = peer.lists_changed
-            listed = (await peer.client.list_tools()).tools
-            if any(tool.name == name for tool in listed) == wanted:
-                return
-            await until("changed tools", lambda: peer.lists_changed > before)
-
     async with watch(peer):
-        start = peer.lists_changed
-        await peer.text("test_add_tool", {"name": name})
-        await heard_until(True)
-        answer = await peer.text(name)
-        await until("news of the added tool", lambda: peer.lists_changed > start)
-        middle = peer.lists_changed
-        await peer.text("test_remove_tool", {"name": name})
-        await heard_until(False)
-        await until("news of the removed tool", lambda: peer.lists_changed > middle)
-    return {"answer": answer}
+        await change(peer, "test_add", name, True)
+        messages = (await peer.client.get_prompt(name)).messages
+        answers = [await peer.text(name), messages[0].content.text]
+        await change(peer, "test_remove", name, False)
+    return {"answers": answers}
 
 
 async def sampling(peer):

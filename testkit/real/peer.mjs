@@ -19,7 +19,7 @@ export class Peer {
     this.roots = [{ uri: `file:///${nonce}/1`, name: "first" }];
     this.logs = [];
     this.updates = [];
-    this.listsChanged = 0;
+    this.listsChanged = { tools: 0, prompts: 0, resources: 0 };
     this.raw = [];
     this.dispatched = new Map();
     this.actions = [];
@@ -39,7 +39,9 @@ export class Peer {
     });
     on(this.client, "notifications/message", (params) => void this.logs.push(params));
     on(this.client, "notifications/resources/updated", ({ uri }) => void this.updates.push(uri));
-    on(this.client, "notifications/tools/list_changed", () => void (this.listsChanged += 1));
+    for (const list of Object.keys(this.listsChanged)) {
+      on(this.client, `notifications/${list}/list_changed`, () => void (this.listsChanged[list] += 1));
+    }
   }
 
   elicited(params) {

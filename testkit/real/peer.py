@@ -1,6 +1,7 @@
 """The official Python client with everything that it was asked and told, and what it answers, as in peer.mjs."""
 
 import time
+from collections import Counter
 
 import anyio
 import mcp_types as types
@@ -33,7 +34,7 @@ class Peer:
         self.values, self.nonce, self.control = values, values.nonce, values.control
         self.client = None
         self.samplings, self.elicitations, self.logs, self.updates = [], [], [], []
-        self.roots_asked, self.lists_changed = 0, 0
+        self.roots_asked, self.lists_changed = 0, Counter()
         self.roots = [types.Root(uri=f"file:///{self.nonce}/1", name="first")]
         self.actions = []
 
@@ -59,8 +60,9 @@ class Peer:
     async def on_message(self, message):
         if isinstance(message, types.ResourceUpdatedNotification):
             self.updates.append(str(message.params.uri))
-        if isinstance(message, types.ToolListChangedNotification):
-            self.lists_changed += 1
+        method = getattr(message, "method", "")
+        if method.endswith("/list_changed"):
+            self.lists_changed[method.split("/")[1]] += 1
 
     def callbacks(self):
         return {
