@@ -16,7 +16,7 @@ use super::template::Template;
 use crate::call::ServerName;
 
 /// What one server offers, as its control connection listed it.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Part {
     /// `tools/list`, every page.
     pub tools: Vec<Item>,

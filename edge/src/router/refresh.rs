@@ -6,7 +6,8 @@
 //!   ──▶ Listing ── listed ──▶ Resting ── list_changed, or the server came back ──▶ Listing
 //! ```
 //! What is announced after a list was asked for may be missing from it, so it is asked for again. Real servers announce
-//! up to five changes at each start: those of one `refresh_gap` are taken together.
+//! up to five changes at each start: those of one `refresh_gap` are taken together. The gap doubles with each listing
+//! that brings nothing new, for some servers announce a change whenever they are asked.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -48,13 +49,16 @@ async fn keep(router: &Shared, index: usize, pool: &Pool) -> Infallible {
     let mut read = Changes::default();
     let mut wanted = Wanted::ALL;
     let mut backoff = BACKOFF_FIRST;
+    let mut gap = router.config.refresh_gap;
     loop {
         router.metrics.listings.inc();
+        let before = part.clone();
         match list(pool, &mut part, wanted, (&changes, &mut read)).await {
             Ok(()) => {
                 backoff = BACKOFF_FIRST;
                 router.listed(index, part.clone());
-                let next = Instant::now() + router.config.refresh_gap;
+                gap = pause(gap, part != before, router.config.refresh_gap);
+                let next = Instant::now() + gap;
                 wanted = rest(&mut changes, &read).await;
                 sleep_until(next).await;
                 wanted = wanted.and(Wanted::since(&read, &changes.borrow_and_update()));
@@ -69,6 +73,11 @@ async fn keep(router: &Shared, index: usize, pool: &Pool) -> Infallible {
             }
         }
     }
+}
+
+/// The least time between a listing and the next.
+fn pause(last: Duration, brought_news: bool, least: Duration) -> Duration {
+    if brought_news { least } else { (last * 2).min(GAP_MOST) }
 }
 
 /// Until something is worth reading again.
@@ -162,7 +171,28 @@ impl Wanted {
     }
 }
 
+/// The longest pause between two listings of one server. 30 s: as long as clients may keep a list anyway.
+const GAP_MOST: Duration = Duration::from_secs(30);
 /// The first wait after a failure. 500 ms: a server that starts beside us is there soon.
 const BACKOFF_FIRST: Duration = Duration::from_millis(500);
 /// The longest wait. 15 s: a server that comes back is noticed by its users later than by us.
 const BACKOFF_MOST: Duration = Duration::from_secs(15);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_that_announces_changes_all_the_time_is_asked_ever_less() {
+        let least = Duration::from_millis(500);
+        let mut gap = least;
+        let gaps: Vec<u128> = (0..8)
+            .map(|_| {
+                gap = pause(gap, false, least);
+                gap.as_millis()
+            })
+            .collect();
+        assert_eq!(gaps, [1000, 2000, 4000, 8000, 16_000, 30_000, 30_000, 30_000]);
+        assert_eq!(pause(gap, true, least), least, "until there is something new");
+    }
+}

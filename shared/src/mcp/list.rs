@@ -23,7 +23,7 @@ pub struct ListPage {
 }
 
 /// One item of a list.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Item {
     /// The JSON text of the item, a slice of the result.
     pub raw: Bytes,
