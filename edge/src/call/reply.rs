@@ -127,6 +127,11 @@ impl Reply {
         !shared.events.is_empty() || !matches!(shared.end, End::Open)
     }
 
+    /// Whether a connection has the call: from then on nothing refuses it for want of room.
+    pub fn is_under_way(&self) -> bool {
+        matches!(lock(&self.shared).producer, Producer::Told(..))
+    }
+
     /// The poll form of [`Reply::next`].
     pub fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Next> {
         let mut shared = lock(&self.shared);

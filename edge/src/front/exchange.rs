@@ -214,16 +214,14 @@ impl Exchange {
 
     /// The response, once it is known which.
     pub(super) async fn respond(mut self, accepts: Accepts, pace: Pace, metrics: &Metrics) -> Response<Body> {
-        let mut silence = pace.stream_after;
         if let State::Waiting(waiting) = &mut self.state {
             waiting.heard = accepts.events;
-            if waiting.tie.primes() {
-                silence = pace.resumable_after;
-            }
         }
-        let silence_ends = Instant::now() + silence;
-        let step = poll_fn(|context| self.poll_step(context));
-        let step = if accepts.events { timeout_at(silence_ends, step).await.ok() } else { Some(step.await) };
+        let step = if accepts.events {
+            self.first_step(pace).await
+        } else {
+            Some(poll_fn(|context| self.poll_step(context)).await)
+        };
         match step {
             None => {}
             Some(Step::Message(message, weight)) => self.first = Some((message, weight)),
@@ -237,6 +235,26 @@ impl Exchange {
         let count = metrics.stream(StreamKind::Call);
         let (primed, feed) = self.into_feed();
         sse::response(primed, feed, pace.keep_alive, count)
+    }
+
+    /// What comes first; `None` when it is time to begin a stream without it.
+    async fn first_step(&mut self, pace: Pace) -> Option<Step> {
+        let ends = Instant::now() + pace.stream_after;
+        loop {
+            let look = ends.min(Instant::now() + pace.resumable_after);
+            // Cancel-safe: what was not returned stays where it is.
+            match timeout_at(look, poll_fn(|context| self.poll_step(context))).await {
+                Ok(step) => return Some(step),
+                Err(_) if look == ends || self.is_better_kept() => return None,
+                Err(_) => {}
+            }
+        }
+    }
+
+    /// Whether its client could come back to a stream of it, and no status is to be expected any more.
+    fn is_better_kept(&self) -> bool {
+        let State::Waiting(waiting) = &self.state else { return false };
+        waiting.tie.primes() && waiting.reply.is_under_way()
     }
 
     /// How the messages to come reach the client; and before them what tells it where to resume.

@@ -111,8 +111,8 @@ pub struct Config {
     /// Silence after which a call's response becomes a stream. 10 s: errors with a status of their own come
     /// earlier, and no proxy waits less for a first byte.
     pub stream_after: Duration,
-    /// The same for a session whose stream can be resumed from its first byte on. 500 ms: most calls are one JSON
-    /// answer still, and a slower one is not lost with its connection.
+    /// The same for a call that a server has, of a session whose stream can be resumed from its first byte on. 500 ms:
+    /// most calls are one JSON answer still, and a slower one is not lost with its connection.
     pub resumable_after: Duration,
     /// Rounds of one call in which a modern server wants something of a client with a session. 10: a wizard of
     /// ten pages fits, and a server that asks for ever does not.

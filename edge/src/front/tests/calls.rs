@@ -117,7 +117,10 @@ async fn a_long_silence_begins_a_stream_that_says_it_is_alive() {
     {
         let id = stage.session(version).await;
         let start = Instant::now();
-        let response = sending(&stage, post(CALL, &[("mcp-session-id", &id)])).await.unwrap();
+        let response = sending(&stage, post(CALL, &[("mcp-session-id", &id)]));
+        opened(&stage, 1).await;
+        stage.script.open.lock().unwrap()[0].1.on_cancel(Arc::new(Nobody), 1);
+        let response = response.await.unwrap();
         assert_eq!(start.elapsed(), silence);
         let mut stream = response.into_body();
         if version == "2025-11-25" {
@@ -127,6 +130,25 @@ async fn a_long_silence_begins_a_stream_that_says_it_is_alive() {
         assert_eq!(start.elapsed(), silence + Duration::from_secs(15));
         died_in(&stage, &mut stream).await;
     }
+}
+
+/// A server's connection.
+struct Nobody;
+
+impl crate::call::Cancel for Nobody {
+    fn cancel(&self, _: u64) {}
+    fn park(&self, _: u64) {}
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_no_server_has_yet_keeps_its_status() {
+    let stage = Stage::new();
+    let id = stage.session("2025-11-25").await;
+    let response = sending(&stage, post(CALL, &[("mcp-session-id", &id)]));
+    opened(&stage, 1).await;
+    tokio::time::sleep(Duration::from_secs(9)).await;
+    stage.take_open().1.fail(permit::Bound::QueueTimeout.refusal());
+    assert_eq!(response.await.unwrap().status(), 503);
 }
 
 async fn died_in(stage: &Stage, stream: &mut Body) {
