@@ -4,6 +4,7 @@ Each pod has a network namespace with an address of its own; names of headless S
 selectors choose. Containers are started by container.py from the manifest's own fields. Needs root.
 """
 
+import contextlib
 import json
 import os
 import pathlib
@@ -94,6 +95,9 @@ class Cluster:
         for pod in self.pods:
             for container in pod.containers:
                 if container.process.poll() is None:
+                    # What dies with its parent is forgotten when a process changes its user: the container's own goes first.
+                    with contextlib.suppress(AssertionError, OSError):
+                        os.kill(container.pid(), signal.SIGKILL)
                     container.process.kill()
                 container.process.wait()
         for child in self.background:
