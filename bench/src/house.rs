@@ -105,16 +105,10 @@ impl House {
 
     /// An edge with this configuration, ready.
     pub(crate) async fn edge(&mut self, config: &str) -> Result<Gateway> {
-        self.edge_with(config, &[]).await
-    }
-
-    /// The same with variables in its environment.
-    pub(crate) async fn edge_with(&mut self, config: &str, variables: &[(&str, &str)]) -> Result<Gateway> {
         let path = self.file("edge.yaml");
         std::fs::write(&path, config)?;
         let mut command = Command::new(binary("mcp-edge"));
         command.arg("--config").arg(path).env("MCP_GATEWAY_AUTH_TOKEN", TOKEN);
-        command.envs(variables.iter().copied());
         let edge = Edge::start_with(command).await;
         edge.ready().await;
         let family = Family::new([edge.process.pid()]);

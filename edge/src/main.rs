@@ -44,7 +44,7 @@ fn main() -> ExitCode {
 
 fn serve(config: Config) -> anyhow::Result<ExitCode> {
     log::init(&config.log)?;
-    let runtime = runtime()?;
+    let runtime = runtime(config.threads)?;
     let served = runtime.block_on(async {
         let (mut terminate, mut interrupt) =
             (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
@@ -64,13 +64,13 @@ fn serve(config: Config) -> anyhow::Result<ExitCode> {
 }
 
 fn try_all(config: Config) -> anyhow::Result<ExitCode> {
-    let (report, all_answered) = runtime()?.block_on(dry_run(config));
+    let (report, all_answered) = runtime(config.threads)?.block_on(dry_run(config));
     say(&mut std::io::stdout(), report.trim_end());
     Ok(if all_answered { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn check(target: &Target) -> anyhow::Result<ExitCode> {
-    match runtime()?.block_on(target.ask()) {
+    match runtime(1)?.block_on(target.ask()) {
         Ok(word) => {
             say(&mut std::io::stdout(), &word);
             Ok(ExitCode::SUCCESS)
@@ -80,7 +80,7 @@ fn check(target: &Target) -> anyhow::Result<ExitCode> {
 }
 
 fn pay(visit: &Visit) -> anyhow::Result<ExitCode> {
-    let found = runtime()?.block_on(visit.pay(&mut |line| say(&mut std::io::stdout(), &line)));
+    let found = runtime(1)?.block_on(visit.pay(&mut |line| say(&mut std::io::stdout(), &line)));
     found
         .map(|()| {
             say(&mut std::io::stdout(), "All well.");
@@ -89,8 +89,8 @@ fn pay(visit: &Visit) -> anyhow::Result<ExitCode> {
         .map_err(anyhow::Error::from)
 }
 
-fn runtime() -> std::io::Result<Runtime> {
-    Builder::new_multi_thread().enable_all().build()
+fn runtime(threads: usize) -> std::io::Result<Runtime> {
+    Builder::new_multi_thread().worker_threads(threads).enable_all().build()
 }
 
 fn say(to: &mut impl Write, text: &str) {

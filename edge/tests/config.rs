@@ -440,3 +440,16 @@ fn keys_come_from_a_variable_or_a_file() {
     }
     assert_eq!(said.len(), 3, "{said:#?}");
 }
+
+#[test]
+fn threads_are_half_of_the_cores_unless_the_file_says_how_many() {
+    let cores = std::thread::available_parallelism().unwrap().get();
+    let threads = |text: &str| {
+        let file = Written::new("threads", text);
+        serve(&["--config", &file.path()]).threads
+    };
+    assert_eq!(threads("servers: {a: {}}"), cores.div_ceil(2));
+    assert_eq!(threads("servers: {a: {}}\nthreads: 3"), 3);
+    let wrong = complaints("no-threads", "threads: 0");
+    assert!(wrong[0].starts_with("edge.yaml:1: threads: `0` is no whole number above 0"), "{wrong:?}");
+}

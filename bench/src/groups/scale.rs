@@ -91,13 +91,13 @@ pub(super) async fn tools(shared: &mut Shared, _: &Plan) -> Result<Group> {
 pub(super) async fn threads(shared: &mut Shared, plan: &Plan) -> Result<Group> {
     let house = &mut shared.house;
     let behind = house.bridge(&["--stdio", "handoff"], &BOTH).await?;
-    let config = format!("servers:\n  both: {{address: \"{}\"}}\n", behind.address);
     let mut lanes = Vec::new();
-    for count in ["1", "2", "4"] {
-        let edge = house.edge_with(&config, &[("TOKIO_WORKER_THREADS", count)]).await?;
+    for count in [1, 2, 4] {
+        let config = format!("threads: {count}\nservers:\n  both: {{address: \"{}\"}}\n", behind.address);
+        let edge = house.edge(&config).await?;
         let request = call(&house::modern(edge.address), "m-r200");
         edge.try_out(&request).await?;
-        lanes.push(gateway_lane(house, &named(count.parse()?, "threads"), &edge, &request)?);
+        lanes.push(gateway_lane(house, &named(count, "threads"), &edge, &request)?);
     }
     let title = "tools/call of 200 B with so many threads of the edge's runtime".to_owned();
     Ok(Group { name: "threads", title, steps: Step::closed(&plan.connections), lanes, base: "1 thread" })

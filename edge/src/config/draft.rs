@@ -24,6 +24,7 @@ pub(super) struct Draft {
     pub(super) session: session::Config,
     pub(super) front: front::Config,
     pub(super) transport: Transport,
+    pub(super) threads: usize,
     /// Bounds of messages, for every room that scans them.
     pub(super) limits: Limits,
     /// Bounds that are the global ones unless they are given.
@@ -53,6 +54,7 @@ impl Default for Draft {
             session: session::Config::default(),
             front: front::Config::default(),
             transport: Transport::default(),
+            threads: half_the_cores(),
             limits: Limits::default(),
             principal_calls: None,
             principal_sessions: None,
@@ -67,6 +69,12 @@ impl Default for Draft {
             servers: Vec::new(),
         }
     }
+}
+
+/// Half of the cores that this process may use, at least one: a call costs half as much CPU time on one thread as on two
+/// that hand it to and fro, and one answers 60,000 small calls a second (`bench/README.md`).
+fn half_the_cores() -> usize {
+    std::thread::available_parallelism().map_or(1, |cores| cores.get().div_ceil(2))
 }
 
 /// Where a token comes from.

@@ -49,6 +49,7 @@ const MAX_BYTES: u64 = 1 << 20;
 const ROOT: &[Key<Draft>] = &[
     ("listen", |r, at, draft| set(&mut draft.listen.address, r.parsed(at))),
     ("admin", |r, at, draft| set(&mut draft.admin.address, r.parsed(at))),
+    ("threads", |r, at, draft| set(&mut draft.threads, r.count(at))),
     ("hosts", |r, at, draft| draft.front.rules.hosts = r.texts(at)),
     ("cors", |r, at, draft| r.section(at, CORS, draft)),
     ("tls", tls),

@@ -54,6 +54,8 @@ pub struct Config {
     pub session: session::Config,
     /// What clients connect to.
     pub transport: Transport,
+    /// Threads that serve; at least one.
+    pub threads: usize,
     /// What clients see.
     pub front: front::Config,
     /// How the process ends.

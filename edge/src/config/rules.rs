@@ -50,6 +50,7 @@ pub(super) fn settle(
         router: draft.router,
         session: draft.session,
         transport: draft.transport,
+        threads: draft.threads,
         front: draft.front,
         drain: DrainConfig { delay: draft.drain_delay, grace: draft.drain.saturating_sub(draft.drain_delay) },
     }
