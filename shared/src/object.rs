@@ -163,6 +163,7 @@ impl Member {
     }
 
     /// Whether its key is this text.
+    #[inline]
     pub(crate) fn is(&self, bytes: &[u8], key: &[u8]) -> bool {
         if self.escaped {
             return self.key_text(bytes).as_bytes() == key;

@@ -4,12 +4,12 @@
 //! disagree would be judged as one thing and executed as another. So they are compared after decoding, and
 //! a header that comes twice is refused, because nobody knows which of the two the others have read.
 
-use http::header::{HeaderMap, HeaderValue};
+use http::header::{AsHeaderName, HeaderMap, HeaderName, HeaderValue};
 use wire::Message;
 use wire::code;
 use wire::envelope::Value;
 use wire::limits::Limits;
-use wire::mcp::header::{METHOD, NAME, PARAM_PREFIX, PROTOCOL_VERSION, decode};
+use wire::mcp::header::{self, PARAM_PREFIX, decode};
 use wire::mcp::method::Facts;
 use wire::mcp::mirror::{Mirrored, matches};
 use wire::mcp::version::looks_modern;
@@ -18,12 +18,19 @@ use wire::span::Span;
 
 use super::refusal::Refusal;
 
+// As names and not as text, which would be parsed for each look-up.
+pub(super) static SESSION_ID: HeaderName = HeaderName::from_static(header::SESSION_ID);
+pub(super) static PROTOCOL_VERSION: HeaderName = HeaderName::from_static(header::PROTOCOL_VERSION);
+pub(super) static LAST_EVENT_ID: HeaderName = HeaderName::from_static(header::LAST_EVENT_ID);
+static METHOD: HeaderName = HeaderName::from_static(header::METHOD);
+static NAME: HeaderName = HeaderName::from_static(header::NAME);
+
 /// A header that comes more than once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Repeated;
 
 /// The value of a header that may come once.
-pub(super) fn single<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a HeaderValue>, Repeated> {
+pub(super) fn single(headers: &HeaderMap, name: impl AsHeaderName) -> Result<Option<&HeaderValue>, Repeated> {
     let mut values = headers.get_all(name).iter();
     let first = values.next();
     if values.next().is_some() { Err(Repeated) } else { Ok(first) }
@@ -32,20 +39,20 @@ pub(super) fn single<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'
 /// What `MCP-Protocol-Version` names. Of several values a modern one counts, so that the strict checks of
 /// the modern era see them.
 pub(super) fn version(headers: &HeaderMap) -> Option<&str> {
-    let values = || headers.get_all(PROTOCOL_VERSION).iter().filter_map(|v| v.to_str().ok()).map(str::trim);
+    let values = || headers.get_all(&PROTOCOL_VERSION).iter().filter_map(|v| v.to_str().ok()).map(str::trim);
     values().find(|value| looks_modern(value)).or_else(|| values().next())
 }
 
 /// `MCP-Protocol-Version` names the version that the body claims.
 // MCP 2026-07-28 streamable-http, Server Validation
 pub(super) fn check_version(headers: &HeaderMap, claimed: &str) -> Result<(), Refusal> {
-    same(required(headers, PROTOCOL_VERSION)?, claimed, "MCP-Protocol-Version", "the version in params._meta")
+    same(required(headers, &PROTOCOL_VERSION)?, claimed, "MCP-Protocol-Version", "the version in params._meta")
 }
 
 /// `Mcp-Method` names the body's method.
 // MCP 2026-07-28 streamable-http, Standard Request Headers
 pub(super) fn check_method(headers: &HeaderMap, method: &str) -> Result<(), Refusal> {
-    same(required(headers, METHOD)?, method, "Mcp-Method", "the method in the body")
+    same(required(headers, &METHOD)?, method, "Mcp-Method", "the method in the body")
 }
 
 /// What a notification carries of these headers must be right; nothing is required of it.
@@ -54,10 +61,10 @@ pub(super) fn check_notice(
     message: &Message,
     claimed: Option<&str>,
 ) -> Result<(), Refusal> {
-    if let (Some(claimed), true) = (claimed, headers.contains_key(PROTOCOL_VERSION)) {
+    if let (Some(claimed), true) = (claimed, headers.contains_key(&PROTOCOL_VERSION)) {
         check_version(headers, claimed)?;
     }
-    if headers.contains_key(METHOD) {
+    if headers.contains_key(&METHOD) {
         check_method(headers, message.method())?;
     }
     Ok(())
@@ -70,7 +77,7 @@ pub(super) fn check_name(headers: &HeaderMap, message: &Message, facts: &Facts) 
     let Some(name) = message.param(key).and_then(|value| value.as_str()) else {
         return Err(Refusal::bad_request(code::INVALID_PARAMS, format!("params.{key} must be a string")));
     };
-    same_decoded(required(headers, NAME)?, "Mcp-Name", |text| text == name)
+    same_decoded(required(headers, &NAME)?, "Mcp-Name", |text| text == name)
 }
 
 /// Each `Mcp-Param-*` that the tool's schema asks for repeats its argument.
@@ -111,7 +118,7 @@ fn argument<'a>(message: &'a Message, path: &[String], limits: &Limits) -> Optio
     Some(Value::new(bytes, span)).filter(|value| !value.is_null())
 }
 
-fn required<'a>(headers: &'a HeaderMap, name: &'static str) -> Result<&'a HeaderValue, Refusal> {
+fn required<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<&'a HeaderValue, Refusal> {
     match single(headers, name) {
         Ok(Some(value)) => Ok(value),
         Ok(None) => Err(mismatch(format!("the header {name} is missing"))),

@@ -8,12 +8,11 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::header::{HeaderName, HeaderValue};
+use http::header::HeaderValue;
 use http::{HeaderMap, Response, StatusCode};
 use serde_json::{Value, json};
 use wire::code;
 use wire::id::RequestId;
-use wire::mcp::header::{PROTOCOL_VERSION, SESSION_ID};
 use wire::mcp::method::{Method, Notice};
 use wire::mcp::version::{ProtocolVersion, negotiate};
 use wire::splice::Parts;
@@ -43,7 +42,7 @@ pub(super) async fn initialize(front: &Front, posted: Posted) -> Result<Response
         Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, code::INTERNAL_ERROR, "bad session id")
     })?;
     let mut response = Begun::Answered(answer).respond(front, posted.accepts).await;
-    response.headers_mut().insert(HeaderName::from_static(SESSION_ID), id);
+    response.headers_mut().insert(headers::SESSION_ID.clone(), id);
     Ok(response)
 }
 
@@ -139,7 +138,7 @@ pub(super) fn open_stream(
     let session = find(front, headers, caller, scope)?;
     check_version(headers)?;
     media::wants_events(headers)?;
-    let last = headers::single(headers, LAST_EVENT_ID).ok().flatten().and_then(|id| id.to_str().ok());
+    let last = headers::single(headers, &headers::LAST_EVENT_ID).ok().flatten().and_then(|id| id.to_str().ok());
     let resumed = match last.and_then(|id| EventId::parse(id.trim())) {
         Some(id) => session.resume(id),
         None => Resumed::Unknown,
@@ -284,7 +283,7 @@ fn find(
     caller: &Caller,
     scope: Option<&ServerName>,
 ) -> Result<Arc<Session>, Refusal> {
-    let id = match headers::single(headers, SESSION_ID) {
+    let id = match headers::single(headers, &headers::SESSION_ID) {
         Ok(Some(id)) => id.to_str().unwrap_or_default(),
         Ok(None) => {
             let message = "Mcp-Session-Id is missing; send initialize first, without it";
@@ -304,7 +303,7 @@ fn unknown_session() -> Refusal {
 /// Absent is fine, for the session knows its version; so is another version that is spoken here.
 // MCP 2025-11-25 basic/transports, Protocol Version Header: 400 for an unsupported one
 fn check_version(headers: &HeaderMap) -> Result<(), Refusal> {
-    let spoken = match headers::single(headers, PROTOCOL_VERSION) {
+    let spoken = match headers::single(headers, &headers::PROTOCOL_VERSION) {
         Ok(None) => true,
         Ok(Some(value)) => {
             value.to_str().is_ok_and(|version| ProtocolVersion::parse(version.trim()).is_some())
@@ -337,4 +336,3 @@ fn unknown_method(request: &Message) -> Parts {
 }
 
 // HTML Living Standard §9.2.4
-const LAST_EVENT_ID: &str = "last-event-id";

@@ -22,18 +22,19 @@ impl Accepts {
     /// # Errors
     /// 406 when it rules out both forms.
     pub(super) fn of(headers: &HeaderMap) -> Result<Self, Refusal> {
-        let mut accepts = Self { json: false, events: false };
-        if !headers.contains_key(ACCEPT) {
+        let mut values = headers.get_all(ACCEPT).iter().peekable();
+        if values.peek().is_none_or(|first| *first == USUAL_ACCEPT) {
             return Ok(Self { json: true, events: true });
         }
-        let values = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
+        let mut accepts = Self { json: false, events: false };
+        let values = values.filter_map(|value| value.to_str().ok());
         for range in values.flat_map(|value| value.split(',')) {
             let (kind, parameters) = range.split_once(';').unwrap_or((range, ""));
             if is_refused(parameters) {
                 continue;
             }
             let is = |name: &str| kind.trim().eq_ignore_ascii_case(name);
-            accepts.json |= is("application/json") || is("application/*") || is("*/*");
+            accepts.json |= is(JSON) || is("application/*") || is("*/*");
             accepts.events |= is("text/event-stream") || is("text/*") || is("*/*");
         }
         if !accepts.json && !accepts.events {
@@ -42,6 +43,10 @@ impl Accepts {
         Ok(accepts)
     }
 }
+
+/// What SDK clients send, word for word.
+const USUAL_ACCEPT: &str = "application/json, text/event-stream";
+const JSON: &str = "application/json";
 
 /// Checks that a stream is wanted.
 ///
@@ -65,6 +70,9 @@ pub(super) fn no_stream_wanted() -> Refusal {
 /// 415 when its `Content-Type` says otherwise.
 pub(super) fn is_json(headers: &HeaderMap) -> Result<(), Refusal> {
     let Some(value) = headers.get(CONTENT_TYPE) else { return Ok(()) };
+    if value == JSON {
+        return Ok(());
+    }
     let text = value.to_str().unwrap_or_default();
     let (kind, parameters) = text.split_once(';').unwrap_or((text, ""));
     let utf8 = parameters.split(';').all(|parameter| match parameter.trim().split_once('=') {
@@ -74,7 +82,7 @@ pub(super) fn is_json(headers: &HeaderMap) -> Result<(), Refusal> {
         }
         _ => true,
     });
-    if kind.trim().eq_ignore_ascii_case("application/json") && utf8 {
+    if kind.trim().eq_ignore_ascii_case(JSON) && utf8 {
         return Ok(());
     }
     Err(Refusal::new(

@@ -57,7 +57,6 @@ use wire::code;
 use wire::error::{ScanError, ScanErrorKind};
 use wire::frame::one_line;
 use wire::limits::Limits;
-use wire::mcp::header::SESSION_ID;
 use wire::splice::Parts;
 use wire::{Kind, Message};
 
@@ -392,7 +391,7 @@ impl Front {
     async fn message(&self, posted: Posted) -> Result<Response<Body>, Refusal> {
         let clues = Clues {
             version: headers::version(&posted.headers),
-            session: posted.headers.contains_key(SESSION_ID),
+            session: posted.headers.contains_key(&headers::SESSION_ID),
         };
         match classify::classify(&posted.arrival.message, clues)? {
             Class::Modern => modern::request(self, posted).await,

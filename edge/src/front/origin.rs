@@ -46,7 +46,7 @@ impl Rules {
         if !self.answers_to(&host) {
             return Err(forbidden("this gateway does not answer to that Host; add it to `hosts`"));
         }
-        let Ok(origin) = single(headers, header::ORIGIN.as_str()) else {
+        let Ok(origin) = single(headers, header::ORIGIN) else {
             return Err(forbidden("send one Origin header"));
         };
         let Some(origin) = origin else { return Ok(Admission { listed: None }) };
@@ -201,7 +201,7 @@ fn host<'a>(uri: &Uri, headers: &'a HeaderMap) -> Option<Place<'a>> {
     if let Some(authority) = uri.authority() {
         return Place::of(authority);
     }
-    let host = single(headers, header::HOST.as_str()).ok()??;
+    let host = single(headers, header::HOST).ok()??;
     Place::parse(host.to_str().ok()?)
 }
 

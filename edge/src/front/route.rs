@@ -1,7 +1,6 @@
 //! Where a path leads, and which HTTP methods a door takes.
 
 use http::{HeaderMap, Method};
-use wire::mcp::header::SESSION_ID;
 use wire::mcp::version::looks_modern;
 
 use super::headers;
@@ -76,7 +75,7 @@ impl Door {
 
 fn check_mcp(method: &Method, headers: &HeaderMap) -> Result<(), Refusal> {
     let refuse = |message| Err(Refusal::method_not_allowed("GET, POST, DELETE", message));
-    let session = headers.contains_key(SESSION_ID);
+    let session = headers.contains_key(&headers::SESSION_ID);
     match *method {
         // MCP 2026-07-28 streamable-http: GET and DELETE are 405; legacy ones belong to a session
         Method::GET if !session => refuse("GET requires an active session"),

@@ -1,10 +1,10 @@
 //! One call, one table look-up, one server.
 
 use std::borrow::Cow;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use bytes::Bytes;
-use memchr::memmem;
+use memchr::memmem::Finder;
 use wire::envelope::Value;
 use wire::mcp::invoke;
 use wire::mcp::method::Method;
@@ -15,6 +15,9 @@ use super::catalog::{ListKind, Route, Surface};
 use super::{Shared, unknown};
 use crate::call::{Affinity, Call, Outcome, Rename, Reply};
 use crate::error::{Blame, Error, Kind};
+
+/// What a result that holds a URI has in it.
+static RESOURCE: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\"resource"));
 
 impl Shared {
     /// Sends a call where it belongs, or answers it.
@@ -76,7 +79,7 @@ impl Shared {
         reply.inspect(move |outcome| {
             let Outcome::Result(parts) = outcome else { return };
             // Few results hold a URI; the others cost one search for the word, and no copy.
-            if parts.iter().any(|part| memmem::find(part, b"\"resource").is_some()) {
+            if parts.iter().any(|part| RESOURCE.find(part).is_some()) {
                 for uri in invoke::links(&parts.clone().into_bytes(), &limits) {
                     seen.remember(&principal, &uri, server);
                 }
