@@ -46,7 +46,12 @@ pub(super) fn version(headers: &HeaderMap) -> Option<&str> {
 /// `MCP-Protocol-Version` names the version that the body claims.
 // MCP 2026-07-28 streamable-http, Server Validation
 pub(super) fn check_version(headers: &HeaderMap, claimed: &str) -> Result<(), Refusal> {
-    same(required(headers, &PROTOCOL_VERSION)?, claimed, "MCP-Protocol-Version", "the version in params._meta")
+    same(
+        required(headers, &PROTOCOL_VERSION)?,
+        claimed,
+        "MCP-Protocol-Version",
+        "the version in params._meta",
+    )
 }
 
 /// `Mcp-Method` names the body's method.

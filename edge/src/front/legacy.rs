@@ -138,7 +138,8 @@ pub(super) fn open_stream(
     let session = find(front, headers, caller, scope)?;
     check_version(headers)?;
     media::wants_events(headers)?;
-    let last = headers::single(headers, &headers::LAST_EVENT_ID).ok().flatten().and_then(|id| id.to_str().ok());
+    let last =
+        headers::single(headers, &headers::LAST_EVENT_ID).ok().flatten().and_then(|id| id.to_str().ok());
     let resumed = match last.and_then(|id| EventId::parse(id.trim())) {
         Some(id) => session.resume(id),
         None => Resumed::Unknown,
