@@ -3,6 +3,8 @@
 //!
 //! What it accepts is UTF-8: bytes above ASCII are legal only in strings, and each string that has some is checked.
 
+use wide::u8x16;
+
 use crate::limits::Limits;
 use crate::span::Span;
 
@@ -230,14 +232,19 @@ impl<'a> Scanner<'a> {
         Ok(Token { span, escaped })
     }
 
+    #[inline]
     fn escape(&mut self) -> Result<(), Fault> {
-        let rest = self.bytes.get(self.at + 1..).unwrap_or_default();
-        let len = match rest {
-            [b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't', ..] => 2,
-            [b'u', hex @ ..] if hex.len() >= 4 && hex.iter().take(4).all(u8::is_ascii_hexdigit) => 6,
+        match self.bytes.get(self.at + 1) {
+            Some(b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't') => self.at += 2,
+            Some(b'u') => {
+                let hex = self.bytes.get(self.at + 2..self.at + 6);
+                if !hex.is_some_and(|hex| hex.iter().all(u8::is_ascii_hexdigit)) {
+                    return Err(self.fault(Cause::Syntax));
+                }
+                self.at += 6;
+            }
             _ => return Err(self.fault(Cause::Syntax)),
-        };
-        self.at += len;
+        }
         Ok(())
     }
 
@@ -296,71 +303,40 @@ struct Run {
 }
 
 impl Run {
-    /// Words before blocks are tried: most strings end within the first few.
-    const WORDS: usize = 4;
-
     /// The run at the front of `bytes`.
     #[inline]
     fn of(bytes: &[u8]) -> Run {
         let mut rest = bytes;
-        let mut seen = 0;
-        let mut words = 0;
-        while let Some((word, after)) = rest.split_first_chunk::<8>() {
-            let word = u64::from_le_bytes(*word);
-            let special = special_bytes(word);
-            seen |= word;
+        let mut seen = u8x16::ZERO;
+        while let Some((block, after)) = rest.split_first_chunk() {
+            let block = u8x16::new(*block);
+            let special = special_bytes(block).to_bitmask();
+            seen |= block;
             if special != 0 {
-                let len = bytes.len() - rest.len() + special.trailing_zeros() as usize / 8;
-                return Run { len, ascii: seen & HIGHS == 0 };
+                let len = bytes.len() - rest.len() + special.trailing_zeros() as usize;
+                return Run { len, ascii: is_ascii(seen) };
             }
             rest = after;
-            words += 1;
-            if words == Run::WORDS {
-                let blocks = Run::blocks(rest);
-                rest = rest.get(blocks.len..).unwrap_or_default();
-                seen |= if blocks.ascii { 0 } else { HIGHS };
-            }
         }
         let tail = rest.iter().position(|&byte| is_special(byte)).unwrap_or(rest.len());
-        let ascii = seen & HIGHS == 0 && rest.is_ascii();
-        Run { len: bytes.len() - rest.len() + tail, ascii }
-    }
-
-    /// As many whole blocks as are plain. The compiler turns the inner loop into vector instructions.
-    fn blocks(bytes: &[u8]) -> Run {
-        let mut len = 0;
-        let mut seen = 0;
-        for block in bytes.as_chunks::<64>().0 {
-            let mut special = false;
-            let mut high = 0;
-            for &byte in block {
-                special |= is_special(byte);
-                high |= byte;
-            }
-            if special {
-                break;
-            }
-            seen |= high;
-            len += block.len();
-        }
-        Run { len, ascii: seen.is_ascii() }
+        Run { len: bytes.len() - rest.len() + tail, ascii: is_ascii(seen) && rest.is_ascii() }
     }
 }
 
 fn is_special(byte: u8) -> bool {
-    byte < 0x20 || byte == b'"' || byte == b'\\'
+    byte <= LAST_CONTROL || byte == b'"' || byte == b'\\'
 }
 
-const ONES: u64 = u64::from_ne_bytes([1; 8]);
-const HIGHS: u64 = ONES << 7;
-
-/// The high bit of each byte that [`is_special`]. Borrows can set bits above a true one, never below: the lowest is right.
+/// All bits of each byte that [`is_special`].
 #[inline]
-fn special_bytes(word: u64) -> u64 {
-    let quote = word ^ (ONES * b'"' as u64);
-    let backslash = word ^ (ONES * b'\\' as u64);
-    let control = word.wrapping_sub(ONES * 0x20) & !word;
-    let quote = quote.wrapping_sub(ONES) & !quote;
-    let backslash = backslash.wrapping_sub(ONES) & !backslash;
-    (control | quote | backslash) & HIGHS
+fn special_bytes(block: u8x16) -> u8x16 {
+    let control = block.min(u8x16::splat(LAST_CONTROL)).simd_eq(block);
+    control | block.simd_eq(u8x16::splat(b'"')) | block.simd_eq(u8x16::splat(b'\\'))
 }
+
+#[inline]
+fn is_ascii(block: u8x16) -> bool {
+    block.to_bitmask() == 0 // the mask is of the highest bits
+}
+
+const LAST_CONTROL: u8 = 0x1f;
