@@ -46,7 +46,7 @@ fn string() -> impl Strategy<Value = String> {
         "\\ud800",
         "long enough for whole blocks ",
     ];
-    vec(select(pieces), 0..6).prop_map(|pieces| format!("\"{}\"", pieces.concat()))
+    vec(select(pieces), 0..12).prop_map(|pieces| format!("\"{}\"", pieces.concat()))
 }
 
 fn space() -> impl Strategy<Value = String> {

@@ -79,3 +79,20 @@ fn refusals_name_the_cause_and_the_id() {
         assert_eq!(refusal(text), (kind, id.map(str::to_owned)), "{text}");
     }
 }
+
+#[test]
+fn escapes_are_judged_alike_wherever_they_stand() {
+    let good = [r"\n", r#"\""#, r"\\", r#"\\\""#, r"\u00e9", r"\\\\n", "é"];
+    let bad = [r"\", r"\x", r"\u12g4", r"\u", r#"\u00""#, "\n", "\\\n", "\0"];
+    for (piece, before) in
+        good.iter().chain(&bad).flat_map(|piece| (0..140).map(move |before| (*piece, before)))
+    {
+        for after in [0, 1, 70] {
+            let string = format!(r"\t{}{piece}{}", "a".repeat(before), "-".repeat(after));
+            let text = format!(r#"{{"jsonrpc":"2.0","id":1,"result":{{"text":"{string}"}}}}"#);
+            let scanned = Message::scan(text.clone().into(), &Limits::default());
+            assert_eq!(scanned.is_ok(), serde_json::from_str::<serde_json::Value>(&text).is_ok(), "{text:?}");
+            assert_eq!(scanned.is_ok(), good.contains(&piece), "{text:?}");
+        }
+    }
+}
