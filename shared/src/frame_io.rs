@@ -16,6 +16,9 @@ const READ_BYTES: usize = 16 << 10;
 /// share a buffer.
 const SPARE_BYTES: usize = 4 << 10;
 
+/// Most room made at once; a line of more doubles its buffer.
+const GROWTH_BYTES: usize = 1 << 20;
+
 /// Reads lines from a byte stream.
 #[derive(Debug)]
 pub struct FrameReader<R> {
@@ -46,7 +49,9 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
             // Lines are slices of the buffer, so it cannot be used again while one of them is alive. A new one for each
             // line would cost as much as the line.
             if buffer.capacity() - buffer.len() < SPARE_BYTES {
-                buffer.reserve(READ_BYTES);
+                // A line that goes on is copied as its buffer grows: all of it by doubling, a third of it by fours. Room
+                // that nothing was read into takes no memory.
+                buffer.reserve((buffer.len() * 3).clamp(READ_BYTES, GROWTH_BYTES));
             }
             self.ended = self.reader.read_buf(buffer).await? == 0;
         }

@@ -3,8 +3,6 @@
 //!
 //! What it accepts is UTF-8: bytes above ASCII are legal only in strings, and each string that has some is checked.
 
-use std::ops::Range;
-
 use wide::u8x16;
 
 use crate::limits::Limits;
@@ -276,13 +274,16 @@ impl<'a> Scanner<'a> {
     fn escape(&self, at: usize) -> Result<usize, Fault> {
         match self.bytes.get(at + 1) {
             Some(b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't') => Ok(at + 2),
-            Some(b'u') if self.are_hex(at + 2..at + 6) => Ok(at + 6),
-            _ => Err(Fault { cause: Cause::Syntax, at }),
+            _ => self.unicode_escape(at),
         }
     }
 
-    fn are_hex(&self, digits: Range<usize>) -> bool {
-        self.bytes.get(digits).is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit))
+    #[inline(never)]
+    fn unicode_escape(&self, at: usize) -> Result<usize, Fault> {
+        match self.bytes.get(at + 1..at + 6) {
+            Some([b'u', digits @ ..]) if digits.iter().all(u8::is_ascii_hexdigit) => Ok(at + 6),
+            _ => Err(Fault { cause: Cause::Syntax, at }),
+        }
     }
 
     fn number(&mut self) -> Result<(), Fault> {
