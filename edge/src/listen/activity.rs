@@ -106,10 +106,17 @@ impl Activity {
         let mut timer = pin!(sleep(self.idle_timeout));
         poll_fn(|context| {
             let Some((phase, until)) = self.deadline(context.waker()) else { return Poll::Pending };
-            if timer.deadline() != until {
+            // A deadline moves away with every request. The timer follows when it fires, not before.
+            if until < timer.deadline() {
                 timer.as_mut().reset(until);
             }
-            timer.as_mut().poll(context).map(|()| phase)
+            while timer.as_mut().poll(context).is_ready() {
+                if timer.deadline() >= until {
+                    return Poll::Ready(phase);
+                }
+                timer.as_mut().reset(until);
+            }
+            Poll::Pending
         })
         .await
     }

@@ -176,22 +176,19 @@ impl<H: Handler> Service<H> {
             })
         };
         let mut connection = pin!(Again::new(builder.serve_connection(TokioIo::new(stream), answer)));
+        // In this order in both: `expired` judges what the connection has just done.
+        tokio::select! {
+            biased;
+            result = connection.as_mut() => return self.ended(result),
+            phase = activity.expired() => return self.metrics.timed_out(phase),
+            () = drain.leaving() => activity.leave(),
+        }
         let mut told = false;
         loop {
             tokio::select! {
-                // In this order: `expired` judges what the connection has just done.
                 biased;
                 () = drain.gone() => return,
-                result = connection.as_mut() => {
-                    if let Err(error) = result {
-                        // hyper answers this by itself: 431.
-                        if error.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_parse_too_large) {
-                            self.bounds.hit(Bound::Head);
-                        }
-                        tracing::debug!(%error, "connection ended");
-                    }
-                    return;
-                }
+                result = connection.as_mut() => return self.ended(result),
                 () = may_close(&drain, &activity), if !told => {
                     told = true;
                     connection.as_mut().inner().graceful_shutdown();
@@ -200,12 +197,19 @@ impl<H: Handler> Service<H> {
             }
         }
     }
+
+    fn ended(&self, result: Result<(), BoxError>) {
+        let Err(error) = result else { return };
+        // hyper answers this by itself: 431.
+        if error.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_parse_too_large) {
+            self.bounds.hit(Bound::Head);
+        }
+        tracing::debug!(%error, "connection ended");
+    }
 }
 
-/// Resolves when the connection should be told to end. Cancel-safe: holds nothing.
+/// Resolves when a connection should be told to end, in a process that leaves. Cancel-safe: holds nothing.
 async fn may_close(drain: &DrainWatch, activity: &Activity) {
-    drain.leaving().await;
-    activity.leave();
     tokio::select! {
         () = drain.stopping() => (),
         () = poll_fn(|_| if activity.may_leave() { Poll::Ready(()) } else { Poll::Pending }) => (),
