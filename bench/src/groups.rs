@@ -15,6 +15,7 @@ use crate::plan::Plan;
 use crate::usage::Family;
 
 pub(crate) use calls::call_as;
+pub(crate) use first::steps;
 
 /// All names, in the order in which they are measured.
 pub(crate) const NAMES: [&str; 15] = [
@@ -127,6 +128,6 @@ impl Path {
 }
 
 /// Tools `m-…`, in whichever era it is asked.
-const BOTH: [&str; 2] = ["--prefix", "m-"];
+pub(crate) const BOTH: [&str; 2] = ["--prefix", "m-"];
 /// Tools `l-…`, with a handshake only, as most servers are today.
-const LEGACY: [&str; 4] = ["--era", "legacy", "--prefix", "l-"];
+pub(crate) const LEGACY: [&str; 4] = ["--era", "legacy", "--prefix", "l-"];

@@ -9,6 +9,7 @@
 //! - `plan` — which cells are measured, in which order · `lane` — what a cell is · `groups` — what there is to measure
 //! - `house` — what is started for it · `peers` — who we are compared with · `usage` — what processes use
 //! - `load`, `bare`, `server` — the other three processes
+//! - `idle`, `soak` — two programs of their own: what idle sessions cost, and what hours of calls leave behind
 //! - `stat` — histogram, median, spread · `report` — the tables, the JSON, the plot and the verdicts
 //!
 //! Black box: the edge is a program here and never a library.
@@ -16,12 +17,14 @@
 mod bare;
 mod groups;
 mod house;
+mod idle;
 mod lane;
 mod load;
 mod peers;
 mod plan;
 mod report;
 mod server;
+mod soak;
 mod stat;
 mod tls;
 mod usage;
@@ -34,7 +37,7 @@ fn main() -> Result<()> {
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match arguments.as_slice() {
         ["server", rest @ ..] => Ok(server::Server::parse(rest)?.serve()?),
-        // As many threads as the edge has: it is the limit to compare with.
+        // As many threads as there are cores, tokio's default: it is the limit to compare with.
         ["bare", bare] => {
             let bare: bare::Bare = serde_json::from_str(bare)?;
             Builder::new_multi_thread().enable_all().build()?.block_on(bare.serve())
@@ -46,6 +49,8 @@ fn main() -> Result<()> {
             report::print(&serde_json::to_string(&outcome)?);
             Ok(())
         }
+        ["idle", rest @ ..] => Builder::new_multi_thread().enable_all().build()?.block_on(idle::run(rest)),
+        ["soak", rest @ ..] => Builder::new_multi_thread().enable_all().build()?.block_on(soak::run(rest)),
         rest => {
             let plan = plan::Plan::parse(rest)?;
             let measured = Builder::new_multi_thread().enable_all().build()?.block_on(plan.run())?;

@@ -32,6 +32,25 @@ impl Family {
     }
 
     pub(crate) fn usage(&self) -> Usage {
+        self.members().into_iter().fold(Usage::default(), |sum, pid| {
+            let own = usage(pid);
+            Usage {
+                cpu: sum.cpu + own.cpu,
+                waits: sum.waits + own.waits,
+                memory_kib: sum.memory_kib + own.memory_kib,
+            }
+        })
+    }
+
+    /// Open files, sockets and pipes.
+    pub(crate) fn open_files(&self) -> usize {
+        self.members()
+            .into_iter()
+            .map(|pid| fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count))
+            .sum()
+    }
+
+    fn members(&self) -> BTreeSet<u32> {
         let server = std::env::current_exe().ok();
         let mut members: BTreeSet<u32> = BTreeSet::new();
         let mut left = self.0.clone();
@@ -42,14 +61,7 @@ impl Family {
                 left.extend(tasks(pid).iter().flat_map(|task| children(task)));
             }
         }
-        members.into_iter().fold(Usage::default(), |sum, pid| {
-            let own = usage(pid);
-            Usage {
-                cpu: sum.cpu + own.cpu,
-                waits: sum.waits + own.waits,
-                memory_kib: sum.memory_kib + own.memory_kib,
-            }
-        })
+        members
     }
 }
 

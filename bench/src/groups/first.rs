@@ -43,7 +43,7 @@ fn lane(house: &mut House, side: &str, gateway: &Gateway, tool: &str) -> Result<
 }
 
 /// The steps of a session, its id left open.
-pub(super) fn steps(gateway: &Gateway, tool: &str) -> [Request; 4] {
+pub(crate) fn steps(gateway: &Gateway, tool: &str) -> [Request; 4] {
     let client = Client::legacy(gateway.address, LEGACY_VERSION).token(TOKEN).at(&gateway.path);
     let info = serde_json::json!({"name": "bench", "version": "1"});
     let params =

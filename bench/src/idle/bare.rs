@@ -1,0 +1,102 @@
+//! The bare limit: answers the same three requests and keeps the third one's stream alive in the same way.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use anyhow::Result;
+use bytes::Bytes;
+use http_body_util::{BodyExt, Either, Full};
+use hyper::body::{Body, Frame, Incoming};
+use hyper::header::{CONTENT_TYPE, HeaderValue};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response};
+use hyper_util::rt::TokioIo;
+use rustls::ServerConfig;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, Interval, interval_at};
+use tokio_rustls::TlsAcceptor;
+
+use super::{INITIALIZE, KEEP_ALIVE, SESSION};
+
+pub(super) async fn serve(address: &str, tls: Option<ServerConfig>) -> Result<()> {
+    let listener = TcpListener::bind(address).await?;
+    let tls = tls.map(|config| TlsAcceptor::from(Arc::new(config)));
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            accepted = listener.accept() => {
+                let (stream, _) = accepted?;
+                let _ = stream.set_nodelay(true);
+                match tls.clone() {
+                    None => connections.spawn(connection(stream)),
+                    // Boxed: a handshake is over soon, and the room of its task would be counted as the limit's.
+                    Some(tls) => connections.spawn(async move {
+                        if let Ok(stream) = Box::pin(tls.accept(stream)).await {
+                            connection(stream).await;
+                        }
+                    }),
+                };
+            }
+            Some(_) = connections.join_next() => {} // cancel-safe; only makes room
+        }
+    }
+}
+
+async fn connection(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
+    // A client that breaks off is not this server's concern.
+    let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service_fn(answer)).await;
+}
+
+async fn answer(request: Request<Incoming>) -> Result<Response<Either<Full<Bytes>, Alive>>, Infallible> {
+    if request.method() == Method::GET {
+        let mut response = Response::new(Either::Right(Alive::new()));
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+        return Ok(response);
+    }
+    let first = !request.headers().contains_key(SESSION);
+    let _ = request.into_body().collect().await;
+    let mut response = Response::new(Either::Left(Full::from(if first { INITIALIZE } else { "" })));
+    if first {
+        response.headers_mut().insert(SESSION, HeaderValue::from_static("a-session"));
+    } else {
+        *response.status_mut() = hyper::StatusCode::ACCEPTED;
+    }
+    Ok(response)
+}
+
+/// A stream of comments.
+struct Alive {
+    ticks: Pin<Box<Interval>>,
+    first: Option<&'static [u8]>,
+}
+
+impl Alive {
+    fn new() -> Alive {
+        let ticks = interval_at(Instant::now() + KEEP_ALIVE, KEEP_ALIVE);
+        Alive { ticks: Box::pin(ticks), first: Some(b"id: 1-0-0\nretry: 1000\ndata:\n\n") }
+    }
+}
+
+impl Body for Alive {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        let bytes = match self.first.take() {
+            Some(first) => first,
+            None => {
+                ready!(self.ticks.poll_tick(context));
+                b": keep-alive\n\n"
+            }
+        };
+        Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(bytes)))))
+    }
+}
