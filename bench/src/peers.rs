@@ -2,6 +2,7 @@
 //! has (`bench/peers/README.md`), in front of the same server. `bench/peers/install` brings those of the package
 //! registries; one that is not there is left out, and a line says so.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -16,6 +17,7 @@ use crate::house::{Gateway, House, LEGACY_VERSION, TOKEN, server_command};
 use crate::lane::Lane;
 use crate::plan::Plan;
 use crate::report;
+use crate::usage::Family;
 
 /// Those that run.
 pub(crate) struct Peers(Vec<Peer>);
@@ -60,10 +62,17 @@ impl Peers {
             Some(program) => peers.push(agentgateway(house, program).await?),
             None => report::note("agentgateway is left out: give its program with --agentgateway"),
         }
+        match &plan.docker_gateway {
+            Some(program) => peers.push(docker_gateway(house, program).await?),
+            None => report::note("Docker's gateway is left out: give its program with --docker-gateway"),
+        }
         for (name, url) in &plan.running {
-            let (address, path) = url.split_once('/').context("a peer is NAME=ADDRESS:PORT/PATH")?;
+            let (url, pid) = url.rsplit_once('@').map_or((url.as_str(), None), |(url, pid)| (url, Some(pid)));
+            let (address, path) = url.split_once('/').context("a peer is NAME=ADDRESS:PORT/PATH[@PID]")?;
             let address = address.parse().context("the address of a peer")?;
-            let gateway = Gateway { address, path: format!("/{path}"), ..Gateway::unowned(address) };
+            let pid = pid.map(str::parse).transpose().context("the process of a peer")?;
+            let (path, family) = (format!("/{path}"), Family::new(pid));
+            let gateway = Gateway { path, family, ..Gateway::unowned(address) };
             peers.push(Peer::new(name, gateway));
         }
         Ok(Peers(peers))
@@ -176,4 +185,42 @@ async fn agentgateway(house: &mut House, program: &PathBuf) -> Result<Peer> {
     command.arg("-f").arg(config).env("RUST_LOG", "error");
     let gateway = house.process(command, address, "agentgateway").await?;
     Ok(Peer { isolates: true, ..Peer::new("agentgateway", gateway) })
+}
+
+/// In static mode, where it reaches each server by a `socat` that it starts for each session: here that is the server
+/// itself, which spares it a hop.
+async fn docker_gateway(house: &mut House, program: &PathBuf) -> Result<Peer> {
+    let (address, home) = (free_address(), house.file("docker-gateway"));
+    let (catalogs, programs) = (home.join(".docker/mcp/catalogs"), home.join("bin"));
+    std::fs::create_dir_all(&catalogs)?;
+    std::fs::create_dir_all(&programs)?;
+    let bench = json!({"title": "bench", "description": "bench", "type": "server", "image": "bench"});
+    let catalog = json!({"registry": {"bench": bench}}).to_string();
+    std::fs::write(catalogs.join("bench.yaml"), catalog)?;
+    let socat = programs.join("socat");
+    std::fs::write(&socat, format!("#!/bin/sh\nexec {}\n", server_command(&[])?.join(" ")))?;
+    std::fs::set_permissions(&socat, std::fs::Permissions::from_mode(0o755))?;
+    let path = std::env::var("PATH").unwrap_or_default();
+    let mut command = Command::new(program);
+    command.env("HOME", &home).env("PATH", format!("{}:{path}", programs.display()));
+    command.env("DOCKER_MCP_IN_CONTAINER", "1").env("MCP_GATEWAY_AUTH_TOKEN", TOKEN);
+    command.args([
+        "gateway",
+        "run",
+        "--static",
+        "--long-lived",
+        "--servers",
+        "bench",
+        "--catalog",
+        "bench.yaml",
+    ]);
+    command.args([
+        "--log-calls=false",
+        "--verbose=false",
+        "--block-secrets=false",
+        "--verify-signatures=false",
+    ]);
+    command.args(["--transport", "streaming", "--host", "127.0.0.1", "--port", &address.port().to_string()]);
+    let gateway = house.process(command, address, "Docker's gateway").await?;
+    Ok(Peer { isolates: true, ..Peer::new("docker gateway", gateway) })
 }

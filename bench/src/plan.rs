@@ -28,7 +28,8 @@ pub(crate) struct Plan {
     pub(crate) peers: bool,
     pub(crate) quick: bool,
     pub(crate) agentgateway: Option<PathBuf>,
-    /// Peers that run already: name, and address with path.
+    pub(crate) docker_gateway: Option<PathBuf>,
+    /// Peers that run already: name, and address with path and process.
     pub(crate) running: Vec<(String, String)>,
     /// Only lanes with one of these names.
     pub(crate) sides: Vec<String>,
@@ -67,6 +68,7 @@ impl Plan {
             peers: true,
             quick,
             agentgateway: None,
+            docker_gateway: None,
             running: Vec::new(),
             sides: Vec::new(),
         };
@@ -83,8 +85,10 @@ impl Plan {
                 "--sides" => plan.sides = value()?.split(',').map(str::to_owned).collect(),
                 "--no-peers" => plan.peers = false,
                 "--agentgateway" => plan.agentgateway = Some(value()?.into()),
+                "--docker-gateway" => plan.docker_gateway = Some(value()?.into()),
                 "--peer" => {
-                    let (name, url) = value()?.split_once('=').context("--peer NAME=ADDRESS:PORT/PATH")?;
+                    let (name, url) =
+                        value()?.split_once('=').context("--peer NAME=ADDRESS:PORT/PATH[@PID]")?;
                     plan.running.push((name.to_owned(), url.to_owned()));
                 }
                 name if groups::NAMES.contains(&name) => plan.groups.push(name.to_owned()),
@@ -199,7 +203,7 @@ async fn measure(lane: &Lane, (run, step): (usize, Step), load: &Load) -> Result
 /// The side whose peak is everybody's.
 const PEAK_OF: &str = "edge";
 const USAGE: &str = "usage: bench [--quick] [--runs N] [--seconds S] [--connections N,N] [--sides NAME,NAME] [--no-peers] \
-    [--agentgateway PROGRAM] [--peer NAME=ADDRESS:PORT/PATH] [GROUP…], where GROUP is one of";
+    [--agentgateway PROGRAM] [--docker-gateway PROGRAM] [--peer NAME=ADDRESS:PORT/PATH[@PID]] [GROUP…], where GROUP is one of";
 
 #[cfg(test)]
 mod tests {
