@@ -240,8 +240,10 @@ impl Exchange {
     /// What comes first; `None` when it is time to begin a stream without it.
     async fn first_step(&mut self, pace: Pace) -> Option<Step> {
         let ends = Instant::now() + pace.stream_after;
+        // A timer that is due before all others rouses the runtime: only calls that need it have it.
+        let pause = if self.can_be_kept() { pace.resumable_after } else { pace.stream_after };
         loop {
-            let look = ends.min(Instant::now() + pace.resumable_after);
+            let look = ends.min(Instant::now() + pause);
             // Cancel-safe: what was not returned stays where it is.
             match timeout_at(look, poll_fn(|context| self.poll_step(context))).await {
                 Ok(step) => return Some(step),
@@ -251,10 +253,14 @@ impl Exchange {
         }
     }
 
-    /// Whether its client could come back to a stream of it, and no status is to be expected any more.
+    /// Whether its client could come back to a stream of it.
+    fn can_be_kept(&self) -> bool {
+        matches!(&self.state, State::Waiting(waiting) if waiting.tie.primes())
+    }
+
+    /// The same, and no status is to be expected any more.
     fn is_better_kept(&self) -> bool {
-        let State::Waiting(waiting) = &self.state else { return false };
-        waiting.tie.primes() && waiting.reply.is_under_way()
+        self.can_be_kept() && matches!(&self.state, State::Waiting(waiting) if waiting.reply.is_under_way())
     }
 
     /// How the messages to come reach the client; and before them what tells it where to resume.
