@@ -114,8 +114,10 @@ impl Plan {
         let mut all = Vec::new();
         for name in &self.groups {
             for mut group in shared.group(name, self).await.with_context(|| format!("group {name}"))? {
+                let open = group.steps.iter().any(|step| matches!(step, Step::Open { .. }));
                 group.lanes.retain(|lane| {
-                    self.sides.is_empty() || lane.side == group.base || self.sides.contains(&lane.side)
+                    let wanted = self.sides.is_empty() || self.sides.contains(&lane.side);
+                    wanted || lane.side == group.base || (open && lane.side == PEAK_OF)
                 });
                 let cells = self.measure_group(&group).await?;
                 report::table(&group, &cells);
@@ -153,7 +155,7 @@ impl Plan {
         for lane in group.lanes.iter().filter(|lane| lane.own_peak || lane.side == PEAK_OF) {
             let mut tries = Vec::new();
             for run in 1..=3 {
-                let load = lane.load(OPEN_CONNECTIONS, self.seconds, None);
+                let load = self.load(lane, step, &peaks);
                 tries.push(measure(lane, (run, step), &load).await?.outcome.per_second);
             }
             peaks.insert(lane.side.clone(), crate::stat::Median::of(tries.into_iter()).median);
@@ -167,11 +169,8 @@ impl Plan {
             Step::Open { percent } => {
                 let side = if lane.own_peak { lane.side.as_str() } else { PEAK_OF };
                 let peak = peaks.get(side).copied().unwrap_or_default();
-                lane.load(
-                    OPEN_CONNECTIONS,
-                    self.seconds * 2.0,
-                    Some((peak * f64::from(percent) / 100.0).max(1.0)),
-                )
+                let rate = (peak * f64::from(percent) / 100.0).max(1.0);
+                lane.load(OPEN_CONNECTIONS, self.seconds * 2.0, Some(rate))
             }
         }
     }
