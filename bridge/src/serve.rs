@@ -225,11 +225,17 @@ impl Bridge {
     }
 
     fn phase_over(&mut self) {
+        // Nothing may stay due that nobody will move: the loop would never come to its end.
+        self.hub.deadlines.set(PHASE, &mut self.own_deadlines.phase, None);
         match self.phase {
             Phase::Serving | Phase::Over => {}
             Phase::Draining => self.stop_all(),
             Phase::Stopping => {
-                self.hub.log.event(format_args!("{} processes outlive SIGKILL", self.processes()));
+                let processes = self.processes();
+                let clients = self.connections.values().filter(|connection| !connection.is_running()).count();
+                self.hub.log.event(format_args!(
+                    "leaving {processes} processes that outlive SIGKILL and {clients} clients that take nothing"
+                ));
                 self.phase = Phase::Over;
             }
         }

@@ -69,6 +69,24 @@ fn not_even_a_stubborn_process_keeps_the_bridge() {
     }
 }
 
+/// Seen: such a bridge span for ever at the ladder's end, and heard no further signal.
+#[test]
+fn not_even_a_client_that_takes_nothing_keeps_the_bridge() {
+    // It leaves as soon as nothing has been taken for a while: the client's window, the socket and the pipe are full.
+    let flood = "import os, sys, time\nsys.stdin.readline()\nos.set_blocking(1, False)\nstuck = 0\nwhile stuck < 20:\n\
+                 \ttry:\n\t\tos.write(1, b'z' * 65536)\n\t\tstuck = 0\n\
+                 \texcept BlockingIOError:\n\t\tstuck += 1\n\t\ttime.sleep(0.01)\nos._exit(0)";
+    let mut bridge = Bridge::start(&["--drain", "0s", "--stop-grace", "100ms"], &["python3", "-c", flood]);
+    let client = bridge.talk("x\n");
+    bridge.wait_for_log("ended");
+    bridge.signal(Signal::SIGTERM);
+    assert_eq!(bridge.exit_status().code(), Some(0));
+    assert!(
+        bridge.log().contains("leaving 0 processes that outlive SIGKILL and 1 clients that take nothing")
+    );
+    drop(client);
+}
+
 #[test]
 fn a_second_signal_ends_the_drain() {
     let mut bridge = Bridge::start(&["--drain", "1h"], &["cat"]);
