@@ -9,14 +9,16 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
-use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::PathBuf;
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::socket::{
-    AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, bind, listen, setsockopt, socket, sockopt,
+    AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, UnixAddr, bind, connect, listen, setsockopt,
+    socket, sockopt,
 };
+use nix::sys::time::TimeVal;
 
 /// An address in its checked form.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -92,7 +94,7 @@ impl Address {
                 knock_tcp(Ipv4Addr::LOCALHOST.into(), address.port())
             }
             Self::Tcp(address) => knock_tcp(address.ip(), address.port()),
-            Self::Unix(path) => UnixStream::connect(path).map(drop),
+            Self::Unix(path) => knock_unix(path, timeout).map_err(io::Error::from),
         }
     }
 }
@@ -131,10 +133,22 @@ fn listen_tcp(address: SocketAddr) -> nix::Result<TcpListener> {
     Ok(TcpListener::from(fd))
 }
 
+/// Connects and hangs up. Where somebody listens who does not accept, a connect waits for room in the backlog, for ever
+/// unless a time is set (unix(7)).
+fn knock_unix(path: &Path, timeout: Duration) -> nix::Result<()> {
+    let fd = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+    let timeout = TimeVal::new(timeout.as_secs().cast_signed(), timeout.subsec_micros().into());
+    setsockopt(&fd, sockopt::SendTimeout, &timeout)?;
+    match connect(fd.as_raw_fd(), &UnixAddr::new(path)?) {
+        Err(Errno::EAGAIN) => Err(Errno::ETIMEDOUT),
+        other => other,
+    }
+}
+
 fn listen_unix(path: &PathBuf) -> io::Result<UnixListener> {
     if let Ok(found) = fs::symlink_metadata(path) {
         let abandoned = found.file_type().is_socket()
-            && UnixStream::connect(path).is_err_and(|e| e.kind() == io::ErrorKind::ConnectionRefused);
+            && knock_unix(path, PREDECESSOR_TIMEOUT) == Err(Errno::ECONNREFUSED);
         if !abandoned {
             return Err(io::Error::from(Errno::EADDRINUSE));
         }
@@ -149,6 +163,9 @@ fn listen_unix(path: &PathBuf) -> io::Result<UnixListener> {
 
 /// Room for a burst of connects while a process is being started; the kernel clamps it to `somaxconn`.
 const BACKLOG: i32 = 4096;
+/// For whoever listens on a unix path already. 100 ms: an abandoned socket refuses at once, and any other answer, or
+/// none, means that it is in use.
+const PREDECESSOR_TIMEOUT: Duration = Duration::from_millis(100);
 /// Owner and group may connect.
 const SOCKET_MODE: u32 = 0o660;
 

@@ -3,10 +3,12 @@
 use std::fs;
 use std::io::Write;
 use std::net::{Ipv6Addr, TcpListener};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 
 use nix::sys::signal::Signal;
+use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, socket};
 
 use crate::cli::tempdir;
 use crate::support::{Bridge, binary, connect, read_line, run};
@@ -67,6 +69,24 @@ fn an_abandoned_unix_socket_is_replaced_and_a_file_is_not() {
     let (output, _) = run(&["--listen", &format!("unix:{file}"), "cat"]);
     assert_eq!(output.status.code(), Some(1));
     assert_eq!(fs::read_to_string(&file).expect("still there"), "precious");
+}
+
+/// Seen: both waited for ever for room in the backlog.
+#[test]
+fn a_unix_socket_whose_owner_does_not_accept_is_waited_for_no_longer_than_a_moment() {
+    let path = format!("{}/socket", tempdir("full"));
+    let owner =
+        socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).expect("a socket");
+    bind(owner.as_raw_fd(), &UnixAddr::new(path.as_str()).expect("short")).expect("bound");
+    nix::sys::socket::listen(&owner, Backlog::new(0).expect("small")).expect("listens");
+    let _fills_the_backlog = UnixStream::connect(&path).expect("connects");
+    let address = format!("unix:{path}");
+    let (output, sentence) = run(&["--check", &address]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(sentence.contains("timed out"), "{sentence}");
+    let (output, sentence) = run(&["--listen", &address, "cat"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(sentence.contains("in use"), "{sentence}");
 }
 
 #[test]
