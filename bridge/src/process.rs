@@ -8,8 +8,8 @@ use std::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command, Stdio};
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::epoll::EpollFlags;
-use nix::sys::signal::{Signal, killpg};
-use nix::unistd::Pid;
+use nix::sys::signal::{Signal, kill, killpg};
+use nix::unistd::{Pid, getpgid};
 
 use crate::args::Settings;
 use crate::clock::Moment;
@@ -137,8 +137,11 @@ impl Process {
     /// Signals the process and everybody it started who stayed in its group. Only to be called while the process is not
     /// reaped: afterwards the group's number may be somebody else's.
     pub(crate) fn signal_group(&self, signal: Signal) {
-        // The group may have ended by itself; that is what is wanted.
+        // Both may have ended by themselves; that is what is wanted.
         let _ = killpg(self.pid, signal);
+        if getpgid(Some(self.pid)) != Ok(self.pid) {
+            let _ = kill(self.pid, signal); // it has joined another group
+        }
     }
 
     /// Wants to hear of stderr, or not while the log is full.

@@ -62,6 +62,21 @@ fn sigterm_goes_to_the_whole_group() {
 }
 
 #[test]
+fn a_server_that_joins_another_group_gets_its_signals_all_the_same() {
+    let server = "import os, time\nos.setpgid(0, os.getpgid(os.getppid()))\nprint('ready', flush=True)\n\
+                  while True: time.sleep(1)";
+    for path in DATA_PATHS {
+        let options = ["--stdio", path, "--stop-grace", "100ms"];
+        let bridge = Bridge::start(&options, &["python3", "-c", server]);
+        let open_files = bridge.open_files();
+        let mut client = bridge.talk("x\n");
+        assert_eq!(read_line(&mut client), "ready");
+        drop(client);
+        bridge.wait_for_rest(open_files);
+    }
+}
+
+#[test]
 fn who_is_left_in_the_group_ends_with_the_process() {
     for path in DATA_PATHS {
         let bridge = Bridge::shell(&["--stdio", path], "sleep 1000 & sleep 1000 & read x; exit 0");
