@@ -4,6 +4,7 @@ mod drain;
 mod handshake;
 
 use std::future::Future;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,6 +19,7 @@ use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 
+use super::activity::Activity;
 use super::*;
 use crate::ops::drain::Drain;
 use crate::permit;
@@ -257,6 +259,21 @@ async fn idle_connections_of_both_protocols_are_closed() {
     eventually(|| served.metrics.connections.get() == 0).await;
     let idle = PhaseLabel { phase: Phase::Idle };
     assert_eq!(served.metrics.timeouts.get_or_create(&idle).get(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_idle_connection_has_all_its_time_from_its_last_request_on() {
+    let config = http::Config { idle_timeout: Duration::from_secs(100), ..http::Config::default() };
+    let activity = Activity::new(&config, false);
+    let mut expired = pin!(activity.expired());
+    for _ in 0..3 {
+        drop(activity.request(Version::HTTP_11));
+        assert!(timeout(Duration::from_secs(60), expired.as_mut()).await.is_err());
+    }
+    drop(activity.request(Version::HTTP_11));
+    let last = Instant::now();
+    assert_eq!(expired.await, Phase::Idle);
+    assert_eq!(last.elapsed().as_secs(), 100);
 }
 
 #[tokio::test]
