@@ -17,6 +17,7 @@ use hyper::service::service_fn;
 use hyper::{Request, Response, header};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use memchr::memmem;
+use rustls::ServerConfig;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
@@ -43,32 +44,52 @@ impl Bare {
         let body = Bytes::from(std::fs::read(&self.body)?);
         let content_type = header::HeaderValue::from_str(&self.content_type)?;
         let answer = Answer { body, content_type, events: self.content_type == EVENTS };
-        let acceptor = match &self.tls {
-            Some((certificate, key)) => Some(TlsAcceptor::from(Arc::new(tls::server(certificate, key)?))),
+        let tls = match &self.tls {
+            Some((certificate, key)) => Some(tls::server(certificate, key)?),
             None => None,
         };
-        let listener = TcpListener::bind(self.address).await?;
-        let mut connections = JoinSet::new();
-        loop {
-            tokio::select! {
-                accepted = listener.accept() => {
-                    let (stream, _) = accepted?;
-                    // Without it a second small write would wait for the client's delayed ACK.
-                    let _ = stream.set_nodelay(true);
-                    let (answer, acceptor, http2) = (answer.clone(), acceptor.clone(), self.http2);
-                    connections.spawn(async move {
-                        match acceptor {
-                            None => connection(stream, answer, http2).await,
-                            Some(acceptor) => if let Ok(stream) = acceptor.accept(stream).await {
-                                connection(stream, answer, http2).await;
-                            },
+        accept(self.address, tls, Answering { answer, http2: self.http2 }).await
+    }
+}
+
+/// What serves a connection.
+pub(crate) trait Serve: Clone + Send + 'static {
+    fn serve<S>(self, stream: S) -> impl Future<Output = ()> + Send
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static;
+}
+
+/// Serves every connection until the process is killed.
+pub(crate) async fn accept(address: SocketAddr, tls: Option<ServerConfig>, serve: impl Serve) -> Result<()> {
+    let listener = TcpListener::bind(address).await?;
+    let tls = tls.map(|config| TlsAcceptor::from(Arc::new(config)));
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            accepted = listener.accept() => {
+                let (stream, _) = accepted?;
+                // Without it a second small write would wait for the client's delayed ACK.
+                let _ = stream.set_nodelay(true);
+                let serve = serve.clone();
+                match tls.clone() {
+                    None => connections.spawn(serve.serve(stream)),
+                    // Boxed: a handshake is over soon, and the room of its task would be counted as the limit's.
+                    Some(tls) => connections.spawn(async move {
+                        if let Ok(stream) = Box::pin(tls.accept(stream)).await {
+                            serve.serve(stream).await;
                         }
-                    });
-                }
-                Some(_) = connections.join_next() => {} // cancel-safe; only makes room
+                    }),
+                };
             }
+            Some(_) = connections.join_next() => {} // cancel-safe; only makes room
         }
     }
+}
+
+#[derive(Clone)]
+struct Answering {
+    answer: Answer,
+    http2: bool,
 }
 
 #[derive(Clone)]
@@ -107,26 +128,29 @@ impl Body for Sent {
     }
 }
 
-async fn connection<S>(stream: S, answer: Answer, http2: bool)
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let service = service_fn(move |request: Request<Incoming>| {
-        let answer = answer.clone();
-        async move {
-            // A client that breaks off is not this server's concern.
-            let _ = request.into_body().collect().await;
-            let mut response = Response::new(Sent { rest: answer.body, events: answer.events });
-            response.headers_mut().insert(header::CONTENT_TYPE, answer.content_type);
-            Ok::<_, Infallible>(response)
-        }
-    });
-    let stream = TokioIo::new(stream);
-    let _ = if http2 {
-        http2::Builder::new(TokioExecutor::new()).serve_connection(stream, service).await
-    } else {
-        http1::Builder::new().serve_connection(stream, service).await
-    };
+impl Serve for Answering {
+    async fn serve<S>(self, stream: S)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let Answering { answer, http2 } = self;
+        let service = service_fn(move |request: Request<Incoming>| {
+            let answer = answer.clone();
+            async move {
+                // A client that breaks off is not this server's concern.
+                let _ = request.into_body().collect().await;
+                let mut response = Response::new(Sent { rest: answer.body, events: answer.events });
+                response.headers_mut().insert(header::CONTENT_TYPE, answer.content_type);
+                Ok::<_, Infallible>(response)
+            }
+        });
+        let stream = TokioIo::new(stream);
+        let _ = if http2 {
+            http2::Builder::new(TokioExecutor::new()).serve_connection(stream, service).await
+        } else {
+            http1::Builder::new().serve_connection(stream, service).await
+        };
+    }
 }
 
 /// The type of a body that is a stream of events.

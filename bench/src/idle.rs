@@ -23,8 +23,10 @@ use testkit::process::{Bridge, Edge, Process, Scratch, binary, free_address};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::net::TcpStream;
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
+use self::bare::Sessions;
+use crate::bare::accept;
 use crate::report::print;
 use crate::tls;
 
@@ -34,9 +36,9 @@ pub(crate) async fn run(arguments: &[&str]) -> Result<()> {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
     match *arguments {
-        ["bare", address] => bare::serve(address, None).await,
+        ["bare", address] => accept(address.parse()?, None, Sessions).await,
         ["bare", address, certificate, key] => {
-            bare::serve(address, Some(tls::server(certificate.as_ref(), key.as_ref())?)).await
+            accept(address.parse()?, Some(tls::server(certificate.as_ref(), key.as_ref())?), Sessions).await
         }
         ["hold", address, sessions] => hold::hold(address.parse()?, sessions.parse()?, None).await,
         ["hold", address, sessions, certificate] => {
@@ -198,18 +200,23 @@ impl Holder {
         let input = process.stdin.take().context("piped")?;
         let output = BufReader::new(process.stdout.take().context("piped")?).lines();
         let mut holder = Holder { _process: process, input, output };
-        let ready = holder.output.next_line().await?;
-        ensure!(ready.as_deref() == Some("open"), "the client said {ready:?}");
+        let ready = holder.line(OPEN_GUARD).await?;
+        ensure!(ready == "open", "the client said {ready}");
         Ok(holder)
     }
 
     /// How many comments came so far. All sessions must still be open.
     async fn comments(&mut self, sessions: usize) -> Result<usize> {
         self.input.write_all(b"\n").await?;
-        let line = self.output.next_line().await?.context("the client is gone")?;
+        let line = self.line(ANSWER_GUARD).await?;
         let (open, comments) = line.split_once(' ').context("OPEN COMMENTS")?;
         ensure!(open.parse::<usize>()? == sessions, "{open} of {sessions} streams are open");
         Ok(comments.parse()?)
+    }
+
+    async fn line(&mut self, guard: Duration) -> Result<String> {
+        let line = timeout(guard, self.output.next_line()).await.context("the client says nothing")??;
+        line.context("the client is gone")
     }
 }
 
@@ -217,3 +224,7 @@ const INITIALIZE: &str = r#"{"jsonrpc":"2.0","id":1,"method":"initialize","param
 const SESSION: &str = "mcp-session-id";
 /// What the edge does by default.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
+/// For all sessions to open: 10,000 over TLS take half a minute on two busy cores.
+const OPEN_GUARD: Duration = Duration::from_secs(300);
+/// For two numbers.
+const ANSWER_GUARD: Duration = Duration::from_secs(10);

@@ -70,7 +70,7 @@ impl Peers {
             let (url, pid) = url.rsplit_once('@').map_or((url.as_str(), None), |(url, pid)| (url, Some(pid)));
             let (address, path) = url.split_once('/').context("a peer is NAME=ADDRESS:PORT/PATH[@PID]")?;
             let address = address.parse().context("the address of a peer")?;
-            let pid = pid.map(str::parse).transpose().context("the process of a peer")?;
+            let pid = pid.map(str::parse).transpose().context("after @ comes the process id of a peer")?;
             let (path, family) = (format!("/{path}"), Family::new(pid));
             let gateway = Gateway { path, family, ..Gateway::unowned(address) };
             peers.push(Peer::new(name, gateway));

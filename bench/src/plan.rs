@@ -202,7 +202,8 @@ async fn measure(lane: &Lane, (run, step): (usize, Step), load: &Load) -> Result
 /// The side whose peak is everybody's.
 const PEAK_OF: &str = "edge";
 const USAGE: &str = "usage: bench [--quick] [--runs N] [--seconds S] [--connections N,N] [--sides NAME,NAME] [--no-peers] \
-    [--agentgateway PROGRAM] [--docker-gateway PROGRAM] [--peer NAME=ADDRESS:PORT/PATH[@PID]] [GROUP…], where GROUP is one of";
+    [--agentgateway PROGRAM] [--docker-gateway PROGRAM] [--peer NAME=ADDRESS:PORT/PATH[@PID]] [GROUP…], or bench idle [--sessions N] [--runs N] [--seconds N] [--tls], \
+    or bench soak [--minutes N]; GROUP is one of";
 
 #[cfg(test)]
 mod tests {

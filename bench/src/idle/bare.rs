@@ -2,10 +2,8 @@
 
 use std::convert::Infallible;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use anyhow::Result;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Either, Full};
 use hyper::body::{Body, Frame, Incoming};
@@ -14,42 +12,24 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response};
 use hyper_util::rt::TokioIo;
-use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpListener;
-use tokio::task::JoinSet;
 use tokio::time::{Instant, Interval, interval_at};
-use tokio_rustls::TlsAcceptor;
 
 use super::{INITIALIZE, KEEP_ALIVE, SESSION};
+use crate::bare::Serve;
 
-pub(super) async fn serve(address: &str, tls: Option<ServerConfig>) -> Result<()> {
-    let listener = TcpListener::bind(address).await?;
-    let tls = tls.map(|config| TlsAcceptor::from(Arc::new(config)));
-    let mut connections = JoinSet::new();
-    loop {
-        tokio::select! {
-            accepted = listener.accept() => {
-                let (stream, _) = accepted?;
-                let _ = stream.set_nodelay(true);
-                match tls.clone() {
-                    None => connections.spawn(connection(stream)),
-                    // Boxed: a handshake is over soon, and the room of its task would be counted as the limit's.
-                    Some(tls) => connections.spawn(async move {
-                        if let Ok(stream) = Box::pin(tls.accept(stream)).await {
-                            connection(stream).await;
-                        }
-                    }),
-                };
-            }
-            Some(_) = connections.join_next() => {} // cancel-safe; only makes room
-        }
+/// Keeps the streams of sessions alive.
+#[derive(Clone)]
+pub(super) struct Sessions;
+
+impl Serve for Sessions {
+    async fn serve<S>(self, stream: S)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        // A client that breaks off is not this server's concern.
+        let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service_fn(answer)).await;
     }
-}
-
-async fn connection(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
-    // A client that breaks off is not this server's concern.
-    let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service_fn(answer)).await;
 }
 
 async fn answer(request: Request<Incoming>) -> Result<Response<Either<Full<Bytes>, Alive>>, Infallible> {
