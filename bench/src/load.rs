@@ -7,6 +7,7 @@
 //! - open loop (`open`): requests fall due at the times of a Poisson process, whatever came of those before, and
 //!   a latency counts from when its request was due. So a side that stalls pays for all it kept waiting.
 //! - `pipe`: both, on the pipes of a server itself · `first`: a new session up to its first answer
+//! - `pulse`: how fast the machine is meanwhile
 
 mod channel;
 pub(crate) mod first;
@@ -14,6 +15,7 @@ mod http1;
 mod http2;
 mod open;
 mod pipe;
+mod pulse;
 
 use std::cell::RefCell;
 use std::net::SocketAddr;
@@ -23,10 +25,11 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
-use tokio::task::{JoinSet, LocalSet};
+use tokio::task::{JoinSet, LocalSet, spawn_local};
 use tokio::time::Instant;
 
-use crate::stat::{Histogram, Outcome};
+use crate::slices::Slices;
+use crate::stat::Outcome;
 use channel::Channel;
 
 /// One measurement to be made.
@@ -59,19 +62,10 @@ pub(crate) enum To {
 
 /// What all connections, on one thread, count together.
 pub(crate) struct Counted {
-    pub(crate) latencies: Histogram,
+    pub(crate) slices: Slices,
     pub(crate) with_warm_up: u64,
     pub(crate) failed: u64,
-    pub(crate) body_bytes: u64,
     pub(crate) first_failure: Option<String>,
-    window: Window,
-}
-
-/// The time that counts.
-#[derive(Clone, Copy)]
-pub(crate) struct Window {
-    pub(crate) from: Instant,
-    pub(crate) until: Instant,
 }
 
 pub(crate) type Counting = Rc<RefCell<Counted>>;
@@ -80,21 +74,21 @@ impl Load {
     pub(crate) async fn run(self) -> Result<Outcome> {
         let requests = read_requests(&std::fs::read(&self.requests).context("the file of requests")?)?;
         let requests: Rc<[Vec<u8>]> = requests.into();
-        let local = LocalSet::new();
-        let counted = local.run_until(self.measure(requests)).await?;
+        let counted = LocalSet::new().run_until(self.measure(requests)).await?;
         let counted = counted.borrow();
-        let length = counted.window.until - counted.window.from;
-        Ok(Outcome::new(&counted, length))
+        Ok(Outcome::new(&counted))
     }
 
     async fn measure(&self, requests: Rc<[Vec<u8>]>) -> Result<Counting> {
         let To::Http { address, http2, tls } = &self.to else { return pipe::run(self, &requests).await };
         let mut channels = Channel::open(*address, *http2, tls.as_deref(), self.connections).await?;
         let counted = self.counted();
-        let window = counted.borrow().window;
+        let until = counted.borrow().until();
+        let pulse = spawn_local(pulse::feel(counted.clone()));
         let mut loops = JoinSet::new();
         if let Some(rate) = self.rate {
             open::run(channels, requests, rate, counted.clone()).await?;
+            pulse.await??;
             return Ok(counted);
         }
         for (number, channel) in channels.drain(..).enumerate() {
@@ -103,30 +97,25 @@ impl Load {
                 loops.spawn_local(first::keep_opening(channel, requests, counted));
             } else {
                 let which = (number, self.connections);
-                loops.spawn_local(keep_asking(channel, requests, which, (window, counted)));
+                loops.spawn_local(keep_asking(channel, requests, which, (until, counted)));
             }
         }
         while loops.join_next().await.is_some() {}
+        pulse.await??;
         Ok(counted)
     }
 
-    pub(crate) fn counted(&self) -> Counting {
+    fn counted(&self) -> Counting {
         let from = Instant::now() + WARM_UP;
-        let window = Window { from, until: from + Duration::from_secs_f64(self.seconds) };
-        Rc::new(RefCell::new(Counted {
-            latencies: Histogram::default(),
-            with_warm_up: 0,
-            failed: 0,
-            body_bytes: 0,
-            first_failure: None,
-            window,
-        }))
+        let slices = Slices::new(from, Duration::from_secs_f64(self.seconds));
+        Rc::new(RefCell::new(Counted { slices, with_warm_up: 0, failed: 0, first_failure: None }))
     }
 }
 
 impl Counted {
-    pub(crate) fn window(&self) -> Window {
-        self.window
+    /// When the measurement ends.
+    pub(crate) fn until(&self) -> Instant {
+        self.slices.until()
     }
 
     /// An answer of so many bytes to what was sent at `began`.
@@ -143,10 +132,7 @@ impl Counted {
 
     fn count(&mut self, at: Instant, latency: Duration, body_bytes: usize) {
         self.with_warm_up += 1;
-        if at >= self.window.from && at < self.window.until {
-            self.latencies.add(latency);
-            self.body_bytes += body_bytes as u64;
-        }
+        self.slices.answer(at, latency, body_bytes);
     }
 
     pub(crate) fn failed(&mut self, why: &str) {
@@ -160,11 +146,11 @@ async fn keep_asking(
     mut channel: Channel,
     requests: Rc<[Vec<u8>]>,
     (number, connections): (usize, usize),
-    (window, counted): (Window, Counting),
+    (until, counted): (Instant, Counting),
 ) {
     for request in own_share(&requests, number, connections) {
         let began = Instant::now();
-        if began >= window.until {
+        if began >= until {
             return;
         }
         match within(channel.ask(request)).await {

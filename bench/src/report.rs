@@ -165,6 +165,12 @@ pub(crate) fn all(plan: &Plan, measured: &[Measured]) -> Result<()> {
          spread = (most − least) / median. A ratio is taken within each run.\n",
         plan.runs, plan.seconds
     ));
+    let cells = measured.iter().flat_map(|measured| &measured.cells);
+    let shares: Vec<f64> = cells.map(|cell| cell.outcome.left_out).collect();
+    print(&format!(
+        "Moments in which the machine itself was slow are left out with their neighbours: {:.0} % of the time.\n",
+        100.0 * shares.iter().sum::<f64>() / (shares.len() as f64).max(1.0)
+    ));
     verdict::print(measured);
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("out");
     std::fs::create_dir_all(&folder)?;

@@ -97,7 +97,7 @@ impl Part {
         ensure!(outcome.failed == 0, "{}: {} failed: {failure}", self.name, outcome.failed);
         print(&format!(
             "{}: {} answered, none failed, p99 {:.0} µs",
-            self.name, outcome.requests, outcome.p99_us
+            self.name, outcome.with_warm_up, outcome.p99_us
         ));
         Ok(())
     }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::load::Counted;
+use crate::slices::Kept;
 
 /// Counts of latencies in buckets that are 1/64 of their value wide, so that a percentile is right to 1.6 %.
 pub(crate) struct Histogram {
@@ -26,6 +27,8 @@ pub(crate) struct Outcome {
     pub(crate) p90_us: f64,
     pub(crate) p99_us: f64,
     pub(crate) p999_us: f64,
+    /// The share of the time that is in no figure but the two counts after the first, because the machine was slow in it.
+    pub(crate) left_out: f64,
 }
 
 impl Default for Histogram {
@@ -35,12 +38,22 @@ impl Default for Histogram {
 }
 
 impl Histogram {
-    pub(crate) fn add(&mut self, latency: Duration) {
+    /// The bucket of a latency.
+    pub(crate) fn bucket(latency: Duration) -> u16 {
         let nanos = u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX);
-        if let Some(count) = self.counts.get_mut(bucket(nanos)) {
+        u16::try_from(bucket(nanos)).unwrap_or(u16::MAX)
+    }
+
+    /// One more in this bucket.
+    pub(crate) fn add(&mut self, bucket: u16) {
+        if let Some(count) = self.counts.get_mut(usize::from(bucket)) {
             *count += 1;
         }
         self.total += 1;
+    }
+
+    pub(crate) fn total(&self) -> u64 {
+        self.total
     }
 
     /// The latency that this share of all requests kept below, in microseconds.
@@ -79,19 +92,20 @@ fn top(bucket: usize) -> u64 {
 const STEPS: u64 = 64;
 
 impl Outcome {
-    pub(crate) fn new(counted: &Counted, length: Duration) -> Outcome {
-        let latencies = &counted.latencies;
+    pub(crate) fn new(counted: &Counted) -> Outcome {
+        let Kept { latencies, body_bytes, time, left_out } = counted.slices.kept();
         Outcome {
-            requests: latencies.total,
+            requests: latencies.total(),
             with_warm_up: counted.with_warm_up,
             failed: counted.failed,
             first_failure: counted.first_failure.clone(),
-            per_second: latencies.total as f64 / length.as_secs_f64(),
-            bytes_per_second: counted.body_bytes as f64 / length.as_secs_f64(),
+            per_second: latencies.total() as f64 / time.as_secs_f64(),
+            bytes_per_second: body_bytes as f64 / time.as_secs_f64(),
             p50_us: latencies.percentile_us(0.5),
             p90_us: latencies.percentile_us(0.9),
             p99_us: latencies.percentile_us(0.99),
             p999_us: latencies.percentile_us(0.999),
+            left_out,
         }
     }
 }
@@ -138,7 +152,7 @@ mod tests {
     fn percentiles_are_those_of_the_data() {
         let mut histogram = Histogram::default();
         for micros in 1..=1000 {
-            histogram.add(Duration::from_micros(micros));
+            histogram.add(Histogram::bucket(Duration::from_micros(micros)));
         }
         for (share, expected) in [(0.5, 500.0), (0.99, 990.0), (0.999, 999.0)] {
             let found = histogram.percentile_us(share);

@@ -12,7 +12,7 @@ use super::{Counting, within};
 /// Opens one session after the other until the time is up. What counts is the time from `initialize` to the
 /// answer of the call; the end of the session comes after it and is not in it.
 pub(super) async fn keep_opening(mut channel: Channel, steps: Rc<[Vec<u8>]>, counted: Counting) {
-    let until = counted.borrow().window().until;
+    let until = counted.borrow().until();
     while Instant::now() < until {
         let began = Instant::now();
         match within(open(&mut channel, &steps)).await {

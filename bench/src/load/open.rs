@@ -17,7 +17,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::channel::Channel;
-use super::{Counting, Window, own_share, within};
+use super::{Counting, own_share, within};
 
 /// Times at which requests are due: the same in every run, so that all sides meet the same.
 pub(super) struct Schedule {
@@ -93,7 +93,7 @@ pub(super) async fn run(
     rate: f64,
     counted: Counting,
 ) -> Result<()> {
-    let window = counted.borrow().window();
+    let until = counted.borrow().until();
     let due = Rc::new(Due { times: RefCell::default(), count: Semaphore::new(0) });
     let mut loops = JoinSet::new();
     let connections = channels.len();
@@ -104,14 +104,14 @@ pub(super) async fn run(
         });
     }
     let (alarm, mut schedule) = (Alarm::new()?, Schedule::new(Instant::now(), rate));
-    while schedule.next() < window.until {
+    while schedule.next() < until {
         alarm.at(schedule.next()).await?;
         due.times.borrow_mut().push_back(schedule.next());
         due.count.add_permits(1);
         schedule.advance();
     }
     due.count.close();
-    finish(&mut loops, window).await;
+    finish(&mut loops, until).await;
     let mut counted = counted.borrow_mut();
     for _ in due.times.borrow_mut().drain(..) {
         counted.failed("it fell due and was never sent: the rate is more than the side can do");
@@ -119,9 +119,9 @@ pub(super) async fn run(
     Ok(())
 }
 
-async fn finish(loops: &mut JoinSet<()>, window: Window) {
+async fn finish(loops: &mut JoinSet<()>, until: Instant) {
     let all = async { while loops.join_next().await.is_some() {} };
-    let _ = tokio::time::timeout_at(window.until + PATIENCE, all).await;
+    let _ = tokio::time::timeout_at(until + PATIENCE, all).await;
 }
 
 async fn take_due<'r>(

@@ -10,11 +10,12 @@ use std::rc::Rc;
 use anyhow::{Context, Result, bail, ensure};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::{ChildStdin, ChildStdout, Command};
+use tokio::task::spawn_local;
 use tokio::time::Instant;
 
 use super::http1::holds_result;
 use super::open::{Alarm, Schedule};
-use super::{Counting, Load, To};
+use super::{Counting, Load, To, pulse};
 
 struct Pipe {
     input: ChildStdin,
@@ -49,16 +50,18 @@ pub(super) async fn run(load: &Load, requests: &Rc<[Vec<u8>]>) -> Result<Countin
         turn: 0,
         counted: load.counted(),
     };
+    let pulse = spawn_local(pulse::feel(pipe.counted.clone()));
     match load.rate {
         None => pipe.closed(load.connections).await?,
         Some(rate) => pipe.open(rate).await?,
     }
+    pulse.await??;
     Ok(pipe.counted)
 }
 
 impl Pipe {
     async fn closed(&mut self, in_flight: usize) -> Result<()> {
-        let until = self.counted.borrow().window().until;
+        let until = self.counted.borrow().until();
         for _ in 0..in_flight {
             self.due(Instant::now())?;
         }
@@ -76,7 +79,7 @@ impl Pipe {
     }
 
     async fn open(&mut self, rate: f64) -> Result<()> {
-        let until = self.counted.borrow().window().until;
+        let until = self.counted.borrow().until();
         let (alarm, mut schedule) = (Alarm::new()?, Schedule::new(Instant::now(), rate));
         while schedule.next() < until {
             tokio::select! {
