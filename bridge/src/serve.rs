@@ -189,6 +189,9 @@ impl Bridge {
                 self.fill_spares();
             }
             number => {
+                if let Some(spare) = self.spares.iter_mut().find(|spare| spare.number == number) {
+                    return spare.next_rung(&mut self.hub);
+                }
                 let Some(connection) = self.connections.get_mut(&number) else { return };
                 let next = connection.on_deadline(&mut self.hub);
                 self.act(number, next);
@@ -212,7 +215,7 @@ impl Bridge {
                 let running = self.connections.values().filter(|connection| connection.is_running()).count();
                 self.hub.log.event(format_args!("draining signal={signal} connections={running}"));
                 self.listeners.close(&self.hub.poller);
-                self.spares.iter().for_each(|spare| spare.stop(Signal::SIGTERM));
+                self.spares.iter_mut().for_each(|spare| spare.stop(&mut self.hub));
                 let waiting = self.connections.iter().filter(|(_, connection)| connection.is_waiting());
                 for number in waiting.map(|(number, _)| *number).collect::<Vec<u64>>() {
                     self.end(number);
@@ -242,7 +245,7 @@ impl Bridge {
     }
 
     fn stop_all(&mut self) {
-        self.spares.iter().for_each(|spare| spare.stop(Signal::SIGKILL));
+        self.spares.iter_mut().for_each(|spare| spare.next_rung(&mut self.hub));
         for connection in self.connections.values_mut() {
             connection.stop(&mut self.hub);
         }

@@ -2,13 +2,12 @@
 
 use std::io;
 
-use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
 use crate::clock::Moment;
 use crate::hub::Hub;
 use crate::kernel::Ending;
-use crate::process::{Pipes, Process};
+use crate::process::{Cause, Pipes, Process};
 
 /// It waits for a client on its pipes; what it already writes stays in them.
 pub(crate) struct Spare {
@@ -16,6 +15,7 @@ pub(crate) struct Spare {
     pub(crate) number: u64,
     process: Process,
     pipes: Pipes,
+    deadline: Option<Moment>,
 }
 
 impl Spare {
@@ -25,7 +25,7 @@ impl Spare {
         let (mut process, pipes) = Process::start_piped(number, hub)?;
         hub.log.event(format_args!("[{number}] started pid={} ahead", process.pid));
         process.watch_stderr(number, hub, true);
-        Ok(Self { number, process, pipes })
+        Ok(Self { number, process, pipes, deadline: None })
     }
 
     pub(crate) fn pid(&self) -> Pid {
@@ -46,13 +46,22 @@ impl Spare {
     }
 
     /// Nobody will come: it has nothing to finish, so it gets the ladder's signals without the wait for its input.
-    pub(crate) fn stop(&self, signal: Signal) {
-        self.process.signal_group(signal);
+    pub(crate) fn stop(&mut self, hub: &mut Hub) {
+        if self.process.begin_ladder(Cause::InputEnded, hub).is_some() {
+            self.next_rung(hub);
+        }
+    }
+
+    /// The next signal, now.
+    pub(crate) fn next_rung(&mut self, hub: &mut Hub) {
+        let next = self.process.next_rung(self.number, hub);
+        hub.deadlines.set(self.number, &mut self.deadline, next);
     }
 
     /// It has ended before anybody came, its group has been ended, and it is reaped.
-    pub(crate) fn ended(self, how: Ending, hub: &mut Hub) {
+    pub(crate) fn ended(mut self, how: Ending, hub: &mut Hub) {
         let number = self.number;
+        hub.deadlines.set(number, &mut self.deadline, None);
         self.process.log_end(number, how, hub);
     }
 }

@@ -70,6 +70,17 @@ fn waiting_processes_stop_with_the_bridge() {
     }
 }
 
+/// Nobody is served: there is nothing that a drain could wait for.
+#[test]
+fn a_stubborn_process_that_waits_does_not_take_the_time_of_the_drain() {
+    let stubborn = "trap '' TERM; echo ready >&2; while :; do sleep 0.05; done";
+    let mut bridge = Bridge::shell(&["--warm", "1", "--drain", "10m"], stubborn);
+    bridge.wait_for_log("] ready");
+    bridge.signal(Signal::SIGTERM);
+    assert_eq!(bridge.exit_status().code(), Some(0));
+    bridge.wait_for_log("signal=SIGKILL");
+}
+
 #[test]
 fn an_orphan_of_a_waiting_process_is_spared_until_it_ends() {
     let server =
