@@ -58,7 +58,8 @@ enum Client {
     Talking,
     /// It has sent FIN: no more input, but it may still listen.
     Finished,
-    /// Reset, timed out, or closed in both directions.
+    /// Reset, timed out, or closed in both directions: it takes nothing any more. What it sent before may still wait in
+    /// the socket, on a unix socket always, where there is no FIN and closing is all that a client does.
     Gone,
 }
 
@@ -143,9 +144,11 @@ impl Connection {
             Stage::Running(_, DataPlane::Pipe(pump)) => {
                 if self.client == Client::Gone {
                     pump.give_up_client();
+                    pump.pull_rest(&self.socket, hub);
+                } else {
+                    pump.push_output(&self.socket);
+                    let _ = pump.pull_input(&self.socket, hub);
                 }
-                pump.push_output(&self.socket);
-                pump.pull_input(&self.socket, hub);
                 self.leave_if_client_did(hub);
                 self.rewatch(hub)
             }
@@ -158,6 +161,10 @@ impl Connection {
     pub(crate) fn on_stdin(&mut self, hub: &mut Hub) -> Next {
         if let Stage::Running(_, DataPlane::Pipe(pump)) = &mut self.stage {
             pump.push_input(hub);
+            if self.client == Client::Gone {
+                // Its socket is not watched any more.
+                pump.pull_rest(&self.socket, hub);
+            }
         }
         self.rewatch(hub)
     }
@@ -275,13 +282,10 @@ impl Connection {
     }
 
     fn first_byte(&self) -> Next {
-        if self.client == Client::Gone {
-            return Next::End;
-        }
         match recv(self.socket.as_raw_fd(), &mut [0], MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT) {
             Ok(0) => Next::End,
             Ok(_) => Next::Start,
-            Err(error) if is_transient(&error.into()) => Next::Stay,
+            Err(error) if is_transient(&error.into()) && self.client != Client::Gone => Next::Stay,
             Err(_) => Next::End,
         }
     }
@@ -290,12 +294,7 @@ impl Connection {
         if self.client == Client::Talking {
             return;
         }
-        if let Stage::Running(process, plane) = &mut self.stage {
-            if self.client == Client::Gone
-                && let DataPlane::Pipe(pump) = plane
-            {
-                pump.close_stdin(hub);
-            }
+        if let Stage::Running(process, _) = &mut self.stage {
             let deadline = process.begin_ladder(Cause::InputEnded, hub);
             self.set_ladder_deadline(hub, deadline);
         }
@@ -349,6 +348,9 @@ impl Connection {
             // Blind to the client or the process it could only hang; the process gets the ladder's first rung at once.
             hub.log.event(format_args!("[{}] cannot be watched: {error}", self.number));
             self.client = Client::Gone;
+            if let Stage::Running(_, DataPlane::Pipe(pump)) = &mut self.stage {
+                pump.close_stdin(hub);
+            }
             self.leave_if_client_did(hub);
             return if self.process().is_some() { Next::Stay } else { Next::End };
         }

@@ -45,12 +45,13 @@ impl Pump {
         }
     }
 
-    /// Moves what the client has sent on to the process.
-    pub(crate) fn pull_input(&mut self, socket: &OwnedFd, hub: &mut Hub) {
-        if self.input_ended || !self.inward.is_empty() {
-            return;
+    /// Moves what the client has sent on to the process. Returns whether something was there.
+    pub(crate) fn pull_input(&mut self, socket: &OwnedFd, hub: &mut Hub) -> bool {
+        if !self.takes_input() {
+            return false;
         }
-        match receive(socket, &mut hub.scratch) {
+        let received = receive(socket, &mut hub.scratch);
+        match received {
             Ok(0) => self.input_ended = true,
             Ok(bytes) => {
                 let bytes = hub.scratch.get(..bytes).unwrap_or_default();
@@ -60,10 +61,25 @@ impl Pump {
                 });
                 self.push_input(hub);
             }
-            Err(error) if is_transient(&error) => {}
+            Err(ref error) if is_transient(error) => {}
             Err(_) => self.input_ended = true,
         }
         self.close_stdin_if_done(hub);
+        received.is_ok_and(|bytes| bytes > 0)
+    }
+
+    /// Moves on what a client that is gone had sent before, as far as the process takes it.
+    pub(crate) fn pull_rest(&mut self, socket: &OwnedFd, hub: &mut Hub) {
+        // Comes to an end: nobody adds to what waits in the socket.
+        while self.pull_input(socket, hub) {}
+        if self.takes_input() {
+            self.input_ended = true;
+            self.close_stdin_if_done(hub);
+        }
+    }
+
+    fn takes_input(&self) -> bool {
+        self.inward.is_empty() && !self.input_ended
     }
 
     /// Moves on what the process did not take before.
@@ -135,7 +151,7 @@ impl Pump {
     /// What the client's socket should report.
     pub(crate) fn client_interest(&self) -> EpollFlags {
         let mut flags = EpollFlags::empty();
-        flags.set(EpollFlags::EPOLLIN, self.inward.is_empty() && !self.input_ended);
+        flags.set(EpollFlags::EPOLLIN, self.takes_input());
         flags.set(EpollFlags::EPOLLOUT, !self.outward.is_empty());
         flags
     }

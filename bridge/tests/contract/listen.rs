@@ -11,7 +11,7 @@ use nix::sys::signal::Signal;
 use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, socket};
 
 use crate::cli::tempdir;
-use crate::support::{Bridge, binary, connect, read_line, run};
+use crate::support::{Bridge, DATA_PATHS, binary, connect, read_line, run, wait_until};
 
 fn listening_on(addresses: &[&str]) -> Bridge {
     let mut command = binary();
@@ -87,6 +87,30 @@ fn a_unix_socket_whose_owner_does_not_accept_is_waited_for_no_longer_than_a_mome
     let (output, sentence) = run(&["--listen", &address, "cat"]);
     assert_eq!(output.status.code(), Some(1));
     assert!(sentence.contains("in use"), "{sentence}");
+}
+
+/// There is no FIN on it: closing is all that a client does, and it hangs up with what it said still unread.
+#[test]
+fn what_a_client_of_a_unix_socket_said_before_it_closed_is_delivered() {
+    for path_of_data in DATA_PATHS {
+        let path = format!("{}/socket", tempdir(&format!("closed-{path_of_data}")));
+        let mut command = binary();
+        command.args(["--listen", &format!("unix:{path}"), "--stdio", path_of_data, "--"]);
+        // It begins to read when the client is long gone, and what it has read is more than pipes and sockets hold.
+        command.args(["sh", "-c", "read -r first; sleep 0.3; echo read $first $(wc -c) >&2"]);
+        let bridge = Bridge::spawn(command);
+        let mut client = UnixStream::connect(&path).expect("connects");
+        client.write_all(b"one\n").expect("sent");
+        client.write_all(&vec![b'x'; 600_000]).expect("sent");
+        drop(client);
+        bridge.wait_for_log("read one 600000");
+        // Said and closed before the bridge has looked.
+        for _ in 0..10 {
+            let mut client = UnixStream::connect(&path).expect("connects");
+            client.write_all(b"two\n").expect("sent");
+        }
+        wait_until("all were served", || bridge.log().matches("read two 0").count() == 10);
+    }
 }
 
 #[test]
