@@ -133,7 +133,10 @@ impl Shared {
     /// By what is completed: a prompt's name, or a template's URI (MCP 2025-11-25 server/utilities/completion).
     fn completion(&self, call: &Call, surface: &Surface, only: Option<usize>) -> Result<Target, Error> {
         let reference = call.request.param("ref").filter(Value::is_object);
-        let reference = reference.ok_or_else(|| missing("ref", "what to complete"))?;
+        let reference = reference.ok_or_else(|| {
+            let message = "params.ref must be an object that names what to complete";
+            Error::new(Kind::InvalidParams, Blame::Downstream, message)
+        })?;
         let bytes = call.request.bytes();
         let object = Object::scan(bytes, reference.span(), &self.config.limits).map_err(|error| {
             Error::new(Kind::InvalidParams, Blame::Downstream, format!("params.ref: {error}"))
@@ -142,11 +145,16 @@ impl Shared {
             let span = object.get(bytes, key)?;
             Some((span, serde_json::from_slice::<String>(span.of(bytes)).ok()?))
         };
-        if let Some((span, name)) = text("name") {
-            let named = Named { route: surface.prompt(&name), name: name.into(), span };
-            return self.named(call, Ok(named), "a prompt named", "prompts/list");
+        match text("type").as_ref().map(|(_, kind)| kind.as_str()) {
+            Some("ref/prompt") => {
+                let (span, name) = text("name").ok_or_else(|| missing("ref.name", "the prompt"))?;
+                let named = Named { route: surface.prompt(&name), name: name.into(), span };
+                return self.named(call, Ok(named), "a prompt named", "prompts/list");
+            }
+            Some("ref/resource") => {}
+            _ => return Err(missing("ref.type", "what to complete: ref/prompt or ref/resource")),
         }
-        let (_, uri) = text("uri").ok_or_else(|| missing("ref.name or ref.uri", "what to complete"))?;
+        let (_, uri) = text("uri").ok_or_else(|| missing("ref.uri", "the template"))?;
         let server = only.or_else(|| surface.template(&uri)).or_else(|| surface.resource(&uri));
         let server = server.ok_or_else(|| unknown("a template", &uri, "resources/templates/list"))?;
         Ok(Target { server, rename: None })

@@ -145,8 +145,15 @@ async fn completions_go_by_what_they_complete() {
     assert_eq!(complete(r#"{"type":"ref/resource","uri":"u://{id}"}"#).await.unwrap()["server"], "b");
     let none = complete(r#"{"type":"ref/prompt","name":"greet"}"#).await.unwrap();
     assert_eq!(none["completion"]["values"], serde_json::json!([]), "a completes nothing, and is not asked");
-    assert_eq!(complete("{}").await.unwrap_err(), Kind::InvalidParams);
-    assert_eq!(complete(r#"{"uri":"v://{id}"}"#).await.unwrap_err(), Kind::InvalidParams);
+    for wrong in [
+        "{}",
+        r#"{"name":"b__greet"}"#,
+        r#"{"type":"ref/tool","name":"b__greet"}"#,
+        r#"{"type":"ref/prompt","uri":"u://{id}"}"#,
+        r#"{"type":"ref/resource","uri":"v://{id}"}"#,
+    ] {
+        assert_eq!(complete(wrong).await.unwrap_err(), Kind::InvalidParams, "{wrong}");
+    }
 }
 
 #[tokio::test]
