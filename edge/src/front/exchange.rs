@@ -126,7 +126,7 @@ enum Step {
     End(Answer),
     /// The call goes on without this exchange.
     Leave(Due),
-    /// The client itself cancelled the call, or its session ended.
+    /// The client itself cancelled the call.
     Cancelled(Answer),
 }
 
@@ -458,13 +458,22 @@ impl Waiting {
         answer
     }
 
+    /// The client has cancelled the call, or its session has ended before it did, which the client has to hear.
     fn cancelled(&mut self) -> Step {
-        let ended = matches!(&self.tie, Tie::Session(in_flight, _) if in_flight.session_ended());
-        let message =
-            if ended { "the session ended before the call did" } else { "the client cancelled the call" };
-        let answer = self.manner.failed(&self.id, &Error::new(Kind::Cancelled, Blame::Downstream, message));
+        let ended = match &self.tie {
+            Tie::Session(in_flight, drain) if in_flight.session_ended() => Some(drain.is_cut()),
+            Tie::Session(..) | Tie::Response(_) => None,
+        };
+        let error = match ended {
+            None => Error::new(Kind::Cancelled, Blame::Downstream, "the client cancelled the call"),
+            Some(false) => {
+                Error::new(Kind::Cancelled, Blame::Downstream, "the session ended before the call did")
+            }
+            Some(true) => Error::new(Kind::Draining, Blame::Edge, "this gateway is stopping; connect again"),
+        };
+        let answer = self.manner.failed(&self.id, &error);
         self.record.end(answer.ending);
-        Step::Cancelled(answer)
+        if ended.is_some() { Step::End(answer) } else { Step::Cancelled(answer) }
     }
 
     /// What a client hears that comes back too late. An answer, because SDK clients do not take the refusal of

@@ -104,6 +104,11 @@ impl DrainWatch {
         self.cut.cancelled().await;
     }
 
+    /// Whether calls have to end.
+    pub fn is_cut(&self) -> bool {
+        self.cut.is_cancelled()
+    }
+
     /// Resolves when whoever has not taken his answer will not get it any more.
     pub async fn gone(&self) {
         self.gone.cancelled().await;

@@ -185,6 +185,19 @@ async fn a_refused_form_is_dismissed_and_the_call_goes_on() {
     assert_eq!(played.next().await["result"], json!({"content": []}));
 }
 
+/// Seen: its stream ended without a word.
+#[tokio::test(start_paused = true)]
+async fn a_call_that_waits_for_its_client_when_the_process_ends_fails_as_draining() {
+    let mut played = Played::new("2025-11-25", TOOL).await;
+    played.wants(json!({"inputRequests": {"k": form("name?")}})).await;
+    played.next().await;
+    let Played { stage, reading, messages, .. } = &mut played;
+    std::mem::take(&mut stage.drain).run(Duration::ZERO, Duration::from_secs(1)).await;
+    let last = messages.recv().await.expect("an answer");
+    assert_eq!((&last["id"], &last["error"]["data"]["reason"]), (&json!(1), &json!("draining")), "{last}");
+    reading.await.unwrap();
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_refused_sample_ends_the_call_and_takes_back_what_else_was_asked() {
     let prompt = r#"{"jsonrpc":"2.0","id":1,"method":"prompts/get","params":{"name":"p"}}"#;

@@ -260,3 +260,19 @@ async fn a_drain_ends_streams_and_waits_for_calls() {
     drained.await.unwrap();
     assert_eq!(sessions.open(), 0);
 }
+
+/// Seen: they were told that their session had ended.
+#[tokio::test(start_paused = true)]
+async fn calls_that_outlast_the_drain_fail_as_draining() {
+    let stage = Stage::new();
+    let id = stage.session("2025-06-18").await;
+    let call = tokio::spawn(stage.front.clone().handle(post(LIST, &[("mcp-session-id", &id)])));
+    while stage.open_calls() == 0 {
+        tokio::task::yield_now().await;
+    }
+    let _unfinished = stage.take_open();
+    stage.drain.run(Duration::ZERO, Duration::from_secs(1)).await;
+    let response = call.await.unwrap();
+    assert_eq!(response.status(), 503);
+    assert_eq!(json(response).await["error"]["data"]["reason"], "draining");
+}
