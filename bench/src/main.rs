@@ -10,7 +10,8 @@
 //! - `house` — what is started for it · `peers` — who we are compared with · `usage` — what processes use
 //! - `load`, `bare`, `server` — the other three processes
 //! - `idle`, `soak` — two programs of their own: what idle sessions cost, and what hours of calls leave behind
-//! - `slices` — the time of a measurement, without what the machine took · `stat` — histogram, median, spread · `report` — the tables, the JSON, the plot and the verdicts
+//! - `slices` — the time of a measurement, without the machine's slow moments · `stat` — histogram, median, spread
+//! - `report` — the tables, the JSON, the plot and the verdicts
 //!
 //! Black box: the edge is a program here and never a library.
 

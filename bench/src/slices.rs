@@ -94,6 +94,7 @@ impl Slices {
         let mut in_a_row = 0;
         for (number, slice) in self.slices.iter().enumerate() {
             let slow = slice.beats.iter().filter(|beat| **beat > usual * SLOW).count();
+            // A fifth: it may begin or end in mid-slice, and a single beat may have an interrupt in it.
             if slow > 0 && slow * 5 >= slice.beats.len() {
                 in_a_row += 1;
                 let (first, last) = (number.saturating_sub(1), number + 2 * in_a_row);
@@ -113,7 +114,8 @@ impl Slices {
 
 /// A slow moment takes two or three, and a second has fifty.
 const SLICE: Duration = Duration::from_millis(20);
-/// A slow moment is four to ten times as slow, and fills a slice or a fifth of it; caches and neighbours on a core make no threefold of a count in a register.
+/// A slow moment is four to ten times as slow; neither caches nor a neighbour on the core make a count in a register take
+/// three times as long.
 const SLOW: u64 = 3;
 
 #[cfg(test)]
