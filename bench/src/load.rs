@@ -25,7 +25,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
-use tokio::task::{JoinSet, LocalSet, spawn_local};
+use tokio::task::{JoinSet, LocalSet};
 use tokio::time::Instant;
 
 use crate::slices::Slices;
@@ -84,11 +84,10 @@ impl Load {
         let mut channels = Channel::open(*address, *http2, tls.as_deref(), self.connections).await?;
         let counted = self.counted();
         let until = counted.borrow().until();
-        let pulse = spawn_local(pulse::feel(counted.clone()));
+        let _pulse = pulse::feel(&counted);
         let mut loops = JoinSet::new();
         if let Some(rate) = self.rate {
             open::run(channels, requests, rate, counted.clone()).await?;
-            pulse.await??;
             return Ok(counted);
         }
         for (number, channel) in channels.drain(..).enumerate() {
@@ -101,7 +100,6 @@ impl Load {
             }
         }
         while loops.join_next().await.is_some() {}
-        pulse.await??;
         Ok(counted)
     }
 

@@ -37,11 +37,14 @@ pub(crate) async fn run(arguments: &[&str]) -> Result<()> {
     let bridges = both.family.and(&legacy.family);
     let mixture = mixture(&mut house, &edge).await?;
     let time = Duration::from_secs_f64(minutes * 60.0);
-    let running = mixture.iter().map(|part| part.start(&edge, time)).collect::<Result<Vec<_>>>()?;
-    let samples = watch(&edge.family, &bridges, time).await;
+    let start = |part: Part| Ok((part.start(&edge, time)?, part));
+    let mut loads = mixture.into_iter().map(start).collect::<Result<Vec<_>>>()?;
+    let samples = watch((&edge.family, &bridges), &mut loads, time).await?;
     table(&samples);
-    for (part, child) in mixture.iter().zip(running) {
-        part.end(child).await?;
+    // One that has ended early comes first: it says what failed.
+    loads.sort_by_key(|(load, _)| load.id().is_some());
+    for (load, part) in loads {
+        part.end(load).await?;
     }
     Ok(())
 }
@@ -111,11 +114,21 @@ struct Sample {
     files: f64,
 }
 
-async fn watch(edge: &Family, bridges: &Family, time: Duration) -> Vec<Sample> {
+/// Watches until the time is up or one of the loads has ended, which it does early when none of its connections is left.
+async fn watch(
+    (edge, bridges): (&Family, &Family),
+    loads: &mut [(Child, Part)],
+    time: Duration,
+) -> Result<Vec<Sample>> {
     let (began, mut ticks) = (Instant::now(), interval((time / SAMPLES).max(Duration::from_millis(100))));
     let mut samples = Vec::new();
     while began.elapsed() < time {
         ticks.tick().await;
+        for (load, _) in &mut *loads {
+            if load.try_wait()?.is_some() {
+                return Ok(samples);
+            }
+        }
         let files = edge.open_files() + bridges.open_files();
         let (edge, bridges) = (edge.usage(), bridges.usage());
         samples.push(Sample {
@@ -125,7 +138,7 @@ async fn watch(edge: &Family, bridges: &Family, time: Duration) -> Vec<Sample> {
             files: files as f64,
         });
     }
-    samples
+    Ok(samples)
 }
 
 /// Medians of each tenth of the time, and what the last one has more than the second. The first is left out: caches

@@ -10,7 +10,6 @@ use std::rc::Rc;
 use anyhow::{Context, Result, bail, ensure};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::{ChildStdin, ChildStdout, Command};
-use tokio::task::spawn_local;
 use tokio::time::Instant;
 
 use super::http1::holds_result;
@@ -50,12 +49,11 @@ pub(super) async fn run(load: &Load, requests: &Rc<[Vec<u8>]>) -> Result<Countin
         turn: 0,
         counted: load.counted(),
     };
-    let pulse = spawn_local(pulse::feel(pipe.counted.clone()));
+    let _pulse = pulse::feel(&pipe.counted);
     match load.rate {
         None => pipe.closed(load.connections).await?,
         Some(rate) => pipe.open(rate).await?,
     }
-    pulse.await??;
     Ok(pipe.counted)
 }
 

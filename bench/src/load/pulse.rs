@@ -6,26 +6,29 @@
 use std::hint::black_box;
 use std::time::Duration;
 
-use anyhow::Result;
 use nix::time::{ClockId, clock_gettime};
+use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::Counting;
 
-/// Feels it until the window ends.
-pub(super) async fn feel(counted: Counting) -> Result<()> {
-    let until = counted.borrow().until();
-    let mut ticks = interval(BEAT);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    while Instant::now() < until {
-        ticks.tick().await;
-        let took = beat()?;
-        counted.borrow_mut().slices.beat(Instant::now(), took);
-    }
-    Ok(())
+/// Feels it until what comes back is dropped.
+pub(super) fn feel(counted: &Counting) -> JoinSet<()> {
+    let (mut task, counted) = (JoinSet::new(), counted.clone());
+    task.spawn_local(async move {
+        let mut ticks = interval(BEAT);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            // A kernel without this clock leaves nothing out.
+            let Ok(took) = beat() else { return };
+            counted.borrow_mut().slices.beat(Instant::now(), took);
+        }
+    });
+    task
 }
 
-fn beat() -> Result<Duration> {
+fn beat() -> nix::Result<Duration> {
     let own_time = || clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map(Duration::from);
     let begun = own_time()?;
     let mut number = black_box(0x9E37_79B9_7F4A_7C15_u64);
