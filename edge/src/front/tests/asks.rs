@@ -65,9 +65,7 @@ async fn session(stage: &Stage, headers: &[(&str, &str)]) -> String {
 /// A call that is open at its server.
 async fn open_call(stage: &Stage, id: &str) -> (tokio::task::JoinHandle<Response<Body>>, Call, Responder) {
     let sent = tokio::spawn(stage.front.clone().handle(post(CALL, &[("mcp-session-id", id)])));
-    while stage.open_calls() == 0 {
-        tokio::task::yield_now().await;
-    }
+    until(|| stage.open_calls() > 0).await;
     let (call, responder) = stage.take_open();
     (sent, call, responder)
 }
@@ -211,9 +209,7 @@ async fn whoever_cannot_be_asked_is_not() {
     let id = session(&stage, &[]).await;
     let headers = [("mcp-session-id", id.as_str()), ("accept", "application/json")];
     let sent = tokio::spawn(stage.front.clone().handle(post(CALL, &headers)));
-    while stage.open_calls() == 0 {
-        tokio::task::yield_now().await;
-    }
+    until(|| stage.open_calls() > 0).await;
     let (_call, responder) = stage.take_open();
     responder.event(Event::Ask(server.asks(2).0));
     responder.finish(Outcome::Result(Slices::from(Bytes::from_static(b"{}"))));
@@ -274,9 +270,7 @@ async fn nothing_crosses_from_one_session_to_another() {
     let (mine, other) = (session(&stage, &[a]).await, session(&stage, &[b]).await);
     let call = post(CALL, &[a, ("mcp-session-id", &mine)]);
     let sent = tokio::spawn(stage.front.clone().handle(call));
-    while stage.open_calls() == 0 {
-        tokio::task::yield_now().await;
-    }
+    until(|| stage.open_calls() > 0).await;
     let (call, responder) = stage.take_open();
     let mut foreign =
         stage.send(request("GET", "/mcp", "", &[b, ("mcp-session-id", &other)])).await.into_body();

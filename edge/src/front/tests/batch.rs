@@ -33,9 +33,7 @@ async fn calls_run_side_by_side_and_answer_on_one_stream_or_in_one_array() {
     for accept in ["application/json, text/event-stream", "application/json"] {
         let headers = [("mcp-session-id", id.as_str()), ("accept", accept)];
         let sent = tokio::spawn(stage.front.clone().handle(post(body, &headers)));
-        while stage.open_calls() < 2 {
-            tokio::task::yield_now().await;
-        }
+        until(|| stage.open_calls() >= 2).await;
         let (first, second) = (stage.take_open().1, stage.take_open().1);
         for responder in [second, first] {
             responder.finish(Outcome::Result(Slices::from(Bytes::from_static(b"{}"))));
@@ -62,14 +60,12 @@ async fn whoever_takes_one_array_is_asked_nothing() {
     let body = r#"[{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"a"}}]"#;
     let headers = [("mcp-session-id", id.as_str()), ("accept", "application/json")];
     let sent = tokio::spawn(stage.front.clone().handle(post(body, &headers)));
-    while stage.open_calls() == 0 {
-        tokio::task::yield_now().await;
-    }
+    until(|| stage.open_calls() > 0).await;
     let (call, responder) = stage.take_open();
     rounds::want_text(call, responder, r#"{"inputRequests":{"k":{"method":"roots/list"}}}"#);
     let began = tokio::time::Instant::now();
     assert_eq!(json(sent.await.unwrap()).await[0]["result"]["isError"], true);
-    assert!(began.elapsed() < std::time::Duration::from_secs(1), "at once");
+    assert!(began.elapsed() < Duration::from_secs(1), "at once");
 }
 
 #[tokio::test]

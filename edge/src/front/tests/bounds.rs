@@ -18,9 +18,7 @@ async fn open_call(stage: &Stage, session: &str, id: usize) -> JoinHandle<Respon
     let before = stage.open_calls();
     let request = post(&call(id), &[("mcp-session-id", session)]);
     let sent = tokio::spawn(stage.front.clone().handle(request));
-    while stage.open_calls() == before {
-        tokio::task::yield_now().await;
-    }
+    until(|| stage.open_calls() != before).await;
     sent
 }
 

@@ -23,9 +23,7 @@ fn sending(stage: &Stage, request: Request<Full<Bytes>>) -> JoinHandle<Response<
 
 /// Waits until a call is open.
 async fn opened(stage: &Stage, calls: usize) {
-    while stage.open_calls() < calls {
-        tokio::task::yield_now().await;
-    }
+    until(|| stage.open_calls() >= calls).await;
 }
 
 fn result(text: &'static str) -> Outcome {
@@ -221,9 +219,7 @@ async fn a_legacy_client_that_leaves_does_not_cancel() {
     assert!(!responder.is_cancelled());
     assert_eq!(stage.send(post(CALL, &headers)).await.status(), 400, "its id is still in use");
     responder.finish(result("{}"));
-    while stage.metrics.in_flight() > 0 {
-        tokio::task::yield_now().await;
-    }
+    until(|| stage.metrics.in_flight() == 0).await;
     assert_eq!(stage.metrics.calls(CallClass::ToolsCall, Ending::Ok), 1);
     stage.answer_next("{}");
     assert_eq!(stage.send(post(CALL, &headers)).await.status(), 200);

@@ -153,7 +153,7 @@ async fn health_and_readiness_are_told_in_a_word() {
 async fn a_leaving_process_is_not_ready() {
     let stage = Stage::new();
     let front = stage.front.clone();
-    stage.drain.run(std::time::Duration::ZERO, std::time::Duration::ZERO).await;
+    stage.drain.run(Duration::ZERO, Duration::ZERO).await;
     let response = front.clone().handle(request("GET", "/ready", "", &[])).await;
     assert_eq!((response.status().as_u16(), text(response).await.as_str()), (503, "draining"));
     let body = r#"{"jsonrpc":"2.0","id":1,"method":"initialize","params":{"protocolVersion":"2025-11-25"}}"#;

@@ -55,9 +55,7 @@ impl<'a> Client<'a> {
 }
 
 async fn open_call(stage: &Stage) -> (Call, Responder) {
-    while stage.open_calls() == 0 {
-        tokio::task::yield_now().await;
-    }
+    until(|| stage.open_calls() > 0).await;
     stage.take_open()
 }
 

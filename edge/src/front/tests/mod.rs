@@ -21,6 +21,7 @@ mod watching;
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, Response};
@@ -214,6 +215,22 @@ impl Stage {
         self.script.open.lock().unwrap().len()
     }
 }
+
+/// Lets the others run until this holds. Counted and not timed: the clock of most tests stands still while they run.
+async fn until(holds: impl Fn() -> bool) {
+    for _ in 0..TURNS {
+        if holds() {
+            return;
+        }
+        tokio::task::yield_now().await;
+    }
+    panic!("waited in vain");
+}
+
+/// A second or so.
+const TURNS: usize = 1_000_000;
+/// More than any call may take; a paused clock passes it only when everybody waits.
+const GUARD: Duration = Duration::from_secs(7200);
 
 fn request(method: &str, path: &str, body: &str, headers: &[(&str, &str)]) -> Request<Full<Bytes>> {
     let mut request = Request::builder().method(method).uri(path);

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use serde_json::json as value;
+use tokio::time::timeout;
 
 use super::asks::Server;
 use super::*;
@@ -33,16 +34,15 @@ fn sent(stage: &Stage, body: &str, token: Option<&str>) -> tokio::task::JoinHand
     let bearer = token.map(|token| format!("Bearer {token}"));
     headers.extend(bearer.as_deref().map(|bearer| ("authorization", bearer)));
     let response = stage.front.clone().handle(post(body, &headers));
-    tokio::spawn(async move {
+    let answer = async move {
         let response = response.await;
         (response.status().as_u16(), json(response).await)
-    })
+    };
+    tokio::spawn(async move { timeout(GUARD, answer).await.expect("an answer") })
 }
 
 async fn opened(stage: &Stage) -> (Call, Responder) {
-    while stage.open_calls() == 0 {
-        tokio::task::yield_now().await;
-    }
+    until(|| stage.open_calls() > 0).await;
     stage.take_open()
 }
 
@@ -111,9 +111,7 @@ async fn questions_come_as_a_result_and_answers_with_the_retry() {
         "ask-4": {"roots": []}, "never-asked": {}
     });
     let second = sent(&stage, &retry(2, &state_of(&message), &answers), None);
-    while server.0.lock().unwrap().len() < 4 {
-        tokio::task::yield_now().await;
-    }
+    until(|| server.0.lock().unwrap().len() >= 4).await;
     let heard: Vec<_> = server.heard().into_iter().map(|(_, text)| text).collect();
     assert_eq!(heard[0], r#"result {"action":"accept","content":{"n":1.5}}"#);
     assert_eq!(heard[3], r#"result {"roots":[]}"#);
@@ -130,9 +128,7 @@ async fn progress_goes_on_under_the_token_of_the_retry() {
     let body = retry(2, &state, &value!({"ask-1": {"action": "decline"}}));
     let response =
         tokio::spawn(stage.front.clone().handle(post(&body, &modern_headers("tools/call", "echo"))));
-    while server.0.lock().unwrap().is_empty() {
-        tokio::task::yield_now().await;
-    }
+    until(|| !server.0.lock().unwrap().is_empty()).await;
     responder.event(progress(1));
     let mut stream = response.await.unwrap().into_body();
     assert!(event(&mut stream).await.unwrap().contains(r#""progressToken":"t2""#));
@@ -172,9 +168,7 @@ async fn a_state_is_good_once_and_for_its_own_request_alone() {
     assert!(server.heard().is_empty() && !responder.is_cancelled(), "nothing of it did any harm");
 
     let good = sent(&stage, &retry(2, &state, &answers), mine);
-    while server.0.lock().unwrap().is_empty() {
-        tokio::task::yield_now().await;
-    }
+    until(|| !server.0.lock().unwrap().is_empty()).await;
     assert!(refused(retry(2, &state, &answers), mine).await.contains("already"));
     responder.finish(result(r#"{"resultType":"complete"}"#));
     assert_eq!(good.await.unwrap().1["result"]["resultType"], "complete");
@@ -200,9 +194,7 @@ async fn what_is_left_out_is_asked_again_and_rounds_are_bounded() {
     let state = state_of(&message);
     // A new question of the same call has a key of its own.
     let third = sent(&stage, &retry(4, &state, &value!({"ask-1": {"action": "accept"}})), None);
-    while server.0.lock().unwrap().is_empty() {
-        tokio::task::yield_now().await;
-    }
+    until(|| !server.0.lock().unwrap().is_empty()).await;
     ask(&responder, &server, 3, "roots/list", "");
     let (status, message) = third.await.unwrap();
     assert_eq!(
@@ -286,9 +278,7 @@ async fn what_the_client_did_not_offer_is_refused_to_the_server() {
     ] {
         ask(&responder, &server, token, method, params);
     }
-    while server.0.lock().unwrap().len() < 3 {
-        tokio::task::yield_now().await;
-    }
+    until(|| server.0.lock().unwrap().len() >= 3).await;
     assert!(server.heard().iter().all(|(_, text)| text.starts_with(r#"error {"code":-32602"#)));
     responder.finish(result(r#"{"resultType":"complete"}"#));
     assert_eq!(first.await.unwrap().1["result"]["resultType"], "complete");

@@ -42,9 +42,7 @@ async fn read_until(client: &mut DuplexStream, end: &str) -> String {
 }
 
 async fn open_call(stage: &Stage) -> (Call, Responder) {
-    while stage.open_calls() == 0 {
-        tokio::task::yield_now().await;
-    }
+    until(|| stage.open_calls() > 0).await;
     stage.take_open()
 }
 
@@ -91,13 +89,11 @@ async fn a_legacy_client_that_disconnects_leaves_its_call_running() {
             read_until(&mut client, ": keep-alive\n\n").await;
         }
         drop(client);
-        tokio::time::sleep(std::time::Duration::from_secs(60)).await;
+        tokio::time::sleep(Duration::from_secs(60)).await;
         assert!(!responder.is_cancelled(), "streaming: {streaming}");
         assert_eq!(stage.metrics.in_flight(), 1);
         responder.finish(Outcome::Result(Slices::from(Bytes::from_static(b"{}"))));
-        while stage.metrics.in_flight() > 0 {
-            tokio::task::yield_now().await;
-        }
+        until(|| stage.metrics.in_flight() == 0).await;
     }
 }
 

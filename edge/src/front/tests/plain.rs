@@ -35,9 +35,7 @@ async fn a_tool_answers_with_its_result_alone() {
         "{\n\"method\":\"now\"}",
         &[],
     )));
-    while stage.open_calls() == 0 {
-        tokio::task::yield_now().await;
-    }
+    until(|| stage.open_calls() > 0).await;
     let (call, responder) = stage.take_open();
     assert_eq!(call.scope.unwrap().as_str(), "time");
     responder.event(progress(1));
@@ -93,9 +91,7 @@ async fn it_is_a_door_like_any_other() {
 async fn a_script_that_is_stopped_stops_its_call() {
     let stage = Stage::new();
     let running = tokio::spawn(stage.front.clone().handle(call("/mcp/call", ADD, &[])));
-    while stage.open_calls() == 0 {
-        tokio::task::yield_now().await;
-    }
+    until(|| stage.open_calls() > 0).await;
     let (_call, responder) = stage.take_open();
     running.abort();
     responder.cancelled().await;

@@ -17,9 +17,7 @@ fn stage() -> Stage {
 /// Sends a request at `/servers/time/mcp`, so that one server alone answers; the server wants `wanted` first.
 async fn first(stage: &Stage, wanted: &str) -> Value {
     let answering = async {
-        while stage.open_calls() == 0 {
-            tokio::task::yield_now().await;
-        }
+        until(|| stage.open_calls() > 0).await;
         let (call, responder) = stage.take_open();
         want_text(call, responder, wanted);
     };
@@ -144,9 +142,7 @@ async fn where_nobody_can_be_asked_the_call_fails() {
         r#"{"method":"t"}"#,
         &[A, ("content-type", "application/json")],
     )));
-    while stage.open_calls() == 0 {
-        tokio::task::yield_now().await;
-    }
+    until(|| stage.open_calls() > 0).await;
     let (call, responder) = stage.take_open();
     want_text(call, responder, r#"{"resultType":"input_required","requestState":"s"}"#);
     let response = sent.await.unwrap();

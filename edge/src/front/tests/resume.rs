@@ -46,9 +46,7 @@ async fn message(stream: &mut Body) -> Option<(String, Value)> {
 }
 
 async fn quiet(stage: &Stage) {
-    while stage.metrics.in_flight() > 0 {
-        tokio::task::yield_now().await;
-    }
+    until(|| stage.metrics.in_flight() == 0).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -218,9 +216,7 @@ async fn who_missed_too_much_is_told_that_everything_changed() {
     drop(stream);
     tokio::time::sleep(Duration::from_secs(70)).await;
     let sent = tokio::spawn(stage.front.clone().handle(post(&call(1), &header)));
-    while stage.open_calls() == 0 {
-        tokio::task::yield_now().await;
-    }
+    until(|| stage.open_calls() > 0).await;
     let (open, responder) = stage.take_open();
     let Affinity::Session(key) = &open.affinity else { panic!("a session's call") };
     let server = ServerName::parse("time").unwrap();

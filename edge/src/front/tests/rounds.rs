@@ -372,9 +372,6 @@ async fn a_cancelled_call_is_not_sent_again() {
     assert_eq!((played.stage.open_calls(), played.stage.permits.calls_in_flight()), (0, 0));
 }
 
-/// Paused time passes it only when everybody waits.
-const GUARD: Duration = Duration::from_secs(7200);
-
 #[tokio::test(start_paused = true)]
 async fn a_capability_that_is_missing_is_a_tools_result() {
     let missing = r#"{"code":-32021,"message":"m","data":{"requiredCapabilities":{"sampling":{}}}}"#;

@@ -211,9 +211,7 @@ async fn delete_ends_the_session_its_stream_and_its_calls() {
     let session = [("mcp-session-id", id.as_str())];
     let mut stream = listen(&stage, &id).await;
     let call = tokio::spawn(stage.front.clone().handle(post(LIST, &session)));
-    while stage.open_calls() == 0 {
-        tokio::task::yield_now().await;
-    }
+    until(|| stage.open_calls() > 0).await;
     let deleted = stage.send(request("DELETE", "/mcp", "", &session)).await;
     assert_eq!(deleted.status(), 204);
     assert_eq!(event(&mut stream).await, None);
@@ -247,9 +245,7 @@ async fn a_drain_ends_streams_and_waits_for_calls() {
     let id = stage.session("2025-11-25").await;
     let mut stream = listen(&stage, &id).await;
     let call = tokio::spawn(stage.front.clone().handle(post(LIST, &[("mcp-session-id", &id)])));
-    while stage.open_calls() == 0 {
-        tokio::task::yield_now().await;
-    }
+    until(|| stage.open_calls() > 0).await;
     let (_call, responder) = stage.take_open();
     let (sessions, drain) = (stage.sessions.clone(), stage.drain);
     let drained = tokio::spawn(drain.run(Duration::from_secs(5), Duration::from_secs(20)));
@@ -267,9 +263,7 @@ async fn calls_that_outlast_the_drain_fail_as_draining() {
     let stage = Stage::new();
     let id = stage.session("2025-06-18").await;
     let call = tokio::spawn(stage.front.clone().handle(post(LIST, &[("mcp-session-id", &id)])));
-    while stage.open_calls() == 0 {
-        tokio::task::yield_now().await;
-    }
+    until(|| stage.open_calls() > 0).await;
     let _unfinished = stage.take_open();
     stage.drain.run(Duration::ZERO, Duration::from_secs(1)).await;
     let response = call.await.unwrap();

@@ -67,9 +67,7 @@ impl Local {
 const LIST: &str = r#"{"jsonrpc":"2.0","id":1,"method":"tools/list"}"#;
 
 async fn open_call(stage: &Stage) -> (Call, Responder) {
-    while stage.open_calls() == 0 {
-        tokio::task::yield_now().await;
-    }
+    until(|| stage.open_calls() > 0).await;
     stage.take_open()
 }
 
@@ -162,9 +160,7 @@ async fn a_listen_ends_by_a_notification_or_with_the_pipe() {
     stage.script.changes.send_replace(ListChanges { tools: 1, ..ListChanges::default() });
     assert_eq!(client.hear().await["method"], "notifications/tools/list_changed");
     client.say(r#"{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":7}}"#).await;
-    while Arc::strong_count(&stage.script.held) > 1 {
-        tokio::task::yield_now().await;
-    }
+    until(|| Arc::strong_count(&stage.script.held) <= 1).await;
     stage.script.changes.send_replace(ListChanges { tools: 2, ..ListChanges::default() });
     client.say(&listen).await;
     assert_eq!(
