@@ -23,7 +23,7 @@ def main():
         }
         write({"MCP-Protocol-Version": version, "Mcp-Method": "tools/call", "Mcp-Name": "r200"}, params)
         return
-    connection = http.client.HTTPConnection(address)
+    connection = http.client.HTTPConnection(address, timeout=30)
     for _ in range(sessions):
         write({"MCP-Protocol-Version": LEGACY, "Mcp-Session-Id": opened(connection)}, params)
 

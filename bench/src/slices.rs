@@ -3,7 +3,8 @@
 //! A shared machine slows down now and then, for some ten milliseconds at a time and tenfold, whatever runs on it (a
 //! loop that only counts shows it). Such moments are a few per cent of the time, which is more than a p99 looks away
 //! from: it would be a figure of the machine alone. So the load feels the machine's pulse ([`crate::load`]) and leaves
-//! slices out by that, never by what the side did in them.
+//! slices out by that, never by how answers came in them. It is not blind to the side: one that keeps every core busy
+//! makes the load switch so often that a few beats are slow, and loses about twice as many slices as others.
 
 use std::time::Duration;
 
@@ -114,8 +115,8 @@ impl Slices {
 
 /// A slow moment takes two or three, and a second has fifty.
 const SLICE: Duration = Duration::from_millis(20);
-/// A slow moment is four to ten times as slow; neither caches nor a neighbour on the core make a count in a register take
-/// three times as long.
+/// A slow moment is nine times as slow at its heart and four times where it ends; caches make no difference to a count in a
+/// register, switches of threads do in single beats.
 const SLOW: u64 = 3;
 
 #[cfg(test)]

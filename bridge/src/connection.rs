@@ -147,7 +147,7 @@ impl Connection {
                     pump.pull_rest(&self.socket, hub);
                 } else {
                     pump.push_output(&self.socket);
-                    let _ = pump.pull_input(&self.socket, hub);
+                    pump.pull_input(&self.socket, hub);
                 }
                 self.leave_if_client_did(hub);
                 self.rewatch(hub)
