@@ -5,6 +5,7 @@ use std::io;
 use std::process::Stdio;
 use std::time::Duration;
 
+use rustix::pipe::fcntl_setpipe_size;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
 use tokio::io::AsyncRead;
 use tokio::process::{Child, Command as Spawn};
@@ -63,6 +64,9 @@ impl Command {
         let (Some(stdin), Some(stdout)) = (child.stdin.take(), child.stdout.take()) else {
             return Err(io::Error::other("the process has no pipes"));
         };
+        // Over the user's share of pipe memory the kernel refuses, and the pipes keep their size.
+        let _ = fcntl_setpipe_size(&stdin, PIPE_BYTES);
+        let _ = fcntl_setpipe_size(&stdout, PIPE_BYTES);
         if let Some(stderr) = child.stderr.take() {
             self.tasks.spawn(log_stderr(self.server.clone(), stderr));
         }
@@ -143,6 +147,8 @@ async fn log_stderr(server: ServerName, stderr: impl AsyncRead + Unpin) {
 
 /// Servers end within some ten milliseconds of the end of their input.
 const POLL: Duration = Duration::from_millis(20);
+/// A large answer goes through in a quarter of the turns that the default of 64 KiB takes; as in the bridge.
+const PIPE_BYTES: usize = 256 << 10;
 /// Longer than any log line that a person reads.
 const STDERR_LINE_BYTES: usize = 16 << 10;
 
@@ -189,6 +195,14 @@ mod tests {
         link.incoming.read_to_string(&mut said).await.unwrap();
         assert_eq!(said, "say hello\n");
         link.process.unwrap().stop().await;
+    }
+
+    #[tokio::test]
+    async fn a_large_answer_fits_its_pipe() {
+        let mut link = shell("read line; head -c 200000 /dev/zero", Duration::from_secs(60)).start().unwrap();
+        link.outgoing.write_all(b"\n").await.unwrap();
+        // Nobody reads, so it ends only if all of it went in.
+        assert!(exited(link.process.as_ref().unwrap().pid.unwrap(), Duration::from_secs(60)).await);
     }
 
     #[tokio::test]
