@@ -47,7 +47,7 @@ pub(crate) struct Shared {
     pub(crate) edge: Path,
     /// Over TCP, the bridge handing its socket to the server.
     pub(crate) handoff: Path,
-    /// Over a unix socket, with pipes.
+    /// Over a unix socket, handed to the server too: what containers of one pod can have.
     pub(crate) unix: Path,
     /// The edge starts the server itself.
     pub(crate) local: Path,
@@ -70,7 +70,7 @@ impl Shared {
         let hand = ["--stdio", "handoff"];
         let handed = (house.bridge(&hand, &BOTH).await?, house.bridge(&hand, &LEGACY).await?);
         let handoff = Path::start(&mut house, "edge handoff", &handed).await?;
-        let socket = (house.unix_bridge(&[], &BOTH).await?, house.unix_bridge(&[], &LEGACY).await?);
+        let socket = (house.unix_bridge(&hand, &BOTH).await?, house.unix_bridge(&hand, &LEGACY).await?);
         let unix = Path::start(&mut house, "edge unix", &socket).await?;
         let local = Path::local(&mut house).await?;
         let peers = Peers::start(&mut house, plan).await?;
