@@ -102,11 +102,9 @@ impl Inputs {
         let mut lead = "";
         for (key, ask) in self.open.iter().filter(|(_, ask)| !ask.withdrawn.is_cancelled()) {
             let method = ask.kind.as_str();
-            all.push(Bytes::from(format!(r#"{lead}"{key}":{{"method":"{method}""#)));
-            if let Some(params) = params(ask, &self.client) {
-                all.push(Bytes::from_static(br#","params":"#));
-                all.extend(params);
-            }
+            all.push(Bytes::from(format!(r#"{lead}"{key}":{{"method":"{method}","params":"#)));
+            // `roots/list` may come without; the Go SDK's client takes no request that has none.
+            all.extend(params(ask, &self.client).unwrap_or_else(|| Bytes::from_static(b"{}").into()));
             all.push(Bytes::from_static(b"}"));
             lead = ",";
         }

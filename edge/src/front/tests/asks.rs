@@ -39,7 +39,9 @@ impl Server {
         params: &str,
     ) -> (Ask, CancellationToken) {
         let withdrawn = CancellationToken::new();
-        let text = format!(r#"{{"jsonrpc":"2.0","id":{token},"method":"{method}","params":{{{params}}}}}"#);
+        // As SDK servers write it: without `params` where there is nothing to say.
+        let params = if params.is_empty() { String::new() } else { format!(r#","params":{{{params}}}"#) };
+        let text = format!(r#"{{"jsonrpc":"2.0","id":{token},"method":"{method}"{params}}}"#);
         let request = Message::scan(text.into(), &wire::limits::Limits::default()).unwrap();
         let kind = method::Ask::parse(method);
         (Ask::new(kind, request, withdrawn.clone(), self.clone(), token), withdrawn)
