@@ -161,7 +161,8 @@ impl Shared {
             }
         };
         // A server that shakes hands in this time lists in it.
-        match conn.ask(list.method(), &params, self.config.handshake_timeout).await {
+        let asked = conn.ask(list.method(), &params, self.config.handshake_timeout);
+        match self.beside_listen(conn, asked).await {
             Outcome::Result(result) => Ok(Some(result.into_bytes())),
             Outcome::Refused(error) if is_unknown_method(&error) => Ok(None),
             Outcome::Refused(_) | Outcome::InputRequired(_) => {

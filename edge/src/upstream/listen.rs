@@ -1,10 +1,12 @@
 //! A listen of ours on a modern server: opened, acknowledged, heard, and opened again when the server ends it.
 //!
 //! The gateway's own one, on the control connection, hears of changed lists; those for resources are opened by the
-//! tender of their connection.
+//! tender of their connection. A server that answers nothing else while a listen is open gets no more of them.
 // MCP 2026-07-28 basic/patterns/subscriptions
 
 use std::collections::HashSet;
+use std::future::pending;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,6 +31,20 @@ pub(super) struct Listening {
     pub(super) uris: HashSet<String>,
 }
 
+/// Whether a server answers other requests of a connection while a listen is open on it. Those of mcp-go 1.0 do not.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) enum Beside {
+    /// No listen was acknowledged yet.
+    #[default]
+    Unopened,
+    /// One was.
+    Untried,
+    /// It does.
+    Answers,
+    /// It does not.
+    Silent,
+}
+
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct Acknowledged {
@@ -37,11 +53,7 @@ struct Acknowledged {
 }
 
 impl Listening {
-    /// Opens one, `filter` being a JSON object.
-    ///
-    /// # Errors
-    /// When the server does not acknowledge it.
-    pub(super) async fn open(conn: &Conn, filter: &str, patience: Duration) -> Result<Self, Error> {
+    async fn open(conn: &Conn, filter: &str, patience: Duration) -> Result<Self, Error> {
         let capabilities =
             if conn.spec().is_control { all_capabilities(Era::Modern) } else { NO_CAPABILITIES };
         let params = modern::own_params(&format!(r#""notifications":{filter},"#), capabilities);
@@ -116,6 +128,64 @@ pub(super) fn updated(uri: &str) -> Option<Message> {
 }
 
 impl Shared {
+    /// Opens a listen, `filter` being a JSON object.
+    ///
+    /// # Errors
+    /// When the server does not acknowledge it, or is known to answer nothing beside one.
+    pub(super) async fn listen(
+        &self,
+        conn: &Conn,
+        filter: &str,
+        patience: Duration,
+    ) -> Result<Listening, Error> {
+        if self.lock().beside_listen == Beside::Silent {
+            return Err(refusal(conn, Kind::InvalidParams, SILENT));
+        }
+        let listening = Listening::open(conn, filter, patience).await?;
+        let mut state = self.lock();
+        if state.beside_listen == Beside::Unopened {
+            state.beside_listen = Beside::Untried;
+        }
+        Ok(listening)
+    }
+
+    /// The outcome of a request of our own that goes out beside a listen. It fails early on a server that turns out to
+    /// answer nothing there.
+    pub(super) async fn beside_listen(&self, conn: &Conn, asked: impl Future<Output = Outcome>) -> Outcome {
+        let before = self.lock().beside_listen;
+        if conn.spec().era == Era::Legacy || matches!(before, Beside::Answers | Beside::Silent) {
+            return asked.await;
+        }
+        let mut asked = pin!(asked);
+        let outcome = tokio::select! {
+            biased;
+            outcome = asked.as_mut() => outcome,
+            () = silence(conn) => match self.is_silent_beside_listen() {
+                true => return Outcome::Failed(refusal(conn, Kind::Timeout, SILENT)),
+                false => return asked.await, // nothing is open: it is slow
+            },
+        };
+        if before == Beside::Untried && !matches!(outcome, Outcome::Failed(_)) {
+            self.lock().beside_listen = Beside::Answers;
+        }
+        outcome
+    }
+
+    fn is_silent_beside_listen(&self) -> bool {
+        {
+            let mut state = self.lock();
+            if state.beside_listen != Beside::Untried {
+                return false;
+            }
+            state.beside_listen = Beside::Silent;
+        }
+        tracing::warn!(
+            server = %self.server.name,
+            "server {SILENT}, so none is opened any more and its changes are not heard; `era: legacy` brings them"
+        );
+        true
+    }
+
     /// Hears of changed lists on a modern control connection, as long as it lasts.
     pub(super) fn follow_lists(&self, conn: &Arc<Conn>) {
         let Some(this) = self.this().filter(|_| conn.spec().era == Era::Modern) else { return };
@@ -134,7 +204,7 @@ impl Shared {
         let mut is_again = false;
         loop {
             let began = Instant::now();
-            match Listening::open(conn, ALL_LISTS, self.config.handshake_timeout).await {
+            match self.listen(conn, ALL_LISTS, self.config.handshake_timeout).await {
                 Ok(mut listening) => {
                     if is_again {
                         // What changed in between was told to nobody.
@@ -158,6 +228,20 @@ impl Shared {
     }
 }
 
+/// Over when a server has answered nothing for a time, not even what takes no work.
+async fn silence(conn: &Conn) {
+    sleep(SILENCE).await;
+    let params = modern::own_params("", all_capabilities(Era::Modern));
+    match conn.ask(Method::Discover, &params, SILENCE).await {
+        Outcome::Failed(error) if error.kind == Kind::Timeout => {}
+        _ => pending().await,
+    }
+}
+
+/// After the server's name.
+const SILENT: &str = "answers nothing while a listen is open";
+/// Twice this is well under the time in which names are given out, and any server has written down who it is by then.
+const SILENCE: Duration = Duration::from_secs(5);
 const ALL_LISTS: &str = r#"{"toolsListChanged":true,"promptsListChanged":true,"resourcesListChanged":true}"#;
 /// A listen has no deadline. Ten years, because time cannot be added to for ever.
 const NO_END: Duration = Duration::from_secs(10 * 365 * 24 * 3600);

@@ -19,6 +19,7 @@ use super::address::{Endpoint, spread};
 use super::conn::{Conn, Spec, draining, session_over, unneeded};
 use super::facts::{Facts, NO_CAPABILITIES, Refusal, all_capabilities};
 use super::health::Backoff;
+use super::listen::Beside;
 use super::metrics::Handshake;
 use super::pool::{Shared, Verdict};
 use super::roster::Key;
@@ -330,11 +331,20 @@ impl Shared {
     }
 
     pub(super) fn not_reached(&self, why: &str) {
-        if self.lock().health.not_reached(Instant::now(), why.to_owned()) {
+        if self.is_news_that_down(why) {
             tracing::warn!(server = %self.server.name, why, "server is down");
         }
         self.around.metrics.down.set(1);
         self.changes.send_if_modified(|changes| !std::mem::replace(&mut changes.down, true));
+    }
+
+    fn is_news_that_down(&self, why: &str) -> bool {
+        let mut state = self.lock();
+        let is_news = state.health.not_reached(Instant::now(), why.to_owned());
+        if is_news {
+            state.beside_listen = Beside::default(); // what comes back may be another version of it
+        }
+        is_news
     }
 }
 

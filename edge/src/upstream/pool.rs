@@ -22,6 +22,7 @@ use super::health::Health;
 use super::keeper;
 use super::lease::{self, Lease, Profile, Seats};
 use super::link::{Dial, Dialer};
+use super::listen::Beside;
 use super::metrics::{Metrics, ServerMetrics};
 use super::process::Command;
 use super::roster::{Key, Opening, Roster};
@@ -69,6 +70,7 @@ impl Pool {
             facts: None,
             last_error: None,
             closes_at_once: false,
+            beside_listen: Beside::default(),
             next_number: 0,
         };
         let shared = Arc::new_cyclic(|this| Shared {
@@ -180,6 +182,7 @@ pub(super) struct State {
     pub(super) last_error: Option<String>,
     /// It closed two probes at once, as a process does that ends at a request it does not know.
     pub(super) closes_at_once: bool,
+    pub(super) beside_listen: Beside,
     pub(super) next_number: u64,
 }
 

@@ -252,7 +252,7 @@ impl Shared {
         (wanted, missed): (&[String], bool),
     ) -> Result<Option<Listening>, Left> {
         let filter = json!({ "resourceSubscriptions": wanted }).to_string();
-        match Listening::open(conn, &filter, PATIENCE).await {
+        match self.listen(conn, &filter, PATIENCE).await {
             Ok(listening) => {
                 for uri in wanted {
                     if listening.uris.contains(uri) {

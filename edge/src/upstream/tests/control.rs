@@ -120,6 +120,65 @@ async fn changes_are_counted_from_the_control_connection_alone() {
     timeout(GUARD, changes.wait_for(|changes| changes.lost == 1)).await.unwrap().unwrap();
 }
 
+/// Acknowledges the gateway's own listen; it and the `_meta` of what is told in it.
+async fn acknowledged(control: &mut Peer) -> (Value, Value) {
+    let request = control.expect("subscriptions/listen").await;
+    let wanted = json!({"toolsListChanged": true, "promptsListChanged": true, "resourcesListChanged": true});
+    assert_eq!(request["params"]["notifications"], wanted);
+    let meta = json!({"io.modelcontextprotocol/subscriptionId": request["id"]});
+    let params = json!({"_meta": meta, "notifications": wanted});
+    control.notify("notifications/subscriptions/acknowledged", params).await;
+    (request, meta)
+}
+
+/// A modern server that was listed and is listened to.
+async fn listened() -> (Room, Peer) {
+    let mut room = Setting::default().era(EraChoice::Modern).build();
+    let listing = list(&room, List::Prompts);
+    let mut control = room.accept_modern().await;
+    assert!(listing.await.unwrap().unwrap().is_empty());
+    acknowledged(&mut control).await;
+    tokio::time::sleep(Duration::from_secs(1)).await; // the time stands still until it was heard
+    (room, control)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_answers_nothing_beside_a_listen_gets_no_more_of_them() {
+    let (mut room, mut control) = listened().await;
+    let listing = list(&room, List::Tools);
+    control.expect("tools/list").await;
+    control.expect("server/discover").await;
+    let error = listing.await.unwrap().unwrap_err();
+    assert!(error.message.contains("`time` answers nothing while a listen is open"), "{error}");
+    control.ended().await;
+    for _ in 0..2 {
+        let listing = list(&room, List::Tools);
+        let mut next = room.accept_modern().await;
+        let request = next.read().await.unwrap();
+        assert_eq!(request["method"], "tools/list", "and no listen");
+        next.answer(&request, json!({"tools": []})).await;
+        assert!(listing.await.unwrap().unwrap().is_empty());
+        drop(next);
+        // Nobody listened, so a new process is no reason to try again.
+        tokio::time::sleep(Duration::from_secs(60)).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_list_beside_a_listen_is_waited_for() {
+    let (room, mut control) = listened().await;
+    let listing = list(&room, List::Tools);
+    let slow = control.expect("tools/list").await;
+    control.shake_modern().await;
+    tokio::time::sleep(Duration::from_secs(15)).await;
+    control.answer(&slow, json!({"tools": [{"name": "a", "inputSchema": {}}]})).await;
+    assert_eq!(listing.await.unwrap().unwrap(), ["a"]);
+    let again = list(&room, List::Tools);
+    tokio::time::sleep(Duration::from_secs(15)).await;
+    page(&mut control, &["b"], None).await;
+    assert_eq!(again.await.unwrap().unwrap(), ["b"], "it was shown once that it answers");
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_modern_server_tells_of_changed_lists_in_a_listen() {
     let mut room = Setting::default().era(EraChoice::Modern).build();
@@ -127,16 +186,6 @@ async fn a_modern_server_tells_of_changed_lists_in_a_listen() {
     let listing = list(&room, List::Prompts);
     let mut control = room.accept_modern().await;
     assert!(listing.await.unwrap().unwrap().is_empty());
-    let acknowledged = async |control: &mut Peer| {
-        let request = control.expect("subscriptions/listen").await;
-        let wanted =
-            json!({"toolsListChanged": true, "promptsListChanged": true, "resourcesListChanged": true});
-        assert_eq!(request["params"]["notifications"], wanted);
-        let meta = json!({"io.modelcontextprotocol/subscriptionId": request["id"]});
-        let params = json!({"_meta": meta, "notifications": wanted});
-        control.notify("notifications/subscriptions/acknowledged", params).await;
-        (request, meta)
-    };
     let (request, meta) = acknowledged(&mut control).await;
     for which in ["tools", "tools", "resources"] {
         control.notify(&format!("notifications/{which}/list_changed"), json!({"_meta": meta})).await;
