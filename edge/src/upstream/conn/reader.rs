@@ -156,7 +156,7 @@ impl Reader {
                 };
                 responder.finish(outcome);
             }
-            Err(Standing::Over) => self.skip(Skip::Late),
+            Err(Standing::Over) => self.late(),
             Err(_) => self.skip(Skip::UnknownId),
         }
     }
@@ -186,7 +186,7 @@ impl Reader {
         let notice = Notice::parse(message.method());
         if let Some(id) = listens::named(&message).filter(|_| self.conn.spec.era == Era::Modern) {
             if !self.conn.heard(id, notice, message) {
-                self.skip(Skip::Late);
+                self.late();
             }
             return;
         }
@@ -274,6 +274,11 @@ impl Reader {
         let message =
             format!("server `{}` sent an answer that is no valid MCP message", self.conn.spec.server);
         Error::new(Kind::Protocol, Blame::Upstream, message)
+    }
+
+    /// Counts an answer, or news of a listen, that crossed the word that nobody waits for it any more: no fault of anybody's.
+    fn late(&self) {
+        self.conn.around.metrics.skipped(Skip::Late);
     }
 
     /// Counts a dropped message; says so at most once in a while, and never what was in it.
