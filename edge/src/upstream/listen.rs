@@ -151,7 +151,11 @@ impl Shared {
 
     /// The outcome of a request of our own that goes out beside a listen. It fails early on a server that turns out to
     /// answer nothing there.
-    pub(super) async fn beside_listen(&self, conn: &Conn, asked: impl Future<Output = Outcome>) -> Outcome {
+    pub(super) async fn ask_beside_listen(
+        &self,
+        conn: &Conn,
+        asked: impl Future<Output = Outcome>,
+    ) -> Outcome {
         let before = self.lock().beside_listen;
         if conn.spec().era == Era::Legacy || matches!(before, Beside::Answers | Beside::Silent) {
             return asked.await;
