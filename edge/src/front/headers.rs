@@ -14,8 +14,8 @@ use wire::mcp::method::Facts;
 use wire::mcp::mirror::{Mirrored, matches};
 use wire::mcp::version::looks_modern;
 use wire::object::Object;
-use wire::span::Span;
 
+use super::classify::unreadable;
 use super::refusal::Refusal;
 
 // As names and not as text, which would be parsed for each look-up.
@@ -95,7 +95,7 @@ pub(super) fn check_params(
 ) -> Result<(), Refusal> {
     for param in mirrored {
         let name = format!("{PARAM_PREFIX}{}", param.header.to_ascii_lowercase());
-        let value = argument(message, &param.path, limits);
+        let value = argument(message, &param.path, limits)?;
         match (single(headers, &name), value) {
             (Err(Repeated), _) => return Err(mismatch(format!("{name} comes more than once"))),
             (Ok(None), None) => {}
@@ -114,13 +114,22 @@ pub(super) fn check_params(
 }
 
 /// The argument at `path`; null counts as absent.
-fn argument<'a>(message: &'a Message, path: &[String], limits: &Limits) -> Option<Value<'a>> {
+///
+/// # Errors
+/// When an object on the way cannot be read in one way only: a server may find in it what we do not.
+fn argument<'a>(
+    message: &'a Message,
+    path: &[String],
+    limits: &Limits,
+) -> Result<Option<Value<'a>>, Refusal> {
     let bytes: &'a [u8] = message.bytes();
-    let mut span: Span = message.param("arguments")?.span();
+    let mut value = message.param("arguments");
     for key in path {
-        span = Object::scan(bytes, span, limits).ok()?.get(bytes, key)?;
+        let Some(outer) = value.filter(Value::is_object) else { return Ok(None) };
+        let object = Object::scan(bytes, outer.span(), limits).map_err(|error| unreadable(&error))?;
+        value = object.get(bytes, key).map(|span| Value::new(bytes, span));
     }
-    Some(Value::new(bytes, span)).filter(|value| !value.is_null())
+    Ok(value.filter(|value| !value.is_null()))
 }
 
 fn required<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<&'a HeaderValue, Refusal> {

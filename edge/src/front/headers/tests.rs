@@ -94,7 +94,12 @@ fn mirrored_arguments_agree_with_their_headers() {
     assert!(check(r#"{"region":"eu"}"#, &[region]));
     assert!(check(r#"{"region":null,"page":{}}"#, &[("mcp-param-other", "x")]));
     assert!(check("{}", &[]));
+    assert!(check(r#"{"region":"eu","page":[]}"#, &[region]), "no object, so nothing in it");
     assert!(!check(r#"{"region":"eu"}"#, &[]), "missing");
+    assert!(!check(r#"{"x":1,"x":2,"region":"eu"}"#, &[]), "missing, in what a server may read all the same");
+    assert!(!check(r#"{"region":"us","region":"eu"}"#, &[region]), "two values");
+    let many: String = (0..300).map(|n| format!(r#""m{n}":0,"#)).collect();
+    assert!(!check(&format!(r#"{{{many}"region":"eu"}}"#), &[]), "missing among many");
     assert!(!check(r#"{"region":"us"}"#, &[region]), "different");
     assert!(!check(r#"{"page":{"size":41}}"#, &[size]), "different number");
     assert!(!check("{}", &[region]), "of nothing");
