@@ -5,6 +5,7 @@
 
 use std::io::Write;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use edge::app::{App, Stop, dry_run};
 use edge::config::{self, Command, Config};
@@ -58,10 +59,14 @@ fn serve(config: Config) -> anyhow::Result<ExitCode> {
         .await;
         Ok(ExitCode::SUCCESS)
     });
-    // Nobody can take back a read of standard input that waits for a line; it must not hold the process.
-    runtime.shutdown_background();
+    // Tasks that are left behind are dropped, and local servers of theirs killed. Nobody can take back a read of standard
+    // input that waits for a line; it must not hold the process.
+    runtime.shutdown_timeout(LAST_DROPS);
     served
 }
+
+/// Dropping takes no time; this is for a busy machine.
+const LAST_DROPS: Duration = Duration::from_millis(500);
 
 fn try_all(config: Config) -> anyhow::Result<ExitCode> {
     let (report, all_answered) = runtime(config.threads)?.block_on(dry_run(config));

@@ -114,3 +114,43 @@ async fn a_person_at_the_terminal_does_not_wait_for_endpoints_to_be_removed() {
     edge.process.signal("INT").await;
     assert!(edge.process.ended().await.success());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_local_server_that_will_not_leave_is_not_left_behind() {
+    let scratch = Scratch::new();
+    let script = format!("{}; exec sleep 600", binary("demo-server").display());
+    let file = scratch.write(
+        "edge.yaml",
+        &format!(
+            "servers: {{demo: {{command: [sh, -c, \"{script}\"]}}}}\nlimits: {{drain_delay: 0s, drain: 1s}}\n"
+        ),
+    );
+    let mut command = Command::new(binary("mcp-edge"));
+    command.arg("--config").arg(file).arg("--allow-unauthenticated");
+    let mut edge = Edge::start_with(command).await;
+    edge.ready().await;
+    let servers = children(edge.process.pid());
+    assert!(!servers.is_empty(), "a server that was listed runs");
+    edge.process.signal("TERM").await;
+    assert!(edge.process.ended().await.success());
+    eventually("the servers to be gone", async || servers.iter().all(|pid| is_gone(*pid)).then_some(()))
+        .await;
+}
+
+fn children(parent: u32) -> Vec<u32> {
+    let processes = std::fs::read_dir("/proc").unwrap().flatten();
+    let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    pids.filter(|pid| stat(*pid).is_some_and(|(_, of)| of == parent)).collect()
+}
+
+/// A zombie that somebody else has to reap is gone.
+fn is_gone(pid: u32) -> bool {
+    stat(pid).is_none_or(|(state, _)| state == "Z")
+}
+
+/// The state of a process, and its parent: proc(5).
+fn stat(pid: u32) -> Option<(String, u32)> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let mut fields = text.rsplit_once(") ")?.1.split(' ');
+    Some((fields.next()?.to_owned(), fields.next()?.parse().ok()?))
+}
