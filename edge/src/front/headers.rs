@@ -7,7 +7,7 @@
 use http::header::{AsHeaderName, HeaderMap, HeaderName, HeaderValue};
 use wire::Message;
 use wire::code;
-use wire::envelope::Value;
+use wire::envelope::{ScanError, Value};
 use wire::limits::Limits;
 use wire::mcp::header::{self, PARAM_PREFIX, decode};
 use wire::mcp::method::Facts;
@@ -15,7 +15,6 @@ use wire::mcp::mirror::{Mirrored, matches};
 use wire::mcp::version::looks_modern;
 use wire::object::Object;
 
-use super::classify::unreadable;
 use super::refusal::Refusal;
 
 // As names and not as text, which would be parsed for each look-up.
@@ -85,17 +84,18 @@ pub(super) fn check_name(headers: &HeaderMap, message: &Message, facts: &Facts) 
     same_decoded(required(headers, &NAME)?, "Mcp-Name", |text| text == name)
 }
 
-/// Each `Mcp-Param-*` that the tool's schema asks for repeats its argument.
+/// Each `Mcp-Param-*` that the tool's schema asks for repeats its argument. Arguments that can be read in more than one
+/// way are refused as `unreadable` says: a server may find in them what we do not.
 // MCP 2026-07-28 streamable-http, Custom Headers
 pub(super) fn check_params(
     headers: &HeaderMap,
     message: &Message,
     mirrored: &[Mirrored],
-    limits: &Limits,
+    (limits, unreadable): (&Limits, impl Fn(ScanError) -> Refusal),
 ) -> Result<(), Refusal> {
     for param in mirrored {
         let name = format!("{PARAM_PREFIX}{}", param.header.to_ascii_lowercase());
-        let value = argument(message, &param.path, limits)?;
+        let value = argument(message, &param.path, limits).map_err(&unreadable)?;
         match (single(headers, &name), value) {
             (Err(Repeated), _) => return Err(mismatch(format!("{name} comes more than once"))),
             (Ok(None), None) => {}
@@ -114,19 +114,16 @@ pub(super) fn check_params(
 }
 
 /// The argument at `path`; null counts as absent.
-///
-/// # Errors
-/// When an object on the way cannot be read in one way only: a server may find in it what we do not.
 fn argument<'a>(
     message: &'a Message,
     path: &[String],
     limits: &Limits,
-) -> Result<Option<Value<'a>>, Refusal> {
+) -> Result<Option<Value<'a>>, ScanError> {
     let bytes: &'a [u8] = message.bytes();
     let mut value = message.param("arguments");
     for key in path {
         let Some(outer) = value.filter(Value::is_object) else { return Ok(None) };
-        let object = Object::scan(bytes, outer.span(), limits).map_err(|error| unreadable(&error))?;
+        let object = Object::scan(bytes, outer.span(), limits)?;
         value = object.get(bytes, key).map(|span| Value::new(bytes, span));
     }
     Ok(value.filter(|value| !value.is_null()))

@@ -205,7 +205,8 @@ fn check_params(front: &Front, headers: &HeaderMap, arrival: &Arrival) -> Result
     let Some(tool) = arrival.message.param("name").and_then(|name| name.as_str()) else { return Ok(()) };
     // An unknown tool is refused by the router, which knows the words for it.
     let Some(mirrored) = front.rooms.gateway.mirrored(arrival.scope.as_ref(), &tool) else { return Ok(()) };
-    headers::check_params(headers, &arrival.message, &mirrored, &front.config.limits)
+    let unreadable = |error| front.unreadable(&error);
+    headers::check_params(headers, &arrival.message, &mirrored, (&front.config.limits, unreadable))
 }
 
 // MCP 2026-07-28 server/discover

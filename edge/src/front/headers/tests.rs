@@ -1,4 +1,5 @@
 use super::*;
+use crate::front::classify;
 use http::HeaderName;
 use wire::mcp::method::Method;
 use wire::mcp::mirror::mirrored;
@@ -87,7 +88,8 @@ fn mirrored_arguments_agree_with_their_headers() {
     let mirrored = mirrored(schema.as_bytes()).unwrap();
     let check = |arguments: &str, pairs: &[(&str, &str)]| {
         let message = message("tools/call", &format!(r#"{{"name":"t","arguments":{arguments}}}"#));
-        check_params(&headers(pairs), &message, &mirrored, &Limits::default()).is_ok()
+        let unreadable = |error| classify::unreadable(&error);
+        check_params(&headers(pairs), &message, &mirrored, (&Limits::default(), unreadable)).is_ok()
     };
     let (region, size) = (("mcp-param-region", "eu"), ("mcp-param-size", "42"));
     assert!(check(r#"{"region":"eu","page":{"size":42.0}}"#, &[region, size]));
