@@ -118,7 +118,7 @@ async fn a_person_at_the_terminal_does_not_wait_for_endpoints_to_be_removed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_local_server_that_will_not_leave_is_not_left_behind() {
     let scratch = Scratch::new();
-    let script = format!("{}; exec sleep 600", binary("demo-server").display());
+    let script = format!("'{}'; exec sleep 600", binary("demo-server").display());
     let file = scratch.write(
         "edge.yaml",
         &format!(

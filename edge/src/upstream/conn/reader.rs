@@ -276,7 +276,8 @@ impl Reader {
         Error::new(Kind::Protocol, Blame::Upstream, message)
     }
 
-    /// Counts an answer, or news of a listen, that crossed the word that nobody waits for it any more: no fault of anybody's.
+    /// Counts an answer, or news of a listen, that nobody waits for any more. Nearly all of them crossed our saying so, which
+    /// is no fault of the server's and worth no warning.
     fn late(&self) {
         self.conn.around.metrics.skipped(Skip::Late);
     }

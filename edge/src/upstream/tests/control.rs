@@ -162,6 +162,14 @@ async fn a_server_that_answers_nothing_beside_a_listen_gets_no_more_of_them() {
         // Nobody listened, so a new process is no reason to try again.
         tokio::time::sleep(Duration::from_secs(60)).await;
     }
+    room.dial.set_down(true);
+    assert_eq!(list(&room, List::Tools).await.unwrap().unwrap_err().kind, Kind::Unreachable);
+    room.dial.set_down(false);
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let listing = list(&room, List::Prompts);
+    let mut back = room.accept_modern().await;
+    assert!(listing.await.unwrap().unwrap().is_empty());
+    acknowledged(&mut back).await; // it may be another version of the server
 }
 
 #[tokio::test(start_paused = true)]
