@@ -12,7 +12,7 @@ use wire::mcp::mirror::Mirrored;
 
 use super::names::{self, Names, Offer, Prefix};
 use super::render::{self, Rendered};
-use super::template::Template;
+use super::template::{Reading, Template};
 use crate::call::ServerName;
 
 /// What one server offers, as its control connection listed it.
@@ -128,18 +128,19 @@ impl Surface {
         self.prompts.get(name)
     }
 
-    /// The server that lists `uri`, or has a template for it.
+    /// The server that lists `uri`, or has a template for it: rather one that fits as RFC 6570 has it.
     pub fn resource(&self, uri: &str) -> Option<usize> {
+        let fitting = |reading| {
+            let mut templates = self.templates.iter();
+            templates.find(|(template, _)| template.fits(uri, reading)).map(|(_, server)| *server)
+        };
         let listed = self.resources.get(uri).copied();
-        listed.or_else(|| {
-            self.templates.iter().find(|(template, _)| template.fits(uri)).map(|(_, server)| *server)
-        })
+        listed.or_else(|| fitting(Reading::Strict)).or_else(|| fitting(Reading::Loose))
     }
 
     /// The server that offers exactly this template (a completion names it unexpanded).
     pub fn template(&self, template: &str) -> Option<usize> {
-        let wanted = Template::parse(template)?;
-        self.templates.iter().find(|(template, _)| *template == wanted).map(|(_, server)| *server)
+        self.templates.iter().find(|(own, _)| own.text() == template).map(|(_, server)| *server)
     }
 
     /// A rendered list.
