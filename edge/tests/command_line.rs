@@ -13,7 +13,7 @@ use std::process::Output;
 
 use testkit::GUARD;
 use testkit::http::Request;
-use testkit::process::{Edge, Scratch, free_address};
+use testkit::process::{Edge, Scratch, binary, free_address};
 use tokio::net::TcpListener;
 use tokio::process::Command;
 use tokio::time::timeout;
@@ -85,6 +85,24 @@ async fn a_dry_run_names_the_server_that_does_not_answer() {
     let (code, stdout, _) = run(edge(&["--dry-run", "--listen=127.0.0.1:0", "--server", &nobody])).await;
     assert_eq!(code, 1);
     assert!(stdout.contains("absent"), "{stdout}");
+}
+
+#[tokio::test]
+async fn a_list_that_cannot_be_read_costs_no_other_and_is_named() {
+    let scratch = Scratch::new();
+    let refuses = format!(
+        "servers: {{odd: {{command: [{:?}, --tools, \"2\", --resources, \"1\", --on, \"prompts/list=error:-32000\"]}}}}\n",
+        binary("scripted-server")
+    );
+    let file = scratch.write("edge.yaml", &refuses);
+    let args = ["--dry-run", "--listen=127.0.0.1:0", "--config", file.to_str().unwrap()];
+    let (code, stdout, _) = run(edge(&args)).await;
+    assert_eq!(code, 0, "{stdout}");
+    for line in
+        ["warning: prompts/list: ", "refused prompts/list with code -32000", "tools: 2", "resources: 1"]
+    {
+        assert!(stdout.contains(line), "{line}: {stdout}");
+    }
 }
 
 /// Status and challenge of a ping with this `Authorization`.

@@ -10,6 +10,7 @@ use super::{Servers, limit_files, status};
 use crate::config::Config;
 use crate::ops::drain::Drain;
 use crate::permit::{self, Permits};
+use crate::router::Gateway;
 use crate::router::catalog::ListKind;
 use crate::upstream::ServerState;
 
@@ -20,7 +21,8 @@ pub async fn dry_run(mut config: Config) -> (String, bool) {
     let permits = Permits::new(config.permits.clone(), permit::Metrics::default());
     let servers = Servers::build(&config, &permits, &drain.watch(), &mut Registry::default());
     servers.start(&drain.watch());
-    servers.router.settled().await;
+    // The router lives as long as `servers`.
+    let _ = servers.router.settled().wait_for(|settled| *settled).await;
     let report = report(&servers);
     drain.run(Duration::ZERO, config.drain.grace).await;
     report
@@ -28,16 +30,21 @@ pub async fn dry_run(mut config: Config) -> (String, bool) {
 
 fn report(servers: &Servers) -> (String, bool) {
     let (mut text, mut all_answered) = (String::new(), true);
-    for pool in &servers.pools {
+    for (index, pool) in servers.pools.iter().enumerate() {
         let now = pool.status();
-        let answered = matches!(now.state, ServerState::Up | ServerState::Sleeping);
+        let complaints = servers.router.complaints(index);
+        let answered = matches!(now.state, ServerState::Up | ServerState::Sleeping) && complaints.listed;
         all_answered &= answered;
         let detail = match (answered, now.era, now.last_error) {
             (true, Some(era), _) => status::era(era).to_owned(),
             (_, _, Some(error)) => error,
+            _ if !complaints.all.is_empty() => complaints.all.join("; "),
             _ => "no answer yet".to_owned(),
         };
         line(&mut text, &format!("server {}: {} ({detail})", pool.name(), status::word(now.state)));
+        for complaint in complaints.all.iter().filter(|_| complaints.listed) {
+            line(&mut text, &format!("  warning: {complaint}"));
+        }
         if status::shares_a_process(servers, pool) {
             line(&mut text, &format!("  note: {}", status::ONE_PRINCIPAL));
         }

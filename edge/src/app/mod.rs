@@ -21,7 +21,7 @@ use crate::ops::drain::{Drain, DrainWatch};
 use crate::ops::files::OpenFiles;
 use crate::ops::metrics;
 use crate::permit::{self, Permits};
-use crate::router::{self, Entry, Router, refresh};
+use crate::router::{self, Entry, Gateway, Router, refresh};
 use crate::seal::Sealer;
 use crate::session;
 use crate::upstream::{self, Pool};
@@ -163,9 +163,11 @@ impl Servers {
     fn start(&self, drain: &DrainWatch) {
         refresh::start(&self.router, &self.pools);
         let (servers, watch) = (self.clone(), drain.clone());
+        let mut settled = servers.router.settled();
         drain.spawn(async move {
             tokio::select! {
-                () = servers.router.settled() => status::tell(&servers),
+                // The router lives as long as `servers`.
+                _ = settled.wait_for(|settled| *settled) => status::tell(&servers),
                 () = watch.leaving() => {}
             }
         });

@@ -6,16 +6,18 @@ use wire::Era;
 use super::Servers;
 use crate::ops::admin::Readiness;
 use crate::ops::drain::DrainWatch;
-use crate::router::Gateway;
+use crate::router::{Complaints, Gateway};
 use crate::upstream::{Pool, ServerState};
 
 /// What the admin port answers to `/ready`. Single servers do not count: a gateway with one server down
 /// serves the others.
 pub(super) fn readiness(servers: Servers, drain: DrainWatch) -> impl Fn() -> Readiness + Send + Sync {
     move || {
-        let (is_settled, is_leaving) = (servers.router.is_settled(), drain.is_leaving());
+        let (is_settled, is_leaving) = (*servers.router.settled().borrow(), drain.is_leaving());
         let is_ready = is_settled && !is_leaving;
-        let states = servers.pools.iter().map(|pool| (pool.name().to_string(), state(pool)));
+        let pools = servers.pools.iter().enumerate();
+        let states = pools
+            .map(|(index, pool)| (pool.name().to_string(), state(pool, servers.router.complaints(index))));
         let json = json!({
             "ready": is_ready,
             "settled": is_settled,
@@ -68,7 +70,8 @@ pub(super) fn era(era: Era) -> &'static str {
     }
 }
 
-fn state(pool: &Pool) -> Value {
+fn state(pool: &Pool, mut complaints: Complaints) -> Value {
+    complaints.all.truncate(COMPLAINTS);
     let status = pool.status();
     json!({
         "state": word(status.state),
@@ -77,5 +80,10 @@ fn state(pool: &Pool) -> Value {
         "in_flight": status.in_flight,
         "for_seconds": status.since.elapsed().as_secs(),
         "last_error": status.last_error,
+        "listed": complaints.listed,
+        "complaints": complaints.all,
     })
 }
+
+/// Complaints shown of one server. 20: enough to see what is wrong with it.
+const COMPLAINTS: usize = 20;

@@ -30,7 +30,6 @@ pub(super) fn settle(
         (draft.session.idle, draft.session.age) = (Duration::MAX, Duration::MAX);
         draft.drain_delay = Duration::ZERO;
     }
-    draft.router.queue_timeout = draft.upstream.slots.queue_timeout;
     draft.router.limits = draft.limits.clone();
     draft.upstream.limits = draft.limits.clone();
     draft.upstream.withheld = secrets(&draft);

@@ -406,7 +406,7 @@ impl Front {
         if self.rooms.drain.is_leaving() {
             return plain(method, StatusCode::SERVICE_UNAVAILABLE, "draining");
         }
-        if !self.rooms.gateway.is_settled() {
+        if !*self.rooms.gateway.settled().borrow() {
             return plain(method, StatusCode::SERVICE_UNAVAILABLE, "starting");
         }
         plain(method, StatusCode::OK, "ready")

@@ -44,7 +44,7 @@ pub(super) async fn request(front: &Front, posted: Posted) -> Result<Response<Bo
         headers::check_name(&headers, message, method.facts())?;
     }
     if method == Method::ToolsCall {
-        check_params(front, &headers, &arrival)?;
+        check_params(front, &headers, &arrival).await?;
     }
     let client = claim.client;
     Ok(begin(front, arrival, method, client)?.respond(front, accepts).await)
@@ -201,8 +201,12 @@ fn check_supported(version: &str) -> Result<(), Refusal> {
         .with_data(json!({ "supported": [LATEST_MODERN.as_str()], "requested": version })))
 }
 
-fn check_params(front: &Front, headers: &HeaderMap, arrival: &Arrival) -> Result<(), Refusal> {
+/// Which headers a tool has is known when names are: until then the call waits here, at most `names_settle`.
+async fn check_params(front: &Front, headers: &HeaderMap, arrival: &Arrival) -> Result<(), Refusal> {
     let Some(tool) = arrival.message.param("name").and_then(|name| name.as_str()) else { return Ok(()) };
+    let mut settled = front.rooms.gateway.settled();
+    // The router is gone with the process only.
+    let _ = settled.wait_for(|settled| *settled).await;
     // An unknown tool is refused by the router, which knows the words for it.
     let Some(mirrored) = front.rooms.gateway.mirrored(arrival.scope.as_ref(), &tool) else { return Ok(()) };
     let unreadable = |error| front.unreadable(&error);

@@ -10,10 +10,13 @@ use wire::limits::Limits;
 use wire::mcp::list::Item;
 use wire::mcp::mirror::Mirrored;
 
+use super::mend::Fault;
 use super::names::{self, Names, Offer, Prefix};
 use super::render::{self, Rendered};
 use super::template::{Reading, Template};
 use crate::call::ServerName;
+use crate::error::Error;
+use crate::upstream::List;
 
 /// What one server offers, as its control connection listed it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -30,6 +33,10 @@ pub struct Part {
     pub instructions: Option<String>,
     /// Whether it completes arguments.
     pub completes: bool,
+    /// Which of its lists could not be read when they were last asked for, and why.
+    pub unread: Vec<(List, Error)>,
+    /// What is not shown as the server sent it.
+    pub faults: Vec<Fault>,
 }
 
 /// One server in the configured order.
@@ -102,8 +109,6 @@ pub struct Catalog {
     pub contested: usize,
     /// URIs that more than one server lists: (URI, owner, other).
     pub doubled: Vec<(String, usize, usize)>,
-    /// Tools that cannot be shown: (server, tool).
-    pub unfit: Vec<(usize, String)>,
 }
 
 /// How a catalog is built.
@@ -202,13 +207,11 @@ impl<'a> Builder<'a> {
     fn tools(&mut self, names: &mut Names, catalog: &mut Catalog) {
         let mut shown = Vec::new();
         for (server, member, part) in self.parts() {
-            let mut tools: Vec<(Item, Arc<[Mirrored]>)> = Vec::new();
-            for item in part.tools.iter().filter(|item| self.may_show(member.name, &item.key)) {
-                match render::tool(item, &self.terms.limits) {
-                    Some((item, mirrored)) => tools.push((item, mirrored.into())),
-                    None => catalog.unfit.push((server, item.key.clone())),
-                }
-            }
+            let mine = part.tools.iter().filter(|item| self.may_show(member.name, &item.key));
+            let tools: Vec<(Item, Arc<[Mirrored]>)> = mine
+                .filter_map(|item| render::tool(item, &self.terms.limits))
+                .map(|(item, mirrored)| (item, mirrored.into()))
+                .collect();
             shown.push((server, member, tools));
         }
         let offers: Vec<_> =
@@ -297,8 +300,8 @@ impl<'a> Builder<'a> {
     }
 
     fn render(self) -> (Surface, Vec<Surface>) {
-        // A list that lacks a server is asked for again soon.
-        let whole = self.members.iter().all(|member| member.part.is_some());
+        // A list that lacks a server, or a part of one, is asked for again soon.
+        let whole = self.members.iter().all(|member| member.part.is_some_and(|part| part.unread.is_empty()));
         let fresh_ms = if whole { self.terms.fresh_ms } else { 0 };
         let finish = |draft: Draft| {
             let keys = ["tools", "prompts", "resources", "resourceTemplates"];

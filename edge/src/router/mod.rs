@@ -6,6 +6,7 @@
 //! eras.
 
 pub mod catalog;
+mod mend;
 pub mod names;
 pub mod refresh;
 pub mod render;
@@ -35,6 +36,7 @@ use crate::error::{Blame, Error, Kind};
 use crate::ops::drain::DrainWatch;
 use crate::permit::RETRY_AFTER;
 use catalog::{Catalog, GivenNames, Member, Part, Surface, Terms};
+use mend::Fault;
 use names::Prefix;
 use seen::{SEEN_URIS, Seen};
 use subscribe::News;
@@ -48,7 +50,7 @@ pub trait Gateway: Dispatch {
     fn server(&self, slug: &str) -> Option<ServerName>;
 
     /// Whether public names have been given out; before that no list is the truth.
-    fn is_settled(&self) -> bool;
+    fn settled(&self) -> watch::Receiver<bool>;
 
     /// What the servers (or the one in scope) tell a model about their use.
     fn instructions(&self, scope: Option<&ServerName>) -> Option<String>;
@@ -84,8 +86,6 @@ pub struct Config {
     /// The longest wait for every server's first lists before names are given out. 15 s: a server started
     /// by `npx` from a warm cache is there by then, and a rollout is not held up by one that is broken.
     pub names_settle: Duration,
-    /// The longest a call waits for names to settle. 10 s, as for any queue.
-    pub queue_timeout: Duration,
     /// The only tools to show, by own or public name; `None` shows all (`--tools`).
     pub tools: Option<HashSet<String>>,
     /// How long modern clients may keep a list. 30 s: legacy servers announce changes, but a client without
@@ -102,7 +102,6 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             names_settle: Duration::from_secs(15),
-            queue_timeout: Duration::from_secs(10),
             tools: None,
             fresh: Duration::from_secs(30),
             refresh_gap: Duration::from_millis(500),
@@ -150,6 +149,15 @@ pub struct Entry {
     pub server: Arc<dyn Server>,
 }
 
+/// What is wrong with the lists of one server.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Complaints {
+    /// Whether it was listed at all.
+    pub listed: bool,
+    /// A sentence for each list that cannot be read and each item that is not shown as it came.
+    pub all: Vec<String>,
+}
+
 /// The real [`Gateway`]. Cheap to clone.
 #[derive(Clone)]
 pub struct Router {
@@ -179,8 +187,8 @@ struct State {
 enum Listing {
     /// Not answered yet.
     Pending,
-    /// Failed at least once and never answered.
-    Failed,
+    /// Failed at least once and never answered; how it failed first.
+    Failed(Error),
     /// Answered; the latest word, also while the server is down.
     Listed(Arc<Part>),
 }
@@ -209,10 +217,16 @@ impl Router {
         self.shared.catalog()
     }
 
-    /// Resolves when names have been given out.
-    pub async fn settled(&self) {
-        // The sender is in `self`, so this cannot fail.
-        let _ = self.shared.settled.subscribe().wait_for(|settled| *settled).await;
+    /// What is wrong with the lists of the server at `index`, for its operator.
+    pub fn complaints(&self, index: usize) -> Complaints {
+        let state = self.shared.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let part = match state.parts.get(index) {
+            Some(Listing::Listed(part)) => part,
+            Some(Listing::Failed(why)) => return Complaints { listed: false, all: vec![why.to_string()] },
+            Some(Listing::Pending) | None => return Complaints { listed: false, all: Vec::new() },
+        };
+        let unread = part.unread.iter().map(|(list, why)| format!("{}: {why}", list.method().as_str()));
+        Complaints { listed: true, all: unread.chain(part.faults.iter().map(Fault::to_string)).collect() }
     }
 }
 
@@ -228,8 +242,8 @@ impl Shared {
     }
 
     /// The server at `index` could not be listed. What it listed before stays.
-    fn failed(&self, index: usize) {
-        self.update(index, Listing::Failed);
+    fn failed(&self, index: usize, why: Error) {
+        self.update(index, Listing::Failed(why));
     }
 
     /// Gives out names now, whoever has answered.
@@ -244,7 +258,7 @@ impl Shared {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(part) = state.parts.get_mut(index) else { return };
         match (&part, &listing) {
-            (Listing::Failed | Listing::Listed(_), Listing::Failed) => return,
+            (Listing::Failed(_) | Listing::Listed(_), Listing::Failed(_)) => return,
             _ => *part = listing,
         }
         let complete = state.parts.iter().all(|part| !matches!(part, Listing::Pending));
@@ -291,13 +305,6 @@ impl Shared {
                 "two servers list one URI; the other's is at /servers/<other>/mcp"
             );
         }
-        for unfit in now.unfit.iter().filter(|unfit| !before.unfit.contains(unfit)) {
-            tracing::warn!(
-                server = name(unfit.0),
-                tool = unfit.1,
-                "tool without an object as inputSchema is not shown"
-            );
-        }
         if now.contested != before.contested {
             tracing::info!(names = now.contested, "contested names appear as <slug>__<name>");
         }
@@ -330,7 +337,7 @@ impl Shared {
         Some((catalog.alone.get(index)?, Some(index)))
     }
 
-    /// Names are not given out yet: the call waits for them, at most `queue_timeout`.
+    /// Names are not given out yet: the call waits for them, at most `names_settle`.
     fn when_settled(self: Arc<Self>, call: Call) -> Reply {
         let (responder, answer) = reply();
         let drain = self.drain.clone();
@@ -338,7 +345,7 @@ impl Shared {
             let mut settled = self.settled.subscribe();
             let wait = async {
                 let names = settled.wait_for(|settled| *settled);
-                tokio::time::timeout(self.config.queue_timeout, names).await.is_ok()
+                tokio::time::timeout(self.config.names_settle, names).await.is_ok()
             };
             tokio::select! {
                 () = responder.cancelled() => {}
@@ -382,8 +389,8 @@ impl Gateway for Router {
         self.shared.servers.iter().find(|entry| entry.name.as_str() == slug).map(|entry| entry.name.clone())
     }
 
-    fn is_settled(&self) -> bool {
-        self.shared.is_settled()
+    fn settled(&self) -> watch::Receiver<bool> {
+        self.shared.settled.subscribe()
     }
 
     fn instructions(&self, scope: Option<&ServerName>) -> Option<String> {

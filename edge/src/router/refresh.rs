@@ -7,16 +7,19 @@
 //! ```
 //! What is announced after a list was asked for may be missing from it, so it is asked for again. Real servers announce
 //! up to five changes at each start: those of one `refresh_gap` are taken together. The gap doubles with each listing
-//! that brings nothing new, for some servers announce a change whenever they are asked.
+//! that brings nothing new, for some servers announce a change whenever they are asked. One list that cannot be read is
+//! asked for again, ever less often; the others are shown.
 
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+use wire::limits::Limits;
 
 use super::catalog::Part;
+use super::mend::{Fault, mend};
 use super::{Router, Shared};
 use crate::error::Error;
 use crate::upstream::{Changes, List, Pool};
@@ -53,25 +56,64 @@ async fn keep(router: &Shared, index: usize, pool: &Pool) -> Infallible {
     loop {
         router.metrics.listings.inc();
         let before = part.clone();
-        match list(pool, &mut part, wanted, (&changes, &mut read)).await {
+        let listed = list(pool, &mut part, wanted, (&changes, &mut read), &router.config.limits).await;
+        let failed = match listed {
             Ok(()) => {
-                backoff = BACKOFF_FIRST;
+                tell(&before, &part, pool);
                 router.listed(index, part.clone());
-                gap = pause(gap, part != before, router.config.refresh_gap);
-                let next = Instant::now() + gap;
-                wanted = rest(&mut changes, &read).await;
-                sleep_until(next).await;
-                wanted = wanted.and(Wanted::since(&read, &changes.borrow_and_update()));
+                unread(&part)
             }
             Err(error) => {
-                router.metrics.listing_failures.inc();
                 tracing::warn!(server = %pool.name(), %error, "server could not be listed");
-                router.failed(index);
+                router.failed(index, error);
+                router.metrics.listing_failures.inc();
                 wanted = Wanted::ALL;
                 wait_for_return(&mut changes, backoff).await;
                 backoff = (backoff * 2).min(BACKOFF_MOST);
+                continue;
             }
+        };
+        gap = pause(gap, part != before, router.config.refresh_gap);
+        let next = Instant::now() + gap;
+        wanted = if failed.any() {
+            router.metrics.listing_failures.inc();
+            let announced = timeout(backoff, rest(&mut changes, &read)).await.unwrap_or(Wanted::NONE);
+            backoff = (backoff * 2).min(BACKOFF_MOST_OF_LIST);
+            failed.and(announced)
+        } else {
+            backoff = BACKOFF_FIRST;
+            rest(&mut changes, &read).await
+        };
+        sleep_until(next).await;
+        wanted = wanted.and(Wanted::since(&read, &changes.borrow_and_update()));
+    }
+}
+
+/// The lists to ask for again.
+fn unread(part: &Part) -> Wanted {
+    let has = |lists: &[List]| part.unread.iter().any(|(unread, _)| lists.contains(unread));
+    Wanted {
+        tools: has(&[List::Tools]),
+        prompts: has(&[List::Prompts]),
+        resources: has(&[List::Resources, List::Templates]),
+    }
+}
+
+/// Log lines for what was not so `before`.
+fn tell(before: &Part, now: &Part, pool: &Pool) {
+    let server = pool.name();
+    for (list, error) in &now.unread {
+        if !before.unread.iter().any(|(known, _)| known == list) {
+            let list = list.method().as_str();
+            tracing::warn!(%server, list, %error, "list left out until it can be read");
         }
+    }
+    let news: Vec<_> = now.faults.iter().filter(|fault| !before.faults.contains(fault)).collect();
+    for Fault { list, item, what } in news.iter().take(FAULTS_TOLD) {
+        tracing::warn!(%server, list = list.method().as_str(), item, what, "clients would refuse this item");
+    }
+    if let Some(more @ 1..) = news.len().checked_sub(FAULTS_TOLD) {
+        tracing::warn!(%server, more, "clients would refuse more items");
     }
 }
 
@@ -108,30 +150,49 @@ async fn wait_for_return(changes: &mut watch::Receiver<Changes>, backoff: Durati
     }
 }
 
-/// Lists what is wanted, and notes in `read` what had been announced when each list was asked for.
+/// Lists what is wanted, and notes in `read` what had been announced when each list was asked for. A list that cannot
+/// be read stays as it was, and costs no other one.
+///
+/// # Errors
+/// When the server cannot be reached.
 async fn list(
     pool: &Pool,
     part: &mut Part,
     wanted: Wanted,
     (changes, read): (&watch::Receiver<Changes>, &mut Changes),
+    limits: &Limits,
 ) -> Result<(), Error> {
     read.lost = changes.borrow().lost;
     let facts = pool.facts().await?;
     part.instructions.clone_from(&facts.instructions);
     part.completes = facts.can("completions");
-    if wanted.tools {
-        read.tools = changes.borrow().tools;
-        part.tools = pool.list(List::Tools).await?;
-    }
-    if wanted.prompts {
-        read.prompts = changes.borrow().prompts;
-        part.prompts = pool.list(List::Prompts).await?;
-    }
-    if wanted.resources {
-        read.resources = changes.borrow().resources;
-        part.resources = pool.list(List::Resources).await?;
-        // Templates have no notification of their own (MCP 2025-11-25 server/resources).
-        part.templates = pool.list(List::Templates).await?;
+    for list in wanted.lists() {
+        let now = *changes.borrow();
+        let items = match list {
+            List::Tools => {
+                read.tools = now.tools;
+                &mut part.tools
+            }
+            List::Prompts => {
+                read.prompts = now.prompts;
+                &mut part.prompts
+            }
+            List::Resources => {
+                read.resources = now.resources;
+                &mut part.resources
+            }
+            List::Templates => &mut part.templates,
+        };
+        part.unread.retain(|(failed, _)| *failed != list);
+        match pool.list(list).await {
+            Ok(listed) => {
+                let (mended, faults) = mend(list, listed, limits);
+                *items = mended;
+                part.faults.retain(|fault| fault.list != list);
+                part.faults.extend(faults);
+            }
+            Err(error) => part.unread.push((list, error)),
+        }
     }
     Ok(())
 }
@@ -146,6 +207,7 @@ struct Wanted {
 
 impl Wanted {
     const ALL: Self = Self { tools: true, prompts: true, resources: true };
+    const NONE: Self = Self { tools: false, prompts: false, resources: false };
 
     fn since(read: &Changes, now: &Changes) -> Self {
         if now.lost != read.lost {
@@ -169,6 +231,17 @@ impl Wanted {
     fn any(self) -> bool {
         self.tools || self.prompts || self.resources
     }
+
+    fn lists(self) -> impl Iterator<Item = List> {
+        // Templates have no notification of their own (MCP 2025-11-25 server/resources).
+        let all = [
+            (self.tools, List::Tools),
+            (self.prompts, List::Prompts),
+            (self.resources, List::Resources),
+            (self.resources, List::Templates),
+        ];
+        all.into_iter().filter(|(wanted, _)| *wanted).map(|(_, list)| list)
+    }
 }
 
 /// The longest pause between two listings of one server. 30 s: as long as clients may keep a list anyway.
@@ -177,6 +250,11 @@ const GAP_MOST: Duration = Duration::from_secs(30);
 const BACKOFF_FIRST: Duration = Duration::from_millis(500);
 /// The longest wait. 15 s: a server that comes back is noticed by its users later than by us.
 const BACKOFF_MOST: Duration = Duration::from_secs(15);
+/// The longest wait for one list of a server that answers others. 1 h: longer than `idle_timeout`, so that a server
+/// which never answers it can sleep.
+const BACKOFF_MOST_OF_LIST: Duration = Duration::from_secs(3600);
+/// Items of one listing that get a log line each. 20: enough to see what is wrong with a server.
+const FAULTS_TOLD: usize = 20;
 
 #[cfg(test)]
 mod tests {

@@ -1,7 +1,7 @@
 //! Lists as the bytes that go out: rendered once per change, then shared.
 //!
-//! Items are the servers' own bytes; only a public name is spliced in. What would break a client is
-//! mended here, once, and not per request.
+//! Items are the servers' own bytes; only a public name is spliced in, and what a revision's clients refuse is taken
+//! out here, once, and not per request.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use serde_json::Value as Json;
@@ -109,7 +109,7 @@ pub(super) fn string_token(text: &str) -> Bytes {
 }
 
 /// A tool as it may be shown, with the parameters its clients repeat in headers. `None` when it has no
-/// object as `inputSchema`: official clients refuse the whole list over such a tool.
+/// object as `inputSchema`.
 pub(super) fn tool(item: &Item, limits: &Limits) -> Option<(Item, Vec<Mirrored>)> {
     let whole = Span { start: 0, end: item.raw.len() };
     let object = Object::scan(&item.raw, whole, limits).ok()?;

@@ -177,9 +177,9 @@ async fn calls_wait_for_names_and_no_longer_than_allowed() {
     let router = router(&["a", "b"]);
     let early = router.dispatch(call("me", None, Method::ToolsList, "{}"));
     router.shared.listed(0, part("x"));
-    assert!(!router.is_settled() && !early.is_ready());
-    router.shared.failed(1);
-    assert!(router.is_settled());
+    assert!(!*router.settled().borrow() && !early.is_ready());
+    router.shared.failed(1, Error::busy(Blame::Upstream, RETRY_AFTER, "later"));
+    assert!(*router.settled().borrow());
     assert!(matches!(early.outcome().await, Outcome::Result(_)));
 
     let never = tests::router(&["a"]);
@@ -195,7 +195,8 @@ async fn clients_hear_of_a_change_only_if_what_they_read_differs() {
     router.shared.listed(1, part("y"));
     assert!(!changes.has_changed().unwrap(), "the first lists are no change");
     router.shared.listed(0, part("x"));
-    router.shared.failed(1);
+    let why = Error::busy(Blame::Upstream, RETRY_AFTER, "later");
+    router.shared.failed(1, why);
     assert!(!changes.has_changed().unwrap());
     router.shared.listed(0, part("z"));
     assert_eq!(*changes.borrow_and_update(), ListChanges { tools: 1, prompts: 0, resources: 0 });

@@ -32,7 +32,8 @@ pub enum List {
 }
 
 impl List {
-    fn method(self) -> Method {
+    /// The method that asks for it.
+    pub fn method(self) -> Method {
         match self {
             Self::Tools => Method::ToolsList,
             Self::Prompts => Method::PromptsList,
@@ -41,7 +42,8 @@ impl List {
         }
     }
 
-    fn key(self) -> &'static str {
+    /// The member of the result that holds it.
+    pub fn key(self) -> &'static str {
         match self {
             Self::Templates => "resourceTemplates",
             other => other.capability(),
@@ -129,24 +131,28 @@ impl Shared {
     // MCP 2025-11-25 server/utilities/pagination
     async fn pages(&self, conn: &Conn, list: List) -> Result<Vec<Item>, Error> {
         let (mut items, mut seen, mut cursor) = (Vec::new(), HashSet::new(), None::<String>);
+        let (server, method) = (&self.server.name, list.method().as_str());
         for _ in 0..self.config.list_pages {
             let Some(result) = self.page(conn, list, cursor.as_deref()).await? else { return Ok(items) };
             let page = ListPage::scan(&result, list.key(), &self.config.limits)
-                .map_err(|_| self.protocol("one of its lists cannot be read"))?;
+                .map_err(|error| self.protocol(&format!("its answer to {method} cannot be read: {error}")))?;
             if page.left_out > 0 {
-                let (server, left_out) = (&self.server.name, page.left_out);
-                tracing::warn!(%server, ?list, left_out, "items of a list left out: no name, or not an object");
+                let left_out = page.left_out;
+                tracing::warn!(%server, method, left_out, "items of a list left out: no name, or not an object");
             }
             items.extend(page.items);
             match page.next_cursor {
                 None => return Ok(items),
                 Some(next) if !seen.insert(next.clone()) => {
-                    return Err(self.protocol("one of its lists goes in circles: a cursor came twice"));
+                    tracing::warn!(%server, method, "list goes in circles: read to where a cursor came again");
+                    return Ok(items);
                 }
                 next => cursor = next,
             }
         }
-        Err(self.protocol("one of its lists has more pages than `list_pages` allows"))
+        let pages = self.config.list_pages;
+        tracing::warn!(%server, method, pages, "list has more pages than are read: the others are left out");
+        Ok(items)
     }
 
     /// One page; `None` when the server does not know the method.
@@ -165,8 +171,13 @@ impl Shared {
         match self.ask_beside_listen(conn, asked).await {
             Outcome::Result(result) => Ok(Some(result.into_bytes())),
             Outcome::Refused(error) if is_unknown_method(&error) => Ok(None),
-            Outcome::Refused(_) | Outcome::InputRequired(_) => {
-                Err(self.protocol("it refused to list what it offers"))
+            Outcome::Refused(error) => {
+                let (method, code) = (list.method().as_str(), code_of(&error));
+                let code = code.map(|code| format!(" with code {code}")).unwrap_or_default();
+                Err(self.protocol(&format!("it refused {method}{code}")))
+            }
+            Outcome::InputRequired(_) => {
+                Err(self.protocol(&format!("it wants input for {}", list.method().as_str())))
             }
             Outcome::Failed(error) => {
                 // A process that is stuck would be asked again and again; the next list gets another one.
@@ -180,9 +191,13 @@ impl Shared {
 }
 
 fn is_unknown_method(error: &Bytes) -> bool {
+    code_of(error) == Some(i64::from(code::METHOD_NOT_FOUND))
+}
+
+fn code_of(error: &Bytes) -> Option<i64> {
     #[derive(serde::Deserialize)]
     struct Code {
         code: i64,
     }
-    serde_json::from_slice::<Code>(error).is_ok_and(|error| error.code == i64::from(code::METHOD_NOT_FOUND))
+    serde_json::from_slice::<Code>(error).ok().map(|error| error.code)
 }

@@ -137,13 +137,13 @@ async fn an_indented_message_becomes_one_line() {
 #[tokio::test]
 async fn health_and_readiness_are_told_in_a_word() {
     let stage = Stage::new();
-    stage.script.unsettled.store(true, std::sync::atomic::Ordering::Relaxed);
+    stage.script.settled.send_replace(false);
     let ask = |path| stage.send(request("GET", path, "", &[("host", "whoever")]));
     let health = ask("/health").await;
     assert_eq!((health.status().as_u16(), text(health).await.as_str()), (200, "ok"));
     let early = ask("/ready").await;
     assert_eq!((early.status().as_u16(), text(early).await.as_str()), (503, "starting"));
-    stage.script.unsettled.store(false, std::sync::atomic::Ordering::Relaxed);
+    stage.script.settled.send_replace(true);
     let ready = ask("/ready").await;
     assert_eq!((ready.status().as_u16(), text(ready).await.as_str()), (200, "ready"));
     assert_eq!(refusal(&stage, request("POST", "/ready", "", &[])).await.0, 405);

@@ -56,7 +56,7 @@ struct Script {
     /// What clients told the servers: session and text.
     notices: Mutex<Vec<(u64, String)>>,
     mirrored: Mutex<Option<Arc<[Mirrored]>>>,
-    unsettled: std::sync::atomic::AtomicBool,
+    settled: watch::Sender<bool>,
     changes: watch::Sender<ListChanges>,
     subscribers: Mutex<Vec<Subscriber>>,
     /// Counts the subscriptions that are held.
@@ -81,8 +81,8 @@ impl Gateway for Script {
         ServerName::parse(slug).filter(|name| name.as_str() == "time")
     }
 
-    fn is_settled(&self) -> bool {
-        !self.unsettled.load(std::sync::atomic::Ordering::Relaxed)
+    fn settled(&self) -> watch::Receiver<bool> {
+        self.settled.subscribe()
     }
 
     fn instructions(&self, scope: Option<&ServerName>) -> Option<String> {
@@ -139,7 +139,7 @@ impl Stage {
 
     fn with(setting: Setting) -> Self {
         let drain = Drain::new();
-        let script = Arc::new(Script::default());
+        let script = Arc::new(Script { settled: watch::Sender::new(true), ..Script::default() });
         let permits = Permits::new(setting.permits, permit::Metrics::default());
         let metrics = Metrics::default();
         let sessions = session::Metrics::default();

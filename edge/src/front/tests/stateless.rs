@@ -102,6 +102,12 @@ async fn names_and_mirrored_arguments_must_agree() {
     let schema = br#"{"properties":{"region":{"type":"string","x-mcp-header":"Region"}}}"#;
     *stage.script.mirrored.lock().unwrap() = Some(wire::mcp::mirror::mirrored(schema).unwrap().into());
     assert_eq!(refusal(&stage, &call, &headers("echo")).await, (400, -32020), "no Mcp-Param-Region");
+    stage.script.settled.send_replace(false);
+    let early = tokio::spawn(stage.front.clone().handle(post(&call, &headers("echo"))));
+    tokio::task::yield_now().await;
+    assert!(!early.is_finished(), "until names are given out nobody knows what headers the tool has");
+    stage.script.settled.send_replace(true);
+    assert_eq!(early.await.unwrap().status(), 400);
     stage.answer_next("{}");
     let mut all = headers("echo").to_vec();
     all.push(("mcp-param-region", "=?base64?ZXU=?="));

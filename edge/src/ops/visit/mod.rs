@@ -222,7 +222,12 @@ impl Visit {
             let state = text("state").unwrap_or("unknown");
             let why = text("last_error").map(|why| format!(": {why}")).unwrap_or_default();
             say(format!("  {:<10} {name} {state}{why}", "server"));
-            if state != "up" && state != "sleeping" {
+            let complaints = server.get("complaints").and_then(Value::as_array);
+            for complaint in complaints.into_iter().flatten().filter_map(Value::as_str) {
+                say(format!("  {:<10} {name}: {complaint}", "warning"));
+            }
+            let is_unlisted = server.get("listed").and_then(Value::as_bool) == Some(false);
+            if (state != "up" && state != "sleeping") || is_unlisted {
                 down.push(name.clone());
             }
         }

@@ -1,0 +1,449 @@
+//! Items as official clients take them: an item that a client's schema refuses costs that client the whole list, and
+//! so all other servers.
+//!
+//! A member that may be absent and is not what the schema says is taken out. What is required is supplied where there
+//! is one way to do so; else the item is left out. Each mended item is a [`Fault`], for the server's author to mend.
+//
+// MCP 2025-11-25 and 2026-07-28 schema: Tool, Prompt, Resource, ResourceTemplate; stricter where an SDK is.
+
+use std::collections::HashSet;
+use std::fmt;
+
+use serde_json::{Map, Value as Json, json};
+use wire::limits::Limits;
+use wire::mcp::list::{Item, ListPage};
+
+use crate::upstream::List;
+
+/// An item that is not shown as its server sent it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// The list it is in.
+    pub list: List,
+    /// Its name, URI or template.
+    pub item: String,
+    /// What is wrong, and what was done.
+    pub what: String,
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}: {}", self.list.method().as_str(), self.item.escape_debug(), self.what)
+    }
+}
+
+/// The items of one list as they may be shown, and what was wrong with the others.
+pub(super) fn mend(list: List, items: Vec<Item>, limits: &Limits) -> (Vec<Item>, Vec<Fault>) {
+    let (mut mended, mut faults, mut keys) = (Vec::with_capacity(items.len()), Vec::new(), HashSet::new());
+    for item in items {
+        let key = item.key.clone();
+        let judged = if keys.insert(key.clone()) { judge(list, item, limits) } else { Err(TWICE) };
+        let what = match judged {
+            Ok((item, what)) => {
+                mended.push(item);
+                what
+            }
+            Err(why) => Some(format!("{why}; left out")),
+        };
+        faults.extend(what.map(|what| Fault { list, item: key, what }));
+    }
+    (mended, faults)
+}
+
+/// The item, mended where need be, with what was wrong with it; or why it cannot be shown.
+fn judge(list: List, item: Item, limits: &Limits) -> Result<(Item, Option<String>), &'static str> {
+    let Ok(Json::Object(mut members)) = serde_json::from_slice(&item.raw) else {
+        return Err("it is no JSON that every client can read");
+    };
+    let mut taken = Taken::default();
+    match list {
+        List::Tools => input_schema(&mut members, &mut taken)?,
+        List::Resources | List::Templates if !members.get("name").is_some_and(Json::is_string) => {
+            members.insert("name".to_owned(), item.key.clone().into());
+            taken.note("name");
+        }
+        _ => {}
+    }
+    if list == List::Resources && !is_uri(&item.key) {
+        return Err("its URI has no scheme or no host");
+    }
+    fit_members(&mut members, shape(list), "", &mut taken);
+    let Some(what) = taken.said() else { return Ok((item, None)) };
+    let page = json!({ list.key(): [members] }).to_string();
+    let page = ListPage::scan(&page.into(), list.key(), limits).ok();
+    let item = page.and_then(|page| page.items.into_iter().next());
+    item.map(|item| (item, Some(what))).ok_or("it cannot be mended within `limits`")
+}
+
+/// What a value has to be.
+enum Shape {
+    Text,
+    Flag,
+    Number,
+    /// A number from 0 to 1.
+    Share,
+    /// RFC 3339, with an offset.
+    Moment,
+    OneOf(&'static [&'static str]),
+    /// An object with these among its members.
+    Object(&'static [Member]),
+    /// An array; elements that are something else are taken out.
+    Each(&'static Shape),
+    /// A JSON Schema.
+    Schema,
+}
+
+struct Member {
+    key: &'static str,
+    shape: Shape,
+    /// An object without it is not what it has to be.
+    required: bool,
+}
+
+const fn may(key: &'static str, shape: Shape) -> Member {
+    Member { key, shape, required: false }
+}
+
+const fn must(key: &'static str, shape: Shape) -> Member {
+    Member { key, shape, required: true }
+}
+
+const ICON: Shape = Shape::Object(&[
+    must("src", Shape::Text),
+    may("mimeType", Shape::Text),
+    may("sizes", Shape::Each(&Shape::Text)),
+    may("theme", Shape::OneOf(&["light", "dark"])),
+]);
+const ARGUMENT: Shape = Shape::Object(&[
+    must("name", Shape::Text),
+    may("title", Shape::Text),
+    may("description", Shape::Text),
+    may("required", Shape::Flag),
+]);
+const ANNOTATIONS: Shape = Shape::Object(&[
+    may("audience", Shape::Each(&Shape::OneOf(&["user", "assistant"]))),
+    may("priority", Shape::Share),
+    may("lastModified", Shape::Moment),
+]);
+const HINTS: Shape = Shape::Object(&[
+    may("title", Shape::Text),
+    may("readOnlyHint", Shape::Flag),
+    may("destructiveHint", Shape::Flag),
+    may("idempotentHint", Shape::Flag),
+    may("openWorldHint", Shape::Flag),
+]);
+const EXECUTION: Shape =
+    Shape::Object(&[may("taskSupport", Shape::OneOf(&["required", "optional", "forbidden"]))]);
+
+const TOOL: &[Member] = &[
+    may("title", Shape::Text),
+    may("description", Shape::Text),
+    may("icons", Shape::Each(&ICON)),
+    may("inputSchema", Shape::Schema),
+    may("outputSchema", Shape::Schema),
+    may("annotations", HINTS),
+    may("execution", EXECUTION),
+    may("_meta", Shape::Object(&[])),
+];
+const PROMPT: &[Member] = &[
+    may("title", Shape::Text),
+    may("description", Shape::Text),
+    may("icons", Shape::Each(&ICON)),
+    may("arguments", Shape::Each(&ARGUMENT)),
+    may("_meta", Shape::Object(&[])),
+];
+const RESOURCE: &[Member] = &[
+    may("title", Shape::Text),
+    may("description", Shape::Text),
+    may("icons", Shape::Each(&ICON)),
+    may("mimeType", Shape::Text),
+    may("size", Shape::Number),
+    may("annotations", ANNOTATIONS),
+    may("_meta", Shape::Object(&[])),
+];
+
+fn shape(list: List) -> &'static [Member] {
+    match list {
+        List::Tools => TOOL,
+        List::Prompts => PROMPT,
+        List::Resources | List::Templates => RESOURCE,
+    }
+}
+
+/// Whether `value` is what it has to be once what need not be in it is taken out. `at` is where it stands.
+// Depth is bounded: shapes do not contain themselves.
+fn fits(value: &mut Json, shape: &Shape, at: &str, taken: &mut Taken) -> bool {
+    match (shape, value) {
+        (Shape::Text, Json::String(_)) | (Shape::Flag, Json::Bool(_)) | (Shape::Number, Json::Number(_)) => {
+            true
+        }
+        (Shape::Share, Json::Number(share)) => {
+            share.as_f64().is_some_and(|share| (0.0..=1.0).contains(&share))
+        }
+        (Shape::Moment, Json::String(text)) => is_moment(text.as_bytes()),
+        (Shape::OneOf(words), Json::String(text)) => words.contains(&text.as_str()),
+        (Shape::Object(members), Json::Object(object)) => fit_members(object, members, at, taken),
+        (Shape::Each(shape), Json::Array(elements)) => {
+            let before = elements.len();
+            elements.retain_mut(|element| fits(element, shape, at, taken));
+            if elements.len() < before {
+                taken.note(at);
+            }
+            true
+        }
+        (Shape::Schema, Json::Bool(_)) => true,
+        (Shape::Schema, Json::Object(schema)) => {
+            properties(schema, at, taken);
+            true
+        }
+        _ => false,
+    }
+}
+
+fn fit_members(object: &mut Map<String, Json>, members: &[Member], at: &str, taken: &mut Taken) -> bool {
+    members.iter().all(|Member { key, shape, required }| {
+        let Some(value) = object.get_mut(*key) else { return !required };
+        let at = if at.is_empty() { (*key).to_owned() } else { format!("{at}.{key}") };
+        if fits(value, shape, &at, taken) {
+            return true;
+        }
+        if !required {
+            object.remove(*key);
+            taken.note(&at);
+        }
+        !required
+    })
+}
+
+/// Clients take a tool only with a schema of an object. One that does not say so means it, for nothing else can be.
+// MCP 2025-11-25 schema, Tool.inputSchema: `type: "object"`
+fn input_schema(tool: &mut Map<String, Json>, taken: &mut Taken) -> Result<(), &'static str> {
+    let Some(Json::Object(schema)) = tool.get_mut("inputSchema") else {
+        return Err("its inputSchema is missing or no object");
+    };
+    let is_object = |kind: &Json| kind == "object";
+    match schema.get("type") {
+        Some(kind) if is_object(kind) => return Ok(()),
+        None | Some(Json::Null) => {}
+        Some(Json::Array(kinds)) if kinds.iter().any(is_object) => {}
+        Some(_) => return Err("its inputSchema is not that of an object"),
+    }
+    schema.insert("type".to_owned(), "object".into());
+    taken.note("inputSchema.type");
+    Ok(())
+}
+
+/// SDK clients want objects for the schemas of properties, where JSON Schema also knows `true` and `false`, and names
+/// in `required`.
+fn properties(schema: &mut Map<String, Json>, at: &str, taken: &mut Taken) {
+    const NAMES: &[Member] =
+        &[may("properties", Shape::Object(&[])), may("required", Shape::Each(&Shape::Text))];
+    fit_members(schema, NAMES, at, taken);
+    let Some(Json::Object(properties)) = schema.get_mut("properties") else { return };
+    for (_, property) in properties.iter_mut().filter(|(_, property)| !property.is_object()) {
+        *property = if *property == Json::Bool(false) { json!({"not": {}}) } else { json!({}) };
+        taken.note(&format!("{at}.properties"));
+    }
+}
+
+/// What was wrong with one item.
+#[derive(Default)]
+struct Taken(Vec<String>);
+
+impl Taken {
+    fn note(&mut self, what: &str) {
+        if !self.0.iter().any(|noted| noted == what) {
+            self.0.push(what.to_owned());
+        }
+    }
+
+    fn said(self) -> Option<String> {
+        let all = self.0.join(", ");
+        (!all.is_empty()).then(|| format!("taken out or mended: {all}"))
+    }
+}
+
+/// A scheme and something after it; a host where the scheme is one of the web's. Without these the Python SDK's
+/// clients up to 1.x refuse the list.
+// RFC 3986 §3
+fn is_uri(text: &str) -> bool {
+    let Some((scheme, rest)) = text.split_once(':') else { return false };
+    let begins = scheme.starts_with(|first: char| first.is_ascii_alphabetic());
+    let goes_on = |one: char| one.is_ascii_alphanumeric() || "+-.".contains(one);
+    let is_of_web = ["http", "https", "ws", "wss", "ftp"].iter().any(|web| web.eq_ignore_ascii_case(scheme));
+    let has_host = || rest.trim_start_matches('/').starts_with(|first| !"?#".contains(first));
+    begins && scheme.chars().all(goes_on) && (!is_of_web || has_host())
+}
+
+/// `2026-07-28T09:30:00Z`, with an offset, with or without seconds and their fractions.
+// RFC 3339 §5.6
+fn is_moment(text: &[u8]) -> bool {
+    let digits = |text: &[u8]| {
+        text.iter().try_fold(0u32, |value, byte| {
+            byte.is_ascii_digit().then(|| value.wrapping_mul(10).wrapping_add(u32::from(byte - b'0')))
+        })
+    };
+    let in_range = |text: Option<&[u8]>, range: std::ops::RangeInclusive<u32>| {
+        text.and_then(digits).is_some_and(|value| range.contains(&value))
+    };
+    let clock = |text: &[u8]| {
+        text.len() == 5
+            && in_range(text.get(..2), 0..=23)
+            && text.get(2) == Some(&b':')
+            && in_range(text.get(3..), 0..=59)
+    };
+    let Some((date, time)) = text.split_at_checked(10) else { return false };
+    let year = date.get(..4).and_then(digits);
+    let days = match date.get(5..7) {
+        Some(b"02") if year.is_some_and(|y| y % 4 == 0 && (y % 100 != 0 || y % 400 == 0)) => 29,
+        Some(b"02") => 28,
+        Some(b"04" | b"06" | b"09" | b"11") => 30,
+        _ => 31,
+    };
+    let date_fits = year.is_some()
+        && date.get(4) == Some(&b'-')
+        && in_range(date.get(5..7), 1..=12)
+        && date.get(7) == Some(&b'-')
+        && in_range(date.get(8..), 1..=days);
+    let Some((b"T", time)) = time.split_at_checked(1) else { return false };
+    let Some((minutes, rest)) = time.split_at_checked(5) else { return false };
+    let (seconds, zone) = match rest.iter().position(|byte| b"Z+-".contains(byte)) {
+        Some(at) => rest.split_at(at),
+        None => return false,
+    };
+    let seconds_fit = match seconds {
+        [] => true,
+        [b':', tens, ones] => in_range(Some(&[*tens, *ones]), 0..=59),
+        [b':', tens, ones, b'.', fraction @ ..] => {
+            in_range(Some(&[*tens, *ones]), 0..=59) && !fraction.is_empty() && digits(fraction).is_some()
+        }
+        _ => false,
+    };
+    let zone_fits = zone == b"Z" || zone.get(1..).is_some_and(clock);
+    date_fits && clock(minutes) && seconds_fit && zone_fits
+}
+
+const TWICE: &str = "the list has another one of that name before it";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mended(list: List, items: &Json) -> (Vec<Json>, Vec<String>) {
+        let page = json!({ list.key(): items }).to_string();
+        let items = ListPage::scan(&page.into(), list.key(), &Limits::default()).unwrap().items;
+        let (items, faults) = mend(list, items, &Limits::default());
+        for item in &items {
+            let key: String = serde_json::from_slice(item.key_span.of(&item.raw)).unwrap();
+            assert_eq!(key, item.key);
+        }
+        let items = items.iter().map(|item| serde_json::from_slice(&item.raw).unwrap()).collect();
+        (items, faults.into_iter().map(|fault| format!("{}: {}", fault.item, fault.what)).collect())
+    }
+
+    #[test]
+    fn what_clients_take_stays_byte_for_byte() {
+        let text = r#"{"tools":[{ "name":"t", "title":"T","inputSchema":{"$schema":"x","type":"object","properties":{"a":{"type":["string","null"]}},"required":["a"]},"outputSchema":{"anyOf":[]},"annotations":{"readOnlyHint":true,"own":1},"icons":[{"src":"data:,"}],"execution":{"taskSupport":"optional"},"_meta":{"n":1e2},"more":null}]}"#;
+        let items = ListPage::scan(&text.into(), "tools", &Limits::default()).unwrap().items;
+        let (after, faults) = mend(List::Tools, items.clone(), &Limits::default());
+        assert_eq!((after, faults), (items, vec![]));
+    }
+
+    #[test]
+    fn a_tool_without_the_schema_of_an_object_is_mended_or_left_out() {
+        let tool = |name: &str, schema: Json| json!({"name": name, "inputSchema": schema});
+        let (tools, faults) = mended(
+            List::Tools,
+            &json!([
+                {"name": "none"},
+                tool("null", Json::Null),
+                tool("text", json!({"type": "string"})),
+                tool("empty", json!({})),
+                tool("several", json!({"type": ["null", "object"]})),
+                tool("plain", json!({"type": "object"})),
+                tool("plain", json!({"type": "object", "properties": {}})),
+            ]),
+        );
+        let object = json!({"type": "object"});
+        let shown = ["empty", "several", "plain"].map(|name| tool(name, object.clone()));
+        assert_eq!(tools, shown);
+        let named: Vec<_> = faults.iter().map(|fault| fault.split_once(':').unwrap().0).collect();
+        assert_eq!(named, ["none", "null", "text", "empty", "several", "plain"]);
+        assert!(faults[0].ends_with("left out") && faults[3].contains("mended"), "{faults:?}");
+    }
+
+    #[test]
+    fn members_that_clients_refuse_are_taken_out_and_others_stay() {
+        let (tools, faults) = mended(
+            List::Tools,
+            &json!([{
+                "name": "t", "title": null, "description": 7, "own": null,
+                "inputSchema": {"type": "object", "properties": {"a": true, "b": false, "c": null, "d": {}},
+                                "required": ["a", 1]},
+                "outputSchema": null,
+                "annotations": {"title": null, "readOnlyHint": "yes", "openWorldHint": false},
+                "icons": [{"src": "data:,", "theme": "blue"}, {"mimeType": "image/png"}],
+                "execution": {"taskSupport": "sometimes"}, "_meta": [],
+            }]),
+        );
+        let expected = json!([{
+            "name": "t", "own": null,
+            "inputSchema": {"type": "object", "properties": {"a": {}, "b": {"not": {}}, "c": {}, "d": {}},
+                            "required": ["a"]},
+            "annotations": {"openWorldHint": false},
+            "icons": [{"src": "data:,"}],
+            "execution": {},
+        }]);
+        assert_eq!(Json::from(tools), expected);
+        for member in ["title", "description", "inputSchema.properties", "annotations.readOnlyHint", "_meta"]
+        {
+            assert!(faults[0].contains(member), "{member}: {faults:?}");
+        }
+        let (prompts, _) = mended(
+            List::Prompts,
+            &json!([{"name": "p", "arguments": [{"name": "a", "required": null}, {"description": "no name"}]}]),
+        );
+        assert_eq!(Json::from(prompts), json!([{"name": "p", "arguments": [{"name": "a"}]}]));
+    }
+
+    #[test]
+    fn resources_have_a_name_and_a_uri() {
+        let (resources, faults) = mended(
+            List::Resources,
+            &json!([
+                {"uri": "a:b", "mimeType": null, "size": "7"},
+                {"uri": "not a uri", "name": "n"},
+                {"uri": "https://", "name": "n"},
+                {"uri": "file:///x", "name": "n", "annotations": {
+                    "audience": ["user", "god"], "priority": 3, "lastModified": "yesterday"}},
+            ]),
+        );
+        let expected = json!([
+            {"uri": "a:b", "name": "a:b"},
+            {"uri": "file:///x", "name": "n", "annotations": {"audience": ["user"]}},
+        ]);
+        assert_eq!((Json::from(resources), faults.len()), (expected, 4));
+        let (templates, _) = mended(List::Templates, &json!([{"uriTemplate": "{+any}"}]));
+        assert_eq!(templates, [json!({"uriTemplate": "{+any}", "name": "{+any}"})]);
+    }
+
+    #[test]
+    fn moments_are_those_of_rfc_3339() {
+        for (text, is) in [
+            ("2026-07-28T09:30:00Z", true),
+            ("2026-07-28T09:30Z", true),
+            ("2024-02-29T23:59:59.123456+05:30", true),
+            ("2026-02-29T00:00:00Z", false),
+            ("2026-13-01T00:00:00Z", false),
+            ("2026-07-28", false),
+            ("2026-07-28 09:30:00Z", false),
+            ("2026-07-28T09:30:00", false),
+            ("2026-07-28T24:00:00Z", false),
+            ("2026-07-28T09:30:00.Z", false),
+            ("2026-07-28T09:30:00+5", false),
+            ("é", false),
+        ] {
+            assert_eq!(is_moment(text.as_bytes()), is, "{text}");
+        }
+    }
+}
