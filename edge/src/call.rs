@@ -9,6 +9,7 @@
 //! [`EVENT_BYTES`], the outcome has a place of its own); a `Reply` always ends in an outcome, even when the
 //! `Responder` is dropped by a panic; dropping a `Reply` cancels the call.
 
+mod announced;
 mod ask;
 mod capability;
 pub mod input;
@@ -23,13 +24,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
 use wire::Message;
+use wire::limits::Limits;
 use wire::mcp::level::Level;
+use wire::mcp::list::Item;
 use wire::mcp::method::{Method, Notice};
 use wire::span::Span;
 
 use crate::error::Error;
 use crate::permit::CallPermit;
 
+pub use announced::{Announced, Look};
 pub use ask::{Answer, Answered, Ask};
 pub use capability::Capabilities;
 pub use input::InputRequired;
@@ -52,12 +56,31 @@ pub trait Server: Dispatch {
     /// The session wishes another level of log messages: tells the connection that it has open, if any.
     fn tell_level(&self, session: &SessionKey);
 
+    /// A list as the connection shows it that the session has open; `None` without such a connection.
+    fn list(&self, session: &SessionKey, list: List) -> Listing;
+
     /// The tasks that run on the connection that the session has open, each as a JSON object.
     fn tasks(&self, session: &SessionKey) -> Pin<Box<dyn Future<Output = Vec<Bytes>> + Send>>;
 
     /// Has `subscriber` hear of a resource, over the connection that its calls would use; an error when the server
     /// does not agree. Dropping the future takes the wish back.
     fn subscribe(&self, subscriber: Subscriber, uri: String) -> Subscribing;
+}
+
+/// See [`Server::list`].
+pub type Listing = Pin<Box<dyn Future<Output = Option<Result<Vec<Item>, Error>>> + Send>>;
+
+/// What a server can be asked to list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum List {
+    /// `tools/list`
+    Tools,
+    /// `prompts/list`
+    Prompts,
+    /// `resources/list`
+    Resources,
+    /// `resources/templates/list`
+    Templates,
 }
 
 /// See [`Server::subscribe`].
@@ -153,6 +176,17 @@ pub struct SessionKey {
     pub strays: Arc<Responder>,
     /// What the session's connections must be told again when one of them is opened anew.
     pub wishes: Arc<Wishes>,
+    /// Lists that the session's connections announced as changed, until somebody looks.
+    pub announced: Arc<Announced>,
+}
+
+impl SessionKey {
+    /// Has the client hear that a list changed. `false` when that had to be dropped for want of room.
+    pub fn tell_changed(&self, list: Notice) -> bool {
+        let text = format!(r#"{{"jsonrpc":"2.0","method":"{}"}}"#, list.as_str());
+        let message = Message::scan(text.into(), &Limits::default());
+        message.is_ok_and(|message| self.strays.event(Event::Notice(list, message)))
+    }
 }
 
 /// What a legacy client set once and expects to hold on every connection of its session.

@@ -104,6 +104,44 @@ async fn a_listener_goes_on_hearing_when_its_process_was_replaced() {
     assert_eq!(heard, ["test://r0", "test://r1"], "what came in between is unknown");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_sees_and_calls_what_its_own_process_has_come_to_offer() {
+    let server = binary("scripted-server").display().to_string();
+    let start = async |name: &str, flags: &[&str]| {
+        let named = [server.as_str(), "--name", name];
+        Bridge::start(&named.iter().chain(flags).collect::<Vec<_>>()).await
+    };
+    let bridges = [
+        start("first", &["--tools", "0"]).await,
+        start("grows", &["--tools", "1", "--on", "tools/call:t0=grow"]).await,
+    ];
+    let mut command = Command::new(binary("mcp-edge"));
+    command.arg("--allow-unauthenticated");
+    for (name, bridge) in ["first", "grows"].iter().zip(&bridges) {
+        command.arg("--server").arg(format!("{name}={}", bridge.address));
+    }
+    let edge = Edge::start_with(command).await;
+    edge.ready().await;
+    let [one, other] = [
+        Client::legacy(edge.address, "2025-11-25").connect().await,
+        Client::legacy(edge.address, "2025-11-25").connect().await,
+    ];
+    let mut stream = one.listen().await;
+    let tools = async |client: &Client| client.tool_names().await.len();
+    assert_eq!(one.call_tool("grown0", json!({})).await.code(), -32602);
+    for client in [&one, &other] {
+        assert_eq!(tools(client).await, 1);
+        client.call_tool("t0", json!({})).await;
+        // Without waiting for the news of it.
+        assert!(client.call_tool("grown0", json!({})).await.text().contains("grows"));
+        assert_eq!(tools(client).await, 2);
+    }
+    let heard = stream.message().await.unwrap();
+    assert_eq!(heard["method"], "notifications/tools/list_changed");
+    let third = Client::legacy(edge.address, "2025-11-25").connect().await;
+    assert_eq!(tools(&third).await, 1, "it is theirs alone");
+}
+
 impl Run {
     async fn drive(&self, edge: &Edge, lists: &[PathBuf]) -> Value {
         let [program, script] = self.program;

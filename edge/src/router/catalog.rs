@@ -14,9 +14,8 @@ use super::mend::Fault;
 use super::names::{self, Names, Offer, Prefix};
 use super::render::{self, Rendered};
 use super::template::{Reading, Template};
-use crate::call::ServerName;
+use crate::call::{List, ServerName};
 use crate::error::Error;
-use crate::upstream::List;
 
 /// What one server offers, as its control connection listed it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -39,6 +38,26 @@ pub struct Part {
     pub faults: Vec<Fault>,
 }
 
+impl Part {
+    /// The items of one list.
+    pub(super) fn items_mut(&mut self, list: List) -> &mut Vec<Item> {
+        match list {
+            List::Tools => &mut self.tools,
+            List::Prompts => &mut self.prompts,
+            List::Resources => &mut self.resources,
+            List::Templates => &mut self.templates,
+        }
+    }
+
+    /// Whether the lists of both are the same.
+    pub(super) fn has_items_of(&self, other: &Self) -> bool {
+        self.tools == other.tools
+            && self.prompts == other.prompts
+            && self.resources == other.resources
+            && self.templates == other.templates
+    }
+}
+
 /// One server in the configured order.
 #[derive(Debug)]
 pub struct Member<'a> {
@@ -58,7 +77,7 @@ impl Member<'_> {
 }
 
 /// Names given so far; they outlive single catalogs.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct GivenNames {
     tools: Names,
     prompts: Names,
@@ -102,7 +121,7 @@ pub struct Catalog {
     /// Of all servers together, names made unique.
     pub all: Surface,
     /// Of each server alone, its names as they are.
-    pub alone: Vec<Surface>,
+    pub alone: Vec<Arc<Surface>>,
     /// Per server, whether it completes arguments; true while it is not known.
     pub completes: Vec<bool>,
     /// Names that more than one server offers.
@@ -157,6 +176,12 @@ impl Surface {
             ListKind::Resources => resources,
             ListKind::Templates => templates,
         }
+    }
+
+    /// About what it holds.
+    pub fn bytes(&self) -> usize {
+        // Tables hold the names again.
+        2 * self.lists.iter().map(Rendered::size).sum::<usize>()
     }
 
     /// What the servers tell a model about their use.
@@ -299,7 +324,7 @@ impl<'a> Builder<'a> {
         self.all.surface.instructions = Some(all.trim_end().to_owned()).filter(|text| !text.is_empty());
     }
 
-    fn render(self) -> (Surface, Vec<Surface>) {
+    fn render(self) -> (Surface, Vec<Arc<Surface>>) {
         // A list that lacks a server, or a part of one, is asked for again soon.
         let whole = self.members.iter().all(|member| member.part.is_some_and(|part| part.unread.is_empty()));
         let fresh_ms = if whole { self.terms.fresh_ms } else { 0 };
@@ -314,7 +339,7 @@ impl<'a> Builder<'a> {
             }
             surface
         };
-        (finish(self.all), self.alone.into_iter().map(finish).collect())
+        (finish(self.all), self.alone.into_iter().map(|alone| Arc::new(finish(alone))).collect())
     }
 
     fn may_show(&self, server: &ServerName, tool: &str) -> bool {

@@ -13,7 +13,7 @@ use serde_json::{Map, Value as Json, json};
 use wire::limits::Limits;
 use wire::mcp::list::{Item, ListPage};
 
-use crate::upstream::List;
+use crate::call::List;
 
 /// An item that is not shown as its server sent it.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -8,6 +8,7 @@
 pub mod catalog;
 mod mend;
 pub mod names;
+mod own;
 pub mod refresh;
 pub mod render;
 mod route;
@@ -38,6 +39,7 @@ use crate::permit::RETRY_AFTER;
 use catalog::{Catalog, GivenNames, Member, Part, Surface, Terms};
 use mend::Fault;
 use names::Prefix;
+use own::Views;
 use seen::{SEEN_URIS, Seen};
 use subscribe::News;
 
@@ -116,6 +118,7 @@ pub struct Metrics {
     contested: Gauge,
     listings: Counter,
     listing_failures: Counter,
+    session_lists_refused: Counter,
 }
 
 impl Metrics {
@@ -135,6 +138,11 @@ impl Metrics {
             "listing_failures",
             "Listings that failed; see the state of each server at the admin port's /ready",
             self.listing_failures.clone(),
+        );
+        registry.register(
+            "session_lists_refused",
+            "Lists that a server changed for one session, and that found no room: the session sees those of everybody",
+            self.session_lists_refused.clone(),
         );
     }
 }
@@ -172,6 +180,8 @@ struct Shared {
     drain: DrainWatch,
     settled: watch::Sender<bool>,
     news: News,
+    /// What single sessions see.
+    views: Views,
     state: Mutex<State>,
     /// What calls are routed by; replaced as a whole, read without waiting.
     catalog: RwLock<Arc<Catalog>>,
@@ -206,6 +216,7 @@ impl Router {
             drain,
             settled: watch::Sender::new(settled),
             news,
+            views: Views::default(),
             state: Mutex::new(State { parts, given: GivenNames::default() }),
             catalog: RwLock::default(),
         };
@@ -268,21 +279,11 @@ impl Shared {
     }
 
     fn publish(&self, state: &mut State) {
-        let members: Vec<_> = self
-            .servers
-            .iter()
-            .zip(&state.parts)
-            .map(|(entry, listing)| {
-                let part = if let Listing::Listed(part) = listing { Some(part.as_ref()) } else { None };
-                Member { name: &entry.name, prefix: entry.prefix, part }
-            })
-            .collect();
-        let terms = Terms {
-            tools: self.config.tools.clone(),
-            fresh_ms: u32::try_from(self.config.fresh.as_millis()).unwrap_or(u32::MAX),
-            limits: self.config.limits.clone(),
-        };
-        let catalog = Arc::new(Catalog::build(&members, &mut state.given, &terms));
+        let mut given = std::mem::take(&mut state.given);
+        let members = self.members(state, |_| None);
+        let catalog = Arc::new(Catalog::build(&members, &mut given, &self.terms()));
+        drop(members);
+        state.given = given;
         self.metrics.contested.set(i64::try_from(catalog.contested).unwrap_or(i64::MAX));
         let before = {
             let mut current = self.catalog.write().unwrap_or_else(PoisonError::into_inner);
@@ -290,6 +291,24 @@ impl Shared {
         };
         self.tell(&before, &catalog);
         self.announce(&before, &catalog);
+    }
+
+    /// The servers with their parts; `own` of a server goes before what everybody sees of it.
+    fn members<'a>(&'a self, state: &'a State, own: impl Fn(usize) -> Option<&'a Part>) -> Vec<Member<'a>> {
+        let entries = self.servers.iter().zip(&state.parts).enumerate();
+        let member = |(server, (entry, listing)): (usize, (&'a Entry, &'a Listing))| {
+            let common = if let Listing::Listed(part) = listing { Some(part.as_ref()) } else { None };
+            Member { name: &entry.name, prefix: entry.prefix, part: own(server).or(common) }
+        };
+        entries.map(member).collect()
+    }
+
+    fn terms(&self) -> Terms {
+        Terms {
+            tools: self.config.tools.clone(),
+            fresh_ms: u32::try_from(self.config.fresh.as_millis()).unwrap_or(u32::MAX),
+            limits: self.config.limits.clone(),
+        }
     }
 
     /// Log lines for what an operator would otherwise search for: once per change.
@@ -334,26 +353,34 @@ impl Shared {
     ) -> Option<(&'c Surface, Option<usize>)> {
         let Some(scope) = scope else { return Some((&catalog.all, None)) };
         let index = self.index(scope)?;
-        Some((catalog.alone.get(index)?, Some(index)))
+        Some((catalog.alone.get(index)?.as_ref(), Some(index)))
     }
 
     /// Names are not given out yet: the call waits for them, at most `names_settle`.
     fn when_settled(self: Arc<Self>, call: Call) -> Reply {
+        let (mut settled, patience) = (self.settled.subscribe(), self.config.names_settle);
+        self.after(call, async move {
+            let names = settled.wait_for(|settled| *settled);
+            let message = "the servers have not told their names yet; try again shortly";
+            let names = tokio::time::timeout(patience, names).await;
+            names.map(|_| ()).map_err(|_| Error::busy(Blame::Edge, RETRY_AFTER, message))
+        })
+    }
+
+    /// Routes a call once `ready` allows it.
+    fn after(
+        self: Arc<Self>,
+        call: Call,
+        ready: impl Future<Output = Result<(), Error>> + Send + 'static,
+    ) -> Reply {
         let (responder, answer) = reply();
         let drain = self.drain.clone();
         drain.spawn(async move {
-            let mut settled = self.settled.subscribe();
-            let wait = async {
-                let names = settled.wait_for(|settled| *settled);
-                tokio::time::timeout(self.config.names_settle, names).await.is_ok()
-            };
             tokio::select! {
                 () = responder.cancelled() => {}
-                settled = wait => if settled {
-                    forward(self.route(call), responder).await;
-                } else {
-                    let message = "the servers have not told their names yet; try again shortly";
-                    responder.fail(Error::busy(Blame::Edge, RETRY_AFTER, message));
+                ready = ready => match ready {
+                    Ok(()) => forward(self.route(call), responder).await,
+                    Err(error) => responder.fail(error),
                 },
             }
         });
@@ -380,7 +407,13 @@ async fn forward(mut from: Reply, to: Responder) {
 impl Dispatch for Router {
     fn dispatch(&self, call: Call) -> Reply {
         let shared = &self.shared;
-        if shared.is_settled() { shared.route(call) } else { shared.clone().when_settled(call) }
+        if !shared.is_settled() {
+            shared.clone().when_settled(call)
+        } else if shared.looks_first(&call) {
+            shared.clone().when_looked(call)
+        } else {
+            shared.route(call)
+        }
     }
 }
 

@@ -30,7 +30,7 @@ pub struct Offer<'a> {
 }
 
 /// The public names of one kind of thing (tools, prompts).
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Names {
     owners: HashMap<String, ServerName>,
 }

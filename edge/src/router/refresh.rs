@@ -17,12 +17,14 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use wire::limits::Limits;
+use wire::mcp::method::Notice;
 
 use super::catalog::Part;
 use super::mend::{Fault, mend};
-use super::{Router, Shared};
+use super::{Router, Shared, own};
+use crate::call::List;
 use crate::error::Error;
-use crate::upstream::{Changes, List, Pool};
+use crate::upstream::{Changes, Pool};
 
 /// Starts to keep the part of each server; pools stand in the order of the router's servers. Names are given
 /// out at the latest `names_settle` from now.
@@ -30,6 +32,9 @@ pub fn start(router: &Router, pools: &[Arc<Pool>]) {
     let drain = &router.shared.drain;
     for (index, pool) in pools.iter().cloned().enumerate() {
         let shared = router.shared.clone();
+        if let Some(announcing) = pool.announcing() {
+            drain.spawn(own::follow(router.clone(), index, announcing));
+        }
         drain.spawn(async move {
             tokio::select! {
                 () = shared.drain.leaving() => {}
@@ -118,7 +123,7 @@ fn tell(before: &Part, now: &Part, pool: &Pool) {
 }
 
 /// The least time between a listing and the next.
-fn pause(last: Duration, brought_news: bool, least: Duration) -> Duration {
+pub(super) fn pause(last: Duration, brought_news: bool, least: Duration) -> Duration {
     if brought_news { least } else { (last * 2).min(GAP_MOST) }
 }
 
@@ -168,26 +173,17 @@ async fn list(
     part.completes = facts.can("completions");
     for list in wanted.lists() {
         let now = *changes.borrow();
-        let items = match list {
-            List::Tools => {
-                read.tools = now.tools;
-                &mut part.tools
-            }
-            List::Prompts => {
-                read.prompts = now.prompts;
-                &mut part.prompts
-            }
-            List::Resources => {
-                read.resources = now.resources;
-                &mut part.resources
-            }
-            List::Templates => &mut part.templates,
-        };
+        match list {
+            List::Tools => read.tools = now.tools,
+            List::Prompts => read.prompts = now.prompts,
+            List::Resources => read.resources = now.resources,
+            List::Templates => {}
+        }
         part.unread.retain(|(failed, _)| *failed != list);
         match pool.list(list).await {
             Ok(listed) => {
                 let (mended, faults) = mend(list, listed, limits);
-                *items = mended;
+                *part.items_mut(list) = mended;
                 part.faults.retain(|fault| fault.list != list);
                 part.faults.extend(faults);
             }
@@ -199,7 +195,7 @@ async fn list(
 
 /// Which lists to read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Wanted {
+pub(super) struct Wanted {
     tools: bool,
     prompts: bool,
     resources: bool,
@@ -208,6 +204,15 @@ struct Wanted {
 impl Wanted {
     const ALL: Self = Self { tools: true, prompts: true, resources: true };
     const NONE: Self = Self { tools: false, prompts: false, resources: false };
+
+    /// What was announced.
+    pub(super) fn of(notices: &[Notice]) -> Self {
+        Self {
+            tools: notices.contains(&Notice::ToolsChanged),
+            prompts: notices.contains(&Notice::PromptsChanged),
+            resources: notices.contains(&Notice::ResourcesChanged),
+        }
+    }
 
     fn since(read: &Changes, now: &Changes) -> Self {
         if now.lost != read.lost {
@@ -232,7 +237,7 @@ impl Wanted {
         self.tools || self.prompts || self.resources
     }
 
-    fn lists(self) -> impl Iterator<Item = List> {
+    pub(super) fn lists(self) -> impl Iterator<Item = List> {
         // Templates have no notification of their own (MCP 2025-11-25 server/resources).
         let all = [
             (self.tools, List::Tools),

@@ -35,6 +35,10 @@ impl Rendered {
         self.older.as_ref().unwrap_or(&self.bytes).clone()
     }
 
+    pub(super) fn size(&self) -> usize {
+        self.bytes.len() + self.older.as_ref().map_or(0, Bytes::len)
+    }
+
     /// Whether both show the same items, however long they may be kept.
     pub fn same_items(&self, other: &Self) -> bool {
         self.items == other.items

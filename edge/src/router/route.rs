@@ -22,7 +22,7 @@ static RESOURCE: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\"re
 impl Shared {
     /// Sends a call where it belongs, or answers it.
     pub(super) fn route(&self, call: Call) -> Reply {
-        let catalog = self.catalog();
+        let catalog = self.catalog_of(&call.affinity);
         let Some((surface, only)) = self.surface(&catalog, call.scope.as_ref()) else {
             return Reply::failed(unknown("a server named", scope_name(&call), "the configuration"));
         };
@@ -31,33 +31,56 @@ impl Shared {
             Method::PromptsList => return list(&call, surface, ListKind::Prompts),
             Method::ResourcesList => return list(&call, surface, ListKind::Resources),
             Method::ResourceTemplatesList => return list(&call, surface, ListKind::Templates),
-            Method::ToolsCall => self.named(&call, surface.tool_named(&call), "a tool named", "tools/list"),
-            Method::PromptsGet => {
-                self.named(&call, surface.prompt_named(&call), "a prompt named", "prompts/list")
-            }
-            Method::ResourcesRead | Method::ResourcesSubscribe | Method::ResourcesUnsubscribe => {
-                self.resource(&call, surface, only)
-            }
             Method::SetLevel => return self.set_level(&call, only),
             Method::TasksList => return self.list_tasks(&call, only),
             Method::TasksGet | Method::TasksResult | Method::TasksUpdate | Method::TasksCancel => {
                 self.task(&call, only)
             }
-            Method::Complete => match self.completion(&call, surface, only) {
-                Ok(target) if catalog.completes.get(target.server) == Some(&false) => {
-                    return nothing_to_complete();
-                }
-                completion => completion,
-            },
+            _ => self.target(&call, surface, only),
+        };
+        if let (Method::Complete, Ok(target)) = (call.method, &routed)
+            && catalog.completes.get(target.server) == Some(&false)
+        {
+            return nothing_to_complete();
+        }
+        match routed {
+            Ok(target) => self.send(call, target),
+            Err(error) => Reply::failed(error),
+        }
+    }
+
+    /// Where a call leads by the name or URI in it.
+    fn target(&self, call: &Call, surface: &Surface, only: Option<usize>) -> Result<Target, Error> {
+        match call.method {
+            Method::ToolsCall => self.named(call, surface.tool_named(call), "a tool named", "tools/list"),
+            Method::PromptsGet => {
+                self.named(call, surface.prompt_named(call), "a prompt named", "prompts/list")
+            }
+            Method::ResourcesRead | Method::ResourcesSubscribe | Method::ResourcesUnsubscribe => {
+                self.resource(call, surface, only)
+            }
+            Method::Complete => self.completion(call, surface, only),
             _ => Err(Error::new(
                 Kind::UnknownMethod,
                 Blame::Downstream,
                 "no server behind this gateway has this method",
             )),
-        };
-        match routed {
-            Ok(target) => self.send(call, target),
-            Err(error) => Reply::failed(error),
+        }
+    }
+
+    /// Whether its answer depends on lists: it asks for one, or for what is in none that is known.
+    pub(super) fn is_about_what_may_have_changed(&self, call: &Call) -> bool {
+        match call.method {
+            Method::ToolsList
+            | Method::PromptsList
+            | Method::ResourcesList
+            | Method::ResourceTemplatesList => true,
+            Method::ToolsCall | Method::PromptsGet | Method::ResourcesRead | Method::Complete => {
+                let catalog = self.catalog_of(&call.affinity);
+                let surface = self.surface(&catalog, call.scope.as_ref());
+                surface.is_some_and(|(surface, only)| self.target(call, surface, only).is_err())
+            }
+            _ => false,
         }
     }
 

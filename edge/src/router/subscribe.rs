@@ -95,7 +95,7 @@ impl Shared {
         scope: Option<&ServerName>,
         uris: Vec<String>,
     ) -> Vec<Subscribing> {
-        let catalog = self.catalog();
+        let catalog = self.catalog_of(&subscriber.affinity);
         let Some((surface, only)) = self.surface(&catalog, scope) else { return Vec::new() };
         let principal = subscriber.caller.principal();
         let asked = uris.into_iter().filter_map(|uri| {

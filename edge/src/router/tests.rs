@@ -1,5 +1,7 @@
+mod own;
+
 use super::*;
-use crate::call::{Affinity, Caller, Client, Outcome, Subscribing, Subscription};
+use crate::call::{Affinity, Caller, Client, List, Outcome, Subscribing, Subscription};
 use crate::permit::Permits;
 use bytes::Bytes;
 use std::pin::Pin;
@@ -8,7 +10,18 @@ use wire::mcp::list::{Item, ListPage};
 use wire::mcp::method::Method;
 
 /// A server that answers every call with its own name and the bytes that would reach it.
-struct Echo(&'static str, Told);
+struct Echo(&'static str, Told, Arc<Mutex<Own>>);
+
+/// What a session's own connection to every server lists.
+#[derive(Default)]
+enum Own {
+    /// There is none.
+    #[default]
+    Closed,
+    Lists(Box<Part>),
+    /// It is busy.
+    Silent,
+}
 
 /// Who wished what level.
 type Told = Arc<Mutex<Vec<(u64, Option<Level>)>>>;
@@ -42,6 +55,20 @@ impl Server for Echo {
         Box::pin(std::future::ready(Ok(Subscription::new(uri, ()))))
     }
 
+    fn list(&self, _: &SessionKey, list: List) -> crate::call::Listing {
+        match &*self.2.lock().unwrap() {
+            Own::Closed => Box::pin(std::future::ready(None)),
+            Own::Lists(part) => {
+                let items = std::mem::take(Part::clone(part).items_mut(list));
+                Box::pin(std::future::ready(Some(Ok(items))))
+            }
+            Own::Silent => Box::pin(async {
+                tokio::time::sleep(Duration::from_secs(60)).await;
+                Some(Err(Error::new(Kind::Timeout, Blame::Upstream, "busy")))
+            }),
+        }
+    }
+
     fn tasks(&self, session: &SessionKey) -> Pin<Box<dyn Future<Output = Vec<Bytes>> + Send>> {
         let task = format!(r#"{{"taskId":"{}.{}"}}"#, self.0, session.number);
         Box::pin(std::future::ready(vec![task.into()]))
@@ -54,13 +81,17 @@ fn router(names: &[&'static str]) -> Router {
 
 fn router_told(names: &[&'static str]) -> (Router, Told) {
     let told = Told::default();
+    (router_with(names, told.clone(), Arc::default()), told)
+}
+
+fn router_with(names: &[&'static str], told: Told, own: Arc<Mutex<Own>>) -> Router {
     let entries = names.iter().map(|name| Entry {
         name: ServerName::parse(name).unwrap(),
         prefix: Prefix::Conflict,
-        server: Arc::new(Echo(name, told.clone())),
+        server: Arc::new(Echo(name, told.clone(), own.clone())),
     });
     let drain = DrainWatch::default();
-    (Router::new(Config::default(), entries.collect(), Metrics::default(), drain), told)
+    Router::new(Config::default(), entries.collect(), Metrics::default(), drain)
 }
 
 fn items(list_key: &str, items: &str) -> Vec<Item> {
@@ -271,7 +302,13 @@ async fn subscribers_hear_from_the_servers_that_have_the_resources() {
 fn in_session(number: u64, call: Call) -> Call {
     let (strays, _) = reply();
     let ended = tokio_util::sync::CancellationToken::new();
-    let key = SessionKey { number, ended, strays: Arc::new(strays), wishes: Arc::default() };
+    let key = SessionKey {
+        number,
+        ended,
+        strays: Arc::new(strays),
+        wishes: Arc::default(),
+        announced: Arc::default(),
+    };
     Call { affinity: Affinity::Session(key), ..call }
 }
 

@@ -170,6 +170,7 @@ impl Shared {
                 ended: CancellationToken::new(),
                 strays: Arc::new(strays),
                 wishes: Arc::default(),
+                announced: Arc::default(),
             },
             born: now,
             calls_max: self.config.calls_per_session,

@@ -2,10 +2,10 @@
 //! their change. The catalog's view of a pool.
 
 use std::collections::HashSet;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use bytes::Bytes;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use wire::mcp::list::{Item, ListPage};
 use wire::mcp::method::{Method, Notice};
 use wire::{Era, code};
@@ -15,21 +15,8 @@ use super::facts::{Facts, all_capabilities};
 use super::modern;
 use super::pool::{Pool, Shared};
 use super::roster::Key;
-use crate::call::Outcome;
+use crate::call::{List, Listing, Outcome, SessionKey};
 use crate::error::{Error, Kind};
-
-/// What a server can be asked to list.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum List {
-    /// `tools/list`
-    Tools,
-    /// `prompts/list`
-    Prompts,
-    /// `resources/list`
-    Resources,
-    /// `resources/templates/list`
-    Templates,
-}
 
 impl List {
     /// The method that asks for it.
@@ -111,6 +98,12 @@ impl Pool {
         shared.pages(&conn, list).await
     }
 
+    /// Sessions whose own connections announced a changed list, each once until somebody has looked. The first who
+    /// asks follows.
+    pub fn announcing(&self) -> Option<mpsc::UnboundedReceiver<SessionKey>> {
+        self.announcing.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
     /// News of the server's lists and of its connection.
     pub fn changes(&self) -> watch::Receiver<Changes> {
         self.shared().changes.subscribe()
@@ -126,6 +119,27 @@ impl Shared {
         let conn = self.connection(&Key::Control, None).await?;
         let facts = self.lock().facts.clone().ok_or_else(|| self.busy())?;
         Ok((conn, facts))
+    }
+
+    /// A list as the connection shows it that a session has open.
+    pub(super) fn list_of(&self, session: &SessionKey, list: List) -> Listing {
+        let (this, session) = (self.this(), session.clone());
+        Box::pin(async move {
+            let this = this?;
+            let conn = this.session_conn(&session)?;
+            if !conn.can(list.capability()) {
+                return Some(Ok(Vec::new()));
+            }
+            Some(this.pages(&conn, list).await)
+        })
+    }
+
+    /// A session's own connection shows another list than before, to that session alone.
+    pub(super) fn announced(&self, session: &SessionKey, notice: Notice) {
+        if session.announced.note(&self.server.name, notice) {
+            // Without a router nobody lists.
+            let _ = self.announce.send(session.clone());
+        }
     }
 
     // MCP 2025-11-25 server/utilities/pagination
@@ -180,8 +194,9 @@ impl Shared {
                 Err(self.protocol(&format!("it wants input for {}", list.method().as_str())))
             }
             Outcome::Failed(error) => {
-                // A process that is stuck would be asked again and again; the next list gets another one.
-                if error.kind == Kind::Timeout {
+                // A process that is stuck would be asked again and again; the next list gets another one. But a
+                // session's process may be busy with a call.
+                if error.kind == Kind::Timeout && conn.spec().is_control {
                     conn.close(&unneeded());
                 }
                 Err(error)

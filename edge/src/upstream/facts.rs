@@ -4,6 +4,7 @@ use bytes::Bytes;
 use serde::Deserialize;
 use wire::{Era, code};
 
+use super::settings::EraChoice;
 use crate::call::Outcome;
 use crate::error::{Blame, Error, Kind};
 
@@ -27,6 +28,43 @@ impl Facts {
         struct Named<'a>(#[serde(borrow)] std::collections::HashMap<String, &'a serde_json::value::RawValue>);
         serde_json::from_slice::<Named<'_>>(&self.capabilities)
             .is_ok_and(|named| named.0.contains_key(capability))
+    }
+}
+
+/// What is known of a server's era.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// Nothing that a new connection could go by: the control connection finds out. Connections that an
+    /// earlier assumption made go on.
+    Open(Option<Era>),
+    /// The probe had no answer in time, and a handshake worked. Holds as long as the control connection.
+    Assumed(Era),
+    /// Proven; holds until a connection proves it wrong.
+    Known(Era),
+    /// Configured.
+    Fixed(Era),
+}
+
+impl Verdict {
+    pub(super) fn fixed(choice: EraChoice) -> Self {
+        match choice {
+            EraChoice::Auto => Self::Open(None),
+            EraChoice::Modern => Self::Fixed(Era::Modern),
+            EraChoice::Legacy => Self::Fixed(Era::Legacy),
+        }
+    }
+
+    /// What a new connection goes by.
+    pub(super) fn era(self) -> Option<Era> {
+        match self {
+            Self::Open(_) => None,
+            Self::Assumed(era) | Self::Known(era) | Self::Fixed(era) => Some(era),
+        }
+    }
+
+    /// What a connection that exists was made by.
+    pub(super) fn last(self) -> Option<Era> {
+        if let Self::Open(last) = self { last } else { self.era() }
     }
 }
 

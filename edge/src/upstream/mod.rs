@@ -39,7 +39,7 @@ mod tests;
 mod wishes;
 
 pub use address::{Address, BadAddress};
-pub use control::{Changes, List};
+pub use control::Changes;
 pub use facts::Facts;
 pub use metrics::Metrics;
 pub use pool::Pool;

@@ -17,11 +17,11 @@ use wire::Era;
 
 use super::address::{Endpoint, spread};
 use super::conn::{Conn, Spec, draining, session_over, unneeded};
-use super::facts::{Facts, NO_CAPABILITIES, Refusal, all_capabilities};
+use super::facts::{Facts, NO_CAPABILITIES, Refusal, Verdict, all_capabilities};
 use super::health::Backoff;
 use super::listen::Beside;
 use super::metrics::Handshake;
-use super::pool::{Shared, Verdict};
+use super::pool::Shared;
 use super::roster::Key;
 use super::tenant::Tenant;
 use super::{legacy, modern};

@@ -8,7 +8,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use bytes::Bytes;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -17,7 +17,7 @@ use wire::{Era, Message};
 
 use super::conn::{Conn, Ended, Job, Owner, Surroundings, draining, unneeded};
 use super::control::Changes;
-use super::facts::Facts;
+use super::facts::{Facts, Verdict};
 use super::health::Health;
 use super::keeper;
 use super::lease::{self, Lease, Profile, Seats};
@@ -26,13 +26,14 @@ use super::listen::Beside;
 use super::metrics::{Metrics, ServerMetrics};
 use super::process::Command;
 use super::roster::{Key, Opening, Roster};
-use super::settings::{Config, EraChoice, ServerConfig};
+use super::settings::{Config, ServerConfig};
 use super::subscriptions::Subscriptions;
 use super::tasks::TaskIds;
 use super::tenant::Tenant;
 use super::wishes;
 use crate::call::{
-    Affinity, Call, Dispatch, Reply, Server, ServerName, SessionKey, Subscriber, Subscribing, reply,
+    Affinity, Call, Dispatch, List, Listing, Reply, Server, ServerName, SessionKey, Subscriber, Subscribing,
+    reply,
 };
 use crate::error::{Blame, Error, Kind};
 use crate::ops::drain::DrainWatch;
@@ -41,6 +42,7 @@ use crate::permit::{Bound, Permits, QueuePermit, RETRY_AFTER, SlotPermit, Slots}
 /// One server, as many connections as it needs.
 pub struct Pool {
     shared: Arc<Shared>,
+    pub(super) announcing: Mutex<Option<mpsc::UnboundedReceiver<SessionKey>>>,
 }
 
 impl Pool {
@@ -73,6 +75,8 @@ impl Pool {
             beside_listen: Beside::default(),
             next_number: 0,
         };
+        // Bounded by the sessions that are open.
+        let (announce, announcing) = mpsc::unbounded_channel();
         let shared = Arc::new_cyclic(|this| Shared {
             slots: Slots::new(config.slots, around.permits.metrics().clone()),
             seats: Seats::new(config.connections_per_principal),
@@ -83,13 +87,14 @@ impl Pool {
             around,
             state: Mutex::new(state),
             changes: watch::Sender::default(),
+            announce,
             stop: CancellationToken::new(),
             seed,
             this: this.clone(),
         });
         shared.around.metrics.era(shared.lock().verdict.era());
         keeper::start(&shared);
-        Arc::new(Self { shared })
+        Arc::new(Self { shared, announcing: Mutex::new(Some(announcing)) })
     }
 
     /// The server's slug.
@@ -129,6 +134,10 @@ impl Server for Pool {
         self.shared.tell_level(session);
     }
 
+    fn list(&self, session: &SessionKey, list: List) -> Listing {
+        self.shared.list_of(session, list)
+    }
+
     fn tasks(&self, session: &SessionKey) -> Pin<Box<dyn Future<Output = Vec<Bytes>> + Send>> {
         self.shared.list_tasks(session)
     }
@@ -160,6 +169,7 @@ pub(super) struct Shared {
     pub(super) config: Arc<Config>,
     pub(super) around: Around,
     pub(super) changes: watch::Sender<Changes>,
+    pub(super) announce: mpsc::UnboundedSender<SessionKey>,
     /// No more connections.
     pub(super) stop: CancellationToken,
     /// For jitter.
@@ -184,43 +194,6 @@ pub(super) struct State {
     pub(super) closes_at_once: bool,
     pub(super) beside_listen: Beside,
     pub(super) next_number: u64,
-}
-
-/// What is known of a server's era.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
-    /// Nothing that a new connection could go by: the control connection finds out. Connections that an
-    /// earlier assumption made go on.
-    Open(Option<Era>),
-    /// The probe had no answer in time, and a handshake worked. Holds as long as the control connection.
-    Assumed(Era),
-    /// Proven; holds until a connection proves it wrong.
-    Known(Era),
-    /// Configured.
-    Fixed(Era),
-}
-
-impl Verdict {
-    fn fixed(choice: EraChoice) -> Self {
-        match choice {
-            EraChoice::Auto => Self::Open(None),
-            EraChoice::Modern => Self::Fixed(Era::Modern),
-            EraChoice::Legacy => Self::Fixed(Era::Legacy),
-        }
-    }
-
-    /// What a new connection goes by.
-    pub(super) fn era(self) -> Option<Era> {
-        match self {
-            Self::Open(_) => None,
-            Self::Assumed(era) | Self::Known(era) | Self::Fixed(era) => Some(era),
-        }
-    }
-
-    /// What a connection that exists was made by.
-    fn last(self) -> Option<Era> {
-        if let Self::Open(last) = self { last } else { self.era() }
-    }
 }
 
 impl Shared {
@@ -451,6 +424,10 @@ impl Owner for Shared {
     }
 
     fn notice(&self, conn: &Conn, notice: Notice, message: &Message) {
+        let session = conn.spec().tenant.as_ref().and_then(|tenant| tenant.session());
+        if let Some(session) = session.filter(|_| Changes::default().count(notice)) {
+            return self.announced(session, notice);
+        }
         if notice == Notice::ResourceUpdated {
             return self.subscriptions.updated(conn.spec().number, message);
         }

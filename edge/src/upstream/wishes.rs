@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::time::{Instant, timeout};
-use wire::limits::Limits;
 use wire::mcp::level::Level;
 use wire::mcp::method::{Method, Notice};
 use wire::{Era, Message};
@@ -143,9 +142,9 @@ impl Shared {
             ("resources", Notice::ResourcesChanged),
         ];
         for (_, notice) in lists.into_iter().filter(|(capability, _)| facts.can(capability)) {
-            let text = format!(r#"{{"jsonrpc":"2.0","method":"{}"}}"#, notice.as_str());
-            let Ok(message) = Message::scan(text.into(), &Limits::default()) else { continue };
-            if !session.strays.event(Event::Notice(notice, message)) {
+            // It is told so in any case; what it sees then is what the new process shows.
+            self.announced(session, notice);
+            if !session.tell_changed(notice) {
                 self.around.permits.metrics().hit(Bound::EventBytes);
             }
         }

@@ -23,13 +23,9 @@ pub(super) fn is_told_by(tenant: &Tenant, notice: Notice) -> bool {
 
 fn is_the_clients(notice: Notice) -> bool {
     match notice {
-        Notice::Message
-        | Notice::ToolsChanged
-        | Notice::PromptsChanged
-        | Notice::ResourcesChanged
-        | Notice::ResourceUpdated
-        | Notice::ElicitationComplete
-        | Notice::TaskStatus => true,
+        Notice::Message | Notice::ResourceUpdated | Notice::ElicitationComplete | Notice::TaskStatus => true,
+        // Its client is told of changed lists when they have been looked at.
+        Notice::ToolsChanged | Notice::PromptsChanged | Notice::ResourcesChanged => false,
         // For the connection itself, from a client to a server, or unknown in the revisions with a session.
         Notice::Progress
         | Notice::Cancelled

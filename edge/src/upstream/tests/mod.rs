@@ -34,13 +34,14 @@ use wire::limits::Limits;
 use wire::mcp::method::Method;
 
 use super::address::Endpoint;
-use super::control::{Changes, List};
+use super::control::Changes;
 use super::facts::Facts;
 use super::link::{Dial, Link, Pending};
 use super::metrics::Metrics;
 use super::pool::{Around, Pool};
 use super::settings::{Config, EraChoice, Isolation, ServerConfig, Source};
 use super::status::ServerState;
+use crate::call::List;
 use crate::call::{
     Affinity, Answer, Ask, Call, Caller, Client, Dispatch, Event, Next, Outcome, Reply, ServerName,
     SessionKey,
@@ -202,7 +203,16 @@ fn session(number: u64) -> SessionKey {
 fn session_heard(number: u64) -> (SessionKey, Reply) {
     let (strays, heard) = crate::call::reply();
     let ended = CancellationToken::new();
-    (SessionKey { number, ended, strays: Arc::new(strays), wishes: Arc::default() }, heard)
+    (
+        SessionKey {
+            number,
+            ended,
+            strays: Arc::new(strays),
+            wishes: Arc::default(),
+            announced: Arc::default(),
+        },
+        heard,
+    )
 }
 
 /// The next event as it must come: within the guard.

@@ -20,15 +20,13 @@ async fn logs_go_with_the_oldest_call_and_everything_else_beside_all_calls() {
     assert_eq!(told(&mut first).await, (LOG.to_owned(), json!({"level": "info", "data": 1})));
     for method in [
         "notifications/resources/updated",
-        "notifications/tools/list_changed",
-        "notifications/prompts/list_changed",
-        "notifications/resources/list_changed",
         "notifications/elicitation/complete",
         "notifications/tasks/status",
     ] {
         peer.notify(method, json!({"uri": "x://1"})).await;
         assert_eq!(told(&mut heard).await, (method.to_owned(), json!({"uri": "x://1"})));
     }
+    peer.notify("notifications/prompts/list_changed", json!({})).await;
     peer.notify("notifications/unheard_of", json!({})).await;
     drop(second);
     peer.expect("notifications/cancelled").await;
@@ -36,6 +34,14 @@ async fn logs_go_with_the_oldest_call_and_everything_else_beside_all_calls() {
     result(first).await;
     peer.notify(LOG, json!({"level": "info", "data": 2})).await;
     assert_eq!(told(&mut heard).await.1["data"], 2, "no call is in flight");
+    let name = room.pool.name().clone();
+    assert_eq!(
+        key.announced.take(&name).notices(),
+        [Notice::PromptsChanged],
+        "told when it has been looked at"
+    );
+    let who = room.pool.announcing().unwrap().recv().await.unwrap();
+    assert_eq!(who.number, key.number);
 }
 
 #[tokio::test(start_paused = true)]
@@ -53,7 +59,7 @@ async fn news_of_two_sessions_never_cross() {
     let other = room.echo("b");
     let mut common = room.accept_legacy().await;
     common.expect("tools/call").await;
-    for method in [LOG, "notifications/resources/updated", "notifications/tools/list_changed"] {
+    for method in [LOG, "notifications/resources/updated", "notifications/tasks/status"] {
         common.notify(method, json!({"of": "nobody"})).await;
         for (number, (_, peer, _)) in calls.iter_mut().enumerate() {
             peer.notify(method, json!({"of": number})).await;

@@ -1,0 +1,117 @@
+//! Changed lists that a session's own connections announced, and that nobody has looked at yet.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use wire::mcp::method::Notice;
+
+use super::ServerName;
+
+/// See the module. At most three notices of each configured server.
+#[derive(Debug, Default)]
+pub struct Announced {
+    waiting: Mutex<BTreeMap<ServerName, Waiting>>,
+    any: AtomicBool,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    notices: Vec<Notice>,
+    /// Somebody looks at earlier ones.
+    looking: usize,
+}
+
+impl Announced {
+    /// Notes a changed list of `server`; `true` when nothing of it waited: then somebody has to look.
+    pub fn note(&self, server: &ServerName, notice: Notice) -> bool {
+        let mut waiting = self.lock();
+        let notices = &mut waiting.entry(server.clone()).or_default().notices;
+        let is_first = notices.is_empty();
+        if !notices.contains(&notice) {
+            notices.push(notice);
+        }
+        self.any.store(true, Ordering::Release);
+        is_first
+    }
+
+    /// Whether anything waits or is looked at. Costs one load.
+    pub fn any(&self) -> bool {
+        self.any.load(Ordering::Acquire)
+    }
+
+    /// The servers of which something waits or is looked at.
+    pub fn servers(&self) -> Vec<ServerName> {
+        self.lock().keys().cloned().collect()
+    }
+
+    /// Takes what waits of `server`. It waits again unless the look is [finished](Look::finish).
+    pub fn take<'a>(&'a self, server: &'a ServerName) -> Look<'a> {
+        let mut waiting = self.lock();
+        let waiting = waiting.entry(server.clone()).or_default();
+        waiting.looking += 1;
+        Look { announced: self, server, notices: std::mem::take(&mut waiting.notices) }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<ServerName, Waiting>> {
+        // Every state inside is valid at any point, so a poisoned lock carries no news.
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What somebody looks at.
+#[derive(Debug)]
+pub struct Look<'a> {
+    announced: &'a Announced,
+    server: &'a ServerName,
+    notices: Vec<Notice>,
+}
+
+impl Look<'_> {
+    /// What was announced.
+    pub fn notices(&self) -> &[Notice] {
+        &self.notices
+    }
+
+    /// The lists have been read.
+    pub fn finish(mut self) {
+        self.notices.clear();
+    }
+}
+
+impl Drop for Look<'_> {
+    fn drop(&mut self) {
+        let mut all = self.announced.lock();
+        if let Some(waiting) = all.get_mut(self.server) {
+            waiting.looking -= 1;
+            self.notices.retain(|notice| !waiting.notices.contains(notice));
+            waiting.notices.append(&mut self.notices);
+            if waiting.looking == 0 && waiting.notices.is_empty() {
+                all.remove(self.server);
+            }
+        }
+        self.announced.any.store(!all.is_empty(), Ordering::Release);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_not_looked_at_to_the_end_waits_again() {
+        let (announced, server) = (Announced::default(), ServerName::parse("a").unwrap());
+        assert!(announced.take(&server).notices().is_empty() && !announced.any());
+        assert!(announced.note(&server, Notice::ToolsChanged));
+        assert!(!announced.note(&server, Notice::ToolsChanged) && announced.any());
+        let look = announced.take(&server);
+        assert!(announced.any(), "what is looked at is not known yet");
+        assert!(announced.note(&server, Notice::PromptsChanged), "not what is looked at now");
+        drop(look);
+        assert_eq!(announced.servers(), std::slice::from_ref(&server));
+        let look = announced.take(&server);
+        assert_eq!(look.notices(), [Notice::PromptsChanged, Notice::ToolsChanged]);
+        look.finish();
+        assert!(!announced.any() && announced.servers().is_empty());
+    }
+}
