@@ -154,3 +154,14 @@ fn a_member_that_is_the_same_already_is_left_alone() {
     assert_eq!(edited(|edit| (edit.remove("a"), edit.set("a", "1")).1), source);
     assert_eq!(edited(|edit| (edit.set("b", "2"), edit.set("c", "3")).1), r#"{"a":1,"b":2,"c":3}"#);
 }
+
+#[test]
+fn a_part_is_taken_without_a_copy_where_one_slice_has_it() {
+    let (first, last) = (Bytes::from_static(b"0123456789"), Bytes::from_static(b"abc"));
+    let mut parts: Parts = [first.clone(), last.clone()].into_iter().collect();
+    assert_eq!(parts.copy_to_bytes(4).as_ptr(), first.as_ptr());
+    assert_eq!((parts.remaining(), parts.chunk()), (9, &b"456789"[..]));
+    assert_eq!(parts.copy_to_bytes(7), "456789a");
+    assert_eq!(parts.copy_to_bytes(2).as_ptr(), last[1..].as_ptr());
+    assert!(!parts.has_remaining() && parts.copy_to_bytes(0).is_empty());
+}

@@ -31,9 +31,11 @@ pub(super) enum Phase {
     Opening,
     Head,
     Idle,
+    /// One answer over HTTP/2, not taken; its connection goes on.
+    Answer,
 }
 
-words!(Phase { Opening => "opening", Head => "head", Idle => "idle" });
+words!(Phase { Opening => "opening", Head => "head", Idle => "idle", Answer => "answer" });
 
 /// Shared by the stream, the requests and the task of one connection.
 #[derive(Debug)]

@@ -6,13 +6,14 @@
 
 use std::convert::Infallible;
 use std::future::{Future, poll_fn};
-use std::pin::{Pin, pin};
-use std::task::{Context, Poll};
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use http::header::{CONNECTION, HeaderValue};
 use http::{Request, Response};
-use http_body::{Body, Frame, SizeHint};
+use http_body::Body;
 use hyper::body::Incoming;
 use hyper::rt::Executor;
 use hyper::service::service_fn;
@@ -23,8 +24,9 @@ use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
 use super::Metrics;
-use super::activity::{Activity, InFlight, Watched};
+use super::activity::{Activity, Watched};
 use super::again::Again;
+use super::pace::{Answer, Paced};
 use crate::ops::drain::DrainWatch;
 use crate::permit::{self, Bound};
 
@@ -104,8 +106,10 @@ pub(super) struct Protocols {
 }
 
 impl Protocols {
-    pub(super) fn new(config: &Config, drain: &DrainWatch) -> Self {
-        let either = builder(config, drain.clone());
+    pub(super) fn new(config: &Config, drain: &DrainWatch, metrics: &Metrics) -> Self {
+        let terms =
+            Terms { drain: drain.clone(), write_timeout: config.write_timeout, metrics: metrics.clone() };
+        let either = builder(config, Streams(Arc::new(terms)));
         Self { http1: either.clone().http1_only(), either }
     }
 }
@@ -171,7 +175,7 @@ impl<H: Handler> Service<H> {
                     if activity.is_last_answer() {
                         answer.headers_mut().insert(CONNECTION, CLOSE);
                     }
-                    Ok::<_, Infallible>(answer.map(|body| Answer { body, _in_flight: in_flight }))
+                    Ok::<_, Infallible>(answer.map(|body| Answer::new(body, in_flight)))
                 }
             })
         };
@@ -216,8 +220,8 @@ async fn may_close(drain: &DrainWatch, activity: &Activity) {
     }
 }
 
-fn builder(config: &Config, drain: DrainWatch) -> Builder<Streams> {
-    let mut builder = Builder::new(Streams { drain });
+fn builder(config: &Config, streams: Streams) -> Builder<Streams> {
+    let mut builder = Builder::new(streams);
     builder
         .http1()
         .max_buf_size(config.header_bytes)
@@ -238,8 +242,13 @@ fn builder(config: &Config, drain: DrainWatch) -> Builder<Streams> {
 
 /// Runs the requests of HTTP/2 connections as tasks that the end of the process waits for.
 #[derive(Clone)]
-pub(super) struct Streams {
+pub(super) struct Streams(Arc<Terms>);
+
+/// What every stream runs by; shared, for each connection keeps one.
+pub(super) struct Terms {
     drain: DrainWatch,
+    pub(super) write_timeout: Duration,
+    pub(super) metrics: Metrics,
 }
 
 impl<F> Executor<F> for Streams
@@ -247,36 +256,7 @@ where
     F: Future<Output: Send> + Send + 'static,
 {
     fn execute(&self, task: F) {
-        self.drain.spawn(task);
-    }
-}
-
-pin_project_lite::pin_project! {
-    /// A body that keeps its connection busy until it is dropped.
-    struct Answer<B> {
-        #[pin]
-        body: B,
-        _in_flight: InFlight,
-    }
-}
-
-impl<B: Body> Body for Answer<B> {
-    type Data = B::Data;
-    type Error = B::Error;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
-        self.project().body.poll_frame(context)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        self.0.drain.spawn(Paced::new(task, self.0.clone()));
     }
 }
 

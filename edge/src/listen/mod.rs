@@ -7,6 +7,7 @@
 mod activity;
 mod again;
 pub mod http;
+mod pace;
 #[cfg(test)]
 mod tests;
 pub mod tls;
@@ -87,7 +88,7 @@ impl Listener {
             tls,
             service: Arc::new(Service {
                 handler,
-                protocols: Protocols::new(&self.http, &drain),
+                protocols: Protocols::new(&self.http, &drain, &self.metrics),
                 config: self.http,
                 drain: drain.clone(),
                 metrics: self.metrics.clone(),
@@ -309,6 +310,11 @@ impl Metrics {
         let timed_out = error.kind() == io::ErrorKind::TimedOut;
         let reason = if timed_out { HandshakeFailure::Timeout } else { HandshakeFailure::Refused };
         self.handshakes.get_or_create(&HandshakeLabel { reason }).inc();
+    }
+
+    #[cfg(test)]
+    fn timed_out_times(&self, phase: Phase) -> u64 {
+        self.timeouts.get_or_create(&PhaseLabel { phase }).get()
     }
 
     fn timed_out(&self, phase: Phase) {

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::io::IoSlice;
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 /// Slices that make up a message, none of them empty. One slice alone needs no memory of its own.
 #[derive(Clone, Debug, Default)]
@@ -80,6 +80,19 @@ impl Buf for Parts {
 
     fn chunks_vectored<'a>(&'a self, to: &mut [IoSlice<'a>]) -> usize {
         to.iter_mut().zip(self.iter()).map(|(place, slice)| *place = IoSlice::new(slice)).count()
+    }
+
+    /// Within one slice nothing is copied.
+    fn copy_to_bytes(&mut self, count: usize) -> Bytes {
+        assert!(count <= self.len, "more than there is");
+        if count <= self.first.len() {
+            let piece = self.first.slice(..count);
+            self.advance(count);
+            return piece;
+        }
+        let mut copy = BytesMut::with_capacity(count);
+        copy.put(self.take(count));
+        copy.freeze()
     }
 
     fn advance(&mut self, mut count: usize) {

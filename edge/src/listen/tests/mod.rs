@@ -2,6 +2,7 @@
 
 mod drain;
 mod handshake;
+mod pace;
 
 use std::future::Future;
 use std::pin::pin;
@@ -333,7 +334,7 @@ async fn the_task_of_a_connection_is_small() {
     let drain = Drain::new();
     let service = Service {
         handler: hello,
-        protocols: Protocols::new(&http::Config::default(), &drain.watch()),
+        protocols: Protocols::new(&http::Config::default(), &drain.watch(), &Metrics::default()),
         config: http::Config::default(),
         drain: drain.watch(),
         metrics: Metrics::default(),

@@ -1,0 +1,288 @@
+//! Answers over HTTP/2 that their client does not take: each ends when nothing of it was taken for `write_timeout`,
+//! and the connection's other streams go on.
+//!
+//! A client that opens no window but answers pings would hold an answer for as long as it likes, and with it the bytes
+//! of the process. hyper looks at a body only when there is room for more of it, so a body cannot end itself. Here the
+//! task that sends it is watched from outside:
+//!
+//! ```text
+//!            data handed to hyper                    nothing taken in time
+//!  at rest ───────────────────────▶ owed since … ────────────────────────▶ the task is dropped: RST_STREAM
+//!     ▲                               │
+//!     └── hyper asks for more ────────┘
+//! ```
+//! What hyper has taken h2 may still hold. So an answer that counts goes over in pieces, and its end waits until h2 has
+//! written all of them. HTTP/1 needs none of this: its writes fail by themselves.
+
+use std::future::Future;
+use std::io::IoSlice;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker, ready};
+
+use bytes::{Buf, Bytes};
+use http_body::{Body, Frame, SizeHint};
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use super::activity::{InFlight, Phase};
+use super::http::Terms;
+
+tokio::task_local! {
+    /// That of the answer which the running task sends.
+    static PACE: Arc<Pace>;
+}
+
+/// What the client has to take of one answer.
+#[derive(Debug, Default)]
+pub(super) struct Pace {
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// hyper was handed data and has not asked for more since.
+    handed: bool,
+    /// Pieces that hyper or h2 hold.
+    unwritten: usize,
+    /// When something was handed over, or taken, last.
+    moved: Option<Instant>,
+    /// Waits for the last piece to be written.
+    end: Option<Waker>,
+}
+
+impl Pace {
+    /// That of the running task; `None` where writes fail by themselves.
+    fn current() -> Option<Arc<Self>> {
+        PACE.try_with(Arc::clone).ok()
+    }
+
+    /// Data is handed over.
+    fn handed(&self) {
+        let mut state = self.lock();
+        state.handed = true;
+        state.moved = Some(Instant::now());
+    }
+
+    /// hyper asks for more: it has found room for what it was handed.
+    fn asked(&self) {
+        let mut state = self.lock();
+        if std::mem::take(&mut state.handed) {
+            state.moved = Some(Instant::now());
+        }
+    }
+
+    /// Since when the client has taken nothing of what it could take.
+    fn owed_since(&self) -> Option<Instant> {
+        let state = self.lock();
+        state.moved.filter(|_| state.handed || state.unwritten > 0)
+    }
+
+    /// Ready when everything that counts has been written.
+    fn poll_written(&self, context: &Context<'_>) -> Poll<()> {
+        let mut state = self.lock();
+        if state.unwritten == 0 {
+            return Poll::Ready(());
+        }
+        state.end = Some(context.waker().clone());
+        Poll::Pending
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Every state inside is valid at any point, so a poisoned lock carries no news.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+pin_project_lite::pin_project! {
+    /// A task that sends one answer, as long as the client takes it.
+    pub(super) struct Paced<F> {
+        #[pin]
+        task: Option<F>,
+        pace: Arc<Pace>,
+        terms: Arc<Terms>,
+        timer: Option<Pin<Box<Sleep>>>,
+    }
+}
+
+impl<F> Paced<F> {
+    pub(super) fn new(task: F, terms: Arc<Terms>) -> Self {
+        Self { task: Some(task), pace: Arc::default(), terms, timer: None }
+    }
+}
+
+impl<F: Future> Future for Paced<F> {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        let mut this = self.project();
+        let Some(task) = this.task.as_mut().as_pin_mut() else { return Poll::Ready(()) };
+        if PACE.sync_scope(this.pace.clone(), || task.poll(context)).is_ready() {
+            return Poll::Ready(());
+        }
+        loop {
+            let Some(since) = this.pace.owed_since() else { return Poll::Pending };
+            let until = since + this.terms.write_timeout;
+            let timer = this.timer.get_or_insert_with(|| Box::pin(sleep_until(until)));
+            // It follows when it fires, not before.
+            if timer.as_mut().poll(context).is_pending() {
+                return Poll::Pending;
+            }
+            if timer.deadline() >= until {
+                tracing::debug!("an answer that its client does not take is reset");
+                this.terms.metrics.timed_out(Phase::Answer);
+                this.task.set(None);
+                return Poll::Ready(());
+            }
+            timer.as_mut().reset(until);
+        }
+    }
+}
+
+pin_project_lite::pin_project! {
+    /// A body that keeps its connection busy until it is dropped.
+    pub(super) struct Answer<B: Body> {
+        #[pin]
+        body: B,
+        // Only over HTTP/2.
+        sending: Option<Box<Sending<B::Data>>>,
+        _in_flight: InFlight,
+    }
+}
+
+struct Sending<D> {
+    pace: Arc<Pace>,
+    /// Of what the body yielded last.
+    rest: Option<D>,
+    /// Its end is waited for.
+    counts: bool,
+}
+
+impl<B: Body> Answer<B> {
+    pub(super) fn new(body: B, in_flight: InFlight) -> Self {
+        let sending = Pace::current().map(|pace| Box::new(Sending { pace, rest: None, counts: false }));
+        Self { body, sending, _in_flight: in_flight }
+    }
+}
+
+impl<B: Body> Body for Answer<B> {
+    type Data = Piece<B::Data>;
+    type Error = B::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Self::Data>, B::Error>>> {
+        let this = self.project();
+        let Some(sending) = this.sending else {
+            let frame = ready!(this.body.poll_frame(context));
+            return Poll::Ready(frame.map(|frame| frame.map(|frame| frame.map_data(Piece::whole))));
+        };
+        sending.pace.asked();
+        if sending.rest.is_none() {
+            let frame = match ready!(this.body.poll_frame(context)) {
+                Some(Ok(frame)) => frame,
+                Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+                None => return sending.pace.poll_written(context).map(|()| None),
+            };
+            if frame.data_ref().is_none_or(|data| data.remaining() <= COUNTED_FROM_BYTES) {
+                sending.pace.handed();
+                return Poll::Ready(Some(Ok(frame.map_data(Piece::whole))));
+            }
+            sending.counts = true;
+            sending.rest = frame.into_data().ok();
+        }
+        Poll::Ready(sending.piece().map(|piece| Ok(Frame::data(piece))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.sending.as_ref().is_none_or(|sending| !sending.counts) && self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl<D: Buf> Sending<D> {
+    /// The next piece; within one slice, so that nothing is copied.
+    fn piece(&mut self) -> Option<Piece<D>> {
+        let rest = self.rest.as_mut()?;
+        let piece = rest.copy_to_bytes(rest.chunk().len().min(PIECE_BYTES));
+        self.rest.take_if(|rest| !rest.has_remaining());
+        self.pace.handed();
+        Some(Piece::part(piece, &self.pace))
+    }
+}
+
+/// Data on its way: all that a body yielded at once, or a piece of it.
+pub(super) struct Piece<D> {
+    data: Data<D>,
+    /// Told when this is written or given up.
+    pace: Option<Arc<Pace>>,
+}
+
+enum Data<D> {
+    Whole(D),
+    Part(Bytes),
+}
+
+impl<D> Piece<D> {
+    fn whole(data: D) -> Self {
+        Self { data: Data::Whole(data), pace: None }
+    }
+
+    fn part(data: Bytes, pace: &Arc<Pace>) -> Self {
+        pace.lock().unwritten += 1;
+        Self { data: Data::Part(data), pace: Some(pace.clone()) }
+    }
+}
+
+impl<D: Buf> Buf for Piece<D> {
+    fn remaining(&self) -> usize {
+        match &self.data {
+            Data::Whole(data) => data.remaining(),
+            Data::Part(data) => data.remaining(),
+        }
+    }
+
+    fn chunk(&self) -> &[u8] {
+        match &self.data {
+            Data::Whole(data) => data.chunk(),
+            Data::Part(data) => data.chunk(),
+        }
+    }
+
+    fn chunks_vectored<'a>(&'a self, to: &mut [IoSlice<'a>]) -> usize {
+        match &self.data {
+            Data::Whole(data) => data.chunks_vectored(to),
+            Data::Part(data) => data.chunks_vectored(to),
+        }
+    }
+
+    fn advance(&mut self, count: usize) {
+        match &mut self.data {
+            Data::Whole(data) => data.advance(count),
+            Data::Part(data) => data.advance(count),
+        }
+    }
+}
+
+impl<D> Drop for Piece<D> {
+    fn drop(&mut self) {
+        let Some(pace) = &self.pace else { return };
+        let end = {
+            let mut state = pace.lock();
+            state.unwritten -= 1;
+            state.moved = Some(Instant::now());
+            if state.unwritten == 0 { state.end.take() } else { None }
+        };
+        if let Some(end) = end {
+            end.wake();
+        }
+    }
+}
+
+/// From this size on what a server said counts for as long as it is kept, so its end is waited for.
+const COUNTED_FROM_BYTES: usize = 16 << 10;
+/// Bytes handed to h2 at a time. 64 KiB: what it buffers of one stream.
+const PIECE_BYTES: usize = 64 << 10;
