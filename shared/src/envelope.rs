@@ -58,7 +58,10 @@ impl Message {
         match TopLevel::find(&bytes, limits).and_then(|found| found.judge(&bytes)) {
             Ok(message) => Ok(Message { bytes, ..message }),
             Err(error) if matches!(error.kind, ScanErrorKind::BadId | ScanErrorKind::Batch) => Err(error),
-            Err(error) => Err(ScanError { id: Seek::all(&bytes).id(), ..error }),
+            Err(error) => {
+                let seek = Seek::all(&bytes);
+                Err(ScanError { is_response: seek.is_response(), id: seek.id(), ..error })
+            }
         }
     }
 

@@ -14,6 +14,9 @@ pub struct ScanError {
     pub at: usize,
     /// The id of the message, to be echoed in the answer.
     pub id: Option<RequestId>,
+    /// Whether it was meant as a response, as far as its top-level keys tell: `jsonrpc`, and `result` or `error`. Log
+    /// lines have ids too.
+    pub is_response: bool,
 }
 
 /// What can be wrong with a message.
@@ -39,7 +42,7 @@ pub enum ScanErrorKind {
 
 impl ScanError {
     pub(crate) fn new(kind: ScanErrorKind, at: usize) -> Self {
-        ScanError { kind, at, id: None }
+        ScanError { kind, at, id: None, is_response: false }
     }
 }
 

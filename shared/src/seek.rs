@@ -18,6 +18,7 @@ pub(crate) struct Seek {
     /// The key, or the id, that is being read.
     token: Vec<u8>,
     ids: Ids,
+    version: bool,
     method: bool,
     answer: bool,
 }
@@ -74,6 +75,11 @@ impl Seek {
             (false, true, _) => Some(Kind::Response),
             _ => None,
         }
+    }
+
+    /// Whether it says of itself that it is a response.
+    pub(crate) fn is_response(&self) -> bool {
+        self.version && self.answer && !self.method
     }
 
     /// The next bytes of the message.
@@ -153,6 +159,7 @@ impl Seek {
         self.place = Place::Elsewhere;
         match text::decode(&self.token).as_deref() {
             Some("id") => self.place = Place::AfterIdKey,
+            Some("jsonrpc") => self.version = true,
             Some("method") => self.method = true,
             Some("result" | "error") => self.answer = true,
             _ => {}
@@ -193,6 +200,16 @@ mod tests {
         assert_eq!(id(r#"[{"id":1}]"#), None);
         assert_eq!(id(r#"{"id" 1}"#), None);
         assert_eq!(id("npm warn config"), None);
+    }
+
+    #[test]
+    fn a_log_line_is_no_response() {
+        let is = |text: &str| Seek::all(text.as_bytes()).is_response();
+        assert!(
+            is(r#"{"jsonrpc":"2.0","id":1,"result":{"a":"#) && is(r#"{"error":1,"id":1,"jsonrpc":"1.0"}"#)
+        );
+        assert!(!is(r#"{"level":"error","error":"x","id":1}"#));
+        assert!(!is(r#"{"jsonrpc":"2.0","id":1,"method":"m","result":{}}"#));
     }
 
     #[test]

@@ -132,6 +132,11 @@ impl Reply {
         matches!(lock(&self.shared).producer, Producer::Told(..))
     }
 
+    /// Whether events were dropped for want of room since this was asked last.
+    pub fn take_lost(&self) -> bool {
+        std::mem::take(&mut lock(&self.shared).lost)
+    }
+
     /// The poll form of [`Reply::next`].
     pub fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Next> {
         let mut shared = lock(&self.shared);
@@ -226,11 +231,18 @@ impl Responder {
         let mut fits = true;
         let waker = {
             let mut shared = lock(&self.shared);
-            if shared.gone || event.bytes() > EVENT_BYTES {
+            if shared.gone {
+                return Err(event);
+            }
+            if event.bytes() > EVENT_BYTES {
+                shared.lost = true;
+                let consumer = shared.consumer.take();
+                drop(shared);
+                consumer.into_iter().for_each(Waker::wake);
                 return Err(event);
             }
             while shared.event_bytes + event.bytes() > EVENT_BYTES {
-                fits = false;
+                (fits, shared.lost) = (false, true);
                 // A server waits for the answer to an ask; what else is told can be left out.
                 let last = shared.events.iter().rposition(|old| !matches!(old, Event::Ask(_)));
                 let Some(old) = last.and_then(|at| shared.events.remove(at)) else { return Err(event) };
@@ -332,6 +344,8 @@ struct Shared {
     events: VecDeque<Event>,
     event_bytes: usize,
     end: End,
+    /// Events were dropped for want of room.
+    lost: bool,
     gone: bool,
     consumer: Option<Waker>,
     producer: Producer,

@@ -108,6 +108,7 @@ const LIMITS: &[Key<Draft>] = &[
     ("depth", |r, at, draft| set(&mut draft.limits.depth, r.count(at))),
     ("headers", |r, at, draft| set(&mut draft.listen.http.header_bytes, r.bytes(at))),
     ("held_bytes", |r, at, draft| set(&mut draft.permits.held_bytes, r.bytes(at))),
+    ("task_bytes", |r, at, draft| set(&mut draft.front.tasks.result_bytes, r.bytes(at))),
     // Counts.
     ("connections", |r, at, draft| set(&mut draft.permits.connections, r.count(at))),
     ("calls", |r, at, draft| set(&mut draft.permits.calls, r.count(at))),
@@ -120,6 +121,7 @@ const LIMITS: &[Key<Draft>] = &[
     ("queue", |r, at, draft| set(&mut draft.upstream.slots.queue, r.count(at))),
     ("tasks", |r, at, draft| set(&mut draft.front.tasks.tasks, r.count(at))),
     ("parked", |r, at, draft| set(&mut draft.front.park.calls, r.count(at))),
+    ("list_pages", |r, at, draft| set(&mut draft.upstream.list_pages, r.count(at))),
     ("asks", |r, at, draft| set(&mut draft.upstream.asks, r.count(at))),
     ("rounds", |r, at, draft| set(&mut draft.front.rounds, r.count(at))),
     ("principal_connections", |r, at, draft| {

@@ -54,7 +54,8 @@ pub(super) fn open(front: &Front, arrival: &Arrival) -> Result<(Arc<Session>, Pa
         return Err(Refusal::bad_request(code::INVALID_PARAMS, "params.protocolVersion must be a string"));
     };
     let version = negotiate(&asked);
-    let (info, declared) = (object(message, "clientInfo")?, object(message, "capabilities")?);
+    let declared = object(message, "capabilities", CAPABILITIES_BYTES)?;
+    let info = object(message, "clientInfo", CLIENT_INFO_BYTES)?;
     let offer = declared.as_ref().map(|declared| questions::offer(declared, version));
     let client = Client { info, capabilities: declared, offer };
     let gateway = &front.rooms.gateway;
@@ -197,6 +198,7 @@ pub(super) fn end_session(
     scope: Option<&ServerName>,
 ) -> Result<Response<Body>, Refusal> {
     let session = find(front, headers, caller, scope)?;
+    check_version(headers)?;
     front.rooms.sessions.delete(&session);
     let mut response = Response::new(Body::default());
     *response.status_mut() = StatusCode::NO_CONTENT;
@@ -259,7 +261,8 @@ fn notice(front: &Front, session: &Session, message: &Message) {
                 session.cancel(&id);
             }
         }
-        Notice::RootsChanged => front.rooms.gateway.notify(session.key(), notice, message),
+        // Of what a server asked, whose time it extends: MCP 2025-11-25 basic/utilities/progress
+        Notice::RootsChanged | Notice::Progress => front.rooms.gateway.notify(session.key(), notice, message),
         _ => {}
     }
 }
@@ -318,9 +321,13 @@ fn check_version(headers: &HeaderMap) -> Result<(), Refusal> {
 }
 
 /// A copy, because a session must not keep the whole body in memory.
-fn object(message: &Message, key: &str) -> Result<Option<Bytes>, Refusal> {
+fn object(message: &Message, key: &str, most_bytes: usize) -> Result<Option<Bytes>, Refusal> {
     match message.param(key) {
         None => Ok(None),
+        Some(value) if value.raw().len() > most_bytes => {
+            let message = format!("params.{key} is larger than the {most_bytes} bytes a session keeps of it");
+            Err(Refusal::bad_request(code::INVALID_PARAMS, message))
+        }
         Some(value) if value.is_object() => Ok(Some(Bytes::copy_from_slice(value.raw()))),
         Some(_) => Err(Refusal::bad_request(code::INVALID_PARAMS, format!("params.{key} must be an object"))),
     }
@@ -336,4 +343,8 @@ fn unknown_method(request: &Message) -> Parts {
     refusal::message(request.id(), "error", Parts::from(error.to_bytes()))
 }
 
+/// Bytes of the capabilities that a session keeps. 16 KiB: ten times what clients with every extension send.
+const CAPABILITIES_BYTES: usize = 16 << 10;
+/// Bytes of `clientInfo` that a session keeps. 64 KiB: room for an icon in it.
+const CLIENT_INFO_BYTES: usize = 64 << 10;
 // HTML Living Standard §9.2.4

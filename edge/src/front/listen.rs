@@ -32,9 +32,11 @@ use super::body::Body;
 use super::listening::{News, news};
 use super::media::{self, Accepts};
 use super::metrics::StreamKind;
+use super::modern::undeclared_tasks;
 use super::refusal::{self, Refusal};
 use super::reply::Manner;
 use super::sse::{self, Feed};
+use super::tasks;
 use crate::call::{
     Affinity, Client, Event, Hear, Next, Outcome, Reply, Responder, Subscriber, Subscription, reply,
 };
@@ -82,6 +84,7 @@ struct Filter {
     prompts_list_changed: Option<bool>,
     resources_list_changed: Option<bool>,
     resource_subscriptions: Option<Vec<String>>,
+    task_ids: Option<Vec<String>>,
 }
 
 /// Opens a listen.
@@ -92,6 +95,10 @@ pub(super) fn start(front: &Front, arrival: Arrival, client: Client) -> Result<L
         return Err(Refusal::bad_request(code::INVALID_REQUEST, "a request has an id"));
     };
     let mut filter = Filter::of(&message)?;
+    // MCP extension io.modelcontextprotocol/tasks, Subscribing to Task Notifications
+    if filter.task_ids.take().is_some() && !tasks::knows_tasks(&client) {
+        return Err(undeclared_tasks());
+    }
     let permit = rooms.permits.listen(caller.principal()).map_err(Bound::refusal)?;
     let uris = filter.resource_subscriptions.take().unwrap_or_default();
     if uris.iter().map(|uri| uri.len() + SUBSCRIPTION_COST).sum::<usize>() > SUBSCRIPTION_BYTES {

@@ -119,6 +119,9 @@ impl Listening {
 impl Source for Listening {
     fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Said> {
         loop {
+            if self.strayed.as_ref().is_some_and(Reply::take_lost) {
+                self.session.lost_track();
+            }
             if self.waiting.is_empty() {
                 self.catch_up();
             }

@@ -31,6 +31,15 @@ use super::{Front, Posted, headers, listen, tasks};
 use crate::call::{Affinity, Call, Caller, Client, ServerName};
 use crate::permit::Bound;
 
+/// Of tasks only clients hear that declare the extension in the request.
+// MCP extension io.modelcontextprotocol/tasks
+pub(super) fn undeclared_tasks() -> Refusal {
+    let required = json!({ "extensions": { tasks::EXTENSION: {} } });
+    let message = "this request does not declare the extension io.modelcontextprotocol/tasks";
+    Refusal::bad_request(code::MISSING_CAPABILITY, message)
+        .with_data(json!({ "requiredCapabilities": required }))
+}
+
 /// Answers one request over HTTP, where headers repeat what the body says.
 pub(super) async fn request(front: &Front, posted: Posted) -> Result<Response<Body>, Refusal> {
     let Posted { headers, accepts, arrival } = posted;
@@ -142,11 +151,7 @@ fn own_task(
     client: &Client,
 ) -> Result<Option<Parts>, Refusal> {
     if !tasks::knows_tasks(client) {
-        // MCP extension tasks: only for clients that declare it in the request
-        let required = json!({ "extensions": { tasks::EXTENSION: {} } });
-        let message = "this request does not declare the extension io.modelcontextprotocol/tasks";
-        return Err(Refusal::bad_request(code::MISSING_CAPABILITY, message)
-            .with_data(json!({ "requiredCapabilities": required })));
+        return Err(undeclared_tasks());
     }
     let Some(id) = message.param("taskId").and_then(|id| id.as_str()) else {
         return Err(Refusal::bad_request(code::INVALID_PARAMS, "params.taskId must be a string"));

@@ -62,7 +62,7 @@ impl Outbox {
     /// Sends what belongs to no call, to the end of the session or the client's.
     pub(super) async fn listen(&self, mut reader: Reader) {
         while let Some((_, message)) = poll_fn(|context| reader.poll_next(context)).await {
-            if !self.put(message.into()).await {
+            if !self.put(message).await {
                 return;
             }
         }

@@ -40,7 +40,7 @@ impl Feed {
             Self::Kept(reader) => reader.poll_next(context).map(|next| {
                 let (id, message) = next?;
                 let mut marked = Parts::from(Bytes::from(format!("id: {id}\n")));
-                marked.extend(event(&message.into()));
+                marked.extend(event(&message));
                 Some(marked)
             }),
         }

@@ -14,10 +14,11 @@
 
 use std::collections::HashMap;
 use std::future::poll_fn;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use bytes::Bytes;
+use bytes::{BufMut, Bytes, BytesMut};
 use prometheus_client::metrics::gauge::Gauge;
 use serde_json::{Value, json};
 use tokio::time::{Instant, MissedTickBehavior, interval};
@@ -44,13 +45,22 @@ pub struct Config {
     pub age: Duration,
     /// Tasks at a time. 1,000: beyond that calls stay calls.
     pub tasks: usize,
+    /// Bytes of the results of tasks that have ended, all together. 64 MiB: a quarter of what calls on their way may
+    /// hold, which these must not take for an hour.
+    pub result_bytes: usize,
     /// How often a client should ask for one. 2 s: soon enough for a person who waits.
     pub poll: Duration,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { after: None, age: Duration::from_secs(3600), tasks: 1000, poll: Duration::from_secs(2) }
+        Self {
+            after: None,
+            age: Duration::from_secs(3600),
+            tasks: 1000,
+            result_bytes: 64 << 20,
+            poll: Duration::from_secs(2),
+        }
     }
 }
 
@@ -67,6 +77,7 @@ struct Shared {
     count: Gauge,
     drain: DrainWatch,
     tasks: Mutex<HashMap<Box<str>, Arc<Task>>>,
+    kept: Arc<AtomicUsize>,
 }
 
 struct Task {
@@ -89,10 +100,22 @@ struct State {
 
 enum End {
     /// The result, a JSON object.
-    Completed(Bytes),
+    Completed(Kept),
     /// The error, a JSON object.
-    Failed(Bytes),
+    Failed(Kept),
     Cancelled,
+}
+
+/// What came of a task. A copy with room of its own: what it came in counts among the bytes of calls on their way.
+struct Kept {
+    bytes: Bytes,
+    all: Arc<AtomicUsize>,
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        self.all.fetch_sub(self.bytes.len(), Ordering::Relaxed);
+    }
 }
 
 /// A call that is about to become a task.
@@ -113,8 +136,8 @@ impl Tasks {
         (refusals, count): (permit::Metrics, Gauge),
         drain: &DrainWatch,
     ) -> Self {
-        let (drain, tasks) = (drain.clone(), Mutex::default());
-        let shared = Arc::new(Shared { config, sealer, refusals, count, drain, tasks });
+        let (drain, tasks, kept) = (drain.clone(), Mutex::default(), Arc::default());
+        let shared = Arc::new(Shared { config, sealer, refusals, count, drain, tasks, kept });
         shared.drain.spawn(sweep(shared.clone()));
         Self { shared }
     }
@@ -155,7 +178,7 @@ impl Tasks {
         });
         reply.park(); // nobody waits at a connection for it any more
         let rounds = Rounds::new(terms);
-        shared.drain.spawn(drive(task.clone(), (reply, rounds), manner, shared.drain.clone()));
+        shared.drain.spawn(drive(shared.clone(), task.clone(), (reply, rounds), manner));
         let result = shared.render(&id, &task, "task");
         let mut tasks = shared.tasks();
         tasks.insert(id, task);
@@ -226,8 +249,10 @@ impl Shared {
     fn render(&self, id: &str, task: &Task, result_type: &str) -> Parts {
         let state = task.state();
         let (status, member) = match &state.end {
-            Some(End::Completed(result)) => ("completed", Some(("result", Parts::from(result.clone())))),
-            Some(End::Failed(error)) => ("failed", Some(("error", Parts::from(error.clone())))),
+            Some(End::Completed(result)) => {
+                ("completed", Some(("result", Parts::from(result.bytes.clone()))))
+            }
+            Some(End::Failed(error)) => ("failed", Some(("error", Parts::from(error.bytes.clone())))),
             Some(End::Cancelled) => ("cancelled", None),
             None if state.inputs.are_open() => {
                 let mut requests = Parts::from(Bytes::from_static(b"{"));
@@ -261,6 +286,36 @@ impl Shared {
         whole
     }
 
+    fn ended(&self, manner: &Manner, outcome: Outcome) -> End {
+        let kept = match outcome {
+            Outcome::Result(result) => self.keep(result).map(End::Completed),
+            Outcome::Refused(error) => self.keep(manner.refusal(error).into()).map(End::Failed),
+            Outcome::Failed(error) => return self.failed(manner, &error),
+            // It never is: its rounds are made before.
+            Outcome::InputRequired(_) => Ok(End::Cancelled),
+        };
+        kept.unwrap_or_else(|bound| self.failed(manner, &bound.refusal()))
+    }
+
+    /// Errors of our own are a sentence: they are counted, and not refused.
+    fn failed(&self, manner: &Manner, error: &Error) -> End {
+        let bytes = manner.error(error);
+        self.kept.fetch_add(bytes.len(), Ordering::Relaxed);
+        End::Failed(Kept { bytes, all: self.kept.clone() })
+    }
+
+    fn keep(&self, what: Parts) -> Result<Kept, Bound> {
+        let size = what.len_bytes();
+        if self.kept.fetch_add(size, Ordering::Relaxed) + size > self.config.result_bytes {
+            self.kept.fetch_sub(size, Ordering::Relaxed);
+            self.refusals.hit(Bound::TaskBytes);
+            return Err(Bound::TaskBytes);
+        }
+        let mut copy = BytesMut::with_capacity(size);
+        what.iter().for_each(|slice| copy.put_slice(slice));
+        Ok(Kept { bytes: copy.freeze(), all: self.kept.clone() })
+    }
+
     fn tasks(&self) -> MutexGuard<'_, HashMap<Box<str>, Arc<Task>>> {
         // Every state inside is valid at any point, so a poisoned lock carries no news.
         self.tasks.lock().unwrap_or_else(PoisonError::into_inner)
@@ -292,21 +347,26 @@ impl Task {
 }
 
 /// Takes what the server says until it has answered, or nobody wants the answer.
-async fn drive(task: Arc<Task>, (mut reply, mut rounds): (Reply, Rounds), manner: Manner, drain: DrainWatch) {
+async fn drive(
+    shared: Arc<Shared>,
+    task: Arc<Task>,
+    (mut reply, mut rounds): (Reply, Rounds),
+    manner: Manner,
+) {
     loop {
         // All arms are cancel-safe: what was not returned stays queued.
         let next = tokio::select! {
             next = next(&mut reply, &mut rounds) => next,
             () = task.cancelled.cancelled() => return,
-            () = drain.cut() => {
+            () = shared.drain.cut() => {
                 let message = "this gateway is stopping, and its tasks with it";
-                return task.end(End::Failed(manner.error(&Error::new(Kind::Draining, Blame::Edge, message))));
+                return task.end(shared.failed(&manner, &Error::new(Kind::Draining, Blame::Edge, message)));
             }
         };
         match next {
             Next::Event(event) => heard(&task, event),
             Next::Outcome(Outcome::InputRequired(input)) => rounds.begin(*input),
-            Next::Outcome(outcome) => return task.end(ended(&manner, outcome)),
+            Next::Outcome(outcome) => return task.end(shared.ended(&manner, outcome)),
         }
     }
 }
@@ -348,16 +408,6 @@ fn heard(task: &Task, event: Event) {
 fn said(progress: &Message) -> Option<String> {
     let said = progress.param("message")?.as_str()?.chars().take(SAID_CHARS).collect();
     Some(said)
-}
-
-fn ended(manner: &Manner, outcome: Outcome) -> End {
-    match outcome {
-        Outcome::Result(result) => End::Completed(result.into_bytes()),
-        Outcome::Refused(error) => End::Failed(manner.refusal(error)),
-        Outcome::Failed(error) => End::Failed(manner.error(&error)),
-        // It never is: its rounds are made before.
-        Outcome::InputRequired(_) => End::Cancelled,
-    }
 }
 
 /// Cancels what is too old, and forgets it.

@@ -42,6 +42,7 @@ pub enum Bound {
     Parked,
     Rounds,
     Tasks,
+    TaskBytes,
 }
 
 words!(Bound {
@@ -73,6 +74,7 @@ words!(Bound {
     Parked => "parked",
     Rounds => "rounds",
     Tasks => "tasks",
+    TaskBytes => "task_bytes",
 });
 
 /// How often each bound was hit.
@@ -141,6 +143,7 @@ impl Bound {
             Self::Asks => "too many questions of the server wait for the client",
             Self::Parked => "too many calls wait for answers of their clients",
             Self::Tasks => "too many tasks on this gateway",
+            Self::TaskBytes => "the gateway holds as many bytes of finished tasks as it may",
         };
         Error::busy(blame, RETRY_AFTER, format!("{what}; try again later"))
     }

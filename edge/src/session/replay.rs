@@ -10,13 +10,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{BufMut, Bytes, BytesMut};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use tokio::time::Instant;
+use wire::splice::Parts;
 
 use crate::ops::metrics::words;
 
@@ -137,11 +138,12 @@ impl Ring {
         self.events.is_empty()
     }
 
-    /// Keeps an event; its number.
-    pub fn push(&mut self, message: Bytes, weight: Weight, now: Instant) -> u64 {
+    /// Keeps an event; its number. What is kept is a copy, made once there is room for it: a message is often a small
+    /// slice of a large read buffer, which must not be kept for minutes.
+    pub fn push(&mut self, message: &Parts, weight: Weight, now: Instant) -> u64 {
         self.expire(now);
         self.last += 1;
-        let (seq, bytes, room) = (self.last, message.len(), self.room.clone());
+        let (seq, bytes, room) = (self.last, message.len_bytes(), self.room.clone());
         while self.events.len() >= room.config.events && self.drop_one(Reason::Events) {}
         while self.bytes + bytes > room.config.stream_bytes && self.drop_one(Reason::StreamBytes) {}
         while !room.take(bytes) {
@@ -151,7 +153,9 @@ impl Ring {
             }
         }
         self.bytes += bytes;
-        self.events.push_back(Kept { seq, at: now, weight, message });
+        let mut copy = BytesMut::with_capacity(bytes);
+        message.iter().for_each(|slice| copy.put_slice(slice));
+        self.events.push_back(Kept { seq, at: now, weight, message: copy.freeze() });
         seq
     }
 

@@ -15,7 +15,7 @@ use std::future::poll_fn;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 use tokio::time::Instant;
 use wire::splice::Parts;
 
@@ -165,11 +165,11 @@ impl Stream {
 
 impl State {
     /// The next message behind `seq`; `None` at the end.
-    fn poll_after(&mut self, seq: u64, context: &mut Context<'_>) -> Poll<Option<(u64, Bytes)>> {
+    fn poll_after(&mut self, seq: u64, context: &mut Context<'_>) -> Poll<Option<(u64, Parts)>> {
         match self.ring.since(seq) {
             Since::From(mut kept) => {
                 if let Some((seq, message)) = kept.next() {
-                    return Poll::Ready(Some((seq, message.clone())));
+                    return Poll::Ready(Some((seq, message.clone().into())));
                 }
             }
             // It aged away under a client that reads too slowly, which will be told when it comes back.
@@ -191,17 +191,10 @@ impl State {
                 return Poll::Ready(None);
             }
         };
-        let message = compact(&message);
-        let seq = self.ring.push(message.clone(), weight, Instant::now());
+        // What is on its way to the client counts where it came from, and what is kept for its return here.
+        let seq = self.ring.push(&message, weight, Instant::now());
         Poll::Ready(Some((seq, message)))
     }
-}
-
-/// A copy: a message is often a small slice of a large read buffer, which must not be kept for minutes.
-fn compact(message: &Parts) -> Bytes {
-    let mut whole = BytesMut::with_capacity(message.len_bytes());
-    message.iter().for_each(|slice| whole.put_slice(slice));
-    whole.freeze()
 }
 
 /// The one that has a stream at the moment. Dropping it gives the stream back.
@@ -223,7 +216,7 @@ impl Reader {
     }
 
     /// The next message and where it stands in the stream. `None`: the stream is over, or has another reader.
-    pub fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<(EventId, Bytes)>> {
+    pub fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<(EventId, Parts)>> {
         let mut state = self.stream.lock();
         if state.reader != self.number {
             return Poll::Ready(None);

@@ -13,6 +13,17 @@ impl Source for Silence {
     }
 }
 
+/// Says one thing.
+struct Once(Option<wire::splice::Parts>);
+
+impl Source for Once {
+    fn poll_next(&mut self, _: &mut Context<'_>) -> Poll<Said> {
+        self.0
+            .take()
+            .map_or(Poll::Pending, |message| Poll::Ready(Said::Message(message, replay::Weight::Lasting)))
+    }
+}
+
 fn listen(session: &Arc<Session>) -> Reader {
     session.listen(|_| Box::new(Silence))
 }
@@ -181,4 +192,19 @@ async fn a_token_of_another_kind_is_no_session() {
     assert!(find(other).is_none());
     let short = sealer.seal(ours, &payload[1..]).unwrap();
     assert!(table.find(&short, &Caller::new("p"), None).is_none());
+}
+
+#[tokio::test]
+async fn what_goes_to_the_client_is_no_copy_and_what_is_kept_is_one() {
+    let (table, _) = table(Config::default(), &Drain::new());
+    let session = table.open(birth("p")).unwrap();
+    let said = Bytes::from(vec![b'x'; 100]);
+    let source = Once(Some(said.clone().into()));
+    let mut reader = session.listen(|_| Box::new(source));
+    let place = |parts: &wire::splice::Parts| parts.iter().next().unwrap().as_ptr();
+    let (id, live) = poll_fn(|context| reader.poll_next(context)).await.unwrap();
+    assert_eq!(place(&live), said.as_ptr(), "so it counts for as long as it is on its way");
+    let Resumed::From(mut again) = session.resume(EventId { seq: id.seq - 1, ..id }) else { panic!("kept") };
+    let (_, kept) = poll_fn(|context| again.poll_next(context)).await.unwrap();
+    assert!(place(&kept) != said.as_ptr() && kept.into_bytes() == said);
 }

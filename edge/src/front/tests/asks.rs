@@ -83,7 +83,7 @@ fn notice(text: &str) -> Event {
 }
 
 /// The next message of a stream.
-async fn next(stream: &mut Body) -> Value {
+pub(super) async fn next(stream: &mut Body) -> Value {
     loop {
         let text = event(stream).await.unwrap();
         if let Some((_, data)) = text.split_once("event: message\ndata: ") {

@@ -131,6 +131,9 @@ async fn a_filter_that_cannot_be_read_is_refused() {
         let answer = json(response).await;
         assert_eq!((&answer["id"], &answer["error"]["code"]), (&7.into(), &(-32602).into()), "{odd}");
     }
+    let undeclared = send(&stage, "/mcp", &ask("7", r#"{"taskIds":["a"]}"#)).await;
+    assert_eq!(undeclared.status(), 400);
+    assert_eq!(json(undeclared).await["error"]["code"], -32021);
     let bare = send(&stage, "/mcp", &modern("subscriptions/listen", "")).await;
     assert_eq!(bare.status(), 400);
     let body = ask("7", "{}");

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
+use super::asks::next;
 use super::*;
+use crate::call::Affinity;
 
 const LIST: &str = r#"{"jsonrpc":"2.0","id":1,"method":"tools/list"}"#;
 const READY: &str = r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#;
@@ -28,6 +30,52 @@ async fn the_servers_hear_of_changed_roots() {
     let notices = stage.script.notices.lock().unwrap();
     assert!(notices.iter().all(|(_, text)| text == changed));
     assert!(notices.len() == 2 && notices[0].0 > notices[1].0, "each from its own session");
+}
+
+#[tokio::test]
+async fn the_servers_hear_how_far_an_answer_has_come() {
+    let stage = Stage::new();
+    let id = stage.session("2025-11-25").await;
+    let progress =
+        r#"{"jsonrpc":"2.0","method":"notifications/progress","params":{"progressToken":"p","progress":1}}"#;
+    assert_eq!(stage.send(post(progress, &[("mcp-session-id", &id)])).await.status(), 202);
+    assert_eq!(stage.script.notices.lock().unwrap()[0].1, progress);
+}
+
+#[tokio::test]
+async fn what_a_client_says_of_itself_is_bounded() {
+    let stage = Stage::new();
+    for (key, most_bytes) in [("capabilities", 16 << 10), ("clientInfo", 64 << 10)] {
+        for (size, status) in [(most_bytes, 200), (most_bytes + 1, 400)] {
+            let value = format!(r#"{{"x":"{}"}}"#, "x".repeat(size - 8));
+            let body = format!(
+                r#"{{"jsonrpc":"2.0","id":1,"method":"initialize","params":{{"protocolVersion":"2025-11-25","{key}":{value}}}}}"#
+            );
+            assert_eq!(stage.send(post(&body, &[])).await.status(), status, "{key} of {size}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_is_lost_beside_calls_is_told_as_changed() {
+    let stage = Stage::new();
+    let id = stage.session("2025-11-25").await;
+    let headers = [("mcp-session-id", id.as_str())];
+    stage.send(post(READY, &headers)).await;
+    let sent = tokio::spawn(stage.front.clone().handle(post(LIST, &headers)));
+    until(|| stage.open_calls() > 0).await;
+    let Affinity::Session(key) = stage.take_open().0.affinity else { panic!("it is of a session") };
+    sent.await.unwrap();
+    let mut stream = listen(&stage, &id).await;
+    let big = format!(
+        r#"{{"jsonrpc":"2.0","method":"notifications/message","params":{{"data":"{}"}}}}"#,
+        "x".repeat(crate::call::EVENT_BYTES)
+    );
+    let message = Message::scan(big.into(), &wire::limits::Limits::default()).unwrap();
+    assert!(!key.strays.event(Event::Notice(Notice::Message, message)));
+    for list in ["tools", "prompts", "resources"] {
+        assert_eq!(next(&mut stream).await["method"], format!("notifications/{list}/list_changed"));
+    }
 }
 
 async fn listen(stage: &Stage, id: &str) -> Body {
@@ -219,7 +267,7 @@ async fn delete_ends_the_session_its_stream_and_its_calls() {
     assert_eq!(message["error"]["data"]["reason"], "cancelled");
     let (call, responder) = stage.take_open();
     assert!(responder.is_cancelled());
-    let crate::call::Affinity::Session(key) = call.affinity else { panic!("a session's call") };
+    let Affinity::Session(key) = call.affinity else { panic!("a session's call") };
     assert!(key.ended.is_cancelled(), "its connections close");
     assert_eq!(refusal(&stage, LIST, &session).await, (404, -32600));
     assert_eq!(stage.send(request("DELETE", "/mcp", "", &session)).await.status(), 404);

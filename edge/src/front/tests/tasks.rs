@@ -142,6 +142,25 @@ async fn a_task_is_its_principals_alone_and_ends_when_cancelled_or_old() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn results_of_tasks_are_bounded_and_apart_from_those_of_calls() {
+    let text = |bytes: usize| format!(r#"{{"content":[{{"type":"text","text":"{}"}}]}}"#, "x".repeat(bytes));
+    let stage = stage(TasksConfig { result_bytes: 1200, age: Duration::from_secs(60), ..slow() });
+    for (size, status, hits) in [(800, "completed", 0), (800, "failed", 1), (10, "completed", 1)] {
+        let (handle, responder) = task(&stage).await;
+        responder.finish(Outcome::Result(Slices::from(Bytes::from(text(size)))));
+        let ended = until(&stage, handle["taskId"].as_str().unwrap(), status).await;
+        assert_eq!(stage.hits("task_bytes"), hits);
+        if status == "failed" {
+            assert_eq!(ended["error"]["data"]["reason"], "busy", "{ended}");
+        }
+    }
+    tokio::time::sleep(Duration::from_secs(62)).await;
+    let (handle, responder) = task(&stage).await;
+    responder.finish(Outcome::Result(Slices::from(Bytes::from(text(800)))));
+    until(&stage, handle["taskId"].as_str().unwrap(), "completed").await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn calls_stay_calls_without_the_setting_the_extension_or_room() {
     let plain = r#"{"elicitation":{}}"#;
     for (tasks, capabilities) in

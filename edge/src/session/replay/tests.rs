@@ -13,7 +13,7 @@ fn ring(config: Config) -> (Ring, Metrics) {
 /// Keeps `count` lasting events of `bytes` each.
 fn fill(ring: &mut Ring, count: usize, bytes: usize) {
     for _ in 0..count {
-        ring.push(vec![b'x'; bytes].into(), Weight::Lasting, Instant::now());
+        ring.push(&Bytes::from(vec![b'x'; bytes]).into(), Weight::Lasting, Instant::now());
     }
 }
 
@@ -119,7 +119,7 @@ fn progress_goes_first_and_is_not_missed() {
     let (mut ring, _) = ring(Config { events: 3, ..Config::default() });
     fill(&mut ring, 1, 1);
     for _ in 0..5 {
-        ring.push(Bytes::from_static(b"p"), Weight::Passing, Instant::now());
+        ring.push(&Bytes::from_static(b"p").into(), Weight::Passing, Instant::now());
     }
     fill(&mut ring, 1, 1);
     assert_eq!(since(&ring, 0), Some(vec![1, 6, 7]));

@@ -243,9 +243,9 @@ impl Reader {
         }
     }
 
-    /// A line that is no message. If it names a call of ours, that call has its answer: there will be no other.
+    /// A line that is no message. If it was meant as the answer of a call of ours, there will be no other.
     fn unreadable(&mut self, error: &ScanError) {
-        match self.conn.close_answered(error.id.as_ref()) {
+        match self.conn.close_answered(error.id.as_ref().filter(|_| error.is_response)) {
             Ok(pending) => pending.work.fail(self.broken()),
             Err(_) => self.skip(Skip::Garbage),
         }

@@ -245,3 +245,23 @@ async fn a_line_break_in_a_request_cannot_become_a_message() {
     peer.serve_echo().await;
     assert_eq!(result(reply).await["content"], json!(["a"]));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_log_line_in_json_is_no_answer_and_a_broken_answer_is_one() {
+    let mut room = Setting::default().build();
+    let (first, second) = (room.echo("a"), room.echo("b"));
+    let mut peer = room.accept_legacy().await;
+    let mut requests = [peer.expect("tools/call").await, peer.expect("tools/call").await];
+    requests.sort_by_key(|request| request["params"]["arguments"]["text"].to_string());
+    let [one, two] = requests;
+    for line in [
+        format!(r#"{{"level":"error","error":"boom","id":{}}}"#, one["id"]),
+        format!(r#"{{"id":{},"method":"GET","path":"/"}}"#, one["id"]),
+        format!(r#"{{"jsonrpc":"2.0","id":{},"result":{{}},"result":{{}}}}"#, two["id"]),
+    ] {
+        peer.raw(&format!("{line}\n")).await;
+    }
+    assert_eq!(failure(second).await.kind, Kind::Protocol);
+    peer.answer(&one, json!({"content": ["a"]})).await;
+    assert_eq!(result(first).await["content"], json!(["a"]));
+}
