@@ -102,7 +102,13 @@ impl Views {
 
 /// Looks at what the sessions of the server at `index` announce, for as long as they say so.
 pub(super) async fn follow(router: Router, index: usize, mut announcing: UnboundedReceiver<SessionKey>) {
-    while let Some(session) = announcing.recv().await {
+    let leaving = router.shared.drain.clone();
+    loop {
+        let session = tokio::select! {
+            () = leaving.leaving() => return,
+            session = announcing.recv() => session,
+        };
+        let Some(session) = session else { return };
         let shared = router.shared.clone();
         router.shared.drain.spawn(async move {
             tokio::select! {
