@@ -102,13 +102,15 @@ pub(super) enum Tie {
 }
 
 impl Tie {
+    /// The session's revision.
+    fn version(&self) -> Option<ProtocolVersion> {
+        if let Self::Session(call, _) = self { Some(call.session().version()) } else { None }
+    }
+
     /// Whether the stream begins with an event that tells where to resume.
     // MCP 2025-11-25 basic/transports; parsers of older clients stumble over empty data
     fn primes(&self) -> bool {
-        match self {
-            Self::Response(_) => false,
-            Self::Session(in_flight, _) => in_flight.session().version() >= ProtocolVersion::V2025_11_25,
-        }
+        self.version() >= Some(ProtocolVersion::V2025_11_25)
     }
 }
 
@@ -387,10 +389,10 @@ impl Waiting {
     fn end(&mut self, outcome: Outcome) -> Step {
         let outcome = match outcome {
             Outcome::Result(_) if self.empty => Outcome::Result(Bytes::from_static(b"{}").into()),
-            other if self.manner.era == Era::Legacy => {
-                older::outcome(self.record.method(), other, &self.terms.limits)
-            }
-            other => other,
+            other => match self.tie.version() {
+                Some(version) => older::outcome((self.record.method(), version), other, &self.terms.limits),
+                None => other,
+            },
         };
         let answer = self.answer(outcome);
         self.record.end(answer.ending);

@@ -215,6 +215,9 @@ impl Channel {
             State::Opening if kind == Kind::Request && classify::is_modern(&arrival.message) => {
                 Err(Refusal::unknown_method(arrival.message.method()))
             }
+            State::Opening if kind == Kind::Request && method == Method::Ping => {
+                Ok(Some(legacy::pong(&arrival.message)))
+            }
             State::Opening if kind == Kind::Request => {
                 Err(Refusal::bad_request(code::INVALID_REQUEST, "send initialize first"))
             }

@@ -209,7 +209,7 @@ fn request(front: &Front, arrival: Arrival, session: &Arc<Session>) -> Result<Be
     let message = &arrival.message;
     let method = Method::parse(message.method());
     if method == Method::Ping {
-        return Ok(Begun::Answered(own_result(message, "{}")));
+        return Ok(pong(message));
     }
     if !classify::is_routed_in_session(method, session.version()) {
         return Ok(Begun::Answered(unknown_method(message)));
@@ -331,6 +331,12 @@ fn object(message: &Message, key: &str, most_bytes: usize) -> Result<Option<Byte
         Some(value) if value.is_object() => Ok(Some(Bytes::copy_from_slice(value.raw()))),
         Some(_) => Err(Refusal::bad_request(code::INVALID_PARAMS, format!("params.{key} must be an object"))),
     }
+}
+
+/// Pings are answered at any time, also before the handshake.
+// MCP 2025-11-25 basic/lifecycle, Initialization
+pub(super) fn pong(ping: &Message) -> Begun {
+    Begun::Answered(own_result(ping, "{}"))
 }
 
 fn own_result(request: &Message, result: impl Into<Bytes>) -> Parts {

@@ -21,7 +21,7 @@ use wire::code;
 use wire::frame::{Frame, one_line};
 use wire::frame_io::{FrameReader, FrameWriter};
 use wire::id::RequestId;
-use wire::mcp::method::Notice;
+use wire::mcp::method::{Method, Notice};
 use wire::{Kind, Message};
 
 use super::arrival::{Arrival, Begun};
@@ -229,6 +229,9 @@ impl Pipe {
     fn legacy(&self, message: Message) -> Result<Option<Begun>, Refusal> {
         match &self.session {
             Some(session) => legacy::take(&self.front, self.arrival(message), session),
+            None if Method::parse(message.method()) == Method::Ping && message.kind() == Kind::Request => {
+                Ok(Some(legacy::pong(&message)))
+            }
             None if message.kind() == Kind::Request => Err(invalid("send initialize first")),
             None => Ok(None),
         }

@@ -118,7 +118,7 @@ impl Bound {
             Self::Connections => "too many connections to this gateway",
             Self::Calls => "too many calls on their way through this gateway",
             Self::PrincipalCalls => "too many calls of this principal on their way",
-            Self::HeldBytes => "the gateway holds as many request bytes as it may",
+            Self::HeldBytes => "the gateway holds as many bytes of messages as it may",
             Self::Sessions => "too many sessions on this gateway",
             Self::SessionCalls => "too many calls of this session on their way",
             Self::Head => "the head of the request is larger than this gateway takes",

@@ -217,9 +217,15 @@ fn scope_name(call: &Call) -> &str {
     call.scope.as_ref().map_or("", |scope| scope.as_str())
 }
 
+/// Whether a call goes on with a list. Some clients always send the member, empty at first.
+pub(super) fn has_cursor(call: &Call) -> bool {
+    let cursor = call.request.param("cursor");
+    cursor.is_some_and(|cursor| !cursor.is_null() && cursor.as_str().as_deref() != Some(""))
+}
+
 /// The whole list at once: no cursor is ever given out, so none can come back.
 fn list(call: &Call, surface: &Surface, kind: ListKind) -> Reply {
-    if call.request.param("cursor").is_some_and(|cursor| !cursor.is_null()) {
+    if has_cursor(call) {
         let message = "unknown cursor; list again without one";
         return Reply::failed(Error::new(Kind::InvalidParams, Blame::Downstream, message));
     }

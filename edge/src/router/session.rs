@@ -4,7 +4,7 @@ use bytes::Bytes;
 use wire::mcp::level::Level;
 use wire::splice::Parts;
 
-use super::route::Target;
+use super::route::{Target, has_cursor};
 use super::{Entry, Shared};
 use crate::call::{Affinity, Call, Outcome, Reply, reply};
 use crate::error::{Blame, Error, Kind};
@@ -33,7 +33,7 @@ impl Shared {
     // MCP 2025-11-25 basic/utilities/tasks, Listing Tasks
     pub(super) fn list_tasks(&self, call: &Call, only: Option<usize>) -> Reply {
         let Affinity::Session(session) = &call.affinity else { return Reply::failed(of_sessions()) };
-        if call.request.param("cursor").is_some_and(|cursor| !cursor.is_null()) {
+        if has_cursor(call) {
             let message = "unknown cursor; list again without one";
             return Reply::failed(Error::new(Kind::InvalidParams, Blame::Downstream, message));
         }

@@ -9,6 +9,7 @@ use rustix::pipe::fcntl_setpipe_size;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
 use tokio::io::AsyncRead;
 use tokio::process::{Child, Command as Spawn};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, sleep};
 use tokio_util::task::TaskTracker;
 use wire::Frame;
@@ -79,6 +80,18 @@ impl Command {
     }
 }
 
+/// Resolves a while after our process `pid` has ended, if there is one; until then what it said last is read. Its output
+/// does not tell: what it has started may hold that open. It stays a zombie.
+pub(super) async fn outlived(pid: Option<Pid>) {
+    let (Some(pid), Ok(mut children)) = (pid, signal(SignalKind::child())) else {
+        return std::future::pending().await;
+    };
+    while !has_exited(pid) {
+        children.recv().await;
+    }
+    sleep(LAST_WORDS).await;
+}
+
 /// A process of ours. [`Process::stop`] is the way to end it; dropped, it is killed with its group.
 pub(super) struct Process {
     child: Child,
@@ -87,6 +100,11 @@ pub(super) struct Process {
 }
 
 impl Process {
+    /// Its number, until it is stopped.
+    pub(super) fn pid(&self) -> Option<Pid> {
+        self.pid
+    }
+
     /// The stop ladder, after the end of its input: wait, SIGTERM, wait, SIGKILL.
     ///
     /// The leader is reaped last. Until then its number is taken, so no signal can reach a stranger's group.
@@ -116,10 +134,8 @@ impl Drop for Process {
 /// Whether the process has ended within `grace`; it stays a zombie.
 async fn exited(pid: Pid, grace: Duration) -> bool {
     let deadline = Instant::now() + grace;
-    let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
     loop {
-        // An error means that it is no child of ours any more.
-        if !matches!(waitid(WaitId::Pid(pid), options), Ok(None)) {
+        if has_exited(pid) {
             return true;
         }
         if Instant::now() >= deadline {
@@ -127,6 +143,12 @@ async fn exited(pid: Pid, grace: Duration) -> bool {
         }
         sleep(POLL).await;
     }
+}
+
+fn has_exited(pid: Pid) -> bool {
+    let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+    // An error means that it is no child of ours any more.
+    !matches!(waitid(WaitId::Pid(pid), options), Ok(None))
 }
 
 /// One line, one event. It ends with the last process that holds the pipe.
@@ -145,6 +167,9 @@ async fn log_stderr(server: ServerName, stderr: impl AsyncRead + Unpin) {
     }
 }
 
+/// How long the last words of a process that has ended are waited for. 2 s: they are in the pipe already, and all of it
+/// is read in milliseconds. After that whoever else holds the pipe has nothing to say to us.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 /// Servers end within some ten milliseconds of the end of their input.
 const POLL: Duration = Duration::from_millis(20);
 /// A large answer goes through in a quarter of the turns that the default of 64 KiB takes; as in the bridge.
@@ -251,6 +276,16 @@ mod tests {
             sleep(Duration::from_millis(100)).await;
         }
         panic!("the grandchild outlived its group");
+    }
+
+    #[tokio::test]
+    async fn the_end_of_a_process_is_noticed_while_another_holds_its_output() {
+        let link = shell("sleep 60 & read line", Duration::from_secs(5)).start().unwrap();
+        let mut ended = Box::pin(outlived(link.process.as_ref().unwrap().pid()));
+        assert!(tokio::time::timeout(POLL, &mut ended).await.is_err());
+        drop(link.outgoing);
+        tokio::time::timeout(Duration::from_secs(60), ended).await.unwrap();
+        link.process.unwrap().stop().await;
     }
 
     #[test]

@@ -158,6 +158,8 @@ async fn a_probe_for_the_modern_era_is_answered_with_no() {
         assert_eq!((&answer["id"], &answer["error"]["code"]), (&7.into(), &(-32601).into()));
     }
     assert_eq!(client.ask(LIST).await["error"]["code"], -32600, "initialize comes first");
+    let ping = r#"{"jsonrpc":"2.0","id":"p","method":"ping"}"#;
+    assert_eq!(client.ask(ping).await["result"], serde_json::json!({}), "but a ping");
     client.initialize().await;
     let bare = r#"{"jsonrpc":"2.0","id":8,"method":"server/discover"}"#;
     assert_eq!(client.ask(bare).await["error"]["code"], -32601);

@@ -76,6 +76,12 @@ async fn a_legacy_client_is_served_on_one_session() {
     let stage = Stage::new();
     let mut client = Local::start(&stage);
     assert_eq!(client.code(LIST).await, (1.into(), -32600), "initialize comes first");
+    client.say(r#"{"jsonrpc":"2.0","id":"p","method":"ping"}"#).await;
+    assert_eq!(
+        client.hear().await,
+        serde_json::json!({"jsonrpc": "2.0", "id": "p", "result": {}}),
+        "but a ping"
+    );
     let answer = client.initialize().await;
     assert_eq!((&answer["id"], &answer["result"]["protocolVersion"]), (&0.into(), &"2025-11-25".into()));
     stage.answer_next(r#"{"tools":[]}"#);

@@ -20,6 +20,7 @@ use crate::upstream::link::{Incoming, Link};
 use crate::upstream::metrics::Skip;
 use crate::upstream::modern::Judged;
 use crate::upstream::mux::{Standing, WireId};
+use crate::upstream::process::{Process, outlived};
 use crate::upstream::{legacy, modern, outgoing, wishes};
 
 /// Reads until the connection ends, then sees to it that everything of it is gone.
@@ -32,8 +33,10 @@ pub(super) async fn run(conn: Arc<Conn>, link: Link) {
         quiet_until: None,
         unsaid: 0,
     };
+    let pid = link.process.as_ref().and_then(Process::pid);
     tokio::select! {
         () = reader.read() => {}
+        () = outlived(pid) => {} // cancel-safe, as below
         () = reader_closing(&conn) => {} // cancel-safe: what was read is not wanted any more
     }
     drop(reader);
