@@ -49,6 +49,10 @@ struct Own {
     /// By server.
     parts: BTreeMap<usize, Arc<Part>>,
     built: Option<Built>,
+    /// Between an announcement and the look, by server; some servers announce a change whenever they are asked.
+    gaps: BTreeMap<usize, Duration>,
+    /// The session is over: nothing is kept any more.
+    ended: bool,
 }
 
 struct Built {
@@ -93,8 +97,14 @@ impl Views {
 
     fn remove(&self, session: u64) {
         let mut views = self.lock();
-        if let Some(built) = views.remove(&session).and_then(|view| view.own().built.take()) {
-            self.bytes.fetch_sub(built.bytes, Ordering::AcqRel);
+        if let Some(view) = views.remove(&session) {
+            // A call on its way may hold it still.
+            let mut own = view.own();
+            own.ended = true;
+            own.parts.clear();
+            if let Some(built) = own.built.take() {
+                self.bytes.fetch_sub(built.bytes, Ordering::AcqRel);
+            }
         }
         self.any.store(!views.is_empty(), Ordering::Release);
     }
@@ -156,13 +166,13 @@ impl Shared {
     }
 
     async fn look_until_done(self: &Arc<Self>, session: &SessionKey, index: usize) {
-        let mut gap = self.config.refresh_gap;
+        let view = self.view(session);
         loop {
-            sleep(gap).await;
+            let gap = view.own().gaps.get(&index).copied();
+            sleep(gap.unwrap_or(self.config.refresh_gap)).await;
             if self.look(session, index).await {
                 return;
             }
-            gap = pause(gap, false, gap);
         }
     }
 
@@ -182,7 +192,10 @@ impl Shared {
         for list in Wanted::of(look.notices()).lists() {
             match entry.server.list(session, list).await {
                 Some(Ok(items)) => *part.items_mut(list) = mend(list, items, &self.config.limits).0,
-                Some(Err(_)) => return false,
+                Some(Err(_)) => {
+                    self.pause(&view, index, false);
+                    return false;
+                }
                 // Without a connection of its own a session sees what everybody does.
                 None => {
                     part = Part::clone(&common);
@@ -190,9 +203,16 @@ impl Shared {
                 }
             }
         }
+        self.pause(&view, index, !part.has_items_of(&known));
         self.change(session, &view, index, part);
         look.finish();
         true
+    }
+
+    fn pause(&self, view: &View, index: usize, brought_news: bool) {
+        let (least, mut own) = (self.config.refresh_gap, view.own());
+        let gap = own.gaps.entry(index).or_insert(least);
+        *gap = pause(*gap, brought_news, least);
     }
 
     /// The session sees `part` of the server at `index` from now on, and its client is told if that is news.
@@ -201,8 +221,11 @@ impl Shared {
         let is_own = !part.has_items_of(&self.part(index));
         {
             let mut own = view.own();
-            let _old =
-                if is_own { own.parts.insert(index, Arc::new(part)) } else { own.parts.remove(&index) };
+            let _old = if is_own && !own.ended {
+                own.parts.insert(index, Arc::new(part))
+            } else {
+                own.parts.remove(&index)
+            };
             self.forget(&mut own);
         }
         let now = self.seen_in(view, self.catalog());

@@ -116,6 +116,24 @@ async fn what_does_not_differ_is_not_told() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_server_that_announces_changes_all_the_time_is_looked_at_ever_less() {
+    let stage = Stage::new();
+    let (one, _heard) = session(1);
+    stage.shows(part("y"));
+    let began = Instant::now();
+    let mut looks = Vec::new();
+    for _ in 0..4 {
+        stage.changes(&one);
+        while one.announced.any() {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        looks.push(began.elapsed().as_secs());
+    }
+    // After half a second, and then one, two and four more.
+    assert_eq!(looks, [0, 1, 3, 7]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_list_and_an_unknown_name_wait_for_the_look_and_not_for_a_busy_server() {
     let stage = Stage::new();
     let (one, mut heard) = session(1);
