@@ -32,10 +32,13 @@ impl fmt::Display for Fault {
     }
 }
 
-/// The items of one list as they may be shown, and what was wrong with the others.
-pub(super) fn mend(list: List, items: Vec<Item>, limits: &Limits) -> (Vec<Item>, Vec<Fault>) {
+/// The items of one list as they may be shown, and what was wrong with the others. Gives way to calls now and then.
+pub(super) async fn mend(list: List, items: Vec<Item>, limits: &Limits) -> (Vec<Item>, Vec<Fault>) {
     let (mut mended, mut faults, mut keys) = (Vec::with_capacity(items.len()), Vec::new(), HashSet::new());
-    for item in items {
+    for (n, item) in items.into_iter().enumerate() {
+        if n % AT_A_TIME == AT_A_TIME - 1 {
+            tokio::task::yield_now().await;
+        }
         let key = item.key.clone();
         let judged = if keys.insert(key.clone()) { judge(list, item, limits) } else { Err(TWICE) };
         let what = match judged {
@@ -323,16 +326,18 @@ fn is_moment(text: &[u8]) -> bool {
     date_fits && clock(minutes) && seconds_fit && zone_fits
 }
 
+/// Items that are looked at without a pause. 50: a millisecond or less.
+const AT_A_TIME: usize = 50;
 const TWICE: &str = "the list has another one of that name before it";
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn mended(list: List, items: &Json) -> (Vec<Json>, Vec<String>) {
+    async fn mended(list: List, items: &Json) -> (Vec<Json>, Vec<String>) {
         let page = json!({ list.key(): items }).to_string();
         let items = ListPage::scan(&page.into(), list.key(), &Limits::default()).unwrap().items;
-        let (items, faults) = mend(list, items, &Limits::default());
+        let (items, faults) = mend(list, items, &Limits::default()).await;
         for item in &items {
             let key: String = serde_json::from_slice(item.key_span.of(&item.raw)).unwrap();
             assert_eq!(key, item.key);
@@ -341,16 +346,16 @@ mod tests {
         (items, faults.into_iter().map(|fault| format!("{}: {}", fault.item, fault.what)).collect())
     }
 
-    #[test]
-    fn what_clients_take_stays_byte_for_byte() {
+    #[tokio::test]
+    async fn what_clients_take_stays_byte_for_byte() {
         let text = r#"{"tools":[{ "name":"t", "title":"T","inputSchema":{"$schema":"x","type":"object","properties":{"a":{"type":["string","null"]}},"required":["a"]},"outputSchema":{"anyOf":[]},"annotations":{"readOnlyHint":true,"own":1},"icons":[{"src":"data:,"}],"execution":{"taskSupport":"optional"},"_meta":{"n":1e2},"more":null}]}"#;
         let items = ListPage::scan(&text.into(), "tools", &Limits::default()).unwrap().items;
-        let (after, faults) = mend(List::Tools, items.clone(), &Limits::default());
+        let (after, faults) = mend(List::Tools, items.clone(), &Limits::default()).await;
         assert_eq!((after, faults), (items, vec![]));
     }
 
-    #[test]
-    fn a_tool_without_the_schema_of_an_object_is_mended_or_left_out() {
+    #[tokio::test]
+    async fn a_tool_without_the_schema_of_an_object_is_mended_or_left_out() {
         let tool = |name: &str, schema: Json| json!({"name": name, "inputSchema": schema});
         let (tools, faults) = mended(
             List::Tools,
@@ -363,7 +368,8 @@ mod tests {
                 tool("plain", json!({"type": "object"})),
                 tool("plain", json!({"type": "object", "properties": {}})),
             ]),
-        );
+        )
+        .await;
         let object = json!({"type": "object"});
         let shown = ["empty", "several", "plain"].map(|name| tool(name, object.clone()));
         assert_eq!(tools, shown);
@@ -372,8 +378,8 @@ mod tests {
         assert!(faults[0].ends_with("left out") && faults[3].contains("mended"), "{faults:?}");
     }
 
-    #[test]
-    fn members_that_clients_refuse_are_taken_out_and_others_stay() {
+    #[tokio::test]
+    async fn members_that_clients_refuse_are_taken_out_and_others_stay() {
         let (tools, faults) = mended(
             List::Tools,
             &json!([{
@@ -385,7 +391,8 @@ mod tests {
                 "icons": [{"src": "data:,", "theme": "blue"}, {"mimeType": "image/png"}],
                 "execution": {"taskSupport": "sometimes"}, "_meta": [],
             }]),
-        );
+        )
+        .await;
         let expected = json!([{
             "name": "t", "own": null,
             "inputSchema": {"type": "object", "properties": {"a": {}, "b": {"not": {}}, "c": {}, "d": {}},
@@ -402,12 +409,12 @@ mod tests {
         let (prompts, _) = mended(
             List::Prompts,
             &json!([{"name": "p", "arguments": [{"name": "a", "required": null}, {"description": "no name"}]}]),
-        );
+        ).await;
         assert_eq!(Json::from(prompts), json!([{"name": "p", "arguments": [{"name": "a"}]}]));
     }
 
-    #[test]
-    fn resources_have_a_name_and_a_uri() {
+    #[tokio::test]
+    async fn resources_have_a_name_and_a_uri() {
         let (resources, faults) = mended(
             List::Resources,
             &json!([
@@ -417,13 +424,14 @@ mod tests {
                 {"uri": "file:///x", "name": "n", "annotations": {
                     "audience": ["user", "god"], "priority": 3, "lastModified": "yesterday"}},
             ]),
-        );
+        )
+        .await;
         let expected = json!([
             {"uri": "a:b", "name": "a:b"},
             {"uri": "file:///x", "name": "n", "annotations": {"audience": ["user"]}},
         ]);
         assert_eq!((Json::from(resources), faults.len()), (expected, 4));
-        let (templates, _) = mended(List::Templates, &json!([{"uriTemplate": "{+any}"}]));
+        let (templates, _) = mended(List::Templates, &json!([{"uriTemplate": "{+any}"}])).await;
         assert_eq!(templates, [json!({"uriTemplate": "{+any}", "name": "{+any}"})]);
     }
 

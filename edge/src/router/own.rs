@@ -191,7 +191,7 @@ impl Shared {
         let mut part = Part::clone(&known);
         for list in Wanted::of(look.notices()).lists() {
             match entry.server.list(session, list).await {
-                Some(Ok(items)) => *part.items_mut(list) = mend(list, items, &self.config.limits).0,
+                Some(Ok(items)) => *part.items_mut(list) = mend(list, items, &self.config.limits).await.0,
                 Some(Err(_)) => {
                     self.pause(&view, index, false);
                     return false;

@@ -182,7 +182,7 @@ async fn list(
         part.unread.retain(|(failed, _)| *failed != list);
         match pool.list(list).await {
             Ok(listed) => {
-                let (mended, faults) = mend(list, listed, limits);
+                let (mended, faults) = mend(list, listed, limits).await;
                 *part.items_mut(list) = mended;
                 part.faults.retain(|fault| fault.list != list);
                 part.faults.extend(faults);
