@@ -1,13 +1,14 @@
 //! Programs under test: found, started on free ports, awaited, and killed with their guard.
 
 use std::ffi::OsStr;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
+use tokio::net::TcpSocket;
 use tokio::process::{Child, Command};
 
 use crate::http::Request;
@@ -61,7 +62,15 @@ pub fn free_address() -> SocketAddr {
         let port = PORTS.start + (first + TAKEN.fetch_add(1, Ordering::Relaxed)) % PORTS.len();
         SocketAddr::from(([127, 0, 0, 1], port as u16))
     });
-    ports.find(|address| TcpListener::bind(address).is_ok()).expect("a free port")
+    ports.find(|address| is_free(*address).is_ok()).expect("a free port")
+}
+
+/// Fails where somebody listens. Does not listen itself: a program that another test starts at this moment has a copy
+/// of every socket of ours until it has begun.
+fn is_free(address: SocketAddr) -> std::io::Result<()> {
+    let socket = TcpSocket::new_v4()?;
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)
 }
 
 const PORTS: std::ops::Range<usize> = 12_000..32_000;
