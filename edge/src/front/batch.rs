@@ -1,8 +1,8 @@
-//! Several messages in one POST, which sessions of 2025-03-26 may send, and no others.
+//! Several messages in one, which sessions of 2025-03-26 may send, and no others.
 //!
-//! Each is taken as if it had come alone; the answers come back in one array when all are there at once, or
-//! on one stream as they come. Bounded in messages; each call draws on the bounds of calls. A batch's stream
-//! cannot be resumed.
+//! Each is taken as if it had come alone. Over Streamable HTTP the answers come back in one array when all are
+//! there at once, or on one stream as they come, which cannot be resumed; a client that has one stream for everything
+//! finds them there. Bounded in messages; each call draws on the bounds of calls.
 // MCP 2025-03-26 basic/transports, Sending Messages to the Server; basic, Batching
 
 use std::sync::Arc;
@@ -12,6 +12,7 @@ use http::Response;
 use wire::envelope;
 use wire::error::ScanErrorKind;
 use wire::mcp::method::Method;
+use wire::mcp::version::ProtocolVersion;
 use wire::splice::Parts;
 use wire::{Kind, Message, code};
 
@@ -35,14 +36,30 @@ pub(super) fn is_batch(body: &[u8]) -> bool {
     body.trim_ascii_start().first() == Some(&b'[')
 }
 
-/// Takes all messages of a batch.
-pub(super) async fn take(
+/// Whether a session may send batches.
+// MCP 2025-06-18 changelog: batching was removed
+pub(super) fn is_known_to(session: &Session) -> bool {
+    session.version() == ProtocolVersion::V2025_03_26
+}
+
+/// Takes all messages of a batch and answers it.
+pub(super) async fn answer(
     front: &Front,
-    (caller, scope): (Caller, Option<ServerName>),
+    whom: (&Caller, Option<&ServerName>),
     session: &Arc<Session>,
     accepts: Accepts,
     body: &Bytes,
 ) -> Result<Response<Body>, Refusal> {
+    Ok(respond(front, take(front, whom, session, body)?, accepts).await)
+}
+
+/// Takes all messages of a batch; what comes of those that are answered.
+pub(super) fn take(
+    front: &Front,
+    whom: (&Caller, Option<&ServerName>),
+    session: &Arc<Session>,
+    body: &Bytes,
+) -> Result<Vec<Begun>, Refusal> {
     let limits = &front.config.limits;
     let messages = envelope::batch(body, limits, MESSAGES).map_err(|error| {
         // Of an array, its elements are the members.
@@ -58,11 +75,11 @@ pub(super) async fn take(
     let mut begun = Vec::with_capacity(messages.len());
     for text in messages {
         match Message::scan(text, limits) {
-            Ok(message) => begun.extend(one(front, (&caller, scope.as_ref()), session, message)),
+            Ok(message) => begun.extend(one(front, whom, session, message)),
             Err(error) => begun.push(Begun::Answered(front.unreadable(&error).into_message())),
         }
     }
-    Ok(respond(front, begun, accepts).await)
+    Ok(begun)
 }
 
 fn one(
@@ -97,7 +114,10 @@ async fn respond(front: &Front, begun: Vec<Begun>, accepts: Accepts) -> Response
     }
     let at_once = begun.iter().all(|begun| matches!(begun, Begun::Answered(_)));
     if accepts.json && (at_once || !accepts.events) {
-        return refusal::json(array(begun).await);
+        return match array(begun).await {
+            Some(answers) => refusal::json(answers),
+            None => accepted(),
+        };
     }
     let (outbox, messages) = outbox(front.rooms.permits.metrics());
     for begun in begun {
@@ -108,10 +128,11 @@ async fn respond(front: &Front, begun: Vec<Begun>, accepts: Accepts) -> Response
     sse::response(None, Feed::Plain(Box::new(messages)), front.config.keep_alive, count)
 }
 
-/// All answers in one array; all calls are on their way already.
-async fn array(begun: Vec<Begun>) -> Parts {
-    let mut array = Parts::from(Bytes::from_static(b"["));
-    let mut separator: &'static [u8] = b"";
+/// All answers in one array; all calls are on their way already. `None`: their client has cancelled them all.
+// JSON-RPC 2.0 §6: nothing rather than an empty array
+async fn array(begun: Vec<Begun>) -> Option<Parts> {
+    let mut array = Parts::default();
+    let mut separator: &'static [u8] = b"[";
     for begun in begun {
         let answer = match begun {
             Begun::Answered(answer) => Some(answer),
@@ -124,8 +145,11 @@ async fn array(begun: Vec<Begun>) -> Parts {
             separator = b",";
         }
     }
+    if separator == b"[" {
+        return None;
+    }
     array.push(Bytes::from_static(b"]"));
-    array
+    Some(array)
 }
 
 /// Messages of one batch. 64: no client in use sends more than a few, and each may start a call.

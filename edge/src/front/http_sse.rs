@@ -29,7 +29,7 @@ use super::modern::accepted;
 use super::outbox::{Outbox, outbox};
 use super::refusal::Refusal;
 use super::sse::{self, Feed};
-use super::{Front, classify, legacy};
+use super::{Front, batch, classify, legacy};
 use crate::call::{Caller, ServerName};
 use crate::error::{Blame, Error, Kind as ErrorKind};
 use crate::permit::Bound;
@@ -173,24 +173,26 @@ pub(super) fn take(front: &Front, to: &Addressee, arrival: Arrival) -> Result<Re
     }
     let id = (arrival.message.kind() == Kind::Request).then(|| arrival.message.id().cloned()).flatten();
     let begun = channel.message(front, arrival).map_err(|refusal| refusal.answering(id.as_ref()));
-    let room = match &begun {
-        Ok(None) => return Ok(accepted()),
-        // The session bounds its calls; cancels and answers to what servers ask must come through beside them.
-        Ok(Some(Begun::Call(_) | Begun::Listen(_))) => None,
-        Ok(Some(Begun::Answered(_))) | Err(_) => {
-            let Ok(room) = channel.room.clone().try_acquire_owned() else {
-                front.rooms.permits.metrics().hit(Bound::Answers);
-                return Err(Error { blame: Blame::Downstream, ..Bound::Answers.refusal() }.into());
-            };
-            Some(room)
-        }
-    };
-    let outbox = channel.outbox.clone();
-    front.rooms.drain.spawn(async move {
-        outbox.deliver(begun).await;
-        drop(room);
-    });
+    channel.say(front, begun)?;
     Ok(accepted())
+}
+
+/// Says what came of each message of a batch.
+pub(super) fn say_all(front: &Front, to: &Addressee, batch: Vec<Begun>) -> Result<Response<Body>, Refusal> {
+    for begun in batch {
+        to.0.say(front, Ok(Some(begun)))?;
+    }
+    Ok(accepted())
+}
+
+impl Addressee {
+    /// Its session, if that may send batches.
+    pub(super) fn batching(&self) -> Option<Arc<Session>> {
+        match &*self.0.state() {
+            State::Open(session) => Some(session.clone()).filter(|session| batch::is_known_to(session)),
+            State::Opening | State::Closed => None,
+        }
+    }
 }
 
 impl Channel {
@@ -223,6 +225,28 @@ impl Channel {
             }
             State::Opening | State::Closed => Ok(None),
         }
+    }
+
+    /// Says what came of a message, as soon as there is an answer.
+    fn say(&self, front: &Front, begun: Result<Option<Begun>, Refusal>) -> Result<(), Refusal> {
+        let room = match &begun {
+            Ok(None) => return Ok(()),
+            // The session bounds its calls; cancels and answers to what servers ask must come through beside them.
+            Ok(Some(Begun::Call(_) | Begun::Listen(_))) => None,
+            Ok(Some(Begun::Answered(_))) | Err(_) => {
+                let Ok(room) = self.room.clone().try_acquire_owned() else {
+                    front.rooms.permits.metrics().hit(Bound::Answers);
+                    return Err(Error { blame: Blame::Downstream, ..Bound::Answers.refusal() }.into());
+                };
+                Some(room)
+            }
+        };
+        let outbox = self.outbox.clone();
+        front.rooms.drain.spawn(async move {
+            outbox.deliver(begun).await;
+            drop(room);
+        });
+        Ok(())
     }
 
     /// Its session, if it has one; without one it never will.

@@ -19,6 +19,7 @@ use wire::splice::Parts;
 use wire::{Era, Kind, Message};
 
 use super::arrival::{Arrival, Begun};
+use super::batch;
 use super::body::Body;
 use super::classify;
 use super::exchange::{Exchange, Tie};
@@ -274,9 +275,7 @@ pub(super) fn batching(
     caller: &Caller,
     scope: Option<&ServerName>,
 ) -> Option<Arc<Session>> {
-    let session = find(front, headers, caller, scope).ok()?;
-    // MCP 2025-06-18 changelog: batching was removed
-    (session.version() == ProtocolVersion::V2025_03_26).then_some(session)
+    find(front, headers, caller, scope).ok().filter(|session| batch::is_known_to(session))
 }
 
 /// The session a message belongs to.

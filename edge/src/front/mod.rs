@@ -291,8 +291,15 @@ impl Front {
             (Door::Messages, _) => {
                 let to = http_sse::addressee(self, uri, &caller, scope.as_ref())?;
                 media::is_json(&headers)?;
-                let received = self.receive(&caller, body).await?;
-                let arrival = self.arrival((caller, scope), received)?;
+                let (room, bytes) = self.receive(&caller, body).await?;
+                if batch::is_batch(&bytes)
+                    && let Some(session) = to.batching()
+                {
+                    drop(room); // each call takes its own
+                    let begun = batch::take(self, (&caller, scope.as_ref()), &session, &bytes)?;
+                    return http_sse::say_all(self, &to, begun);
+                }
+                let arrival = self.arrival((caller, scope), (room, bytes))?;
                 http_sse::take(self, &to, arrival)
             }
             (Door::Call, _) => self.plain(headers, (caller, scope), body).await,
@@ -332,7 +339,7 @@ impl Front {
             && let Some(session) = legacy::batching(self, &headers, &caller, scope.as_ref())
         {
             drop(room); // each call takes its own
-            return batch::take(self, (caller, scope), &session, accepts, &bytes).await;
+            return batch::answer(self, (&caller, scope.as_ref()), &session, accepts, &bytes).await;
         }
         let arrival = self.arrival((caller, scope), (room, bytes))?;
         let message = &arrival.message;

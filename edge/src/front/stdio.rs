@@ -28,7 +28,7 @@ use super::arrival::{Arrival, Begun};
 use super::classify::{Class, Clues, classify};
 use super::outbox::{Messages, Outbox, outbox};
 use super::refusal::Refusal;
-use super::{Front, legacy, modern};
+use super::{Front, batch, legacy, modern};
 use crate::call::Caller;
 use crate::ops::drain::DrainWatch;
 use crate::permit::Bound;
@@ -153,10 +153,24 @@ impl Pipe {
     fn take(&mut self, frame: Frame) {
         let limits = &self.front.config.limits;
         let (refusal, id) = match frame {
-            Frame::Line(line) => match Message::scan(one_line(line), limits) {
-                Ok(message) => return self.message(message),
-                Err(error) => (self.front.unreadable(&error), None),
-            },
+            Frame::Line(line) => {
+                let line = one_line(line);
+                if batch::is_batch(&line)
+                    && let Some(session) = self.session.clone().filter(|session| batch::is_known_to(session))
+                {
+                    match batch::take(&self.front, (&self.caller, None), &session, &line) {
+                        Ok(batch) => {
+                            return batch.into_iter().for_each(|begun| self.answer(None, Ok(Some(begun))));
+                        }
+                        Err(refusal) => (refusal, None),
+                    }
+                } else {
+                    match Message::scan(line, limits) {
+                        Ok(message) => return self.message(message),
+                        Err(error) => (self.front.unreadable(&error), None),
+                    }
+                }
+            }
             // What is never answered is passed over.
             Frame::TooLong { kind: Some(Kind::Notification | Kind::Response), .. } => return self.too_long(),
             Frame::TooLong { id, .. } => {

@@ -68,6 +68,21 @@ async fn whoever_takes_one_array_is_asked_nothing() {
     assert!(began.elapsed() < Duration::from_secs(1), "at once");
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_batch_whose_calls_are_cancelled_has_no_answer() {
+    let stage = Stage::new();
+    let id = stage.session("2025-03-26").await;
+    let body = r#"[{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"a"}}]"#;
+    let headers = [("mcp-session-id", id.as_str()), ("accept", "application/json")];
+    let sent = tokio::spawn(stage.front.clone().handle(post(body, &headers)));
+    until(|| stage.open_calls() > 0).await;
+    let cancel = r#"{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":1}}"#;
+    assert_eq!(send(&stage, &id, cancel).await.status(), 202);
+    let response = sent.await.unwrap();
+    assert_eq!(response.status(), 202);
+    assert_eq!(text(response).await, "");
+}
+
 #[tokio::test]
 async fn a_batch_is_bounded_and_of_one_revision() {
     let stage = Stage::new();

@@ -94,6 +94,31 @@ async fn everything_comes_over_the_one_stream() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_batch_is_taken_where_its_revision_has_them() {
+    let stage = Stage::new();
+    let ping = r#"{"jsonrpc":"2.0","id":"p","method":"ping"}"#;
+    let mut client = Client::open(&stage, "/sse").await;
+    client.ask(&INIT.replace("2024-11-05", "2025-03-26")).await;
+    assert_eq!(client.post(&format!("[{READY},{LIST},{ping}]")).await, 202);
+    assert_eq!(client.hear().await["id"], "p", "the call goes on");
+    open_call(&stage).await.1.finish(Outcome::Result(Slices::from(Bytes::from_static(b"{}"))));
+    assert_eq!(client.hear().await, serde_json::json!({"jsonrpc":"2.0","id":1,"result":{}}));
+    let full = format!("[{}]", [ping; 64].join(","));
+    assert_eq!(client.post(&full).await, 202);
+    for _ in 0..64 {
+        assert_eq!(client.hear().await["id"], "p");
+    }
+    for bad in ["[]".to_owned(), format!("[{}]", [ping; 65].join(","))] {
+        assert_eq!(client.post(&bad).await, 400, "{bad}");
+    }
+    assert_eq!(stage.hits("batch"), 1);
+
+    let mut other = Client::open(&stage, "/sse").await;
+    other.initialize().await;
+    assert_eq!(other.post(&format!("[{ping}]")).await, 400);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_server_asks_over_the_stream_and_is_answered_beside_it() {
     let (stage, server) = (Stage::new(), Arc::new(Server::default()));
     let mut client = Client::open(&stage, "/sse").await;

@@ -103,6 +103,32 @@ async fn a_legacy_client_is_served_on_one_session() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_batch_is_taken_where_its_revision_has_them() {
+    let stage = Stage::new();
+    let mut client = Local::start(&stage);
+    let ping = r#"{"jsonrpc":"2.0","id":"p","method":"ping"}"#;
+    assert_eq!(client.code(&format!("[{ping}]")).await, (Value::Null, -32600), "no revision yet");
+    client
+        .say(r#"{"jsonrpc":"2.0","id":0,"method":"initialize","params":{"protocolVersion":"2025-03-26","capabilities":{}}}"#)
+        .await;
+    assert_eq!(client.hear().await["result"]["protocolVersion"], "2025-03-26");
+    client.say(&format!("[{LIST},{ping},1]")).await;
+    let mut heard = [client.hear().await, client.hear().await];
+    heard.sort_by_key(|answer| answer["id"].is_null());
+    assert_eq!(
+        (&heard[0]["id"], &heard[1]["error"]["code"]),
+        (&"p".into(), &(-32600).into()),
+        "the call goes on"
+    );
+    open_call(&stage).await.1.finish(Outcome::Result(Slices::from(Bytes::from_static(b"{}"))));
+    assert_eq!(client.hear().await, serde_json::json!({"jsonrpc":"2.0","id":1,"result":{}}));
+    for bad in ["[]".to_owned(), format!("[{}]", [ping; 65].join(","))] {
+        assert_eq!(client.code(&bad).await, (Value::Null, -32600), "{bad}");
+    }
+    assert_eq!(stage.hits("batch"), 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn calls_run_side_by_side_with_progress_and_are_cancelled_by_a_notification() {
     let stage = Stage::new();
     let mut client = Local::start(&stage);
