@@ -63,10 +63,12 @@ pub(super) fn take(
     let limits = &front.config.limits;
     let messages = envelope::batch(body, limits, MESSAGES).map_err(|error| {
         // Of an array, its elements are the members.
-        if error.kind == ScanErrorKind::TooManyMembers {
-            front.rooms.permits.metrics().hit(Bound::Batch);
+        if error.kind != ScanErrorKind::TooManyMembers {
+            return unreadable(&error);
         }
-        unreadable(&error)
+        front.rooms.permits.metrics().hit(Bound::Batch);
+        let text = format!("a batch has at most {MESSAGES} messages; send the others in another one");
+        Refusal::bad_request(code::INVALID_REQUEST, text)
     })?;
     if messages.is_empty() {
         // JSON-RPC 2.0 §6

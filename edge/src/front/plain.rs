@@ -58,6 +58,9 @@ pub(super) async fn call(
 
 /// The tool call that `body` stands for. A copy, because something has to be put around what came.
 fn request(body: &Bytes, limits: &Limits) -> Result<Message, Refusal> {
+    if body.trim_ascii_start().first().is_some_and(|first| *first != b'{') {
+        return Err(bad(r#"the body must be an object: {"method": "<tool>", "params": {…}}"#));
+    }
     let whole = Span { start: 0, end: body.len() };
     let object = Object::scan(body, whole, limits).map_err(|error| classify::unreadable(&error))?;
     let known = |key: &str| matches!(key, "method" | "params");

@@ -31,7 +31,7 @@ pub(super) enum Phase {
     Opening,
     Head,
     Idle,
-    /// One answer over HTTP/2, not taken; its connection goes on.
+    /// Answers over HTTP/2, not taken: a long one is reset and its connection goes on, short ones end it.
     Answer,
 }
 
@@ -43,11 +43,13 @@ pub(super) struct Activity {
     state: Mutex<State>,
     head_timeout: Duration,
     idle_timeout: Duration,
+    write_timeout: Duration,
 }
 
 #[derive(Debug)]
 struct State {
     phase: Current,
+    debts: Debts,
     /// HTTP/2 was seen: bytes between requests are pings and window updates, not the head of a request.
     multiplexed: bool,
     /// The process leaves: the next answer is the last.
@@ -62,13 +64,54 @@ enum Current {
     Busy { requests: usize },
 }
 
+/// Short answers that h2 took whole and has not written: their streams are over for all but h2, so that only the
+/// connection can end them. Two counts in the place of a timer each: what is there at the end of the period after its own has
+/// been there for one `write_timeout` at least, and two at most.
+#[derive(Debug, Default)]
+struct Debts {
+    /// Of this period, and of the one before.
+    young: usize,
+    old: usize,
+    period: u64,
+    /// When the period ends; none while there are no debts.
+    until: Option<Instant>,
+}
+
+impl Debts {
+    /// At the end of a period: whether any debt is of the one before.
+    fn turn(&mut self, period: Duration) -> bool {
+        if self.old > 0 {
+            return true;
+        }
+        (self.old, self.young) = (self.young, 0);
+        self.period += 1;
+        self.until = Some(Instant::now() + period);
+        false
+    }
+
+    fn paid(&mut self, period: u64) {
+        let count = if period == self.period { &mut self.young } else { &mut self.old };
+        *count -= 1;
+        if self.young + self.old == 0 {
+            self.until = None;
+        }
+    }
+}
+
 impl Activity {
     pub(super) fn new(config: &Config, leaving: bool) -> Arc<Self> {
         let phase = Current::Waiting { phase: Phase::Opening, until: Instant::now() + config.head_timeout };
         Arc::new(Self {
-            state: Mutex::new(State { phase, multiplexed: false, leaving, task: None }),
+            state: Mutex::new(State {
+                phase,
+                debts: Debts::default(),
+                multiplexed: false,
+                leaving,
+                task: None,
+            }),
             head_timeout: config.head_timeout,
             idle_timeout: config.idle_timeout,
+            write_timeout: config.write_timeout,
         })
     }
 
@@ -102,23 +145,24 @@ impl Activity {
         state.multiplexed || matches!(state.phase, Current::Busy { .. })
     }
 
-    /// Resolves when the connection has done nothing for too long. Must be polled by the connection's task
-    /// after the connection itself, so that it sees what that did.
+    /// Resolves when the connection has done nothing, or its client taken nothing, for too long. Must be polled by the
+    /// connection's task after the connection itself, so that it sees what that did.
     pub(super) async fn expired(&self) -> Phase {
         let mut timer = pin!(sleep(self.idle_timeout));
         poll_fn(|context| {
-            let Some((phase, until)) = self.deadline(context.waker()) else { return Poll::Pending };
-            // A deadline moves away with every request. The timer follows when it fires, not before.
-            if until < timer.deadline() {
-                timer.as_mut().reset(until);
-            }
-            while timer.as_mut().poll(context).is_ready() {
-                if timer.deadline() >= until {
+            loop {
+                let Some((phase, until)) = self.deadline(context.waker()) else { return Poll::Pending };
+                // A deadline moves away with every request. The timer follows when it fires, not before.
+                if until < timer.deadline() {
+                    timer.as_mut().reset(until);
+                }
+                ready!(timer.as_mut().poll(context));
+                if timer.deadline() < until {
+                    timer.as_mut().reset(until);
+                } else if phase != Phase::Answer || self.lock().debts.turn(self.write_timeout) {
                     return Poll::Ready(phase);
                 }
-                timer.as_mut().reset(until);
             }
-            Poll::Pending
         })
         .await
     }
@@ -128,10 +172,12 @@ impl Activity {
         if !state.task.as_ref().is_some_and(|known| known.will_wake(task)) {
             state.task = Some(task.clone());
         }
-        match state.phase {
+        let idle = match state.phase {
             Current::Waiting { phase, until } => Some((phase, until)),
             Current::Busy { .. } => None,
-        }
+        };
+        let untaken = state.debts.until.map(|until| (Phase::Answer, until));
+        idle.into_iter().chain(untaken).min_by_key(|(_, until)| *until)
     }
 
     fn received(&self) {
@@ -172,6 +218,30 @@ impl Activity {
 #[derive(Debug)]
 pub(super) struct InFlight {
     activity: Arc<Activity>,
+}
+
+impl InFlight {
+    /// A short answer is on its way as a whole; the guard goes with it until it is written.
+    pub(super) fn owe(&self) -> Debt {
+        let mut state = self.activity.lock();
+        let debts = &mut state.debts;
+        debts.until.get_or_insert_with(|| Instant::now() + self.activity.write_timeout);
+        debts.young += 1;
+        Debt { activity: self.activity.clone(), period: debts.period }
+    }
+}
+
+/// A short answer that its client has not taken yet.
+#[derive(Debug)]
+pub(super) struct Debt {
+    activity: Arc<Activity>,
+    period: u64,
+}
+
+impl Drop for Debt {
+    fn drop(&mut self) {
+        self.activity.lock().debts.paid(self.period);
+    }
 }
 
 impl Drop for InFlight {
@@ -285,3 +355,29 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Watched<S> {
 const LINGER: Duration = Duration::from_secs(2);
 /// Read at a time and thrown away.
 const LINGER_BYTES: usize = 8 << 10;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn answers_that_are_taken_cost_no_connection_and_one_that_is_not_does() {
+        let config = Config { write_timeout: Duration::from_secs(30), ..Config::default() };
+        let activity = Activity::new(&config, false);
+        let request = activity.request(Version::HTTP_2);
+        let (watched, began) = (activity.clone(), Instant::now());
+        let expired = tokio::spawn(async move { (watched.expired().await, began.elapsed()) });
+        for second in 0..100 {
+            let debts = [request.owe(), request.owe()];
+            sleep(Duration::from_secs(second % 29)).await;
+            drop(debts);
+        }
+        assert!(!expired.is_finished());
+        let (began, _debt) = (began.elapsed(), request.owe());
+        tokio::task::yield_now().await;
+        let (phase, after) = expired.await.unwrap();
+        assert_eq!(phase, Phase::Answer);
+        let held = (after - began).as_secs();
+        assert!((30..=60).contains(&held), "{held} s");
+    }
+}

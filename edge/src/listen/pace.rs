@@ -1,5 +1,4 @@
-//! Answers over HTTP/2 that their client does not take: each ends when nothing of it was taken for `write_timeout`,
-//! and the connection's other streams go on.
+//! Answers over HTTP/2 that their client does not take: each ends when nothing of it was taken for `write_timeout`.
 //!
 //! A client that opens no window but answers pings would hold an answer for as long as it likes, and with it the bytes
 //! of the process. hyper looks at a body only when there is room for more of it, so a body cannot end itself. Here the
@@ -11,8 +10,10 @@
 //!     ▲                               │
 //!     └── hyper asks for more ────────┘
 //! ```
-//! What hyper has taken h2 may still hold. So an answer that counts goes over in pieces, and its end waits until h2 has
-//! written all of them. HTTP/1 needs none of this: its writes fail by themselves.
+//! What hyper has taken h2 may still hold. So an answer that is long or comes bit by bit goes over in pieces, and its end
+//! waits until h2 has written all of them; the connection's other streams go on. A short one goes over at once, with its
+//! end, and nothing is left to reset: if it stays with h2 the connection ends ([`Debt`]). HTTP/1 needs none of this: its
+//! writes fail by themselves.
 
 use std::future::Future;
 use std::io::IoSlice;
@@ -24,7 +25,7 @@ use bytes::{Buf, Bytes};
 use http_body::{Body, Frame, SizeHint};
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::activity::{InFlight, Phase};
+use super::activity::{Debt, InFlight, Phase};
 use super::http::Terms;
 
 tokio::task_local! {
@@ -145,7 +146,7 @@ pin_project_lite::pin_project! {
         body: B,
         // Only over HTTP/2.
         sending: Option<Box<Sending<B::Data>>>,
-        _in_flight: InFlight,
+        in_flight: InFlight,
     }
 }
 
@@ -153,14 +154,14 @@ struct Sending<D> {
     pace: Arc<Pace>,
     /// Of what the body yielded last.
     rest: Option<D>,
-    /// Its end is waited for.
-    counts: bool,
+    /// Pieces have gone over, so the end waits for them.
+    in_pieces: bool,
 }
 
 impl<B: Body> Answer<B> {
     pub(super) fn new(body: B, in_flight: InFlight) -> Self {
-        let sending = Pace::current().map(|pace| Box::new(Sending { pace, rest: None, counts: false }));
-        Self { body, sending, _in_flight: in_flight }
+        let sending = Pace::current().map(|pace| Box::new(Sending { pace, rest: None, in_pieces: false }));
+        Self { body, sending, in_flight }
     }
 }
 
@@ -172,30 +173,38 @@ impl<B: Body> Body for Answer<B> {
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Self::Data>, B::Error>>> {
-        let this = self.project();
+        let mut this = self.project();
         let Some(sending) = this.sending else {
             let frame = ready!(this.body.poll_frame(context));
-            return Poll::Ready(frame.map(|frame| frame.map(|frame| frame.map_data(Piece::whole))));
+            return Poll::Ready(
+                frame.map(|frame| frame.map(|frame| frame.map_data(|data| Piece::whole(data, None)))),
+            );
         };
         sending.pace.asked();
         if sending.rest.is_none() {
-            let frame = match ready!(this.body.poll_frame(context)) {
+            let frame = match ready!(this.body.as_mut().poll_frame(context)) {
                 Some(Ok(frame)) => frame,
                 Some(Err(error)) => return Poll::Ready(Some(Err(error))),
                 None => return sending.pace.poll_written(context).map(|()| None),
             };
-            if frame.data_ref().is_none_or(|data| data.remaining() <= COUNTED_FROM_BYTES) {
-                sending.pace.handed();
-                return Poll::Ready(Some(Ok(frame.map_data(Piece::whole))));
+            let is_short = frame.data_ref().is_none_or(|data| data.remaining() <= SHORT_BYTES);
+            if is_short && !sending.in_pieces && this.body.is_end_stream() {
+                let debt = Some(Held::Answer(this.in_flight.owe()));
+                return Poll::Ready(Some(Ok(frame.map_data(|data| Piece::whole(data, debt)))));
             }
-            sending.counts = true;
+            sending.in_pieces = true;
+            if is_short {
+                sending.pace.handed();
+                let held = Some(Held::Piece(Unwritten::new(&sending.pace)));
+                return Poll::Ready(Some(Ok(frame.map_data(|data| Piece::whole(data, held)))));
+            }
             sending.rest = frame.into_data().ok();
         }
         Poll::Ready(sending.piece().map(|piece| Ok(Frame::data(piece))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.sending.as_ref().is_none_or(|sending| !sending.counts) && self.body.is_end_stream()
+        self.sending.as_ref().is_none_or(|sending| !sending.in_pieces) && self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -210,7 +219,7 @@ impl<D: Buf> Sending<D> {
         let piece = rest.copy_to_bytes(rest.chunk().len().min(PIECE_BYTES));
         self.rest.take_if(|rest| !rest.has_remaining());
         self.pace.handed();
-        Some(Piece::part(piece, &self.pace))
+        Some(Piece { data: Data::Part(piece), _held: Some(Held::Piece(Unwritten::new(&self.pace))) })
     }
 }
 
@@ -218,7 +227,13 @@ impl<D: Buf> Sending<D> {
 pub(super) struct Piece<D> {
     data: Data<D>,
     /// Told when this is written or given up.
-    pace: Option<Arc<Pace>>,
+    _held: Option<Held>,
+}
+
+/// What waits for data to be written; told by being dropped with it.
+enum Held {
+    Answer(#[expect(dead_code, reason = "a guard")] Debt),
+    Piece(#[expect(dead_code, reason = "a guard")] Unwritten),
 }
 
 enum Data<D> {
@@ -227,13 +242,8 @@ enum Data<D> {
 }
 
 impl<D> Piece<D> {
-    fn whole(data: D) -> Self {
-        Self { data: Data::Whole(data), pace: None }
-    }
-
-    fn part(data: Bytes, pace: &Arc<Pace>) -> Self {
-        pace.lock().unwritten += 1;
-        Self { data: Data::Part(data), pace: Some(pace.clone()) }
+    fn whole(data: D, held: Option<Held>) -> Self {
+        Self { data: Data::Whole(data), _held: held }
     }
 }
 
@@ -267,11 +277,20 @@ impl<D: Buf> Buf for Piece<D> {
     }
 }
 
-impl<D> Drop for Piece<D> {
+/// A piece of an answer that hyper or h2 hold.
+struct Unwritten(Arc<Pace>);
+
+impl Unwritten {
+    fn new(pace: &Arc<Pace>) -> Self {
+        pace.lock().unwritten += 1;
+        Self(pace.clone())
+    }
+}
+
+impl Drop for Unwritten {
     fn drop(&mut self) {
-        let Some(pace) = &self.pace else { return };
         let end = {
-            let mut state = pace.lock();
+            let mut state = self.0.lock();
             state.unwritten -= 1;
             state.moved = Some(Instant::now());
             if state.unwritten == 0 { state.end.take() } else { None }
@@ -282,7 +301,8 @@ impl<D> Drop for Piece<D> {
     }
 }
 
-/// From this size on what a server said counts for as long as it is kept, so its end is waited for.
-const COUNTED_FROM_BYTES: usize = 16 << 10;
+/// What goes over at once. 16 KiB: from there on what a server said counts for as long as it is kept, and a connection
+/// that has to end for an answer holds no more than this for each of its streams.
+const SHORT_BYTES: usize = 16 << 10;
 /// Bytes handed to h2 at a time. 64 KiB: what it buffers of one stream.
 const PIECE_BYTES: usize = 64 << 10;

@@ -82,6 +82,18 @@ async fn an_answer_that_is_not_taken_ends_and_its_connection_goes_on() {
 }
 
 #[tokio::test]
+async fn a_short_answer_that_is_not_taken_ends_its_connection() {
+    let held = Held::new(10 << 10);
+    let served = held.served(Duration::from_millis(200)).await;
+    let mut client = client(served.address, 0).await;
+    let mut stuck = client.send_request(get()).await.unwrap().into_body();
+    eventually(held.given_up()).await;
+    eventually(|| served.metrics.connections.get() == 0).await;
+    assert_eq!(served.metrics.timed_out_times(Phase::Answer), 1);
+    guarded(stuck.frame()).await.expect("it does not end well").unwrap_err();
+}
+
+#[tokio::test]
 async fn a_slow_reader_gets_every_byte() {
     for size in [10 << 10, 17 << 10, 64 << 10, 300 << 10] {
         let held = Held::new(size);
