@@ -69,6 +69,8 @@ fn serve(config: Config) -> anyhow::Result<ExitCode> {
 const LAST_DROPS: Duration = Duration::from_millis(500);
 
 fn try_all(config: Config) -> anyhow::Result<ExitCode> {
+    // What a server says on its standard error is often why it does not answer.
+    log::init(&config.log)?;
     let (report, all_answered) = runtime(config.threads)?.block_on(dry_run(config));
     say(&mut std::io::stdout(), report.trim_end());
     Ok(if all_answered { ExitCode::SUCCESS } else { ExitCode::FAILURE })

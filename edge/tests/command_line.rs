@@ -38,10 +38,13 @@ async fn wrong_settings_end_with_2_and_a_sentence() {
     let scratch = Scratch::new();
     let file = scratch.write("edge.yaml", "limits: {boddy: 4MiB}\n");
     let file = file.to_str().unwrap();
+    let list = scratch.write("list.yaml", "servers: [{name: a}]\n");
+    let list = list.to_str().unwrap();
     for (args, said) in [
         (&["--sevrers=a"][..], "--servers"),
         (&["--servers=a"], "MCP_GATEWAY_AUTH_TOKEN"),
         (&["--host=127.0.0.1"], "no server is configured"),
+        (&["--host=127.0.0.1", "--config", list], "`name: {…}`"),
         (&["--servers=a", "--host=127.0.0.1", "--block-secrets"], "not there yet"),
         (&["--servers=a", "--host=127.0.0.1", "--transport=http"], "`stdio`"),
         (&["--servers=a", "--host=127.0.0.1", "--config", file], "limits.boddy"),
@@ -50,6 +53,8 @@ async fn wrong_settings_end_with_2_and_a_sentence() {
         let (code, stdout, stderr) = run(edge(args)).await;
         assert_eq!((code, stdout.as_str()), (2, ""), "{args:?}");
         assert!(stderr.contains(said), "{args:?}: {stderr}");
+        let servers_are_told = !args.contains(&list) || !stderr.contains("no server is configured");
+        assert!(servers_are_told, "{stderr}");
     }
 }
 
@@ -85,6 +90,18 @@ async fn a_dry_run_names_the_server_that_does_not_answer() {
     let (code, stdout, _) = run(edge(&["--dry-run", "--listen=127.0.0.1:0", "--server", &nobody])).await;
     assert_eq!(code, 1);
     assert!(stdout.contains("absent"), "{stdout}");
+}
+
+#[tokio::test]
+async fn a_dry_run_shows_why_a_command_does_not_start() {
+    let scratch = Scratch::new();
+    let servers = "servers: {gone: {command: [/no/such/program]}, torn: {command: [sh, -c, 'echo the reason >&2; exit 3']}}\n";
+    let file = scratch.write("edge.yaml", servers);
+    let args = ["--dry-run", "--listen=127.0.0.1:0", "--config", file.to_str().unwrap()];
+    let (code, stdout, stderr) = run(edge(&args)).await;
+    assert_eq!(code, 1);
+    assert!(stdout.contains("`/no/such/program` does not start: No such file"), "{stdout}");
+    assert!(stderr.contains("the reason"), "{stderr}");
 }
 
 #[tokio::test]

@@ -17,6 +17,7 @@ use crate::upstream::ServerState;
 /// Tries every server. The report, and whether all of them answered.
 pub async fn dry_run(mut config: Config) -> (String, bool) {
     limit_files(&mut config);
+    config.router.names_settle = config.router.names_settle.max(PATIENCE);
     let drain = Drain::new();
     let permits = Permits::new(config.permits.clone(), permit::Metrics::default());
     let servers = Servers::build(&config, &permits, &drain.watch(), &mut Registry::default());
@@ -27,6 +28,10 @@ pub async fn dry_run(mut config: Config) -> (String, bool) {
     drain.run(Duration::ZERO, config.drain.grace).await;
     report
 }
+
+/// For the first answers of all servers, as far as their own time-outs do not end it before. 2 min: nobody's call waits,
+/// and a dozen servers that start at once on a small machine take half of one.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 fn report(servers: &Servers) -> (String, bool) {
     let (mut text, mut all_answered) = (String::new(), true);

@@ -40,6 +40,8 @@ pub(super) struct Draft {
     pub(super) allow_unauthenticated: bool,
     pub(super) prefix: Prefix,
     pub(super) servers: Vec<ServerDraft>,
+    /// Whether the file says something of servers, if only wrongly; or it cannot be known.
+    pub(super) names_servers: bool,
 }
 
 impl Default for Draft {
@@ -67,6 +69,7 @@ impl Default for Draft {
             allow_unauthenticated: false,
             prefix: Prefix::default(),
             servers: Vec::new(),
+            names_servers: false,
         }
     }
 }

@@ -13,13 +13,14 @@ use super::draft::{Draft, ERAS, ISOLATIONS, PREFIXES, SLUG, ServerDraft, TokenSo
 use super::keys;
 use super::problem::Problem;
 use super::reader::{At, Key, Reader};
-use super::yaml::{self, BadYaml};
+use super::yaml::{self, BadYaml, Value};
 use crate::call::ServerName;
 use crate::listen::tls;
 
 /// Puts what the file says into `draft`, and what is wrong with it into `problems`.
 pub(super) fn read(path: &Path, draft: &mut Draft, problems: &mut Vec<Problem>) {
     let name = path.display();
+    draft.names_servers = true;
     let text = match load(path) {
         Ok(text) => text,
         Err(error) => {
@@ -30,6 +31,7 @@ pub(super) fn read(path: &Path, draft: &mut Draft, problems: &mut Vec<Problem>) 
         Ok(root) => root,
         Err(BadYaml { line, text }) => return problems.push(Problem::new(format!("{name}:{line}"), text)),
     };
+    draft.names_servers = false;
     let limits: Vec<_> = LIMITS.iter().map(|(key, _)| *key).collect();
     Reader { file: path, limits: &limits, problems }.section(&At::root(&root), ROOT, draft);
 }
@@ -199,7 +201,9 @@ fn origin(r: &mut Reader<'_>, at: &At<'_>) -> Option<String> {
 }
 
 fn servers(r: &mut Reader<'_>, at: &At<'_>, draft: &mut Draft) {
-    for child in r.entries(at) {
+    let entries = r.entries(at);
+    draft.names_servers = !entries.is_empty() || matches!(at.node.value, Value::Text(_) | Value::List(_));
+    for child in entries {
         let Some(name) = ServerName::parse(child.key) else {
             r.problem(&child, format!("`{}` is {SLUG}", child.key));
             continue;

@@ -89,8 +89,14 @@ impl Reader<'_> {
                 };
                 entries.iter().map(child).collect()
             }
-            Value::Text(_) | Value::List(_) => {
+            Value::Text(_) => {
                 self.problem(at, "keys with values belong here");
+                Vec::new()
+            }
+            Value::List(_) => {
+                let text =
+                    "keys with values belong here, and no list: `name: {…}` in the place of `- name: …`";
+                self.problem(at, text);
                 Vec::new()
             }
         }

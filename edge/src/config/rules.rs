@@ -19,7 +19,7 @@ pub(super) fn settle(
     let auth = authentication(&draft, &env, problems);
     let seal = keys::settle(&draft, &env, problems);
     times(&draft, problems);
-    if draft.servers.is_empty() {
+    if draft.servers.is_empty() && !draft.names_servers {
         let text = "no server is configured; name them with --servers NAME,… or under `servers` in the file";
         problems.push(Problem::new("", text));
     }

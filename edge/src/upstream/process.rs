@@ -61,7 +61,8 @@ impl Command {
             // What it starts ends with it, and Ctrl-C at our terminal is ours alone.
             .process_group(0)
             .kill_on_drop(true)
-            .spawn()?;
+            .spawn()
+            .map_err(|error| io::Error::new(error.kind(), format!("`{program}` does not start: {error}")))?;
         let (Some(stdin), Some(stdout)) = (child.stdin.take(), child.stdout.take()) else {
             return Err(io::Error::other("the process has no pipes"));
         };
