@@ -1,7 +1,7 @@
 //! One call, one table look-up, one server.
 
 use std::borrow::Cow;
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, LazyLock, PoisonError};
 
 use bytes::Bytes;
 use memchr::memmem::Finder;
@@ -12,7 +12,7 @@ use wire::object::Object;
 use wire::span::Span;
 
 use super::catalog::{ListKind, Route, Surface};
-use super::{Shared, unknown};
+use super::{Listing, Shared, unknown};
 use crate::call::{Affinity, Call, Outcome, Rename, Reply};
 use crate::error::{Blame, Error, Kind};
 
@@ -126,7 +126,23 @@ impl Shared {
         // named the only tools there are.
         match call.scope.as_ref().and_then(|scope| self.index(scope)) {
             Some(server) if self.config.tools.is_none() => Ok(Target { server, rename: None }),
-            _ => Err(unknown(what, &name, list)),
+            _ => {
+                let mut error = unknown(what, &name, list);
+                error.message += &self.unheard();
+                Err(error)
+            }
+        }
+    }
+
+    /// Of whom the caller's name may be: servers that have never listed.
+    fn unheard(&self) -> String {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let listings = self.servers.iter().zip(&state.parts);
+        let unheard = listings.filter(|(_, listing)| !matches!(listing, Listing::Listed(_)));
+        let names: Vec<_> = unheard.map(|(entry, _)| entry.name.as_str()).collect();
+        match names.as_slice() {
+            [] => String::new(),
+            names => format!(" (servers not heard from yet: {})", names.join(", ")),
         }
     }
 

@@ -212,6 +212,9 @@ async fn calls_wait_for_names_and_no_longer_than_allowed() {
     router.shared.failed(1, Error::busy(Blame::Upstream, RETRY_AFTER, "later"));
     assert!(*router.settled().borrow());
     assert!(matches!(early.outcome().await, Outcome::Result(_)));
+    let unknown = call("me", None, Method::ToolsCall, r#"{"name":"of-b"}"#);
+    let Outcome::Failed(error) = router.dispatch(unknown).outcome().await else { panic!("it is nobody's") };
+    assert!(error.message.ends_with("(servers not heard from yet: b)"), "{}", error.message);
 
     let never = tests::router(&["a"]);
     let refused = answer(&never, call("me", None, Method::ToolsList, "{}")).await;
