@@ -1,20 +1,52 @@
-//! What a client can be asked, as a set of bits: small enough to travel inside a token.
+//! What a client can do for those who ask it, as a set of bits: read in one place, and small enough to travel inside a
+//! token.
 
 use serde_json::Value;
 
 use super::Client;
 
-/// The capabilities of a legacy client that somebody else acts on.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// The capabilities of a client that somebody else acts on, as it declared them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Capabilities(u16);
 
+// What each bit stands for (MCP 2025-11-25 schema, ClientCapabilities). Tokens outlive processes, so a bit never gets
+// another meaning.
 impl Capabilities {
+    /// `sampling`
+    pub const SAMPLING: Self = Self(1);
+    /// `sampling.tools`
+    pub const SAMPLING_TOOLS: Self = Self(1 << 1);
+    /// `sampling.context`
+    pub const SAMPLING_CONTEXT: Self = Self(1 << 2);
+    /// `elicitation`
+    pub const ELICITATION: Self = Self(1 << 3);
+    /// `elicitation.form`; whether there may be forms is for [`Capabilities::has_forms`] to say.
+    pub const FORM: Self = Self(1 << 4);
+    /// `elicitation.url`
+    pub const URL: Self = Self(1 << 5);
+    /// `roots`
+    pub const ROOTS: Self = Self(1 << 6);
+    /// `roots.listChanged`
+    pub const ROOTS_CHANGED: Self = Self(1 << 7);
+    // 1 << 8 to 1 << 12 stood for the tasks of 2025-11-25 that a client offers, which are not relayed.
+    /// The extension `io.modelcontextprotocol/tasks`
+    pub const TASKS: Self = Self(1 << 13);
+    /// `elicitation` with all that is in it.
+    pub const ALL_ELICITATION: Self = Self(0b11_1000);
+
     /// What `client` declared.
     pub fn of(client: &Client) -> Self {
-        let declared = client.capabilities.as_deref().and_then(|bytes| serde_json::from_slice(bytes).ok());
-        let declared: Value = declared.unwrap_or_default();
-        let has = |(_, path): &&(u16, &str)| declared.pointer(path).is_some_and(|value| is_on(path, value));
-        Self(BITS.iter().filter(has).fold(0, |bits, (bit, _)| bits | bit))
+        client.capabilities.as_deref().map(Self::read).unwrap_or_default()
+    }
+
+    /// What a JSON object declares; nothing, where it cannot be read.
+    pub fn read(declared: &[u8]) -> Self {
+        if declared == b"{}" {
+            return Self::default(); // the most frequent by far
+        }
+        let declared: Value = serde_json::from_slice(declared).unwrap_or_default();
+        let has = |(_, path): &&(Self, &str)| declared.pointer(path).is_some_and(|value| is_on(path, value));
+        PATHS.iter().filter(has).fold(Self::default(), |all, (one, _)| all.with(*one))
     }
 
     /// The set that [`Capabilities::bits`] wrote.
@@ -26,6 +58,51 @@ impl Capabilities {
     pub fn bits(self) -> u16 {
         self.0
     }
+
+    /// Whether all of `wanted` are among them.
+    pub fn has(self, wanted: Self) -> bool {
+        self.0 & wanted.0 == wanted.0
+    }
+
+    /// Whether the client fills in forms.
+    // MCP 2025-11-25 client/elicitation, Capabilities: without a mode it means forms
+    pub fn has_forms(self) -> bool {
+        self.has(Self::ELICITATION) && (self.has(Self::FORM) || !self.has(Self::URL))
+    }
+
+    /// These and others.
+    pub fn with(self, others: Self) -> Self {
+        Self(self.0 | others.0)
+    }
+
+    /// These but not others.
+    pub fn without(self, others: Self) -> Self {
+        Self(self.0 & !others.0)
+    }
+
+    /// The same, with forms told from the absence of a mode: how stateless requests declare them.
+    pub fn explicit(self) -> Self {
+        if self.has_forms() { self.with(Self::FORM) } else { self }
+    }
+
+    /// What can be asked of the client, as the JSON object that declares it.
+    pub fn to_json(self) -> String {
+        let object = |key: &str, members: &[(Self, &str)]| {
+            let members: Vec<_> =
+                members.iter().filter(|(one, _)| self.has(*one)).map(|(_, text)| *text).collect();
+            format!(r#""{key}":{{{}}}"#, members.join(","))
+        };
+        let sampling = [(Self::SAMPLING_TOOLS, r#""tools":{}"#), (Self::SAMPLING_CONTEXT, r#""context":{}"#)];
+        let elicitation = [(Self::FORM, r#""form":{}"#), (Self::URL, r#""url":{}"#)];
+        let roots = [(Self::ROOTS_CHANGED, r#""listChanged":true"#)];
+        let all = [
+            (Self::SAMPLING, object("sampling", &sampling)),
+            (Self::ELICITATION, object("elicitation", &elicitation)),
+            (Self::ROOTS, object("roots", &roots)),
+        ];
+        let all: Vec<_> = all.into_iter().filter(|(one, _)| self.has(*one)).map(|(_, text)| text).collect();
+        format!("{{{}}}", all.join(","))
+    }
 }
 
 /// `listChanged` is a flag, the others are objects.
@@ -33,22 +110,17 @@ fn is_on(path: &str, value: &Value) -> bool {
     if path.ends_with("listChanged") { value == true } else { value.is_object() }
 }
 
-/// What each bit stands for (MCP 2025-11-25 schema, ClientCapabilities). Tokens outlive processes, so a bit
-/// never gets another meaning. That `elicitation: {}` means forms is for the reader to know.
-const BITS: &[(u16, &str)] = &[
-    (1, "/sampling"),
-    (1 << 1, "/sampling/tools"),
-    (1 << 2, "/sampling/context"),
-    (1 << 3, "/elicitation"),
-    (1 << 4, "/elicitation/form"),
-    (1 << 5, "/elicitation/url"),
-    (1 << 6, "/roots"),
-    (1 << 7, "/roots/listChanged"),
-    (1 << 8, "/tasks"),
-    (1 << 9, "/tasks/list"),
-    (1 << 10, "/tasks/cancel"),
-    (1 << 11, "/tasks/requests/sampling/createMessage"),
-    (1 << 12, "/tasks/requests/elicitation/create"),
+/// Where each is declared.
+const PATHS: &[(Capabilities, &str)] = &[
+    (Capabilities::SAMPLING, "/sampling"),
+    (Capabilities::SAMPLING_TOOLS, "/sampling/tools"),
+    (Capabilities::SAMPLING_CONTEXT, "/sampling/context"),
+    (Capabilities::ELICITATION, "/elicitation"),
+    (Capabilities::FORM, "/elicitation/form"),
+    (Capabilities::URL, "/elicitation/url"),
+    (Capabilities::ROOTS, "/roots"),
+    (Capabilities::ROOTS_CHANGED, "/roots/listChanged"),
+    (Capabilities::TASKS, "/extensions/io.modelcontextprotocol~1tasks"),
 ];
 
 #[cfg(test)]
@@ -68,10 +140,47 @@ mod tests {
             bits(Some(r#"{"sampling":{},"elicitation":{},"roots":{"listChanged":true}}"#)),
             0b1100_1001
         );
-        assert_eq!(bits(Some(r#"{"roots":{"listChanged":false},"sampling":null,"other":{}}"#)), 0b100_0000);
+        for nothing in [r#"{"sampling":null,"elicitation":[],"other":{}}"#, "[]", "{", ""] {
+            assert_eq!(bits(Some(nothing)), 0, "{nothing}");
+        }
+        assert_eq!(bits(Some(r#"{"roots":{"listChanged":false}}"#)), 0b100_0000);
         let all = r#"{"sampling":{"tools":{},"context":{}},"elicitation":{"form":{},"url":{}},"roots":{"listChanged":true},
-            "tasks":{"list":{},"cancel":{},"requests":{"sampling":{"createMessage":{}},"elicitation":{"create":{}}}}}"#;
-        assert_eq!(bits(Some(all)), 0b1_1111_1111_1111);
+            "extensions":{"io.modelcontextprotocol/tasks":{}}}"#;
+        assert_eq!(bits(Some(all)), 0b10_0000_1111_1111);
         assert_eq!(Capabilities::from_bits(5).bits(), 5);
+    }
+
+    #[test]
+    fn what_can_be_asked_is_declared_as_it_was() {
+        for declared in [
+            "{}",
+            r#"{"sampling":{"tools":{},"context":{}},"elicitation":{"form":{},"url":{}},"roots":{"listChanged":true}}"#,
+            r#"{"sampling":{},"elicitation":{},"roots":{}}"#,
+            r#"{"elicitation":{"url":{}}}"#,
+        ] {
+            assert_eq!(Capabilities::read(declared.as_bytes()).to_json(), declared);
+        }
+        let more =
+            r#"{"tasks":{"list":{}},"experimental":{"x":{}},"roots":{"x":1},"elicitation":{"form":{"a":1}}}"#;
+        let told = r#"{"elicitation":{"form":{}},"roots":{}}"#;
+        assert_eq!(Capabilities::read(more.as_bytes()).to_json(), told);
+    }
+
+    #[test]
+    fn a_client_without_a_mode_fills_in_forms() {
+        for (declared, forms) in [
+            (r#"{"elicitation":{}}"#, true),
+            (r#"{"elicitation":{"form":{}}}"#, true),
+            (r#"{"elicitation":{"form":{},"url":{}}}"#, true),
+            (r#"{"elicitation":{"url":{}}}"#, false),
+            ("{}", false),
+        ] {
+            let can = Capabilities::read(declared.as_bytes());
+            assert_eq!(
+                (can.has_forms(), can.explicit().has(Capabilities::FORM)),
+                (forms, forms),
+                "{declared}"
+            );
+        }
     }
 }

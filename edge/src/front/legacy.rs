@@ -31,7 +31,7 @@ use super::questions;
 use super::refusal::{self, ErrorObject, Refusal};
 use super::sse::{self, Feed};
 use super::{Front, Posted, headers};
-use crate::call::{Affinity, Call, Caller, Client, ServerName};
+use crate::call::{Affinity, Call, Caller, Capabilities, Client, ServerName};
 use crate::permit::Bound;
 use crate::session::replay::EventId;
 use crate::session::{Birth, Reader, Refused, Resumed, Session};
@@ -57,7 +57,7 @@ pub(super) fn open(front: &Front, arrival: &Arrival) -> Result<(Arc<Session>, Pa
     let version = negotiate(&asked);
     let declared = object(message, "capabilities", CAPABILITIES_BYTES)?;
     let info = object(message, "clientInfo", CLIENT_INFO_BYTES)?;
-    let offer = declared.as_ref().map(|declared| questions::offer(declared, version));
+    let offer = declared.as_deref().map(|declared| questions::offer(Capabilities::read(declared), version));
     let client = Client { info, capabilities: declared, offer };
     let gateway = &front.rooms.gateway;
     let session = front.rooms.sessions.open(Birth {

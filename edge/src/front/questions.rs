@@ -16,7 +16,7 @@ use wire::mcp::version::ProtocolVersion;
 use wire::splice::{Parts, Splice};
 
 use super::refusal::ErrorObject;
-use crate::call::{Answer, Ask, Client};
+use crate::call::{Answer, Ask, Capabilities, Client};
 use crate::session::{Asking, Session};
 
 /// The questions of one stream.
@@ -117,29 +117,33 @@ impl Edits {
         version: ProtocolVersion,
         client: &Client,
     ) -> Result<Self, &'static str> {
-        let capabilities = client.capabilities.as_deref().and_then(|text| serde_json::from_slice(text).ok());
-        let can = Offer(capabilities.unwrap_or(Value::Null));
+        let can = Capabilities::of(client);
         match kind {
-            Kind::Roots if can.has("/roots") => Ok(Self::default()),
+            Kind::Roots if can.has(Capabilities::ROOTS) => Ok(Self::default()),
             Kind::Roots => Err("this client has no roots"),
-            Kind::Sampling => Self::of_sampling(request, version, &can),
-            Kind::Elicitation => Self::of_elicitation(request, version, &can),
+            Kind::Sampling => Self::of_sampling(request, version, can),
+            Kind::Elicitation => Self::of_elicitation(request, version, can),
             Kind::Ping | Kind::Other => Err("clients are not asked this"),
         }
     }
 
     // MCP 2025-11-25 client/sampling: tools are new in it, and only for clients that declare them
-    fn of_sampling(request: &Message, version: ProtocolVersion, can: &Offer) -> Result<Self, &'static str> {
-        if !can.has("/sampling") {
+    fn of_sampling(
+        request: &Message,
+        version: ProtocolVersion,
+        can: Capabilities,
+    ) -> Result<Self, &'static str> {
+        if !can.has(Capabilities::SAMPLING) {
             return Err("this client does not sample");
         }
         let current = version >= ProtocolVersion::V2025_11_25;
         let tools = request.param("tools").is_some() || request.param("toolChoice").is_some();
-        if tools && !(current && can.has("/sampling/tools")) {
+        if tools && !(current && can.has(Capabilities::SAMPLING_TOOLS)) {
             return Err("this client does not sample with tools");
         }
         // The same page: context only for clients that declare it; they are to leave out what they cannot give.
-        let context = current && !can.has("/sampling/context") && request.param("includeContext").is_some();
+        let context =
+            current && !can.has(Capabilities::SAMPLING_CONTEXT) && request.param("includeContext").is_some();
         let unwanted = context.then_some("includeContext").into_iter().collect();
         Ok(Self { unwanted, ..Self::default() })
     }
@@ -148,16 +152,16 @@ impl Edits {
     fn of_elicitation(
         request: &Message,
         version: ProtocolVersion,
-        can: &Offer,
+        can: Capabilities,
     ) -> Result<Self, &'static str> {
-        if version < ProtocolVersion::V2025_06_18 || !can.has("/elicitation") {
+        if version < ProtocolVersion::V2025_06_18 || !can.has(Capabilities::ELICITATION) {
             return Err("this client cannot be asked for input");
         }
         let mode = request.param("mode").and_then(|mode| mode.as_str());
         let url = mode.as_deref() == Some("url");
         if version >= ProtocolVersion::V2025_11_25 {
             // The same page, Capabilities: an empty object means forms
-            let offered = if url { can.has("/elicitation/url") } else { can.forms() };
+            let offered = if url { can.has(Capabilities::URL) } else { can.has_forms() };
             // MCP 2026-07-28 changelog: elicitationId is gone, so modern servers send none
             let nameless = url && request.param("elicitationId").is_none();
             let edits = Self { nameless, ..Self::default() };
@@ -195,42 +199,16 @@ impl Edits {
 
 /// What a client of `version` with these capabilities can be asked, in the words of the stateless form.
 // MCP 2026-07-28 schema, ClientCapabilities; what the revision cannot express is not declared
-pub(super) fn offer(capabilities: &Bytes, version: ProtocolVersion) -> Bytes {
-    let can = Offer(serde_json::from_slice(capabilities).unwrap_or_default());
-    let flags = |flags: &[(&str, bool)]| {
-        let flags = flags.iter().filter(|(_, on)| *on).map(|(flag, _)| ((*flag).to_owned(), json!({})));
-        Value::Object(flags.collect())
-    };
-    let current = version >= ProtocolVersion::V2025_11_25;
-    let mut offer = serde_json::Map::new();
-    if can.has("/roots") {
-        offer.insert("roots".to_owned(), json!({}));
+pub(super) fn offer(can: Capabilities, version: ProtocolVersion) -> Bytes {
+    let mut can = can.without(Capabilities::ROOTS_CHANGED);
+    if version < ProtocolVersion::V2025_11_25 {
+        let later = [Capabilities::SAMPLING_TOOLS, Capabilities::SAMPLING_CONTEXT, Capabilities::URL];
+        can = later.into_iter().fold(can, Capabilities::without);
     }
-    if can.has("/sampling") {
-        let (tools, context) = (can.has("/sampling/tools"), can.has("/sampling/context"));
-        let sampling = flags(&[("tools", current && tools), ("context", current && context)]);
-        offer.insert("sampling".to_owned(), sampling);
+    if version < ProtocolVersion::V2025_06_18 {
+        can = can.without(Capabilities::ALL_ELICITATION);
     }
-    if can.has("/elicitation") && version >= ProtocolVersion::V2025_06_18 {
-        let (form, url) = (!current || can.forms(), current && can.has("/elicitation/url"));
-        offer.insert("elicitation".to_owned(), flags(&[("form", form), ("url", url)]));
-    }
-    Value::Object(offer).to_string().into()
-}
-
-/// What a client declared that it can do.
-struct Offer(Value);
-
-impl Offer {
-    fn has(&self, pointer: &str) -> bool {
-        self.0.pointer(pointer).is_some_and(Value::is_object)
-    }
-
-    fn forms(&self) -> bool {
-        let empty =
-            self.0.pointer("/elicitation").and_then(Value::as_object).is_some_and(serde_json::Map::is_empty);
-        empty || self.has("/elicitation/form")
-    }
+    can.explicit().to_json().into()
 }
 
 /// The schema of a form in the words of 2025-06-18, which has no titled choices but `enumNames`, and no

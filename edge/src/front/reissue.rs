@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::json;
 use wire::code;
 use wire::limits::Limits;
 use wire::splice::{Parts, Splice};
@@ -19,7 +19,7 @@ use wire::{Message, ScanError};
 use super::inputs::Answers;
 use super::park::{Subject, encode_subject};
 use super::refusal::ErrorObject;
-use crate::call::{Client, Outcome};
+use crate::call::{Capabilities, Client, Outcome};
 use crate::error::{Blame, Error, Kind};
 use crate::permit::Bound;
 use crate::seal::{self, Sealer};
@@ -66,8 +66,7 @@ pub(super) fn ask(
     (rounds, most): (usize, usize),
     visits: &[Visit],
 ) -> Verdict {
-    let declared = client.capabilities.as_deref().and_then(|text| serde_json::from_slice::<Value>(text).ok());
-    if !declared.is_some_and(|all| all.pointer("/elicitation/url").is_some_and(Value::is_object)) {
+    if !Capabilities::of(client).has(Capabilities::URL) {
         // MCP 2026-07-28 basic, MissingRequiredClientCapability
         return Verdict::Told(ErrorObject {
             code: code::MISSING_CAPABILITY,

@@ -20,7 +20,7 @@ use std::time::{Duration, SystemTime};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use prometheus_client::metrics::gauge::Gauge;
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use wire::Message;
@@ -30,7 +30,7 @@ use super::inputs::{Answers, Inputs};
 use super::reply::Manner;
 use super::rounds::{Rounds, Terms, Turn};
 use super::timestamp::timestamp;
-use crate::call::{Caller, Client, Event, Next, Outcome, Reply, ServerName};
+use crate::call::{Caller, Capabilities, Client, Event, Next, Outcome, Reply, ServerName};
 use crate::error::{Blame, Error, Kind};
 use crate::ops::drain::DrainWatch;
 use crate::permit::{self, Bound};
@@ -231,9 +231,7 @@ pub(super) fn is_own(id: &str) -> bool {
 
 /// Whether a client says that it knows tasks.
 pub(super) fn knows_tasks(client: &Client) -> bool {
-    let declared = client.capabilities.as_deref().and_then(|text| serde_json::from_slice::<Value>(text).ok());
-    let extensions = declared.as_ref().and_then(|all| all.get("extensions"));
-    extensions.and_then(|all| all.get(EXTENSION)).is_some_and(Value::is_object)
+    Capabilities::of(client).has(Capabilities::TASKS)
 }
 
 impl Shared {

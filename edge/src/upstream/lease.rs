@@ -23,41 +23,26 @@ use wire::mcp::meta;
 
 use super::roster::Key;
 use super::settings::Isolation;
-use super::tenant::Abilities;
-use crate::call::{Affinity, Call, Client};
+use crate::call::{Affinity, Call, Capabilities, Client};
 use crate::permit::Bound;
 
 /// What a client can be asked, as far as it makes a difference to a server. A legacy server is told once for each
 /// connection, so this decides which connection a call can use.
 // MCP 2025-11-25 schema, ClientCapabilities
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub(super) struct Profile(u8);
+pub(super) struct Profile(Capabilities);
 
 impl Profile {
-    /// From the answers to: sampling, with tools, with context, forms, URLs, roots.
-    pub(super) fn of(can: [bool; 6]) -> Self {
-        Self(can.iter().enumerate().fold(0, |bits, (bit, can)| bits | u8::from(*can) << bit))
+    /// Of a client that can do this.
+    pub(super) fn of(can: Capabilities) -> Self {
+        // Neither changes what a server asks.
+        let unheard = Capabilities::ROOTS_CHANGED.with(Capabilities::TASKS);
+        Self(can.without(unheard).explicit())
     }
 
-    /// The capabilities that declare it, a JSON object.
-    pub(super) fn capabilities(self) -> String {
-        let has = |bit: u8| self.0 >> bit & 1 == 1;
-        let object = |key: &str, members: &[(u8, &str)]| {
-            let members: Vec<_> = members.iter().filter(|(bit, _)| has(*bit)).collect();
-            let members: Vec<_> = members.iter().map(|(_, member)| format!(r#""{member}":{{}}"#)).collect();
-            format!(r#""{key}":{{{}}}"#, members.join(","))
-        };
-        let mut all = Vec::new();
-        if has(0) {
-            all.push(object("sampling", &[(1, "tools"), (2, "context")]));
-        }
-        if has(3) || has(4) {
-            all.push(object("elicitation", &[(3, "form"), (4, "url")]));
-        }
-        if has(5) {
-            all.push(object("roots", &[]));
-        }
-        format!("{{{}}}", all.join(","))
+    /// The capabilities that declare it.
+    pub(super) fn capabilities(self) -> Capabilities {
+        self.0
     }
 }
 
@@ -74,8 +59,7 @@ pub(super) fn needed(call: &Call, isolation: Isolation, era: Era) -> Option<Prof
 
 /// What `client` can be asked.
 fn of_client(client: &Client) -> Profile {
-    let declared = client.capabilities.as_ref().filter(|text| !text.is_empty() && **text != b"{}"[..]);
-    declared.map_or_else(Profile::default, |text| Abilities::of(Some(text)).profile())
+    Profile::of(Capabilities::of(client))
 }
 
 /// Whose connection a client uses at a server of `era` for what needs none to itself, if it could be `key`'s: that of a

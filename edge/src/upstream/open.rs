@@ -206,8 +206,9 @@ impl Shared {
     /// The first request on a connection, in its era.
     async fn shake(&self, key: &Key, conn: Arc<Conn>) -> Met {
         let era = conn.spec().era;
-        let capabilities = match &conn.spec().tenant {
-            Some(tenant) => tenant.can.offer(),
+        let offer = conn.spec().tenant.as_ref().map(|tenant| tenant.offer());
+        let capabilities = match &offer {
+            Some(offer) => offer,
             None if *key == Key::Control => all_capabilities(era),
             None => NO_CAPABILITIES,
         };

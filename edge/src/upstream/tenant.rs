@@ -3,21 +3,18 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
-use serde::Deserialize;
-use serde_json::value::RawValue;
 use tokio_util::sync::CancellationToken;
 use wire::Message;
 use wire::frame::one_line;
 use wire::mcp::method::Ask;
 
 use super::lease::Profile;
-use crate::call::{Client, SessionKey};
+use crate::call::{Capabilities, Client, SessionKey};
 
 /// Whose connection it is, if one client's alone.
 pub(super) struct Tenant {
     whose: Whose,
-    pub(super) can: Abilities,
+    can: Capabilities,
     /// `clientInfo` on one line.
     info: Option<String>,
 }
@@ -33,14 +30,13 @@ impl Tenant {
     pub(super) fn of_session(session: &SessionKey, client: &Client) -> Self {
         Self {
             whose: Whose::Session(session.clone()),
-            can: Abilities::of(client.capabilities.as_ref()),
+            can: Capabilities::of(client),
             info: client.info.clone().and_then(|info| String::from_utf8(one_line(info).into()).ok()),
         }
     }
 
     pub(super) fn of_lease(profile: Profile) -> Self {
-        let can = Abilities::of(Some(&profile.capabilities().into()));
-        Self { whose: Whose::Lease(profile), can, info: None }
+        Self { whose: Whose::Lease(profile), can: profile.capabilities(), info: None }
     }
 
     /// The session, if it is one's.
@@ -69,117 +65,34 @@ impl Tenant {
         let session = tenant.and_then(|tenant| tenant.session());
         session.map_or_else(CancellationToken::new, |session| session.ended.clone())
     }
-}
-
-/// What a client can be asked, of what this gateway relays.
-// MCP 2025-11-25 basic/lifecycle, Capability Negotiation
-#[derive(Debug, Default)]
-pub(super) struct Abilities {
-    offer: String,
-    roots: bool,
-    roots_changed: bool,
-    sampling: bool,
-    sampling_tools: bool,
-    sampling_context: bool,
-    form: bool,
-    url: bool,
-}
-
-#[derive(Default, Deserialize)]
-struct Declared<'a> {
-    roots: Option<Roots>,
-    #[serde(borrow)]
-    sampling: Option<Sampling<'a>>,
-    #[serde(borrow)]
-    elicitation: Option<Elicitation<'a>>,
-}
-
-#[derive(Deserialize)]
-struct Roots {
-    #[serde(default, rename = "listChanged")]
-    list_changed: bool,
-}
-
-#[derive(Deserialize)]
-struct Sampling<'a> {
-    #[serde(borrow)]
-    tools: Option<&'a RawValue>,
-    #[serde(borrow)]
-    context: Option<&'a RawValue>,
-}
-
-#[derive(Deserialize)]
-struct Elicitation<'a> {
-    #[serde(borrow)]
-    form: Option<&'a RawValue>,
-    #[serde(borrow)]
-    url: Option<&'a RawValue>,
-}
-
-impl Abilities {
-    /// What `capabilities` declare; nothing, where they cannot be read.
-    pub(super) fn of(capabilities: Option<&Bytes>) -> Self {
-        let capabilities = one_line(capabilities.cloned().unwrap_or_default());
-        let declared: Declared<'_> = serde_json::from_slice(&capabilities).unwrap_or_default();
-        let mut can = Self::default();
-        let mut offer = Vec::new();
-        if let Some(roots) = declared.roots {
-            (can.roots, can.roots_changed) = (true, roots.list_changed);
-            let changed = if roots.list_changed { r#""listChanged":true"# } else { "" };
-            offer.push(format!(r#""roots":{{{changed}}}"#));
-        }
-        if let Some(Sampling { tools, context }) = declared.sampling {
-            (can.sampling, can.sampling_tools, can.sampling_context) =
-                (true, tools.is_some(), context.is_some());
-            offer.push(format!(r#""sampling":{}"#, object([("tools", tools), ("context", context)])));
-        }
-        if let Some(Elicitation { form, url }) = declared.elicitation {
-            // MCP 2025-11-25 client/elicitation, Capabilities: an empty object means forms.
-            (can.form, can.url) = (form.is_some() || url.is_none(), url.is_some());
-            offer.push(format!(r#""elicitation":{}"#, object([("form", form), ("url", url)])));
-        }
-        can.offer = format!("{{{}}}", offer.join(","));
-        can
-    }
-
-    /// What of it makes a difference to a server.
-    pub(super) fn profile(&self) -> Profile {
-        Profile::of([
-            self.sampling,
-            self.sampling_tools,
-            self.sampling_context,
-            self.form,
-            self.url,
-            self.roots,
-        ])
-    }
 
     /// The capabilities to declare to the server, a JSON object.
-    pub(super) fn offer(&self) -> &str {
-        &self.offer
+    // MCP 2025-11-25 basic/lifecycle, Capability Negotiation
+    pub(super) fn offer(&self) -> String {
+        self.can.to_json()
     }
 
     /// Whether the server was promised news of changed roots.
     pub(super) fn tells_of_roots(&self) -> bool {
-        self.roots_changed
+        self.can.has(Capabilities::ROOTS_CHANGED)
     }
 
     /// What the server hears at once that asks for something the client did not declare: the rest of the
     /// response, from its comma on.
     pub(super) fn refusal(&self, kind: Ask, request: &Message) -> Option<&'static str> {
         match kind {
-            Ask::Roots if self.roots => None,
-            Ask::Sampling if self.sampling => {
+            Ask::Roots if self.can.has(Capabilities::ROOTS) => None,
+            Ask::Sampling if self.can.has(Capabilities::SAMPLING) => {
                 // MCP 2025-11-25 client/sampling, Tools in Sampling: an error unless `sampling.tools` is declared
                 let has_tools = ["tools", "toolChoice"].iter().any(|key| request.param(key).is_some());
-                (has_tools && !self.sampling_tools).then_some(NO_SUCH_MODE)
+                (has_tools && !self.can.has(Capabilities::SAMPLING_TOOLS)).then_some(NO_SUCH_MODE)
             }
             Ask::Elicitation => {
                 let mode = request.param("mode").and_then(|mode| mode.as_str());
                 // MCP 2025-11-25 client/elicitation: without a mode it is a form.
                 let can = match mode.as_deref().unwrap_or("form") {
-                    "form" => self.form,
-                    "url" => self.url,
+                    "form" => self.can.has_forms(),
+                    "url" => self.can.has(Capabilities::URL),
                     _ => false,
                 };
                 (!can).then_some(NO_SUCH_MODE)
@@ -204,12 +117,6 @@ pub(super) fn required(kind: Ask, request: &Message) -> Option<&'static str> {
     }
 }
 
-fn object<const N: usize>(members: [(&str, Option<&RawValue>); N]) -> String {
-    let members: Vec<_> =
-        members.iter().filter_map(|(key, value)| Some(format!(r#""{key}":{}"#, (*value)?))).collect();
-    format!("{{{}}}", members.join(","))
-}
-
 // MCP 2025-11-25 client/roots, client/sampling, Error Handling: the client does not support it
 const NO_SUCH_METHOD: &str = r#","error":{"code":-32601,"message":"the client does not support this"}}"#;
 // MCP 2025-11-25 client/elicitation, Error Handling: a mode that was not declared
@@ -219,38 +126,20 @@ const NO_SUCH_MODE: &str =
 #[cfg(test)]
 mod tests {
     use super::*;
+    use bytes::Bytes;
     use wire::limits::Limits;
 
-    fn can(capabilities: &'static str) -> Abilities {
-        Abilities::of(Some(&Bytes::from_static(capabilities.as_bytes())))
-    }
-
-    #[test]
-    fn only_what_is_relayed_is_offered() {
-        for (declared, offered) in [
-            (
-                r#"{"tasks":{"list":{}},"experimental":{"x":{}},"roots":{"listChanged":true,"x":1}}"#,
-                r#"{"roots":{"listChanged":true}}"#,
-            ),
-            (
-                r#"{"sampling":{"tools":{},"x":{}},"elicitation":{}}"#,
-                r#"{"sampling":{"tools":{}},"elicitation":{}}"#,
-            ),
-            (
-                "{\"elicitation\":\n{\"url\":{},\r\n\"form\":{\"a\":\n1}}}",
-                r#"{"elicitation":{"form":{"a": 1},"url":{}}}"#,
-            ),
-            (r#"{"roots":null,"sampling":{},"sampling":{}}"#, "{}"),
-            ("{}", "{}"),
-        ] {
-            assert_eq!(can(declared).offer(), offered);
+    fn can(capabilities: &'static str) -> Tenant {
+        Tenant {
+            whose: Whose::Lease(Profile::default()),
+            can: Capabilities::read(capabilities.as_bytes()),
+            info: None,
         }
-        assert_eq!(Abilities::of(None).offer(), "{}");
     }
 
     #[test]
     fn what_was_not_declared_is_refused() {
-        let ask = |can: &Abilities, method: &str, params: &str| {
+        let ask = |can: &Tenant, method: &str, params: &str| {
             let text = format!(r#"{{"jsonrpc":"2.0","id":1,"method":"{method}","params":{params}}}"#);
             let message = Message::scan(text.into(), &Limits::default()).unwrap();
             can.refusal(Ask::parse(method), &message)

@@ -95,7 +95,7 @@ fn what_a_session_can_be_asked_is_offered_in_modern_words() {
         ("[]", V::V2025_11_25, json!({})),
     ];
     for (declared, version, offered) in table {
-        let offer = offer(&Bytes::from_static(declared.as_bytes()), version);
+        let offer = offer(Capabilities::read(declared.as_bytes()), version);
         assert_eq!(serde_json::from_slice::<Value>(&offer).unwrap(), offered, "{declared} {version:?}");
     }
 }

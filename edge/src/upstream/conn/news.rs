@@ -42,7 +42,7 @@ impl Conn {
     /// was promised to hear of them, and progress of what it asked.
     // MCP 2025-11-25 client/roots, Root List Changes
     pub(in crate::upstream) fn hear(&self, notice: Notice, message: &Message) {
-        let promised = self.spec.tenant.as_ref().is_some_and(|tenant| tenant.can.tells_of_roots());
+        let promised = self.spec.tenant.as_ref().is_some_and(|tenant| tenant.tells_of_roots());
         let passes = match notice {
             Notice::RootsChanged => promised,
             Notice::Progress => self.ask_progressed(message),

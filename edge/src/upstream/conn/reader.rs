@@ -232,7 +232,7 @@ impl Reader {
         let kind = Ask::parse(message.method());
         let (outcome, lacks) = match (kind, &self.conn.spec.tenant) {
             (Ask::Ping, _) => (asks::PONG, false),
-            (_, Some(tenant)) => match tenant.can.refusal(kind, &message) {
+            (_, Some(tenant)) => match tenant.refusal(kind, &message) {
                 Some(refusal) => (refusal, tenant.session().is_none()),
                 None => return self.conn.relay(tenant, kind, (id, message)),
             },

@@ -1,7 +1,7 @@
 use super::*;
 
 fn profile(capabilities: &'static str) -> Profile {
-    Abilities::of(Some(&capabilities.into())).profile()
+    Profile::of(Capabilities::read(capabilities.as_bytes()))
 }
 
 #[test]
@@ -13,10 +13,13 @@ fn a_profile_declares_what_it_was_made_of() {
         r#"{"elicitation":{"url":{}}}"#,
         r#"{"roots":{}}"#,
     ] {
-        assert_eq!(profile(declared).capabilities(), declared);
+        assert_eq!(profile(declared).capabilities().to_json(), declared);
     }
-    assert_eq!(profile(r#"{"elicitation":{}}"#).capabilities(), r#"{"elicitation":{"form":{}}}"#);
-    assert_eq!(profile(r#"{"roots":{"listChanged":true},"x":{}}"#).capabilities(), r#"{"roots":{}}"#);
+    assert_eq!(profile(r#"{"elicitation":{}}"#).capabilities().to_json(), r#"{"elicitation":{"form":{}}}"#);
+    assert_eq!(
+        profile(r#"{"roots":{"listChanged":true},"x":{}}"#).capabilities().to_json(),
+        r#"{"roots":{}}"#
+    );
 }
 
 #[tokio::test(start_paused = true)]
