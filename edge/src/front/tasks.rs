@@ -148,13 +148,20 @@ impl Tasks {
         knows_tasks(client).then_some(after)
     }
 
-    /// Whether there may be one more.
+    /// Whether there may be one more. One that was cancelled makes room: nobody waits to hear more of it.
     pub(super) fn have_room(&self) -> bool {
-        let full = self.shared.tasks().len() >= self.shared.config.tasks;
-        if full {
-            self.shared.refusals.hit(Bound::Tasks);
+        let mut tasks = self.shared.tasks();
+        if tasks.len() < self.shared.config.tasks {
+            return true;
         }
-        !full
+        let cancelled = tasks.iter().filter(|(_, task)| task.cancelled.is_cancelled());
+        let oldest = cancelled.min_by_key(|(_, task)| task.expires).map(|(id, _)| id.clone());
+        let Some(oldest) = oldest else {
+            self.shared.refusals.hit(Bound::Tasks);
+            return false;
+        };
+        tasks.remove(&oldest);
+        true
     }
 
     /// Makes a task of a call; the result that hands it to the client.

@@ -14,17 +14,6 @@ pub struct Implementation {
     pub title: Option<String>,
 }
 
-/// Params of `initialize`. MCP 2025-11-25 basic/lifecycle, Initialization.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-#[expect(missing_docs, reason = "named by the schema")]
-pub struct InitializeParams {
-    pub protocol_version: String,
-    #[serde(default = "no_capabilities")]
-    pub capabilities: Box<RawValue>,
-    pub client_info: Implementation,
-}
-
 /// Result of `initialize`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -57,22 +46,17 @@ pub fn no_capabilities() -> Box<RawValue> {
 
 #[cfg(test)]
 mod tests {
-    use super::{DiscoverResult, InitializeParams, InitializeResult};
+    use super::{DiscoverResult, InitializeResult};
 
     #[test]
     fn what_is_not_understood_is_in_nobodys_way() {
-        let params: InitializeParams = serde_json::from_str(
-            r#"{"protocolVersion":"2025-11-25","capabilities":{"roots":{"x":[1.50]}},"clientInfo":{"name":"c","version":"1","icons":[]},"more":1}"#,
-        )
-        .unwrap();
-        assert_eq!(params.capabilities.get(), r#"{"roots":{"x":[1.50]}}"#);
         let result: InitializeResult = serde_json::from_str(
-            r#"{"protocolVersion":"2024-11-05","serverInfo":{"name":"s"},"instructions":null}"#,
+            r#"{"protocolVersion":"2024-11-05","capabilities":{"tools":{"x":[1.50]}},"serverInfo":{"name":"s","icons":[]},"instructions":null,"more":1}"#,
         )
         .unwrap();
         assert_eq!(
             serde_json::to_string(&result).unwrap(),
-            r#"{"protocolVersion":"2024-11-05","capabilities":{},"serverInfo":{"name":"s","version":""}}"#
+            r#"{"protocolVersion":"2024-11-05","capabilities":{"tools":{"x":[1.50]}},"serverInfo":{"name":"s","version":""}}"#
         );
         let discovered: DiscoverResult =
             serde_json::from_str(r#"{"supportedVersions":["2026-07-28"],"resultType":"complete"}"#).unwrap();

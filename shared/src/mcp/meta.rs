@@ -14,8 +14,6 @@ pub const LOG_LEVEL: &str = "io.modelcontextprotocol/logLevel";
 pub const SERVER_INFO: &str = "io.modelcontextprotocol/serverInfo";
 /// Which `subscriptions/listen` a notification belongs to.
 pub const SUBSCRIPTION_ID: &str = "io.modelcontextprotocol/subscriptionId";
-/// Which task a message belongs to. 2025-11-25 only.
-pub const RELATED_TASK: &str = "io.modelcontextprotocol/related-task";
 /// Wish for progress notifications that carry this token.
 pub const PROGRESS_TOKEN: &str = "progressToken";
 
@@ -34,13 +32,11 @@ pub fn is_protocol_key(key: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::{PROGRESS_TOKEN, PROTOCOL_VERSION, RELATED_TASK, is_protocol_key};
+    use super::{PROGRESS_TOKEN, PROTOCOL_VERSION, is_protocol_key};
 
     #[test]
     fn reserved_prefixes_are_known_by_their_labels() {
-        for key in
-            [PROTOCOL_VERSION, RELATED_TASK, "dev.mcp/x", "modelcontextprotocol.io/x", "a.tools.mcp.com/x"]
-        {
+        for key in [PROTOCOL_VERSION, "dev.mcp/x", "modelcontextprotocol.io/x", "a.tools.mcp.com/x"] {
             assert!(is_protocol_key(key), "{key}");
         }
         for key in [

@@ -161,6 +161,20 @@ async fn results_of_tasks_are_bounded_and_apart_from_those_of_calls() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_cancelled_task_makes_room_for_another() {
+    let stage = stage(TasksConfig { tasks: 2, ..slow() });
+    let (first, second) = (task(&stage).await, task(&stage).await);
+    let id = second.0["taskId"].as_str().unwrap();
+    ask(&stage, "secret-of-ann", "tasks/cancel", id, "").await;
+    let third = task(&stage).await;
+    for (handle, _) in [&first, &third] {
+        until(&stage, handle["taskId"].as_str().unwrap(), "working").await;
+    }
+    assert!(ask(&stage, "secret-of-ann", "tasks/get", id, "").await.1["error"].is_object());
+    assert_eq!(stage.hits("tasks"), 0);
+}
+
+#[tokio::test(start_paused = true)]
 async fn calls_stay_calls_without_the_setting_the_extension_or_room() {
     let plain = r#"{"elicitation":{}}"#;
     for (tasks, capabilities) in
