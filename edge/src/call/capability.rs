@@ -1,7 +1,9 @@
 //! What a client can do for those who ask it, as a set of bits: read in one place, and small enough to travel inside a
 //! token.
 
-use serde_json::Value;
+use wire::limits::Limits;
+use wire::object::Object;
+use wire::span::Span;
 
 use super::Client;
 
@@ -39,14 +41,24 @@ impl Capabilities {
         client.capabilities.as_deref().map(Self::read).unwrap_or_default()
     }
 
-    /// What a JSON object declares; nothing, where it cannot be read.
+    /// What a JSON object declares; nothing, where it cannot be read. Copies nothing of it, whatever else is in it.
     pub fn read(declared: &[u8]) -> Self {
         if declared == b"{}" {
             return Self::default(); // the most frequent by far
         }
-        let declared: Value = serde_json::from_slice(declared).unwrap_or_default();
-        let has = |(_, path): &&(Self, &str)| declared.pointer(path).is_some_and(|value| is_on(path, value));
-        PATHS.iter().filter(has).fold(Self::default(), |all, (one, _)| all.with(*one))
+        let limits = Limits::default();
+        let object = |at: Span| Object::scan(declared, at, &limits).ok();
+        let mut can = Self::default();
+        let Some(all) = object(Span { start: 0, end: declared.len() }) else { return can };
+        for (key, itself, members) in GROUPS {
+            let Some(group) = all.get(declared, key).and_then(object) else { continue };
+            can = can.with(*itself);
+            let has = |(key, _): &&(&str, Self)| {
+                group.get(declared, key).is_some_and(|value| is_on(key, value.of(declared)))
+            };
+            can = members.iter().filter(has).fold(can, |can, (_, one)| can.with(*one));
+        }
+        can
     }
 
     /// The set that [`Capabilities::bits`] wrote.
@@ -106,21 +118,22 @@ impl Capabilities {
 }
 
 /// `listChanged` is a flag, the others are objects.
-fn is_on(path: &str, value: &Value) -> bool {
-    if path.ends_with("listChanged") { value == true } else { value.is_object() }
+fn is_on(key: &str, value: &[u8]) -> bool {
+    if key == "listChanged" { value == b"true" } else { value.starts_with(b"{") }
 }
 
-/// Where each is declared.
-const PATHS: &[(Capabilities, &str)] = &[
-    (Capabilities::SAMPLING, "/sampling"),
-    (Capabilities::SAMPLING_TOOLS, "/sampling/tools"),
-    (Capabilities::SAMPLING_CONTEXT, "/sampling/context"),
-    (Capabilities::ELICITATION, "/elicitation"),
-    (Capabilities::FORM, "/elicitation/form"),
-    (Capabilities::URL, "/elicitation/url"),
-    (Capabilities::ROOTS, "/roots"),
-    (Capabilities::ROOTS_CHANGED, "/roots/listChanged"),
-    (Capabilities::TASKS, "/extensions/io.modelcontextprotocol~1tasks"),
+/// A member of the declaration, what it stands for, and those within it that count.
+type Group = (&'static str, Capabilities, &'static [(&'static str, Capabilities)]);
+
+const GROUPS: &[Group] = &[
+    (
+        "sampling",
+        Capabilities::SAMPLING,
+        &[("tools", Capabilities::SAMPLING_TOOLS), ("context", Capabilities::SAMPLING_CONTEXT)],
+    ),
+    ("elicitation", Capabilities::ELICITATION, &[("form", Capabilities::FORM), ("url", Capabilities::URL)]),
+    ("roots", Capabilities::ROOTS, &[("listChanged", Capabilities::ROOTS_CHANGED)]),
+    ("extensions", Capabilities(0), &[("io.modelcontextprotocol/tasks", Capabilities::TASKS)]),
 ];
 
 #[cfg(test)]

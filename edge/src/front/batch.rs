@@ -76,7 +76,8 @@ pub(super) fn take(
     }
     let mut begun = Vec::with_capacity(messages.len());
     for text in messages {
-        match Message::scan(text, limits) {
+        // A copy: a slice would keep the whole batch for as long as one call of it runs, and only its own bytes count.
+        match Message::scan(Bytes::copy_from_slice(&text), limits) {
             Ok(message) => begun.extend(one(front, whom, session, message)),
             Err(error) => begun.push(Begun::Answered(front.unreadable(&error).into_message())),
         }
