@@ -153,7 +153,13 @@ mod tests {
             bits(Some(r#"{"sampling":{},"elicitation":{},"roots":{"listChanged":true}}"#)),
             0b1100_1001
         );
-        for nothing in [r#"{"sampling":null,"elicitation":[],"other":{}}"#, "[]", "{", ""] {
+        for nothing in [
+            r#"{"sampling":null,"elicitation":[],"other":{}}"#,
+            r#"{"sampling":{},"sampling":{}}"#,
+            "[]",
+            "{",
+            "",
+        ] {
             assert_eq!(bits(Some(nothing)), 0, "{nothing}");
         }
         assert_eq!(bits(Some(r#"{"roots":{"listChanged":false}}"#)), 0b100_0000);

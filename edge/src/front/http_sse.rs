@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Response, StatusCode, Uri};
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use wire::Kind;
 use wire::code;
 use wire::mcp::method::Method;
@@ -173,15 +173,44 @@ pub(super) fn take(front: &Front, to: &Addressee, arrival: Arrival) -> Result<Re
     }
     let id = (arrival.message.kind() == Kind::Request).then(|| arrival.message.id().cloned()).flatten();
     let begun = channel.message(front, arrival).map_err(|refusal| refusal.answering(id.as_ref()));
-    channel.say(front, begun)?;
+    let room = match &begun {
+        Ok(None) => return Ok(accepted()),
+        // The session bounds its calls; cancels and answers to what servers ask must come through beside them.
+        Ok(Some(Begun::Call(_) | Begun::Listen(_))) => None,
+        Ok(Some(Begun::Answered(_))) | Err(_) => Some(channel.place(front)?),
+    };
+    let outbox = channel.outbox.clone();
+    front.rooms.drain.spawn(async move {
+        outbox.deliver(begun).await;
+        drop(room);
+    });
     Ok(accepted())
 }
 
-/// Says what came of each message of a batch.
-pub(super) fn say_all(front: &Front, to: &Addressee, batch: Vec<Begun>) -> Result<Response<Body>, Refusal> {
-    for begun in batch {
-        to.0.say(front, Ok(Some(begun)))?;
+/// Takes a batch of `session`; what comes of its messages is said on the stream.
+pub(super) fn take_batch(
+    front: &Front,
+    Addressee(channel): &Addressee,
+    session: &Arc<Session>,
+    body: &Bytes,
+) -> Result<Response<Body>, Refusal> {
+    // One place for all answers on the spot, and before anything has begun: calls must not run when the client hears
+    // that nothing was taken.
+    let room = channel.place(front)?;
+    let batch = batch::take(front, (&channel.caller, channel.scope.as_ref()), session, body)?;
+    let (answers, calls): (Vec<_>, Vec<_>) =
+        batch.into_iter().partition(|begun| matches!(begun, Begun::Answered(_)));
+    for call in calls {
+        let outbox = channel.outbox.clone();
+        front.rooms.drain.spawn(async move { outbox.deliver(Ok(Some(call))).await });
     }
+    let outbox = channel.outbox.clone();
+    front.rooms.drain.spawn(async move {
+        for answer in answers {
+            outbox.deliver(Ok(Some(answer))).await;
+        }
+        drop(room);
+    });
     Ok(accepted())
 }
 
@@ -227,26 +256,12 @@ impl Channel {
         }
     }
 
-    /// Says what came of a message, as soon as there is an answer.
-    fn say(&self, front: &Front, begun: Result<Option<Begun>, Refusal>) -> Result<(), Refusal> {
-        let room = match &begun {
-            Ok(None) => return Ok(()),
-            // The session bounds its calls; cancels and answers to what servers ask must come through beside them.
-            Ok(Some(Begun::Call(_) | Begun::Listen(_))) => None,
-            Ok(Some(Begun::Answered(_))) | Err(_) => {
-                let Ok(room) = self.room.clone().try_acquire_owned() else {
-                    front.rooms.permits.metrics().hit(Bound::Answers);
-                    return Err(Error { blame: Blame::Downstream, ..Bound::Answers.refusal() }.into());
-                };
-                Some(room)
-            }
-        };
-        let outbox = self.outbox.clone();
-        front.rooms.drain.spawn(async move {
-            outbox.deliver(begun).await;
-            drop(room);
-        });
-        Ok(())
+    /// A place for answers on the spot.
+    fn place(&self, front: &Front) -> Result<OwnedSemaphorePermit, Refusal> {
+        self.room.clone().try_acquire_owned().map_err(|_| {
+            front.rooms.permits.metrics().hit(Bound::Answers);
+            Error { blame: Blame::Downstream, ..Bound::Answers.refusal() }.into()
+        })
     }
 
     /// Its session, if it has one; without one it never will.
@@ -303,5 +318,6 @@ const NOWHERE: [u8; 18] = [0; 18];
 /// From the opening of a stream to its `initialize`. 30 s: clients send it at once; without it a stream holds a
 /// place for nothing.
 const INITIALIZE_WITHIN: Duration = Duration::from_secs(30);
-/// Answers on the spot (to pings, to mistakes) of one channel that are not written yet. 256: as many as calls.
+/// Answers on the spot (to pings, to mistakes) of one channel that are not written yet; those of a batch count as one. 256:
+/// as many as calls.
 const ANSWERS: usize = 256;

@@ -296,8 +296,7 @@ impl Front {
                     && let Some(session) = to.batching()
                 {
                     drop(room); // each call takes its own
-                    let begun = batch::take(self, (&caller, scope.as_ref()), &session, &bytes)?;
-                    return http_sse::say_all(self, &to, begun);
+                    return http_sse::take_batch(self, &to, &session, &bytes);
                 }
                 let arrival = self.arrival((caller, scope), (room, bytes))?;
                 http_sse::take(self, &to, arrival)

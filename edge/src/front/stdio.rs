@@ -12,6 +12,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use http::StatusCode;
 use serde_json::json;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -153,24 +154,10 @@ impl Pipe {
     fn take(&mut self, frame: Frame) {
         let limits = &self.front.config.limits;
         let (refusal, id) = match frame {
-            Frame::Line(line) => {
-                let line = one_line(line);
-                if batch::is_batch(&line)
-                    && let Some(session) = self.session.clone().filter(|session| batch::is_known_to(session))
-                {
-                    match batch::take(&self.front, (&self.caller, None), &session, &line) {
-                        Ok(batch) => {
-                            return batch.into_iter().for_each(|begun| self.answer(None, Ok(Some(begun))));
-                        }
-                        Err(refusal) => (refusal, None),
-                    }
-                } else {
-                    match Message::scan(line, limits) {
-                        Ok(message) => return self.message(message),
-                        Err(error) => (self.front.unreadable(&error), None),
-                    }
-                }
-            }
+            Frame::Line(line) => match self.line(one_line(line)) {
+                Ok(()) => return,
+                Err(refusal) => (refusal, None),
+            },
             // What is never answered is passed over.
             Frame::TooLong { kind: Some(Kind::Notification | Kind::Response), .. } => return self.too_long(),
             Frame::TooLong { id, .. } => {
@@ -182,6 +169,18 @@ impl Pipe {
             }
         };
         self.answer(None, Err(refusal.answering(id.as_ref())));
+    }
+
+    fn line(&mut self, line: Bytes) -> Result<(), Refusal> {
+        let session = self.session.clone().filter(|session| batch::is_known_to(session));
+        if let Some(session) = session.filter(|_| batch::is_batch(&line)) {
+            let batch = batch::take(&self.front, (&self.caller, None), &session, &line)?;
+            batch.into_iter().for_each(|begun| self.answer(None, Ok(Some(begun))));
+            return Ok(());
+        }
+        let message = Message::scan(line, &self.front.config.limits);
+        self.message(message.map_err(|error| self.front.unreadable(&error))?);
+        Ok(())
     }
 
     fn too_long(&self) {
@@ -291,5 +290,6 @@ fn invalid(message: &'static str) -> Refusal {
     Refusal::bad_request(code::INVALID_REQUEST, message)
 }
 
-/// Answers on the spot that are not written yet; beyond them the input is not read. 256: as many as calls.
+/// Answers on the spot that are not written yet; beyond them, and those of one batch, the input is not read. 256: as many as
+/// calls.
 const ANSWERS: usize = 256;

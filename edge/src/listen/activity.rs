@@ -83,6 +83,10 @@ impl Debts {
         if self.old > 0 {
             return true;
         }
+        if self.young == 0 {
+            self.until = None; // paid by another thread meanwhile
+            return false;
+        }
         (self.old, self.young) = (self.young, 0);
         self.period += 1;
         self.until = Some(Instant::now() + period);

@@ -126,7 +126,8 @@ impl Shared {
         // named the only tools there are.
         match call.scope.as_ref().and_then(|scope| self.index(scope)) {
             Some(server) if self.config.tools.is_none() => Ok(Target { server, rename: None }),
-            _ => {
+            Some(_) => Err(unknown(what, &name, list)),
+            None => {
                 let mut error = unknown(what, &name, list);
                 error.message += &self.unheard();
                 Err(error)

@@ -215,6 +215,10 @@ async fn calls_wait_for_names_and_no_longer_than_allowed() {
     let unknown = call("me", None, Method::ToolsCall, r#"{"name":"of-b"}"#);
     let Outcome::Failed(error) = router.dispatch(unknown).outcome().await else { panic!("it is nobody's") };
     assert!(error.message.ends_with("(servers not heard from yet: b)"), "{}", error.message);
+    router.shared.listed(1, part("y"));
+    let unknown = call("me", None, Method::ToolsCall, r#"{"name":"of-c"}"#);
+    let Outcome::Failed(error) = router.dispatch(unknown).outcome().await else { panic!("it is nobody's") };
+    assert!(!error.message.contains("not heard"), "{}", error.message);
 
     let never = tests::router(&["a"]);
     let refused = answer(&never, call("me", None, Method::ToolsList, "{}")).await;

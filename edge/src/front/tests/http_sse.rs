@@ -113,6 +113,15 @@ async fn a_batch_is_taken_where_its_revision_has_them() {
     }
     assert_eq!(stage.hits("batch"), 1);
 
+    // A client that reads no answers: the batch is refused before its call has begun.
+    let lone = format!("[{ping},{LIST}]");
+    let mut taken = 0;
+    while client.post(&full).await == 202 {
+        taken += 1;
+    }
+    assert!(taken >= 256, "{taken}");
+    assert_eq!((client.post(&lone).await, stage.open_calls()), (429, 0));
+
     let mut other = Client::open(&stage, "/sse").await;
     other.initialize().await;
     assert_eq!(other.post(&format!("[{ping}]")).await, 400);
