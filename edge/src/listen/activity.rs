@@ -225,7 +225,7 @@ pub(super) struct InFlight {
 }
 
 impl InFlight {
-    /// A short answer is on its way as a whole; the guard goes with it until it is written.
+    /// An answer has gone over as a whole and is not written yet; the guard stays until it is.
     pub(super) fn owe(&self) -> Debt {
         let mut state = self.activity.lock();
         let debts = &mut state.debts;

@@ -12,8 +12,8 @@
 //! ```
 //! What hyper has taken h2 may still hold. So an answer that is long or comes bit by bit goes over in pieces, and its end
 //! waits until h2 has written all of them; the connection's other streams go on. A short one goes over at once, with its
-//! end, and nothing is left to reset: if it stays with h2 the connection ends ([`Debt`]). HTTP/1 needs none of this: its
-//! writes fail by themselves.
+//! end. If there was no room for it the same holds; once h2 has it nothing is left to reset, and if it stays there the
+//! connection ends ([`Debt`]). HTTP/1 needs none of this: its writes fail by themselves.
 
 use std::future::Future;
 use std::io::IoSlice;
@@ -49,6 +49,8 @@ struct State {
     moved: Option<Instant>,
     /// Waits for the last piece to be written.
     end: Option<Waker>,
+    /// The answer has ended before its last piece was written.
+    debt: Option<Debt>,
 }
 
 impl Pace {
@@ -57,11 +59,21 @@ impl Pace {
         PACE.try_with(Arc::clone).ok()
     }
 
-    /// Data is handed over.
-    fn handed(&self) {
+    /// Data is handed over; the guard goes with it until it is written or given up.
+    fn hand(self: &Arc<Self>) -> Unwritten {
         let mut state = self.lock();
         state.handed = true;
+        state.unwritten += 1;
         state.moved = Some(Instant::now());
+        Unwritten(self.clone())
+    }
+
+    /// The answer ends. What h2 holds of it then is the connection's to look after.
+    fn leave(&self, in_flight: &InFlight) {
+        let mut state = self.lock();
+        if state.unwritten > 0 {
+            state.debt = Some(in_flight.owe());
+        }
     }
 
     /// hyper asks for more: it has found room for what it was handed.
@@ -148,6 +160,14 @@ pin_project_lite::pin_project! {
         sending: Option<Box<Sending<B::Data>>>,
         in_flight: InFlight,
     }
+
+    impl<B: Body> PinnedDrop for Answer<B> {
+        fn drop(this: Pin<&mut Self>) {
+            if let Some(sending) = &this.sending {
+                sending.pace.leave(&this.in_flight);
+            }
+        }
+    }
 }
 
 struct Sending<D> {
@@ -188,15 +208,10 @@ impl<B: Body> Body for Answer<B> {
                 None => return sending.pace.poll_written(context).map(|()| None),
             };
             let is_short = frame.data_ref().is_none_or(|data| data.remaining() <= SHORT_BYTES);
-            if is_short && !sending.in_pieces && this.body.is_end_stream() {
-                let debt = Some(Held::Answer(this.in_flight.owe()));
-                return Poll::Ready(Some(Ok(frame.map_data(|data| Piece::whole(data, debt)))));
-            }
-            sending.in_pieces = true;
+            sending.in_pieces |= !is_short || !this.body.is_end_stream();
             if is_short {
-                sending.pace.handed();
-                let held = Some(Held::Piece(Unwritten::new(&sending.pace)));
-                return Poll::Ready(Some(Ok(frame.map_data(|data| Piece::whole(data, held)))));
+                let unwritten = Some(sending.pace.hand());
+                return Poll::Ready(Some(Ok(frame.map_data(|data| Piece::whole(data, unwritten)))));
             }
             sending.rest = frame.into_data().ok();
         }
@@ -218,8 +233,7 @@ impl<D: Buf> Sending<D> {
         let rest = self.rest.as_mut()?;
         let piece = rest.copy_to_bytes(rest.chunk().len().min(PIECE_BYTES));
         self.rest.take_if(|rest| !rest.has_remaining());
-        self.pace.handed();
-        Some(Piece { data: Data::Part(piece), _held: Some(Held::Piece(Unwritten::new(&self.pace))) })
+        Some(Piece { data: Data::Part(piece), _unwritten: Some(self.pace.hand()) })
     }
 }
 
@@ -227,13 +241,7 @@ impl<D: Buf> Sending<D> {
 pub(super) struct Piece<D> {
     data: Data<D>,
     /// Told when this is written or given up.
-    _held: Option<Held>,
-}
-
-/// What waits for data to be written; told by being dropped with it.
-enum Held {
-    Answer(#[expect(dead_code, reason = "a guard")] Debt),
-    Piece(#[expect(dead_code, reason = "a guard")] Unwritten),
+    _unwritten: Option<Unwritten>,
 }
 
 enum Data<D> {
@@ -242,8 +250,8 @@ enum Data<D> {
 }
 
 impl<D> Piece<D> {
-    fn whole(data: D, held: Option<Held>) -> Self {
-        Self { data: Data::Whole(data), _held: held }
+    fn whole(data: D, unwritten: Option<Unwritten>) -> Self {
+        Self { data: Data::Whole(data), _unwritten: unwritten }
     }
 }
 
@@ -280,20 +288,13 @@ impl<D: Buf> Buf for Piece<D> {
 /// A piece of an answer that hyper or h2 hold.
 struct Unwritten(Arc<Pace>);
 
-impl Unwritten {
-    fn new(pace: &Arc<Pace>) -> Self {
-        pace.lock().unwritten += 1;
-        Self(pace.clone())
-    }
-}
-
 impl Drop for Unwritten {
     fn drop(&mut self) {
-        let end = {
+        let (end, _debt) = {
             let mut state = self.0.lock();
             state.unwritten -= 1;
             state.moved = Some(Instant::now());
-            if state.unwritten == 0 { state.end.take() } else { None }
+            if state.unwritten == 0 { (state.end.take(), state.debt.take()) } else { (None, None) }
         };
         if let Some(end) = end {
             end.wake();
