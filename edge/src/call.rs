@@ -13,6 +13,7 @@ mod announced;
 mod ask;
 mod capability;
 pub mod input;
+mod list;
 mod reply;
 mod subscription;
 
@@ -37,6 +38,7 @@ pub use announced::{Announced, Look};
 pub use ask::{Answer, Answered, Ask};
 pub use capability::Capabilities;
 pub use input::InputRequired;
+pub use list::List;
 pub use reply::{Cancel, EVENT_BYTES, Event, Next, Outcome, Reply, Responder, reply};
 pub use subscription::{Hear, Subscriber, Subscription};
 
@@ -69,19 +71,6 @@ pub trait Server: Dispatch {
 
 /// See [`Server::list`].
 pub type Listing = Pin<Box<dyn Future<Output = Option<Result<Vec<Item>, Error>>> + Send>>;
-
-/// What a server can be asked to list.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum List {
-    /// `tools/list`
-    Tools,
-    /// `prompts/list`
-    Prompts,
-    /// `resources/list`
-    Resources,
-    /// `resources/templates/list`
-    Templates,
-}
 
 /// See [`Server::subscribe`].
 pub type Subscribing = Pin<Box<dyn Future<Output = Result<Subscription, Error>> + Send>>;

@@ -7,11 +7,11 @@ use prometheus_client::registry::Registry;
 use serde_json::Value;
 
 use super::{Servers, limit_files, status};
+use crate::call::List;
 use crate::config::Config;
 use crate::ops::drain::Drain;
 use crate::permit::{self, Permits};
 use crate::router::Gateway;
-use crate::router::catalog::ListKind;
 use crate::upstream::ServerState;
 
 /// Tries every server. The report, and whether all of them answered.
@@ -55,13 +55,9 @@ fn report(servers: &Servers) -> (String, bool) {
         }
     }
     let catalog = servers.router.catalog();
-    for (kind, word, key) in [
-        (ListKind::Tools, "tools", "name"),
-        (ListKind::Prompts, "prompts", "name"),
-        (ListKind::Resources, "resources", "uri"),
-        (ListKind::Templates, "resourceTemplates", "uriTemplate"),
-    ] {
-        let list: Value = serde_json::from_slice(&catalog.all.list(kind).bytes()).unwrap_or_default();
+    for (list, key) in List::ALL.into_iter().zip(["name", "name", "uri", "uriTemplate"]) {
+        let word = list.key();
+        let list: Value = serde_json::from_slice(&catalog.all.list(list).bytes()).unwrap_or_default();
         let items = list.get(word).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
         line(&mut text, &format!("{word}: {}", items.len()));
         for item in items.iter().filter_map(|item| item.get(key)?.as_str()) {

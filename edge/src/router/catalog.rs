@@ -83,16 +83,6 @@ pub struct GivenNames {
     prompts: Names,
 }
 
-/// The four lists a client may ask for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[expect(missing_docs, reason = "each is the list of that name")]
-pub enum ListKind {
-    Tools,
-    Prompts,
-    Resources,
-    Templates,
-}
-
 /// Where a public name leads.
 #[derive(Clone, Debug)]
 pub struct Route {
@@ -168,13 +158,13 @@ impl Surface {
     }
 
     /// A rendered list.
-    pub fn list(&self, kind: ListKind) -> &Rendered {
+    pub fn list(&self, list: List) -> &Rendered {
         let [tools, prompts, resources, templates] = &self.lists;
-        match kind {
-            ListKind::Tools => tools,
-            ListKind::Prompts => prompts,
-            ListKind::Resources => resources,
-            ListKind::Templates => templates,
+        match list {
+            List::Tools => tools,
+            List::Prompts => prompts,
+            List::Resources => resources,
+            List::Templates => templates,
         }
     }
 
@@ -246,7 +236,7 @@ impl<'a> Builder<'a> {
         for ((server, _, tools), public) in shown.iter().zip(assigned.public) {
             for ((item, mirrored), public) in tools.iter().zip(public) {
                 let route = Route { server: *server, rename: None, mirrored: mirrored.clone() };
-                self.add(ListKind::Tools, item, public, &route);
+                self.add(List::Tools, item, public, &route);
             }
         }
     }
@@ -259,28 +249,28 @@ impl<'a> Builder<'a> {
         for ((server, _, part), public) in parts.iter().zip(assigned.public) {
             let route = Route { server: *server, rename: None, mirrored: Arc::default() };
             for (item, public) in part.prompts.iter().zip(public) {
-                self.add(ListKind::Prompts, item, public, &route);
+                self.add(List::Prompts, item, public, &route);
             }
         }
     }
 
     /// Enters one named item: under its public name for all, under its own for its server alone. The
     /// prefixed name always leads to it too, unless another item is shown under it.
-    fn add(&mut self, kind: ListKind, item: &Item, public: Option<String>, route: &Route) {
+    fn add(&mut self, list: List, item: &Item, public: Option<String>, route: &Route) {
         let to = |rename| Route { rename, ..route.clone() };
         if let Some(alone) = self.alone.get_mut(route.server) {
-            alone.table(kind).insert(item.key.clone(), to(None));
-            alone.items(kind).push(item.raw.clone());
+            alone.table(list).insert(item.key.clone(), to(None));
+            alone.items(list).push(item.raw.clone());
         }
         let own_name = || Some(render::string_token(&item.key));
         if let Some(member) = self.members.get(route.server) {
             let alias = names::prefixed(member.name, &item.key);
-            self.all.table(kind).entry(alias).or_insert_with(|| to(own_name()));
+            self.all.table(list).entry(alias).or_insert_with(|| to(own_name()));
         }
         if let Some(public) = public {
-            self.all.items(kind).push(render::renamed(item, &public));
+            self.all.items(list).push(render::renamed(item, &public));
             let rename = if public == item.key { None } else { own_name() };
-            self.all.table(kind).insert(public, to(rename));
+            self.all.table(list).insert(public, to(rename));
         }
     }
 
@@ -289,14 +279,14 @@ impl<'a> Builder<'a> {
             for item in &part.resources {
                 if let Some(alone) = self.alone.get_mut(n) {
                     alone.surface.resources.insert(item.key.clone(), n);
-                    alone.items(ListKind::Resources).push(item.raw.clone());
+                    alone.items(List::Resources).push(item.raw.clone());
                 }
                 match self.all.surface.resources.get(&item.key) {
                     Some(owner) if *owner != n => catalog.doubled.push((item.key.clone(), *owner, n)),
                     Some(_) => {}
                     None => {
                         self.all.surface.resources.insert(item.key.clone(), n);
-                        self.all.items(ListKind::Resources).push(item.raw.clone());
+                        self.all.items(List::Resources).push(item.raw.clone());
                     }
                 }
             }
@@ -304,7 +294,7 @@ impl<'a> Builder<'a> {
                 let Some(template) = Template::parse(&item.key) else { continue };
                 for draft in [Some(&mut self.all), self.alone.get_mut(n)].into_iter().flatten() {
                     draft.surface.templates.push((template.clone(), n));
-                    draft.items(ListKind::Templates).push(item.raw.clone());
+                    draft.items(List::Templates).push(item.raw.clone());
                 }
             }
         }
@@ -329,12 +319,11 @@ impl<'a> Builder<'a> {
         let whole = self.members.iter().all(|member| member.part.is_some_and(|part| part.unread.is_empty()));
         let fresh_ms = if whole { self.terms.fresh_ms } else { 0 };
         let finish = |draft: Draft| {
-            let keys = ["tools", "prompts", "resources", "resourceTemplates"];
             let mut surface = draft.surface;
-            for ((list, items), key) in surface.lists.iter_mut().zip(&draft.items).zip(keys) {
-                *list = match key {
-                    "tools" => Rendered::tools(items, fresh_ms, &self.terms.limits),
-                    _ => Rendered::list(key, items, fresh_ms),
+            for ((rendered, items), list) in surface.lists.iter_mut().zip(&draft.items).zip(List::ALL) {
+                *rendered = match list {
+                    List::Tools => Rendered::tools(items, fresh_ms, &self.terms.limits),
+                    list => Rendered::list(list.key(), items, fresh_ms),
                 };
             }
             surface
@@ -349,20 +338,20 @@ impl<'a> Builder<'a> {
 }
 
 impl Draft {
-    fn table(&mut self, kind: ListKind) -> &mut HashMap<String, Route> {
-        match kind {
-            ListKind::Tools => &mut self.surface.tools,
+    fn table(&mut self, list: List) -> &mut HashMap<String, Route> {
+        match list {
+            List::Tools => &mut self.surface.tools,
             _ => &mut self.surface.prompts,
         }
     }
 
-    fn items(&mut self, kind: ListKind) -> &mut Vec<Bytes> {
+    fn items(&mut self, list: List) -> &mut Vec<Bytes> {
         let [tools, prompts, resources, templates] = &mut self.items;
-        match kind {
-            ListKind::Tools => tools,
-            ListKind::Prompts => prompts,
-            ListKind::Resources => resources,
-            ListKind::Templates => templates,
+        match list {
+            List::Tools => tools,
+            List::Prompts => prompts,
+            List::Resources => resources,
+            List::Templates => templates,
         }
     }
 }

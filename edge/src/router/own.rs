@@ -21,11 +21,11 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::{sleep, timeout};
 use wire::mcp::method::Notice;
 
-use super::catalog::{Catalog, ListKind, Part};
+use super::catalog::{Catalog, Part};
 use super::mend::mend;
 use super::refresh::{Wanted, pause};
 use super::{Listing, Router, Shared};
-use crate::call::{Affinity, Call, Reply, SessionKey};
+use crate::call::{Affinity, Call, List, Reply, SessionKey};
 use crate::error::Error;
 
 /// The views of all sessions that have one.
@@ -237,13 +237,13 @@ impl Shared {
             return;
         }
         let (Some(before), Some(now)) = (before.alone.get(index), now.alone.get(index)) else { return };
-        let differs = |kind| !before.list(kind).same_items(now.list(kind));
-        for (kinds, notice) in [
-            (&[ListKind::Tools][..], Notice::ToolsChanged),
-            (&[ListKind::Prompts], Notice::PromptsChanged),
-            (&[ListKind::Resources, ListKind::Templates], Notice::ResourcesChanged),
+        let differs = |list| !before.list(list).same_items(now.list(list));
+        for (lists, notice) in [
+            (&[List::Tools][..], Notice::ToolsChanged),
+            (&[List::Prompts], Notice::PromptsChanged),
+            (&[List::Resources, List::Templates], Notice::ResourcesChanged),
         ] {
-            if kinds.iter().any(|kind| differs(*kind)) && !session.tell_changed(notice) {
+            if lists.iter().any(|list| differs(*list)) && !session.tell_changed(notice) {
                 self.metrics.session_lists_refused.inc();
             }
         }

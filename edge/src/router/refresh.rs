@@ -238,14 +238,11 @@ impl Wanted {
     }
 
     pub(super) fn lists(self) -> impl Iterator<Item = List> {
-        // Templates have no notification of their own (MCP 2025-11-25 server/resources).
-        let all = [
-            (self.tools, List::Tools),
-            (self.prompts, List::Prompts),
-            (self.resources, List::Resources),
-            (self.resources, List::Templates),
-        ];
-        all.into_iter().filter(|(wanted, _)| *wanted).map(|(_, list)| list)
+        List::ALL.into_iter().filter(move |list| match list {
+            List::Tools => self.tools,
+            List::Prompts => self.prompts,
+            List::Resources | List::Templates => self.resources,
+        })
     }
 }
 

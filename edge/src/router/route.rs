@@ -11,9 +11,9 @@ use wire::mcp::method::Method;
 use wire::object::Object;
 use wire::span::Span;
 
-use super::catalog::{ListKind, Route, Surface};
+use super::catalog::{Route, Surface};
 use super::{Listing, Shared, unknown};
-use crate::call::{Affinity, Call, Outcome, Rename, Reply};
+use crate::call::{Affinity, Call, List, Outcome, Rename, Reply};
 use crate::error::{Blame, Error, Kind};
 
 /// What a result that holds a URI has in it.
@@ -27,10 +27,10 @@ impl Shared {
             return Reply::failed(unknown("a server named", scope_name(&call), "the configuration"));
         };
         let routed = match call.method {
-            Method::ToolsList => return list(&call, surface, ListKind::Tools),
-            Method::PromptsList => return list(&call, surface, ListKind::Prompts),
-            Method::ResourcesList => return list(&call, surface, ListKind::Resources),
-            Method::ResourceTemplatesList => return list(&call, surface, ListKind::Templates),
+            Method::ToolsList => return list(&call, surface, List::Tools),
+            Method::PromptsList => return list(&call, surface, List::Prompts),
+            Method::ResourcesList => return list(&call, surface, List::Resources),
+            Method::ResourceTemplatesList => return list(&call, surface, List::Templates),
             Method::SetLevel => return self.set_level(&call, only),
             Method::TasksList => return self.list_tasks(&call, only),
             Method::TasksGet | Method::TasksResult | Method::TasksUpdate | Method::TasksCancel => {
@@ -241,15 +241,15 @@ pub(super) fn has_cursor(call: &Call) -> bool {
 }
 
 /// The whole list at once: no cursor is ever given out, so none can come back.
-fn list(call: &Call, surface: &Surface, kind: ListKind) -> Reply {
+fn list(call: &Call, surface: &Surface, list: List) -> Reply {
     if has_cursor(call) {
         let message = "unknown cursor; list again without one";
         return Reply::failed(Error::new(Kind::InvalidParams, Blame::Downstream, message));
     }
-    let list = surface.list(kind);
+    let rendered = surface.list(list);
     let bytes: Bytes = match call.affinity {
-        Affinity::Session(_) => list.bytes_for_sessions(),
-        Affinity::Principal => list.bytes(),
+        Affinity::Session(_) => rendered.bytes_for_sessions(),
+        Affinity::Principal => rendered.bytes(),
     };
     Reply::ready(Outcome::Result(bytes.into()))
 }

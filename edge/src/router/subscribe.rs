@@ -10,9 +10,9 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use super::catalog::{Catalog, ListKind, Surface};
+use super::catalog::{Catalog, Surface};
 use super::{ListChanges, Shared};
-use crate::call::{ServerName, Subscriber, Subscribing, Subscription};
+use crate::call::{List, ServerName, Subscriber, Subscribing, Subscription};
 
 /// The counts of every view: of all servers together, and of each alone.
 pub(super) struct News {
@@ -43,12 +43,12 @@ impl News {
 }
 
 fn tell(sender: &watch::Sender<ListChanges>, before: &Surface, now: &Surface) {
-    let differs = |kind: ListKind| !before.list(kind).same_items(now.list(kind));
+    let differs = |list: List| !before.list(list).same_items(now.list(list));
     sender.send_if_modified(|changes| {
         let old = *changes;
-        changes.tools += u64::from(differs(ListKind::Tools));
-        changes.prompts += u64::from(differs(ListKind::Prompts));
-        changes.resources += u64::from(differs(ListKind::Resources) || differs(ListKind::Templates));
+        changes.tools += u64::from(differs(List::Tools));
+        changes.prompts += u64::from(differs(List::Prompts));
+        changes.resources += u64::from(differs(List::Resources) || differs(List::Templates));
         *changes != old
     });
 }

@@ -7,7 +7,7 @@ use std::sync::{Arc, PoisonError};
 use bytes::Bytes;
 use tokio::sync::{mpsc, watch};
 use wire::mcp::list::{Item, ListPage};
-use wire::mcp::method::{Method, Notice};
+use wire::mcp::method::Notice;
 use wire::{Era, code};
 
 use super::conn::{Conn, unneeded};
@@ -17,34 +17,6 @@ use super::pool::{Pool, Shared};
 use super::roster::Key;
 use crate::call::{List, Listing, Outcome, SessionKey};
 use crate::error::{Error, Kind};
-
-impl List {
-    /// The method that asks for it.
-    pub fn method(self) -> Method {
-        match self {
-            Self::Tools => Method::ToolsList,
-            Self::Prompts => Method::PromptsList,
-            Self::Resources => Method::ResourcesList,
-            Self::Templates => Method::ResourceTemplatesList,
-        }
-    }
-
-    /// The member of the result that holds it.
-    pub fn key(self) -> &'static str {
-        match self {
-            Self::Templates => "resourceTemplates",
-            other => other.capability(),
-        }
-    }
-
-    fn capability(self) -> &'static str {
-        match self {
-            Self::Tools => "tools",
-            Self::Prompts => "prompts",
-            Self::Resources | Self::Templates => "resources",
-        }
-    }
-}
 
 /// Counts of what the control connection saw; a count that moved means that something should be listed again.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -36,8 +36,8 @@ fn build(parts: &[(&str, Option<&Part>)], terms: &Terms) -> Catalog {
     Catalog::build(&members, &mut GivenNames::default(), terms)
 }
 
-fn shown(surface: &Surface, kind: ListKind, member: &str, key: &str) -> Vec<String> {
-    let list: serde_json::Value = serde_json::from_slice(&surface.list(kind).bytes()).unwrap();
+fn shown(surface: &Surface, list: List, member: &str, key: &str) -> Vec<String> {
+    let list: serde_json::Value = serde_json::from_slice(&surface.list(list).bytes()).unwrap();
     list[member].as_array().unwrap().iter().map(|item| item[key].as_str().unwrap().to_owned()).collect()
 }
 
@@ -45,8 +45,8 @@ fn shown(surface: &Surface, kind: ListKind, member: &str, key: &str) -> Vec<Stri
 fn contested_tools_are_renamed_for_all_and_not_for_one_alone() {
     let (a, b) = (part(&["x", "y"], &[], &[]), part(&["y"], &[], &[]));
     let catalog = build(&[("a", Some(&a)), ("b", Some(&b))], &terms(None));
-    assert_eq!(shown(&catalog.all, ListKind::Tools, "tools", "name"), ["x", "y", "b__y"]);
-    assert_eq!(shown(&catalog.alone[1], ListKind::Tools, "tools", "name"), ["y"]);
+    assert_eq!(shown(&catalog.all, List::Tools, "tools", "name"), ["x", "y", "b__y"]);
+    assert_eq!(shown(&catalog.alone[1], List::Tools, "tools", "name"), ["y"]);
     assert_eq!(catalog.contested, 1);
 
     let renamed = catalog.all.tool("b__y").unwrap();
@@ -68,20 +68,19 @@ fn lists_of_missing_servers_are_asked_for_again_at_once() {
     let whole = build(&[("a", Some(&a))], &terms(None));
     let lacking = build(&[("a", Some(&a)), ("b", None)], &terms(None));
     let ttl = |catalog: &Catalog| {
-        let list: serde_json::Value =
-            serde_json::from_slice(&catalog.all.list(ListKind::Tools).bytes()).unwrap();
+        let list: serde_json::Value = serde_json::from_slice(&catalog.all.list(List::Tools).bytes()).unwrap();
         (list["ttlMs"].as_u64().unwrap(), list["cacheScope"].as_str().unwrap().to_owned())
     };
     assert_eq!(ttl(&whole), (30_000, "private".to_owned()));
     assert_eq!(ttl(&lacking).0, 0);
-    assert!(whole.all.list(ListKind::Tools).same_items(lacking.all.list(ListKind::Tools)));
+    assert!(whole.all.list(List::Tools).same_items(lacking.all.list(List::Tools)));
 }
 
 #[test]
 fn the_first_server_owns_a_doubled_uri() {
     let (a, b) = (part(&[], &["x://1"], &[]), part(&[], &["x://1", "x://2"], &["y://{id}"]));
     let catalog = build(&[("a", Some(&a)), ("b", Some(&b))], &terms(None));
-    assert_eq!(shown(&catalog.all, ListKind::Resources, "resources", "uri"), ["x://1", "x://2"]);
+    assert_eq!(shown(&catalog.all, List::Resources, "resources", "uri"), ["x://1", "x://2"]);
     assert_eq!(catalog.doubled, [("x://1".to_owned(), 0, 1)]);
     assert_eq!(catalog.all.resource("x://1"), Some(0));
     assert_eq!(catalog.all.resource("x://2"), Some(1));
@@ -95,7 +94,7 @@ fn the_first_server_owns_a_doubled_uri() {
 fn only_the_tools_an_operator_names_are_shown() {
     let (a, b) = (part(&["x", "y"], &[], &[]), part(&["y", "z"], &[], &[]));
     let catalog = build(&[("a", Some(&a)), ("b", Some(&b))], &terms(Some(&["x", "b__y"])));
-    assert_eq!(shown(&catalog.all, ListKind::Tools, "tools", "name"), ["x", "y"]);
+    assert_eq!(shown(&catalog.all, List::Tools, "tools", "name"), ["x", "y"]);
     assert_eq!(catalog.all.tool("y").unwrap().server, 1);
     assert!(catalog.all.tool("z").is_none());
 }
@@ -110,10 +109,10 @@ fn tools_that_would_break_clients_are_mended_or_left_out() {
     let tools = wire::mcp::list::ListPage::scan(&page, "tools", &Limits::default()).unwrap().items;
     let own = Part { tools, ..Part::default() };
     let catalog = build(&[("a", Some(&own))], &terms(None));
-    assert_eq!(shown(&catalog.all, ListKind::Tools, "tools", "name"), ["bad", "good"]);
+    assert_eq!(shown(&catalog.all, List::Tools, "tools", "name"), ["bad", "good"]);
     assert!(catalog.all.tool("bad").unwrap().mirrored.is_empty());
     assert_eq!(catalog.all.tool("good").unwrap().mirrored.len(), 1);
-    let bytes = catalog.all.list(ListKind::Tools).bytes();
+    let bytes = catalog.all.list(List::Tools).bytes();
     assert_eq!(String::from_utf8_lossy(&bytes).matches("x-mcp-header").count(), 1);
 }
 
@@ -140,7 +139,7 @@ fn old_clients_see_no_output_schema_that_they_refuse() {
     let page = format!(r#"{{"tools":[{}]}}"#, tools.join(","));
     let listed = wire::mcp::list::ListPage::scan(&page.into(), "tools", &Limits::default()).unwrap();
     let catalog = build(&[("a", Some(&Part { tools: listed.items, ..Part::default() }))], &terms(None));
-    let list = catalog.all.list(ListKind::Tools);
+    let list = catalog.all.list(List::Tools);
     let outputs = |bytes: Bytes| {
         let list: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
         let tools = list["tools"].as_array().unwrap().clone();
@@ -152,6 +151,6 @@ fn old_clients_see_no_output_schema_that_they_refuse() {
     assert_eq!(older[0], Some(serde_json::json!({"type": "object"})));
     assert!(older[1..].iter().all(Option::is_none) && older.len() == 5);
     let plain = build(&[("a", Some(&part(&["x"], &[], &[])))], &terms(None));
-    let list = plain.all.list(ListKind::Tools);
+    let list = plain.all.list(List::Tools);
     assert_eq!(list.bytes().as_ptr(), list.bytes_for_sessions().as_ptr(), "one list, where none differs");
 }
