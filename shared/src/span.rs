@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 /// The bytes `start..end` of some message.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Hash)]
 pub struct Span {
     /// Offset of the first byte.
     pub start: usize,

@@ -20,19 +20,36 @@ struct Waiting {
     notices: Vec<Notice>,
     /// Somebody looks at earlier ones.
     looking: usize,
+    /// Somebody looks until nothing waits any more.
+    followed: bool,
+}
+
+impl Waiting {
+    fn is_unknown(&self) -> bool {
+        self.looking > 0 || !self.notices.is_empty()
+    }
 }
 
 impl Announced {
-    /// Notes a changed list of `server`; `true` when nothing of it waited: then somebody has to look.
+    /// Notes a changed list of `server`; `true` when nobody follows: then somebody has to look until [`left`](Self::left).
     pub fn note(&self, server: &ServerName, notice: Notice) -> bool {
-        let mut waiting = self.lock();
-        let notices = &mut waiting.entry(server.clone()).or_default().notices;
-        let is_first = notices.is_empty();
-        if !notices.contains(&notice) {
-            notices.push(notice);
+        let mut all = self.lock();
+        let waiting = all.entry(server.clone()).or_default();
+        if !waiting.notices.contains(&notice) {
+            waiting.notices.push(notice);
         }
         self.any.store(true, Ordering::Release);
-        is_first
+        !std::mem::replace(&mut waiting.followed, true)
+    }
+
+    /// Who follows may leave, for nothing of `server` waits or is looked at; the next notice wants another one.
+    pub fn left(&self, server: &ServerName) -> bool {
+        let mut all = self.lock();
+        let has_left = all.get(server).is_none_or(|waiting| !waiting.is_unknown());
+        if has_left {
+            all.remove(server);
+        }
+        has_left
     }
 
     /// Whether anything waits or is looked at. Costs one load.
@@ -42,7 +59,8 @@ impl Announced {
 
     /// The servers of which something waits or is looked at.
     pub fn servers(&self) -> Vec<ServerName> {
-        self.lock().keys().cloned().collect()
+        let all = self.lock();
+        all.iter().filter(|(_, waiting)| waiting.is_unknown()).map(|(server, _)| server.clone()).collect()
     }
 
     /// Takes what waits of `server`. It waits again unless the look is [finished](Look::finish).
@@ -73,9 +91,9 @@ impl Look<'_> {
         &self.notices
     }
 
-    /// The lists have been read.
-    pub fn finish(mut self) {
-        self.notices.clear();
+    /// The lists have been read, all but those of `unread`, which wait again.
+    pub fn finish(mut self, unread: &[Notice]) {
+        self.notices.retain(|notice| unread.contains(notice));
     }
 }
 
@@ -86,11 +104,11 @@ impl Drop for Look<'_> {
             waiting.looking -= 1;
             self.notices.retain(|notice| !waiting.notices.contains(notice));
             waiting.notices.append(&mut self.notices);
-            if waiting.looking == 0 && waiting.notices.is_empty() {
+            if !waiting.is_unknown() && !waiting.followed {
                 all.remove(self.server);
             }
         }
-        self.announced.any.store(!all.is_empty(), Ordering::Release);
+        self.announced.any.store(all.values().any(Waiting::is_unknown), Ordering::Release);
     }
 }
 
@@ -106,12 +124,31 @@ mod tests {
         assert!(!announced.note(&server, Notice::ToolsChanged) && announced.any());
         let look = announced.take(&server);
         assert!(announced.any(), "what is looked at is not known yet");
-        assert!(announced.note(&server, Notice::PromptsChanged), "not what is looked at now");
+        announced.note(&server, Notice::PromptsChanged);
         drop(look);
         assert_eq!(announced.servers(), std::slice::from_ref(&server));
         let look = announced.take(&server);
         assert_eq!(look.notices(), [Notice::PromptsChanged, Notice::ToolsChanged]);
-        look.finish();
+        look.finish(&[Notice::ToolsChanged]);
+        assert!(announced.any());
+        let look = announced.take(&server);
+        assert_eq!(look.notices(), [Notice::ToolsChanged]);
+        look.finish(&[]);
         assert!(!announced.any() && announced.servers().is_empty());
+    }
+
+    #[test]
+    fn one_follows_until_nothing_waits() {
+        let (announced, server) = (Announced::default(), ServerName::parse("a").unwrap());
+        assert!(announced.note(&server, Notice::ToolsChanged));
+        let look = announced.take(&server);
+        assert!(!announced.note(&server, Notice::PromptsChanged), "whoever looks, one follows already");
+        look.finish(&[]);
+        assert!(!announced.left(&server), "the prompts wait");
+        let look = announced.take(&server);
+        assert!(!announced.left(&server), "who looks may give it up");
+        look.finish(&[]);
+        assert!(announced.left(&server));
+        assert!(announced.note(&server, Notice::ToolsChanged), "the next one");
     }
 }

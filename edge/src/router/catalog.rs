@@ -2,7 +2,7 @@
 //!
 //! A [`Catalog`] is immutable; each change builds a new one. Nothing here waits or knows of connections.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -10,7 +10,7 @@ use wire::limits::Limits;
 use wire::mcp::list::Item;
 use wire::mcp::mirror::Mirrored;
 
-use super::mend::Fault;
+use super::mend::Faults;
 use super::names::{self, Names, Offer, Prefix};
 use super::render::{self, Rendered};
 use super::template::{Reading, Template};
@@ -34,12 +34,22 @@ pub struct Part {
     pub completes: bool,
     /// Which of its lists could not be read when they were last asked for, and why.
     pub unread: Vec<(List, Error)>,
-    /// What is not shown as the server sent it.
-    pub faults: Vec<Fault>,
+    /// What is not shown as the server sent it, by list.
+    pub faults: BTreeMap<List, Faults>,
 }
 
 impl Part {
     /// The items of one list.
+    pub(super) fn items(&self, list: List) -> &Vec<Item> {
+        match list {
+            List::Tools => &self.tools,
+            List::Prompts => &self.prompts,
+            List::Resources => &self.resources,
+            List::Templates => &self.templates,
+        }
+    }
+
+    /// The same, to be changed.
     pub(super) fn items_mut(&mut self, list: List) -> &mut Vec<Item> {
         match list {
             List::Tools => &mut self.tools,
@@ -47,14 +57,6 @@ impl Part {
             List::Resources => &mut self.resources,
             List::Templates => &mut self.templates,
         }
-    }
-
-    /// Whether the lists of both are the same.
-    pub(super) fn has_items_of(&self, other: &Self) -> bool {
-        self.tools == other.tools
-            && self.prompts == other.prompts
-            && self.resources == other.resources
-            && self.templates == other.templates
     }
 }
 
@@ -77,10 +79,27 @@ impl Member<'_> {
 }
 
 /// Names given so far; they outlive single catalogs.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct GivenNames {
     tools: Names,
     prompts: Names,
+}
+
+impl GivenNames {
+    /// These, but where `own` has others.
+    pub(super) fn with(&self, own: &Self) -> Self {
+        Self { tools: self.tools.with(&own.tools), prompts: self.prompts.with(&own.prompts) }
+    }
+
+    /// Those that `common` does not have, or gave to others.
+    pub(super) fn beyond(&self, common: &Self) -> Self {
+        Self { tools: self.tools.beyond(&common.tools), prompts: self.prompts.beyond(&common.prompts) }
+    }
+
+    /// About what they take.
+    pub(super) fn bytes(&self) -> usize {
+        self.tools.bytes() + self.prompts.bytes()
+    }
 }
 
 /// Where a public name leads.

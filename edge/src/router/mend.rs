@@ -13,6 +13,7 @@ use serde_json::{Map, Value as Json, json};
 use wire::limits::Limits;
 use wire::mcp::list::{Item, ListPage};
 
+use super::NAME_CHARS;
 use crate::call::List;
 
 /// An item that is not shown as its server sent it.
@@ -20,7 +21,7 @@ use crate::call::List;
 pub struct Fault {
     /// The list it is in.
     pub list: List,
-    /// Its name, URI or template.
+    /// Its name, URI or template, as far as one needs it to recognise it.
     pub item: String,
     /// What is wrong, and what was done.
     pub what: String,
@@ -32,9 +33,25 @@ impl fmt::Display for Fault {
     }
 }
 
+/// The faults of one list.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Faults {
+    /// The first of them.
+    pub first: Vec<Fault>,
+    /// How many there are beside.
+    pub more: usize,
+}
+
+impl Faults {
+    fn add(&mut self, fault: Fault) {
+        if self.first.len() < FAULTS_KEPT { self.first.push(fault) } else { self.more += 1 }
+    }
+}
+
 /// The items of one list as they may be shown, and what was wrong with the others. Gives way to calls now and then.
-pub(super) async fn mend(list: List, items: Vec<Item>, limits: &Limits) -> (Vec<Item>, Vec<Fault>) {
-    let (mut mended, mut faults, mut keys) = (Vec::with_capacity(items.len()), Vec::new(), HashSet::new());
+pub(super) async fn mend(list: List, items: Vec<Item>, limits: &Limits) -> (Vec<Item>, Faults) {
+    let (mut mended, mut faults) = (Vec::with_capacity(items.len()), Faults::default());
+    let mut keys = HashSet::new();
     for (n, item) in items.into_iter().enumerate() {
         if n % AT_A_TIME == AT_A_TIME - 1 {
             tokio::task::yield_now().await;
@@ -43,12 +60,15 @@ pub(super) async fn mend(list: List, items: Vec<Item>, limits: &Limits) -> (Vec<
         let judged = if keys.insert(key.clone()) { judge(list, item, limits) } else { Err(TWICE) };
         let what = match judged {
             Ok((item, what)) => {
-                mended.push(item);
+                // It stays for long, and the line it came in is the server's to fill and counted with the calls.
+                mended.push(item.detached());
                 what
             }
             Err(why) => Some(format!("{why}; left out")),
         };
-        faults.extend(what.map(|what| Fault { list, item: key, what }));
+        if let Some(what) = what {
+            faults.add(Fault { list, item: key.chars().take(NAME_CHARS).collect(), what });
+        }
     }
     (mended, faults)
 }
@@ -326,6 +346,8 @@ fn is_moment(text: &[u8]) -> bool {
     date_fits && clock(minutes) && seconds_fit && zone_fits
 }
 
+/// Faults of one list that are kept, and told at `/ready`. 100: more than anybody mends at a time.
+const FAULTS_KEPT: usize = 100;
 /// Items that are looked at without a pause. 50: a millisecond or less.
 const AT_A_TIME: usize = 50;
 const TWICE: &str = "the list has another one of that name before it";
@@ -343,7 +365,7 @@ mod tests {
             assert_eq!(key, item.key);
         }
         let items = items.iter().map(|item| serde_json::from_slice(&item.raw).unwrap()).collect();
-        (items, faults.into_iter().map(|fault| format!("{}: {}", fault.item, fault.what)).collect())
+        (items, faults.first.into_iter().map(|fault| format!("{}: {}", fault.item, fault.what)).collect())
     }
 
     #[tokio::test]
@@ -351,7 +373,7 @@ mod tests {
         let text = r#"{"tools":[{ "name":"t", "title":"T","inputSchema":{"$schema":"x","type":"object","properties":{"a":{"type":["string","null"]}},"required":["a"]},"outputSchema":{"anyOf":[]},"annotations":{"readOnlyHint":true,"own":1},"icons":[{"src":"data:,"}],"execution":{"taskSupport":"optional"},"_meta":{"n":1e2},"more":null}]}"#;
         let items = ListPage::scan(&text.into(), "tools", &Limits::default()).unwrap().items;
         let (after, faults) = mend(List::Tools, items.clone(), &Limits::default()).await;
-        assert_eq!((after, faults), (items, vec![]));
+        assert_eq!((after, faults), (items, Faults::default()));
     }
 
     #[tokio::test]
@@ -433,6 +455,16 @@ mod tests {
         assert_eq!((Json::from(resources), faults.len()), (expected, 4));
         let (templates, _) = mended(List::Templates, &json!([{"uriTemplate": "{+any}"}])).await;
         assert_eq!(templates, [json!({"uriTemplate": "{+any}", "name": "{+any}"})]);
+    }
+
+    #[tokio::test]
+    async fn of_many_faults_some_are_kept() {
+        let tools: Vec<_> = (0..150).map(|n| json!({"name": format!("{n}{}", "x".repeat(500))})).collect();
+        let page = json!({"tools": tools}).to_string();
+        let items = ListPage::scan(&page.into(), "tools", &Limits::default()).unwrap().items;
+        let (_, faults) = mend(List::Tools, items, &Limits::default()).await;
+        assert_eq!((faults.first.len(), faults.more), (FAULTS_KEPT, 50));
+        assert_eq!(faults.first[0].item.len(), NAME_CHARS);
     }
 
     #[test]

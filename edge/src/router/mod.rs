@@ -16,6 +16,7 @@ mod seen;
 mod session;
 mod subscribe;
 mod template;
+mod views;
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -39,9 +40,9 @@ use crate::permit::RETRY_AFTER;
 use catalog::{Catalog, GivenNames, Member, Part, Surface, Terms};
 use mend::Fault;
 use names::Prefix;
-use own::Views;
 use seen::{SEEN_URIS, Seen};
 use subscribe::News;
+use views::Views;
 
 pub use subscribe::Accepted;
 
@@ -96,6 +97,9 @@ pub struct Config {
     /// The pause between two listings of one server. 500 ms: real servers announce up to five changes at
     /// each start.
     pub refresh_gap: Duration,
+    /// Bytes of the lists that single sessions see, and of the catalogs built from them, of all sessions together.
+    /// 64 MiB: some hundred different views of a thousand tools, or some thousand of a few dozen.
+    pub view_bytes: usize,
     /// Bounds for scanning what servers list.
     pub limits: Limits,
 }
@@ -107,6 +111,7 @@ impl Default for Config {
             tools: None,
             fresh: Duration::from_secs(30),
             refresh_gap: Duration::from_millis(500),
+            view_bytes: 64 << 20,
             limits: Limits::default(),
         }
     }
@@ -190,7 +195,7 @@ struct Shared {
 /// What catalogs are built from.
 struct State {
     parts: Vec<Listing>,
-    given: GivenNames,
+    given: Arc<GivenNames>,
 }
 
 /// How far the listing of one server has come.
@@ -203,11 +208,18 @@ enum Listing {
     Listed(Arc<Part>),
 }
 
+impl Listing {
+    fn part(&self) -> Option<Arc<Part>> {
+        if let Self::Listed(part) = self { Some(part.clone()) } else { None }
+    }
+}
+
 impl Router {
     /// A router that knows of no name yet; [`refresh`] brings them.
     pub fn new(config: Config, servers: Vec<Entry>, metrics: Metrics, drain: DrainWatch) -> Self {
         let parts = servers.iter().map(|_| Listing::Pending).collect();
         let (settled, news) = (servers.is_empty(), News::new(servers.len()));
+        let views = Views::new(config.view_bytes);
         let shared = Shared {
             config,
             servers,
@@ -216,8 +228,8 @@ impl Router {
             drain,
             settled: watch::Sender::new(settled),
             news,
-            views: Views::default(),
-            state: Mutex::new(State { parts, given: GivenNames::default() }),
+            views,
+            state: Mutex::new(State { parts, given: Arc::default() }),
             catalog: RwLock::default(),
         };
         Self { shared: Arc::new(shared) }
@@ -230,14 +242,25 @@ impl Router {
 
     /// What is wrong with the lists of the server at `index`, for its operator.
     pub fn complaints(&self, index: usize) -> Complaints {
-        let state = self.shared.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let part = match state.parts.get(index) {
-            Some(Listing::Listed(part)) => part,
-            Some(Listing::Failed(why)) => return Complaints { listed: false, all: vec![why.to_string()] },
-            Some(Listing::Pending) | None => return Complaints { listed: false, all: Vec::new() },
+        let part = {
+            let state = self.shared.state.lock().unwrap_or_else(PoisonError::into_inner);
+            match state.parts.get(index) {
+                Some(Listing::Listed(part)) => part.clone(),
+                Some(Listing::Failed(why)) => {
+                    return Complaints { listed: false, all: vec![why.to_string()] };
+                }
+                Some(Listing::Pending) | None => return Complaints::default(),
+            }
         };
-        let unread = part.unread.iter().map(|(list, why)| format!("{}: {why}", list.method().as_str()));
-        Complaints { listed: true, all: unread.chain(part.faults.iter().map(Fault::to_string)).collect() }
+        let mut all: Vec<String> =
+            part.unread.iter().map(|(list, why)| format!("{}: {why}", list.method().as_str())).collect();
+        for (list, faults) in &part.faults {
+            all.extend(faults.first.iter().map(Fault::to_string));
+            if faults.more > 0 {
+                all.push(format!("{}: and {} more", list.method().as_str(), faults.more));
+            }
+        }
+        Complaints { listed: true, all }
     }
 }
 
@@ -279,11 +302,9 @@ impl Shared {
     }
 
     fn publish(&self, state: &mut State) {
-        let mut given = std::mem::take(&mut state.given);
-        let members = self.members(state, |_| None);
-        let catalog = Arc::new(Catalog::build(&members, &mut given, &self.terms()));
-        drop(members);
-        state.given = given;
+        let parts: Vec<_> = state.parts.iter().map(Listing::part).collect();
+        let given = Arc::make_mut(&mut state.given);
+        let catalog = Arc::new(Catalog::build(&self.members(&parts), given, &self.terms()));
         self.metrics.contested.set(i64::try_from(catalog.contested).unwrap_or(i64::MAX));
         let before = {
             let mut current = self.catalog.write().unwrap_or_else(PoisonError::into_inner);
@@ -293,14 +314,14 @@ impl Shared {
         self.announce(&before, &catalog);
     }
 
-    /// The servers with their parts; `own` of a server goes before what everybody sees of it.
-    fn members<'a>(&'a self, state: &'a State, own: impl Fn(usize) -> Option<&'a Part>) -> Vec<Member<'a>> {
-        let entries = self.servers.iter().zip(&state.parts).enumerate();
-        let member = |(server, (entry, listing)): (usize, (&'a Entry, &'a Listing))| {
-            let common = if let Listing::Listed(part) = listing { Some(part.as_ref()) } else { None };
-            Member { name: &entry.name, prefix: entry.prefix, part: own(server).or(common) }
+    /// The servers with their parts.
+    fn members<'a>(&'a self, parts: &'a [Option<Arc<Part>>]) -> Vec<Member<'a>> {
+        let member = |(entry, part): (&'a Entry, &'a Option<Arc<Part>>)| Member {
+            name: &entry.name,
+            prefix: entry.prefix,
+            part: part.as_deref(),
         };
-        entries.map(member).collect()
+        self.servers.iter().zip(parts).map(member).collect()
     }
 
     fn terms(&self) -> Terms {

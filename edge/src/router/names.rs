@@ -30,7 +30,7 @@ pub struct Offer<'a> {
 }
 
 /// The public names of one kind of thing (tools, prompts).
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Names {
     owners: HashMap<String, ServerName>,
 }
@@ -55,6 +55,11 @@ impl Names {
                 }
             }
         }
+        if self.owners.len() > GIVEN_NAMES {
+            let offered: HashSet<&str> =
+                offers.iter().flat_map(|offer| offer.names.iter().copied()).collect();
+            self.owners.retain(|name, _| offered.contains(name.as_str()));
+        }
         let mut taken: HashSet<String> = self.owners.keys().cloned().collect();
         let mut assigned = Assigned::default();
         for offer in offers {
@@ -75,12 +80,37 @@ impl Names {
         }
         assigned
     }
+
+    /// These, but where `own` has others.
+    pub fn with(&self, own: &Self) -> Self {
+        let mut all = self.clone();
+        all.owners.extend(own.owners.iter().map(|(name, owner)| (name.clone(), owner.clone())));
+        all
+    }
+
+    /// Those that `common` does not have, or gave to others.
+    pub fn beyond(&self, common: &Self) -> Self {
+        let differs = |(name, owner): &(&String, &ServerName)| common.owners.get(*name) != Some(*owner);
+        let owners = self.owners.iter().filter(differs).map(|(name, owner)| (name.clone(), owner.clone()));
+        Self { owners: owners.collect() }
+    }
+
+    /// About what they take.
+    pub fn bytes(&self) -> usize {
+        self.owners.keys().map(|name| name.len() + NAME_COST).sum()
+    }
 }
 
 /// `<slug>__<name>`: only characters that every LLM API takes in a tool's name.
 pub fn prefixed(server: &ServerName, name: &str) -> String {
     format!("{server}__{name}")
 }
+
+/// Names that are kept for their servers, of each kind. 100,000: ten times what large installations offer. Over it those
+/// that nobody offers at that moment may go to others later: a server that invents names all the time fills no memory.
+pub const GIVEN_NAMES: usize = 100_000;
+/// What a name takes beside its text.
+const NAME_COST: usize = 64;
 
 #[cfg(test)]
 mod tests {
@@ -119,6 +149,34 @@ mod tests {
         assert_eq!(public(&late), [vec!["a__y"], vec!["y"]]);
         let gone = names.assign(&[offer(&a, &["y"]), offer(&b, &[])]);
         assert_eq!(public(&gone), [vec!["a__y"], vec![]], "the owner is down, its name waits for it");
+    }
+
+    #[test]
+    fn names_that_nobody_offers_any_more_are_kept_up_to_a_bound() {
+        let (a, b) = (server("a"), server("b"));
+        let mut names = Names::default();
+        names.assign(&[offer(&a, &["kept"]), offer(&b, &["y"])]);
+        for round in 0..=11 {
+            let invented: Vec<_> = (0..GIVEN_NAMES / 10).map(|n| format!("{round}.{n}")).collect();
+            let mut all: Vec<_> = invented.iter().map(String::as_str).collect();
+            all.push("kept");
+            names.assign(&[offer(&a, &all), offer(&b, &[])]);
+            assert!(names.owners.len() <= GIVEN_NAMES + 1);
+            let owners = (names.owners.get("kept"), names.owners.contains_key("y"));
+            assert_eq!(owners, (Some(&a), round < 9), "in round {round}");
+        }
+    }
+
+    #[test]
+    fn own_names_go_before_common_ones() {
+        let (a, b) = (server("a"), server("b"));
+        let (mut common, mut own) = (Names::default(), Names::default());
+        common.assign(&[offer(&a, &["x", "y"])]);
+        own.assign(&[offer(&a, &["x"]), offer(&b, &["y", "z"])]);
+        let all = common.with(&own);
+        assert_eq!((all.owners["x"].clone(), all.owners["y"].clone()), (a, b));
+        assert_eq!(all.beyond(&common).owners.len(), 2, "y and z");
+        assert_eq!(all.beyond(&all).bytes(), 0);
     }
 
     #[test]

@@ -113,12 +113,17 @@ fn tell(before: &Part, now: &Part, pool: &Pool) {
             tracing::warn!(%server, list, %error, "list left out until it can be read");
         }
     }
-    let news: Vec<_> = now.faults.iter().filter(|fault| !before.faults.contains(fault)).collect();
-    for Fault { list, item, what } in news.iter().take(FAULTS_TOLD) {
-        tracing::warn!(%server, list = list.method().as_str(), item, what, "clients would refuse this item");
-    }
-    if let Some(more @ 1..) = news.len().checked_sub(FAULTS_TOLD) {
-        tracing::warn!(%server, more, "clients would refuse more items");
+    for (list, faults) in &now.faults {
+        let known = before.faults.get(list).cloned().unwrap_or_default();
+        let list = list.method().as_str();
+        let news: Vec<_> = faults.first.iter().filter(|fault| !known.first.contains(fault)).collect();
+        for Fault { item, what, .. } in news.iter().take(FAULTS_TOLD) {
+            tracing::warn!(%server, list, item, what, "clients would refuse this item");
+        }
+        let more = news.len().saturating_sub(FAULTS_TOLD) + faults.more.saturating_sub(known.more);
+        if more > 0 {
+            tracing::warn!(%server, list, more, "clients would refuse more items");
+        }
     }
 }
 
@@ -184,8 +189,7 @@ async fn list(
             Ok(listed) => {
                 let (mended, faults) = mend(list, listed, limits).await;
                 *part.items_mut(list) = mended;
-                part.faults.retain(|fault| fault.list != list);
-                part.faults.extend(faults);
+                part.faults.insert(list, faults);
             }
             Err(error) => part.unread.push((list, error)),
         }
@@ -255,7 +259,7 @@ const BACKOFF_MOST: Duration = Duration::from_secs(15);
 /// The longest wait for one list of a server that answers others. 1 h: longer than `idle_timeout`, so that a server
 /// which never answers it can sleep.
 const BACKOFF_MOST_OF_LIST: Duration = Duration::from_secs(3600);
-/// Items of one listing that get a log line each. 20: enough to see what is wrong with a server.
+/// Items of one list that get a log line each. 20: enough to see what is wrong with a server.
 const FAULTS_TOLD: usize = 20;
 
 #[cfg(test)]

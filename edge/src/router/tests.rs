@@ -19,6 +19,8 @@ enum Own {
     #[default]
     Closed,
     Lists(Box<Part>),
+    /// It lists all but one.
+    Refuses(Box<Part>, List),
     /// It is busy.
     Silent,
 }
@@ -58,7 +60,11 @@ impl Server for Echo {
     fn list(&self, _: &SessionKey, list: List) -> crate::call::Listing {
         match &*self.2.lock().unwrap() {
             Own::Closed => Box::pin(std::future::ready(None)),
-            Own::Lists(part) => {
+            Own::Refuses(_, refused) if *refused == list => {
+                let error = Error::new(Kind::Protocol, Blame::Upstream, "refused");
+                Box::pin(std::future::ready(Some(Err(error))))
+            }
+            Own::Lists(part) | Own::Refuses(part, _) => {
                 let items = std::mem::take(Part::clone(part).items_mut(list));
                 Box::pin(std::future::ready(Some(Ok(items))))
             }
@@ -84,6 +90,9 @@ fn router_told(names: &[&'static str]) -> (Router, Told) {
     (router_with(names, told.clone(), Arc::default()), told)
 }
 
+/// A room that can be filled in a moment.
+const VIEW_BYTES: usize = 1 << 20;
+
 fn router_with(names: &[&'static str], told: Told, own: Arc<Mutex<Own>>) -> Router {
     let entries = names.iter().map(|name| Entry {
         name: ServerName::parse(name).unwrap(),
@@ -91,7 +100,8 @@ fn router_with(names: &[&'static str], told: Told, own: Arc<Mutex<Own>>) -> Rout
         server: Arc::new(Echo(name, told.clone(), own.clone())),
     });
     let drain = DrainWatch::default();
-    Router::new(Config::default(), entries.collect(), Metrics::default(), drain)
+    let config = Config { view_bytes: VIEW_BYTES, ..Config::default() };
+    Router::new(config, entries.collect(), Metrics::default(), drain)
 }
 
 fn items(list_key: &str, items: &str) -> Vec<Item> {

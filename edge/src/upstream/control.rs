@@ -93,11 +93,16 @@ impl Shared {
         Ok((conn, facts))
     }
 
-    /// A list as the connection shows it that a session has open.
+    /// A list as the connection shows it that a session has open; one that is just being opened is waited for.
     pub(super) fn list_of(&self, session: &SessionKey, list: List) -> Listing {
         let (this, session) = (self.this(), session.clone());
         Box::pin(async move {
             let this = this?;
+            let opening = this.lock().roster.opening(&Key::Session(session.number));
+            if let Some(mut opening) = opening.filter(|_| this.session_conn(&session).is_none()) {
+                // How it ended is asked of the roster.
+                let _ = opening.wait_for(Option::is_some).await;
+            }
             let conn = this.session_conn(&session)?;
             if !conn.can(list.capability()) {
                 return Some(Ok(Vec::new()));
@@ -117,6 +122,7 @@ impl Shared {
     // MCP 2025-11-25 server/utilities/pagination
     async fn pages(&self, conn: &Conn, list: List) -> Result<Vec<Item>, Error> {
         let (mut items, mut seen, mut cursor) = (Vec::new(), HashSet::new(), None::<String>);
+        let (mut bytes, most) = (0, self.config.list_bytes);
         let (server, method) = (&self.server.name, list.method().as_str());
         for _ in 0..self.config.list_pages {
             let Some(result) = self.page(conn, list, cursor.as_deref()).await? else { return Ok(items) };
@@ -126,7 +132,16 @@ impl Shared {
                 let left_out = page.left_out;
                 tracing::warn!(%server, method, left_out, "items of a list left out: no name, or not an object");
             }
-            items.extend(page.items);
+            let mut room = |item: &Item| {
+                bytes += item.bytes();
+                bytes <= most
+            };
+            let (before, on_page) = (items.len(), page.items.len());
+            items.extend(page.items.into_iter().take_while(|item| room(item)));
+            if items.len() < before + on_page {
+                tracing::warn!(%server, method, most_bytes = most, "list is too long: items left out from its end");
+                return Ok(items);
+            }
             match page.next_cursor {
                 None => return Ok(items),
                 Some(next) if !seen.insert(next.clone()) => {

@@ -55,6 +55,9 @@ pub struct Config {
     pub withheld: Vec<String>,
     /// Pages followed for one list. 100: real servers have one to three, and a cursor that never ends is a bug.
     pub list_pages: usize,
+    /// Bytes kept of one list. 16 MiB, as much as one frame: thousands of tools, and what clients are shown is held
+    /// several times.
+    pub list_bytes: usize,
 }
 
 impl Default for Config {
@@ -78,6 +81,7 @@ impl Default for Config {
             files: None,
             withheld: Vec::new(),
             list_pages: 100,
+            list_bytes: 16 << 20,
         }
     }
 }

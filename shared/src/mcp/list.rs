@@ -23,7 +23,7 @@ pub struct ListPage {
 }
 
 /// One item of a list.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Item {
     /// The JSON text of the item, a slice of the result.
     pub raw: Bytes,
@@ -58,6 +58,17 @@ impl ListPage {
 }
 
 impl Item {
+    /// The same with a text of its own, which holds nothing else of the result.
+    #[must_use]
+    pub fn detached(self) -> Self {
+        Self { raw: Bytes::copy_from_slice(&self.raw), ..self }
+    }
+
+    /// About what it takes once it is [detached](Self::detached).
+    pub fn bytes(&self) -> usize {
+        size_of::<Self>() + self.raw.len() + self.key.len()
+    }
+
     fn scan(raw: Bytes, item_key: &str, limits: &Limits) -> Option<Item> {
         let object = Object::scan(&raw, Span::all(&raw), limits).ok()?;
         let key_span = object.get(&raw, item_key)?;

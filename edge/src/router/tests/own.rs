@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::super::own::{PATIENCE, VIEW_BYTES, follow};
+use super::super::own::{PATIENCE, follow};
 use super::*;
 use crate::call::Event;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
@@ -175,20 +175,158 @@ async fn views_end_with_their_sessions() {
     }
 }
 
+/// A list of one tool of this many bytes.
+fn large(name: &str, bytes: usize) -> Part {
+    let tool = format!(
+        r#"{{"name":"{name}","description":"{}","inputSchema":{{"type":"object"}}}}"#,
+        "d".repeat(bytes)
+    );
+    Part { tools: items("tools", &tool), ..part("y") }
+}
+
 #[tokio::test(start_paused = true)]
 async fn views_are_bounded_in_bytes() {
     let stage = Stage::new();
-    let big = "d".repeat(VIEW_BYTES / 16);
-    let tool = format!(r#"{{"name":"big","description":"{big}","inputSchema":{{"type":"object"}}}}"#);
-    stage.shows(Part { tools: items("tools", &tool), ..Part::default() });
     let mut sessions: Vec<_> = (1..=5).map(session).collect();
     let mut see_it = Vec::new();
     for (one, heard) in &mut sessions {
+        let name = format!("large_{}", one.number);
+        stage.shows(large(&name, VIEW_BYTES / 16));
         stage.changes(one);
         told(heard).await;
-        see_it.push(stage.tools(Some(one), None).await.contains(&"big".to_owned()));
+        see_it.push(stage.tools(Some(one), None).await.contains(&name));
         assert!(stage.router.shared.views.bytes() <= VIEW_BYTES);
     }
     assert!(see_it.contains(&true) && see_it.contains(&false), "{see_it:?}");
     assert!(stage.router.shared.metrics.session_lists_refused.get() > 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_view_that_outgrows_the_room_with_the_common_lists_is_given_up_and_its_client_told() {
+    let stage = Stage::new();
+    let (one, mut heard) = session(1);
+    stage.shows(tools(&["y", "unlocked"]));
+    stage.changes(&one);
+    assert_eq!(told(&mut heard).await, Some(Notice::ToolsChanged));
+    stage.router.shared.listed(0, large("x", VIEW_BYTES / 2));
+    assert_eq!(stage.tools(Some(&one), None).await, ["x", "y"]);
+    assert_eq!(told(&mut heard).await, Some(Notice::ToolsChanged));
+    assert_eq!(stage.router.shared.views.bytes(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_finds_no_room_costs_the_session_no_other_list() {
+    let stage = Stage::new();
+    let ((one, _heard), shared) = (session(1), &stage.router.shared);
+    let view = shared.view(&one);
+    let looked =
+        |server, part: Part| (server, vec![(List::Tools, shared.looked(server, List::Tools, part.tools))]);
+    assert!(shared.change(&one, &view, looked(0, tools(&["x", "unlocked"]))));
+    assert!(
+        !shared.change(&one, &view, looked(1, large("y", VIEW_BYTES / 2))),
+        "the list fits, the view does not"
+    );
+    assert!(!shared.change(&one, &view, looked(1, large("y", VIEW_BYTES))), "not even the list fits");
+    assert_eq!(stage.tools(Some(&one), None).await, ["x", "unlocked", "y"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn sessions_that_see_the_same_share_it() {
+    let stage = Stage::new();
+    let mut sessions: Vec<_> = (1..=50).map(session).collect();
+    let mut bytes = Vec::new();
+    stage.shows(large("unlocked", VIEW_BYTES / 20));
+    for (one, heard) in &mut sessions {
+        stage.changes(one);
+        told(heard).await;
+        assert_eq!(stage.tools(Some(one), None).await, ["x", "unlocked"]);
+        bytes.push(stage.router.shared.views.bytes());
+    }
+    bytes.dedup();
+    assert_eq!(bytes.len(), 1, "{bytes:?}");
+    for (one, _) in &sessions {
+        one.ended.cancel();
+    }
+    while stage.router.shared.views.bytes() > 0 {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_list_that_cannot_be_read_costs_no_other_and_is_looked_at_again_by_one_task() {
+    let stage = Stage::new();
+    let (one, mut heard) = session(1);
+    let shown = Part { prompts: items("prompts", r#"{"name":"own"}"#), ..tools(&["y", "unlocked"]) };
+    *stage.own.lock().unwrap() = Own::Refuses(Box::new(shown.clone()), List::Tools);
+    let begun = tokio::runtime::Handle::current().metrics().num_alive_tasks();
+    let server = ServerName::parse("b").unwrap();
+    for notice in [Notice::ToolsChanged, Notice::PromptsChanged] {
+        if one.announced.note(&server, notice) {
+            stage.announce.send(one.clone()).unwrap();
+        }
+    }
+    assert_eq!(told(&mut heard).await, Some(Notice::PromptsChanged));
+    for _ in 0..20 {
+        stage.changes(&one);
+        tokio::time::sleep(Duration::from_secs(31)).await;
+    }
+    let alive = tokio::runtime::Handle::current().metrics().num_alive_tasks();
+    assert_eq!(alive, begun + 2, "who follows, and who waits for the session's end");
+    assert!(one.announced.any());
+    stage.shows(shown);
+    assert_eq!(told(&mut heard).await, Some(Notice::ToolsChanged));
+    assert!(!one.announced.any());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_waits_once_for_a_server_that_does_not_answer() {
+    let stage = Stage::new();
+    let (one, mut heard) = session(1);
+    *stage.own.lock().unwrap() = Own::Silent;
+    let began = Instant::now();
+    stage.changes(&one);
+    for _ in 0..5 {
+        assert_eq!(stage.tools(Some(&one), None).await, ["x", "y"]);
+    }
+    assert_eq!(began.elapsed(), PATIENCE);
+    stage.shows(tools(&["y", "late"]));
+    assert_eq!(told(&mut heard).await, Some(Notice::ToolsChanged));
+    stage.shows(tools(&["y", "later"]));
+    stage.changes(&one);
+    assert_eq!(
+        stage.tools(Some(&one), None).await,
+        ["x", "y", "later"],
+        "it answers again, so it is waited for"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_the_lists_that_changed_are_the_sessions_own() {
+    let stage = Stage::new();
+    let (one, mut heard) = session(1);
+    stage.shows(tools(&["y", "unlocked"]));
+    stage.changes(&one);
+    told(&mut heard).await;
+    let prompts = items("prompts", r#"{"name":"new"}"#);
+    stage.router.shared.listed(1, Part { prompts, completes: false, ..part("y") });
+    let list = call("me", Some("b"), Method::PromptsList, "{}");
+    let list = Call { affinity: Affinity::Session(one.clone()), ..list };
+    assert_eq!(answer(&stage.router, list).await.unwrap()["prompts"][0]["name"], "new");
+    let catalog = stage.router.shared.catalog_of(&Affinity::Session(one.clone()));
+    assert_eq!(catalog.completes, [true, false]);
+    assert_eq!(stage.tools(Some(&one), None).await, ["x", "y", "unlocked"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn in_a_view_a_name_does_not_move() {
+    let stage = Stage::new();
+    let ((one, mut heard), (other, _)) = (session(1), session(2));
+    stage.shows(tools(&["y", "unlocked"]));
+    stage.changes(&one);
+    told(&mut heard).await;
+    assert_eq!(stage.use_tool(&one, "unlocked").await.unwrap()["server"], "b");
+    stage.router.shared.listed(0, tools(&["x", "unlocked"]));
+    assert_eq!(stage.use_tool(&one, "unlocked").await.unwrap()["server"], "b", "as its client knows it");
+    assert_eq!(stage.use_tool(&one, "a__unlocked").await.unwrap()["server"], "a");
+    assert_eq!(stage.use_tool(&other, "unlocked").await.unwrap()["server"], "a");
 }

@@ -50,6 +50,39 @@ async fn a_list_that_never_ends_is_read_up_to_a_bound() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_list_that_is_too_long_is_cut() {
+    let mut room = Setting::default().config(|config| config.list_bytes = 1000).build();
+    let listing = list(&room, List::Tools);
+    let mut peer = room.accept_legacy().await;
+    let (one, two) = ("1".repeat(300), "2".repeat(300));
+    page(&mut peer, &["a", &one], Some("1")).await;
+    page(&mut peer, &["b", &two, "c"], Some("2")).await;
+    assert_eq!(listing.await.unwrap().unwrap(), ["a".to_owned(), one, "b".to_owned()]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_list_of_a_session_waits_for_its_connection_to_open() {
+    let mut room = Setting::default().build();
+    let (key, _heard) = session_heard(1);
+    assert!(room.pool.shared().list_of(&key, List::Tools).await.is_none(), "it has none");
+    key.wishes.change(|wished| wished.level = Some(wire::mcp::level::Level::Error));
+    let reply = room.echo_in(&key, "a");
+    let mut peer = room.accept_legacy().await;
+    let level = peer.expect("logging/setLevel").await;
+    let listing = tokio::spawn(room.pool.shared().list_of(&key, List::Tools));
+    tokio::task::yield_now().await;
+    peer.answer(&level, json!({})).await;
+    for _ in 0..2 {
+        let request = peer.read().await.unwrap();
+        let result =
+            if request["method"] == "tools/list" { json!({"tools": [{"name": "own"}]}) } else { json!({}) };
+        peer.answer(&request, result).await;
+    }
+    result(reply).await;
+    assert_eq!(listing.await.unwrap().unwrap().unwrap()[0].key, "own");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_list_that_gets_no_answer_costs_the_connection() {
     let mut room = Setting::default().build();
     let listing = list(&room, List::Tools);
