@@ -35,9 +35,9 @@ const PATIENCE: Duration = Duration::from_secs(120);
 
 fn report(servers: &Servers) -> (String, bool) {
     let (mut text, mut all_answered) = (String::new(), true);
-    for (index, pool) in servers.pools.iter().enumerate() {
+    for pool in &servers.pools {
         let now = pool.status();
-        let complaints = servers.router.complaints(index);
+        let complaints = servers.router.complaints(pool.name());
         let answered = matches!(now.state, ServerState::Up | ServerState::Sleeping) && complaints.listed;
         all_answered &= answered;
         let detail = match (answered, now.era, now.last_error) {

@@ -15,9 +15,9 @@ pub(super) fn readiness(servers: Servers, drain: DrainWatch) -> impl Fn() -> Rea
     move || {
         let (is_settled, is_leaving) = (*servers.router.settled().borrow(), drain.is_leaving());
         let is_ready = is_settled && !is_leaving;
-        let pools = servers.pools.iter().enumerate();
-        let states = pools
-            .map(|(index, pool)| (pool.name().to_string(), state(pool, servers.router.complaints(index))));
+        let states = servers.pools.iter();
+        let states =
+            states.map(|pool| (pool.name().to_string(), state(pool, servers.router.complaints(pool.name()))));
         let json = json!({
             "ready": is_ready,
             "settled": is_settled,

@@ -63,6 +63,8 @@ impl Part {
 /// One server in the configured order.
 #[derive(Debug)]
 pub struct Member<'a> {
+    /// The number it goes by in routes and views.
+    pub number: usize,
     /// Its slug.
     pub name: &'a ServerName,
     /// How its names become public.
@@ -105,7 +107,7 @@ impl GivenNames {
 /// Where a public name leads.
 #[derive(Clone, Debug)]
 pub struct Route {
-    /// Index of the server in the configured order.
+    /// The number of the server.
     pub server: usize,
     /// The server's own name as a JSON string token, where it differs from the public one.
     pub rename: Option<Bytes>,
@@ -129,9 +131,9 @@ pub struct Surface {
 pub struct Catalog {
     /// Of all servers together, names made unique.
     pub all: Surface,
-    /// Of each server alone, its names as they are.
+    /// Of each server alone, by its number, its names as they are.
     pub alone: Vec<Arc<Surface>>,
-    /// Per server, whether it completes arguments; true while it is not known.
+    /// By number, whether the server completes arguments; true while it is not known.
     pub completes: Vec<bool>,
     /// Names that more than one server offers.
     pub contested: usize,
@@ -202,8 +204,12 @@ impl Surface {
 impl Catalog {
     /// Builds all views. `given` learns the names that this round gives out.
     pub fn build(members: &[Member<'_>], given: &mut GivenNames, terms: &Terms) -> Self {
-        let completes = members.iter().map(|member| member.part.is_none_or(|part| part.completes));
-        let mut catalog = Self { completes: completes.collect(), ..Self::default() };
+        let mut catalog = Self { completes: vec![true; numbers(members)], ..Self::default() };
+        for member in members {
+            if let Some(completes) = catalog.completes.get_mut(member.number) {
+                *completes = member.part.is_none_or(|part| part.completes);
+            }
+        }
         let mut builder = Builder::new(members, terms);
         builder.tools(&mut given.tools, &mut catalog);
         builder.prompts(&mut given.prompts, &mut catalog);
@@ -214,9 +220,16 @@ impl Catalog {
     }
 }
 
+/// Places for the views of single servers, by their numbers.
+fn numbers(members: &[Member<'_>]) -> usize {
+    members.iter().map(|member| member.number + 1).max().unwrap_or(0)
+}
+
 /// The views while they grow: per view, tables and the items of each list.
 struct Builder<'a> {
     members: &'a [Member<'a>],
+    /// The slugs by number.
+    slugs: Vec<Option<&'a ServerName>>,
     terms: &'a Terms,
     all: Draft,
     alone: Vec<Draft>,
@@ -230,12 +243,18 @@ struct Draft {
 
 impl<'a> Builder<'a> {
     fn new(members: &'a [Member<'a>], terms: &'a Terms) -> Self {
-        let alone = members.iter().map(|_| Draft::default()).collect();
-        Self { members, terms, all: Draft::default(), alone }
+        let (mut alone, mut slugs) = (Vec::new(), vec![None; numbers(members)]);
+        alone.resize_with(slugs.len(), Draft::default);
+        for member in members {
+            if let Some(slug) = slugs.get_mut(member.number) {
+                *slug = Some(member.name);
+            }
+        }
+        Self { members, slugs, terms, all: Draft::default(), alone }
     }
 
     fn parts(&self) -> impl Iterator<Item = (usize, &'a Member<'a>, &'a Part)> + use<'a> {
-        self.members.iter().enumerate().filter_map(|(n, member)| member.part.map(|part| (n, member, part)))
+        self.members.iter().filter_map(|member| Some((member.number, member, member.part?)))
     }
 
     fn tools(&mut self, names: &mut Names, catalog: &mut Catalog) {
@@ -282,8 +301,8 @@ impl<'a> Builder<'a> {
             alone.items(list).push(item.raw.clone());
         }
         let own_name = || Some(render::string_token(&item.key));
-        if let Some(member) = self.members.get(route.server) {
-            let alias = names::prefixed(member.name, &item.key);
+        if let Some(Some(slug)) = self.slugs.get(route.server) {
+            let alias = names::prefixed(slug, &item.key);
             self.all.table(list).entry(alias).or_insert_with(|| to(own_name()));
         }
         if let Some(public) = public {

@@ -6,9 +6,11 @@
 //! eras.
 
 pub mod catalog;
+mod lineup;
 mod mend;
 pub mod names;
 mod own;
+mod publish;
 pub mod refresh;
 pub mod render;
 mod route;
@@ -31,19 +33,18 @@ use wire::limits::Limits;
 use wire::mcp::method::Notice;
 use wire::mcp::mirror::Mirrored;
 
-use crate::call::{
-    Call, Dispatch, Next, Reply, Responder, Server, ServerName, SessionKey, Subscriber, reply,
-};
+use crate::call::{Call, Dispatch, Next, Reply, Responder, ServerName, SessionKey, Subscriber, reply};
 use crate::error::{Blame, Error, Kind};
 use crate::ops::drain::DrainWatch;
 use crate::permit::RETRY_AFTER;
-use catalog::{Catalog, GivenNames, Member, Part, Surface, Terms};
-use mend::Fault;
-use names::Prefix;
+use catalog::{Catalog, Surface};
+use lineup::Lineup;
+use publish::State;
 use seen::{SEEN_URIS, Seen};
 use subscribe::News;
 use views::Views;
 
+pub use lineup::Entry;
 pub use subscribe::Accepted;
 
 /// All configured servers as one. Answers the four list methods itself, routes tools, prompts, resources
@@ -152,16 +153,6 @@ impl Metrics {
     }
 }
 
-/// One configured server as the router sees it.
-pub struct Entry {
-    /// Its slug.
-    pub name: ServerName,
-    /// How its names become public.
-    pub prefix: Prefix,
-    /// Where its calls go.
-    pub server: Arc<dyn Server>,
-}
-
 /// What is wrong with the lists of one server.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Complaints {
@@ -179,7 +170,8 @@ pub struct Router {
 
 struct Shared {
     config: Config,
-    servers: Vec<Entry>,
+    /// Changed with `state` alone.
+    lineup: RwLock<Arc<Lineup>>,
     metrics: Metrics,
     seen: Arc<Seen>,
     drain: DrainWatch,
@@ -192,47 +184,29 @@ struct Shared {
     catalog: RwLock<Arc<Catalog>>,
 }
 
-/// What catalogs are built from.
-struct State {
-    parts: Vec<Listing>,
-    given: Arc<GivenNames>,
-}
-
-/// How far the listing of one server has come.
-enum Listing {
-    /// Not answered yet.
-    Pending,
-    /// Failed at least once and never answered; how it failed first.
-    Failed(Error),
-    /// Answered; the latest word, also while the server is down.
-    Listed(Arc<Part>),
-}
-
-impl Listing {
-    fn part(&self) -> Option<Arc<Part>> {
-        if let Self::Listed(part) = self { Some(part.clone()) } else { None }
-    }
-}
-
 impl Router {
     /// A router that knows of no name yet; [`refresh`] brings them.
     pub fn new(config: Config, servers: Vec<Entry>, metrics: Metrics, drain: DrainWatch) -> Self {
-        let parts = servers.iter().map(|_| Listing::Pending).collect();
-        let (settled, news) = (servers.is_empty(), News::new(servers.len()));
-        let views = Views::new(config.view_bytes);
         let shared = Shared {
+            views: Views::new(config.view_bytes),
             config,
-            servers,
+            lineup: RwLock::default(),
             metrics,
             seen: Arc::new(Seen::new(SEEN_URIS)),
             drain,
-            settled: watch::Sender::new(settled),
-            news,
-            views,
-            state: Mutex::new(State { parts, given: Arc::default() }),
+            settled: watch::Sender::new(servers.is_empty()),
+            news: News::default(),
+            state: Mutex::default(),
             catalog: RwLock::default(),
         };
+        shared.reconfigure(servers);
         Self { shared: Arc::new(shared) }
+    }
+
+    /// Serves these servers from now on, in this order. Whoever was there before goes on undisturbed; a server that is
+    /// another one under its name shows what that one did until it is listed. Names are given out anew.
+    pub fn reconfigure(&self, servers: Vec<Entry>) {
+        self.shared.reconfigure(servers);
     }
 
     /// What public names lead to now.
@@ -240,27 +214,9 @@ impl Router {
         self.shared.catalog()
     }
 
-    /// What is wrong with the lists of the server at `index`, for its operator.
-    pub fn complaints(&self, index: usize) -> Complaints {
-        let part = {
-            let state = self.shared.state.lock().unwrap_or_else(PoisonError::into_inner);
-            match state.parts.get(index) {
-                Some(Listing::Listed(part)) => part.clone(),
-                Some(Listing::Failed(why)) => {
-                    return Complaints { listed: false, all: vec![why.to_string()] };
-                }
-                Some(Listing::Pending) | None => return Complaints::default(),
-            }
-        };
-        let mut all: Vec<String> =
-            part.unread.iter().map(|(list, why)| format!("{}: {why}", list.method().as_str())).collect();
-        for (list, faults) in &part.faults {
-            all.extend(faults.first.iter().map(Fault::to_string));
-            if faults.more > 0 {
-                all.push(format!("{}: and {} more", list.method().as_str(), faults.more));
-            }
-        }
-        Complaints { listed: true, all }
+    /// What is wrong with the lists of a server, for its operator.
+    pub fn complaints(&self, name: &ServerName) -> Complaints {
+        self.shared.complaints(name)
     }
 }
 
@@ -270,103 +226,20 @@ impl Shared {
         self.catalog.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// The latest word of the server at `index`.
-    fn listed(&self, index: usize, part: Part) {
-        self.update(index, Listing::Listed(Arc::new(part)));
-    }
-
-    /// The server at `index` could not be listed. What it listed before stays.
-    fn failed(&self, index: usize, why: Error) {
-        self.update(index, Listing::Failed(why));
-    }
-
-    /// Gives out names now, whoever has answered.
-    fn settle(&self) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if !self.is_settled() {
-            self.publish(&mut state);
-        }
-    }
-
-    fn update(&self, index: usize, listing: Listing) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(part) = state.parts.get_mut(index) else { return };
-        match (&part, &listing) {
-            (Listing::Failed(_) | Listing::Listed(_), Listing::Failed(_)) => return,
-            _ => *part = listing,
-        }
-        let complete = state.parts.iter().all(|part| !matches!(part, Listing::Pending));
-        if self.is_settled() || complete {
-            self.publish(&mut state);
-        }
-    }
-
-    fn publish(&self, state: &mut State) {
-        let parts: Vec<_> = state.parts.iter().map(Listing::part).collect();
-        let given = Arc::make_mut(&mut state.given);
-        let catalog = Arc::new(Catalog::build(&self.members(&parts), given, &self.terms()));
-        self.metrics.contested.set(i64::try_from(catalog.contested).unwrap_or(i64::MAX));
-        let before = {
-            let mut current = self.catalog.write().unwrap_or_else(PoisonError::into_inner);
-            std::mem::replace(&mut *current, catalog.clone())
-        };
-        self.tell(&before, &catalog);
-        self.announce(&before, &catalog);
-    }
-
-    /// The servers with their parts.
-    fn members<'a>(&'a self, parts: &'a [Option<Arc<Part>>]) -> Vec<Member<'a>> {
-        let member = |(entry, part): (&'a Entry, &'a Option<Arc<Part>>)| Member {
-            name: &entry.name,
-            prefix: entry.prefix,
-            part: part.as_deref(),
-        };
-        self.servers.iter().zip(parts).map(member).collect()
-    }
-
-    fn terms(&self) -> Terms {
-        Terms {
-            tools: self.config.tools.clone(),
-            fresh_ms: u32::try_from(self.config.fresh.as_millis()).unwrap_or(u32::MAX),
-            limits: self.config.limits.clone(),
-        }
-    }
-
-    /// Log lines for what an operator would otherwise search for: once per change.
-    fn tell(&self, before: &Catalog, now: &Catalog) {
-        let name = |server: usize| self.servers.get(server).map(|entry| entry.name.to_string());
-        for doubled in now.doubled.iter().filter(|doubled| !before.doubled.contains(doubled)) {
-            let (uri, owner, other) = doubled;
-            let (owner, other) = (name(*owner), name(*other));
-            tracing::warn!(
-                uri,
-                owner,
-                other,
-                "two servers list one URI; the other's is at /servers/<other>/mcp"
-            );
-        }
-        if now.contested != before.contested {
-            tracing::info!(names = now.contested, "contested names appear as <slug>__<name>");
-        }
-    }
-
-    /// Tells those who have read something, if what they would read differs.
-    fn announce(&self, before: &Catalog, now: &Catalog) {
-        if self.settled.send_replace(true) {
-            self.news.announce(before, now);
-        }
+    fn lineup(&self) -> Arc<Lineup> {
+        self.lineup.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn is_settled(&self) -> bool {
         *self.settled.borrow()
     }
 
-    /// The index of a configured server.
+    /// The number of a configured server.
     fn index(&self, name: &ServerName) -> Option<usize> {
-        self.servers.iter().position(|entry| entry.name == *name)
+        self.lineup().number(name.as_str())
     }
 
-    /// The view a call may use, and the index of the only server it may reach.
+    /// The view a call may use, and the number of the only server it may reach.
     fn surface<'c>(
         &self,
         catalog: &'c Catalog,
@@ -440,7 +313,8 @@ impl Dispatch for Router {
 
 impl Gateway for Router {
     fn server(&self, slug: &str) -> Option<ServerName> {
-        self.shared.servers.iter().find(|entry| entry.name.as_str() == slug).map(|entry| entry.name.clone())
+        let lineup = self.shared.lineup();
+        lineup.number(slug).and_then(|number| lineup.get(number)).map(|entry| entry.name.clone())
     }
 
     fn settled(&self) -> watch::Receiver<bool> {
@@ -460,13 +334,13 @@ impl Gateway for Router {
     }
 
     fn notify(&self, session: &SessionKey, notice: Notice, message: &Message) {
-        for entry in &self.shared.servers {
+        for (_, entry) in self.shared.lineup().iter() {
             entry.server.notify(session, notice, message);
         }
     }
 
     fn changes(&self, scope: Option<&ServerName>) -> watch::Receiver<ListChanges> {
-        self.shared.news.follow(scope.and_then(|scope| self.shared.index(scope)))
+        self.shared.news.follow(scope)
     }
 
     fn subscribe(&self, subscriber: Subscriber, scope: Option<ServerName>, uris: Vec<String>) -> Accepted {

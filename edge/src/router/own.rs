@@ -82,7 +82,8 @@ impl Shared {
     }
 
     async fn look_until_done(self: &Arc<Self>, session: &SessionKey, index: usize) {
-        let Some(entry) = self.servers.get(index) else { return };
+        let lineup = self.lineup();
+        let Some(entry) = lineup.get(index) else { return };
         let view = self.view(session);
         loop {
             sleep(view.gap(index).unwrap_or(self.config.refresh_gap)).await;
@@ -95,7 +96,8 @@ impl Shared {
 
     /// Lists over the session's own connection what it announced. What cannot be read waits again.
     async fn look(self: &Arc<Self>, session: &SessionKey, index: usize) {
-        let Some(entry) = self.servers.get(index) else { return };
+        let lineup = self.lineup();
+        let Some(entry) = lineup.get(index) else { return };
         let view = self.view(session);
         let _one = view.looking.lock().await;
         // If this is given up, what was announced waits again before another look begins.

@@ -1,7 +1,7 @@
 //! One call, one table look-up, one server.
 
 use std::borrow::Cow;
-use std::sync::{Arc, LazyLock, PoisonError};
+use std::sync::{Arc, LazyLock};
 
 use bytes::Bytes;
 use memchr::memmem::Finder;
@@ -12,8 +12,8 @@ use wire::object::Object;
 use wire::span::Span;
 
 use super::catalog::{Route, Surface};
-use super::{Listing, Shared, unknown};
-use crate::call::{Affinity, Call, List, Outcome, Rename, Reply};
+use super::{Shared, unknown};
+use crate::call::{Affinity, Call, List, Outcome, Rename, Reply, ServerName};
 use crate::error::{Blame, Error, Kind};
 
 /// What a result that holds a URI has in it.
@@ -85,7 +85,8 @@ impl Shared {
     }
 
     fn send(&self, mut call: Call, target: Target) -> Reply {
-        let Some(entry) = self.servers.get(target.server) else {
+        let lineup = self.lineup();
+        let Some(entry) = lineup.get(target.server) else {
             return Reply::failed(Error::new(Kind::Lost, Blame::Edge, "the server is no longer configured"));
         };
         if call.pin.as_ref().is_some_and(|pin| *pin != entry.name) {
@@ -129,21 +130,14 @@ impl Shared {
             Some(_) => Err(unknown(what, &name, list)),
             None => {
                 let mut error = unknown(what, &name, list);
-                error.message += &self.unheard();
+                // Of whom the caller's name may be.
+                let unheard = self.unheard();
+                if !unheard.is_empty() {
+                    let names: Vec<_> = unheard.iter().map(ServerName::as_str).collect();
+                    error.message += &format!(" (servers not heard from yet: {})", names.join(", "));
+                }
                 Err(error)
             }
-        }
-    }
-
-    /// Of whom the caller's name may be: servers that have never listed.
-    fn unheard(&self) -> String {
-        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let listings = self.servers.iter().zip(&state.parts);
-        let unheard = listings.filter(|(_, listing)| !matches!(listing, Listing::Listed(_)));
-        let names: Vec<_> = unheard.map(|(entry, _)| entry.name.as_str()).collect();
-        match names.as_slice() {
-            [] => String::new(),
-            names => format!(" (servers not heard from yet: {})", names.join(", ")),
         }
     }
 
@@ -154,7 +148,8 @@ impl Shared {
         only: Option<usize>,
         (principal, uri): (&Arc<str>, &str),
     ) -> Option<usize> {
-        only.or_else(|| surface.resource(uri)).or_else(|| self.seen.server(principal, uri))
+        let seen = || self.seen.server(principal, uri).filter(|server| self.lineup().get(*server).is_some());
+        only.or_else(|| surface.resource(uri)).or_else(seen)
     }
 
     fn resource(&self, call: &Call, surface: &Surface, only: Option<usize>) -> Result<Target, Error> {

@@ -4,8 +4,9 @@ use bytes::Bytes;
 use wire::mcp::level::Level;
 use wire::splice::Parts;
 
+use super::Shared;
+use super::lineup::{Entry, Lineup};
 use super::route::{Target, has_cursor};
-use super::{Entry, Shared};
 use crate::call::{Affinity, Call, Outcome, Reply, reply};
 use crate::error::{Blame, Error, Kind};
 use crate::upstream::server_of;
@@ -23,7 +24,7 @@ impl Shared {
             return Reply::failed(Error::new(Kind::InvalidParams, Blame::Downstream, message));
         };
         session.wishes.change(|wished| wished.level = Some(level));
-        for entry in self.within(only) {
+        for entry in within(&self.lineup(), only) {
             entry.server.tell_level(session);
         }
         Reply::ready(Outcome::Result(Bytes::from_static(br#"{"resultType":"complete"}"#).into()))
@@ -38,7 +39,7 @@ impl Shared {
             return Reply::failed(Error::new(Kind::InvalidParams, Blame::Downstream, message));
         }
         let (responder, answer) = reply();
-        let lists: Vec<_> = self.within(only).map(|entry| entry.server.tasks(session)).collect();
+        let lists: Vec<_> = within(&self.lineup(), only).map(|entry| entry.server.tasks(session)).collect();
         self.drain.spawn(async move {
             // All at once would be no faster: only servers with tasks of this session are asked.
             let merge = async {
@@ -60,17 +61,17 @@ impl Shared {
     pub(super) fn task(&self, call: &Call, only: Option<usize>) -> Result<Target, Error> {
         let id = call.request.param("taskId").and_then(|id| id.as_str());
         let slug = id.as_deref().and_then(server_of);
-        let server = self.servers.iter().position(|entry| Some(entry.name.as_str()) == slug);
+        let server = slug.and_then(|slug| self.lineup().number(slug));
         match server.filter(|server| only.is_none_or(|only| only == *server)) {
             Some(server) => Ok(Target { server, rename: None }),
             None => Err(Error::new(Kind::InvalidParams, Blame::Downstream, "this client has no such task")),
         }
     }
+}
 
-    fn within(&self, only: Option<usize>) -> impl Iterator<Item = &Entry> {
-        let servers = self.servers.iter().enumerate();
-        servers.filter(move |(index, _)| only.is_none_or(|only| only == *index)).map(|(_, entry)| entry)
-    }
+fn within(lineup: &Lineup, only: Option<usize>) -> impl Iterator<Item = &Entry> {
+    let is_in = move |(number, _): &(usize, &Entry)| only.is_none_or(|only| only == *number);
+    lineup.iter().filter(is_in).map(|(_, entry)| entry)
 }
 
 fn rendered(tasks: &[Bytes]) -> Parts {

@@ -1,9 +1,10 @@
 //! News: which rendered lists changed, told to whoever reads them, and updates of resources, each from the server
 //! that has it.
 
+use std::collections::HashMap;
 use std::future::poll_fn;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -11,34 +12,55 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use super::catalog::{Catalog, Surface};
+use super::lineup::Lineup;
 use super::{ListChanges, Shared};
 use crate::call::{List, ServerName, Subscriber, Subscribing, Subscription};
 
 /// The counts of every view: of all servers together, and of each alone.
+#[derive(Default)]
 pub(super) struct News {
     all: watch::Sender<ListChanges>,
-    alone: Vec<watch::Sender<ListChanges>>,
+    /// Also of servers that are configured no longer, while somebody follows them.
+    alone: Mutex<HashMap<ServerName, watch::Sender<ListChanges>>>,
 }
 
 impl News {
-    /// No change yet in the views of `servers` servers.
-    pub(super) fn new(servers: usize) -> Self {
-        let alone = (0..servers).map(|_| watch::Sender::default()).collect();
-        Self { all: watch::Sender::default(), alone }
+    /// There are these servers from now on.
+    pub(super) fn follow_all(&self, lineup: &Lineup) {
+        let mut alone = self.alone();
+        alone.retain(|name, sender| sender.receiver_count() > 0 || lineup.number(name.as_str()).is_some());
+        for (_, entry) in lineup.iter() {
+            alone.entry(entry.name.clone()).or_default();
+        }
     }
 
     /// Follows one view; one that does not exist never changes.
-    pub(super) fn follow(&self, only: Option<usize>) -> watch::Receiver<ListChanges> {
-        only.and_then(|server| self.alone.get(server)).unwrap_or(&self.all).subscribe()
+    pub(super) fn follow(&self, only: Option<&ServerName>) -> watch::Receiver<ListChanges> {
+        let alone = self.alone();
+        match only {
+            Some(name) => alone
+                .get(name)
+                .map_or_else(|| watch::channel(ListChanges::default()).1, watch::Sender::subscribe),
+            None => self.all.subscribe(),
+        }
     }
 
     /// Tells those who follow a view, if what they would read differs.
-    pub(super) fn announce(&self, before: &Catalog, now: &Catalog) {
-        tell(&self.all, &before.all, &now.all);
-        let views = before.alone.iter().zip(&now.alone);
-        for (sender, (before, now)) in self.alone.iter().zip(views) {
-            tell(sender, before, now);
+    pub(super) fn announce(&self, before: (&Lineup, &Catalog), now: (&Lineup, &Catalog)) {
+        tell(&self.all, &before.1.all, &now.1.all);
+        let nothing = Surface::default();
+        let view = |(lineup, catalog): (&Lineup, &'_ Catalog), name: &ServerName| {
+            catalog.alone.get(lineup.number(name.as_str())?).cloned()
+        };
+        for (name, sender) in self.alone().iter() {
+            let (before, now) = (view(before, name), view(now, name));
+            tell(sender, before.as_deref().unwrap_or(&nothing), now.as_deref().unwrap_or(&nothing));
         }
+    }
+
+    fn alone(&self) -> MutexGuard<'_, HashMap<ServerName, watch::Sender<ListChanges>>> {
+        // Every state inside is valid at any point, so a poisoned lock carries no news.
+        self.alone.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -95,11 +117,11 @@ impl Shared {
         scope: Option<&ServerName>,
         uris: Vec<String>,
     ) -> Vec<Subscribing> {
-        let catalog = self.catalog_of(&subscriber.affinity);
+        let (catalog, lineup) = (self.catalog_of(&subscriber.affinity), self.lineup());
         let Some((surface, only)) = self.surface(&catalog, scope) else { return Vec::new() };
         let principal = subscriber.caller.principal();
         let asked = uris.into_iter().filter_map(|uri| {
-            let entry = self.servers.get(self.owner(surface, only, (principal, &uri))?)?;
+            let entry = lineup.get(self.owner(surface, only, (principal, &uri))?)?;
             Some(entry.server.subscribe(subscriber.clone(), uri))
         });
         asked.collect()

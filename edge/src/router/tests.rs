@@ -1,7 +1,10 @@
 mod own;
+mod reconfigure;
 
+use super::catalog::Part;
+use super::names::Prefix;
 use super::*;
-use crate::call::{Affinity, Caller, Client, List, Outcome, Subscribing, Subscription};
+use crate::call::{Affinity, Caller, Client, List, Outcome, Server, Subscribing, Subscription};
 use crate::permit::Permits;
 use bytes::Bytes;
 use std::pin::Pin;
@@ -94,14 +97,15 @@ fn router_told(names: &[&'static str]) -> (Router, Told) {
 const VIEW_BYTES: usize = 1 << 20;
 
 fn router_with(names: &[&'static str], told: Told, own: Arc<Mutex<Own>>) -> Router {
-    let entries = names.iter().map(|name| Entry {
-        name: ServerName::parse(name).unwrap(),
-        prefix: Prefix::Conflict,
-        server: Arc::new(Echo(name, told.clone(), own.clone())),
-    });
+    let entries = names.iter().map(|name| entry(name, told.clone(), own.clone()));
     let drain = DrainWatch::default();
     let config = Config { view_bytes: VIEW_BYTES, ..Config::default() };
     Router::new(config, entries.collect(), Metrics::default(), drain)
+}
+
+fn entry(name: &'static str, told: Told, own: Arc<Mutex<Own>>) -> Entry {
+    let server = Arc::new(Echo(name, told, own));
+    Entry { name: ServerName::parse(name).unwrap(), prefix: Prefix::Conflict, server }
 }
 
 fn items(list_key: &str, items: &str) -> Vec<Item> {

@@ -12,8 +12,9 @@ use std::time::Duration;
 
 use wire::mcp::list::Item;
 
+use super::Shared;
 use super::catalog::{Catalog, GivenNames, Part};
-use super::{Listing, Shared};
+use super::publish::members;
 use crate::call::{Affinity, List, SessionKey};
 
 /// The views of all sessions that have one.
@@ -241,7 +242,7 @@ impl Shared {
 
     /// Compares what a look brought with what everybody sees, and finds room for it.
     pub(super) fn looked(&self, server: usize, list: List, items: Vec<Item>) -> Looked {
-        let common = self.parts().get(server).cloned().flatten().unwrap_or_default();
+        let common = self.lock_state().parts().get(server).cloned().flatten().unwrap_or_default();
         if *common.items(list) == items {
             return Looked::Common;
         }
@@ -306,6 +307,10 @@ impl Shared {
     /// The catalog with a session's own lists in place, and the lists that it had to lose for want of room.
     fn seen_in(&self, view: &View, common: Arc<Catalog>) -> (Arc<Catalog>, Vec<(usize, List)>) {
         let (mut own, mut lost) = (view.own(), Vec::new());
+        if !own.built.as_ref().is_some_and(|built| built.is_beside(&common)) {
+            let lineup = self.lineup();
+            own.lists.retain(|(server, _), _| lineup.get(*server).is_some());
+        }
         while let Some((first, _)) = own.lists.keys().next().copied() {
             if let Some(built) = own.built.as_ref().filter(|built| built.is_beside(&common)) {
                 return (built.catalog.clone(), lost);
@@ -330,9 +335,9 @@ impl Shared {
     }
 
     fn build(&self, own: &Own, common: &Arc<Catalog>) -> Option<Arc<Built>> {
-        let (mut parts, given) = {
-            let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-            (state.parts.iter().map(Listing::part).collect::<Vec<_>>(), state.given.clone())
+        let (mut parts, given, lineup) = {
+            let state = self.lock_state();
+            (state.parts(), state.given.clone(), self.lineup())
         };
         for ((server, list), items) in &own.lists {
             let Some(part) = parts.get_mut(*server) else { continue };
@@ -341,7 +346,7 @@ impl Shared {
             Arc::make_mut(part).items_mut(*list).clone_from(&items.items);
         }
         let mut names = given.with(&own.names);
-        let mut catalog = Catalog::build(&self.members(&parts), &mut names, &self.terms());
+        let mut catalog = Catalog::build(&members(&lineup, &parts), &mut names, &self.terms());
         let is_own = |server: usize| own.lists.keys().any(|(of, _)| *of == server);
         for (server, alone) in common.alone.iter().enumerate().filter(|(server, _)| !is_own(*server)) {
             if let Some(place) = catalog.alone.get_mut(server) {
@@ -361,12 +366,6 @@ impl Shared {
         });
         self.views.share(own, &built);
         Some(built)
-    }
-
-    /// What everybody sees of each server.
-    fn parts(&self) -> Vec<Option<Arc<Part>>> {
-        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.parts.iter().map(Listing::part).collect()
     }
 }
 

@@ -31,7 +31,8 @@ fn build(parts: &[(&str, Option<&Part>)], terms: &Terms) -> Catalog {
     let members: Vec<_> = names
         .iter()
         .zip(parts)
-        .map(|(name, (_, part))| Member { name, prefix: Prefix::Conflict, part: *part })
+        .enumerate()
+        .map(|(number, (name, (_, part)))| Member { number, name, prefix: Prefix::Conflict, part: *part })
         .collect();
     Catalog::build(&members, &mut GivenNames::default(), terms)
 }

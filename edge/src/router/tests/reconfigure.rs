@@ -1,0 +1,109 @@
+//! Servers that come, go and change while the process runs.
+
+use super::*;
+
+struct Stage {
+    router: Router,
+    entries: Vec<Entry>,
+}
+
+impl Stage {
+    /// A router over `a` and `b`, and a `c` that may come.
+    fn new() -> Self {
+        let entries: Vec<_> =
+            ["a", "b", "c"].map(|name| entry(name, Told::default(), Arc::default())).to_vec();
+        let drain = DrainWatch::default();
+        let router = Router::new(Config::default(), entries[..2].to_vec(), Metrics::default(), drain);
+        router.shared.listed(0, part("x"));
+        router.shared.listed(1, part("y"));
+        Self { router, entries }
+    }
+
+    fn serve(&self, servers: &[&Entry]) {
+        self.router.reconfigure(servers.iter().copied().cloned().collect());
+    }
+
+    async fn tools(&self) -> Vec<String> {
+        let list = answer(&self.router, call("me", None, Method::ToolsList, "{}")).await.unwrap();
+        let names = list["tools"].as_array().unwrap().iter().map(|tool| tool["name"].as_str().unwrap());
+        names.map(str::to_owned).collect()
+    }
+
+    async fn use_tool(&self, name: &str) -> Result<serde_json::Value, Kind> {
+        let params = format!(r#"{{"name":"{name}"}}"#);
+        answer(&self.router, call("me", None, Method::ToolsCall, &params)).await
+    }
+}
+
+fn scope(name: &str) -> Option<ServerName> {
+    ServerName::parse(name)
+}
+
+#[tokio::test]
+async fn what_stays_goes_on_and_what_comes_is_listed() {
+    let stage = Stage::new();
+    let [a, b, c] = &stage.entries[..] else { panic!("three") };
+    let mut all = stage.router.changes(None);
+    let mut of_a = stage.router.changes(scope("a").as_ref());
+    let of_b = stage.router.changes(scope("b").as_ref());
+    stage.serve(&[b, c]);
+    assert_eq!(stage.tools().await, ["y"]);
+    assert!(stage.router.server("a").is_none() && stage.router.server("c").is_some());
+    assert_eq!(stage.use_tool("x").await.unwrap_err(), Kind::InvalidParams);
+    assert!(all.has_changed().unwrap() && of_a.has_changed().unwrap(), "clients list again");
+    all.mark_unchanged();
+    of_a.mark_unchanged();
+    assert!(!of_b.has_changed().unwrap());
+    stage.router.shared.listed(2, part("z"));
+    assert_eq!(stage.tools().await, ["y", "z"]);
+    assert_eq!(stage.use_tool("z").await.unwrap()["server"], "c");
+    stage.router.shared.listed(0, part("late"));
+    assert_eq!(stage.tools().await, ["y", "z"], "what was asked before it went");
+    stage.serve(&[b, c, a]);
+    assert_eq!(stage.tools().await, ["y", "z"], "one that comes back is asked first");
+    assert_eq!(stage.router.complaints(&a.name), Complaints::default());
+}
+
+#[tokio::test]
+async fn names_are_given_out_anew() {
+    let stage = Stage::new();
+    let [a, b, _] = &stage.entries[..] else { panic!("three") };
+    stage.router.shared.listed(1, part("x"));
+    assert_eq!(stage.use_tool("x").await.unwrap()["server"], "a");
+    stage.serve(&[b, a]);
+    assert_eq!(stage.use_tool("x").await.unwrap()["server"], "b");
+    assert_eq!(stage.use_tool("a__x").await.unwrap()["server"], "a");
+    let always = Entry { prefix: Prefix::Always, ..b.clone() };
+    stage.serve(&[&always, a]);
+    assert_eq!(stage.tools().await, ["b__x", "x"]);
+}
+
+#[tokio::test]
+async fn a_server_that_is_another_one_shows_what_was_there_until_it_is_listed() {
+    let stage = Stage::new();
+    let [a, _, _] = &stage.entries[..] else { panic!("three") };
+    let other = entry("b", Told::default(), Arc::default());
+    let of_b = stage.router.changes(scope("b").as_ref());
+    answer(&stage.router, call("me", None, Method::ToolsCall, r#"{"name":"y"}"#)).await.unwrap();
+    stage.serve(&[a, &other]);
+    assert_eq!(stage.tools().await, ["x", "y"]);
+    assert!(!of_b.has_changed().unwrap());
+    let read = call("me", None, Method::ResourcesRead, r#"{"uri":"hidden://1"}"#);
+    let gone = Kind::UnknownResource("hidden://1".into());
+    assert_eq!(answer(&stage.router, read).await.unwrap_err(), gone, "the one that showed it is gone");
+    stage.router.shared.listed(2, part("new"));
+    assert_eq!(stage.tools().await, ["x", "new"]);
+    assert!(of_b.has_changed().unwrap(), "who follows the name follows the new one");
+}
+
+#[tokio::test]
+async fn a_change_before_names_are_given_out_waits_for_the_new_servers() {
+    let entries: Vec<_> = ["a", "b"].map(|name| entry(name, Told::default(), Arc::default())).to_vec();
+    let drain = DrainWatch::default();
+    let router = Router::new(Config::default(), entries[..1].to_vec(), Metrics::default(), drain);
+    router.reconfigure(entries);
+    router.shared.listed(0, part("x"));
+    assert!(!*router.settled().borrow());
+    router.shared.listed(1, part("y"));
+    assert!(*router.settled().borrow());
+}
