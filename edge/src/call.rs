@@ -155,6 +155,14 @@ pub struct Client {
     pub offer: Option<Bytes>,
 }
 
+impl Client {
+    /// The same in memory of its own: a slice keeps all of the request alive that it was said in.
+    pub fn copied(&self) -> Self {
+        let copy = |said: &Option<Bytes>| said.as_deref().map(Bytes::copy_from_slice);
+        Self { info: copy(&self.info), capabilities: copy(&self.capabilities), offer: copy(&self.offer) }
+    }
+}
+
 /// Which connections a call may use, apart from the isolation configured for the server.
 #[derive(Clone, Debug)]
 pub enum Affinity {

@@ -10,8 +10,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::header::HeaderValue;
 use http::{HeaderMap, Response, StatusCode};
-use serde_json::{Value, json};
+use serde_json::json;
 use wire::code;
+use wire::envelope::Value;
 use wire::id::RequestId;
 use wire::mcp::method::{Method, Notice};
 use wire::mcp::version::{ProtocolVersion, negotiate};
@@ -30,7 +31,7 @@ use super::modern::accepted;
 use super::questions;
 use super::refusal::{self, ErrorObject, Refusal};
 use super::sse::{self, Feed};
-use super::{Front, Posted, headers};
+use super::{Front, Posted, client, headers};
 use crate::call::{Affinity, Call, Caller, Capabilities, Client, ServerName};
 use crate::permit::Bound;
 use crate::session::replay::EventId;
@@ -55,8 +56,10 @@ pub(super) fn open(front: &Front, arrival: &Arrival) -> Result<(Arc<Session>, Pa
         return Err(Refusal::bad_request(code::INVALID_PARAMS, "params.protocolVersion must be a string"));
     };
     let version = negotiate(&asked);
-    let declared = object(message, "capabilities", CAPABILITIES_BYTES)?;
-    let info = object(message, "clientInfo", CLIENT_INFO_BYTES)?;
+    // Copies, because a session must not keep the whole body in memory.
+    let copy = |value: Value<'_>| Bytes::copy_from_slice(value.raw());
+    let declared = client::capabilities(message.param("capabilities"), "params.capabilities")?.map(copy);
+    let info = client::info(message.param("clientInfo"), "params.clientInfo")?.map(copy);
     let offer = declared.as_deref().map(|declared| questions::offer(Capabilities::read(declared), version));
     let client = Client { info, capabilities: declared, offer };
     let gateway = &front.rooms.gateway;
@@ -80,7 +83,7 @@ pub(super) fn open(front: &Front, arrival: &Arrival) -> Result<(Arc<Session>, Pa
 }
 
 /// The same for everybody at any time: a server that is slow today must not make this a lie.
-fn capabilities(version: ProtocolVersion) -> Value {
+fn capabilities(version: ProtocolVersion) -> serde_json::Value {
     let mut all = json!({
         "tools": { "listChanged": true },
         "prompts": { "listChanged": true },
@@ -319,19 +322,6 @@ fn check_version(headers: &HeaderMap) -> Result<(), Refusal> {
     Err(Refusal::bad_request(code::INVALID_REQUEST, "unsupported MCP-Protocol-Version"))
 }
 
-/// A copy, because a session must not keep the whole body in memory.
-fn object(message: &Message, key: &str, most_bytes: usize) -> Result<Option<Bytes>, Refusal> {
-    match message.param(key) {
-        None => Ok(None),
-        Some(value) if value.raw().len() > most_bytes => {
-            let message = format!("params.{key} is larger than the {most_bytes} bytes a session keeps of it");
-            Err(Refusal::bad_request(code::INVALID_PARAMS, message))
-        }
-        Some(value) if value.is_object() => Ok(Some(Bytes::copy_from_slice(value.raw()))),
-        Some(_) => Err(Refusal::bad_request(code::INVALID_PARAMS, format!("params.{key} must be an object"))),
-    }
-}
-
 /// Pings are answered at any time, also before the handshake.
 // MCP 2025-11-25 basic/lifecycle, Initialization
 pub(super) fn pong(ping: &Message) -> Begun {
@@ -347,9 +337,4 @@ fn unknown_method(request: &Message) -> Parts {
     let error = ErrorObject { code: code::METHOD_NOT_FOUND, message: "no such method".into(), data: None };
     refusal::message(request.id(), "error", Parts::from(error.to_bytes()))
 }
-
-/// Bytes of the capabilities that a session keeps. 16 KiB: ten times what clients with every extension send.
-const CAPABILITIES_BYTES: usize = 16 << 10;
-/// Bytes of `clientInfo` that a session keeps. 64 KiB: room for an icon in it.
-const CLIENT_INFO_BYTES: usize = 64 << 10;
 // HTML Living Standard §9.2.4

@@ -165,7 +165,8 @@ impl Tasks {
     /// Makes a task of a call; the result that hands it to the client.
     // MCP extension tasks, CreateTaskResult
     pub(super) fn adopt(place: &Place, slow: Slow) -> Parts {
-        let Slow { caller, scope, inputs, reply, manner, terms } = slow;
+        let Slow { caller, scope, mut inputs, reply, manner, terms } = slow;
+        inputs.detach(); // the task is kept for longer than its call
         let Place { shared, id } = place;
         let now = SystemTime::now();
         let task = Arc::new(Task {

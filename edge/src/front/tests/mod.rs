@@ -247,6 +247,21 @@ fn post(body: &str, headers: &[(&str, &str)]) -> Request<Full<Bytes>> {
     request("POST", "/mcp", body, headers)
 }
 
+/// A body in one piece; `held` has one owner more as long as any of it is kept.
+fn watched(body: String, held: &Arc<()>) -> Bytes {
+    struct Owner {
+        body: String,
+        _held: Arc<()>,
+    }
+    impl AsRef<[u8]> for Owner {
+        fn as_ref(&self) -> &[u8] {
+            self.body.as_bytes()
+        }
+    }
+    // On one line already, or the edge would make a copy that is.
+    Bytes::from_owner(Owner { body: body.replace('\n', ""), _held: held.clone() })
+}
+
 /// A modern request with everything it needs; `extra` goes into its params.
 fn modern(method: &str, extra: &str) -> String {
     format!(

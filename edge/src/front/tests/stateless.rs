@@ -141,3 +141,23 @@ async fn a_marked_header_without_a_claim_is_never_legacy() {
     let init = r#"{"jsonrpc":"2.0","id":7,"method":"initialize","params":{"protocolVersion":"2026-07-28"}}"#;
     assert_eq!(refusal(&stage, init, &[VERSION]).await, (400, -32020));
 }
+
+#[tokio::test]
+async fn what_a_client_says_of_itself_is_bounded() {
+    let stage = Stage::new();
+    for (key, most_bytes) in [("clientCapabilities", 16 << 10), ("clientInfo", 64 << 10)] {
+        for (size, status) in [(most_bytes, 200), (most_bytes + 1, 400)] {
+            let said = format!(r#"{{"x":"{}"}}"#, "x".repeat(size - 8));
+            let (info, can) = if key == "clientInfo" { (&*said, "{}") } else { ("{}", &*said) };
+            let body = modern("tools/list", "")
+                .replace(
+                    r#""progressToken":"tok","#,
+                    &format!(r#""io.modelcontextprotocol/clientInfo":{info},"#),
+                )
+                .replace(r#"clientCapabilities":{}"#, &format!(r#"clientCapabilities":{can}"#));
+            stage.answer_next("{}");
+            let response = stage.send(post(&body, &[VERSION, ("mcp-method", "tools/list")])).await;
+            assert_eq!(response.status(), status, "{key} of {size}");
+        }
+    }
+}

@@ -90,6 +90,22 @@ async fn a_slow_call_is_handed_over_and_its_result_fetched() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_task_that_has_ended_keeps_nothing_of_its_request() {
+    let stage = stage(slow());
+    let held = Arc::new(());
+    let call = body("tools/call", r#""name":"echo""#, KNOWS);
+    let mut headers = modern_headers("tools/call", "echo");
+    headers.push(("authorization", "Bearer secret-of-ann"));
+    let request = post("", &headers).map(|_| Full::from(watched(call, &held)));
+    let handle = json(stage.send(request).await).await["result"].clone();
+    let (call, responder) = stage.take_open();
+    drop(call); // as a server does that has answered
+    responder.finish(result(100));
+    until(&stage, handle["taskId"].as_str().unwrap(), "completed").await;
+    assert_eq!(Arc::strong_count(&held), 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn questions_of_a_task_wait_for_its_client() {
     let (stage, server) = (stage(slow()), Arc::new(Server::default()));
     let (handle, responder) = task(&stage).await;
