@@ -1,7 +1,9 @@
 //! What servers ask the client of a session: on the right call, answered once, and never for ever.
 
 use super::*;
+use crate::call::Server;
 use tokio::time::Instant;
+use wire::mcp::method::Notice;
 
 const ELICIT: &str = "elicitation/create";
 const SAMPLE: &str = "sampling/createMessage";
@@ -241,8 +243,6 @@ async fn a_flood_of_progress_drops_no_ask() {
 
 #[tokio::test(start_paused = true)]
 async fn progress_of_the_client_reaches_the_server_that_asked_and_gives_time() {
-    use crate::call::Server;
-    use wire::mcp::method::Notice;
     let mut room = Setting::default().build();
     let ((one, _h1), (two, _h2)) = (session_heard(1), session_heard(2));
     let mut reply = room.echo_in(&one, "a");
@@ -274,4 +274,47 @@ async fn progress_of_the_client_reaches_the_server_that_asked_and_gives_time() {
         room.pool.notify(&one, Notice::Progress, &message);
     }
     while peer.read().await.unwrap()["id"] != 2 {}
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_client_tells_of_its_progress_is_made_anew_and_bounded() {
+    let mut room = Setting::default().build();
+    let (key, _heard) = session_heard(1);
+    let mut reply = room.echo_in(&key, "a");
+    let mut peer = room.accept_legacy().await;
+    peer.expect("tools/call").await;
+    peer.ask(json!(1), SAMPLE, json!({"messages": [], "_meta": {"progressToken": "p"}})).await;
+    let _ask = asked(&mut reply).await;
+    let tell = |members: &str| {
+        let text = format!(
+            r#"{{"jsonrpc":"2.0","method":"notifications/progress","params":{{"progressToken":"p",{members}}}}}"#
+        );
+        let message = Message::scan(text.into(), &Limits::default()).unwrap();
+        room.pool.notify(&key, Notice::Progress, &message);
+    };
+    let (long, digits) = ("ü\\n".repeat(1 << 20), "1".repeat(1 << 20));
+    for wrong in [r#""progress":"1""#, r#""total":1"#, &format!(r#""progress":{digits}"#)] {
+        tell(wrong);
+    }
+    tell(&format!(r#""progress":1.5,"total":{digits},"message":"{long}","_meta":{{"x":"{digits}"}}"#));
+    let told = peer.expect("notifications/progress").await;
+    let said: String = "ü\n".repeat(500);
+    assert_eq!(told["params"], json!({"progressToken": "p", "progress": 1.5, "message": said}));
+    for n in 0..100 {
+        tell(&format!(r#""progress":{n},"total":100"#));
+    }
+    assert_eq!(room.count("mcp_edge_refused_total{bound=\"outbox\"}"), 36);
+    for n in 0..64 {
+        let told = peer.expect("notifications/progress").await;
+        assert_eq!(told["params"], json!({"progressToken": "p", "progress": n, "total": 100}));
+    }
+    // Under a token that nobody makes nothing is told.
+    let token = "p".repeat(300);
+    peer.ask(json!(2), SAMPLE, json!({"messages": [], "_meta": {"progressToken": token}})).await;
+    let ask = asked(&mut reply).await;
+    let text = json!({"jsonrpc": "2.0", "method": "notifications/progress", "params": {"progressToken": token, "progress": 1}});
+    let message = Message::scan(text.to_string().into(), &Limits::default()).unwrap();
+    room.pool.notify(&key, Notice::Progress, &message);
+    ask.answer(Answer::Result(Bytes::from_static(b"{}")));
+    assert_eq!(peer.read().await.unwrap()["id"], 2);
 }

@@ -137,3 +137,24 @@ async fn changed_roots_reach_the_sessions_own_connection_and_no_other() {
     result(next).await;
     assert_eq!(room.dial.dialled(), 2, "a notification opens nothing");
 }
+
+#[tokio::test(start_paused = true)]
+async fn one_change_of_roots_waits_at_most_and_is_made_anew() {
+    let mut room = Setting::default().build();
+    let key = session(1);
+    let reply = room.echo_in(&key, "a");
+    let mut peer = room.accept_legacy().await;
+    peer.serve_echo().await;
+    result(reply).await;
+    let long = json!({"jsonrpc": "2.0", "method": "notifications/roots/list_changed", "params": {"x": "x".repeat(4 << 20)}});
+    let changed = Message::scan(long.to_string().into(), &Limits::default()).unwrap();
+    for _ in 0..3 {
+        for _ in 0..100 {
+            room.pool.notify(&key, Notice::RootsChanged, &changed);
+        }
+        assert_eq!(peer.expect("notifications/roots/list_changed").await.get("params"), None);
+    }
+    let next = room.echo_in(&key, "b");
+    peer.serve_echo().await;
+    result(next).await;
+}
