@@ -50,8 +50,8 @@ pub trait Dispatch: Send + Sync {
 
 /// One server, as its neighbours see it.
 pub trait Server: Dispatch {
-    /// Passes a notification of a session's client on to the connection that the session has open, if any.
-    fn notify(&self, session: &SessionKey, notice: Notice, message: &Message);
+    /// The roots of a session's client changed: tells the connection that the session has open, if any.
+    fn roots_changed(&self, session: &SessionKey);
 
     /// The session wishes another level of log messages: tells the connection that it has open, if any.
     fn tell_level(&self, session: &SessionKey);

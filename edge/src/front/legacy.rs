@@ -14,6 +14,7 @@ use serde_json::json;
 use wire::code;
 use wire::envelope::Value;
 use wire::id::RequestId;
+use wire::mcp::meta;
 use wire::mcp::method::{Method, Notice};
 use wire::mcp::version::{ProtocolVersion, negotiate};
 use wire::splice::Parts;
@@ -255,8 +256,7 @@ fn call(
 }
 
 fn notice(front: &Front, session: &Session, message: &Message) {
-    let notice = Notice::parse(message.method());
-    match notice {
+    match Notice::parse(message.method()) {
         Notice::Initialized => session.initialized(),
         // MCP 2025-11-25 basic/utilities/cancellation: unknown ids are ignored
         Notice::Cancelled => {
@@ -266,7 +266,12 @@ fn notice(front: &Front, session: &Session, message: &Message) {
             }
         }
         // Of what a server asked, whose time it extends: MCP 2025-11-25 basic/utilities/progress
-        Notice::RootsChanged | Notice::Progress => front.rooms.gateway.notify(session.key(), notice, message),
+        Notice::Progress => {
+            if let Some(token) = message.param(meta::PROGRESS_TOKEN) {
+                session.progressed(token.raw(), message);
+            }
+        }
+        Notice::RootsChanged => front.rooms.gateway.roots_changed(session.key()),
         _ => {}
     }
 }

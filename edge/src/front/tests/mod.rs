@@ -53,8 +53,8 @@ struct Script {
     open: Mutex<Vec<(Call, Responder)>>,
     /// What was dispatched: method, request text, scope.
     seen: Mutex<Vec<String>>,
-    /// What clients told the servers: session and text.
-    notices: Mutex<Vec<(u64, String)>>,
+    /// The sessions whose roots changed.
+    roots: Mutex<Vec<u64>>,
     mirrored: Mutex<Option<Arc<[Mirrored]>>>,
     settled: watch::Sender<bool>,
     changes: watch::Sender<ListChanges>,
@@ -93,9 +93,8 @@ impl Gateway for Script {
         self.mirrored.lock().unwrap().clone()
     }
 
-    fn notify(&self, session: &SessionKey, _: Notice, message: &Message) {
-        let text = String::from_utf8(message.bytes().to_vec()).unwrap();
-        self.notices.lock().unwrap().push((session.number, text));
+    fn roots_changed(&self, session: &SessionKey) {
+        self.roots.lock().unwrap().push(session.number);
     }
 
     fn changes(&self, _: Option<&ServerName>) -> watch::Receiver<ListChanges> {

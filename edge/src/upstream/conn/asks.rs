@@ -162,26 +162,6 @@ impl Conn {
         }
     }
 
-    /// The client works on a question, if it is one of this connection: the server hears it. The question has its time
-    /// anew, and so has its call.
-    // MCP 2025-11-25 basic/utilities/progress: either side may tell of it
-    pub(super) fn ask_progressed(&self, notice: &Message) {
-        let Some(token) = notice.param(meta::PROGRESS_TOKEN) else { return };
-        let Some(line) = outgoing::progress(token.raw(), notice) else { return };
-        let (now, config) = (Instant::now(), &self.around.config);
-        let mut state = self.lock();
-        let State { asks, mux, .. } = &mut *state;
-        let mine = |ask: &&mut Open| ask.progress.as_deref() == Some(token.raw());
-        let Some(ask) = asks.open.iter_mut().find(mine) else { return };
-        ask.deadline = (now + config.ask_timeout).min(ask.limit);
-        if let Some(pending) = ask.call.and_then(|id| mux.get_mut(id)) {
-            let extended = (ask.deadline + config.call_timeout).min(pending.limit);
-            pending.deadline = pending.deadline.max(extended);
-        }
-        drop(state);
-        self.pass_client(line);
-    }
-
     /// Withdraws the questions whose time is over.
     pub(super) fn sweep_asks(&self, now: Instant) {
         let late = self.lock().end_asks(self.around.config.call_timeout, |ask| ask.deadline <= now);
@@ -221,6 +201,24 @@ impl Answered for Conn {
         for ask in ended {
             self.answer_ask(&ask, answer.clone());
         }
+    }
+
+    /// The question has its time anew, and so has its call; the server hears it under its own token.
+    // MCP 2025-11-25 basic/utilities/progress: either side may tell of it
+    fn progressed(&self, token: u64, notice: &Message) {
+        let (now, config) = (Instant::now(), &self.around.config);
+        let mut state = self.lock();
+        let State { asks, mux, .. } = &mut *state;
+        let Some(ask) = asks.open.iter_mut().find(|ask| ask.token == token) else { return };
+        let line = ask.progress.as_ref().and_then(|token| outgoing::progress(token, notice));
+        let Some(line) = line else { return };
+        ask.deadline = (now + config.ask_timeout).min(ask.limit);
+        if let Some(pending) = ask.call.and_then(|id| mux.get_mut(id)) {
+            let extended = (ask.deadline + config.call_timeout).min(pending.limit);
+            pending.deadline = pending.deadline.max(extended);
+        }
+        drop(state);
+        self.pass_client(line);
     }
 }
 

@@ -38,20 +38,13 @@ fn is_the_clients(notice: Notice) -> bool {
 }
 
 impl Conn {
-    /// Tells the server what its session's client said, if that is the server's to hear: changed roots if it
-    /// was promised to hear of them, and progress of what it asked.
+    /// Tells the server that its client's roots changed, if it was promised to hear of that. One such message waits at
+    /// most: it says all that several would.
     // MCP 2025-11-25 client/roots, Root List Changes
-    pub(in crate::upstream) fn hear(&self, notice: Notice, message: &Message) {
-        let promised = self.spec.tenant.as_ref().is_some_and(|tenant| tenant.tells_of_roots());
-        match notice {
-            Notice::RootsChanged if promised => self.tell_roots(),
-            Notice::Progress => self.ask_progressed(message),
-            _ => {}
+    pub(in crate::upstream) fn roots_changed(&self) {
+        if !self.spec.tenant.as_ref().is_some_and(|tenant| tenant.tells_of_roots()) {
+            return;
         }
-    }
-
-    /// One of them waits at most: it says all that several would.
-    fn tell_roots(&self) {
         let told = |queued: &Queued| queued.line.iter().next() == Some(&outgoing::ROOTS_CHANGED);
         if !self.lock().outbox.iter().any(told) {
             self.pass_client(outgoing::ROOTS_CHANGED.into());
