@@ -12,7 +12,6 @@ use http::header::HeaderValue;
 use http::{HeaderMap, Response, StatusCode};
 use serde_json::json;
 use wire::code;
-use wire::envelope::Value;
 use wire::id::RequestId;
 use wire::mcp::meta;
 use wire::mcp::method::{Method, Notice};
@@ -57,12 +56,12 @@ pub(super) fn open(front: &Front, arrival: &Arrival) -> Result<(Arc<Session>, Pa
         return Err(Refusal::bad_request(code::INVALID_PARAMS, "params.protocolVersion must be a string"));
     };
     let version = negotiate(&asked);
-    // Copies, because a session must not keep the whole body in memory.
-    let copy = |value: Value<'_>| Bytes::copy_from_slice(value.raw());
-    let declared = client::capabilities(message.param("capabilities"), "params.capabilities")?.map(copy);
-    let info = client::info(message.param("clientInfo"), "params.clientInfo")?.map(copy);
+    let declared = ("params.capabilities", message.param("capabilities"));
+    let declared = client::capabilities(message, declared)?;
+    let info = client::info(message, ("params.clientInfo", message.param("clientInfo")))?;
     let offer = declared.as_deref().map(|declared| questions::offer(Capabilities::read(declared), version));
-    let client = Client { info, capabilities: declared, offer };
+    // A copy, because a session must not keep the whole body in memory.
+    let client = Client { info, capabilities: declared, offer }.copied();
     let gateway = &front.rooms.gateway;
     let session = front.rooms.sessions.open(Birth {
         caller: arrival.caller.clone(),

@@ -14,7 +14,6 @@ use serde_json::json;
 use wire::Era;
 use wire::Message;
 use wire::code;
-use wire::envelope::Value;
 use wire::mcp::meta;
 use wire::mcp::method::Method;
 use wire::mcp::version::{LATEST_MODERN, ProtocolVersion};
@@ -184,11 +183,10 @@ impl<'a> Claim<'a> {
             .and_then(|value| value.as_str())
             .ok_or_else(missing)?;
         let (capabilities, info) = (meta::CLIENT_CAPABILITIES, meta::CLIENT_INFO);
-        let capabilities = client::capabilities(message.meta_value(capabilities), capabilities)?;
-        let info = client::info(message.meta_value(info), info)?;
-        let slice = |value: Value<'_>| value.span().slice(message.bytes());
-        let capabilities = Some(capabilities.map(slice).ok_or_else(missing)?);
-        Ok(Self { version, client: Client { info: info.map(slice), capabilities, offer: None } })
+        let capabilities = client::capabilities(message, (capabilities, message.meta_value(capabilities)))?;
+        let info = client::info(message, (info, message.meta_value(info)))?;
+        let capabilities = Some(capabilities.ok_or_else(missing)?);
+        Ok(Self { version, client: Client { info, capabilities, offer: None } })
     }
 }
 

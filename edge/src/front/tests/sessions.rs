@@ -34,14 +34,38 @@ async fn the_servers_hear_of_changed_roots() {
 #[tokio::test]
 async fn what_a_client_says_of_itself_is_bounded() {
     let stage = Stage::new();
-    for (key, most_bytes) in [("capabilities", 16 << 10), ("clientInfo", 64 << 10)] {
-        for (size, status) in [(most_bytes, 200), (most_bytes + 1, 400)] {
-            let value = format!(r#"{{"x":"{}"}}"#, "x".repeat(size - 8));
-            let body = format!(
-                r#"{{"jsonrpc":"2.0","id":1,"method":"initialize","params":{{"protocolVersion":"2025-11-25","{key}":{value}}}}}"#
-            );
-            assert_eq!(stage.send(post(&body, &[])).await.status(), status, "{key} of {size}");
-        }
+    let open = |more: String| {
+        let body = format!(
+            r#"{{"jsonrpc":"2.0","id":1,"method":"initialize","params":{{"protocolVersion":"2025-11-25",{more}}}}}"#
+        );
+        stage.send(post(&body, &[]))
+    };
+    for (size, status) in [(16 << 10, 200), ((16 << 10) + 1, 400)] {
+        let value = format!(r#"{{"x":"{}"}}"#, "x".repeat(size - 8));
+        assert_eq!(open(format!(r#""capabilities":{value}"#)).await.status(), status, "{size}");
+    }
+    let info =
+        |size: usize, words: &str| format!(r#"{{{words}"x":"{}"}}"#, "x".repeat(size - 8 - words.len()));
+    let words = format!(r#""name":"n\u00fc","version":"{}","title":7,"#, "1".repeat(300));
+    let (fits, over) = (64 << 10, (64 << 10) + 1);
+    let kept = format!(r#"{{"name":"nü","version":"{}"}}"#, "1".repeat(256));
+    for (said, kept) in [
+        (info(fits, &words), Some(info(fits, &words))),
+        (info(over, &words), Some(kept)),
+        (
+            info(over, r#""version":"1","name":"n","title":"t","#),
+            Some(r#"{"name":"n","title":"t","version":"1"}"#.to_owned()),
+        ),
+        (info(over, r#""name":"n","#), None),
+    ] {
+        let response = open(format!(r#""clientInfo":{said}"#)).await;
+        assert_eq!(response.status(), 200);
+        let id = response.headers()["mcp-session-id"].to_str().unwrap().to_owned();
+        let sent = tokio::spawn(stage.front.clone().handle(post(LIST, &[("mcp-session-id", id.as_str())])));
+        until(|| stage.open_calls() > 0).await;
+        let client = stage.take_open().0.client.clone();
+        assert_eq!(client.info.as_deref(), kept.as_deref().map(str::as_bytes));
+        sent.await.unwrap();
     }
 }
 
