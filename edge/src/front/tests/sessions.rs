@@ -2,9 +2,12 @@
 
 use std::time::Duration;
 
+use tokio_util::sync::CancellationToken;
+use wire::mcp::method;
+
 use super::asks::next;
 use super::*;
-use crate::call::Affinity;
+use crate::call::{Affinity, Answer, Answered, Ask};
 
 const LIST: &str = r#"{"jsonrpc":"2.0","id":1,"method":"tools/list"}"#;
 const READY: &str = r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#;
@@ -69,26 +72,64 @@ async fn what_a_client_says_of_itself_is_bounded() {
     }
 }
 
-#[tokio::test]
-async fn what_is_lost_beside_calls_is_told_as_changed() {
-    let stage = Stage::new();
-    let id = stage.session("2025-11-25").await;
-    let headers = [("mcp-session-id", id.as_str())];
+/// What has no room beside calls, and is lost.
+fn too_much() -> Event {
+    let big = format!(
+        r#"{{"jsonrpc":"2.0","method":"notifications/message","params":{{"data":"{}"}}}}"#,
+        "x".repeat(crate::call::EVENT_BYTES)
+    );
+    Event::Notice(Notice::Message, Message::scan(big.into(), &wire::limits::Limits::default()).unwrap())
+}
+
+/// The session of `id` as its servers know it.
+async fn key(stage: &Stage, id: &str) -> SessionKey {
+    let headers = [("mcp-session-id", id)];
     stage.send(post(READY, &headers)).await;
     let sent = tokio::spawn(stage.front.clone().handle(post(LIST, &headers)));
     until(|| stage.open_calls() > 0).await;
     let Affinity::Session(key) = stage.take_open().0.affinity else { panic!("it is of a session") };
     sent.await.unwrap();
+    key
+}
+
+#[tokio::test]
+async fn what_is_lost_beside_calls_is_told_as_changed() {
+    let stage = Stage::new();
+    let id = stage.session("2025-11-25").await;
+    let key = key(&stage, &id).await;
     let mut stream = listen(&stage, &id).await;
-    let big = format!(
-        r#"{{"jsonrpc":"2.0","method":"notifications/message","params":{{"data":"{}"}}}}"#,
-        "x".repeat(crate::call::EVENT_BYTES)
-    );
-    let message = Message::scan(big.into(), &wire::limits::Limits::default()).unwrap();
-    assert!(!key.strays.event(Event::Notice(Notice::Message, message)));
+    assert!(!key.strays.event(too_much()));
     for list in ["tools", "prompts", "resources"] {
         assert_eq!(next(&mut stream).await["method"], format!("notifications/{list}/list_changed"));
     }
+}
+
+/// A server that says too much as soon as it hears that its question was refused: while the stream is being read, and
+/// nobody is there to be woken.
+struct Rash(SessionKey);
+
+impl Answered for Rash {
+    fn answered(&self, _: u64, _: Answer) {
+        let Self(key) = self;
+        assert!(!key.strays.event(too_much()));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_lost_while_the_stream_is_read_is_told_too() {
+    let stage = Stage::new();
+    let id = stage.session("2025-11-25").await;
+    let key = key(&stage, &id).await;
+    let mut stream = listen(&stage, &id).await;
+    let reading = tokio::spawn(async move { next(&mut stream).await });
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let text = r#"{"jsonrpc":"2.0","id":1,"method":"roots/list"}"#;
+    let request = Message::scan(text.into(), &wire::limits::Limits::default()).unwrap();
+    let server = Arc::new(Rash(key.clone()));
+    key.strays.event(Event::Ask(Ask::new(method::Ask::Roots, request, CancellationToken::new(), server, 1)));
+    // Sooner than the stream is looked at again to say that it is alive.
+    let told = tokio::time::timeout(Duration::from_secs(5), reading).await.expect("told in time").unwrap();
+    assert_eq!(told["method"], "notifications/tools/list_changed");
 }
 
 async fn listen(stage: &Stage, id: &str) -> Body {
