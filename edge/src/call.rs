@@ -52,8 +52,8 @@ pub trait Dispatch: Send + Sync {
 
 /// One server, as its neighbours see it.
 pub trait Server: Dispatch {
-    /// Passes a notification of a session's client on to the connection that the session has open, if any.
-    fn notify(&self, session: &SessionKey, notice: Notice, message: &Message);
+    /// The roots of a session's client changed: tells the connection that the session has open, if any.
+    fn roots_changed(&self, session: &SessionKey);
 
     /// The session wishes another level of log messages: tells the connection that it has open, if any.
     fn tell_level(&self, session: &SessionKey);
@@ -142,6 +142,14 @@ pub struct Client {
     /// The same in the words of the stateless form, as far as a client with a session can be asked; `None` for
     /// a client that speaks them itself.
     pub offer: Option<Bytes>,
+}
+
+impl Client {
+    /// The same in memory of its own: a slice keeps all of the request alive that it was said in.
+    pub fn copied(&self) -> Self {
+        let copy = |said: &Option<Bytes>| said.as_deref().map(Bytes::copy_from_slice);
+        Self { info: copy(&self.info), capabilities: copy(&self.capabilities), offer: copy(&self.offer) }
+    }
 }
 
 /// Which connections a call may use, apart from the isolation configured for the server.

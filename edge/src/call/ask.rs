@@ -39,6 +39,25 @@ pub trait Answered: Send + Sync {
     /// The answer to the request that was registered under `token`. Called without a lock held; unknown
     /// tokens are ignored, for the request may have been withdrawn meanwhile.
     fn answered(&self, token: u64, answer: Answer);
+
+    /// The client is at work on that request, as `notice` (`notifications/progress`) says. Called without a lock held.
+    /// Who asked in a way that knows no progress has nobody to tell.
+    fn progressed(&self, token: u64, notice: &Message) {
+        let _ = (token, notice);
+    }
+}
+
+/// Who hears how far the answer to a request has come.
+pub struct Asker {
+    whom: Arc<dyn Answered>,
+    token: u64,
+}
+
+impl Asker {
+    /// Tells of progress. Not to be called with a lock held.
+    pub fn progressed(&self, notice: &Message) {
+        self.whom.progressed(self.token, notice);
+    }
 }
 
 impl Ask {
@@ -51,6 +70,11 @@ impl Ask {
         token: u64,
     ) -> Self {
         Self { kind, request, withdrawn, reply_to: Some((whom, token)) }
+    }
+
+    /// Who asked.
+    pub fn asker(&self) -> Option<Asker> {
+        self.reply_to.as_ref().map(|(whom, token)| Asker { whom: whom.clone(), token: *token })
     }
 
     /// Answers the server.

@@ -20,7 +20,7 @@ use wire::{Message, code};
 
 use super::questions::Edits;
 use super::refusal::{ErrorObject, Refusal};
-use crate::call::{Answer, Ask, Client};
+use crate::call::{Answer, Ask, Capabilities, Client};
 
 /// What is asked in one call.
 pub(super) struct Inputs {
@@ -43,6 +43,12 @@ impl Inputs {
     /// Whom it is asked of.
     pub(super) fn client(&self) -> &Client {
         &self.client
+    }
+
+    /// Keeps of the client what it can be asked, and nothing of the request in which it said so.
+    pub(super) fn detach(&mut self) {
+        let can = Bytes::from(Capabilities::of(&self.client).to_json());
+        self.client = Arc::new(Client { capabilities: Some(can), ..Client::default() });
     }
 
     /// How often it was.

@@ -10,9 +10,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::header::HeaderValue;
 use http::{HeaderMap, Response, StatusCode};
-use serde_json::{Value, json};
+use serde_json::json;
 use wire::code;
 use wire::id::RequestId;
+use wire::mcp::meta;
 use wire::mcp::method::{Method, Notice};
 use wire::mcp::version::{ProtocolVersion, negotiate};
 use wire::splice::Parts;
@@ -30,7 +31,7 @@ use super::modern::accepted;
 use super::questions;
 use super::refusal::{self, ErrorObject, Refusal};
 use super::sse::{self, Feed};
-use super::{Front, Posted, headers};
+use super::{Front, Posted, client, headers};
 use crate::call::{Affinity, Call, Caller, Capabilities, Client, ServerName};
 use crate::permit::Bound;
 use crate::session::replay::EventId;
@@ -55,10 +56,12 @@ pub(super) fn open(front: &Front, arrival: &Arrival) -> Result<(Arc<Session>, Pa
         return Err(Refusal::bad_request(code::INVALID_PARAMS, "params.protocolVersion must be a string"));
     };
     let version = negotiate(&asked);
-    let declared = object(message, "capabilities", CAPABILITIES_BYTES)?;
-    let info = object(message, "clientInfo", CLIENT_INFO_BYTES)?;
+    let declared = ("params.capabilities", message.param("capabilities"));
+    let declared = client::capabilities(message, declared)?;
+    let info = client::info(message, ("params.clientInfo", message.param("clientInfo")))?;
     let offer = declared.as_deref().map(|declared| questions::offer(Capabilities::read(declared), version));
-    let client = Client { info, capabilities: declared, offer };
+    // A copy, because a session must not keep the whole body in memory.
+    let client = Client { info, capabilities: declared, offer }.copied();
     let gateway = &front.rooms.gateway;
     let session = front.rooms.sessions.open(Birth {
         caller: arrival.caller.clone(),
@@ -80,7 +83,7 @@ pub(super) fn open(front: &Front, arrival: &Arrival) -> Result<(Arc<Session>, Pa
 }
 
 /// The same for everybody at any time: a server that is slow today must not make this a lie.
-fn capabilities(version: ProtocolVersion) -> Value {
+fn capabilities(version: ProtocolVersion) -> serde_json::Value {
     let mut all = json!({
         "tools": { "listChanged": true },
         "prompts": { "listChanged": true },
@@ -252,8 +255,7 @@ fn call(
 }
 
 fn notice(front: &Front, session: &Session, message: &Message) {
-    let notice = Notice::parse(message.method());
-    match notice {
+    match Notice::parse(message.method()) {
         Notice::Initialized => session.initialized(),
         // MCP 2025-11-25 basic/utilities/cancellation: unknown ids are ignored
         Notice::Cancelled => {
@@ -263,7 +265,12 @@ fn notice(front: &Front, session: &Session, message: &Message) {
             }
         }
         // Of what a server asked, whose time it extends: MCP 2025-11-25 basic/utilities/progress
-        Notice::RootsChanged | Notice::Progress => front.rooms.gateway.notify(session.key(), notice, message),
+        Notice::Progress => {
+            if let Some(token) = message.param(meta::PROGRESS_TOKEN) {
+                session.progressed(token.raw(), message);
+            }
+        }
+        Notice::RootsChanged => front.rooms.gateway.roots_changed(session.key()),
         _ => {}
     }
 }
@@ -319,19 +326,6 @@ fn check_version(headers: &HeaderMap) -> Result<(), Refusal> {
     Err(Refusal::bad_request(code::INVALID_REQUEST, "unsupported MCP-Protocol-Version"))
 }
 
-/// A copy, because a session must not keep the whole body in memory.
-fn object(message: &Message, key: &str, most_bytes: usize) -> Result<Option<Bytes>, Refusal> {
-    match message.param(key) {
-        None => Ok(None),
-        Some(value) if value.raw().len() > most_bytes => {
-            let message = format!("params.{key} is larger than the {most_bytes} bytes a session keeps of it");
-            Err(Refusal::bad_request(code::INVALID_PARAMS, message))
-        }
-        Some(value) if value.is_object() => Ok(Some(Bytes::copy_from_slice(value.raw()))),
-        Some(_) => Err(Refusal::bad_request(code::INVALID_PARAMS, format!("params.{key} must be an object"))),
-    }
-}
-
 /// Pings are answered at any time, also before the handshake.
 // MCP 2025-11-25 basic/lifecycle, Initialization
 pub(super) fn pong(ping: &Message) -> Begun {
@@ -347,9 +341,4 @@ fn unknown_method(request: &Message) -> Parts {
     let error = ErrorObject { code: code::METHOD_NOT_FOUND, message: "no such method".into(), data: None };
     refusal::message(request.id(), "error", Parts::from(error.to_bytes()))
 }
-
-/// Bytes of the capabilities that a session keeps. 16 KiB: ten times what clients with every extension send.
-const CAPABILITIES_BYTES: usize = 16 << 10;
-/// Bytes of `clientInfo` that a session keeps. 64 KiB: room for an icon in it.
-const CLIENT_INFO_BYTES: usize = 64 << 10;
 // HTML Living Standard §9.2.4

@@ -110,7 +110,7 @@ pub(super) fn start(front: &Front, arrival: Arrival, client: Client) -> Result<L
     let told = *changes.borrow_and_update();
     let (responder, heard) = reply();
     let ear = Arc::new(Ear { to: Mutex::new(Some(responder)), refusals: rooms.permits.metrics().clone() });
-    let (client, affinity) = (Arc::new(client), Affinity::Principal);
+    let (client, affinity) = (Arc::new(client.copied()), Affinity::Principal);
     let subscriber = Subscriber { caller, client, affinity, ear: ear.clone() };
     let mut once = HashSet::new();
     let uris: Vec<_> = uris.into_iter().filter(|uri| once.insert(uri.clone())).collect();

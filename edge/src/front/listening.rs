@@ -84,6 +84,15 @@ impl Listening {
         }
     }
 
+    /// Whether something was lost since this was asked last: the client is told of everything as changed then.
+    fn notice_loss(&self) -> bool {
+        let lost = self.strayed.as_ref().is_some_and(Reply::take_lost);
+        if lost {
+            self.session.lost_track();
+        }
+        lost
+    }
+
     fn poll_strayed(&mut self, context: &mut Context<'_>) -> Poll<Parts> {
         if let Poll::Ready(message) = self.questions.poll_withdrawn(context) {
             return Poll::Ready(message);
@@ -119,9 +128,7 @@ impl Listening {
 impl Source for Listening {
     fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Said> {
         loop {
-            if self.strayed.as_ref().is_some_and(Reply::take_lost) {
-                self.session.lost_track();
-            }
+            self.notice_loss();
             if self.waiting.is_empty() {
                 self.catch_up();
             }
@@ -130,6 +137,10 @@ impl Source for Listening {
             }
             if let Poll::Ready(message) = self.poll_strayed(context) {
                 return Poll::Ready(Said::Message(message, Weight::Lasting));
+            }
+            // What was lost before the waker stood there woke nobody.
+            if self.notice_loss() {
+                continue;
             }
             match std::task::ready!(self.poll_news(context)) {
                 News::Changed => {}

@@ -12,6 +12,7 @@ mod arrival;
 mod batch;
 mod body;
 mod classify;
+mod client;
 mod digest;
 mod exchange;
 mod headers;

@@ -27,7 +27,7 @@ use super::inputs::Answers;
 use super::refusal::{self, Refusal};
 use super::reply::Manner;
 use super::retry::{self, Retry};
-use super::{Front, Posted, headers, listen, tasks};
+use super::{Front, Posted, client, headers, listen, tasks};
 use crate::call::{Affinity, Call, Caller, Client, ServerName};
 use crate::permit::Bound;
 
@@ -168,7 +168,7 @@ fn own_task(
     Ok(Some(result?))
 }
 
-/// What every modern request says of itself.
+/// What every modern request says of itself, in slices of it: whoever keeps it longer copies it.
 struct Claim<'a> {
     version: Cow<'a, str>,
     client: Client,
@@ -182,19 +182,12 @@ impl<'a> Claim<'a> {
             .meta_value(meta::PROTOCOL_VERSION)
             .and_then(|value| value.as_str())
             .ok_or_else(missing)?;
-        let capabilities = object(message, meta::CLIENT_CAPABILITIES)?.ok_or_else(missing)?;
-        let info = object(message, meta::CLIENT_INFO)?;
-        Ok(Self { version, client: Client { info, capabilities: Some(capabilities), offer: None } })
+        let (capabilities, info) = (meta::CLIENT_CAPABILITIES, meta::CLIENT_INFO);
+        let capabilities = client::capabilities(message, (capabilities, message.meta_value(capabilities)))?;
+        let info = client::info(message, (info, message.meta_value(info)))?;
+        let capabilities = Some(capabilities.ok_or_else(missing)?);
+        Ok(Self { version, client: Client { info, capabilities, offer: None } })
     }
-}
-
-fn object(message: &Message, key: &str) -> Result<Option<Bytes>, Refusal> {
-    let Some(value) = message.meta_value(key) else { return Ok(None) };
-    if !value.is_object() {
-        let message = format!("params._meta: {key} must be an object");
-        return Err(Refusal::bad_request(code::INVALID_PARAMS, message));
-    }
-    Ok(Some(value.span().slice(message.bytes())))
 }
 
 // MCP 2026-07-28 basic/versioning: legacy versions cannot be used per request, so they are not on offer here

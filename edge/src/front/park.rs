@@ -33,7 +33,7 @@ use super::inputs::Inputs;
 use super::reissue::{self, Verdict};
 use super::reply::Manner;
 use super::rounds::Terms;
-use super::tasks::{Slow, Tasks};
+use super::tasks::{Place, Slow, Tasks};
 use crate::call::{Call, Caller, Reply, ServerName};
 use crate::error::{Blame, Error, Kind};
 use crate::ops::drain::DrainWatch;
@@ -111,6 +111,8 @@ pub(super) struct Parking {
     pub(super) inputs: Inputs,
     /// When the call becomes a task, if it does.
     slow: Option<Pin<Box<Sleep>>>,
+    /// Room for the task, once it is due.
+    place: Option<Place>,
     tasks: Tasks,
     terms: Arc<Terms>,
 }
@@ -141,6 +143,7 @@ impl Parking {
             scope,
             inputs,
             slow: None,
+            place: None,
             tasks: front.tasks.clone(),
             terms: front.rounds.clone(),
         }
@@ -154,7 +157,8 @@ impl Parking {
         let Some(slow) = &mut self.slow else { return Poll::Pending };
         std::task::ready!(slow.as_mut().poll(context));
         self.slow = None;
-        if self.tasks.have_room() { Poll::Ready(Due::Task) } else { Poll::Pending }
+        self.place = self.tasks.place(&self.caller);
+        if self.place.is_some() { Poll::Ready(Due::Task) } else { Poll::Pending }
     }
 
     /// Makes a task of the call; the result that hands it to its client.
@@ -162,8 +166,9 @@ impl Parking {
     /// # Errors
     /// When it cannot become one: then it is over.
     pub(super) fn adopt(self, reply: Reply, manner: Manner) -> Result<Parts, Error> {
-        let Self { caller, scope, inputs, tasks, terms, .. } = self;
-        tasks.adopt(Slow { caller, scope, inputs, reply, manner, terms })
+        let Self { caller, scope, inputs, place, terms, .. } = self;
+        let place = place.ok_or_else(|| Bound::Tasks.refusal())?;
+        Ok(Tasks::adopt(&place, Slow { caller, scope, inputs, reply, manner, terms }))
     }
 
     /// Parks the call; the result that asks its client.

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 use wire::Message;
 use wire::code;
+use wire::mcp::meta;
 use wire::mcp::method::{Ask as Kind, Notice};
 use wire::mcp::version::ProtocolVersion;
 use wire::splice::{Parts, Splice};
@@ -49,6 +50,10 @@ impl Questions {
         let asking = self.session.ask(ask)?;
         let mut splice = Splice::new(request.bytes().clone());
         splice.replace(id, asking.token());
+        // Servers number them: the same one may come from each, and leads to none.
+        if let Some(progress) = request.meta_value(meta::PROGRESS_TOKEN) {
+            splice.replace(progress.span(), asking.token());
+        }
         edits.make(&request, &mut splice, Some(&asking.token()));
         self.open.push(asking);
         Some(splice.finish())

@@ -8,13 +8,13 @@
 //!                                               └──▶ cancelled              (by the client, by age)
 //! ```
 //! Guarantees: only for a client that says in the very request that it knows tasks; a task is its principal's alone,
-//! under an id that nobody can guess; tasks are bounded in number and age. What is not here: tasks of servers
-//! (`upstream/tasks`).
+//! under an id that nobody can guess; tasks are bounded in number and age. What is not here: which of them make room for
+//! others (`tasks/book`), tasks of servers (`upstream/tasks`).
 // MCP extension io.modelcontextprotocol/tasks
 
-use std::collections::HashMap;
+mod book;
+
 use std::future::poll_fn;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -35,6 +35,7 @@ use crate::error::{Blame, Error, Kind};
 use crate::ops::drain::DrainWatch;
 use crate::permit::{self, Bound};
 use crate::seal::Sealer;
+use book::{Book, Bounds, Settled};
 
 /// When calls become tasks, and how long those are kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,7 +47,7 @@ pub struct Config {
     /// Tasks at a time. 1,000: beyond that calls stay calls.
     pub tasks: usize,
     /// Bytes of the results of tasks that have ended, all together. 64 MiB: a quarter of what calls on their way may
-    /// hold, which these must not take for an hour.
+    /// hold, which these must not take for an hour. A principal takes at most as much of it as it leaves free.
     pub result_bytes: usize,
     /// How often a client should ask for one. 2 s: soon enough for a person who waits.
     pub poll: Duration,
@@ -76,11 +77,11 @@ struct Shared {
     refusals: permit::Metrics,
     count: Gauge,
     drain: DrainWatch,
-    tasks: Mutex<HashMap<Box<str>, Arc<Task>>>,
-    kept: Arc<AtomicUsize>,
+    book: Mutex<Book<Arc<Task>>>,
 }
 
 struct Task {
+    id: Box<str>,
     caller: Caller,
     scope: Option<ServerName>,
     created: SystemTime,
@@ -98,23 +99,24 @@ struct State {
     end: Option<End>,
 }
 
+/// Results and errors are copies, counted in the book: what they came in counts among the bytes of calls on their way.
 enum End {
     /// The result, a JSON object.
-    Completed(Kept),
+    Completed(Bytes),
     /// The error, a JSON object.
-    Failed(Kept),
+    Failed(Bytes),
     Cancelled,
 }
 
-/// What came of a task. A copy with room of its own: what it came in counts among the bytes of calls on their way.
-struct Kept {
-    bytes: Bytes,
-    all: Arc<AtomicUsize>,
+/// Room for one more task. Dropping it gives the room back, if nothing became of it.
+pub(super) struct Place {
+    shared: Arc<Shared>,
+    id: Box<str>,
 }
 
-impl Drop for Kept {
+impl Drop for Place {
     fn drop(&mut self) {
-        self.all.fetch_sub(self.bytes.len(), Ordering::Relaxed);
+        self.shared.book(|book| book.give_back(&self.id));
     }
 }
 
@@ -136,8 +138,9 @@ impl Tasks {
         (refusals, count): (permit::Metrics, Gauge),
         drain: &DrainWatch,
     ) -> Self {
-        let (drain, tasks, kept) = (drain.clone(), Mutex::default(), Arc::default());
-        let shared = Arc::new(Shared { config, sealer, refusals, count, drain, tasks, kept });
+        let bounds = Bounds { tasks: config.tasks, bytes: config.result_bytes };
+        let (drain, book) = (drain.clone(), Mutex::new(Book::new(bounds)));
+        let shared = Arc::new(Shared { config, sealer, refusals, count, drain, book });
         shared.drain.spawn(sweep(shared.clone()));
         Self { shared }
     }
@@ -148,34 +151,26 @@ impl Tasks {
         knows_tasks(client).then_some(after)
     }
 
-    /// Whether there may be one more. One that was cancelled makes room: nobody waits to hear more of it.
-    pub(super) fn have_room(&self) -> bool {
-        let mut tasks = self.shared.tasks();
-        if tasks.len() < self.shared.config.tasks {
-            return true;
-        }
-        let cancelled = tasks.iter().filter(|(_, task)| task.cancelled.is_cancelled());
-        let oldest = cancelled.min_by_key(|(_, task)| task.expires).map(|(id, _)| id.clone());
-        let Some(oldest) = oldest else {
-            self.shared.refusals.hit(Bound::Tasks);
-            return false;
-        };
-        tasks.remove(&oldest);
-        true
+    /// Room for one more task of `caller`, also for a small result of it. What nobody waits for any more makes room: what
+    /// was fetched, has failed or was cancelled.
+    pub(super) fn place(&self, caller: &Caller) -> Option<Place> {
+        // Without random numbers the call stays a call.
+        let random: [u8; 16] = self.shared.sealer.random().ok()?;
+        let id: Box<str> = format!("{OWN}{:032x}", u128::from_be_bytes(random)).into();
+        let reserved = self.shared.book(|book| book.reserve(id.clone(), caller));
+        reserved.inspect_err(|bound| self.shared.refusals.hit(*bound)).ok()?;
+        Some(Place { shared: self.shared.clone(), id })
     }
 
     /// Makes a task of a call; the result that hands it to the client.
-    ///
-    /// # Errors
-    /// When the system gives out no random numbers.
     // MCP extension tasks, CreateTaskResult
-    pub(super) fn adopt(&self, slow: Slow) -> Result<Parts, Error> {
-        let Slow { caller, scope, inputs, reply, manner, terms } = slow;
-        let shared = &self.shared;
-        let random: [u8; 16] = shared.sealer.random()?;
-        let id: Box<str> = format!("{OWN}{:032x}", u128::from_be_bytes(random)).into();
+    pub(super) fn adopt(place: &Place, slow: Slow) -> Parts {
+        let Slow { caller, scope, mut inputs, reply, manner, terms } = slow;
+        inputs.detach(); // the task is kept for longer than its call
+        let Place { shared, id } = place;
         let now = SystemTime::now();
         let task = Arc::new(Task {
+            id: id.clone(),
             caller,
             scope,
             created: now,
@@ -186,11 +181,9 @@ impl Tasks {
         reply.park(); // nobody waits at a connection for it any more
         let rounds = Rounds::new(terms);
         shared.drain.spawn(drive(shared.clone(), task.clone(), (reply, rounds), manner));
-        let result = shared.render(&id, &task, "task");
-        let mut tasks = shared.tasks();
-        tasks.insert(id, task);
-        shared.count.set(i64::try_from(tasks.len()).unwrap_or(i64::MAX));
-        Ok(result)
+        let result = shared.render(&task, "task");
+        shared.book(|book| book.fill(id, task));
+        result
     }
 
     /// Where it stands.
@@ -200,7 +193,12 @@ impl Tasks {
     // MCP extension tasks, tasks/get
     pub(super) fn get(&self, id: &str, whom: (&Caller, Option<&ServerName>)) -> Result<Parts, Error> {
         let task = self.shared.find(id, whom)?;
-        Ok(self.shared.render(id, &task, "complete"))
+        let over = task.state().end.is_some();
+        let shown = self.shared.render(&task, "complete");
+        if over {
+            self.shared.book(|book| book.spend(id, false));
+        }
+        Ok(shown)
     }
 
     /// Passes answers on; keys that nobody asked for are ignored.
@@ -226,7 +224,8 @@ impl Tasks {
     /// When this caller has no such task.
     // MCP extension tasks, tasks/cancel: acknowledged in any case
     pub(super) fn cancel(&self, id: &str, whom: (&Caller, Option<&ServerName>)) -> Result<Parts, Error> {
-        self.shared.find(id, whom)?.cancel();
+        let first = self.shared.find(id, whom)?.cancel();
+        self.shared.book(|book| book.spend(id, first));
         Ok(ACK.into())
     }
 }
@@ -243,7 +242,7 @@ pub(super) fn knows_tasks(client: &Client) -> bool {
 
 impl Shared {
     fn find(&self, id: &str, (caller, scope): (&Caller, Option<&ServerName>)) -> Result<Arc<Task>, Error> {
-        let task = self.tasks().get(id).cloned();
+        let task = self.book(|book| book.get(id).cloned());
         let mine = task.filter(|task| task.caller == *caller && task.scope.as_ref() == scope);
         mine.ok_or_else(|| {
             let message = "there is no such task; it was never there, is somebody else's, or has expired";
@@ -251,13 +250,11 @@ impl Shared {
         })
     }
 
-    fn render(&self, id: &str, task: &Task, result_type: &str) -> Parts {
+    fn render(&self, task: &Task, result_type: &str) -> Parts {
         let state = task.state();
         let (status, member) = match &state.end {
-            Some(End::Completed(result)) => {
-                ("completed", Some(("result", Parts::from(result.bytes.clone()))))
-            }
-            Some(End::Failed(error)) => ("failed", Some(("error", Parts::from(error.bytes.clone())))),
+            Some(End::Completed(result)) => ("completed", Some(("result", Parts::from(result.clone())))),
+            Some(End::Failed(error)) => ("failed", Some(("error", Parts::from(error.clone())))),
             Some(End::Cancelled) => ("cancelled", None),
             None if state.inputs.are_open() => {
                 let mut requests = Parts::from(Bytes::from_static(b"{"));
@@ -269,7 +266,7 @@ impl Shared {
         };
         let mut head = json!({
             "resultType": result_type,
-            "taskId": id,
+            "taskId": task.id,
             "status": status,
             "createdAt": timestamp(task.created),
             "lastUpdatedAt": timestamp(state.updated),
@@ -291,58 +288,68 @@ impl Shared {
         whole
     }
 
-    fn ended(&self, manner: &Manner, outcome: Outcome) -> End {
-        let kept = match outcome {
-            Outcome::Result(result) => self.keep(result).map(End::Completed),
-            Outcome::Refused(error) => self.keep(manner.refusal(error).into()).map(End::Failed),
-            Outcome::Failed(error) => return self.failed(manner, &error),
+    fn ended(&self, task: &Task, manner: &Manner, outcome: Outcome) -> End {
+        let (what, failed) = match outcome {
+            Outcome::Result(result) => (result, false),
+            Outcome::Refused(error) => (manner.refusal(error).into(), true),
+            Outcome::Failed(error) => return self.failed(task, manner, &error),
             // It never is: its rounds are made before.
-            Outcome::InputRequired(_) => Ok(End::Cancelled),
+            Outcome::InputRequired(_) => return End::Cancelled,
         };
-        kept.unwrap_or_else(|bound| self.failed(manner, &bound.refusal()))
-    }
-
-    /// Errors of our own are a sentence: they are counted, and not refused.
-    fn failed(&self, manner: &Manner, error: &Error) -> End {
-        let bytes = manner.error(error);
-        self.kept.fetch_add(bytes.len(), Ordering::Relaxed);
-        End::Failed(Kept { bytes, all: self.kept.clone() })
-    }
-
-    fn keep(&self, what: Parts) -> Result<Kept, Bound> {
         let size = what.len_bytes();
-        if self.kept.fetch_add(size, Ordering::Relaxed) + size > self.config.result_bytes {
-            self.kept.fetch_sub(size, Ordering::Relaxed);
-            self.refusals.hit(Bound::TaskBytes);
-            return Err(Bound::TaskBytes);
+        match self.book(|book| book.settle(&task.id, size, failed)) {
+            Settled::Kept => {
+                let mut copy = BytesMut::with_capacity(size);
+                what.iter().for_each(|slice| copy.put_slice(slice));
+                if failed { End::Failed(copy.freeze()) } else { End::Completed(copy.freeze()) }
+            }
+            Settled::Full => {
+                self.refusals.hit(Bound::TaskBytes);
+                End::Failed(manner.error(&Bound::TaskBytes.refusal()))
+            }
+            Settled::Unwanted => End::Cancelled,
         }
-        let mut copy = BytesMut::with_capacity(size);
-        what.iter().for_each(|slice| copy.put_slice(slice));
-        Ok(Kept { bytes: copy.freeze(), all: self.kept.clone() })
     }
 
-    fn tasks(&self) -> MutexGuard<'_, HashMap<Box<str>, Arc<Task>>> {
-        // Every state inside is valid at any point, so a poisoned lock carries no news.
-        self.tasks.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Errors of our own are a sentence: as many as tasks are bound enough.
+    fn failed(&self, task: &Task, manner: &Manner, error: &Error) -> End {
+        self.book(|book| book.spend(&task.id, true));
+        End::Failed(manner.error(error))
+    }
+
+    /// Looks into the book. What had to make room is dropped after the lock, for it may want others.
+    fn book<T>(&self, act: impl FnOnce(&mut Book<Arc<Task>>) -> T) -> T {
+        let (done, _gone) = {
+            // Every state inside is valid at any point, so a poisoned lock carries no news.
+            let mut book = self.book.lock().unwrap_or_else(PoisonError::into_inner);
+            let done = act(&mut book);
+            self.count.set(i64::try_from(book.len()).unwrap_or(i64::MAX));
+            (done, book.take_gone())
+        };
+        done
     }
 }
 
 impl Task {
-    fn cancel(&self) {
-        self.end(End::Cancelled);
+    /// `false`: it had ended before.
+    fn cancel(&self) -> bool {
+        let first = self.end(End::Cancelled);
         self.cancelled.cancel();
+        first
     }
 
-    /// The first end counts.
-    fn end(&self, end: End) {
-        let unanswered = {
+    /// The first end counts; whether this is it.
+    fn end(&self, end: End) -> bool {
+        let (first, unanswered) = {
             let mut state = self.state();
-            if state.end.is_none() {
+            let first = state.end.is_none();
+            if first {
                 (state.end, state.updated) = (Some(end), SystemTime::now());
             }
-            state.inputs.take_open()
+            (first, state.inputs.take_open())
         };
         drop(unanswered); // which refuses them, and wants other locks
+        first
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -358,22 +365,23 @@ async fn drive(
     (mut reply, mut rounds): (Reply, Rounds),
     manner: Manner,
 ) {
-    loop {
+    let end = loop {
         // All arms are cancel-safe: what was not returned stays queued.
         let next = tokio::select! {
             next = next(&mut reply, &mut rounds) => next,
             () = task.cancelled.cancelled() => return,
             () = shared.drain.cut() => {
                 let message = "this gateway is stopping, and its tasks with it";
-                return task.end(shared.failed(&manner, &Error::new(Kind::Draining, Blame::Edge, message)));
+                break shared.failed(&task, &manner, &Error::new(Kind::Draining, Blame::Edge, message));
             }
         };
         match next {
             Next::Event(event) => heard(&task, event),
             Next::Outcome(Outcome::InputRequired(input)) => rounds.begin(*input),
-            Next::Outcome(outcome) => return task.end(shared.ended(&manner, outcome)),
+            Next::Outcome(outcome) => break shared.ended(&task, &manner, outcome),
         }
-    }
+    };
+    task.end(end);
 }
 
 /// The next thing that happens, be the call at its server or between two rounds.
@@ -423,13 +431,9 @@ async fn sweep(shared: Arc<Shared>) {
         // Both arms are cancel-safe.
         tokio::select! {
             now = tick.tick() => {
-                let gone: Vec<_> = {
-                    let mut tasks = shared.tasks();
-                    let gone = tasks.extract_if(|_, task| task.expires <= now).collect();
-                    shared.count.set(i64::try_from(tasks.len()).unwrap_or(i64::MAX));
-                    gone
-                };
-                gone.iter().for_each(|(_, task): &(Box<str>, Arc<Task>)| task.cancel());
+                for task in shared.book(|book| book.take(|task| task.expires <= now)) {
+                    task.cancel();
+                }
             }
             () = shared.drain.stopping() => return,
         }

@@ -28,9 +28,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use tokio::sync::watch;
-use wire::Message;
 use wire::limits::Limits;
-use wire::mcp::method::Notice;
 use wire::mcp::mirror::Mirrored;
 
 use crate::call::{Call, Dispatch, Next, Reply, Responder, ServerName, SessionKey, Subscriber, reply};
@@ -63,8 +61,8 @@ pub trait Gateway: Dispatch {
     /// the tool is unknown.
     fn mirrored(&self, scope: Option<&ServerName>, tool: &str) -> Option<Arc<[Mirrored]>>;
 
-    /// Passes a notification of a session's client on to whom it concerns.
-    fn notify(&self, session: &SessionKey, notice: Notice, message: &Message);
+    /// The roots of a session's client changed, which its servers may want to hear.
+    fn roots_changed(&self, session: &SessionKey);
 
     /// How often the rendered lists changed, of all servers together or of the one in scope.
     fn changes(&self, scope: Option<&ServerName>) -> watch::Receiver<ListChanges>;
@@ -333,9 +331,9 @@ impl Gateway for Router {
         surface.tool(tool).map(|route| route.mirrored.clone())
     }
 
-    fn notify(&self, session: &SessionKey, notice: Notice, message: &Message) {
+    fn roots_changed(&self, session: &SessionKey) {
         for (_, entry) in self.shared.lineup().iter() {
-            entry.server.notify(session, notice, message);
+            entry.server.roots_changed(session);
         }
     }
 

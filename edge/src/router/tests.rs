@@ -8,9 +8,10 @@ use crate::call::{Affinity, Caller, Client, List, Outcome, Server, Subscribing, 
 use crate::permit::Permits;
 use bytes::Bytes;
 use std::pin::Pin;
+use wire::Message;
 use wire::mcp::level::Level;
 use wire::mcp::list::{Item, ListPage};
-use wire::mcp::method::Method;
+use wire::mcp::method::{Method, Notice};
 
 /// A server that answers every call with its own name and the bytes that would reach it.
 struct Echo(&'static str, Told, Arc<Mutex<Own>>);
@@ -46,7 +47,7 @@ impl Dispatch for Echo {
 }
 
 impl Server for Echo {
-    fn notify(&self, _: &SessionKey, _: Notice, _: &Message) {}
+    fn roots_changed(&self, _: &SessionKey) {}
 
     fn tell_level(&self, session: &SessionKey) {
         let mut told = self.1.lock().unwrap();

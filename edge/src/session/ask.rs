@@ -11,6 +11,7 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use tokio_util::sync::WaitForCancellationFutureOwned;
+use wire::Message;
 use wire::id::RequestId;
 
 use super::{Phase, Session};
@@ -58,6 +59,16 @@ impl Session {
         }
     }
 
+    /// The client is at work on the question that it knows by this token: who asked hears it, and nobody else.
+    // MCP 2025-11-25 basic/utilities/progress
+    pub fn progressed(&self, token: &[u8], notice: &Message) {
+        let Some(number) = self.asked_number(token) else { return };
+        let asker = self.live().asked.open.get(&number).and_then(Ask::asker);
+        if let Some(asker) = asker {
+            asker.progressed(notice); // after the lock: connections have their own
+        }
+    }
+
     fn asked_number(&self, token: &[u8]) -> Option<u64> {
         let text = std::str::from_utf8(token).ok()?;
         let number = text.strip_prefix("\"ask-")?.strip_suffix('"')?.strip_prefix(&*self.asks_mark)?;
@@ -79,7 +90,7 @@ pub struct Asking {
 }
 
 impl Asking {
-    /// The id under which the client hears it, as JSON; unique in the session and unknown to others.
+    /// The id under which the client hears it, and tells of progress, as JSON; unique in the session and unknown to others.
     pub fn token(&self) -> Bytes {
         self.session.asked_token(self.number)
     }

@@ -2,11 +2,12 @@
 //! edited in one pass. The eras differ in what they do to `_meta`; the rest is here.
 
 use bytes::Bytes;
-use wire::Era;
+use serde_json::Value;
 use wire::frame::one_line;
 use wire::id::RequestId;
 use wire::mcp::meta;
 use wire::splice::{Parts, Splice};
+use wire::{Era, Message};
 
 use super::mux::WireId;
 use super::{legacy, modern};
@@ -52,6 +53,37 @@ pub(super) fn cancelled(id: WireId) -> Parts {
     .into()
 }
 
+/// That the client's roots changed.
+// MCP 2025-11-25 client/roots, Root List Changes
+pub(super) const ROOTS_CHANGED: Bytes =
+    Bytes::from_static(br#"{"jsonrpc":"2.0","method":"notifications/roots/list_changed"}"#);
+
+/// How far a client says that it has come with what the server asked under its own `token`, a JSON text. Made anew, for
+/// what the client sent may be long and waits here; `None` if it has no number.
+// MCP 2025-11-25 basic/utilities/progress
+pub(super) fn progress(token: &[u8], notice: &Message) -> Option<Parts> {
+    let number = |key| {
+        let raw = notice.param(key)?.raw();
+        let first = raw.first()?;
+        (raw.len() <= NUMBER_BYTES && (*first == b'-' || first.is_ascii_digit())).then_some(raw)
+    };
+    let mut line = Vec::from(PROGRESS);
+    line.extend_from_slice(token);
+    line.extend_from_slice(br#","progress":"#);
+    line.extend_from_slice(number("progress")?);
+    if let Some(total) = number("total") {
+        line.extend_from_slice(br#","total":"#);
+        line.extend_from_slice(total);
+    }
+    if let Some(said) = notice.param("message").and_then(|said| said.as_str()) {
+        let said: String = said.chars().take(SAID_CHARS).collect();
+        line.extend_from_slice(br#","message":"#);
+        line.extend_from_slice(Value::from(said).to_string().as_bytes());
+    }
+    line.extend_from_slice(b"}}");
+    Some(Bytes::from(line).into())
+}
+
 /// The answer to a request that a server made: `outcome` is the rest of the message, from its comma on.
 pub(super) fn answer(id: &RequestId, outcome: &'static str) -> Parts {
     let head = Bytes::from_static(br#"{"jsonrpc":"2.0","id":"#);
@@ -64,3 +96,9 @@ pub(super) fn relayed(id: &RequestId, key: &'static str, value: Bytes) -> Parts 
     let middle = Bytes::from(format!(r#","{key}":"#));
     [head, id.token(), middle, one_line(value), Bytes::from_static(b"}")].into_iter().collect()
 }
+
+const PROGRESS: &[u8] = br#"{"jsonrpc":"2.0","method":"notifications/progress","params":{"progressToken":"#;
+/// The longest number of a client that is passed on. 32: any double, and any integer of 64 bits.
+const NUMBER_BYTES: usize = 32;
+/// What is passed on of a client's own words. 1,000: more than anybody reads while he waits.
+const SAID_CHARS: usize = 1000;

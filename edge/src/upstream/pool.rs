@@ -124,9 +124,9 @@ impl Dispatch for Pool {
 }
 
 impl Server for Pool {
-    fn notify(&self, session: &SessionKey, notice: Notice, message: &Message) {
+    fn roots_changed(&self, session: &SessionKey) {
         if let Some(conn) = self.shared.session_conn(session) {
-            conn.hear(notice, message);
+            conn.roots_changed();
         }
     }
 

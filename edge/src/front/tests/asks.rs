@@ -25,6 +25,11 @@ impl Answered for Server {
         };
         self.0.lock().unwrap().push((token, text));
     }
+
+    fn progressed(&self, token: u64, notice: &Message) {
+        let text = format!("at {}", notice.param("progress").unwrap().as_u64().unwrap());
+        self.0.lock().unwrap().push((token, text));
+    }
 }
 
 impl Server {
@@ -296,4 +301,39 @@ async fn nothing_crosses_from_one_session_to_another() {
     primed(&mut resumed).await;
     silent(&mut resumed).await;
     assert!(server.heard().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn progress_of_an_answer_reaches_the_one_server_that_asked() {
+    let (stage, one, two) = (Stage::new(), Arc::new(Server::default()), Arc::new(Server::default()));
+    let id = session(&stage, &[]).await;
+    let (sent, _call, responder) = open_call(&stage, &id).await;
+    // As SDK servers write it: each counts for itself.
+    let params = r#""messages":[],"maxTokens":1,"_meta":{"progressToken":3,"v/x":1}"#;
+    let mut asked = Vec::new();
+    for server in [&one, &two] {
+        responder.event(Event::Ask(server.asks_for(1, "sampling/createMessage", params).0));
+    }
+    let mut stream = sent.await.unwrap().into_body();
+    for _ in 0..2 {
+        asked.push(next(&mut stream).await);
+    }
+    let tell = async |token: &Value, progress: u64| {
+        let body = format!(
+            r#"{{"jsonrpc":"2.0","method":"notifications/progress","params":{{"progressToken":{token},"progress":{progress}}}}}"#
+        );
+        assert_eq!(stage.send(post(&body, &[("mcp-session-id", &id)])).await.status(), 202);
+    };
+    let tokens: Vec<_> =
+        asked.iter().map(|asked| asked["params"]["_meta"]["progressToken"].clone()).collect();
+    assert_ne!(tokens[0], tokens[1]);
+    assert_eq!(asked[0]["params"]["_meta"]["v/x"], 1);
+    tell(&tokens[1], 7).await;
+    tell(&Value::from(3), 8).await;
+    assert_eq!((one.heard(), two.heard()), (vec![], vec![(1, "at 7".to_owned())]));
+    answer(&stage, &id, &asked[1]["id"], r#""result":{}"#).await;
+    tell(&tokens[1], 9).await;
+    tell(&tokens[0], 4).await;
+    assert_eq!(two.heard(), [(1, "result {}".to_owned())]);
+    assert_eq!(one.heard(), [(1, "at 4".to_owned())]);
 }

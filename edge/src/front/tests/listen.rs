@@ -204,3 +204,13 @@ async fn the_end_of_the_process_is_told() {
     assert_eq!(Arc::strong_count(&script.held), 1);
     draining.await.unwrap();
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_listen_keeps_nothing_of_its_request() {
+    let (stage, held) = (Stage::new(), Arc::new(()));
+    let body = watched(ask("7", r#"{"resourceSubscriptions":["a://1"]}"#), &held);
+    let request = post("", &modern_headers("subscriptions/listen", "ignored")).map(|_| Full::from(body));
+    let mut stream = stage.send(request).await.into_body();
+    assert_eq!(heard(&mut stream).await["method"], ACK);
+    assert_eq!(Arc::strong_count(&held), 1);
+}

@@ -53,8 +53,8 @@ struct Script {
     open: Mutex<Vec<(Call, Responder)>>,
     /// What was dispatched: method, request text, scope.
     seen: Mutex<Vec<String>>,
-    /// What clients told the servers: session and text.
-    notices: Mutex<Vec<(u64, String)>>,
+    /// The sessions whose roots changed.
+    roots: Mutex<Vec<u64>>,
     mirrored: Mutex<Option<Arc<[Mirrored]>>>,
     settled: watch::Sender<bool>,
     changes: watch::Sender<ListChanges>,
@@ -93,9 +93,8 @@ impl Gateway for Script {
         self.mirrored.lock().unwrap().clone()
     }
 
-    fn notify(&self, session: &SessionKey, _: Notice, message: &Message) {
-        let text = String::from_utf8(message.bytes().to_vec()).unwrap();
-        self.notices.lock().unwrap().push((session.number, text));
+    fn roots_changed(&self, session: &SessionKey) {
+        self.roots.lock().unwrap().push(session.number);
     }
 
     fn changes(&self, _: Option<&ServerName>) -> watch::Receiver<ListChanges> {
@@ -245,6 +244,21 @@ fn request(method: &str, path: &str, body: &str, headers: &[(&str, &str)]) -> Re
 
 fn post(body: &str, headers: &[(&str, &str)]) -> Request<Full<Bytes>> {
     request("POST", "/mcp", body, headers)
+}
+
+/// A body in one piece; `held` has one owner more as long as any of it is kept.
+fn watched(body: String, held: &Arc<()>) -> Bytes {
+    struct Owner {
+        body: String,
+        _held: Arc<()>,
+    }
+    impl AsRef<[u8]> for Owner {
+        fn as_ref(&self) -> &[u8] {
+            self.body.as_bytes()
+        }
+    }
+    // On one line already, or the edge would make a copy that is.
+    Bytes::from_owner(Owner { body: body.replace('\n', ""), _held: held.clone() })
 }
 
 /// A modern request with everything it needs; `extra` goes into its params.

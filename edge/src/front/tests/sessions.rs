@@ -2,9 +2,12 @@
 
 use std::time::Duration;
 
+use tokio_util::sync::CancellationToken;
+use wire::mcp::method;
+
 use super::asks::next;
 use super::*;
-use crate::call::Affinity;
+use crate::call::{Affinity, Answer, Answered, Ask};
 
 const LIST: &str = r#"{"jsonrpc":"2.0","id":1,"method":"tools/list"}"#;
 const READY: &str = r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#;
@@ -27,55 +30,106 @@ async fn the_servers_hear_of_changed_roots() {
         let response = stage.send(post(changed, &[("mcp-session-id", id.as_str())])).await;
         assert_eq!(response.status(), 202);
     }
-    let notices = stage.script.notices.lock().unwrap();
-    assert!(notices.iter().all(|(_, text)| text == changed));
-    assert!(notices.len() == 2 && notices[0].0 > notices[1].0, "each from its own session");
-}
-
-#[tokio::test]
-async fn the_servers_hear_how_far_an_answer_has_come() {
-    let stage = Stage::new();
-    let id = stage.session("2025-11-25").await;
-    let progress =
-        r#"{"jsonrpc":"2.0","method":"notifications/progress","params":{"progressToken":"p","progress":1}}"#;
-    assert_eq!(stage.send(post(progress, &[("mcp-session-id", &id)])).await.status(), 202);
-    assert_eq!(stage.script.notices.lock().unwrap()[0].1, progress);
+    let roots = stage.script.roots.lock().unwrap();
+    assert!(roots.len() == 2 && roots[0] > roots[1], "each from its own session");
 }
 
 #[tokio::test]
 async fn what_a_client_says_of_itself_is_bounded() {
     let stage = Stage::new();
-    for (key, most_bytes) in [("capabilities", 16 << 10), ("clientInfo", 64 << 10)] {
-        for (size, status) in [(most_bytes, 200), (most_bytes + 1, 400)] {
-            let value = format!(r#"{{"x":"{}"}}"#, "x".repeat(size - 8));
-            let body = format!(
-                r#"{{"jsonrpc":"2.0","id":1,"method":"initialize","params":{{"protocolVersion":"2025-11-25","{key}":{value}}}}}"#
-            );
-            assert_eq!(stage.send(post(&body, &[])).await.status(), status, "{key} of {size}");
-        }
+    let open = |more: String| {
+        let body = format!(
+            r#"{{"jsonrpc":"2.0","id":1,"method":"initialize","params":{{"protocolVersion":"2025-11-25",{more}}}}}"#
+        );
+        stage.send(post(&body, &[]))
+    };
+    for (size, status) in [(16 << 10, 200), ((16 << 10) + 1, 400)] {
+        let value = format!(r#"{{"x":"{}"}}"#, "x".repeat(size - 8));
+        assert_eq!(open(format!(r#""capabilities":{value}"#)).await.status(), status, "{size}");
     }
+    let info =
+        |size: usize, words: &str| format!(r#"{{{words}"x":"{}"}}"#, "x".repeat(size - 8 - words.len()));
+    let words = format!(r#""name":"n\u00fc","version":"{}","title":7,"#, "1".repeat(300));
+    let (fits, over) = (64 << 10, (64 << 10) + 1);
+    let kept = format!(r#"{{"name":"nü","version":"{}"}}"#, "1".repeat(256));
+    for (said, kept) in [
+        (info(fits, &words), Some(info(fits, &words))),
+        (info(over, &words), Some(kept)),
+        (
+            info(over, r#""version":"1","name":"n","title":"t","#),
+            Some(r#"{"name":"n","title":"t","version":"1"}"#.to_owned()),
+        ),
+        (info(over, r#""name":"n","#), None),
+    ] {
+        let response = open(format!(r#""clientInfo":{said}"#)).await;
+        assert_eq!(response.status(), 200);
+        let id = response.headers()["mcp-session-id"].to_str().unwrap().to_owned();
+        let sent = tokio::spawn(stage.front.clone().handle(post(LIST, &[("mcp-session-id", id.as_str())])));
+        until(|| stage.open_calls() > 0).await;
+        let client = stage.take_open().0.client.clone();
+        assert_eq!(client.info.as_deref(), kept.as_deref().map(str::as_bytes));
+        sent.await.unwrap();
+    }
+}
+
+/// What has no room beside calls, and is lost.
+fn too_much() -> Event {
+    let big = format!(
+        r#"{{"jsonrpc":"2.0","method":"notifications/message","params":{{"data":"{}"}}}}"#,
+        "x".repeat(crate::call::EVENT_BYTES)
+    );
+    Event::Notice(Notice::Message, Message::scan(big.into(), &wire::limits::Limits::default()).unwrap())
+}
+
+/// The session of `id` as its servers know it.
+async fn key(stage: &Stage, id: &str) -> SessionKey {
+    let headers = [("mcp-session-id", id)];
+    stage.send(post(READY, &headers)).await;
+    let sent = tokio::spawn(stage.front.clone().handle(post(LIST, &headers)));
+    until(|| stage.open_calls() > 0).await;
+    let Affinity::Session(key) = stage.take_open().0.affinity else { panic!("it is of a session") };
+    sent.await.unwrap();
+    key
 }
 
 #[tokio::test]
 async fn what_is_lost_beside_calls_is_told_as_changed() {
     let stage = Stage::new();
     let id = stage.session("2025-11-25").await;
-    let headers = [("mcp-session-id", id.as_str())];
-    stage.send(post(READY, &headers)).await;
-    let sent = tokio::spawn(stage.front.clone().handle(post(LIST, &headers)));
-    until(|| stage.open_calls() > 0).await;
-    let Affinity::Session(key) = stage.take_open().0.affinity else { panic!("it is of a session") };
-    sent.await.unwrap();
+    let key = key(&stage, &id).await;
     let mut stream = listen(&stage, &id).await;
-    let big = format!(
-        r#"{{"jsonrpc":"2.0","method":"notifications/message","params":{{"data":"{}"}}}}"#,
-        "x".repeat(crate::call::EVENT_BYTES)
-    );
-    let message = Message::scan(big.into(), &wire::limits::Limits::default()).unwrap();
-    assert!(!key.strays.event(Event::Notice(Notice::Message, message)));
+    assert!(!key.strays.event(too_much()));
     for list in ["tools", "prompts", "resources"] {
         assert_eq!(next(&mut stream).await["method"], format!("notifications/{list}/list_changed"));
     }
+}
+
+/// A server that says too much as soon as it hears that its question was refused: while the stream is being read, and
+/// nobody is there to be woken.
+struct Rash(SessionKey);
+
+impl Answered for Rash {
+    fn answered(&self, _: u64, _: Answer) {
+        let Self(key) = self;
+        assert!(!key.strays.event(too_much()));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_lost_while_the_stream_is_read_is_told_too() {
+    let stage = Stage::new();
+    let id = stage.session("2025-11-25").await;
+    let key = key(&stage, &id).await;
+    let mut stream = listen(&stage, &id).await;
+    let reading = tokio::spawn(async move { next(&mut stream).await });
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let text = r#"{"jsonrpc":"2.0","id":1,"method":"roots/list"}"#;
+    let request = Message::scan(text.into(), &wire::limits::Limits::default()).unwrap();
+    let server = Arc::new(Rash(key.clone()));
+    key.strays.event(Event::Ask(Ask::new(method::Ask::Roots, request, CancellationToken::new(), server, 1)));
+    // Sooner than the stream is looked at again to say that it is alive.
+    let told = tokio::time::timeout(Duration::from_secs(5), reading).await.expect("told in time").unwrap();
+    assert_eq!(told["method"], "notifications/tools/list_changed");
 }
 
 async fn listen(stage: &Stage, id: &str) -> Body {

@@ -141,3 +141,26 @@ async fn a_marked_header_without_a_claim_is_never_legacy() {
     let init = r#"{"jsonrpc":"2.0","id":7,"method":"initialize","params":{"protocolVersion":"2026-07-28"}}"#;
     assert_eq!(refusal(&stage, init, &[VERSION]).await, (400, -32020));
 }
+
+#[tokio::test]
+async fn what_a_client_says_of_itself_is_bounded() {
+    let stage = Stage::new();
+    let send = |info: &str, can: &str| {
+        let body = modern("tools/list", "")
+            .replace(r#""progressToken":"tok","#, &format!(r#""io.modelcontextprotocol/clientInfo":{info},"#))
+            .replace(r#"clientCapabilities":{}"#, &format!(r#"clientCapabilities":{can}"#));
+        tokio::spawn(stage.front.clone().handle(post(&body, &[VERSION, ("mcp-method", "tools/list")])))
+    };
+    let long = |size: usize| format!(r#"{{"name":"n","version":"1","x":"{}"}}"#, "x".repeat(size - 33));
+    assert_eq!(send("{}", &long((16 << 10) + 1)).await.unwrap().status(), 400);
+    for (size, short) in [(64 << 10, false), ((64 << 10) + 1, true)] {
+        let sent = send(&long(size), &long(16 << 10));
+        until(|| stage.open_calls() > 0).await;
+        let client = stage.take_open().0.client.clone();
+        assert_eq!(client.capabilities.as_ref().unwrap().len(), 16 << 10);
+        let info = client.info.as_deref().unwrap();
+        assert_eq!(info == br#"{"name":"n","version":"1"}"#, short, "{size}");
+        assert!(short || info.len() == size);
+        sent.await.unwrap();
+    }
+}

@@ -6,6 +6,7 @@ use serde_json::json as value;
 
 use super::asks::Server;
 use super::*;
+use crate::call::Caller;
 use crate::front::TasksConfig;
 
 const KNOWS: &str = r#"{"elicitation":{},"extensions":{"io.modelcontextprotocol/tasks":{}}}"#;
@@ -89,6 +90,22 @@ async fn a_slow_call_is_handed_over_and_its_result_fetched() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_task_that_has_ended_keeps_nothing_of_its_request() {
+    let stage = stage(slow());
+    let held = Arc::new(());
+    let call = body("tools/call", r#""name":"echo""#, KNOWS);
+    let mut headers = modern_headers("tools/call", "echo");
+    headers.push(("authorization", "Bearer secret-of-ann"));
+    let request = post("", &headers).map(|_| Full::from(watched(call, &held)));
+    let handle = json(stage.send(request).await).await["result"].clone();
+    let (call, responder) = stage.take_open();
+    drop(call); // as a server does that has answered
+    responder.finish(result(100));
+    until(&stage, handle["taskId"].as_str().unwrap(), "completed").await;
+    assert_eq!(Arc::strong_count(&held), 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn questions_of_a_task_wait_for_its_client() {
     let (stage, server) = (stage(slow()), Arc::new(Server::default()));
     let (handle, responder) = task(&stage).await;
@@ -141,23 +158,85 @@ async fn a_task_is_its_principals_alone_and_ends_when_cancelled_or_old() {
     assert_eq!(stage.count("tasks"), 0);
 }
 
-#[tokio::test(start_paused = true)]
-async fn results_of_tasks_are_bounded_and_apart_from_those_of_calls() {
-    let text = |bytes: usize| format!(r#"{{"content":[{{"type":"text","text":"{}"}}]}}"#, "x".repeat(bytes));
-    let stage = stage(TasksConfig { result_bytes: 1200, age: Duration::from_secs(60), ..slow() });
-    for (size, status, hits) in [(800, "completed", 0), (800, "failed", 1), (10, "completed", 1)] {
-        let (handle, responder) = task(&stage).await;
-        responder.finish(Outcome::Result(Slices::from(Bytes::from(text(size)))));
-        let ended = until(&stage, handle["taskId"].as_str().unwrap(), status).await;
-        assert_eq!(stage.hits("task_bytes"), hits);
-        if status == "failed" {
-            assert_eq!(ended["error"]["data"]["reason"], "busy", "{ended}");
-        }
+/// A result of so many bytes.
+fn result(bytes: usize) -> Outcome {
+    const FRAME: &str = r#"{"content":""}"#;
+    let text = format!(r#"{{"content":"{}"}}"#, "x".repeat(bytes - FRAME.len()));
+    Outcome::Result(Slices::from(Bytes::from(text)))
+}
+
+/// A task of so large a result; its id, and how it ended.
+async fn ended(stage: &Stage, bytes: usize) -> (String, Value) {
+    let (handle, responder) = task(stage).await;
+    responder.finish(result(bytes));
+    let id = handle["taskId"].as_str().unwrap_or_else(|| panic!("{handle}")).to_owned();
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
     }
+    (id, handle)
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_fetched_makes_room_the_oldest_first_and_what_was_not_is_kept() {
+    let stage = stage(TasksConfig { result_bytes: 4000, ..slow() });
+    let mut ids = Vec::new();
+    for (bytes, fetched) in [(1500, true), (1500, true), (1500, false), (400, false)] {
+        let (id, _) = ended(&stage, bytes).await;
+        if fetched {
+            until(&stage, &id, "completed").await;
+        }
+        ids.push(id);
+    }
+    assert!(ask(&stage, "secret-of-ann", "tasks/get", &ids[0], "").await.1["error"].is_object());
+    for id in &ids[1..] {
+        until(&stage, id, "completed").await;
+    }
+    assert_eq!(stage.hits("task_bytes"), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_room_calls_stay_calls_and_one_principal_leaves_some_to_others() {
+    let stage = stage(TasksConfig { result_bytes: 4000, age: Duration::from_secs(60), ..slow() });
+    let (first, _) = ended(&stage, 1970).await;
+    let call = body("tools/call", r#""name":"echo""#, KNOWS);
+    let mut headers = modern_headers("tools/call", "echo");
+    headers.push(("authorization", "Bearer secret-of-ann"));
+    let sent = tokio::spawn(stage.front.clone().handle(post(&call, &headers)));
+    tokio::time::sleep(Duration::from_secs(7)).await;
+    assert_eq!(stage.hits("task_bytes"), 1);
+    stage.take_open().1.finish(result(3000));
+    assert!(json(sent.await.unwrap()).await["result"]["content"].is_string(), "nothing is lost");
+
+    let (_, handle) = of(&stage, "secret-of-bob", ("tools/call", "echo"), &call).await;
+    stage.take_open().1.finish(result(900));
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let id = handle["result"]["taskId"].as_str().unwrap();
+    assert_eq!(ask(&stage, "secret-of-bob", "tasks/get", id, "").await.1["result"]["status"], "completed");
+
+    until(&stage, &first, "completed").await;
+    let (second, _) = ended(&stage, 1900).await;
+    until(&stage, &second, "completed").await;
+    let (third, _) = ended(&stage, 2500).await;
+    assert_eq!(
+        until(&stage, &third, "failed").await["error"]["data"]["reason"],
+        "busy",
+        "more than anybody may"
+    );
+    assert_eq!(stage.hits("task_bytes"), 2);
     tokio::time::sleep(Duration::from_secs(62)).await;
-    let (handle, responder) = task(&stage).await;
-    responder.finish(Outcome::Result(Slices::from(Bytes::from(text(800)))));
-    until(&stage, handle["taskId"].as_str().unwrap(), "completed").await;
+    assert_eq!(stage.count("tasks"), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_place_is_taken_before_the_call_is_a_task() {
+    let stage = stage(TasksConfig { tasks: 1, ..slow() });
+    let (ann, bob) = (Caller::new("ann"), Caller::new("bob"));
+    let place = stage.front.tasks.place(&ann);
+    assert!(place.is_some() && stage.front.tasks.place(&bob).is_none());
+    assert_eq!((stage.count("tasks"), stage.hits("tasks")), (1, 1));
+    drop(place);
+    assert!(stage.front.tasks.place(&bob).is_some());
+    assert_eq!(stage.count("tasks"), 0);
 }
 
 #[tokio::test(start_paused = true)]

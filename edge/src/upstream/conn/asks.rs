@@ -109,7 +109,8 @@ impl Conn {
             let (now, withdrawn) = (Instant::now(), CancellationToken::new());
             let (deadline, limit) = (now + config.ask_timeout, now + config.call_timeout_max);
             let progress = request.meta_value(meta::PROGRESS_TOKEN);
-            let progress = progress.map(|token| Bytes::copy_from_slice(token.raw()));
+            let progress = progress.map(|token| token.raw()).filter(|token| token.len() <= TOKEN_BYTES);
+            let progress = progress.map(Bytes::copy_from_slice);
             let ask = Ask::new(kind, request, withdrawn.clone(), this, token);
             asks.open.push(Open { token, id, kind, call, withdrawn, progress, deadline, limit });
             let pending = call.and_then(|id| mux.get_mut(id));
@@ -161,24 +162,6 @@ impl Conn {
         }
     }
 
-    /// The client works on a question: whether it is one of this connection. It has its time anew, and so has
-    /// its call.
-    // MCP 2025-11-25 basic/utilities/progress: either side may tell of it
-    pub(super) fn ask_progressed(&self, notice: &Message) -> bool {
-        let Some(token) = notice.param(meta::PROGRESS_TOKEN) else { return false };
-        let (now, config) = (Instant::now(), &self.around.config);
-        let mut state = self.lock();
-        let State { asks, mux, .. } = &mut *state;
-        let mine = |ask: &&mut Open| ask.progress.as_deref() == Some(token.raw());
-        let Some(ask) = asks.open.iter_mut().find(mine) else { return false };
-        ask.deadline = (now + config.ask_timeout).min(ask.limit);
-        if let Some(pending) = ask.call.and_then(|id| mux.get_mut(id)) {
-            let extended = (ask.deadline + config.call_timeout).min(pending.limit);
-            pending.deadline = pending.deadline.max(extended);
-        }
-        true
-    }
-
     /// Withdraws the questions whose time is over.
     pub(super) fn sweep_asks(&self, now: Instant) {
         let late = self.lock().end_asks(self.around.config.call_timeout, |ask| ask.deadline <= now);
@@ -219,6 +202,24 @@ impl Answered for Conn {
             self.answer_ask(&ask, answer.clone());
         }
     }
+
+    /// The question has its time anew, and so has its call; the server hears it under its own token.
+    // MCP 2025-11-25 basic/utilities/progress: either side may tell of it
+    fn progressed(&self, token: u64, notice: &Message) {
+        let (now, config) = (Instant::now(), &self.around.config);
+        let mut state = self.lock();
+        let State { asks, mux, .. } = &mut *state;
+        let Some(ask) = asks.open.iter_mut().find(|ask| ask.token == token) else { return };
+        let line = ask.progress.as_ref().and_then(|token| outgoing::progress(token, notice));
+        let Some(line) = line else { return };
+        ask.deadline = (now + config.ask_timeout).min(ask.limit);
+        if let Some(pending) = ask.call.and_then(|id| mux.get_mut(id)) {
+            let extended = (ask.deadline + config.call_timeout).min(pending.limit);
+            pending.deadline = pending.deadline.max(extended);
+        }
+        drop(state);
+        self.pass_client(line);
+    }
 }
 
 /// What a server hears that asks where there is no client to ask: the rest of the response, from its comma on.
@@ -246,5 +247,8 @@ const NO_ROOTS: &str = r#","result":{"roots":[]}}"#;
 // MCP 2025-11-25 client/sampling and client/elicitation: requests must be associated with one of the client's.
 const NOBODY_TO_ASK: &str =
     r#","error":{"code":-32602,"message":"this request belongs to no request of a client"}}"#;
+
+/// The longest token under which a server hears of progress. 256: SDKs count, and a UUID has 38.
+const TOKEN_BYTES: usize = 256;
 
 const TOO_MANY: &str = r#","error":{"code":-32603,"message":"too many requests of this server wait for the client; `asks` bounds them"}}"#;

@@ -1,16 +1,16 @@
 //! What a server tells the client of its session.
 
 use wire::Message;
-use wire::frame::one_line;
 use wire::mcp::level::Level;
 use wire::mcp::method::{Method, Notice};
+use wire::splice::Parts;
 
 use super::pending::Work;
-use super::{Conn, State};
+use super::{Conn, Queued, State};
 use crate::call::{Call, Event, SessionKey, reply};
 use crate::permit::Bound;
 use crate::upstream::tenant::Tenant;
-use crate::upstream::{lease, wishes};
+use crate::upstream::{lease, outgoing, wishes};
 
 /// Whether a notification on a connection of this tenant's is for its client alone. Clients without a session listen
 /// for all but log messages.
@@ -38,18 +38,23 @@ fn is_the_clients(notice: Notice) -> bool {
 }
 
 impl Conn {
-    /// Tells the server what its session's client said, if that is the server's to hear: changed roots if it
-    /// was promised to hear of them, and progress of what it asked.
+    /// Tells the server that its client's roots changed, if it was promised to hear of that. One such message waits at
+    /// most: it says all that several would.
     // MCP 2025-11-25 client/roots, Root List Changes
-    pub(in crate::upstream) fn hear(&self, notice: Notice, message: &Message) {
-        let promised = self.spec.tenant.as_ref().is_some_and(|tenant| tenant.tells_of_roots());
-        let passes = match notice {
-            Notice::RootsChanged => promised,
-            Notice::Progress => self.ask_progressed(message),
-            _ => false,
-        };
-        if passes {
-            self.tell(one_line(message.bytes().clone()));
+    pub(in crate::upstream) fn roots_changed(&self) {
+        if !self.spec.tenant.as_ref().is_some_and(|tenant| tenant.tells_of_roots()) {
+            return;
+        }
+        let told = |queued: &Queued| queued.line.iter().next() == Some(&outgoing::ROOTS_CHANGED);
+        if !self.lock().outbox.iter().any(told) {
+            self.pass_client(outgoing::ROOTS_CHANGED.into());
+        }
+    }
+
+    /// Passes on what the client says unasked. A server that does not read misses it, before it misses anything else.
+    pub(super) fn pass_client(&self, line: Parts) {
+        if !self.note(line, CLIENT_NOTES) {
+            self.around.permits.metrics().hit(Bound::Outbox);
         }
     }
 
@@ -131,3 +136,7 @@ impl Conn {
 fn level(message: &Message) -> Option<Level> {
     Level::parse(&message.param("level")?.as_str()?)
 }
+
+/// What waits to be written to a server when its client's notifications are left out. 64: one for each question that may
+/// be open, and little of the 1,024 that cancels and answers have.
+const CLIENT_NOTES: usize = 64;

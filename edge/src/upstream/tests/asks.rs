@@ -239,39 +239,76 @@ async fn a_flood_of_progress_drops_no_ask() {
     assert!(room.count("mcp_edge_refused_total{bound=\"event_bytes\"}") > 0);
 }
 
+/// What a client says of its progress.
+fn progressed(members: &str) -> Message {
+    let text = format!(r#"{{"jsonrpc":"2.0","method":"notifications/progress","params":{{{members}}}}}"#);
+    Message::scan(text.into(), &Limits::default()).unwrap()
+}
+
 #[tokio::test(start_paused = true)]
 async fn progress_of_the_client_reaches_the_server_that_asked_and_gives_time() {
-    use crate::call::Server;
-    use wire::mcp::method::Notice;
     let mut room = Setting::default().build();
-    let ((one, _h1), (two, _h2)) = (session_heard(1), session_heard(2));
-    let mut reply = room.echo_in(&one, "a");
+    let (key, mut heard) = session_heard(1);
+    let mut reply = room.echo_in(&key, "a");
     let mut peer = room.accept_legacy().await;
     let request = peer.expect("tools/call").await;
     peer.ask(json!(1), SAMPLE, json!({"messages": [], "_meta": {"progressToken": "p"}})).await;
     let ask = asked(&mut reply).await;
-    let text =
-        r#"{"jsonrpc":"2.0","method":"notifications/progress","params":{"progressToken":"p","progress":1}}"#;
-    let message = Message::scan(text.into(), &Limits::default()).unwrap();
-    let odd = Message::scan(text.replace(r#""p","#, "7,").into(), &Limits::default()).unwrap();
+    // The token that the client knows is the business of its session.
+    let message = progressed(r#""progressToken":"ask-1","progress":1"#);
     for _ in 0..5 {
         tokio::time::sleep(Duration::from_secs(200)).await;
-        room.pool.notify(&two, Notice::Progress, &message);
-        room.pool.notify(&one, Notice::Progress, &odd);
-        room.pool.notify(&one, Notice::Progress, &message);
+        ask.asker().unwrap().progressed(&message);
         assert_eq!(peer.expect("notifications/progress").await["params"]["progressToken"], "p");
     }
     assert!(!ask.withdrawn.is_cancelled());
+    let asker = ask.asker().unwrap();
     ask.answer(Answer::Result(Bytes::from_static(b"{}")));
     assert_eq!(peer.read().await.unwrap()["id"], 1);
-    room.pool.notify(&one, Notice::Progress, &message);
+    asker.progressed(&message);
     peer.answer(&request, json!({})).await;
     result(reply).await;
     // For ever it does not go on.
     peer.ask(json!(2), SAMPLE, json!({"messages": [], "_meta": {"progressToken": "p"}})).await;
+    let ask = asked(&mut heard).await;
     for _ in 0..40 {
         tokio::time::sleep(Duration::from_secs(100)).await;
-        room.pool.notify(&one, Notice::Progress, &message);
+        ask.asker().unwrap().progressed(&message);
     }
     while peer.read().await.unwrap()["id"] != 2 {}
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_client_tells_of_its_progress_is_made_anew_and_bounded() {
+    let mut room = Setting::default().build();
+    let (key, _heard) = session_heard(1);
+    let mut reply = room.echo_in(&key, "a");
+    let mut peer = room.accept_legacy().await;
+    peer.expect("tools/call").await;
+    peer.ask(json!(1), SAMPLE, json!({"messages": [], "_meta": {"progressToken": "p"}})).await;
+    let ask = asked(&mut reply).await;
+    let tell = |members: &str| ask.asker().unwrap().progressed(&progressed(members));
+    let (long, digits) = ("ü\\n".repeat(1 << 20), "1".repeat(1 << 20));
+    for wrong in [r#""progress":"1""#, r#""total":1"#, &format!(r#""progress":{digits}"#)] {
+        tell(wrong);
+    }
+    tell(&format!(r#""progress":1.5,"total":{digits},"message":"{long}","_meta":{{"x":"{digits}"}}"#));
+    let told = peer.expect("notifications/progress").await;
+    let said: String = "ü\n".repeat(500);
+    assert_eq!(told["params"], json!({"progressToken": "p", "progress": 1.5, "message": said}));
+    for n in 0..100 {
+        tell(&format!(r#""progress":{n},"total":100"#));
+    }
+    assert_eq!(room.count("mcp_edge_refused_total{bound=\"outbox\"}"), 36);
+    for n in 0..64 {
+        let told = peer.expect("notifications/progress").await;
+        assert_eq!(told["params"], json!({"progressToken": "p", "progress": n, "total": 100}));
+    }
+    // Under a token that nobody makes nothing is told.
+    let token = "p".repeat(300);
+    peer.ask(json!(2), SAMPLE, json!({"messages": [], "_meta": {"progressToken": token}})).await;
+    let ask = asked(&mut reply).await;
+    ask.asker().unwrap().progressed(&progressed(r#""progress":1"#));
+    ask.answer(Answer::Result(Bytes::from_static(b"{}")));
+    assert_eq!(peer.read().await.unwrap()["id"], 2);
 }

@@ -125,15 +125,30 @@ async fn changed_roots_reach_the_sessions_own_connection_and_no_other() {
         result(reply).await;
         peers.push(peer);
     }
-    let scan = |text: &'static str| Message::scan(text.into(), &Limits::default()).unwrap();
-    let changed = scan("{\"jsonrpc\":\"2.0\",\n\"method\":\"notifications/roots/list_changed\"}");
-    let odd = scan(r#"{"jsonrpc":"2.0","method":"notifications/odd"}"#);
-    room.pool.notify(&one, Notice::parse(odd.method()), &odd);
-    room.pool.notify(&one, Notice::RootsChanged, &changed);
+    room.pool.roots_changed(&one);
     peers[0].expect("notifications/roots/list_changed").await;
-    room.pool.notify(&session(3), Notice::RootsChanged, &changed);
+    room.pool.roots_changed(&session(3));
     let next = room.echo_in(&two, "b");
     peers[1].serve_echo().await;
     result(next).await;
     assert_eq!(room.dial.dialled(), 2, "a notification opens nothing");
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_change_of_roots_waits_at_most() {
+    let mut room = Setting::default().build();
+    let key = session(1);
+    let reply = room.echo_in(&key, "a");
+    let mut peer = room.accept_legacy().await;
+    peer.serve_echo().await;
+    result(reply).await;
+    for _ in 0..3 {
+        for _ in 0..100 {
+            room.pool.roots_changed(&key);
+        }
+        peer.expect("notifications/roots/list_changed").await;
+    }
+    let next = room.echo_in(&key, "b");
+    peer.serve_echo().await;
+    result(next).await;
 }
