@@ -5,15 +5,17 @@
 
 use std::io::Write;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
-use edge::app::{App, Stop, dry_run};
+use edge::app::{App, Reload, Stop, dry_run};
 use edge::config::{self, Command, Config};
 use edge::ops::check::Target;
 use edge::ops::log;
 use edge::ops::visit::Visit;
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Notify;
 
 // The C library's allocator returns memory late under many small allocations from several threads.
 #[global_allocator]
@@ -23,7 +25,7 @@ fn main() -> ExitCode {
     // The allocator asks for huge pages, which count as used to their last byte: 16 KiB more for each idle session,
     // and 4 MiB at the start. A kernel that has no such switch has none of this to save either.
     let _ = rustix::thread::disable_transparent_huge_pages(true);
-    let outcome = match config::load(std::env::args_os(), |name| std::env::var(name).ok()) {
+    let outcome = match config::load(std::env::args_os(), variable) {
         Ok(Command::Serve(config)) => serve(*config),
         Ok(Command::DryRun(config)) => try_all(*config),
         Ok(Command::CheckHealth(target)) => check(&target),
@@ -43,20 +45,36 @@ fn main() -> ExitCode {
     })
 }
 
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
 fn serve(config: Config) -> anyhow::Result<ExitCode> {
     log::init(&config.log)?;
     let runtime = runtime(config.threads)?;
     let served = runtime.block_on(async {
-        let (mut terminate, mut interrupt) =
-            (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-        let app = App::bind(config).await?;
-        app.run(async {
-            tokio::select! {
-                _ = terminate.recv() => Stop::Terminate,
-                _ = interrupt.recv() => Stop::Interrupt,
+        let (mut terminate, mut interrupt, mut hangup) = (
+            signal(SignalKind::terminate())?,
+            signal(SignalKind::interrupt())?,
+            signal(SignalKind::hangup())?,
+        );
+        let (has_file, asked) = (!config.said.files().is_empty(), Arc::new(Notify::new()));
+        let load = Box::new(|| config::load_again(std::env::args_os(), variable));
+        let reload = Reload { load, asked: asked.clone() };
+        let stop = async {
+            loop {
+                tokio::select! {
+                    _ = terminate.recv() => return Stop::Terminate,
+                    _ = interrupt.recv() => return Stop::Interrupt,
+                    _ = hangup.recv() => match has_file {
+                        true => asked.notify_one(),
+                        // There is nothing to read again: the terminal was closed.
+                        false => return Stop::Interrupt,
+                    },
+                }
             }
-        })
-        .await;
+        };
+        App::bind(config).await?.run(stop, reload).await;
         Ok(ExitCode::SUCCESS)
     });
     // Tasks that are left behind are dropped, and local servers of theirs killed. Nobody can take back a read of standard

@@ -6,7 +6,8 @@ use std::time::Duration;
 use prometheus_client::registry::Registry;
 use serde_json::Value;
 
-use super::{Servers, limit_files, status};
+use super::servers::Servers;
+use super::{limit_files, status};
 use crate::call::List;
 use crate::config::Config;
 use crate::ops::drain::Drain;
@@ -21,7 +22,7 @@ pub async fn dry_run(mut config: Config) -> (String, bool) {
     let drain = Drain::new();
     let permits = Permits::new(config.permits.clone(), permit::Metrics::default());
     let servers = Servers::build(&config, &permits, &drain.watch(), &mut Registry::default());
-    servers.start(&drain.watch());
+    servers.start();
     // The router lives as long as `servers`.
     let _ = servers.router.settled().wait_for(|settled| *settled).await;
     let report = report(&servers);
@@ -35,7 +36,7 @@ const PATIENCE: Duration = Duration::from_secs(120);
 
 fn report(servers: &Servers) -> (String, bool) {
     let (mut text, mut all_answered) = (String::new(), true);
-    for pool in &servers.pools {
+    for pool in &servers.pools() {
         let now = pool.status();
         let complaints = servers.router.complaints(pool.name());
         let answered = matches!(now.state, ServerState::Up | ServerState::Sleeping) && complaints.listed;

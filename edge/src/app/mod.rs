@@ -3,32 +3,32 @@
 
 mod door;
 mod dry_run;
+mod reload;
+mod servers;
 mod status;
 
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use prometheus_client::registry::Registry;
-
 use crate::auth::Authenticator;
-use crate::call::Server;
 use crate::config::{Config, DrainConfig, Transport};
 use crate::error::Error;
 use crate::front::{self, Front, Rooms};
 use crate::listen;
-use crate::ops::drain::{Drain, DrainWatch};
+use crate::ops::drain::Drain;
 use crate::ops::files::OpenFiles;
 use crate::ops::metrics;
 use crate::permit::{self, Permits};
-use crate::router::{self, Entry, Gateway, Router, refresh};
 use crate::seal::Sealer;
 use crate::session;
-use crate::upstream::{self, Pool};
 
 pub use dry_run::dry_run;
+pub use reload::Reload;
 
 use door::Door;
+use reload::Reloader;
+use servers::Servers;
 
 /// A gateway whose listeners are bound and which is not serving yet.
 pub struct App {
@@ -38,6 +38,7 @@ pub struct App {
     front: Arc<Front>,
     permits: Permits,
     servers: Servers,
+    reloader: Reloader,
 }
 
 /// Who wants the process to end.
@@ -80,6 +81,7 @@ impl App {
         let servers = Servers::build(&config, &permits, &drain.watch(), &mut registry);
         let auth = Authenticator::new(config.auth.clone());
         auth.metrics().register(&mut registry);
+        let reloader = Reloader::new(config.said.clone(), (servers.clone(), auth.clone()), &mut registry);
         let session_metrics = session::Metrics::default();
         session_metrics.register(&mut registry);
         let sealer = sealer(&config).map_err(StartError::Seal)?;
@@ -106,13 +108,14 @@ impl App {
         let ready = status::readiness(servers.clone(), drain.watch());
         let times = config.drain;
         let door = Door::open(config, registry, ready).await?;
-        Ok(Self { drain, times, door, front, permits, servers })
+        Ok(Self { drain, times, door, front, permits, servers, reloader })
     }
 
-    /// Serves until `stop` resolves or the only client leaves, then drains.
-    pub async fn run(self, stop: impl Future<Output = Stop>) {
+    /// Serves until `stop` resolves or the only client leaves, then drains. Meanwhile a changed configuration is taken.
+    pub async fn run(self, stop: impl Future<Output = Stop>, reload: Reload) {
         let watch = self.drain.watch();
-        self.servers.start(&watch);
+        self.servers.start();
+        watch.spawn(self.reloader.run(reload, watch.clone()));
         let open = self.door.serve(self.front, self.permits, &watch);
         let stop = tokio::select! {
             stop = stop => stop,
@@ -126,51 +129,6 @@ impl App {
         self.drain.run(delay, self.times.grace).await;
         drop(open);
         tracing::info!("stopped");
-    }
-}
-
-/// The upstream half: the pools, in the configured order, and the router before them.
-#[derive(Clone)]
-struct Servers {
-    pools: Vec<Arc<Pool>>,
-    router: Router,
-    /// Servers of which each session should have a process of its own, where all callers are one principal.
-    one_principal: bool,
-}
-
-impl Servers {
-    fn build(config: &Config, permits: &Permits, drain: &DrainWatch, registry: &mut Registry) -> Self {
-        let upstream_metrics = upstream::Metrics::default();
-        upstream_metrics.register(registry);
-        let router_metrics = router::Metrics::default();
-        router_metrics.register(registry);
-        let mut pools = Vec::with_capacity(config.servers.len());
-        let mut entries = Vec::with_capacity(config.servers.len());
-        for server in &config.servers {
-            let settings = (server.upstream.clone(), config.upstream.clone());
-            let pool = Pool::new(settings.0, settings.1, &upstream_metrics, permits.clone(), drain.clone());
-            let (name, upstream) = (pool.name().clone(), pool.clone() as Arc<dyn Server>);
-            entries.push(Entry { name, prefix: server.prefix, server: upstream });
-            pools.push(pool);
-        }
-        let router = Router::new(config.router.clone(), entries, router_metrics, drain.clone());
-        // On standard input there is one client, and nobody to share with.
-        let one_principal = config.transport == Transport::Http && config.auth.tokens.len() <= 1;
-        Self { pools, router, one_principal }
-    }
-
-    /// Starts to list every server, and says once names are given out what an operator should know.
-    fn start(&self, drain: &DrainWatch) {
-        refresh::start(&self.router, &self.pools);
-        let (servers, watch) = (self.clone(), drain.clone());
-        let mut settled = servers.router.settled();
-        drain.spawn(async move {
-            tokio::select! {
-                // The router lives as long as `servers`.
-                _ = settled.wait_for(|settled| *settled) => status::tell(&servers),
-                () = watch.leaving() => {}
-            }
-        });
     }
 }
 

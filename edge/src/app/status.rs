@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use wire::Era;
 
-use super::Servers;
+use super::servers::Servers;
 use crate::ops::admin::Readiness;
 use crate::ops::drain::DrainWatch;
 use crate::router::{Complaints, Gateway};
@@ -15,7 +15,8 @@ pub(super) fn readiness(servers: Servers, drain: DrainWatch) -> impl Fn() -> Rea
     move || {
         let (is_settled, is_leaving) = (*servers.router.settled().borrow(), drain.is_leaving());
         let is_ready = is_settled && !is_leaving;
-        let states = servers.pools.iter();
+        let pools = servers.pools();
+        let states = pools.iter();
         let states =
             states.map(|pool| (pool.name().to_string(), state(pool, servers.router.complaints(pool.name()))));
         let json = json!({
@@ -30,7 +31,7 @@ pub(super) fn readiness(servers: Servers, drain: DrainWatch) -> impl Fn() -> Rea
 
 /// Log lines once names are given out.
 pub(super) fn tell(servers: &Servers) {
-    for pool in &servers.pools {
+    for pool in &servers.pools() {
         let status = pool.status();
         let (server, state, error) = (pool.name(), word(status.state), status.last_error);
         match status.state {
@@ -47,7 +48,7 @@ pub(super) fn tell(servers: &Servers) {
 
 /// Whether clients without sessions meet in one process of this server although it may keep state for each.
 pub(super) fn shares_a_process(servers: &Servers, pool: &Pool) -> bool {
-    servers.one_principal && pool.status().era == Some(Era::Legacy)
+    servers.is_one_principal() && pool.status().era == Some(Era::Legacy)
 }
 
 /// Said of each such server.

@@ -9,7 +9,7 @@ mod secret;
 mod tests;
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use http::header::{AUTHORIZATION, HeaderMap, HeaderValue};
 use prometheus_client::encoding::EncodeLabelSet;
@@ -53,10 +53,17 @@ pub struct Authenticator {
 
 #[derive(Debug)]
 struct Shared {
+    /// Replaced as a whole.
+    holders: RwLock<Arc<Holders>>,
+    metrics: Metrics,
+}
+
+/// Who holds what.
+#[derive(Debug)]
+struct Holders {
     tokens: Vec<(Secret, Caller)>,
     /// Whoever comes without a token that counts; `None` refuses them.
     anonymous: Option<Caller>,
-    metrics: Metrics,
 }
 
 /// A request without credentials that hold.
@@ -71,10 +78,13 @@ pub struct Unauthorized {
 impl Authenticator {
     /// Takes callers as `config` says.
     pub fn new(config: Config) -> Self {
-        let anonymous =
-            (config.tokens.is_empty() && config.allow_unauthenticated).then(|| Caller::new(ANONYMOUS));
-        let tokens = config.tokens.into_iter().map(|t| (t.secret, Caller::new(t.principal))).collect();
-        Self { shared: Arc::new(Shared { tokens, anonymous, metrics: Metrics::default() }) }
+        let holders = RwLock::new(Arc::new(Holders::of(config)));
+        Self { shared: Arc::new(Shared { holders, metrics: Metrics::default() }) }
+    }
+
+    /// Takes callers as `config` says from now on.
+    pub fn replace(&self, config: Config) {
+        *self.shared.holders.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(Holders::of(config));
     }
 
     /// The caller of a request with these headers.
@@ -82,13 +92,14 @@ impl Authenticator {
     /// # Errors
     /// The refusal: no token was sent, or none that is configured.
     pub fn authenticate(&self, headers: &HeaderMap) -> Result<Caller, Unauthorized> {
-        if let Some(anonymous) = &self.shared.anonymous {
+        let holders = self.shared.holders.read().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(anonymous) = &holders.anonymous {
             return Ok(anonymous.clone());
         }
         let refusal = match presented(headers) {
             Presented::Nothing => Refusal::Missing,
             Presented::Ambiguous => Refusal::Ambiguous,
-            Presented::Token(token) => match self.holder(token) {
+            Presented::Token(token) => match holders.of_token(token) {
                 Some(caller) => return Ok(caller.clone()),
                 None => Refusal::Unknown,
             },
@@ -101,16 +112,25 @@ impl Authenticator {
     pub fn metrics(&self) -> &Metrics {
         &self.shared.metrics
     }
+}
+
+impl Holders {
+    fn of(config: Config) -> Self {
+        let anonymous =
+            (config.tokens.is_empty() && config.allow_unauthenticated).then(|| Caller::new(ANONYMOUS));
+        let tokens = config.tokens.into_iter().map(|t| (t.secret, Caller::new(t.principal))).collect();
+        Self { tokens, anonymous }
+    }
 
     /// Compares with every token, whichever matches: no early end that time would tell of.
-    fn holder(&self, token: &[u8]) -> Option<&Caller> {
+    fn of_token(&self, token: &[u8]) -> Option<&Caller> {
         let mut found = NOBODY;
-        for (number, (secret, _)) in (0_u64..).zip(&self.shared.tokens) {
+        for (number, (secret, _)) in (0_u64..).zip(&self.tokens) {
             let same: Choice = secret.matches(token);
             found.conditional_assign(&number, same);
         }
         let place = usize::try_from(found).ok()?;
-        self.shared.tokens.get(place).map(|(_, caller)| caller)
+        self.tokens.get(place).map(|(_, caller)| caller)
     }
 }
 

@@ -6,7 +6,9 @@ use std::time::Duration;
 use wire::limits::Limits;
 
 use super::Transport;
+use super::holder::Holder;
 use super::keys::KeySource;
+use super::said::Said;
 use crate::call::ServerName;
 use crate::ops::{admin, log};
 use crate::router::names::Prefix;
@@ -42,6 +44,7 @@ pub(super) struct Draft {
     pub(super) servers: Vec<ServerDraft>,
     /// Whether the file says something of servers, if only wrongly; or it cannot be known.
     pub(super) names_servers: bool,
+    pub(super) said: Said,
 }
 
 impl Default for Draft {
@@ -70,6 +73,7 @@ impl Default for Draft {
             prefix: Prefix::default(),
             servers: Vec::new(),
             names_servers: false,
+            said: Said::default(),
         }
     }
 }
@@ -81,10 +85,9 @@ fn half_the_cores() -> usize {
 }
 
 /// Where a token comes from.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(super) struct TokenSource {
-    /// The variable that holds it.
-    pub(super) env: Option<String>,
+    pub(super) holder: Holder,
     pub(super) principal: Option<String>,
     /// For problems: file, line and key.
     pub(super) place: String,

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use http::Uri;
 
 use super::draft::{Draft, ERAS, ISOLATIONS, PREFIXES, SLUG, ServerDraft, TokenSource};
+use super::holder::{self, Holder};
 use super::keys;
 use super::problem::Problem;
 use super::reader::{At, Key, Reader};
@@ -21,6 +22,7 @@ use crate::listen::tls;
 pub(super) fn read(path: &Path, draft: &mut Draft, problems: &mut Vec<Problem>) {
     let name = path.display();
     draft.names_servers = true;
+    draft.said.files.push(path.to_owned());
     let text = match load(path) {
         Ok(text) => text,
         Err(error) => {
@@ -34,6 +36,9 @@ pub(super) fn read(path: &Path, draft: &mut Draft, problems: &mut Vec<Problem>) 
     draft.names_servers = false;
     let limits: Vec<_> = LIMITS.iter().map(|(key, _)| *key).collect();
     Reader { file: path, limits: &limits, problems }.section(&At::root(&root), ROOT, draft);
+    if let Value::Map(entries) = root.value {
+        draft.said.entries = entries;
+    }
 }
 
 fn load(path: &Path) -> io::Result<String> {
@@ -73,11 +78,12 @@ const CORS: &[Key<Draft>] = &[("origins", |r, at, draft| {
 })];
 
 const AUTH: &[Key<Draft>] = &[("tokens", |r, at, draft| {
-    draft.tokens = Some(r.list(at).iter().map(|item| token(r, item)).collect());
+    draft.tokens = Some(r.list(at).iter().filter_map(|item| token(r, item)).collect());
 })];
 
-const TOKEN: &[Key<TokenSource>] = &[
-    ("env", |r, at, token| token.env = r.text(at)),
+const TOKEN: &[Key<TokenDraft>] = &[
+    ("env", |r, at, token| token.holders.extend(r.text(at).map(Holder::Variable))),
+    ("file", |r, at, token| token.holders.extend(r.text(at).map(|path| Holder::File(beside(r.file, &path))))),
     ("principal", |r, at, token| token.principal = r.text(at)),
 ];
 
@@ -177,17 +183,19 @@ fn tls(r: &mut Reader<'_>, at: &At<'_>, draft: &mut Draft) {
     }
 }
 
-fn token(r: &mut Reader<'_>, at: &At<'_>) -> TokenSource {
-    let mut token = TokenSource {
-        place: format!("{}:{}: {}", r.file.display(), at.line, at.path),
-        ..TokenSource::default()
-    };
-    let before = r.problems.len();
+#[derive(Default)]
+struct TokenDraft {
+    holders: Vec<Holder>,
+    principal: Option<String>,
+}
+
+fn token(r: &mut Reader<'_>, at: &At<'_>) -> Option<TokenSource> {
+    let (mut token, before) = (TokenDraft::default(), r.problems.len());
     r.section(at, TOKEN, &mut token);
-    if token.env.is_none() && r.problems.len() == before {
-        r.problem(at, "`env` must name the variable that holds the token");
-    }
-    token
+    let nothing = r.problems.len() == before;
+    let holder = holder::only(r, at, (token.holders, "token", nothing))?;
+    let place = format!("{}:{}: {}", r.file.display(), at.line, at.path);
+    Some(TokenSource { holder, principal: token.principal, place })
 }
 
 /// A page's origin as browsers send it (RFC 6454 §6.2): scheme, host, port, nothing else.

@@ -7,10 +7,12 @@
 mod draft;
 mod file;
 mod flags;
+mod holder;
 mod keys;
 mod problem;
 mod reader;
 mod rules;
+mod said;
 mod units;
 mod visit;
 mod yaml;
@@ -28,6 +30,7 @@ use draft::Draft;
 use flags::Parsed;
 
 pub use problem::{ConfigError, Problem};
+pub use said::Said;
 
 /// The settings of every room.
 #[derive(Clone, Debug)]
@@ -60,6 +63,8 @@ pub struct Config {
     pub front: front::Config,
     /// How the process ends.
     pub drain: DrainConfig,
+    /// What the file said.
+    pub said: Said,
 }
 
 /// What clients connect to.
@@ -73,7 +78,7 @@ pub enum Transport {
 }
 
 /// One server.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Server {
     /// Where it is and how it is spoken to.
     pub upstream: ServerConfig,
@@ -150,6 +155,21 @@ pub fn load(
         return Err(ConfigError { problems });
     }
     Ok(if dry_run { Command::DryRun(config) } else { Command::Serve(config) })
+}
+
+/// Reads it again for a process that serves.
+///
+/// # Errors
+/// Everything that is wrong.
+pub fn load_again(
+    args: impl IntoIterator<Item = OsString>,
+    env: impl Fn(&str) -> Option<String>,
+) -> Result<Config, ConfigError> {
+    match load(args, env)? {
+        Command::Serve(config) => Ok(*config),
+        // A command line does not change.
+        _ => Err(ConfigError { problems: vec![Problem::new("", "nothing is served with these flags")] }),
+    }
 }
 
 fn check(url: Option<&str>, draft: &Draft) -> Result<Command, ConfigError> {

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::draft::{Draft, ServerDraft, TokenSource};
+use super::holder::Holder;
 use super::problem::Problem;
 use super::{Config, DrainConfig, Server, Transport, env, keys};
 use crate::auth::{self, Secret, Token};
@@ -36,6 +37,8 @@ pub(super) fn settle(
     draft.front.channels = draft.session.sessions;
     draft.front.limits = draft.limits;
     draft.front.rules.loopback = draft.listen.address.is_loopback();
+    let tokens = draft.tokens.iter().flatten().filter_map(|source| source.holder.file().cloned());
+    draft.said.files.extend(tokens);
     let servers = draft.servers.iter().filter_map(|server| complete(server, draft.prefix)).collect();
     Config {
         listen: draft.listen,
@@ -51,6 +54,7 @@ pub(super) fn settle(
         transport: draft.transport,
         threads: draft.threads,
         front: draft.front,
+        said: draft.said,
         drain: DrainConfig { delay: draft.drain_delay, grace: draft.drain.saturating_sub(draft.drain_delay) },
     }
 }
@@ -68,7 +72,8 @@ fn log_levels(draft: &mut Draft, env: impl Fn(&str) -> Option<String>, problems:
 
 /// The variables that hold secrets of this process, whether they are in use or not.
 fn secrets(draft: &Draft) -> Vec<String> {
-    let tokens = draft.tokens.iter().flatten().filter_map(|source| source.env.clone());
+    let tokens =
+        draft.tokens.iter().flatten().filter_map(|source| source.holder.variable().map(str::to_owned));
     let keys = draft.session_keys.iter().flatten().filter_map(|source| source.variable().map(str::to_owned));
     tokens.chain(keys).chain([env::TOKEN.to_owned(), env::KEY.to_owned()]).collect()
 }
@@ -97,19 +102,25 @@ fn authentication(
 }
 
 fn tokens(draft: &Draft, env: impl Fn(&str) -> Option<String>, problems: &mut Vec<Problem>) -> Vec<Token> {
-    let implied = [TokenSource { env: Some(env::TOKEN.to_owned()), ..TokenSource::default() }];
+    let holder = Holder::Variable(env::TOKEN.to_owned());
+    let implied = [TokenSource { holder, principal: None, place: String::new() }];
     let mut tokens: Vec<Token> = Vec::new();
     for source in draft.tokens.as_deref().unwrap_or(&implied) {
-        let Some(name) = &source.env else { continue }; // said already
         let mut problem = |text: &str| {
-            let text = format!("the variable {name} {text}");
-            problems.push(Problem::new(source.place.clone(), text));
+            problems.push(Problem::new(source.place.clone(), format!("{} {text}", source.holder)));
+        };
+        let text = match source.holder.text(&env) {
+            Ok(text) => text,
+            Err(why) => {
+                problem(&why);
+                continue;
+            }
         };
         // Secrets made from files often end in a newline that no header could carry.
-        let value = env(name).map(|value| value.trim().to_owned()).filter(|value| !value.is_empty());
-        match value.map(|value| Secret::parse(&value)) {
+        match text.map(|text| Secret::parse(text.trim())) {
             // The one that nobody asked for may be missing; the refusal rule speaks of it.
             None if draft.tokens.is_none() => (),
+            None if source.holder.file().is_some() => problem("is empty; it must hold the token"),
             None => problem("is not set; it must hold the token"),
             Some(None) => problem("holds characters that no Authorization header can carry"),
             Some(Some(secret)) if tokens.iter().any(|token| token.secret == secret) => {

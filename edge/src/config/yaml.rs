@@ -32,6 +32,25 @@ pub(super) struct Entry {
     pub(super) node: Node,
 }
 
+impl Value {
+    /// Whether both say the same, on whatever lines. Recursion is bounded by [`MAX_DEPTH`].
+    pub(super) fn says_same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::List(one), Self::List(other)) => {
+                one.len() == other.len()
+                    && one.iter().zip(other).all(|(one, other)| one.value.says_same(&other.value))
+            }
+            (Self::Map(one), Self::Map(other)) => {
+                one.len() == other.len()
+                    && one.iter().zip(other).all(|(one, other)| {
+                        one.key == other.key && one.node.value.says_same(&other.node.value)
+                    })
+            }
+            (one, other) => one == other,
+        }
+    }
+}
+
 /// Why a text is no tree.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct BadYaml {

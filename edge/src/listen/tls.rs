@@ -5,9 +5,7 @@
 //! strict: without a certificate there is no listener.
 
 use std::fmt;
-use std::fs;
 use std::io;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,6 +23,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use super::Metrics;
+use crate::ops::fingerprint::{Fingerprint, LOOK_EVERY};
 
 /// Which files make the listener's identity.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,7 +36,7 @@ pub struct Config {
     pub client_ca: Option<PathBuf>,
     /// The longest handshake. 10 s: several round trips to the other side of the world and a slow phone.
     pub handshake_timeout: Duration,
-    /// How often the files are looked at. 5 s: three `stat` calls; a renewal is never so urgent.
+    /// How often the files are looked at.
     pub reload_every: Duration,
 }
 
@@ -49,7 +48,7 @@ impl Config {
             key: key.into(),
             client_ca: None,
             handshake_timeout: Duration::from_secs(10),
-            reload_every: Duration::from_secs(5),
+            reload_every: LOOK_EVERY,
         }
     }
 
@@ -69,7 +68,7 @@ pub struct Tls {
 pub(super) struct Reloader {
     config: Arc<Config>,
     current: watch::Sender<Arc<ServerConfig>>,
-    seen: Vec<Option<Fingerprint>>,
+    seen: Vec<Fingerprint>,
     metrics: Metrics,
 }
 
@@ -210,24 +209,6 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     if found.is_empty() { Err(failed(pem::Error::NoItemsFound)) } else { Ok(found) }
 }
 
-/// What changes when a file is written or a mount swaps the symlink that leads to it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Fingerprint {
-    device: u64,
-    inode: u64,
-    bytes: u64,
-    modified: (i64, i64),
-}
-
-fn fingerprints(config: &Config) -> Vec<Option<Fingerprint>> {
-    let look = |path| {
-        let found = fs::metadata(path).ok()?;
-        Some(Fingerprint {
-            device: found.dev(),
-            inode: found.ino(),
-            bytes: found.len(),
-            modified: (found.mtime(), found.mtime_nsec()),
-        })
-    };
-    config.files().map(look).collect()
+fn fingerprints(config: &Config) -> Vec<Fingerprint> {
+    config.files().map(Fingerprint::of).collect()
 }

@@ -5,6 +5,7 @@ pub mod bind;
 pub mod check;
 pub mod drain;
 pub mod files;
+pub mod fingerprint;
 pub mod log;
 pub mod metrics;
 pub mod visit;

@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
 use wire::limits::Limits;
 use wire::mcp::method::Notice;
 
@@ -26,27 +27,32 @@ use crate::call::List;
 use crate::error::Error;
 use crate::upstream::{Changes, Pool};
 
-/// Starts to keep the part of each server; pools stand in the order of the router's servers. Names are given
-/// out at the latest `names_settle` from now.
-pub fn start(router: &Router, pools: &[Arc<Pool>]) {
-    let drain = &router.shared.drain;
-    for (index, pool) in pools.iter().cloned().enumerate() {
-        let shared = router.shared.clone();
-        if let Some(announcing) = pool.announcing() {
-            drain.spawn(own::follow(router.clone(), index, announcing));
-        }
-        drain.spawn(async move {
-            tokio::select! {
-                () = shared.drain.leaving() => {}
-                never = keep(&shared, index, &pool) => match never {},
-            }
-        });
-    }
-    let shared = router.shared.clone();
+/// Gives out names at the latest `names_settle` from now.
+pub fn settle(router: &Router) {
+    let (shared, drain) = (router.shared.clone(), &router.shared.drain);
     drain.spawn(async move {
         tokio::select! {
             () = shared.drain.leaving() => {}
             () = sleep(shared.config.names_settle) => shared.settle(),
+        }
+    });
+}
+
+/// Keeps the part of a server that the router has until it is `gone`.
+pub fn follow(router: &Router, pool: Arc<Pool>, gone: CancellationToken) {
+    let Some(number) = router.shared.index(pool.name()) else { return };
+    let (shared, drain) = (router.shared.clone(), &router.shared.drain);
+    if let Some(announcing) = pool.announcing() {
+        let (router, gone) = (router.clone(), gone.clone());
+        drain.spawn(
+            async move { gone.run_until_cancelled_owned(own::follow(router, number, announcing)).await },
+        );
+    }
+    drain.spawn(async move {
+        tokio::select! {
+            () = shared.drain.leaving() => {}
+            () = gone.cancelled() => {}
+            never = keep(&shared, number, &pool) => match never {},
         }
     });
 }

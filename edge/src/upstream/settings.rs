@@ -87,7 +87,7 @@ impl Default for Config {
 }
 
 /// One configured server.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServerConfig {
     /// Its slug.
     pub name: ServerName,

@@ -36,6 +36,11 @@ pub enum ServerState {
 }
 
 impl Pool {
+    /// Whether no call is on its way through here, waiting ones included.
+    pub fn is_idle(&self) -> bool {
+        self.shared().slots.is_idle()
+    }
+
     /// How the server is doing.
     pub fn status(&self) -> ServerStatus {
         let state = self.shared().lock();

@@ -1,0 +1,191 @@
+//! The upstream half: a pool for each configured server, and the router before them. Servers may come, go and change.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use prometheus_client::registry::Registry;
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::status;
+use crate::call::Server;
+use crate::config::{self, Config, Transport};
+use crate::ops::drain::DrainWatch;
+use crate::permit::Permits;
+use crate::router::{self, Entry, Gateway, Router, refresh};
+use crate::upstream::{self, Pool};
+
+/// See the module. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct Servers {
+    pub(super) router: Router,
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    upstream: upstream::Config,
+    metrics: upstream::Metrics,
+    permits: Permits,
+    drain: DrainWatch,
+    placed: Mutex<Vec<Placed>>,
+    /// All callers are one principal, where each session of some servers should have a process of its own.
+    one_principal: AtomicBool,
+}
+
+/// A server in its place.
+#[derive(Clone)]
+struct Placed {
+    server: config::Server,
+    pool: Arc<Pool>,
+    /// Cancelled when it is configured no longer.
+    gone: CancellationToken,
+}
+
+/// The slugs of what a new configuration changed.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Changed {
+    pub(super) added: Vec<String>,
+    pub(super) replaced: Vec<String>,
+    pub(super) removed: Vec<String>,
+}
+
+impl Servers {
+    pub(super) fn build(
+        config: &Config,
+        permits: &Permits,
+        drain: &DrainWatch,
+        registry: &mut Registry,
+    ) -> Self {
+        let metrics = upstream::Metrics::default();
+        metrics.register(registry);
+        let router_metrics = router::Metrics::default();
+        router_metrics.register(registry);
+        let shared = Arc::new(Shared {
+            upstream: config.upstream.clone(),
+            metrics,
+            permits: permits.clone(),
+            drain: drain.clone(),
+            placed: Mutex::default(),
+            one_principal: AtomicBool::new(is_one_principal(config)),
+        });
+        let placed: Vec<_> = config.servers.iter().map(|server| shared.place(server, config)).collect();
+        let entries = placed.iter().map(Placed::entry).collect();
+        *shared.placed() = placed;
+        let router = Router::new(config.router.clone(), entries, router_metrics, drain.clone());
+        Self { router, shared }
+    }
+
+    /// Starts to list every server, and says once names are given out what an operator should know.
+    pub(super) fn start(&self) {
+        refresh::settle(&self.router);
+        for Placed { pool, gone, .. } in self.shared.placed().iter() {
+            refresh::follow(&self.router, pool.clone(), gone.clone());
+        }
+        let (servers, watch) = (self.clone(), self.shared.drain.clone());
+        let mut settled = servers.router.settled();
+        self.shared.drain.spawn(async move {
+            tokio::select! {
+                // The router lives as long as `servers`.
+                _ = settled.wait_for(|settled| *settled) => status::tell(&servers),
+                () = watch.leaving() => {}
+            }
+        });
+    }
+
+    /// Serves what this configuration says from now on. A server of which it says the same goes on undisturbed; one that
+    /// is there no longer, or is another one, finishes the calls it has.
+    pub(super) fn serve(&self, config: &Config) -> Changed {
+        let mut changed = Changed::default();
+        let mut placed = self.shared.placed();
+        let mut before = std::mem::take(&mut *placed);
+        let mut new = Vec::new();
+        for server in &config.servers {
+            let name = &server.upstream.name;
+            let known = before.iter().position(|known| known.server.upstream == server.upstream);
+            let place = match known {
+                Some(known) => Placed { server: server.clone(), ..before.swap_remove(known) },
+                None => {
+                    let is_known = before.iter().any(|known| known.server.upstream.name == *name);
+                    let list = if is_known { &mut changed.replaced } else { &mut changed.added };
+                    list.push(name.to_string());
+                    let place = self.shared.place(server, config);
+                    new.push(place.clone());
+                    place
+                }
+            };
+            placed.push(place);
+        }
+        self.router.reconfigure(placed.iter().map(Placed::entry).collect());
+        for Placed { pool, gone, .. } in new {
+            refresh::follow(&self.router, pool, gone);
+        }
+        for Placed { pool, gone, .. } in before {
+            let name = pool.name().to_string();
+            if !changed.replaced.contains(&name) {
+                changed.removed.push(name);
+            }
+            gone.cancel();
+            self.shared.drain.spawn(retire(
+                pool,
+                self.shared.upstream.call_timeout,
+                self.shared.drain.clone(),
+            ));
+        }
+        self.shared.one_principal.store(is_one_principal(config), Ordering::Relaxed);
+        changed
+    }
+
+    /// In the configured order.
+    pub(super) fn pools(&self) -> Vec<Arc<Pool>> {
+        self.shared.placed().iter().map(|placed| placed.pool.clone()).collect()
+    }
+
+    pub(super) fn is_one_principal(&self) -> bool {
+        self.shared.one_principal.load(Ordering::Relaxed)
+    }
+}
+
+impl Shared {
+    fn placed(&self) -> MutexGuard<'_, Vec<Placed>> {
+        // Every state inside is valid at any point, so a poisoned lock carries no news.
+        self.placed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn place(&self, server: &config::Server, config: &Config) -> Placed {
+        // Which variables are secrets may change with the tokens; everything else is as it was at the start.
+        let settings =
+            upstream::Config { withheld: config.upstream.withheld.clone(), ..self.upstream.clone() };
+        let (permits, drain) = (self.permits.clone(), self.drain.clone());
+        let pool = Pool::new(server.upstream.clone(), settings, &self.metrics, permits, drain);
+        Placed { server: server.clone(), pool, gone: CancellationToken::new() }
+    }
+}
+
+impl Placed {
+    fn entry(&self) -> Entry {
+        let server = self.pool.clone() as Arc<dyn Server>;
+        Entry { name: self.pool.name().clone(), prefix: self.server.prefix, server }
+    }
+}
+
+/// On standard input there is one client, and nobody to share with.
+fn is_one_principal(config: &Config) -> bool {
+    config.transport == Transport::Http && config.auth.tokens.len() <= 1
+}
+
+/// Holds a pool until its calls have ended, as long as a call may take. Dropping it closes its connections.
+async fn retire(pool: Arc<Pool>, longest: Duration, drain: DrainWatch) {
+    let finished = async {
+        while !pool.is_idle() {
+            sleep(LOOK_AGAIN).await;
+        }
+    };
+    tokio::select! {
+        _ = timeout(longest, finished) => {}
+        () = drain.cut() => {}
+    }
+}
+
+/// How often a server that is on its way out is looked at. 500 ms: nobody waits for its end.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
