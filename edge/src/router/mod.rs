@@ -31,7 +31,7 @@ use wire::mcp::method::Notice;
 use wire::mcp::mirror::Mirrored;
 
 use crate::call::{
-    Call, Dispatch, Next, Reply, Responder, Server, ServerName, SessionKey, Subscriber, reply,
+    Call, Dispatch, List, Next, Reply, Responder, Server, ServerName, SessionKey, Subscriber, reply,
 };
 use crate::error::{Blame, Error, Kind};
 use crate::ops::drain::DrainWatch;
@@ -42,6 +42,7 @@ use names::Prefix;
 use own::Views;
 use seen::{SEEN_URIS, Seen};
 use subscribe::News;
+use template::TEMPLATES;
 
 pub use subscribe::Accepted;
 
@@ -119,6 +120,7 @@ pub struct Metrics {
     listings: Counter,
     listing_failures: Counter,
     session_lists_refused: Counter,
+    templates_unmatched: Gauge,
 }
 
 impl Metrics {
@@ -143,6 +145,11 @@ impl Metrics {
             "session_lists_refused",
             "Lists that a server changed for one session, and that found no room: the session sees those of everybody",
             self.session_lists_refused.clone(),
+        );
+        registry.register(
+            "templates_unmatched",
+            "Resource templates that no URI is held against: those of a server past its first 1,000",
+            self.templates_unmatched.clone(),
         );
     }
 }
@@ -237,7 +244,12 @@ impl Router {
             Some(Listing::Pending) | None => return Complaints { listed: false, all: Vec::new() },
         };
         let unread = part.unread.iter().map(|(list, why)| format!("{}: {why}", list.method().as_str()));
-        Complaints { listed: true, all: unread.chain(part.faults.iter().map(Fault::to_string)).collect() }
+        let unmatched = part.unmatched().map(|more| {
+            let list = List::Templates.method().as_str();
+            format!("{list}: {more} templates too many; URIs are held against the first {TEMPLATES} alone")
+        });
+        let faults = part.faults.iter().map(Fault::to_string);
+        Complaints { listed: true, all: unread.chain(unmatched).chain(faults).collect() }
     }
 }
 
@@ -284,6 +296,8 @@ impl Shared {
         let catalog = Arc::new(Catalog::build(&members, &mut given, &self.terms()));
         drop(members);
         state.given = given;
+        let unmatched: usize = catalog.unmatched.iter().map(|(_, more)| more).sum();
+        self.metrics.templates_unmatched.set(i64::try_from(unmatched).unwrap_or(i64::MAX));
         self.metrics.contested.set(i64::try_from(catalog.contested).unwrap_or(i64::MAX));
         let before = {
             let mut current = self.catalog.write().unwrap_or_else(PoisonError::into_inner);
@@ -322,6 +336,14 @@ impl Shared {
                 owner,
                 other,
                 "two servers list one URI; the other's is at /servers/<other>/mcp"
+            );
+        }
+        for (server, more) in now.unmatched.iter().filter(|more| !before.unmatched.contains(more)) {
+            let server = name(*server);
+            tracing::warn!(
+                server,
+                more,
+                "too many resource templates; URIs are held against the first alone"
             );
         }
         if now.contested != before.contested {
