@@ -55,7 +55,20 @@ impl Message {
     /// # Errors
     /// What is wrong, where, and the id to answer to when it could be read.
     pub fn scan(bytes: Bytes, limits: &Limits) -> Result<Message, ScanError> {
-        match TopLevel::find(&bytes, limits).and_then(|found| found.judge(&bytes)) {
+        Message::scan_as(bytes, limits, false)
+    }
+
+    /// The same for a message of a server: a response that does not say that it is JSON-RPC 2.0, and nothing else either
+    /// but its id and its `result` or `error`, is taken for one. Log lines in JSON have ids and errors too, and more.
+    ///
+    /// # Errors
+    /// As [`scan`](Self::scan).
+    pub fn scan_of_server(bytes: Bytes, limits: &Limits) -> Result<Message, ScanError> {
+        Message::scan_as(bytes, limits, true)
+    }
+
+    fn scan_as(bytes: Bytes, limits: &Limits, of_server: bool) -> Result<Message, ScanError> {
+        match TopLevel::find(&bytes, limits).and_then(|found| found.judge(&bytes, of_server)) {
             Ok(message) => Ok(Message { bytes, ..message }),
             Err(error) if matches!(error.kind, ScanErrorKind::BadId | ScanErrorKind::Batch) => Err(error),
             Err(error) => {
@@ -145,6 +158,8 @@ struct TopLevel {
     error: Option<Span>,
     payload: Option<Object>,
     meta: Option<Object>,
+    /// There are members that JSON-RPC does not know.
+    foreign: bool,
     end: usize,
 }
 
@@ -172,7 +187,7 @@ impl TopLevel {
                 b"params" => found.params = Some(span),
                 b"result" => found.result = Some(span),
                 b"error" => found.error = Some(span),
-                _ => {}
+                _ => found.foreign = true,
             }
             Ok(span)
         })?;
@@ -201,12 +216,17 @@ impl TopLevel {
 
     // JSON-RPC 2.0 §4, §5; MCP 2025-11-25 basic, Messages
     /// The message but for its bytes.
-    fn judge(self, bytes: &Bytes) -> Result<Message, ScanError> {
+    fn judge(self, bytes: &Bytes, of_server: bool) -> Result<Message, ScanError> {
         let misfit = |at: Span| ScanError::new(ScanErrorKind::NotAMessage, at.start);
         let whole = Span { start: 0, end: self.end };
-        let version = self.version.ok_or_else(|| misfit(whole))?;
-        if text::decode(version.of(bytes)).as_deref() != Some("2.0") {
-            return Err(misfit(version));
+        match self.version {
+            Some(version) if text::decode(version.of(bytes)).as_deref() != Some("2.0") => {
+                return Err(misfit(version));
+            }
+            None if !of_server || self.foreign || self.method.is_some() || self.id.is_none() => {
+                return Err(misfit(whole));
+            }
+            _ => {}
         }
         let kind = match (self.method, self.result.or(self.error)) {
             (Some(_), None) if self.id.is_some() => Kind::Request,

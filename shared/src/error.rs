@@ -14,8 +14,8 @@ pub struct ScanError {
     pub at: usize,
     /// The id of the message, to be echoed in the answer.
     pub id: Option<RequestId>,
-    /// Whether it was meant as a response, as far as its top-level keys tell: `jsonrpc`, and `result` or `error`. Log
-    /// lines have ids too.
+    /// Whether it was meant as a response, as far as its top-level keys tell: `result` or `error`, and either `jsonrpc` or
+    /// nothing but the id. Log lines have ids too.
     pub is_response: bool,
 }
 

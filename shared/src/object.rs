@@ -185,12 +185,10 @@ fn readable(bytes: &[u8], token: Token) -> Result<Cow<'_, [u8]>, ScanError> {
 }
 
 /// The elements of the JSON array that `span` of `bytes` holds, at most `max`.
-pub(crate) fn elements(
-    bytes: &[u8],
-    span: Span,
-    limits: &Limits,
-    max: usize,
-) -> Result<Vec<Span>, ScanError> {
+///
+/// # Errors
+/// When it holds anything else, or more.
+pub fn elements(bytes: &[u8], span: Span, limits: &Limits, max: usize) -> Result<Vec<Span>, ScanError> {
     let mut scanner = Scanner::new(bytes, span, limits);
     scanner.enter(b'[')?;
     let mut found = Vec::new();

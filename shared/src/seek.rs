@@ -21,6 +21,8 @@ pub(crate) struct Seek {
     version: bool,
     method: bool,
     answer: bool,
+    /// There are members that JSON-RPC does not know.
+    foreign: bool,
 }
 
 /// Where we are at the top level.
@@ -77,9 +79,9 @@ impl Seek {
         }
     }
 
-    /// Whether it says of itself that it is a response.
+    /// Whether it says of itself that it is a response: in so many words, or by saying nothing else.
     pub(crate) fn is_response(&self) -> bool {
-        self.version && self.answer && !self.method
+        self.answer && !self.method && (self.version || !self.foreign)
     }
 
     /// The next bytes of the message.
@@ -162,7 +164,8 @@ impl Seek {
             Some("jsonrpc") => self.version = true,
             Some("method") => self.method = true,
             Some("result" | "error") => self.answer = true,
-            _ => {}
+            Some("params") => {}
+            _ => self.foreign = true,
         }
     }
 
@@ -208,7 +211,8 @@ mod tests {
         assert!(
             is(r#"{"jsonrpc":"2.0","id":1,"result":{"a":"#) && is(r#"{"error":1,"id":1,"jsonrpc":"1.0"}"#)
         );
-        assert!(!is(r#"{"level":"error","error":"x","id":1}"#));
+        assert!(is(r#"{"id":1,"result":{"level":"a","b":"#) && is(r#"{"error":1,"id":1}"#));
+        assert!(!is(r#"{"level":"error","error":"x","id":1}"#) && !is(r#"{"id":1,"result":{},"msg":"#));
         assert!(!is(r#"{"jsonrpc":"2.0","id":1,"method":"m","result":{}}"#));
     }
 

@@ -81,6 +81,30 @@ fn refusals_name_the_cause_and_the_id() {
 }
 
 #[test]
+fn a_server_may_leave_out_what_its_answer_is_written_in() {
+    let of_server =
+        |text: &'static str| Message::scan_of_server(Bytes::from_static(text.as_bytes()), &Limits::default());
+    for text in [r#"{"id":4,"result":{"_meta":{"a":1}}}"#, r#"{"error":{"code":1,"message":"m"},"id":4}"#] {
+        let message = of_server(text).expect(text);
+        assert_eq!((message.kind(), message.id().and_then(RequestId::as_u64)), (Kind::Response, Some(4)));
+        assert!(message.result().is_some() != message.error().is_some());
+        assert_eq!(refusal(text), (NotAMessage, Some("4".to_owned())), "of a client");
+    }
+    for text in [
+        r#"{"id":4,"error":{},"level":"error"}"#,
+        r#"{"id":4,"method":"m"}"#,
+        r#"{"method":"m"}"#,
+        r#"{"id":4}"#,
+        r#"{"error":{}}"#,
+        r#"{"id":4,"result":{},"error":{}}"#,
+        r#"{"jsonrpc":"1.0","id":4,"result":{}}"#,
+    ] {
+        assert_eq!(of_server(text).expect_err(text).kind, NotAMessage, "{text}");
+    }
+    assert_eq!(of_server(r#"{"id":null,"result":{}}"#).expect_err("no id").kind, BadId);
+}
+
+#[test]
 fn escapes_are_judged_alike_wherever_they_stand() {
     let good = [r"\n", r#"\""#, r"\\", r#"\\\""#, r"\u00e9", r"\\\\n", "é"];
     let bad = [r"\", r"\x", r"\u12g4", r"\u", r#"\u00""#, "\n", "\\\n", "\0"];

@@ -390,7 +390,7 @@ impl Waiting {
         let outcome = match outcome {
             Outcome::Result(_) if self.empty => Outcome::Result(Bytes::from_static(b"{}").into()),
             other => match self.tie.version() {
-                Some(version) => older::outcome((self.record.method(), version), other, &self.terms.limits),
+                Some(version) => older::outcome((self.record.method(), version), other, &self.terms),
                 None => other,
             },
         };

@@ -222,7 +222,7 @@ impl Front {
             limits: config.limits.clone(),
             rounds: config.rounds,
             time: config.rounds_time,
-            bounds: rooms.permits.metrics().clone(),
+            permits: rooms.permits.clone(),
             sealer: sealer.clone(),
         });
         let metrics = (rooms.permits.metrics().clone(), rooms.metrics.parked());

@@ -1,33 +1,45 @@
 //! A server's answer in the words of the client's revision: what would break the client, and no more, for members that
 //! nobody knows break none.
+//!
+//! An answer may be as large as a frame. So it is walked where it stands, and what stays of it stays in its memory; what is
+//! written anew counts against the byte budget.
+
+use std::ops::Range;
 
 use bytes::Bytes;
 use memchr::memmem;
-use serde_json::{Value, json};
+use serde_json::json;
 use wire::code;
 use wire::limits::Limits;
+use wire::mcp::invoke::BLOCKS;
 use wire::mcp::method::Method;
 use wire::mcp::version::ProtocolVersion;
-use wire::object::Object;
+use wire::object::{self, Object};
 use wire::span::Span;
 use wire::splice::{Parts, Splice};
 
+use super::rounds::Terms;
 use crate::call::Outcome;
+use crate::permit::{Bound, Permits};
 
 /// The end of a call of `method`, as its client understands it.
-pub(super) fn outcome(
+pub(super) fn outcome(what: (Method, ProtocolVersion), outcome: Outcome, terms: &Terms) -> Outcome {
+    told(what, outcome, (&terms.limits, &terms.permits))
+}
+
+fn told(
     (method, version): (Method, ProtocolVersion),
     outcome: Outcome,
-    limits: &Limits,
+    (limits, permits): (&Limits, &Permits),
 ) -> Outcome {
     match outcome {
-        Outcome::Result(result) if method == Method::ToolsCall => {
-            Outcome::Result(blocks(method, version, structured(result, limits), limits))
+        Outcome::Result(result) if matches!(method, Method::ToolsCall | Method::PromptsGet) => {
+            match in_older_words((method, version), result, (limits, permits)) {
+                Ok(result) => Outcome::Result(result),
+                Err(bound) => Outcome::Failed(bound.refusal()),
+            }
         }
-        Outcome::Result(result) if method == Method::PromptsGet => {
-            Outcome::Result(blocks(method, version, result, limits))
-        }
-        Outcome::Refused(error) if method == Method::ToolsCall => match missing(&error) {
+        Outcome::Refused(error) if method == Method::ToolsCall => match missing(&error, limits) {
             Some(result) => Outcome::Result(result),
             None => Outcome::Refused(error),
         },
@@ -37,19 +49,26 @@ pub(super) fn outcome(
 
 /// A capability that the client did not declare. A tool's caller is a model, which can act on it.
 // MCP 2026-07-28 basic, Error Codes: −32021 is unknown to earlier revisions
-fn missing(error: &Bytes) -> Option<Parts> {
+fn missing(error: &Bytes, limits: &Limits) -> Option<Parts> {
     let number = code::MISSING_CAPABILITY.to_string();
     memmem::find(error, number.as_bytes())?;
-    let error: Value = serde_json::from_slice(error).ok()?;
-    if error.get("code")? != code::MISSING_CAPABILITY {
+    let object = |at: Span| Object::scan(error, at, limits).ok();
+    let whole = object(Span::all(error))?;
+    if whole.get(error, "code")?.of(error) != number.as_bytes() {
         return None;
     }
-    let required = error.pointer("/data/requiredCapabilities").and_then(Value::as_object);
+    let data = whole.get(error, "data").and_then(object);
+    let required = data.and_then(|data| data.get(error, "requiredCapabilities")).and_then(object);
     let mut names = Vec::new();
-    for (name, flags) in required.into_iter().flatten() {
-        match flags.as_object().filter(|flags| !flags.is_empty()) {
-            Some(flags) => names.extend(flags.keys().map(|flag| format!("{name}.{flag}"))),
-            None => names.push(name.clone()),
+    for member in required.iter().flat_map(Object::members).take(NAMES) {
+        let name = member.key_text(error);
+        match object(member.value).filter(|flags| !flags.is_empty()) {
+            Some(flags) => {
+                names.extend(
+                    flags.members().map(|flag| format!("{name}.{}", flag.key_text(error))).take(NAMES),
+                );
+            }
+            None => names.push(name.into_owned()),
         }
     }
     let what = if names.is_empty() { "something that it did not name".to_owned() } else { names.join(", ") };
@@ -58,17 +77,55 @@ fn missing(error: &Bytes) -> Option<Parts> {
     Some(Bytes::from(result.to_string()).into())
 }
 
-/// Until 2025-11-25 `structuredContent` is an object; official clients refuse a result where it is not. Then it goes,
-/// and what it says is said in a text.
-// MCP 2025-11-25 schema, CallToolResult; MCP 2026-07-28 changelog: any JSON value
-fn structured(result: Parts, limits: &Limits) -> Parts {
-    // Members of a server's result are never cut in two, so a key stands in one slice.
-    if !result.iter().any(|slice| has_other_than_object(slice)) {
-        return result;
+/// A result with what its client does not take said in another way.
+///
+/// # Errors
+/// When there is no room for what has to be written anew.
+fn in_older_words(
+    (method, version): (Method, ProtocolVersion),
+    result: Parts,
+    (limits, permits): (&Limits, &Permits),
+) -> Result<Parts, Bound> {
+    let unknown = unknown(version);
+    // Members of a server's result are never cut in two, so a key or a word stands in one slice.
+    let is_odd = method == Method::ToolsCall && result.iter().any(|slice| has_other_than_object(slice));
+    let is_newer = |slice: &Bytes| unknown.iter().any(|word| memmem::find(slice, word).is_some());
+    if !is_odd && !result.iter().any(is_newer) {
+        return Ok(result);
     }
-    let bytes = result.into_bytes();
-    let Some(edited) = unstructured(&bytes, limits) else { return bytes.into() };
-    edited
+    let is_copied = result.iter().nth(1).is_some();
+    let source = result.into_bytes();
+    let source = if is_copied { hold(permits, source)? } else { source };
+    let Ok(result) = Object::scan(&source, Span::all(&source), limits) else { return Ok(source.into()) };
+    let mut draft = Draft { source: &source, limits, built: Vec::new(), edits: Vec::new() };
+    let list = result.get(&source, if method == Method::ToolsCall { "content" } else { "messages" });
+    let elements = list.and_then(|list| object::elements(&source, list, limits, BLOCKS).ok());
+    for element in elements.iter().flatten() {
+        draft.element(method, *element, unknown);
+    }
+    let structured = if is_odd { draft.structured(&result, (list, elements.as_deref())) } else { None };
+    let Draft { built, edits, .. } = draft;
+    let built = hold(permits, built.into())?;
+    let mut splice = Splice::new(source.clone());
+    edits.into_iter().for_each(|(span, range)| splice.replace(span, built.slice(range)));
+    if let Some(content) = structured {
+        let mut edit = splice.object(&result);
+        edit.remove(STRUCTURED);
+        if let Some(range) = content {
+            edit.set("content", built.slice(range));
+        }
+    }
+    Ok(splice.finish())
+}
+
+/// Types of content that the revision does not know: its clients refuse the whole result over one block.
+// MCP 2025-03-26 changelog: audio; MCP 2025-06-18 changelog: resource links
+fn unknown(version: ProtocolVersion) -> &'static [&'static [u8]] {
+    match version {
+        ProtocolVersion::V2024_11_05 => &[AUDIO, LINK],
+        ProtocolVersion::V2025_03_26 => &[LINK],
+        _ => &[],
+    }
 }
 
 /// Whether the key may stand there with another value than an object: a search, and no parse.
@@ -80,184 +137,177 @@ fn has_other_than_object(slice: &[u8]) -> bool {
     })
 }
 
-fn unstructured(bytes: &Bytes, limits: &Limits) -> Option<Parts> {
-    let result = Object::scan(bytes, Span::all(bytes), limits).ok()?;
-    let span = result.get(bytes, "structuredContent").filter(|span| span.of(bytes).first() != Some(&b'{'))?;
-    let value: Value = serde_json::from_slice(span.of(bytes)).ok()?;
-    let said = |block: &Value| {
-        let text = block.get("text").and_then(Value::as_str);
-        text.is_some_and(|text| serde_json::from_str::<Value>(text).is_ok_and(|said| said == value))
-    };
-    let text = std::str::from_utf8(span.of(bytes)).ok()?;
-    let block = json!({ "type": "text", "text": text }).to_string();
-    let mut splice = Splice::new(bytes.clone());
-    let content = result.get(bytes, "content");
-    let blocks = content.and_then(|content| serde_json::from_slice::<Vec<Value>>(content.of(bytes)).ok());
-    let mut edit = splice.object(&result);
-    edit.remove("structuredContent");
-    if blocks.is_none() {
-        edit.set("content", format!("[{block}]"));
+fn hold(permits: &Permits, bytes: Bytes) -> Result<Bytes, Bound> {
+    if bytes.len() < COUNTED_FROM_BYTES {
+        return Ok(bytes);
     }
-    edit.done();
-    if let (Some(content), Some(blocks)) = (content, blocks)
-        && !blocks.iter().any(said)
-    {
-        let comma = if blocks.is_empty() { "" } else { "," };
-        splice.insert(content.end - 1, format!("{comma}{block}"));
-    }
-    Some(splice.finish())
+    permits.hold(bytes).map_err(|(_, bound)| bound)
 }
 
-/// Content that the revision does not know, in what it does: its clients refuse the whole result over one block.
-// MCP 2025-03-26 changelog: audio; MCP 2025-06-18 changelog: resource links
-fn blocks(method: Method, version: ProtocolVersion, result: Parts, limits: &Limits) -> Parts {
-    let unknown: &[&[u8]] = match version {
-        ProtocolVersion::V2024_11_05 => &[br#""audio""#, br#""resource_link""#],
-        ProtocolVersion::V2025_03_26 => &[br#""resource_link""#],
-        _ => return result,
-    };
-    if !result.iter().any(|slice| unknown.iter().any(|word| memmem::find(slice, word).is_some())) {
-        return result;
-    }
-    let bytes = result.into_bytes();
-    let Some((span, mut content)) = content(method, &bytes, limits) else { return bytes.into() };
-    let old = content.clone();
-    match (method, &mut content) {
-        (Method::ToolsCall, Value::Array(blocks)) => blocks.iter_mut().for_each(|block| say(block, version)),
-        (_, Value::Array(messages)) => messages
-            .iter_mut()
-            .filter_map(|message| message.get_mut("content"))
-            .for_each(|block| say(block, version)),
-        _ => {}
-    }
-    if content == old {
-        return bytes.into();
-    }
-    let mut splice = Splice::new(bytes);
-    splice.replace(span, Bytes::from(content.to_string()));
-    splice.finish()
+/// What is to be written anew, all of it in one piece of memory.
+struct Draft<'a> {
+    source: &'a [u8],
+    limits: &'a Limits,
+    built: Vec<u8>,
+    /// What of it comes in the place of what.
+    edits: Vec<(Span, Range<usize>)>,
 }
 
-/// The blocks of a tool's result, or the messages of a prompt.
-fn content(method: Method, bytes: &Bytes, limits: &Limits) -> Option<(Span, Value)> {
-    let key = if method == Method::ToolsCall { "content" } else { "messages" };
-    let span = Object::scan(bytes, Span::all(bytes), limits).ok()?.get(bytes, key)?;
-    Some((span, serde_json::from_slice(span.of(bytes)).ok()?))
-}
+impl Draft<'_> {
+    fn object(&self, span: Span) -> Option<Object> {
+        Object::scan(self.source, span, self.limits).ok()
+    }
 
-/// One block in older words: a sound as the resource that it could be, a link as a text with its address.
-fn say(block: &mut Value, version: ProtocolVersion) {
-    let text = |key: &str| block.get(key).and_then(Value::as_str);
-    *block = match text("type") {
-        Some("audio") if version < ProtocolVersion::V2025_03_26 => json!({
-            "type": "resource",
-            "resource": { "uri": "attachment:audio", "mimeType": block["mimeType"], "blob": block["data"] },
-        }),
-        Some("resource_link") => {
-            let about = text("description").map(|about| format!(": {about}")).unwrap_or_default();
-            let (name, uri) = (text("name").unwrap_or("resource"), text("uri").unwrap_or_default());
-            json!({ "type": "text", "text": format!("{name} <{uri}>{about}") })
+    /// Puts all that was built since `from` in the place of `span`.
+    fn put(&mut self, span: Span, from: usize) {
+        self.edits.push((span, from..self.built.len()));
+    }
+
+    fn build(&mut self, pieces: &[&[u8]]) {
+        pieces.iter().for_each(|piece| self.built.extend_from_slice(piece));
+    }
+
+    /// A block of a tool's result, or a message of a prompt, which has one.
+    fn element(&mut self, method: Method, span: Span, unknown: &[&[u8]]) {
+        let Some(element) = self.object(span) else { return };
+        if method == Method::ToolsCall {
+            return self.block(&element, unknown);
         }
-        _ => return,
-    };
+        if let Some(block) = element.get(self.source, "content").and_then(|span| self.object(span)) {
+            self.block(&block, unknown);
+        }
+    }
+
+    fn block(&mut self, block: &Object, unknown: &[&[u8]]) {
+        match block.get(self.source, "type").map(|span| span.of(self.source)) {
+            Some(kind) if !unknown.contains(&kind) => {}
+            Some(AUDIO) => self.sound(block),
+            Some(LINK) => self.link(block),
+            _ => {}
+        }
+    }
+
+    /// A sound as the resource that it could be. Its data stay where they are.
+    fn sound(&mut self, block: &Object) {
+        let (source, from, whole) = (self.source, self.built.len(), block.span());
+        self.build(&[br#"{"type":"resource","resource":{"uri":"attachment:audio","#]);
+        if let Some(kind) = block.get(source, "mimeType") {
+            self.build(&[br#""mimeType":"#, kind.of(source), b","]);
+        }
+        self.build(&[br#""blob":"#]);
+        match block.get(source, "data") {
+            Some(data) => {
+                self.put(Span { start: whole.start, end: data.start }, from);
+                let from = self.built.len();
+                self.build(&[b"}}"]);
+                self.put(Span { start: data.end, end: whole.end }, from);
+            }
+            None => {
+                self.build(&[br#"""}}"#]);
+                self.put(whole, from);
+            }
+        }
+    }
+
+    /// A link as a text with its address. What is put together are the insides of JSON strings, which is one again.
+    fn link(&mut self, block: &Object) {
+        let (source, from) = (self.source, self.built.len());
+        let text = |key: &str| {
+            let token = block.get(source, key)?.of(source);
+            token.strip_prefix(b"\"")?.strip_suffix(b"\"")
+        };
+        let (name, uri) = (text("name").unwrap_or(b"resource"), text("uri").unwrap_or_default());
+        self.build(&[br#"{"text":""#, name, b" <", uri, b">"]);
+        if let Some(about) = text("description") {
+            self.build(&[b": ", about]);
+        }
+        self.build(&[br#"","type":"text"}"#]);
+        self.put(block.span(), from);
+    }
+
+    /// Until 2025-11-25 `structuredContent` is an object; official clients refuse a result where it is not. Then it goes,
+    /// and what it says is said in a text: `None` if it may stay, else what `content` becomes, if it was no list.
+    // MCP 2025-11-25 schema, CallToolResult; MCP 2026-07-28 changelog: any JSON value
+    fn structured(
+        &mut self,
+        result: &Object,
+        (content, blocks): (Option<Span>, Option<&[Span]>),
+    ) -> Option<Option<Range<usize>>> {
+        let source = self.source;
+        let value = result.get(source, STRUCTURED).map(|span| span.of(source));
+        let value = value.filter(|value| value.first() != Some(&b'{'))?;
+        let content = content.filter(|content| content.of(source).first() == Some(&b'['));
+        let says = |block: &Span| {
+            let text = self.object(*block).and_then(|block| block.get(source, "text"));
+            text.is_some_and(|text| is_said(value, text.of(source)))
+        };
+        if blocks.is_some_and(|blocks| blocks.iter().any(says)) {
+            return Some(None);
+        }
+        let from = self.built.len();
+        let inside = content.map(|content| Span { start: content.start + 1, end: content.end - 1 });
+        match inside {
+            None => self.build(&[b"["]),
+            Some(inside) if inside.of(source).trim_ascii().is_empty() => {}
+            Some(_) => self.build(&[b","]),
+        }
+        self.build(&[br#"{"text":"#]);
+        let text = std::str::from_utf8(value).unwrap_or_default(); // the scan checked it
+        self.built.extend_from_slice(&serde_json::to_vec(text).unwrap_or_default());
+        self.build(&[br#","type":"text"}"#]);
+        let Some(inside) = inside else {
+            self.build(&[b"]"]);
+            return Some(Some(from..self.built.len()));
+        };
+        self.put(Span { start: inside.end, end: inside.end }, from);
+        Some(None)
+    }
 }
 
+/// Whether the string `token` holds the JSON text `value`, but for white space. A text with `\u` in it is not looked into:
+/// then the same is said twice, which breaks nothing.
+fn is_said(value: &[u8], token: &[u8]) -> bool {
+    let inner = token.strip_prefix(b"\"").and_then(|token| token.strip_suffix(b"\""));
+    let Some(inner) = inner else { return false };
+    let mut bytes = inner.iter().copied();
+    let said = std::iter::from_fn(|| match bytes.next()? {
+        b'\\' => bytes.next().map(|escaped| match escaped {
+            b'n' => b'\n',
+            b'r' => b'\r',
+            b't' => b'\t',
+            b'"' | b'\\' | b'/' => escaped,
+            _ => NEVER, // also `\b` and `\f`, which no JSON text has
+        }),
+        byte => Some(byte),
+    });
+    compact(said).eq(compact(value.iter().copied()))
+}
+
+/// JSON without the white space between its tokens.
+fn compact(json: impl Iterator<Item = u8>) -> impl Iterator<Item = u8> {
+    let (mut is_inside, mut is_escaped) = (false, false);
+    json.filter(move |byte| {
+        let stays = is_inside || !byte.is_ascii_whitespace();
+        match byte {
+            _ if is_escaped => is_escaped = false,
+            b'\\' => is_escaped = true,
+            b'"' => is_inside = !is_inside,
+            _ => {}
+        }
+        stays
+    })
+}
+
+const STRUCTURED: &str = "structuredContent";
 const KEY: &[u8] = br#""structuredContent""#;
+const AUDIO: &[u8] = br#""audio""#;
+const LINK: &[u8] = br#""resource_link""#;
+/// A byte that stands in no JSON text.
+const NEVER: u8 = 0;
+/// From this size on memory is counted, as that of a server's lines is: below it, counting would cost more than the bytes.
+const COUNTED_FROM_BYTES: usize = 16 << 10;
+/// Missing capabilities that are named, and flags of each. 16: more than the revisions have.
+const NAMES: usize = 16;
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn told(result: &'static str) -> String {
-        told_to(ProtocolVersion::V2025_11_25, Method::ToolsCall, result)
-    }
-
-    fn told_to(version: ProtocolVersion, method: Method, result: &'static str) -> String {
-        let outcome = outcome(
-            (method, version),
-            Outcome::Result(Bytes::from_static(result.as_bytes()).into()),
-            &Limits::default(),
-        );
-        let Outcome::Result(parts) = outcome else { panic!("a result") };
-        String::from_utf8(parts.into_bytes().to_vec()).unwrap()
-    }
-
-    #[test]
-    fn what_is_structured_is_an_object_or_a_text() {
-        for same in [
-            r#"{"content":[],"structuredContent": {"a":[1]}}"#,
-            r#"{"content":[{"type":"text","text":"\"structuredContent\":7"}]}"#,
-            r#"{"content":[],"x":{"structuredContent":7}}"#,
-            r#"{"content":[],"x":"structuredContent"}"#,
-        ] {
-            assert_eq!(told(same), same);
-        }
-        let table = [
-            (
-                r#"{"structuredContent" : [1, 2],"content":[ ]}"#,
-                r#"{"content":[ {"text":"[1, 2]","type":"text"}]}"#,
-            ),
-            (
-                r#"{"content":[{"type":"text","text":"a"}],"structuredContent":"b","isError":false}"#,
-                r#"{"content":[{"type":"text","text":"a"},{"text":"\"b\"","type":"text"}],"isError":false}"#,
-            ),
-            (
-                r#"{"content":[{"type":"text","text":"[1,2]"}],"structuredContent":[1, 2]}"#,
-                r#"{"content":[{"type":"text","text":"[1,2]"}]}"#,
-            ),
-            (r#"{"structuredContent":null}"#, r#"{"content":[{"text":"null","type":"text"}]}"#),
-        ];
-        for (result, expected) in table {
-            assert_eq!(told(result), expected);
-        }
-    }
-
-    #[test]
-    fn content_of_later_revisions_is_said_in_older_words() {
-        use ProtocolVersion::{V2024_11_05, V2025_03_26, V2025_06_18};
-        let sound = r#"{"content":[{"type":"text","text":"a"},{"type":"audio","data":"AA==","mimeType":"audio/wav"}],"x":1}"#;
-        let link = r#"{"content":[{"type":"resource_link","uri":"x://1","name":"n","description":"d"}]}"#;
-        let said = r#"{"content":[{"text":"n <x://1>: d","type":"text"}]}"#;
-        for (version, result, expected) in [
-            (V2025_03_26, sound, sound),
-            (V2025_06_18, link, link),
-            (V2025_03_26, link, said),
-            (V2024_11_05, link, said),
-        ] {
-            assert_eq!(told_to(version, Method::ToolsCall, result), expected, "{version:?}");
-        }
-        let old: Value = serde_json::from_str(&told_to(V2024_11_05, Method::ToolsCall, sound)).unwrap();
-        let resource = json!({"uri": "attachment:audio", "mimeType": "audio/wav", "blob": "AA=="});
-        assert_eq!((&old["content"][1]["resource"], &old["x"]), (&resource, &1.into()));
-        let prompt =
-            r#"{"messages":[{"role":"user","content":{"type":"resource_link","uri":"x://1","name":"n"}}]}"#;
-        let old: Value = serde_json::from_str(&told_to(V2024_11_05, Method::PromptsGet, prompt)).unwrap();
-        assert_eq!(old["messages"][0]["content"], json!({"type": "text", "text": "n <x://1>"}));
-        for odd in [r#"{"content":""audio""}"#, r#"{"content":[{"text":"the "audio" tag","type":"text"}]}"#] {
-            assert_eq!(told_to(V2024_11_05, Method::ToolsCall, odd), odd);
-        }
-    }
-
-    #[test]
-    fn a_missing_capability_is_named_in_a_tools_result() {
-        let error = |text: &'static str| Outcome::Refused(Bytes::from_static(text.as_bytes()));
-        let missing = r#"{"code":-32021,"message":"m","data":{"requiredCapabilities":{"elicitation":{"url":{}},"sampling":{}}}}"#;
-        let Outcome::Result(result) =
-            outcome((Method::ToolsCall, ProtocolVersion::V2025_11_25), error(missing), &Limits::default())
-        else {
-            panic!("a result")
-        };
-        let result: Value = serde_json::from_slice(&result.into_bytes()).unwrap();
-        assert_eq!(result["isError"], true);
-        let text = result["content"][0]["text"].as_str().unwrap();
-        assert!(text.contains("elicitation.url, sampling"), "{text}");
-        for (method, text) in
-            [(Method::PromptsGet, missing), (Method::ToolsCall, r#"{"code":-32602,"message":"-32021"}"#)]
-        {
-            assert!(matches!(
-                outcome((method, ProtocolVersion::V2025_11_25), error(text), &Limits::default()),
-                Outcome::Refused(_)
-            ));
-        }
-    }
-}
+mod tests;

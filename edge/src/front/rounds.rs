@@ -32,7 +32,7 @@ use wire::splice::Splice;
 
 use crate::call::{Answer, Answered, Ask, Call, InputRequired, Outcome, Reply};
 use crate::error::{self, Blame, Error};
-use crate::permit::{self, Bound};
+use crate::permit::{Bound, Permits};
 use crate::router::Gateway;
 use crate::seal::Sealer;
 
@@ -44,7 +44,7 @@ pub(super) struct Terms {
     pub(super) rounds: usize,
     /// All rounds of one call together, from the first question on.
     pub(super) time: Duration,
-    pub(super) bounds: permit::Metrics,
+    pub(super) permits: Permits,
     /// For clients that make their rounds themselves.
     pub(super) sealer: Sealer,
 }
@@ -139,7 +139,7 @@ impl Rounds {
         }
         (self.asked, self.pause) = (self.asked + 1, PAUSE_FIRST);
         if self.asked > self.terms.rounds {
-            self.terms.bounds.hit(Bound::Rounds);
+            self.terms.permits.metrics().hit(Bound::Rounds);
             return Err(too_many(self.terms.rounds));
         }
         let wait = Box::pin(sleep_until(ends));

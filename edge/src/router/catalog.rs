@@ -13,7 +13,7 @@ use wire::mcp::mirror::Mirrored;
 use super::mend::Faults;
 use super::names::{self, Names, Offer, Prefix};
 use super::render::{self, Rendered};
-use super::template::{Reading, Template};
+use super::template::{Candidate, Reading, TEMPLATES, Template};
 use crate::call::{List, ServerName};
 use crate::error::Error;
 
@@ -57,6 +57,11 @@ impl Part {
             List::Resources => &mut self.resources,
             List::Templates => &mut self.templates,
         }
+    }
+
+    /// How many of its templates no URI is held against, if any.
+    pub(super) fn unmatched(&self) -> Option<usize> {
+        self.templates.len().checked_sub(TEMPLATES).filter(|more| *more > 0)
     }
 }
 
@@ -121,7 +126,10 @@ pub struct Surface {
     tools: HashMap<String, Route>,
     prompts: HashMap<String, Route>,
     resources: HashMap<String, usize>,
+    /// What URIs are held against.
     templates: Vec<(Template, usize)>,
+    /// The same and more as their servers wrote them.
+    template_texts: HashMap<String, usize>,
     lists: [Rendered; 4],
     instructions: Option<String>,
 }
@@ -139,6 +147,8 @@ pub struct Catalog {
     pub contested: usize,
     /// URIs that more than one server lists: (URI, owner, other).
     pub doubled: Vec<(String, usize, usize)>,
+    /// Servers with more templates than URIs are held against, and how many more.
+    pub unmatched: Vec<(usize, usize)>,
 }
 
 /// How a catalog is built.
@@ -165,17 +175,26 @@ impl Surface {
 
     /// The server that lists `uri`, or has a template for it: rather one that fits as RFC 6570 has it.
     pub fn resource(&self, uri: &str) -> Option<usize> {
-        let fitting = |reading| {
-            let mut templates = self.templates.iter();
-            templates.find(|(template, _)| template.fits(uri, reading)).map(|(_, server)| *server)
-        };
-        let listed = self.resources.get(uri).copied();
-        listed.or_else(|| fitting(Reading::Strict)).or_else(|| fitting(Reading::Loose))
+        self.resources.get(uri).copied().or_else(|| self.fitting(uri))
+    }
+
+    /// What fits strictly fits loosely too, so most templates are read once.
+    fn fitting(&self, uri: &str) -> Option<usize> {
+        let (mut candidate, mut loosely) = (Candidate::new(uri), None);
+        for (template, server) in &self.templates {
+            // The first that fits loosely is enough; a later one counts only if it fits strictly.
+            let comes_close = loosely.is_some() || candidate.fits(template, Reading::Loose);
+            if comes_close && candidate.fits(template, Reading::Strict) {
+                return Some(*server);
+            }
+            loosely = loosely.or(comes_close.then_some(*server));
+        }
+        loosely
     }
 
     /// The server that offers exactly this template (a completion names it unexpanded).
     pub fn template(&self, template: &str) -> Option<usize> {
-        self.templates.iter().find(|(own, _)| own.text() == template).map(|(_, server)| *server)
+        self.template_texts.get(template).copied()
     }
 
     /// A rendered list.
@@ -328,13 +347,17 @@ impl<'a> Builder<'a> {
                     }
                 }
             }
-            for item in &part.templates {
+            for (nth, item) in part.templates.iter().enumerate() {
                 let Some(template) = Template::parse(&item.key) else { continue };
                 for draft in [Some(&mut self.all), self.alone.get_mut(n)].into_iter().flatten() {
-                    draft.surface.templates.push((template.clone(), n));
+                    if nth < TEMPLATES {
+                        draft.surface.templates.push((template.clone(), n));
+                    }
+                    draft.surface.template_texts.entry(item.key.clone()).or_insert(n);
                     draft.items(List::Templates).push(item.raw.clone());
                 }
             }
+            catalog.unmatched.extend(part.unmatched().map(|more| (n, more)));
         }
     }
 

@@ -123,6 +123,7 @@ pub struct Metrics {
     listings: Counter,
     listing_failures: Counter,
     session_lists_refused: Counter,
+    templates_unmatched: Gauge,
 }
 
 impl Metrics {
@@ -147,6 +148,11 @@ impl Metrics {
             "session_lists_refused",
             "Lists that a server changed for one session, and that found no room: the session sees those of everybody",
             self.session_lists_refused.clone(),
+        );
+        registry.register(
+            "templates_unmatched",
+            "Resource templates that no URI is held against: those of a server past its first 1,000",
+            self.templates_unmatched.clone(),
         );
     }
 }

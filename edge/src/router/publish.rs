@@ -6,8 +6,9 @@ use std::sync::{Arc, MutexGuard, PoisonError};
 use super::catalog::{Catalog, GivenNames, Member, Part, Terms};
 use super::lineup::{Entry, Lineup};
 use super::mend::Fault;
+use super::template::TEMPLATES;
 use super::{Complaints, Shared};
-use crate::call::ServerName;
+use crate::call::{List, ServerName};
 use crate::error::Error;
 
 /// What catalogs are built from.
@@ -81,6 +82,10 @@ impl Shared {
         };
         let mut all: Vec<String> =
             part.unread.iter().map(|(list, why)| format!("{}: {why}", list.method().as_str())).collect();
+        all.extend(part.unmatched().map(|more| {
+            let list = List::Templates.method().as_str();
+            format!("{list}: {more} templates too many; URIs are held against the first {TEMPLATES} alone")
+        }));
         for (list, faults) in &part.faults {
             all.extend(faults.first.iter().map(Fault::to_string));
             if faults.more > 0 {
@@ -145,6 +150,8 @@ impl Shared {
         let (parts, lineup) = (state.parts(), self.lineup());
         let given = Arc::make_mut(&mut state.given);
         let catalog = Arc::new(Catalog::build(&members(&lineup, &parts), given, &self.terms()));
+        let unmatched: usize = catalog.unmatched.iter().map(|(_, more)| more).sum();
+        self.metrics.templates_unmatched.set(i64::try_from(unmatched).unwrap_or(i64::MAX));
         self.metrics.contested.set(i64::try_from(catalog.contested).unwrap_or(i64::MAX));
         let before = {
             let mut current = self.catalog.write().unwrap_or_else(PoisonError::into_inner);
@@ -178,6 +185,14 @@ impl Shared {
                 owner,
                 other,
                 "two servers list one URI; the other's is at /servers/<other>/mcp"
+            );
+        }
+        for (server, more) in now.unmatched.iter().filter(|more| !before.unmatched.contains(more)) {
+            let server = name(*server);
+            tracing::warn!(
+                server,
+                more,
+                "too many resource templates; URIs are held against the first alone"
             );
         }
         if now.contested != before.contested {

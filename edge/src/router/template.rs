@@ -3,10 +3,11 @@
 //! Templates expand one way only: which values a URI was made of is often ambiguous, but whether it *could* have been
 //! made is not. So every way is followed at once, position by position, and nothing is tried again.
 
+use memchr::memmem;
+
 /// A template as its literals and expressions, in order.
 #[derive(Clone, Debug)]
 pub(super) struct Template {
-    text: String,
     pieces: Vec<Piece>,
 }
 
@@ -33,66 +34,100 @@ pub(super) enum Reading {
     Loose,
 }
 
+impl Piece {
+    fn literal(text: &str) -> Option<Self> {
+        (!text.is_empty()).then(|| Self::Literal(text.to_owned()))
+    }
+}
+
 impl Template {
     /// `None` when a brace is left open, or there are more expressions than [`EXPRESSIONS`]: such a template fits
     /// nothing.
     pub(super) fn parse(template: &str) -> Option<Self> {
-        let mut pieces = Vec::new();
+        let (mut pieces, mut expressions) = (Vec::new(), 0);
         let mut left = template;
         while let Some((literal, expression)) = left.split_once('{') {
             let (inner, after) = expression.split_once('}')?;
-            pieces.push(Piece::Literal(literal.to_owned()));
+            pieces.extend(Piece::literal(literal));
             pieces.push(Piece::Expression(Expression::parse(inner)));
+            expressions += 1;
             left = after;
         }
-        pieces.push(Piece::Literal(left.to_owned()));
-        (pieces.len() / 2 <= EXPRESSIONS).then(|| Self { text: template.to_owned(), pieces })
+        pieces.extend(Piece::literal(left));
+        (expressions <= EXPRESSIONS).then_some(Self { pieces })
     }
 
-    /// The template as its server wrote it.
-    pub(super) fn text(&self) -> &str {
-        &self.text
-    }
-
-    /// Whether the template could have expanded to `uri`. Costs at most its length times the number of pieces; nearly
-    /// always no more than the template's first literal.
-    pub(super) fn fits(&self, uri: &str, reading: Reading) -> bool {
-        let uri = uri.as_bytes();
+    /// Whether the first and the last literal stand where they must. Nearly always the answer is no, and nothing more is
+    /// done.
+    fn frames(&self, uri: &[u8]) -> bool {
         let ends = |piece: Option<&Piece>, fits: fn(&[u8], &[u8]) -> bool| match piece {
             Some(Piece::Literal(literal)) => fits(uri, literal.as_bytes()),
             _ => true,
         };
-        if uri.len() > URI_BYTES
-            || !ends(self.pieces.first(), <[u8]>::starts_with)
-            || !ends(self.pieces.last(), <[u8]>::ends_with)
-        {
-            return false;
-        }
-        // reached[n]: the pieces so far could have made exactly the first n bytes.
-        let mut reached = vec![false; uri.len() + 1];
-        if let Some(start) = reached.first_mut() {
-            *start = true;
-        }
-        for piece in &self.pieces {
-            reached = match piece {
-                Piece::Literal(literal) => after_literal(&reached, uri, literal.as_bytes()),
-                Piece::Expression(expression) => expression.after(&reached, uri, reading),
-            };
-        }
-        reached.last() == Some(&true)
+        ends(self.pieces.first(), <[u8]>::starts_with) && ends(self.pieces.last(), <[u8]>::ends_with)
     }
 }
 
-fn after_literal(reached: &[bool], uri: &[u8], literal: &[u8]) -> Vec<bool> {
-    let mut next = vec![false; reached.len()];
-    for (at, _) in reached.iter().enumerate().filter(|(_, reached)| **reached) {
-        if uri.get(at..).is_some_and(|left| left.starts_with(literal))
+/// A URI while templates are held against it, one after the other, in the same memory.
+#[derive(Debug)]
+pub(super) struct Candidate<'u> {
+    uri: &'u [u8],
+    /// `reached[n]`: the pieces so far could have made exactly the first n bytes.
+    reached: Vec<bool>,
+    next: Vec<bool>,
+}
+
+impl<'u> Candidate<'u> {
+    /// Takes no memory before a template comes close.
+    pub(super) fn new(uri: &'u str) -> Self {
+        Self { uri: uri.as_bytes(), reached: Vec::new(), next: Vec::new() }
+    }
+
+    /// Whether `template` could have expanded to it. Costs at most its length times the number of pieces.
+    pub(super) fn fits(&mut self, template: &Template, reading: Reading) -> bool {
+        self.uri.len() <= URI_BYTES
+            && template.frames(self.uri)
+            && self.follow(template, reading) == template.pieces.len()
+            && self.reached.last() == Some(&true)
+    }
+
+    /// How many pieces can stand one after the other. The first one that cannot is the last one tried.
+    fn follow(&mut self, template: &Template, reading: Reading) -> usize {
+        self.reached.clear();
+        self.reached.resize(self.uri.len() + 1, false);
+        if let Some(start) = self.reached.first_mut() {
+            *start = true;
+        }
+        let follows = |piece: &&Piece| {
+            self.next.clear();
+            self.next.resize(self.uri.len() + 1, false);
+            let (from, to) = (&self.reached, &mut self.next);
+            let any = match piece {
+                Piece::Literal(literal) => after_literal(from, to, self.uri, literal.as_bytes()),
+                Piece::Expression(expression) => expression.after(from, to, (self.uri, reading)),
+            };
+            std::mem::swap(&mut self.reached, &mut self.next);
+            any
+        };
+        template.pieces.iter().take_while(follows).count()
+    }
+}
+
+/// Marks in `next` where the literal may end. Whether it can anywhere.
+fn after_literal(reached: &[bool], next: &mut [bool], uri: &[u8], literal: &[u8]) -> bool {
+    let (finder, mut from, mut any) = (memmem::Finder::new(literal), 0, false);
+    // One may begin within another, so the search goes on one byte further, and not behind what it found.
+    while let Some(found) = uri.get(from..).and_then(|left| finder.find(left)) {
+        let at = from + found;
+        if reached.get(at) == Some(&true)
             && let Some(end) = next.get_mut(at + literal.len())
         {
             *end = true;
+            any = true;
         }
+        from = at + 1;
     }
-    next
+    any
 }
 
 impl Expression {
@@ -101,41 +136,47 @@ impl Expression {
         Self { operator, explodes: inner.ends_with('*') }
     }
 
-    fn after(self, reached: &[bool], uri: &[u8], reading: Reading) -> Vec<bool> {
-        let mut next = vec![false; reached.len()];
-        // Whether an expansion that began earlier is still going on here.
-        let mut open = false;
-        for (at, next) in next.iter_mut().enumerate() {
-            let starts = reached.get(at) == Some(&true);
-            // An expression with an operator leaves nothing where its variables are undefined (RFC 6570 §3.2.1).
-            *next = open || (starts && self.operator.is_some());
-            let Some(byte) = uri.get(at) else { break };
-            open = (open && self.takes(*byte, reading)) || (starts && self.begins(*byte, reading));
-        }
-        next
-    }
-
-    fn begins(self, byte: u8, reading: Reading) -> bool {
-        match self.operator {
-            None | Some(b'+') => self.takes(byte, reading),
-            Some(operator) => byte == operator,
-        }
-    }
-
-    // Reserved characters of a value are percent-encoded, but for `+` and `#` (RFC 6570 §3.2.1).
-    fn takes(self, byte: u8, reading: Reading) -> bool {
+    /// Marks in `next` where the expansion may end. Whether it can anywhere.
+    fn after(self, reached: &[bool], next: &mut [bool], (uri, reading): (&[u8], Reading)) -> bool {
+        // Each its own loop: what a value may hold is decided once and not for each byte.
+        // Reserved characters of a value are percent-encoded, but for `+` and `#` (RFC 6570 §3.2.1).
         match (self.operator, reading) {
-            (Some(b'+' | b'#'), _) => true,
-            (Some(b'?' | b'&'), _) => byte != b'#',
-            (Some(b'/'), _) => !b"?#".contains(&byte),
-            (None, Reading::Loose) => self.explodes || byte != b'/',
-            _ => !b"/?#".contains(&byte),
+            (Some(b'+' | b'#'), _) => self.expand(reached, next, (uri, |_| true)),
+            (Some(b'?' | b'&'), _) => self.expand(reached, next, (uri, |byte| byte != b'#')),
+            (Some(b'/'), _) => self.expand(reached, next, (uri, |byte| byte != b'?' && byte != b'#')),
+            (None, Reading::Loose) if self.explodes => self.expand(reached, next, (uri, |_| true)),
+            (None, Reading::Loose) => self.expand(reached, next, (uri, |byte| byte != b'/')),
+            _ => self.expand(reached, next, (uri, |byte| !b"/?#".contains(&byte))),
         }
+    }
+
+    #[inline]
+    fn expand(self, reached: &[bool], next: &mut [bool], (uri, takes): (&[u8], impl Fn(u8) -> bool)) -> bool {
+        // A plain value, and one of `+`, begins with any of its bytes, the others with their operator.
+        let first = self.operator.filter(|operator| *operator != b'+');
+        // An expression with an operator leaves nothing where its variables are undefined (RFC 6570 §3.2.1).
+        let may_be_nothing = self.operator.is_some();
+        // Whether an expansion that began earlier is still going on here.
+        let (mut open, mut any) = (false, false);
+        for ((starts, next), byte) in reached.iter().zip(next.iter_mut()).zip(uri) {
+            *next = open || (*starts && may_be_nothing);
+            any |= *next;
+            let begins = *starts && first.map_or_else(|| takes(*byte), |first| first == *byte);
+            open = (open && takes(*byte)) || begins;
+        }
+        let ends = open || (may_be_nothing && reached.last() == Some(&true));
+        if let Some(next) = next.last_mut() {
+            *next = ends;
+        }
+        any || ends
     }
 }
 
 /// Expressions of one template. 32: what a read costs is bounded by it, and real templates have up to five.
 const EXPRESSIONS: usize = 32;
+/// Templates of one server that a URI is held against. 1,000: real servers have up to some dozens, and where so many come
+/// close to a URI as long as can be, the read of one that nobody has costs some 10 ms; else microseconds.
+pub(super) const TEMPLATES: usize = 1_000;
 /// Bytes of a URI that is held against templates. 8 KiB: as long as HTTP servers take one.
 const URI_BYTES: usize = 8 * 1024;
 
@@ -145,7 +186,7 @@ mod tests {
 
     fn fits(template: &str, uri: &str) -> [bool; 2] {
         let template = Template::parse(template).unwrap();
-        [Reading::Strict, Reading::Loose].map(|reading| template.fits(uri, reading))
+        [Reading::Strict, Reading::Loose].map(|reading| Candidate::new(uri).fits(&template, reading))
     }
 
     #[test]
@@ -200,9 +241,35 @@ mod tests {
     #[test]
     fn what_would_cost_too_much_fits_nothing() {
         let many = |expressions| Template::parse(&format!("x://{}", "{a}".repeat(expressions)));
-        assert!(many(EXPRESSIONS).unwrap().fits(&format!("x://{}", "a".repeat(40)), Reading::Strict));
+        let uri = format!("x://{}", "a".repeat(40));
+        assert!(Candidate::new(&uri).fits(&many(EXPRESSIONS).unwrap(), Reading::Strict));
         assert!(many(EXPRESSIONS + 1).is_none());
         let long = |bytes| fits("x://{a}", &format!("x://{}", "a".repeat(bytes - 4)));
         assert_eq!((long(URI_BYTES), long(URI_BYTES + 1)), ([true; 2], [false; 2]));
+    }
+
+    #[test]
+    fn a_template_is_given_up_at_the_first_piece_that_cannot_stand_there() {
+        let template = Template::parse(&format!("x://{{a}}-{{b}}{}", "{c}.".repeat(20))).unwrap();
+        let mut candidate = Candidate::new("x://none.");
+        assert!(!candidate.fits(&template, Reading::Loose));
+        assert_eq!(candidate.follow(&template, Reading::Loose), 2, "`x://`, `{{a}}`, and no `-`");
+    }
+
+    #[test]
+    fn no_template_leaves_a_trace_for_the_next() {
+        let uri = "x://a-b/c";
+        let mut candidate = Candidate::new(uri);
+        for (template, fit) in [
+            ("x://{+a}", true),
+            ("x://{+a}-{+b}/", false),
+            ("x://{a}-{b}-{c}c", false),
+            ("x://{a}/{b}", true),
+            ("x://{a}{b}", false),
+            ("{+x}", true),
+        ] {
+            let template = Template::parse(template).unwrap();
+            assert_eq!(candidate.fits(&template, Reading::Strict), fit, "{template:?}");
+        }
     }
 }

@@ -3,6 +3,7 @@ mod reconfigure;
 
 use super::catalog::Part;
 use super::names::Prefix;
+use super::template::TEMPLATES;
 use super::*;
 use crate::call::{Affinity, Caller, Client, List, Outcome, Server, Subscribing, Subscription};
 use crate::permit::Permits;
@@ -399,4 +400,17 @@ async fn a_call_that_goes_on_goes_to_its_server_and_no_other() {
     assert_eq!(pinned("x", "a").await.unwrap()["server"], "a");
     assert_eq!(pinned("b__x", "b").await.unwrap()["server"], "b");
     assert_eq!(pinned("x", "b").await.unwrap_err(), Kind::InvalidParams);
+}
+
+#[test]
+fn more_templates_than_uris_are_held_against_are_counted_and_said() {
+    let router = router(&["a"]);
+    let many: Vec<_> = (0..TEMPLATES + 2).map(|n| format!(r#"{{"uriTemplate":"t://{n}/{{id}}"}}"#)).collect();
+    router.shared.listed(0, Part { templates: items("resourceTemplates", &many.join(",")), ..part("x") });
+    assert_eq!(router.shared.metrics.templates_unmatched.get(), 2);
+    let said = router.complaints(&ServerName::parse("a").unwrap()).all.concat();
+    assert!(said.contains("2 templates too many"), "{said}");
+    router.shared.listed(0, part("x"));
+    assert_eq!(router.shared.metrics.templates_unmatched.get(), 0);
+    assert_eq!(router.complaints(&ServerName::parse("a").unwrap()).all, Vec::<String>::new());
 }

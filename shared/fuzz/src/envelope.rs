@@ -21,9 +21,22 @@ fn limits() -> Limits {
 pub fn check(data: &[u8]) {
     let bytes = Bytes::copy_from_slice(data);
     let json = std::str::from_utf8(data).ok().filter(|text| serde_json::from_str::<&RawValue>(text).is_ok());
+    let of_server = Message::scan_of_server(bytes.clone(), &limits());
     match Message::scan(bytes, &limits()) {
-        Ok(message) => accepted(&message, json.expect("what is accepted is JSON")),
-        Err(error) => refused(&error, data, json),
+        Ok(message) => {
+            assert_eq!(of_server.expect("taken from anybody").kind(), message.kind());
+            accepted(&message, json.expect("what is accepted is JSON"));
+        }
+        Err(error) => {
+            if let Ok(message) = of_server {
+                assert_eq!((error.kind, message.kind()), (ScanErrorKind::NotAMessage, Kind::Response));
+                assert!(
+                    error.is_response
+                        && error.id.as_ref() == message.id().filter(|id| id.as_bytes().len() <= 256)
+                );
+            }
+            refused(&error, data, json);
+        }
     }
     as_object(data, json);
 }

@@ -25,6 +25,22 @@ fn a_result_is_framed_and_not_touched() {
 }
 
 #[test]
+fn what_a_server_left_out_of_its_envelope_is_in_ours() {
+    let id = RequestId::number(7);
+    let answer = |text: &'static str| {
+        let message = wire::Message::scan_of_server(text.into(), &Limits::default()).unwrap();
+        let outcome = match (message.result(), message.error()) {
+            (Some(result), _) => Outcome::Result(result.span().slice(message.bytes()).into()),
+            (_, error) => Outcome::Refused(error.unwrap().span().slice(message.bytes())),
+        };
+        self::text(manner(Era::Legacy).answer(&id, outcome))
+    };
+    assert_eq!(answer(r#"{"id":65536,"result":{}}"#), r#"{"jsonrpc":"2.0","id":7,"result":{}}"#);
+    let refused = r#"{"jsonrpc":"2.0","id":7,"error":{"code":-7,"message":"no"}}"#;
+    assert_eq!(answer(r#"{"id":65536,"error":{"code":-7,"message":"no"}}"#), refused);
+}
+
+#[test]
 fn failures_become_status_code_and_reason() {
     let id = RequestId::number(1);
     let uri = || Kind::UnknownResource("file:///x".to_owned());

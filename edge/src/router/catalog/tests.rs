@@ -155,3 +155,31 @@ fn old_clients_see_no_output_schema_that_they_refuse() {
     let list = plain.all.list(List::Tools);
     assert_eq!(list.bytes().as_ptr(), list.bytes_for_sessions().as_ptr(), "one list, where none differs");
 }
+
+#[test]
+fn a_uri_is_held_against_so_many_templates_of_a_server() {
+    let many: Vec<_> = (0..=TEMPLATES).map(|n| format!("a://{n}/{{id}}")).collect();
+    let many: Vec<_> = many.iter().map(String::as_str).collect();
+    let (a, b) = (part(&[], &[], &many), part(&[], &[], &["b://{id}"]));
+    let catalog = build(&[("a", Some(&a)), ("b", Some(&b))], &terms(None));
+    for surface in [&catalog.all, &*catalog.alone[0]] {
+        assert_eq!(surface.resource(&format!("a://{}/x", TEMPLATES - 1)), Some(0));
+        assert_eq!(surface.resource(&format!("a://{TEMPLATES}/x")), None);
+        assert_eq!(surface.template(many[TEMPLATES]), Some(0), "as it is, it is known");
+        assert_eq!(shown(surface, List::Templates, "resourceTemplates", "uriTemplate")[..=TEMPLATES], many);
+    }
+    assert_eq!(catalog.all.resource("b://x"), Some(1), "another server has as many");
+    assert_eq!(catalog.unmatched, [(0, 1)]);
+}
+
+#[test]
+fn a_template_that_fits_strictly_goes_before_one_that_fits_loosely() {
+    let (a, b) = (part(&[], &[], &["x://{id*}", "x://{a}/{b*}"]), part(&[], &[], &["x://{a}/{b}"]));
+    let catalog = build(&[("a", Some(&a)), ("b", Some(&b))], &terms(None));
+    assert_eq!(catalog.all.resource("x://1/2/3"), Some(0));
+    let catalog = build(&[("b", Some(&b)), ("a", Some(&a))], &terms(None));
+    assert_eq!(catalog.all.resource("x://1/2/3"), Some(1));
+    let (a, b) = (part(&[], &[], &["x://{id*}"]), part(&[], &[], &["x://{a}/{b}"]));
+    let catalog = build(&[("a", Some(&a)), ("b", Some(&b))], &terms(None));
+    assert_eq!((catalog.all.resource("x://1/2"), catalog.all.resource("x://1/2/3")), (Some(1), Some(0)));
+}

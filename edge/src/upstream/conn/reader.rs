@@ -112,7 +112,7 @@ impl Reader {
                 Err((line, bound)) => (line, Some(bound)),
             },
         };
-        match (Message::scan(line, &self.conn.around.config.limits), full) {
+        match (Message::scan_of_server(line, &self.conn.around.config.limits), full) {
             (Ok(message), Some(bound)) if message.kind() == MessageKind::Response => {
                 if let Ok(pending) = self.conn.close_answered(message.id()) {
                     pending.work.fail(bound.refusal());

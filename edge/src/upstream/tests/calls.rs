@@ -257,11 +257,33 @@ async fn a_log_line_in_json_is_no_answer_and_a_broken_answer_is_one() {
     for line in [
         format!(r#"{{"level":"error","error":"boom","id":{}}}"#, one["id"]),
         format!(r#"{{"id":{},"method":"GET","path":"/"}}"#, one["id"]),
-        format!(r#"{{"jsonrpc":"2.0","id":{},"result":{{}},"result":{{}}}}"#, two["id"]),
+        format!(r#"{{"level":"info","msg":"done","id":{},"result":{{}}}}"#, one["id"]),
+        format!(r#"{{"id":{},"result":{{}},"result":{{}}}}"#, two["id"]),
     ] {
         peer.raw(&format!("{line}\n")).await;
     }
     assert_eq!(failure(second).await.kind, Kind::Protocol);
     peer.answer(&one, json!({"content": ["a"]})).await;
     assert_eq!(result(first).await["content"], json!(["a"]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_does_not_say_what_it_is_written_in_is_taken() {
+    let mut room = Setting::default().build();
+    let (first, second, third) = (room.echo("a"), room.echo("b"), room.echo("c"));
+    let mut peer = room.accept().await;
+    let initialize = peer.expect("initialize").await;
+    let hello = json!({"protocolVersion": "2025-11-25", "capabilities": {}, "serverInfo": {"name": "x", "version": "1"}});
+    peer.send(json!({"id": initialize["id"], "result": hello})).await;
+    peer.expect("notifications/initialized").await;
+    let calls = peer.calls(3).await;
+    peer.send(json!({"id": 1, "result": {}})).await; // nobody's
+    peer.send(json!({"id": calls["a"]["id"], "result": {"content": ["a"]}})).await;
+    peer.send(json!({"error": {"code": -7, "message": "no"}, "id": calls["b"]["id"]})).await;
+    peer.send(json!({"id": calls["c"]["id"], "error": "no"})).await;
+    assert_eq!(result(first).await, json!({"resultType": "complete", "content": ["a"]}), "the result alone");
+    for (reply, error) in [(second, json!({"code": -7, "message": "no"})), (third, json!("no"))] {
+        let Outcome::Refused(refused) = end(reply).await else { panic!("the server's own error") };
+        assert_eq!(serde_json::from_slice::<Value>(&refused).unwrap(), error, "the error alone");
+    }
 }
