@@ -1,0 +1,179 @@
+//! A configuration that changes while the program serves: on SIGHUP, and by itself when a file is another one.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a panic here is a failed test"
+)]
+
+use std::path::PathBuf;
+
+use serde_json::json;
+use testkit::client::Client;
+use testkit::process::{Edge, Scratch, binary};
+use testkit::script::Script;
+use testkit::scripted::Listener;
+use testkit::{GUARD, eventually};
+use tokio::process::Command;
+use tokio::time::timeout;
+
+/// An edge with a configuration file that tests write anew.
+struct Stage {
+    scratch: Scratch,
+    file: PathBuf,
+    edge: Edge,
+}
+
+impl Stage {
+    async fn start(scratch: Scratch, text: &str) -> Self {
+        let file = scratch.write("edge.yaml", text);
+        let mut command = Command::new(binary("mcp-edge"));
+        command.arg("--config").arg(&file).arg("--allow-unauthenticated");
+        let edge = Edge::start_with(command).await;
+        edge.ready().await;
+        Self { scratch, file, edge }
+    }
+
+    /// Has the file say this, and waits until the edge has taken it.
+    async fn change(&self, text: &str) {
+        let taken = self.taken().await;
+        std::fs::write(&self.file, text).unwrap();
+        self.edge.process.signal("HUP").await;
+        eventually("the change to be taken", async || (self.taken().await > taken).then_some(())).await;
+    }
+
+    async fn taken(&self) -> f64 {
+        self.edge.metric("mcp_edge_config_reloads_total").await.unwrap()
+    }
+
+    async fn is_stale(&self) -> bool {
+        self.edge.metric("mcp_edge_config_stale").await == Some(1.0)
+    }
+}
+
+async fn server(flags: &[&str]) -> Listener {
+    Listener::start(Script::from_flags(flags)).await
+}
+
+fn servers(all: &[(&str, &Listener)]) -> String {
+    let lines = all.iter().map(|(name, server)| format!("  {name}: {{address: \"{}\"}}\n", server.address()));
+    format!("servers:\n{}", lines.collect::<String>())
+}
+
+async fn shows(client: &Client, names: &[&str]) {
+    eventually(&format!("{names:?} to be listed"), async || {
+        let mut listed = client.tool_names().await;
+        listed.sort();
+        (listed == names).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn servers_come_and_go_while_clients_stay() {
+    let waits = ["--name", "a", "--tools", "1", "--on", "tools/call:t0=delay:1500,answer"];
+    let (a, b) = (server(&waits).await, server(&["--name", "b", "--tools", "2"]).await);
+    let stage = Stage::start(Scratch::new(), &servers(&[("a", &a)])).await;
+    let session = Client::legacy(stage.edge.address, "2025-11-25").connect().await;
+    let modern = Client::modern(stage.edge.address).connect().await;
+    shows(&session, &["t0"]).await;
+    let mut heard = session.listen().await;
+    let under_way = session.open("tools/call", json!({"name": "t0", "arguments": {}})).await;
+    eventually("the call to arrive", async || (a.record().count("tools/call") == 1).then_some(())).await;
+    let processes = a.open();
+
+    stage.change(&servers(&[("a", &a), ("b", &b)])).await;
+    shows(&session, &["b__t0", "t0", "t1"]).await;
+    shows(&modern, &["b__t0", "t0", "t1"]).await;
+    let told = timeout(GUARD, heard.message()).await.expect("news in time").unwrap();
+    assert_eq!(told["method"], "notifications/tools/list_changed");
+    assert_eq!(a.open(), processes, "whoever stays is not touched");
+
+    stage.change(&servers(&[("b", &b)])).await;
+    shows(&session, &["t0", "t1"]).await;
+    let answer = under_way.answer().await;
+    assert!(answer.text().contains('a'), "a call that was under way comes to its end: {answer:?}");
+    eventually("the server that is gone to be left alone", async || (a.open() == 0).then_some(())).await;
+    for client in [&session, &modern] {
+        let answer = client.call_tool("t0", json!({})).await;
+        assert!(answer.text().contains('b'), "{answer:?}");
+    }
+    let gone = Client::modern(stage.edge.address).at("/servers/a/mcp");
+    assert_eq!(gone.call("tools/list", json!({})).await.status, 404);
+    let (_, ready) = stage.edge.readiness().await;
+    assert!(ready.contains("\"b\":") && !ready.contains("\"a\":"), "{ready}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_at_another_address_takes_the_place_of_the_one_before() {
+    let (old, new) =
+        (server(&["--name", "old", "--tools", "1"]).await, server(&["--name", "new", "--tools", "2"]).await);
+    let stage = Stage::start(Scratch::new(), &servers(&[("a", &old)])).await;
+    let session = Client::legacy(stage.edge.address, "2025-06-18").connect().await;
+    assert!(session.call_tool("t0", json!({})).await.text().contains("old"));
+    stage.change(&servers(&[("a", &new)])).await;
+    shows(&session, &["t0", "t1"]).await;
+    assert!(session.call_tool("t0", json!({})).await.text().contains("new"));
+    eventually("the old one to be left alone", async || (old.open() == 0).then_some(())).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_faulty_file_leaves_the_one_before_in_force_and_is_told() {
+    let a = server(&["--name", "a", "--tools", "1"]).await;
+    let stage = Stage::start(Scratch::new(), &servers(&[("a", &a)])).await;
+    let client = Client::modern(stage.edge.address).connect().await;
+    for (faulty, why) in [
+        ("servers: {a: {addres: 'x:1'}}\n", "the nearest is `servers.a.address`"),
+        ("servers: [", "edge.yaml:"),
+        ("servers: {}\n", "no server is configured"),
+    ] {
+        std::fs::write(&stage.file, faulty).unwrap();
+        stage.edge.process.signal("HUP").await;
+        stage.edge.process.wrote(why).await;
+        assert!(stage.is_stale().await, "{why}");
+        assert!(client.call_tool("t0", json!({})).await.text().contains('a'));
+    }
+    std::fs::remove_file(&stage.file).unwrap();
+    stage.edge.process.signal("HUP").await;
+    stage.edge.process.wrote("cannot be read").await;
+    stage.change(&format!("limits: {{depth: 64}}\n{}", servers(&[("a", &a)]))).await;
+    assert!(!stage.is_stale().await);
+    stage.edge.process.wrote("count at the next start keys=[\"limits\"]").await;
+}
+
+/// As the kubelet does it: the files are behind a symbolic link, which is swapped. Nobody sends a signal.
+#[tokio::test(flavor = "multi_thread")]
+async fn tokens_are_replaced_with_their_files() {
+    let a = server(&["--name", "a", "--tools", "1"]).await;
+    let scratch = Scratch::new();
+    for (n, token) in ["first-token", "second-token"].iter().enumerate() {
+        std::fs::create_dir(scratch.path(&format!("mount-{n}"))).unwrap();
+        scratch.write(&format!("mount-{n}/token"), &format!("{token}\n"));
+    }
+    let link = scratch.path("data");
+    std::os::unix::fs::symlink(scratch.path("mount-0"), &link).unwrap();
+    let text = format!("auth: {{tokens: [{{file: data/token}}]}}\n{}", servers(&[("a", &a)]));
+    let stage = Stage::start(scratch, &text).await;
+    let status = async |token: &str| {
+        Client::modern(stage.edge.address).token(token).call("tools/list", json!({})).await.status
+    };
+    let session = Client::legacy(stage.edge.address, "2025-11-25").token("first-token").connect().await;
+    assert_eq!((status("first-token").await, status("second-token").await), (200, 401));
+    let next = stage.scratch.path("next");
+    std::os::unix::fs::symlink(stage.scratch.path("mount-1"), &next).unwrap();
+    std::fs::rename(&next, &link).unwrap();
+    eventually("the new token to hold", async || (status("second-token").await == 200).then_some(())).await;
+    assert_eq!(status("first-token").await, 401);
+    assert_eq!(session.call("tools/list", json!({})).await.status, 401, "also in a session that is open");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_file_a_hangup_ends_it() {
+    let a = server(&["--name", "a"]).await;
+    let mut edge = Edge::start(&[("a", a.address())]).await;
+    edge.ready().await;
+    edge.process.signal("HUP").await;
+    assert!(edge.process.ended().await.success(), "{}", edge.process.output());
+}
