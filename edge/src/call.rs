@@ -11,6 +11,7 @@
 
 mod announced;
 mod ask;
+mod caller;
 mod capability;
 pub mod input;
 mod list;
@@ -36,6 +37,7 @@ use crate::permit::CallPermit;
 
 pub use announced::{Announced, Look};
 pub use ask::{Answer, Answered, Ask};
+pub use caller::Caller;
 pub use capability::Capabilities;
 pub use input::InputRequired;
 pub use list::List;
@@ -106,30 +108,6 @@ pub struct Rename {
     pub span: Span,
     /// The server's name as a JSON string token.
     pub token: Bytes,
-}
-
-/// The authenticated principal. Cheap to clone.
-#[derive(Clone, PartialEq, Eq, Hash)]
-pub struct Caller {
-    principal: Arc<str>,
-}
-
-impl Caller {
-    /// The caller who proved to be `principal`.
-    pub fn new(principal: impl Into<Arc<str>>) -> Self {
-        Self { principal: principal.into() }
-    }
-
-    /// The name the credentials map to; a configured word, never the credential.
-    pub fn principal(&self) -> &Arc<str> {
-        &self.principal
-    }
-}
-
-impl fmt::Debug for Caller {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Caller({})", self.principal)
-    }
 }
 
 /// What a client said of itself: per request in the modern era, once per session in the legacy one.

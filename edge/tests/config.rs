@@ -211,7 +211,7 @@ limits: {body: 4, frame: [1MiB], drain: 5, queue: -1, session_idle: 48h}
         ("3: cors.origins[0]", "`*` is no origin"),
         ("3: cors.origins[1]", "`app.example.com` is no origin"),
         ("4: tls", "both `cert` and `key` belong here"),
-        ("5: auth.tokens[0]", "`env` must name the variable"),
+        ("5: auth.tokens[0]", "either `env` or `file` must say where the token is"),
         ("5: auth.tokens[1]", "keys with values belong here"),
         ("7: servers.Upper", "`Upper` is no server name"),
         ("8: servers.both", "a server has either an `address` or a `command`"),
@@ -291,6 +291,47 @@ fn local_servers_do_not_inherit_tokens_and_keys() {
         }
         other => panic!("{other:?}"),
     }
+}
+
+#[test]
+fn tokens_may_be_in_files_beside_the_configuration() {
+    let text = "servers: {a: {}}\nauth: {tokens: [{file: token, principal: ci}, {env: B}]}";
+    let file = Written::new("token-files", text);
+    let missing = run(&["--config", &file.path()], &[("B", "other")]).unwrap_err();
+    assert!(missing.contains("auth.tokens[0]: the file ") && missing.contains("cannot be read"), "{missing}");
+    for (held, why) in
+        [(" \n", "is empty; it must hold the token"), ("other\n", ""), ("a b", "no Authorization")]
+    {
+        fs::write(file.0.join("token"), held).unwrap();
+        let said = run(&["--config", &file.path()], &[("B", "other")]).unwrap_err();
+        assert!(said.contains(why) && !said.contains("a b"), "{said}");
+    }
+    fs::write(file.0.join("token"), "hunter2\n").unwrap();
+    let Ok(Command::Serve(config)) = run(&["--config", &file.path()], &[("B", "other")]) else {
+        panic!("it is valid")
+    };
+    let principals: Vec<_> = config.auth.tokens.iter().map(|token| token.principal.as_str()).collect();
+    assert_eq!(principals, ["ci", "default"]);
+    assert_eq!(config.said.files(), [file.0.join("edge.yaml"), file.0.join("token")]);
+}
+
+#[test]
+fn what_counts_only_at_the_next_start_is_known() {
+    let said = |test: &str, text: &str| {
+        let file = Written::new(test, text);
+        match run(&["--config", &file.path()], &[TOKEN]) {
+            Ok(Command::Serve(config)) => config.said,
+            other => panic!("{other:?}"),
+        }
+    };
+    let before = said("said-1", "servers: {a: {}}\nlimits: {depth: 64, drain: 30s}\nhosts: [a.b]");
+    let same = said(
+        "said-2",
+        "# moved\nhosts: [a.b]\n\nlimits:\n  depth: '64'\n  drain: 30s\nservers: {b: {}}\nprefix: always",
+    );
+    let other = said("said-3", "servers: {a: {}}\nlimits: {depth: 64, drain: 31s}\nlisten: '[::]:1'");
+    assert!(before.needs_start(&same).is_empty());
+    assert_eq!(before.needs_start(&other), ["hosts", "limits", "listen"]);
 }
 
 #[test]

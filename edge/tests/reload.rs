@@ -12,6 +12,7 @@ use std::path::PathBuf;
 
 use serde_json::json;
 use testkit::client::Client;
+use testkit::http::Response;
 use testkit::process::{Edge, Scratch, binary};
 use testkit::script::Script;
 use testkit::scripted::Listener;
@@ -154,19 +155,39 @@ async fn tokens_are_replaced_with_their_files() {
     }
     let link = scratch.path("data");
     std::os::unix::fs::symlink(scratch.path("mount-0"), &link).unwrap();
-    let text = format!("auth: {{tokens: [{{file: data/token}}]}}\n{}", servers(&[("a", &a)]));
+    scratch.write("kept", "kept-token\n");
+    let tokens = "auth: {tokens: [{file: data/token}, {file: kept, principal: kept}]}";
+    let text = format!("{tokens}\nlimits: {{keep_alive: 500ms}}\n{}", servers(&[("a", &a)]));
     let stage = Stage::start(scratch, &text).await;
     let status = async |token: &str| {
         Client::modern(stage.edge.address).token(token).call("tools/list", json!({})).await.status
     };
     let session = Client::legacy(stage.edge.address, "2025-11-25").token("first-token").connect().await;
     assert_eq!((status("first-token").await, status("second-token").await), (200, 401));
+    let mut streams = [session.listen().await, listen(&stage, "first-token").await];
+    let mut kept = listen(&stage, "kept-token").await;
     let next = stage.scratch.path("next");
     std::os::unix::fs::symlink(stage.scratch.path("mount-1"), &next).unwrap();
     std::fs::rename(&next, &link).unwrap();
     eventually("the new token to hold", async || (status("second-token").await == 200).then_some(())).await;
     assert_eq!(status("first-token").await, 401);
     assert_eq!(session.call("tools/list", json!({})).await.status, 401, "also in a session that is open");
+    for stream in &mut streams {
+        let end = async { while stream.message().await.is_some() {} };
+        timeout(GUARD, end).await.expect("what stands open ends");
+    }
+    let seen = kept.comments();
+    assert_eq!(kept.message().await.unwrap()["method"], "notifications/subscriptions/acknowledged");
+    stage.change(&format!("{text}  b: {{address: \"{}\"}}\n", a.address())).await;
+    assert_eq!(kept.message().await.unwrap()["method"], "notifications/tools/list_changed");
+    assert!(kept.comments() > seen, "who stays goes on");
+}
+
+async fn listen(stage: &Stage, token: &str) -> Response {
+    let client = Client::modern(stage.edge.address).token(token).connect().await;
+    let params = client.params(json!({"notifications": {"toolsListChanged": true}}));
+    let listen = json!({"jsonrpc": "2.0", "id": 1, "method": "subscriptions/listen", "params": params});
+    client.send(&client.request(&listen)).await
 }
 
 #[tokio::test(flavor = "multi_thread")]

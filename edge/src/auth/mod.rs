@@ -82,9 +82,12 @@ impl Authenticator {
         Self { shared: Arc::new(Shared { holders, metrics: Metrics::default() }) }
     }
 
-    /// Takes callers as `config` says from now on.
+    /// Takes callers as `config` says from now on. Who came with what is not in it is revoked.
     pub fn replace(&self, config: Config) {
-        *self.shared.holders.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(Holders::of(config));
+        let mut next = Holders::of(config);
+        let mut holders = self.shared.holders.write().unwrap_or_else(PoisonError::into_inner);
+        next.take_over(&holders);
+        *holders = Arc::new(next);
     }
 
     /// The caller of a request with these headers.
@@ -120,6 +123,21 @@ impl Holders {
             (config.tokens.is_empty() && config.allow_unauthenticated).then(|| Caller::new(ANONYMOUS));
         let tokens = config.tokens.into_iter().map(|t| (t.secret, Caller::new(t.principal))).collect();
         Self { tokens, anonymous }
+    }
+
+    /// Callers of whom both say the same are the same; the others of `before` are revoked.
+    fn take_over(&mut self, before: &Self) {
+        for known in &before.tokens {
+            match self.tokens.iter_mut().find(|token| *token == known) {
+                Some(token) => token.1.clone_from(&known.1),
+                None => known.1.revoke(),
+            }
+        }
+        match (&mut self.anonymous, &before.anonymous) {
+            (Some(now), Some(known)) => now.clone_from(known),
+            (None, Some(known)) => known.revoke(),
+            (_, None) => {}
+        }
     }
 
     /// Compares with every token, whichever matches: no early end that time would tell of.

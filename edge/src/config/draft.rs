@@ -87,7 +87,8 @@ fn half_the_cores() -> usize {
 /// Where a token comes from.
 #[derive(Clone, Debug)]
 pub(super) struct TokenSource {
-    pub(super) holder: Holder,
+    /// `None`: what is wrong with it has been said.
+    pub(super) holder: Option<Holder>,
     pub(super) principal: Option<String>,
     /// For problems: file, line and key.
     pub(super) place: String,

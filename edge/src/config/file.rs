@@ -78,7 +78,7 @@ const CORS: &[Key<Draft>] = &[("origins", |r, at, draft| {
 })];
 
 const AUTH: &[Key<Draft>] = &[("tokens", |r, at, draft| {
-    draft.tokens = Some(r.list(at).iter().filter_map(|item| token(r, item)).collect());
+    draft.tokens = Some(r.list(at).iter().map(|item| token(r, item)).collect());
 })];
 
 const TOKEN: &[Key<TokenDraft>] = &[
@@ -189,13 +189,13 @@ struct TokenDraft {
     principal: Option<String>,
 }
 
-fn token(r: &mut Reader<'_>, at: &At<'_>) -> Option<TokenSource> {
+fn token(r: &mut Reader<'_>, at: &At<'_>) -> TokenSource {
     let (mut token, before) = (TokenDraft::default(), r.problems.len());
     r.section(at, TOKEN, &mut token);
     let nothing = r.problems.len() == before;
-    let holder = holder::only(r, at, (token.holders, "token", nothing))?;
+    let holder = holder::only(r, at, (token.holders, "token", nothing));
     let place = format!("{}:{}: {}", r.file.display(), at.line, at.path);
-    Some(TokenSource { holder, principal: token.principal, place })
+    TokenSource { holder, principal: token.principal, place }
 }
 
 /// A page's origin as browsers send it (RFC 6454 §6.2): scheme, host, port, nothing else.

@@ -37,7 +37,7 @@ pub(super) fn settle(
     draft.front.channels = draft.session.sessions;
     draft.front.limits = draft.limits;
     draft.front.rules.loopback = draft.listen.address.is_loopback();
-    let tokens = draft.tokens.iter().flatten().filter_map(|source| source.holder.file().cloned());
+    let tokens = draft.tokens.iter().flatten().filter_map(|source| source.holder.as_ref()?.file().cloned());
     draft.said.files.extend(tokens);
     let servers = draft.servers.iter().filter_map(|server| complete(server, draft.prefix)).collect();
     Config {
@@ -72,8 +72,11 @@ fn log_levels(draft: &mut Draft, env: impl Fn(&str) -> Option<String>, problems:
 
 /// The variables that hold secrets of this process, whether they are in use or not.
 fn secrets(draft: &Draft) -> Vec<String> {
-    let tokens =
-        draft.tokens.iter().flatten().filter_map(|source| source.holder.variable().map(str::to_owned));
+    let tokens = draft
+        .tokens
+        .iter()
+        .flatten()
+        .filter_map(|source| source.holder.as_ref()?.variable().map(str::to_owned));
     let keys = draft.session_keys.iter().flatten().filter_map(|source| source.variable().map(str::to_owned));
     tokens.chain(keys).chain([env::TOKEN.to_owned(), env::KEY.to_owned()]).collect()
 }
@@ -102,14 +105,15 @@ fn authentication(
 }
 
 fn tokens(draft: &Draft, env: impl Fn(&str) -> Option<String>, problems: &mut Vec<Problem>) -> Vec<Token> {
-    let holder = Holder::Variable(env::TOKEN.to_owned());
+    let holder = Some(Holder::Variable(env::TOKEN.to_owned()));
     let implied = [TokenSource { holder, principal: None, place: String::new() }];
     let mut tokens: Vec<Token> = Vec::new();
     for source in draft.tokens.as_deref().unwrap_or(&implied) {
+        let Some(holder) = &source.holder else { continue };
         let mut problem = |text: &str| {
-            problems.push(Problem::new(source.place.clone(), format!("{} {text}", source.holder)));
+            problems.push(Problem::new(source.place.clone(), format!("{holder} {text}")));
         };
-        let text = match source.holder.text(&env) {
+        let text = match holder.text(&env) {
             Ok(text) => text,
             Err(why) => {
                 problem(&why);
@@ -120,7 +124,7 @@ fn tokens(draft: &Draft, env: impl Fn(&str) -> Option<String>, problems: &mut Ve
         match text.map(|text| Secret::parse(text.trim())) {
             // The one that nobody asked for may be missing; the refusal rule speaks of it.
             None if draft.tokens.is_none() => (),
-            None if source.holder.file().is_some() => problem("is empty; it must hold the token"),
+            None if holder.file().is_some() => problem("is empty; it must hold the token"),
             None => problem("is not set; it must hold the token"),
             Some(None) => problem("holds characters that no Authorization header can carry"),
             Some(Some(secret)) if tokens.iter().any(|token| token.secret == secret) => {

@@ -133,6 +133,7 @@ pub(super) fn open(
         }
         open.insert(number, channel.clone());
     }
+    let caller = channel.caller.clone();
     drain.spawn(attend(front.clone(), channel));
     // Relative, so that a path prefix put before us by a proxy stays. RFC 3986 §5.2: the last segment of the
     // stream's own path is replaced.
@@ -140,7 +141,7 @@ pub(super) fn open(
     let endpoint = Bytes::from(format!("event: endpoint\ndata: {up}messages?{SESSION}={token}\n\n"));
     let count = front.rooms.metrics.stream(StreamKind::Sse);
     let feed = Feed::Plain(Box::new(messages));
-    Ok(sse::response(Some(endpoint.into()), feed, front.config.keep_alive, count))
+    Ok(sse::standing(caller, (Some(endpoint.into()), feed), front.config.keep_alive, count))
 }
 
 /// The channel that a message is for.

@@ -151,7 +151,7 @@ pub(super) fn open_stream(
     };
     front.rooms.metrics.resumption(last.map(|_| &resumed));
     let reader = match resumed {
-        Resumed::From(reader) => return Ok(stream(front, None, reader)),
+        Resumed::From(reader) => return Ok(stream(front, caller, (None, reader))),
         Resumed::Complete => return Ok(nothing_more()),
         Resumed::Gone(Some(message)) => return Ok(sse::single(&message.into())),
         Resumed::Gone(None) => return Err(gone()),
@@ -164,7 +164,7 @@ pub(super) fn open_stream(
     };
     let primed = session.version() >= ProtocolVersion::V2025_11_25;
     let primed = primed.then(|| sse::priming(&reader));
-    Ok(stream(front, primed, reader))
+    Ok(stream(front, caller, (primed, reader)))
 }
 
 /// What belongs to no call of this session.
@@ -173,9 +173,9 @@ pub(super) fn listen(front: &Front, session: &Arc<Session>) -> Reader {
     session.listen(|strayed| Box::new(Listening::new(session.clone(), strayed, changes, drain)))
 }
 
-fn stream(front: &Front, first: Option<Parts>, reader: Reader) -> Response<Body> {
+fn stream(front: &Front, caller: &Caller, (first, reader): (Option<Parts>, Reader)) -> Response<Body> {
     let count = front.rooms.metrics.stream(StreamKind::Session);
-    sse::response(first, Feed::Kept(reader), front.config.keep_alive, count)
+    sse::standing(caller.clone(), (first, Feed::Kept(reader)), front.config.keep_alive, count)
 }
 
 /// To a client that has read everything of a stream that is over: SDK clients take an empty 200 for a broken

@@ -38,7 +38,7 @@ use super::reply::Manner;
 use super::sse::{self, Feed};
 use super::tasks;
 use crate::call::{
-    Affinity, Client, Event, Hear, Next, Outcome, Reply, Responder, Subscriber, Subscription, reply,
+    Affinity, Caller, Client, Event, Hear, Next, Outcome, Reply, Responder, Subscriber, Subscription, reply,
 };
 use crate::error::{Blame, Error, Kind};
 use crate::ops::drain::DrainWatch;
@@ -50,6 +50,7 @@ use crate::session::{Said, Source};
 /// See the module.
 pub(super) struct Listen {
     id: RequestId,
+    caller: Caller,
     filter: Filter,
     state: State,
     changes: watch::Receiver<ListChanges>,
@@ -111,12 +112,24 @@ pub(super) fn start(front: &Front, arrival: Arrival, client: Client) -> Result<L
     let (responder, heard) = reply();
     let ear = Arc::new(Ear { to: Mutex::new(Some(responder)), refusals: rooms.permits.metrics().clone() });
     let (client, affinity) = (Arc::new(client.copied()), Affinity::Principal);
-    let subscriber = Subscriber { caller, client, affinity, ear: ear.clone() };
+    let subscriber = Subscriber { caller: caller.clone(), client, affinity, ear: ear.clone() };
     let mut once = HashSet::new();
     let uris: Vec<_> = uris.into_iter().filter(|uri| once.insert(uri.clone())).collect();
     let state = State::Opening(rooms.gateway.subscribe(subscriber, scope, uris));
     let drain = rooms.drain.clone();
-    Ok(Listen { id, filter, state, changes, told, news: None, heard, _ear: ear, drain, _permit: permit })
+    Ok(Listen {
+        id,
+        caller,
+        filter,
+        state,
+        changes,
+        told,
+        news: None,
+        heard,
+        _ear: ear,
+        drain,
+        _permit: permit,
+    })
 }
 
 impl Filter {
@@ -166,7 +179,8 @@ impl Listen {
             return media::no_stream_wanted().answering(Some(&self.id)).into_response();
         }
         let count = front.rooms.metrics.stream(StreamKind::Listen);
-        sse::response(None, Feed::Plain(Box::new(self)), front.config.keep_alive, count)
+        let caller = self.caller.clone();
+        sse::standing(caller, (None, Feed::Plain(Box::new(self))), front.config.keep_alive, count)
     }
 
     fn acknowledgement(&self, subscriptions: &[Subscription]) -> Parts {

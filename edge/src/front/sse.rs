@@ -20,6 +20,7 @@ use wire::splice::Parts;
 
 use super::body::Body;
 use super::metrics::StreamCount;
+use crate::call::Caller;
 use crate::session::{Reader, Said, Source};
 
 /// What an event stream is made of.
@@ -70,13 +71,18 @@ pub(super) fn response(
     keep_alive: Duration,
     count: StreamCount,
 ) -> Response<Body> {
-    with_headers(Body::stream(EventStream {
-        first,
-        feed: Some(feed),
-        quiet: Box::pin(tokio::time::sleep(keep_alive)),
-        keep_alive,
-        _count: count,
-    }))
+    with_headers(Body::stream(EventStream::new(first, feed, keep_alive, count)))
+}
+
+/// The same for a stream that is not one call's: it stays open as long as the credentials of `caller` hold.
+pub(super) fn standing(
+    caller: Caller,
+    (first, feed): (Option<Parts>, Feed),
+    keep_alive: Duration,
+    count: StreamCount,
+) -> Response<Body> {
+    let stream = EventStream::new(first, feed, keep_alive, count);
+    with_headers(Body::stream(EventStream { standing: Some(caller), ..stream }))
 }
 
 /// A response that is one event.
@@ -101,10 +107,17 @@ struct EventStream {
     /// Runs out when nothing was sent for `keep_alive`.
     quiet: Pin<Box<Sleep>>,
     keep_alive: Duration,
+    /// Asked with each event and each comment.
+    standing: Option<Caller>,
     _count: StreamCount,
 }
 
 impl EventStream {
+    fn new(first: Option<Parts>, feed: Feed, keep_alive: Duration, count: StreamCount) -> Self {
+        let quiet = Box::pin(tokio::time::sleep(keep_alive));
+        Self { first, feed: Some(feed), quiet, keep_alive, standing: None, _count: count }
+    }
+
     fn poll_event(&mut self, context: &mut Context<'_>) -> Poll<Option<Parts>> {
         if let Some(first) = self.first.take() {
             return Poll::Ready(Some(first));
@@ -134,6 +147,10 @@ impl HttpBody for EventStream {
                 Parts::from(Bytes::from_static(KEEP_ALIVE))
             }
         };
+        if self.standing.as_ref().is_some_and(Caller::is_revoked) {
+            (self.feed, self.first) = (None, None);
+            return Poll::Ready(None);
+        }
         let next = Instant::now() + self.keep_alive;
         self.quiet.as_mut().reset(next);
         Poll::Ready(Some(Ok(Frame::data(parts))))
