@@ -11,7 +11,7 @@
 //! Rooms meet only through [`call`]: a [`call::Call`] goes in, a [`call::Reply`] comes back. A file may
 //! import only rooms to its left in this order (checked by `tests/layering.rs`):
 //!
-//! `wire < ops < error, permit, call < seal < auth < upstream < router < session < front < listen < config < app < main`
+//! `wire < ops < error, permit, call < seal < auth < upstream < router < session < peer < front < listen < config < app < main`
 
 pub mod app;
 pub mod auth;
@@ -21,6 +21,7 @@ pub mod error;
 pub mod front;
 pub mod listen;
 pub mod ops;
+pub mod peer;
 pub mod permit;
 pub mod router;
 pub mod seal;

@@ -1,4 +1,5 @@
-//! Several edges before one server: what one of them sealed counts at each that has the same key.
+//! Several edges before one server: what one of them sealed counts at each that has the same key, and what one of them
+//! holds can be asked for at each.
 
 #![allow(
     clippy::unwrap_used,
@@ -8,11 +9,22 @@
     reason = "a panic here is a failed test"
 )]
 
+use std::net::SocketAddr;
+use std::time::Instant;
+
 use serde_json::{Value, json};
-use testkit::client::Client;
-use testkit::process::{Bridge, Edge, binary};
+use testkit::client::{Answer, Client};
+use testkit::http::{Request, Response};
+use testkit::peer::{Peer, Transport};
+use testkit::process::{Bridge, Edge, Scratch, binary, free_address};
 use testkit::real::part;
+use testkit::script::Script;
+use testkit::scripted::Listener;
+use testkit::{GUARD, eventually};
+use tokio::io::copy_bidirectional;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::process::Command;
+use tokio::time::timeout;
 
 /// Three replicas in front of one server, the third with another key.
 #[tokio::test(flavor = "multi_thread")]
@@ -49,6 +61,213 @@ async fn any_replica_of_the_same_key_takes_the_retry() {
     assert!(second.result()["inputRequests"]["step2"].is_object(), "{second:?}");
     let last = call(0, given("step2", json!({"color": "green"}), second.result())).await;
     assert_eq!(last.text(), "Ada likes green");
+}
+
+/// Replicas that know of each other, and a load balancer that knows of nothing: each connection goes to the next one.
+struct Replicas {
+    edges: Vec<Edge>,
+    peers: Vec<SocketAddr>,
+    balancer: SocketAddr,
+    server: Listener,
+    _scratch: Scratch,
+}
+
+impl Replicas {
+    async fn start(flags: &[&str], more: &str) -> Self {
+        let server = Listener::start(Script::from_flags(flags)).await;
+        let (scratch, mut edges, mut peers) = (Scratch::new(), Vec::new(), Vec::new());
+        for replica in ["a", "b"] {
+            let peer = free_address();
+            let text = format!("peers: {{listen: \"{peer}\"}}\n{more}");
+            let mut command = Command::new(binary("mcp-edge"));
+            command.arg("--config").arg(scratch.write(replica, &text));
+            command.arg("--server").arg(format!("only={}", server.address()));
+            command.env("MCP_GATEWAY_AUTH_TOKEN", TOKEN).env("MCP_EDGE_KEY", "k".repeat(32));
+            edges.push(Edge::start_with(command).await);
+            peers.push(peer);
+        }
+        for edge in &edges {
+            edge.ready().await;
+        }
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let balancer = listener.local_addr().unwrap();
+        let replicas: Vec<_> = edges.iter().map(|edge| edge.address).collect();
+        tokio::spawn(async move {
+            for replica in replicas.iter().cycle() {
+                let (mut client, _) = listener.accept().await.unwrap();
+                let replica = *replica;
+                tokio::spawn(async move {
+                    let mut edge = TcpStream::connect(replica).await?;
+                    copy_bidirectional(&mut client, &mut edge).await
+                });
+            }
+        });
+        Self { edges, peers, balancer, server, _scratch: scratch }
+    }
+
+    async fn passed(&self) -> f64 {
+        let mut passed = 0.0;
+        for edge in &self.edges {
+            passed += edge.metric("mcp_edge_peer_requests_passed_total").await.unwrap();
+        }
+        passed
+    }
+}
+
+/// Sends a call of this client to another address.
+async fn call_at(address: SocketAddr, client: &Client, method: &str, params: Value) -> Answer {
+    let message = json!({"jsonrpc": "2.0", "id": 77, "method": method, "params": client.params(params)});
+    let mut response: Response = client.request(&message).send(address).await.unwrap();
+    let (status, mut events) = (response.status, Vec::new());
+    if !response.is_stream() {
+        return Answer { status, events, message: response.json().await };
+    }
+    while let Some(message) = response.message().await {
+        if message["id"] == 77 {
+            return Answer { status, events, message };
+        }
+        events.push(message);
+    }
+    Answer { status, events, message: Value::Null }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_goes_on_whichever_replica_its_requests_come_to() {
+    let asks = [
+        "--name",
+        "it",
+        "--tools",
+        "2",
+        "--on",
+        "tools/call:t1=ask:elicitation/create,progress:2,grow,answer",
+    ];
+    let replicas = Replicas::start(&asks, "").await;
+    let client = Client::legacy(replicas.balancer, "2025-11-25").token(TOKEN);
+    let client = client.capabilities(json!({"elicitation": {}})).connect().await;
+    for _ in 0..6 {
+        assert_eq!(client.tool_names().await, ["t0", "t1"]);
+        assert!(client.call_tool("t0", json!({})).await.text().contains("it"));
+    }
+    assert_eq!(replicas.server.open(), 3, "two control connections, and one process of the session");
+    // The stream, a call, its question and the answer, each on a connection of its own.
+    let mut streams = [client.listen().await, client.listen().await];
+    let params = json!({"name": "t1", "arguments": {}, "_meta": {"progressToken": "p"}});
+    let mut asking = client.open("tools/call", params).await;
+    let question = asking.next().await.unwrap();
+    assert_eq!(question["method"], "elicitation/create");
+    assert_eq!(client.reply(&question["id"], json!({"action": "decline"})).await, 202);
+    let answer = timeout(GUARD, asking.answer()).await.expect("an answer in time");
+    assert!(answer.text().contains("decline"), "{answer:?}");
+    assert_eq!(answer.events.len(), 2, "its progress came through: {answer:?}");
+    let [old, new] = &mut streams;
+    let told = async {
+        tokio::select! {
+            Some(told) = old.message() => told,
+            Some(told) = new.message() => told,
+        }
+    };
+    let told = timeout(GUARD, told).await.expect("news in time");
+    assert_eq!(told["method"], "notifications/tools/list_changed");
+    let stranger =
+        Client::legacy(replicas.balancer, "2025-11-25").header("Mcp-Session-Id", client.session().unwrap());
+    assert_eq!(stranger.call("tools/list", json!({})).await.status, 401);
+    assert!(replicas.passed().await >= 6.0);
+    assert_eq!(client.end().await, 204);
+    for edge in &replicas.edges {
+        assert_eq!(call_at(edge.address, &client, "tools/list", json!({})).await.status, 404);
+    }
+    eventually("its process to end", async || (replicas.server.open() == 2).then_some(())).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn messages_of_the_older_transport_find_their_stream() {
+    let replicas = Replicas::start(&["--name", "it", "--tools", "1"], "").await;
+    let peer = Peer::connect(replicas.balancer, TOKEN, "word", Transport::Sse).await;
+    for _ in 0..6 {
+        assert!(peer.tool("t0", json!({})).await.contains("it"));
+    }
+    assert!(replicas.passed().await >= 3.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_that_wait_and_tasks_are_found_at_every_replica() {
+    let flags = [
+        "--tools",
+        "2",
+        "--on",
+        "tools/call:t0=ask:elicitation/create,answer",
+        "--on",
+        "tools/call:t1=delay:1500,answer",
+    ];
+    let replicas = Replicas::start(&flags, "tasks: {after: 200ms}\n").await;
+    let [a, b] = [0, 1].map(|n| replicas.edges[n].address);
+    let extension = json!({"io.modelcontextprotocol/tasks": {}});
+    let can = json!({"elicitation": {"form": {}}, "extensions": extension});
+    let client = Client::modern(a).token(TOKEN).capabilities(can);
+    let first = call_at(a, &client, "tools/call", json!({"name": "t0", "arguments": {}})).await;
+    let (key, _) = first.result()["inputRequests"].as_object().unwrap().iter().next().unwrap();
+    let retry = json!({
+        "name": "t0", "arguments": {}, "requestState": first.result()["requestState"],
+        "inputResponses": {key: {"action": "decline"}},
+    });
+    let last = call_at(b, &client, "tools/call", retry.clone()).await;
+    assert!(last.text().contains("decline"), "{last:?}");
+    let again = call_at(b, &client, "tools/call", retry).await;
+    assert!(
+        again.code() != 0 && again.message["error"]["message"].as_str().unwrap().contains("used already")
+    );
+
+    let created = call_at(a, &client, "tools/call", json!({"name": "t1", "arguments": {}})).await;
+    let id = created.result()["taskId"].as_str().unwrap().to_owned();
+    let done = eventually("the task to be done", async || {
+        let now = call_at(b, &client, "tasks/get", json!({"taskId": id})).await;
+        (now.result()["status"] == "completed").then_some(now)
+    })
+    .await;
+    assert!(done.result()["result"]["content"].is_array(), "{done:?}");
+    let other = Client::modern(b).token("no-token");
+    assert_eq!(call_at(b, &other, "tasks/get", json!({"taskId": id})).await.status, 401);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_replica_held_is_gone_with_it_and_its_clients_hear_so_at_once() {
+    let asks = ["--tools", "1", "--on", "tools/call:t0=ask:elicitation/create,answer"];
+    let mut replicas = Replicas::start(&asks, "").await;
+    let [a, b] = [0, 1].map(|n| replicas.edges[n].address);
+    let session = Client::legacy(a, "2025-06-18").token(TOKEN).connect().await;
+    let can = json!({"elicitation": {"form": {}}});
+    let modern = Client::modern(a).token(TOKEN).capabilities(can);
+    let parked = call_at(a, &modern, "tools/call", json!({"name": "t0", "arguments": {}})).await;
+    assert_eq!(call_at(b, &session, "tools/list", json!({})).await.status, 200);
+    replicas.edges[0].process.signal("KILL").await;
+    replicas.edges[0].process.ended().await;
+    let begun = Instant::now();
+    assert_eq!(call_at(b, &session, "tools/list", json!({})).await.status, 404);
+    let retry = json!({
+        "name": "t0", "arguments": {}, "requestState": parked.result()["requestState"], "inputResponses": {},
+    });
+    let lost = call_at(b, &modern, "tools/call", retry).await;
+    assert_eq!(lost.reason(), Some("lost"), "{lost:?}");
+    assert!(begun.elapsed() < GUARD, "no time-out had to pass");
+    let next = Client::legacy(b, "2025-06-18").token(TOKEN).connect().await;
+    assert_eq!(next.tool_names().await, ["t0"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_but_a_replica_is_heard_where_replicas_listen() {
+    let replicas = Replicas::start(&["--tools", "1"], "").await;
+    let session = Client::legacy(replicas.edges[0].address, "2025-11-25").token(TOKEN).connect().await;
+    let list = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/list"});
+    for proof in [None, Some("v1.x"), session.session()] {
+        let mut request = session.request(&list);
+        if let Some(proof) = proof {
+            request = request.header("mcp-edge-peer", proof);
+        }
+        let response = request.send(replicas.peers[0]).await.unwrap();
+        assert_eq!(response.status, 403, "{proof:?}");
+    }
+    let health = Request::new("GET", "/health").send(replicas.peers[0]).await.unwrap();
+    assert_eq!(health.status, 403);
 }
 
 const TOKEN: &str = "a-token-for-the-tests";

@@ -15,7 +15,7 @@ use crate::front::{Front, stdio};
 use crate::listen::{self, Listener};
 use crate::ops::admin::{Admin, Pages, Readiness};
 use crate::ops::drain::DrainWatch;
-use crate::permit::Permits;
+use crate::permit::{self, Permits};
 
 /// See the module; nothing is served yet.
 pub(super) enum Door {
@@ -26,6 +26,8 @@ pub(super) enum Door {
 /// Both listeners, bound.
 pub(super) struct Network {
     listener: Listener,
+    /// For other replicas, and how many of their connections may be open.
+    peers: Option<(Listener, Permits)>,
     admin: Admin,
     pages: Pages,
 }
@@ -50,19 +52,39 @@ impl Door {
         }
         let metrics = listen::Metrics::default();
         metrics.register(&mut registry);
+        let header_bytes = config.listen.http.header_bytes;
         let listener = Listener::bind(config.listen, metrics).await.map_err(StartError::Listen)?;
+        let peers = match config.peers.listen {
+            Some(address) => {
+                let metrics = listen::Metrics::default();
+                metrics.register(registry.sub_registry_with_prefix("peer"));
+                // They add a header of their own to their clients'.
+                let http =
+                    listen::http::Config { header_bytes: header_bytes + PROOF_BYTES, ..Default::default() };
+                let own = listen::Config { address, tls: None, http };
+                let listener = Listener::bind(own, metrics).await.map_err(StartError::Peers)?;
+                // Of their own: replicas that have no room for clients still finish what they hold for each other.
+                Some((listener, Permits::new(config.permits.clone(), permit::Metrics::default())))
+            }
+            None => None,
+        };
         let admin = Admin::bind(config.admin).await.map_err(StartError::Admin)?;
         tracing::info!(addresses = ?listener.addresses(), admin = ?admin.addresses(), "listening");
         let pages = Pages { registry, ready: Box::new(ready) };
-        Ok(Self::Http(Box::new(Network { listener, admin, pages })))
+        Ok(Self::Http(Box::new(Network { listener, peers, admin, pages })))
     }
 
     /// Lets clients in until the process stops.
     pub(super) fn serve(self, front: Arc<Front>, permits: Permits, drain: &DrainWatch) -> Open {
         match self {
             Self::Http(network) => {
-                let Network { listener, admin, pages } = *network;
+                let Network { listener, peers, admin, pages } = *network;
                 let admin = admin.serve(pages);
+                if let Some((listener, permits)) = peers {
+                    let front = front.clone();
+                    let handler = move |request: Request<Incoming>| front.clone().handle_passed(request);
+                    drain.spawn(listener.serve(handler, permits, drain.clone()));
+                }
                 let handler = move |request: Request<Incoming>| front.clone().handle(request);
                 drain.spawn(listener.serve(handler, permits, drain.clone()));
                 Open::Http { _admin: admin }
@@ -86,3 +108,6 @@ impl Open {
         }
     }
 }
+
+/// The most that replicas add to the head of a client's request: who it is.
+const PROOF_BYTES: usize = 8 << 10;

@@ -19,6 +19,7 @@ use crate::listen;
 use crate::ops::drain::Drain;
 use crate::ops::files::OpenFiles;
 use crate::ops::metrics;
+use crate::peer::{self, Peers};
 use crate::permit::{self, Permits};
 use crate::seal::Sealer;
 use crate::session;
@@ -59,6 +60,9 @@ pub enum StartError {
     /// The public listener, or its certificate.
     #[error("the public listener cannot be opened")]
     Listen(#[source] listen::ListenError),
+    /// The listener for other replicas.
+    #[error("the listener for other replicas cannot be opened")]
+    Peers(#[source] listen::ListenError),
     /// The admin listener.
     #[error("the admin listener cannot be opened")]
     Admin(#[source] crate::ops::bind::BindError),
@@ -95,7 +99,13 @@ impl App {
         .map_err(StartError::Seal)?;
         let front_metrics = front::Metrics::default();
         front_metrics.register(&mut registry);
+        let peers = config.peers.listen.is_some().then(|| {
+            let metrics = peer::Metrics::default();
+            metrics.register(&mut registry);
+            Peers::new(&config.peers, sealer.clone(), metrics)
+        });
         let rooms = Rooms {
+            peers,
             gateway: Arc::new(servers.router.clone()),
             auth,
             sessions,

@@ -13,12 +13,15 @@ use crate::call::ServerName;
 use crate::ops::{admin, log};
 use crate::router::names::Prefix;
 use crate::upstream::{Address, EraChoice, Isolation, Source};
-use crate::{front, listen, permit, router, session, upstream};
+use crate::{front, listen, peer, permit, router, session, upstream};
 
 /// Everything that can be said, with the defaults for what was not.
 pub(super) struct Draft {
     pub(super) listen: listen::Config,
     pub(super) admin: admin::Config,
+    pub(super) peers: peer::Config,
+    /// Where the others reach this one, and where that was said.
+    pub(super) peer_address: Option<(String, String)>,
     pub(super) log: log::Config,
     pub(super) permits: permit::Config,
     pub(super) upstream: upstream::Config,
@@ -52,6 +55,8 @@ impl Default for Draft {
         Self {
             listen: listen::Config::default(),
             admin: admin::Config::default(),
+            peers: peer::Config::default(),
+            peer_address: None,
             log: log::Config::default(),
             permits: permit::Config::default(),
             upstream: upstream::Config::default(),

@@ -56,6 +56,7 @@ const MAX_BYTES: u64 = 1 << 20;
 const ROOT: &[Key<Draft>] = &[
     ("listen", |r, at, draft| set(&mut draft.listen.address, r.parsed(at))),
     ("admin", |r, at, draft| set(&mut draft.admin.address, r.parsed(at))),
+    ("peers", |r, at, draft| r.section(at, PEERS, draft)),
     ("threads", |r, at, draft| set(&mut draft.threads, r.count(at))),
     ("hosts", |r, at, draft| draft.front.rules.hosts = r.texts(at)),
     ("cors", |r, at, draft| r.section(at, CORS, draft)),
@@ -66,6 +67,15 @@ const ROOT: &[Key<Draft>] = &[
     ("prefix", |r, at, draft| set(&mut draft.prefix, r.choice(at, PREFIXES))),
     ("tasks", |r, at, draft| r.section(at, TASKS, draft)),
     ("limits", |r, at, draft| r.section(at, LIMITS, draft)),
+];
+
+const PEERS: &[Key<Draft>] = &[
+    ("listen", |r, at, draft| draft.peers.listen = r.parsed(at)),
+    ("address", |r, at, draft| {
+        let place = format!("{}:{}: {}", r.file.display(), at.line, at.path);
+        draft.peer_address = r.text(at).map(|text| (text, place));
+    }),
+    ("connect_timeout", |r, at, draft| set(&mut draft.peers.connect_timeout, r.duration(at))),
 ];
 
 const TASKS: &[Key<Draft>] = &[

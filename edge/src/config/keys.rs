@@ -67,7 +67,7 @@ pub(super) fn settle(
         }
     }
     let mut keys = keys.into_iter();
-    let config = seal::Config { current: keys.next(), previous: keys.next() };
+    let config = seal::Config { current: keys.next(), previous: keys.next(), home: seal::Home::default() };
     if keys.next().is_some() {
         let text = "at most two keys are valid at once: the current one, and the one before it";
         problems.push(Problem::new("session_keys", text));

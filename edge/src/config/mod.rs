@@ -25,7 +25,7 @@ use crate::ops::visit::Visit;
 use crate::ops::{admin, log};
 use crate::router::names::Prefix;
 use crate::upstream::ServerConfig;
-use crate::{auth, front, listen, permit, router, seal, session, upstream};
+use crate::{auth, front, listen, peer, permit, router, seal, session, upstream};
 use draft::Draft;
 use flags::Parsed;
 
@@ -39,6 +39,8 @@ pub struct Config {
     pub listen: listen::Config,
     /// The admin listener.
     pub admin: admin::Config,
+    /// How replicas reach each other.
+    pub peers: peer::Config,
     /// What is logged.
     pub log: log::Config,
     /// The bounds of the whole process.
@@ -114,6 +116,8 @@ pub enum Command {
 pub mod env {
     /// The token that clients must present, as the Go gateway has it.
     pub const TOKEN: &str = "MCP_GATEWAY_AUTH_TOKEN";
+    /// Where the other replicas reach this one, `host:port` with an IP address.
+    pub const PEER_ADDRESS: &str = "MCP_EDGE_PEER_ADDRESS";
     /// The key of session ids, or two of them, apart by a comma: the current one and the one before it.
     pub const KEY: &str = "MCP_EDGE_KEY";
     /// Levels of log events by target, for example `edge=debug,hyper=info`.

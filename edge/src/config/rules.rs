@@ -1,5 +1,6 @@
 //! The rules that span several settings, and the only way from a [`Draft`] to a [`Config`].
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::draft::{Draft, ServerDraft, TokenSource};
@@ -8,6 +9,7 @@ use super::problem::Problem;
 use super::{Config, DrainConfig, Server, Transport, env, keys};
 use crate::auth::{self, Secret, Token};
 use crate::router::names::Prefix;
+use crate::seal::Home;
 use crate::upstream::ServerConfig;
 
 /// Checks and completes. The result counts only if no problem was added.
@@ -18,7 +20,8 @@ pub(super) fn settle(
 ) -> Config {
     log_levels(&mut draft, &env, problems);
     let auth = authentication(&draft, &env, problems);
-    let seal = keys::settle(&draft, &env, problems);
+    let mut seal = keys::settle(&draft, &env, problems);
+    seal.home = home(&draft, seal.current.is_some(), &env, problems);
     times(&draft, problems);
     if draft.servers.is_empty() && !draft.names_servers {
         let text = "no server is configured; name them with --servers NAME,… or under `servers` in the file";
@@ -43,6 +46,7 @@ pub(super) fn settle(
     Config {
         listen: draft.listen,
         admin: draft.admin,
+        peers: draft.peers,
         log: draft.log,
         permits: draft.permits,
         auth,
@@ -56,6 +60,40 @@ pub(super) fn settle(
         front: draft.front,
         said: draft.said,
         drain: DrainConfig { delay: draft.drain_delay, grace: draft.drain.saturating_sub(draft.drain_delay) },
+    }
+}
+
+/// Where the others reach this one, if there are others.
+fn home(
+    draft: &Draft,
+    has_key: bool,
+    env: impl Fn(&str) -> Option<String>,
+    problems: &mut Vec<Problem>,
+) -> Home {
+    let variable = || env(env::PEER_ADDRESS).filter(|text| !text.is_empty());
+    let said = draft.peer_address.clone().or_else(|| Some((variable()?, env::PEER_ADDRESS.to_owned())));
+    let Some(listen) = draft.peers.listen.as_ref().filter(|_| draft.transport == Transport::Http) else {
+        if let (Some((_, place)), None) = (&draft.peer_address, &draft.peers.listen) {
+            problems.push(Problem::new(place.clone(), "nobody listens there without `peers.listen`"));
+        }
+        return Home::default();
+    };
+    if !has_key {
+        let text = format!("replicas need one key in common: set {}, or `session_keys`", env::KEY);
+        problems.push(Problem::new("peers.listen", text));
+    }
+    let (text, place) = said.unwrap_or_else(|| (listen.to_string(), "peers.listen".to_owned()));
+    match text.parse::<SocketAddr>() {
+        Ok(address) if !address.ip().is_unspecified() && address.port() > 0 => Home::at(address),
+        _ => {
+            let text = format!(
+                "`{text}` is no address at which others reach this one; give its IP and port, for example \
+                 10.0.0.7:4445, as `peers.address` or in {} (in a pod: $(POD_IP):4445)",
+                env::PEER_ADDRESS
+            );
+            problems.push(Problem::new(place, text));
+            Home::default()
+        }
     }
 }
 

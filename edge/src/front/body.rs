@@ -13,9 +13,11 @@ use bytes::{Bytes, BytesMut};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use http_body_util::BodyExt;
 
+use hyper::body::Incoming;
 use tokio::time::timeout;
 use wire::splice::Parts;
 
+use crate::call::Caller;
 use crate::permit::{Bound, CallPermit};
 
 /// A response's body.
@@ -28,12 +30,18 @@ enum Inner {
     Empty,
     Whole(Parts),
     Stream(Pin<Box<dyn HttpBody<Data = Parts, Error = Infallible> + Send>>),
+    Relayed(Box<(Incoming, Caller)>),
 }
 
 impl Body {
     /// A body whose length is known.
     pub(super) fn whole(parts: impl Into<Parts>) -> Self {
         Self(Inner::Whole(parts.into()))
+    }
+
+    /// What another replica answers to `caller`, as it comes.
+    pub(super) fn relayed(incoming: Incoming, caller: Caller) -> Self {
+        Self(Inner::Relayed(Box::new((incoming, caller))))
     }
 
     /// A body that comes as it happens.
@@ -44,12 +52,13 @@ impl Body {
 
 impl HttpBody for Body {
     type Data = Parts;
-    type Error = Infallible;
+    // Only what another replica sends can break off in the middle, and then the client has to notice.
+    type Error = hyper::Error;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Parts>, Infallible>>> {
+    ) -> Poll<Option<Result<Frame<Parts>, hyper::Error>>> {
         match &mut self.0 {
             Inner::Empty => Poll::Ready(None),
             Inner::Whole(parts) => {
@@ -57,12 +66,25 @@ impl HttpBody for Body {
                 self.0 = Inner::Empty;
                 Poll::Ready(Some(Ok(Frame::data(parts))))
             }
-            Inner::Stream(stream) => stream.as_mut().poll_frame(context),
+            Inner::Stream(stream) => {
+                let next = std::task::ready!(stream.as_mut().poll_frame(context));
+                Poll::Ready(next.map(|frame| frame.map_err(|never| match never {})))
+            }
+            Inner::Relayed(relayed) => {
+                let (incoming, caller) = &mut **relayed;
+                let next = std::task::ready!(Pin::new(incoming).poll_frame(context));
+                let next = next.filter(|_| !caller.is_revoked());
+                Poll::Ready(next.map(|frame| frame.map(|frame| frame.map_data(Parts::from))))
+            }
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        matches!(self.0, Inner::Empty)
+        match &self.0 {
+            Inner::Empty => true,
+            Inner::Relayed(relayed) => relayed.0.is_end_stream(),
+            Inner::Whole(_) | Inner::Stream(_) => false,
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -70,6 +92,7 @@ impl HttpBody for Body {
             Inner::Empty => SizeHint::with_exact(0),
             Inner::Whole(parts) => SizeHint::with_exact(parts.len_bytes() as u64),
             Inner::Stream(_) => SizeHint::default(),
+            Inner::Relayed(relayed) => relayed.0.size_hint(),
         }
     }
 }
@@ -80,6 +103,7 @@ impl fmt::Debug for Body {
             Inner::Empty => "Body(empty)",
             Inner::Whole(_) => "Body(whole)",
             Inner::Stream(_) => "Body(stream)",
+            Inner::Relayed(_) => "Body(relayed)",
         })
     }
 }

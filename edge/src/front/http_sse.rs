@@ -33,7 +33,7 @@ use super::{Front, batch, classify, legacy};
 use crate::call::{Caller, ServerName};
 use crate::error::{Blame, Error, Kind as ErrorKind};
 use crate::permit::Bound;
-use crate::seal::{self, Sealer};
+use crate::seal::{self, Home, Sealer};
 use crate::session::Session;
 
 /// The open channels.
@@ -78,7 +78,7 @@ impl Channels {
     /// The token that stands for a channel in its address; always of one length.
     fn token(&self, number: u64) -> Result<Box<str>, Error> {
         let mut payload = [self.instance, number.to_be_bytes()].concat();
-        payload.extend(NOWHERE);
+        payload.extend(self.sealer.home().encode());
         self.sealer.seal(KIND, &payload)
     }
 
@@ -89,6 +89,14 @@ impl Channels {
         let number = u64::from_be_bytes(*rest.first_chunk()?);
         let channel = self.open().get(&number).filter(|_| *instance == self.instance).cloned()?;
         (channel.caller == *caller && channel.scope.as_ref() == scope).then_some(channel)
+    }
+
+    /// Where the channel of that token lives, if that is another process.
+    fn elsewhere(&self, token: &str) -> Option<Home> {
+        let payload = self.sealer.open(KIND, token)?;
+        let (instance, rest) = payload.split_first_chunk::<8>()?;
+        let home = Home::decode(*rest.last_chunk()?);
+        (*instance != self.instance && home != self.sealer.home()).then_some(home)
     }
 
     #[cfg(test)]
@@ -154,12 +162,21 @@ pub(super) fn addressee(
     caller: &Caller,
     scope: Option<&ServerName>,
 ) -> Result<Addressee, Refusal> {
-    let mut pairs = uri.query().unwrap_or_default().split('&').filter_map(|pair| pair.split_once('='));
-    let Some((_, token)) = pairs.find(|(name, _)| *name == SESSION) else {
+    let Some(token) = token(uri) else {
         let message = "post to the address that the endpoint event of GET /sse names";
         return Err(Refusal::bad_request(code::INVALID_REQUEST, message));
     };
     front.channels.find(token, caller, scope).map(Addressee).ok_or_else(unknown)
+}
+
+/// Where the channel of a message's address lives, if that is another process.
+pub(super) fn elsewhere(front: &Front, uri: &Uri) -> Option<Home> {
+    front.channels.elsewhere(token(uri)?)
+}
+
+fn token(uri: &Uri) -> Option<&str> {
+    let mut pairs = uri.query().unwrap_or_default().split('&').filter_map(|pair| pair.split_once('='));
+    pairs.find(|(name, _)| *name == SESSION).map(|(_, token)| token)
 }
 
 fn unknown() -> Refusal {
@@ -314,8 +331,6 @@ async fn attend(front: Arc<Front>, channel: Arc<Channel>) {
 const KIND: seal::Kind = seal::Kind::new("sse");
 /// The name that SDK servers use in the query, too.
 const SESSION: &str = "sessionId";
-/// Where another process would pass a message on to; there is no such place yet.
-const NOWHERE: [u8; 18] = [0; 18];
 /// From the opening of a stream to its `initialize`. 30 s: clients send it at once; without it a stream holds a
 /// place for nothing.
 const INITIALIZE_WITHIN: Duration = Duration::from_secs(30);

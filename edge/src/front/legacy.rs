@@ -306,7 +306,7 @@ fn find(
     front.rooms.sessions.find(id, caller, scope).ok_or_else(unknown_session)
 }
 
-fn unknown_session() -> Refusal {
+pub(super) fn unknown_session() -> Refusal {
     Refusal::new(StatusCode::NOT_FOUND, code::INVALID_REQUEST, "unknown session; send initialize again")
 }
 

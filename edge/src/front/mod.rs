@@ -14,6 +14,7 @@ mod body;
 mod classify;
 mod client;
 mod digest;
+mod elsewhere;
 mod exchange;
 mod headers;
 mod http_sse;
@@ -75,6 +76,7 @@ use crate::auth::Authenticator;
 use crate::call::{Caller, ServerName};
 use crate::error::Error;
 use crate::ops::drain::DrainWatch;
+use crate::peer::Peers;
 use crate::permit::{Bound, CallPermit, Permits};
 use crate::router::Gateway;
 use crate::seal::Sealer;
@@ -179,6 +181,8 @@ pub struct Rooms {
     pub sessions: session::Table,
     /// Room for calls and bytes.
     pub permits: Permits,
+    /// The other replicas, if there are any.
+    pub peers: Option<Peers>,
     /// What is counted here.
     pub metrics: Metrics,
     /// The end of the process.
@@ -278,9 +282,23 @@ impl Front {
     where
         B: HttpBody<Data = Bytes>,
     {
+        knock.door.check_method(&knock.method, &knock.headers)?;
+        let caller = self.rooms.auth.authenticate(&knock.headers)?;
+        self.known(knock, caller, self.rooms.peers.as_ref(), body).await
+    }
+
+    /// Answers a caller, or has one of `peers` do it that holds what this is about.
+    async fn known<B>(
+        self: &Arc<Self>,
+        knock: Knock<'_>,
+        caller: Caller,
+        peers: Option<&Peers>,
+        body: B,
+    ) -> Result<Response<Body>, Refusal>
+    where
+        B: HttpBody<Data = Bytes>,
+    {
         let Knock { door, method, slug, uri, headers } = knock;
-        door.check_method(&method, &headers)?;
-        let caller = self.rooms.auth.authenticate(&headers)?;
         let server =
             |slug| self.rooms.gateway.server(slug).ok_or_else(|| not_found("no server of that name"));
         let scope = slug.map(server).transpose()?;
@@ -290,6 +308,10 @@ impl Front {
                 http_sse::open(self, uri, (caller, scope))
             }
             (Door::Messages, _) => {
+                if let Some(elsewhere) = self.channel_elsewhere(peers, uri) {
+                    let (_room, bytes) = self.receive(&caller, body).await?;
+                    return elsewhere.pass((Method::POST, uri.clone(), headers), bytes, caller).await;
+                }
                 let to = http_sse::addressee(self, uri, &caller, scope.as_ref())?;
                 media::is_json(&headers)?;
                 let (room, bytes) = self.receive(&caller, body).await?;
@@ -303,9 +325,18 @@ impl Front {
                 http_sse::take(self, &to, arrival)
             }
             (Door::Call, _) => self.plain(headers, (caller, scope), body).await,
-            (Door::Mcp, Method::GET) => legacy::open_stream(self, &headers, &caller, scope.as_ref()),
-            (Door::Mcp, Method::DELETE) => legacy::end_session(self, &headers, &caller, scope.as_ref()),
-            (Door::Mcp, _) => self.post(headers, (caller, scope), body).await,
+            (Door::Mcp, method @ (Method::GET | Method::DELETE)) => {
+                match self.session_elsewhere(peers, &headers, &caller) {
+                    Some(elsewhere) => {
+                        elsewhere.pass((method, uri.clone(), headers), Bytes::new(), caller).await
+                    }
+                    None if method == Method::GET => {
+                        legacy::open_stream(self, &headers, &caller, scope.as_ref())
+                    }
+                    None => legacy::end_session(self, &headers, &caller, scope.as_ref()),
+                }
+            }
+            (Door::Mcp, _) => self.post((headers, uri), (caller, scope), peers, body).await,
         }
     }
 
@@ -325,8 +356,9 @@ impl Front {
 
     async fn post<B>(
         &self,
-        headers: HeaderMap,
+        (headers, uri): (HeaderMap, &Uri),
         (caller, scope): (Caller, Option<ServerName>),
+        peers: Option<&Peers>,
         body: B,
     ) -> Result<Response<Body>, Refusal>
     where
@@ -335,6 +367,9 @@ impl Front {
         media::is_json(&headers)?;
         let accepts = Accepts::of(&headers)?;
         let (room, bytes) = self.receive(&caller, body).await?;
+        if let Some(elsewhere) = self.session_elsewhere(peers, &headers, &caller) {
+            return elsewhere.pass((Method::POST, uri.clone(), headers), bytes, caller).await;
+        }
         if batch::is_batch(&bytes)
             && let Some(session) = legacy::batching(self, &headers, &caller, scope.as_ref())
         {
@@ -343,6 +378,10 @@ impl Front {
         }
         let arrival = self.arrival((caller, scope), (room, bytes))?;
         let message = &arrival.message;
+        if let Some(elsewhere) = self.held_elsewhere(peers, message) {
+            let bytes = message.bytes().clone();
+            return elsewhere.pass((Method::POST, uri.clone(), headers), bytes, arrival.caller).await;
+        }
         let id = (message.kind() == Kind::Request).then(|| message.id().cloned()).flatten();
         let posted = Posted { headers, accepts, arrival };
         self.message(posted).await.map_err(|refusal| refusal.answering(id.as_ref()))

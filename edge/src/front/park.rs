@@ -38,7 +38,7 @@ use crate::call::{Call, Caller, Reply, ServerName};
 use crate::error::{Blame, Error, Kind};
 use crate::ops::drain::DrainWatch;
 use crate::permit::{self, Bound};
-use crate::seal::{self, Sealer};
+use crate::seal::{self, Home, Sealer};
 
 /// Bounds of parked calls.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -239,7 +239,8 @@ impl Park {
             return Err(Error::new(Kind::Protocol, Blame::Upstream, message));
         }
         let number = shared.next_number.fetch_add(1, Ordering::Relaxed);
-        let state = shared.sealer.seal(KIND, &encode(shared.instance, number, subject))?;
+        let home = shared.sealer.home();
+        let state = shared.sealer.seal(KIND, &encode((shared.instance, home), number, subject))?;
         reply.park();
         let parked = Parked { inputs, reply, expires: Instant::now() + shared.config.age };
         let mut calls = shared.calls();
@@ -253,13 +254,20 @@ impl Park {
         Ok(state)
     }
 
+    /// Where the call that `state` leads to is parked, if that is in another process.
+    pub(super) fn elsewhere(&self, state: &str) -> Option<Home> {
+        let payload = self.shared.sealer.open(KIND, state)?;
+        let (instance, home, ..) = decode(&payload)?;
+        (instance != self.shared.instance && home != self.shared.sealer.home()).then_some(home)
+    }
+
     /// Takes up the call that `state` leads to. `None`: the state is none of this kind.
     ///
     /// # Errors
     /// Why this request cannot go on with it.
     pub(super) fn take(&self, state: &str, subject: &Subject) -> Option<Result<Parked, Error>> {
         let payload = self.shared.sealer.open(KIND, state)?;
-        let (instance, number, rest) = decode(&payload)?;
+        let (instance, _, number, rest) = decode(&payload)?;
         Some(if rest != encode_subject(subject) {
             let message =
                 "this requestState belongs to another request; send it back with the request it came for";
@@ -313,8 +321,8 @@ async fn sweep(shared: Arc<Shared>, drain: DrainWatch) {
     }
 }
 
-fn encode(instance: [u8; INSTANCE_LEN], number: u64, subject: &Subject) -> Vec<u8> {
-    [&instance[..], &number.to_be_bytes(), &encode_subject(subject)].concat()
+fn encode((instance, home): ([u8; INSTANCE_LEN], Home), number: u64, subject: &Subject) -> Vec<u8> {
+    [&instance[..], &home.encode(), &number.to_be_bytes(), &encode_subject(subject)].concat()
 }
 
 /// One length for all, and no field can run into the next.
@@ -325,10 +333,11 @@ pub(super) fn encode_subject(subject: &Subject) -> Vec<u8> {
     [principal.as_ref(), scope.as_ref(), &subject.digest].concat()
 }
 
-fn decode(payload: &[u8]) -> Option<([u8; INSTANCE_LEN], u64, &[u8])> {
+fn decode(payload: &[u8]) -> Option<([u8; INSTANCE_LEN], Home, u64, &[u8])> {
     let (instance, rest) = payload.split_first_chunk()?;
+    let (home, rest) = rest.split_first_chunk()?;
     let (number, rest) = rest.split_first_chunk()?;
-    Some((*instance, u64::from_be_bytes(*number), rest))
+    Some((*instance, Home::decode(*home), u64::from_be_bytes(*number), rest))
 }
 
 /// The kind of token that the state of a parked call is.

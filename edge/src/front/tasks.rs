@@ -34,7 +34,7 @@ use crate::call::{Caller, Capabilities, Client, Event, Next, Outcome, Reply, Ser
 use crate::error::{Blame, Error, Kind};
 use crate::ops::drain::DrainWatch;
 use crate::permit::{self, Bound};
-use crate::seal::Sealer;
+use crate::seal::{self, Home, Sealer};
 use book::{Book, Bounds, Settled};
 
 /// When calls become tasks, and how long those are kept.
@@ -155,8 +155,7 @@ impl Tasks {
     /// was fetched, has failed or was cancelled.
     pub(super) fn place(&self, caller: &Caller) -> Option<Place> {
         // Without random numbers the call stays a call.
-        let random: [u8; 16] = self.shared.sealer.random().ok()?;
-        let id: Box<str> = format!("{OWN}{:032x}", u128::from_be_bytes(random)).into();
+        let id = self.shared.new_id().ok()?;
         let reserved = self.shared.book(|book| book.reserve(id.clone(), caller));
         reserved.inspect_err(|bound| self.shared.refusals.hit(*bound)).ok()?;
         Some(Place { shared: self.shared.clone(), id })
@@ -227,6 +226,16 @@ impl Tasks {
         let first = self.shared.find(id, whom)?.cancel();
         self.shared.book(|book| book.spend(id, first));
         Ok(ACK.into())
+    }
+}
+
+impl Tasks {
+    /// Where the task of that id is, if that is in another process.
+    pub(super) fn elsewhere(&self, id: &str) -> Option<Home> {
+        let sealer = &self.shared.sealer;
+        let payload = sealer.open(KIND, id.strip_prefix(OWN)?)?;
+        let home = Home::decode(*payload.last_chunk()?);
+        (home != sealer.home()).then_some(home)
     }
 }
 
@@ -309,6 +318,17 @@ impl Shared {
             }
             Settled::Unwanted => End::Cancelled,
         }
+    }
+
+    /// One that nobody can guess. Where other processes can be asked for the task, it says to them where it is.
+    fn new_id(&self) -> Result<Box<str>, Error> {
+        let random: [u8; 16] = self.sealer.random()?;
+        let home = self.sealer.home();
+        let id = match home.address() {
+            None => format!("{:032x}", u128::from_be_bytes(random)).into(),
+            Some(_) => self.sealer.seal(KIND, &[&random[..], &home.encode()].concat())?,
+        };
+        Ok(format!("{OWN}{id}").into())
     }
 
     /// Errors of our own are a sentence: as many as tasks are bound enough.
@@ -448,6 +468,8 @@ fn millis(time: Duration) -> u64 {
 pub(super) const EXTENSION: &str = "io.modelcontextprotocol/tasks";
 /// What ids of ours begin with; no slug has such a character.
 const OWN: &str = "edge~";
+/// The kind of token that such an id holds where there are other processes.
+const KIND: seal::Kind = seal::Kind::new("task");
 /// What says that it was heard.
 const ACK: Bytes = Bytes::from_static(br#"{"resultType":"complete"}"#);
 /// How much of a server's words is kept of each task.

@@ -9,6 +9,7 @@
 //! have one length. Two keys are valid at once, so that a key can be replaced under running sessions. What
 //! is not here: what is sealed (`session`), and where keys come from (`config`).
 
+mod home;
 mod key;
 #[cfg(test)]
 mod tests;
@@ -24,6 +25,7 @@ use self::key::{KID_LEN, Key};
 use crate::error::{self, Blame, Error};
 use crate::permit::RETRY_AFTER;
 
+pub use self::home::{HOME_LEN, Home};
 pub use self::key::{BadKey, KeyText};
 
 /// Which keys there are.
@@ -33,6 +35,8 @@ pub struct Config {
     pub current: Option<KeyText>,
     /// Opens only: the one that was current before, until what it sealed has ended.
     pub previous: Option<KeyText>,
+    /// Where other processes with the same keys reach this one.
+    pub home: Home,
 }
 
 /// What a token is for. A token of one kind never opens as another.
@@ -67,6 +71,7 @@ pub struct Sealer {
 }
 
 struct Shared {
+    home: Home,
     current: Key,
     previous: Option<Key>,
     random: SystemRandom,
@@ -85,7 +90,12 @@ impl Sealer {
         };
         let current = current.ok_or_else(no_randomness)?;
         let previous = config.previous.as_ref().and_then(Key::derived);
-        Ok(Self { shared: Arc::new(Shared { current, previous, random }) })
+        Ok(Self { shared: Arc::new(Shared { home: config.home, current, previous, random }) })
+    }
+
+    /// Where others reach this process: to be sealed into what leads back to it.
+    pub fn home(&self) -> Home {
+        self.shared.home
     }
 
     /// A token that says `payload` to whoever has the key, and nothing to others.

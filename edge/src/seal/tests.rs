@@ -11,7 +11,8 @@ fn key(letter: char) -> KeyText {
 }
 
 fn sealer(current: char, previous: Option<char>) -> Sealer {
-    Sealer::new(&Config { current: Some(key(current)), previous: previous.map(key) }).unwrap()
+    Sealer::new(&Config { current: Some(key(current)), previous: previous.map(key), ..Config::default() })
+        .unwrap()
 }
 
 #[test]
@@ -81,7 +82,7 @@ fn keys_are_long_and_do_not_show_themselves() {
     for bad in ["", "short", &"a".repeat(31), &" a".repeat(32), &"é".repeat(32)] {
         assert_eq!(bad.parse::<KeyText>(), Err(BadKey), "{bad:?}");
     }
-    let config = Config { current: Some(key('q')), previous: None };
+    let config = Config { current: Some(key('q')), ..Config::default() };
     assert!(!format!("{config:?} {:?}", Sealer::new(&config).unwrap()).contains("qq"));
 }
 

@@ -25,7 +25,7 @@ use crate::error::{Blame, Error, Kind};
 use crate::ops::drain::DrainWatch;
 use crate::ops::metrics::words;
 use crate::permit::{self, Bound, RETRY_AFTER};
-use crate::seal::Sealer;
+use crate::seal::{Home, Sealer};
 
 /// The sessions. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -134,6 +134,13 @@ impl Table {
         }
     }
 
+    /// Where the session of that id lives, if that is another process. Whether it still does is for that one to say.
+    pub fn elsewhere(&self, id: &str, caller: &Caller) -> Option<Home> {
+        let ticket = Ticket::decode(&self.shared.sealer.open(ticket::KIND, id)?)?;
+        let is_other = ticket.instance != self.shared.instance && ticket.owner != self.shared.sealer.home();
+        (is_other && ticket.principal == ticket::principal(caller)).then_some(ticket.owner)
+    }
+
     /// Ends a session as its client asks.
     pub fn delete(&self, session: &Session) {
         self.shared.end(session, Cause::Deleted);
@@ -144,7 +151,7 @@ impl Shared {
     fn session(&self, birth: Birth) -> Result<Session, Error> {
         let now = Instant::now();
         let number = self.next_number.fetch_add(1, Ordering::Relaxed);
-        let ticket = Ticket::issue(&birth, self.instance, number);
+        let ticket = Ticket::issue(&birth, (self.instance, self.sealer.home()), number);
         let id = self.sealer.seal(ticket::KIND, &ticket.encode())?;
         let (strays, strayed) = reply();
         let live = Live {

@@ -151,7 +151,7 @@ async fn the_cut_ends_what_does_not_finish() {
 
 fn sealed_with(letter: char) -> Sealer {
     let current = letter.to_string().repeat(32).parse().ok();
-    Sealer::new(&seal::Config { current, previous: None }).unwrap()
+    Sealer::new(&seal::Config { current, ..seal::Config::default() }).unwrap()
 }
 
 /// A process with this key.

@@ -11,7 +11,7 @@ use wire::mcp::version::ProtocolVersion;
 
 use super::Birth;
 use crate::call::{Caller, Capabilities, ServerName};
-use crate::seal::Kind;
+use crate::seal::{HOME_LEN, Home, Kind};
 
 /// The kind of token that a session id is.
 pub(super) const KIND: Kind = Kind::new("session");
@@ -28,14 +28,14 @@ pub(super) struct Ticket {
     pub(super) instance: [u8; 8],
     /// The session's number in that process.
     pub(super) number: u64,
-    /// IPv6 address and port where other processes reach that one; zeros: nowhere.
-    pub(super) owner: [u8; OWNER_LEN],
+    /// Where other processes reach that one.
+    pub(super) owner: Home,
     pub(super) issued_at_unix_secs: u64,
 }
 
 impl Ticket {
     /// The ticket of a session that opens now.
-    pub(super) fn issue(birth: &Birth, instance: [u8; 8], number: u64) -> Self {
+    pub(super) fn issue(birth: &Birth, (instance, owner): ([u8; 8], Home), number: u64) -> Self {
         Self {
             version: birth.version,
             capabilities: Capabilities::of(&birth.client),
@@ -43,7 +43,7 @@ impl Ticket {
             scope: birth.scope.clone(),
             instance,
             number,
-            owner: [0; OWNER_LEN],
+            owner,
             // A clock before 1970 makes the ticket look old, which is the safe side.
             issued_at_unix_secs: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |age| age.as_secs()),
         }
@@ -58,7 +58,7 @@ impl Ticket {
         bytes.extend(padded::<{ ServerName::MAX_CHARS }>(self.scope.as_ref().map_or("", ServerName::as_str)));
         bytes.extend(self.instance);
         bytes.extend(self.number.to_be_bytes());
-        bytes.extend(self.owner);
+        bytes.extend(self.owner.encode());
         bytes.extend(self.issued_at_unix_secs.to_be_bytes());
         bytes
     }
@@ -74,7 +74,8 @@ impl Ticket {
             slug => Some(ServerName::parse(&slug)?),
         };
         let (instance, number) = (take(&mut rest)?, u64::from_be_bytes(take(&mut rest)?));
-        let (owner, issued_at_unix_secs) = (take(&mut rest)?, u64::from_be_bytes(take(&mut rest)?));
+        let owner = Home::decode(take(&mut rest)?);
+        let issued_at_unix_secs = u64::from_be_bytes(take(&mut rest)?);
         let ticket =
             Self { version, capabilities, principal, scope, instance, number, owner, issued_at_unix_secs };
         rest.is_empty().then_some(ticket)
@@ -108,8 +109,7 @@ fn take<const N: usize>(rest: &mut &[u8]) -> Option<[u8; N]> {
 const VERSION_LEN: usize = 10;
 /// 128 bits of SHA-256: no two principals of a deployment meet by chance.
 const PRINCIPAL_LEN: usize = 16;
-const OWNER_LEN: usize = 18;
-const LEN: usize = VERSION_LEN + 2 + PRINCIPAL_LEN + ServerName::MAX_CHARS + 8 + 8 + OWNER_LEN + 8;
+const LEN: usize = VERSION_LEN + 2 + PRINCIPAL_LEN + ServerName::MAX_CHARS + 8 + 8 + HOME_LEN + 8;
 
 #[cfg(test)]
 mod tests {
@@ -123,7 +123,7 @@ mod tests {
             scope: scope.map(|slug| ServerName::parse(slug).unwrap()),
             instance: [7; 8],
             number: u64::MAX,
-            owner: [1; OWNER_LEN],
+            owner: Home::at("10.0.0.1:4445".parse().unwrap()),
             issued_at_unix_secs: 1_800_000_000,
         }
     }

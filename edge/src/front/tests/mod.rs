@@ -160,6 +160,7 @@ impl Stage {
             )
             .unwrap(),
             permits: permits.clone(),
+            peers: None,
             metrics: metrics.clone(),
             drain: watch,
         };

@@ -1,0 +1,127 @@
+//! What another replica holds: whose it is, the token says that the client carries. The request goes there and the answer
+//! comes back as it is.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::request::Parts as Head;
+use http::{HeaderMap, Method, Request, Response, StatusCode, Uri};
+use http_body::Body as HttpBody;
+use wire::{Message, code};
+
+use super::body::Body;
+use super::refusal::Refusal;
+use super::route::Route;
+use super::{Front, Knock, headers, http_sse, legacy, not_found, refused, tasks};
+use crate::call::Caller;
+use crate::error::{Blame, Error, Kind};
+use crate::peer::{Passed, Peers, Unanswered};
+
+/// Where a request goes that is another replica's to answer.
+pub(super) struct Elsewhere<'a> {
+    peers: &'a Peers,
+    address: SocketAddr,
+    what: What,
+}
+
+/// What it is about there.
+#[derive(Clone, Copy)]
+enum What {
+    Session,
+    Call,
+    Task,
+}
+
+impl Front {
+    /// Where the session is that a request names.
+    pub(super) fn session_elsewhere<'a>(
+        &self,
+        peers: Option<&'a Peers>,
+        headers: &HeaderMap,
+        caller: &Caller,
+    ) -> Option<Elsewhere<'a>> {
+        let peers = peers?;
+        let id = headers::single(headers, &headers::SESSION_ID).ok().flatten()?.to_str().ok()?;
+        let address = self.rooms.sessions.elsewhere(id, caller)?.address()?;
+        Some(Elsewhere { peers, address, what: What::Session })
+    }
+
+    /// Where the channel is that a message's address names.
+    pub(super) fn channel_elsewhere<'a>(&self, peers: Option<&'a Peers>, uri: &Uri) -> Option<Elsewhere<'a>> {
+        let peers = peers?;
+        let address = http_sse::elsewhere(self, uri)?.address()?;
+        Some(Elsewhere { peers, address, what: What::Session })
+    }
+
+    /// Where the parked call or the task is that a message of a client without sessions is about.
+    pub(super) fn held_elsewhere<'a>(
+        &self,
+        peers: Option<&'a Peers>,
+        message: &Message,
+    ) -> Option<Elsewhere<'a>> {
+        let peers = peers?;
+        let text = |key| message.param(key)?.as_str();
+        let state = text("requestState").and_then(|state| self.park.elsewhere(&state));
+        let task = || text("taskId").filter(|id| tasks::is_own(id)).and_then(|id| self.tasks.elsewhere(&id));
+        let (home, what) = match state {
+            Some(home) => (home, What::Call),
+            None => (task()?, What::Task),
+        };
+        Some(Elsewhere { peers, address: home.address()?, what })
+    }
+}
+
+impl Front {
+    /// Answers one request that another replica has passed on.
+    pub async fn handle_passed<B>(self: Arc<Self>, request: Request<B>) -> Response<Body>
+    where
+        B: HttpBody<Data = Bytes>,
+    {
+        let (Head { method, uri, headers, .. }, body) = request.into_parts();
+        let caller = self.rooms.peers.as_ref().and_then(|peers| peers.taken(&method, &uri, &headers));
+        let answer = match (caller, Route::of(uri.path())) {
+            (None, _) => Err(Refusal::new(
+                StatusCode::FORBIDDEN,
+                code::INVALID_REQUEST,
+                "only replicas with the same keys, and clocks within a minute, are served here",
+            )),
+            (Some(caller), Route::To(door, slug)) if self.config.serves(door) => {
+                let knock = Knock { door, method, slug, uri: &uri, headers };
+                self.known(knock, caller, None, body).await
+            }
+            (Some(_), _) => Err(not_found("nothing is served at this path")),
+        };
+        answer.unwrap_or_else(refused)
+    }
+}
+
+impl Elsewhere<'_> {
+    /// Passes the request on; what comes back. A stream of it ends when the credentials of `caller` are taken back.
+    ///
+    /// # Errors
+    /// As the process would say it that held this, were it gone from there; or that it did not answer.
+    pub(super) async fn pass(
+        self,
+        (method, uri, headers): (Method, Uri, HeaderMap),
+        body: Bytes,
+        caller: Caller,
+    ) -> Result<Response<Body>, Refusal> {
+        let passed = Passed { method, uri, headers, body };
+        match self.peers.pass(self.address, passed, &caller).await {
+            Ok(response) => Ok(response.map(|body| Body::relayed(body, caller))),
+            Err(Unanswered::Gone) => Err(match self.what {
+                What::Session => legacy::unknown_session(),
+                What::Call => {
+                    lost("the process that held this call is gone, and the call with it; make it again")
+                }
+                What::Task => lost("the process that held this task is gone, and the task with it"),
+            }),
+            Err(Unanswered::Failed(error)) => Err(error.into()),
+        }
+    }
+}
+
+fn lost(message: &'static str) -> Refusal {
+    Error::new(Kind::Lost, Blame::Edge, message).into()
+}

@@ -1,0 +1,224 @@
+//! Other replicas of this gateway: what one of them holds, any of them can be asked for.
+//!
+//! ```text
+//! client ──▶ replica A ── the token says: B's ──▶ peer listener of B ──▶ served as if it had come to B
+//! ```
+//! Sessions, parked calls and tasks live in one process; the sealed tokens that clients carry say in which. Guarantees:
+//! only a process with the same keys is heard, and for one request alone; what was passed on once is never passed on
+//! again; a process that is gone is given up within [`Config::connect_timeout`]. It must not know what requests mean.
+
+mod proof;
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{
+    AUTHORIZATION, CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderMap, HeaderName, TE, TRAILER,
+    TRANSFER_ENCODING, UPGRADE,
+};
+use http::uri::{Authority, Scheme};
+use http::{Method, Request, Response, Uri};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::registry::Registry;
+use tokio::time::timeout;
+
+use crate::call::Caller;
+use crate::error::{Blame, Error, Kind};
+use crate::ops::bind::Address;
+use crate::permit::RETRY_AFTER;
+use crate::seal::Sealer;
+
+/// How replicas reach each other.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Where this one listens for the others; `None`: it is alone.
+    pub listen: Option<Address>,
+    /// The longest wait for a connection to another one. 2 s: pods of one cluster are milliseconds apart, and a client
+    /// waits to hear that its session is gone.
+    pub connect_timeout: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { listen: None, connect_timeout: Duration::from_secs(2) }
+    }
+}
+
+/// Asks other replicas, and knows those that ask. Cheap to clone.
+#[derive(Clone)]
+pub struct Peers {
+    client: Client<HttpConnector, Full<Bytes>>,
+    sealer: Sealer,
+    metrics: Metrics,
+}
+
+/// A client's request that is another replica's to answer.
+pub struct Passed {
+    /// Of the client's request.
+    pub method: Method,
+    /// The path and query of the client's request.
+    pub uri: Uri,
+    /// The client's headers.
+    pub headers: HeaderMap,
+    /// The whole body.
+    pub body: Bytes,
+}
+
+/// Why another replica did not answer.
+#[derive(Debug)]
+pub enum Unanswered {
+    /// There is no such process any more, and nothing of what it held.
+    Gone,
+    /// It took the request, perhaps, and then something went wrong.
+    Failed(Error),
+}
+
+/// What is counted of requests that go from one replica to another.
+#[derive(Clone, Debug, Default)]
+pub struct Metrics {
+    passed: Counter,
+    taken: Counter,
+    gone: Counter,
+    failed: Counter,
+}
+
+impl Metrics {
+    /// Registers under the process's prefix.
+    pub fn register(&self, registry: &mut Registry) {
+        registry.register(
+            "peer_requests_passed",
+            "Requests passed on to the replica that holds their session, parked call or task",
+            self.passed.clone(),
+        );
+        registry.register(
+            "peer_requests_taken",
+            "Requests that other replicas passed on to this one",
+            self.taken.clone(),
+        );
+        registry.register(
+            "peer_gone",
+            "Requests whose replica was not there any more: their clients begin anew",
+            self.gone.clone(),
+        );
+        registry.register(
+            "peer_failures",
+            "Requests that another replica did not answer to the end, or that were passed on without a proof that holds",
+            self.failed.clone(),
+        );
+    }
+}
+
+impl Peers {
+    /// Ready to ask, with the keys that all replicas share. To be called inside a runtime.
+    pub fn new(config: &Config, sealer: Sealer, metrics: Metrics) -> Self {
+        let mut connector = HttpConnector::new();
+        connector.set_nodelay(true);
+        connector.set_connect_timeout(Some(config.connect_timeout));
+        // One that vanishes without a word is noticed as a vanished client is.
+        connector.set_keepalive(Some(SILENCE));
+        connector.set_keepalive_interval(Some(SILENCE));
+        let client = Client::builder(TokioExecutor::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(IDLE)
+            .pool_max_idle_per_host(IDLE_CONNECTIONS)
+            .build(connector);
+        Self { client, sealer, metrics }
+    }
+
+    /// The answer of the replica at `to` to a request of `caller`.
+    ///
+    /// # Errors
+    /// It is gone, or did not answer.
+    pub async fn pass(
+        &self,
+        to: SocketAddr,
+        passed: Passed,
+        caller: &Caller,
+    ) -> Result<Response<Incoming>, Unanswered> {
+        self.metrics.passed.inc();
+        let request = self.request(to, passed, caller).map_err(Unanswered::Failed)?;
+        let answered = timeout(ANSWER, self.client.request(request)).await;
+        let answered = answered.map_err(|_| {
+            self.metrics.failed.inc();
+            let message = "the replica that holds this took longer than any call may";
+            Unanswered::Failed(Error::new(Kind::Timeout, Blame::Edge, message))
+        })?;
+        match answered {
+            Ok(mut response) => {
+                HOP_BY_HOP.iter().for_each(|name| drop(response.headers_mut().remove(name)));
+                Ok(response)
+            }
+            Err(error) if error.is_connect() => {
+                self.metrics.gone.inc();
+                tracing::info!(peer = %to, "replica is gone, and what it held with it");
+                Err(Unanswered::Gone)
+            }
+            Err(error) => {
+                self.metrics.failed.inc();
+                tracing::warn!(peer = %to, %error, "replica did not answer");
+                let message = "the replica that holds this did not answer; try again";
+                Err(Unanswered::Failed(Error::busy(Blame::Edge, RETRY_AFTER, message)))
+            }
+        }
+    }
+
+    /// Whose request another replica has passed on; `None`: it is no replica, or not this request's proof.
+    pub fn taken(&self, method: &Method, uri: &Uri, headers: &HeaderMap) -> Option<Caller> {
+        let caller = proof::read(&self.sealer, (method, uri), headers.get(&PROOF)?.to_str().ok()?);
+        let counter = if caller.is_some() { &self.metrics.taken } else { &self.metrics.failed };
+        counter.inc();
+        caller
+    }
+
+    fn request(
+        &self,
+        to: SocketAddr,
+        passed: Passed,
+        caller: &Caller,
+    ) -> Result<Request<Full<Bytes>>, Error> {
+        let Passed { method, uri, mut headers, body } = passed;
+        let broken = || Error::new(Kind::Lost, Blame::Edge, "the request cannot be passed on");
+        let proof = proof::write(&self.sealer, (&method, &uri), caller)?;
+        // Credentials stay here: the other one hears whose request it is.
+        for name in HOP_BY_HOP.iter().chain(&[AUTHORIZATION, HOST, CONTENT_LENGTH, EXPECT]) {
+            headers.remove(name);
+        }
+        headers.insert(PROOF.clone(), proof.parse().map_err(|_| broken())?);
+        let mut parts = uri.into_parts();
+        parts.scheme = Some(Scheme::HTTP);
+        parts.authority = Some(Authority::try_from(to.to_string()).map_err(|_| broken())?);
+        let uri = Uri::from_parts(parts).map_err(|_| broken())?;
+        let mut request =
+            Request::builder().method(method).uri(uri).body(Full::new(body)).map_err(|_| broken())?;
+        *request.headers_mut() = headers;
+        Ok(request)
+    }
+}
+
+/// Who passes a request on says so here.
+static PROOF: HeaderName = HeaderName::from_static("mcp-edge-peer");
+/// Of one connection, and no business of the next.
+// RFC 9110 §7.6.1
+static HOP_BY_HOP: [HeaderName; 7] = [
+    CONNECTION,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    TE,
+    TRAILER,
+    TRANSFER_ENCODING,
+    UPGRADE,
+];
+/// How long a connection may be silent before the other end is asked whether it is there. 20 s, as clients are.
+const SILENCE: Duration = Duration::from_secs(20);
+/// The head of an answer comes within an hour, which is as long as a call may take (`limits.call_timeout_max`), and a bit.
+const ANSWER: Duration = Duration::from_secs(3660);
+/// How long a connection waits for the next request. 30 s: far less than the other end keeps it.
+const IDLE: Duration = Duration::from_secs(30);
+/// Connections that wait so, to one replica. 64: a burst, not a crowd.
+const IDLE_CONNECTIONS: usize = 64;

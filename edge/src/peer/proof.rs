@@ -1,0 +1,76 @@
+//! What one replica shows another: whose request it passes on, and that it has the keys.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use http::{Method, Uri};
+use ring::digest::{Context, SHA256};
+
+use crate::call::Caller;
+use crate::error::Error;
+use crate::seal::{Kind, Sealer};
+
+/// A proof for this request and no other.
+///
+/// # Errors
+/// When the system gives out no random numbers, or the principal has a name of kilobytes.
+pub(super) fn write(sealer: &Sealer, of: (&Method, &Uri), caller: &Caller) -> Result<Box<str>, Error> {
+    let payload = [&now().to_be_bytes()[..], &digest(of), caller.principal().as_bytes()].concat();
+    sealer.seal(KIND, &payload)
+}
+
+/// Whose request it is, if the proof is for it and fresh.
+pub(super) fn read(sealer: &Sealer, of: (&Method, &Uri), proof: &str) -> Option<Caller> {
+    let payload = sealer.open(KIND, proof)?;
+    let (made, rest) = payload.split_first_chunk()?;
+    let (about, principal) = rest.split_first_chunk::<DIGEST_LEN>()?;
+    let is_fresh = now().abs_diff(u64::from_be_bytes(*made)) <= FRESH_SECS;
+    let principal = std::str::from_utf8(principal).ok()?;
+    (is_fresh && *about == digest(of)).then(|| Caller::new(principal))
+}
+
+fn digest((method, uri): (&Method, &Uri)) -> [u8; DIGEST_LEN] {
+    let mut context = Context::new(&SHA256);
+    context.update(method.as_str().as_bytes());
+    context.update(b" ");
+    context.update(uri.path_and_query().map_or("/", |path| path.as_str()).as_bytes());
+    context.finish().as_ref().first_chunk().copied().unwrap_or_default()
+}
+
+/// Seconds since 1970; a clock before that makes every proof look old.
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |age| age.as_secs())
+}
+
+const KIND: Kind = Kind::of_size("peer", 4096);
+const DIGEST_LEN: usize = 32;
+/// How far the clocks of two machines may be apart, and how long a proof that somebody overheard is of use. 60 s.
+const FRESH_SECS: u64 = 60;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::seal::Config;
+
+    #[test]
+    fn a_proof_is_good_for_its_request_and_for_those_who_have_the_key() {
+        let key = |text: &str| Config { current: Some(text.parse().unwrap()), ..Config::default() };
+        let ours = Sealer::new(&key(&"k".repeat(32))).unwrap();
+        let others = Sealer::new(&key(&"o".repeat(32))).unwrap();
+        let (post, uri) = (Method::POST, "/mcp?x=1".parse::<Uri>().unwrap());
+        let proof = write(&ours, (&post, &uri), &Caller::new("ann")).unwrap();
+        let whose =
+            |sealer, of, proof: &str| read(sealer, of, proof).map(|caller| caller.principal().to_string());
+        assert_eq!(whose(&ours, (&post, &uri), &proof).as_deref(), Some("ann"));
+        let full = "http://10.0.0.1:4445/mcp?x=1".parse().unwrap();
+        assert!(whose(&ours, (&post, &full), &proof).is_some(), "wherever it was sent to");
+        assert_eq!(whose(&ours, (&Method::DELETE, &uri), &proof), None);
+        let other = "/mcp".parse().unwrap();
+        assert_eq!(whose(&ours, (&post, &other), &proof), None);
+        assert_eq!(whose(&others, (&post, &uri), &proof), None);
+        let session = ours.seal(Kind::new("session"), b"x").unwrap();
+        assert_eq!(whose(&ours, (&post, &uri), &session), None, "a client's token is none");
+        let stale = [&(now() - FRESH_SECS - 5).to_be_bytes()[..], &digest((&post, &uri)), b"ann"].concat();
+        let stale = ours.seal(KIND, &stale).unwrap();
+        assert_eq!(whose(&ours, (&post, &uri), &stale), None);
+    }
+}
