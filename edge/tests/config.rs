@@ -316,6 +316,41 @@ fn tokens_may_be_in_files_beside_the_configuration() {
 }
 
 #[test]
+fn replicas_need_a_key_and_an_address() {
+    let key = ("MCP_EDGE_KEY", "k".repeat(32));
+    let home = |args: &[&str], env: &[(&str, &str)]| match run(args, &[&[TOKEN], env].concat()) {
+        Ok(Command::Serve(config)) => Ok(config.seal.home.address().map(|address| address.to_string())),
+        Ok(other) => panic!("{other:?}"),
+        Err(error) => Err(error),
+    };
+    let key = (key.0, key.1.as_str());
+    let reached = |address| ("MCP_EDGE_PEER_ADDRESS", address);
+    assert_eq!(home(&["--servers=a"], &[key, reached("10.0.0.7")]), Ok(None), "it is alone");
+    let args = ["--servers=a", "--peers=[::]:4445"];
+    for (address, at) in [
+        ("10.0.0.7", "10.0.0.7:4445"),
+        ("10.0.0.7:1", "10.0.0.7:1"),
+        ("fd00::7", "[fd00::7]:4445"),
+        ("[fd00::7]:1", "[fd00::7]:1"),
+    ] {
+        assert_eq!(home(&args, &[key, reached(address)]), Ok(Some(at.to_owned())));
+    }
+    assert_eq!(home(&["--servers=a", "--peers=10.0.0.7:4445"], &[key]), Ok(Some("10.0.0.7:4445".to_owned())));
+    for (args, env, why) in [
+        (&args[..], &[reached("10.0.0.7")][..], "need one key in common: set MCP_EDGE_KEY"),
+        (&args, &[key], "`[::]:4445` is no address at which others reach this one"),
+        (&args, &[key, reached("edge-0")], "MCP_EDGE_PEER_ADDRESS: `edge-0` is no address"),
+        (&["--servers=a", "--peers=4445"], &[key], "--peers: `4445` is no address"),
+    ] {
+        let error = home(args, env).unwrap_err();
+        assert!(error.contains(why), "{error}");
+    }
+    let file = Written::new("peers", "servers: {a: {}}\npeers: {address: 10.0.0.7}");
+    let error = home(&["--config", &file.path()], &[key]).unwrap_err();
+    assert!(error.contains("edge.yaml:2: peers.address: nobody listens there"), "{error}");
+}
+
+#[test]
 fn what_counts_only_at_the_next_start_is_known() {
     let said = |test: &str, text: &str| {
         let file = Written::new(test, text);

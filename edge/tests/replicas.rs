@@ -10,7 +10,6 @@
 )]
 
 use std::net::SocketAddr;
-use std::time::Instant;
 
 use serde_json::{Value, json};
 use testkit::client::{Answer, Client};
@@ -24,7 +23,7 @@ use testkit::{GUARD, eventually};
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::process::Command;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 /// Three replicas in front of one server, the third with another key.
 #[tokio::test(flavor = "multi_thread")]

@@ -46,6 +46,10 @@ pub(super) struct Flags {
     #[arg(long, value_name = "ADDRESS")]
     admin: Option<String>,
 
+    /// Where to listen for the other replicas, which find this one at MCP_EDGE_PEER_ADDRESS
+    #[arg(long, value_name = "ADDRESS")]
+    peers: Option<String>,
+
     /// The servers to serve, in order; one that the file does not describe is at mcp-NAME:4444
     #[arg(long, value_name = "NAME,…", value_delimiter = ',')]
     servers: Vec<String>,
@@ -149,6 +153,14 @@ impl Flags {
                 }
                 None => (),
             }
+        }
+        match self.peers.as_ref().map(|text| text.parse()) {
+            Some(Ok(address)) => draft.peers.listen = Some(address),
+            Some(Err(error)) => {
+                let error: bind::BadAddress = error;
+                problems.push(Problem::new("--peers", error.to_string()));
+            }
+            None => (),
         }
         if let Some(host) = &self.host {
             draft.listen.address = draft.listen.address.with_host(host);

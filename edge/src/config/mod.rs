@@ -116,7 +116,7 @@ pub enum Command {
 pub mod env {
     /// The token that clients must present, as the Go gateway has it.
     pub const TOKEN: &str = "MCP_GATEWAY_AUTH_TOKEN";
-    /// Where the other replicas reach this one, `host:port` with an IP address.
+    /// Where the other replicas reach this one: its IP, and the port if it is not that of `peers.listen`.
     pub const PEER_ADDRESS: &str = "MCP_EDGE_PEER_ADDRESS";
     /// The key of session ids, or two of them, apart by a comma: the current one and the one before it.
     pub const KEY: &str = "MCP_EDGE_KEY";

@@ -1,6 +1,6 @@
 //! The rules that span several settings, and the only way from a [`Draft`] to a [`Config`].
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use super::draft::{Draft, ServerDraft, TokenSource};
@@ -83,12 +83,14 @@ fn home(
         problems.push(Problem::new("peers.listen", text));
     }
     let (text, place) = said.unwrap_or_else(|| (listen.to_string(), "peers.listen".to_owned()));
-    match text.parse::<SocketAddr>() {
+    // An address of a pod comes without a port.
+    let alone = text.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, listen.port()));
+    match text.parse::<SocketAddr>().or(alone) {
         Ok(address) if !address.ip().is_unspecified() && address.port() > 0 => Home::at(address),
         _ => {
             let text = format!(
-                "`{text}` is no address at which others reach this one; give its IP and port, for example \
-                 10.0.0.7:4445, as `peers.address` or in {} (in a pod: $(POD_IP):4445)",
+                "`{text}` is no address at which others reach this one; give its IP, for example 10.0.0.7 or \
+                 10.0.0.7:4445, as `peers.address` or in {} (in a pod: status.podIP)",
                 env::PEER_ADDRESS
             );
             problems.push(Problem::new(place, text));
