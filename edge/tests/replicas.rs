@@ -12,6 +12,7 @@
 use std::net::SocketAddr;
 
 use serde_json::{Value, json};
+use testkit::balancer::Balancer;
 use testkit::client::{Answer, Client};
 use testkit::http::{Request, Response};
 use testkit::peer::{Peer, Transport};
@@ -20,8 +21,6 @@ use testkit::real::part;
 use testkit::script::Script;
 use testkit::scripted::Listener;
 use testkit::{GUARD, eventually};
-use tokio::io::copy_bidirectional;
-use tokio::net::{TcpListener, TcpStream};
 use tokio::process::Command;
 use tokio::time::{Instant, timeout};
 
@@ -62,11 +61,11 @@ async fn any_replica_of_the_same_key_takes_the_retry() {
     assert_eq!(last.text(), "Ada likes green");
 }
 
-/// Replicas that know of each other, and a load balancer that knows of nothing: each connection goes to the next one.
+/// Replicas that know of each other, and a load balancer that knows of nothing.
 struct Replicas {
     edges: Vec<Edge>,
     peers: Vec<SocketAddr>,
-    balancer: SocketAddr,
+    balancer: Balancer,
     server: Listener,
     _scratch: Scratch,
 }
@@ -88,19 +87,7 @@ impl Replicas {
         for edge in &edges {
             edge.ready().await;
         }
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let balancer = listener.local_addr().unwrap();
-        let replicas: Vec<_> = edges.iter().map(|edge| edge.address).collect();
-        tokio::spawn(async move {
-            for replica in replicas.iter().cycle() {
-                let (mut client, _) = listener.accept().await.unwrap();
-                let replica = *replica;
-                tokio::spawn(async move {
-                    let mut edge = TcpStream::connect(replica).await?;
-                    copy_bidirectional(&mut client, &mut edge).await
-                });
-            }
-        });
+        let balancer = Balancer::start(edges.iter().map(|edge| edge.address).collect()).await;
         Self { edges, peers, balancer, server, _scratch: scratch }
     }
 
@@ -141,7 +128,7 @@ async fn a_session_goes_on_whichever_replica_its_requests_come_to() {
         "tools/call:t1=ask:elicitation/create,progress:2,grow,answer",
     ];
     let replicas = Replicas::start(&asks, "").await;
-    let client = Client::legacy(replicas.balancer, "2025-11-25").token(TOKEN);
+    let client = Client::legacy(replicas.balancer.address(), "2025-11-25").token(TOKEN);
     let client = client.capabilities(json!({"elicitation": {}})).connect().await;
     for _ in 0..6 {
         assert_eq!(client.tool_names().await, ["t0", "t1"]);
@@ -167,8 +154,8 @@ async fn a_session_goes_on_whichever_replica_its_requests_come_to() {
     };
     let told = timeout(GUARD, told).await.expect("news in time");
     assert_eq!(told["method"], "notifications/tools/list_changed");
-    let stranger =
-        Client::legacy(replicas.balancer, "2025-11-25").header("Mcp-Session-Id", client.session().unwrap());
+    let stranger = Client::legacy(replicas.balancer.address(), "2025-11-25")
+        .header("Mcp-Session-Id", client.session().unwrap());
     assert_eq!(stranger.call("tools/list", json!({})).await.status, 401);
     assert!(replicas.passed().await >= 6.0);
     assert_eq!(client.end().await, 204);
@@ -181,7 +168,7 @@ async fn a_session_goes_on_whichever_replica_its_requests_come_to() {
 #[tokio::test(flavor = "multi_thread")]
 async fn messages_of_the_older_transport_find_their_stream() {
     let replicas = Replicas::start(&["--name", "it", "--tools", "1"], "").await;
-    let peer = Peer::connect(replicas.balancer, TOKEN, "word", Transport::Sse).await;
+    let peer = Peer::connect(replicas.balancer.address(), TOKEN, "word", Transport::Sse).await;
     for _ in 0..6 {
         assert!(peer.tool("t0", json!({})).await.contains("it"));
     }

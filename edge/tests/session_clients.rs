@@ -1,6 +1,7 @@
 //! Official clients of the session era and all that goes from server to client: client × transport × feature,
 //! each cell judged by what the client itself saw. `server-everything` is behind the release bridge, the release
-//! edge before it, and a cutter before that which breaks streams on command. What the clients do is in
+//! edge before it, alone or as two replicas of which each connection gets the next, and a cutter before that which breaks
+//! streams on command. What the clients do is in
 //! `testkit/real/features.*`.
 
 #![allow(
@@ -12,12 +13,14 @@
 )]
 
 use std::io::Write as _;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use testkit::balancer::Balancer;
 use testkit::cutter::Cutter;
-use testkit::process::{Bridge, Edge, Scratch, binary};
+use testkit::process::{Bridge, Edge, Scratch, binary, free_address};
 use testkit::real::{self, node, part};
 use testkit::tap::Tap;
 use tokio::process::Command;
@@ -49,7 +52,9 @@ struct Column {
 }
 
 struct Setup {
-    edge: Edge,
+    edges: Vec<Edge>,
+    /// Before several edges.
+    balancer: Option<Balancer>,
     tap: Tap,
     scratch: Scratch,
     /// It ends after the edge.
@@ -82,7 +87,19 @@ const TOKEN: &str = "a-token-for-the-tests";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_session_client_has_every_feature_over_every_transport() {
-    let setup = Arc::new(setup().await);
+    every_feature(Arc::new(setup(1).await)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn and_so_it_is_where_each_connection_is_to_another_replica() {
+    let setup = Arc::new(setup(2).await);
+    every_feature(setup.clone()).await;
+    assert!(setup.metric("mcp_edge_peer_requests_passed_total").await > 0.0);
+    assert_eq!(setup.metric("mcp_edge_peer_failures_total").await, 0.0);
+    assert_eq!(setup.metric("mcp_edge_peer_gone_total").await, 0.0);
+}
+
+async fn every_feature(setup: Arc<Setup>) {
     let (mut running, room) = (JoinSet::new(), Arc::new(Semaphore::new(AT_ONCE)));
     for (number, run) in runs().into_iter().enumerate() {
         let (setup, room) = (setup.clone(), room.clone());
@@ -102,18 +119,18 @@ async fn every_session_client_has_every_feature_over_every_transport() {
     // The server's side of what clients cannot see: each cancel reached it, and each broken stream was replayed.
     assert_eq!(setup.tap.record().count("notifications/cancelled"), columns.len());
     let resumed = columns.iter().filter(|column| column.run.transport == Transport::Http).count() * 2;
-    let replayed = setup.edge.metric("mcp_edge_resumptions_total{outcome=\"replayed\"}").await;
-    assert!(replayed.is_some_and(|replayed| replayed >= resumed as f64), "{replayed:?} of {resumed}");
+    let replayed = setup.metric("mcp_edge_resumptions_total{outcome=\"replayed\"}").await;
+    assert!(replayed >= resumed as f64, "{replayed} of {resumed}");
     for outcome in ["gone", "stale", "unknown"] {
         let series = format!("mcp_edge_resumptions_total{{outcome=\"{outcome}\"}}");
-        assert_eq!(setup.edge.metric(&series).await.unwrap_or(0.0), 0.0, "{series}");
+        assert_eq!(setup.metric(&series).await, 0.0, "{series}");
     }
 }
 
 /// The Inspector's command line, in each way that it connects.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_inspector_lists_and_calls() {
-    let setup = setup().await;
+    let setup = setup(1).await;
     let ways: [(&str, &[&str]); 4] = [
         ("/mcp", &["--transport", "http"]),
         ("/mcp", &["--transport", "http", "--protocol-era", "legacy"]),
@@ -139,20 +156,46 @@ fn runs() -> Vec<Run> {
     direct.into_iter().chain(remote).collect()
 }
 
-async fn setup() -> Setup {
+async fn setup(replicas: usize) -> Setup {
     let bridge = Bridge::start(&["node", &real::server("everything")]).await;
     let tap = Tap::start(bridge.address).await;
-    let mut command = Command::new(binary("mcp-edge"));
-    command.arg(format!("--server=everything={}", tap.address())).env("MCP_GATEWAY_AUTH_TOKEN", TOKEN);
-    let edge = Edge::start_with(command).await;
-    edge.ready().await;
-    Setup { edge, tap, scratch: Scratch::new(), _bridge: bridge }
+    let mut edges = Vec::new();
+    for _ in 0..replicas {
+        let mut command = Command::new(binary("mcp-edge"));
+        command.arg(format!("--server=everything={}", tap.address())).env("MCP_GATEWAY_AUTH_TOKEN", TOKEN);
+        if replicas > 1 {
+            command.arg(format!("--peers={}", free_address())).env("MCP_EDGE_KEY", "k".repeat(32));
+        }
+        edges.push(Edge::start_with(command).await);
+    }
+    for edge in &edges {
+        edge.ready().await;
+    }
+    let balancer = match &edges[..] {
+        [_] => None,
+        all => Some(Balancer::start(all.iter().map(|edge| edge.address).collect()).await),
+    };
+    Setup { edges, balancer, tap, scratch: Scratch::new(), _bridge: bridge }
 }
 
 impl Setup {
+    /// Where clients connect.
+    fn address(&self) -> SocketAddr {
+        self.balancer.as_ref().map_or(self.edges[0].address, Balancer::address)
+    }
+
+    /// A line of the metrics, of all replicas together.
+    async fn metric(&self, series: &str) -> f64 {
+        let mut all = 0.0;
+        for edge in &self.edges {
+            all += edge.metric(series).await.unwrap_or(0.0);
+        }
+        all
+    }
+
     /// Runs one client to its end.
     async fn drive(&self, number: usize, run: Run) -> Result<Value, String> {
-        let cutter = Cutter::start(self.edge.address).await;
+        let cutter = Cutter::start(self.address()).await;
         let url = |path: &str| format!("http://{}{path}", cutter.address());
         let program =
             if run.program[0].starts_with('.') { part(run.program[0]) } else { run.program[0].to_owned() };
@@ -213,7 +256,7 @@ impl Setup {
     async fn inspect(&self, path: &str, options: &[&str], what: &[&str]) -> Value {
         let mut command = Command::new(node());
         command.arg(part("node_modules/@modelcontextprotocol/inspector/clients/launcher/build/index.js"));
-        command.args(["--cli", &format!("http://{}{path}", self.edge.address)]).args(options).args(what);
+        command.args(["--cli", &format!("http://{}{path}", self.address())]).args(options).args(what);
         command.args(["--header", &format!("Authorization: Bearer {TOKEN}")]);
         // Its catalog of servers would be made in the home directory.
         command.env("HOME", self.scratch.path("")).env("NO_PROXY", "127.0.0.1").kill_on_drop(true);

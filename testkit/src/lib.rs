@@ -9,6 +9,7 @@
 //!   test, in the place of bridge and process; the binary `scripted-server` serves it on stdio
 //! - [`record`] — what a scripted server saw: starts, messages, ends
 //! - [`tap`] — the same for real servers: what went up on the wire to a bridge
+//! - [`balancer`] — connections go to one replica after the other
 //! - [`cutter`] — a way between client and edge that breaks on command
 //! - [`http`], [`sse`] — one HTTP exchange with every header in the test's hands
 //! - [`client`] — MCP clients of both eras on top of it
@@ -26,6 +27,7 @@
     reason = "a panic here is a failed test"
 )]
 
+pub mod balancer;
 pub mod client;
 pub mod cutter;
 pub mod http;
