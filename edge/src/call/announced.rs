@@ -52,6 +52,18 @@ impl Announced {
         has_left
     }
 
+    /// Nobody looks at what waits of `server`, for it is another one by now.
+    pub fn forget(&self, server: &ServerName) {
+        let mut all = self.lock();
+        if let Some(waiting) = all.get_mut(server) {
+            (waiting.notices, waiting.followed) = (Vec::new(), false);
+            if waiting.looking == 0 {
+                all.remove(server);
+            }
+        }
+        self.any.store(all.values().any(Waiting::is_unknown), Ordering::Release);
+    }
+
     /// Whether anything waits or is looked at. Costs one load.
     pub fn any(&self) -> bool {
         self.any.load(Ordering::Acquire)

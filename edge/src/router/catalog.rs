@@ -10,6 +10,7 @@ use wire::limits::Limits;
 use wire::mcp::list::Item;
 use wire::mcp::mirror::Mirrored;
 
+use super::lineup::Lineup;
 use super::mend::Faults;
 use super::names::{self, Names, Offer, Prefix};
 use super::render::{self, Rendered};
@@ -93,6 +94,12 @@ pub struct GivenNames {
 }
 
 impl GivenNames {
+    /// Keeps those of servers that `keeps` says yes to.
+    pub(super) fn retain(&mut self, keeps: impl Fn(&ServerName) -> bool) {
+        self.tools.retain(&keeps);
+        self.prompts.retain(&keeps);
+    }
+
     /// These, but where `own` has others.
     pub(super) fn with(&self, own: &Self) -> Self {
         Self { tools: self.tools.with(&own.tools), prompts: self.prompts.with(&own.prompts) }
@@ -137,6 +144,8 @@ pub struct Surface {
 /// All views.
 #[derive(Debug, Default)]
 pub struct Catalog {
+    /// The servers it is of.
+    pub(super) lineup: Arc<Lineup>,
     /// Of all servers together, names made unique.
     pub all: Surface,
     /// Of each server alone, by its number, its names as they are.
@@ -389,7 +398,13 @@ impl<'a> Builder<'a> {
             }
             surface
         };
-        (finish(self.all), self.alone.into_iter().map(|alone| Arc::new(finish(alone))).collect())
+        let nobody = Arc::new(finish(Draft::default()));
+        let alone = self.alone.into_iter().zip(&self.slugs).map(|(alone, slug)| match slug {
+            Some(_) => Arc::new(finish(alone)),
+            None => nobody.clone(),
+        });
+        let alone = alone.collect();
+        (finish(self.all), alone)
     }
 
     fn may_show(&self, server: &ServerName, tool: &str) -> bool {

@@ -1,6 +1,7 @@
 //! The configured servers and their order. Each server has a number for good: routes, views and what was seen go by it,
 //! and none of them can lead to another server after the configuration has changed.
 
+use std::fmt;
 use std::ptr::addr_eq;
 use std::sync::Arc;
 
@@ -44,6 +45,12 @@ impl Lineup {
         next
     }
 
+    /// Whether both say the same of the same servers.
+    pub(super) fn says_same(&self, other: &Self) -> bool {
+        let prefixes = |lineup: &Self| lineup.iter().map(|(_, entry)| entry.prefix).collect::<Vec<_>>();
+        self.order == other.order && prefixes(self) == prefixes(other)
+    }
+
     /// A server that is configured.
     pub(super) fn get(&self, number: usize) -> Option<&Entry> {
         self.entries.get(number)?.as_ref()
@@ -62,6 +69,12 @@ impl Lineup {
     /// One more than the highest number that was ever given.
     pub(super) fn numbers(&self) -> usize {
         self.entries.len()
+    }
+}
+
+impl fmt::Debug for Lineup {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.iter().map(|(_, entry)| entry.name.as_str())).finish()
     }
 }
 

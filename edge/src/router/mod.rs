@@ -174,8 +174,6 @@ pub struct Router {
 
 struct Shared {
     config: Config,
-    /// Changed with `state` alone.
-    lineup: RwLock<Arc<Lineup>>,
     metrics: Metrics,
     seen: Arc<Seen>,
     drain: DrainWatch,
@@ -194,7 +192,6 @@ impl Router {
         let shared = Shared {
             views: Views::new(config.view_bytes),
             config,
-            lineup: RwLock::default(),
             metrics,
             seen: Arc::new(Seen::new(SEEN_URIS)),
             drain,
@@ -210,7 +207,9 @@ impl Router {
     /// Serves these servers from now on, in this order. Whoever was there before goes on undisturbed; a server that is
     /// another one under its name shows what that one did until it is listed. Names are given out anew.
     pub fn reconfigure(&self, servers: Vec<Entry>) {
-        self.shared.reconfigure(servers);
+        if self.shared.reconfigure(servers) {
+            refresh::settle(self);
+        }
     }
 
     /// What public names lead to now.
@@ -230,8 +229,9 @@ impl Shared {
         self.catalog.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// The servers that calls may reach now.
     fn lineup(&self) -> Arc<Lineup> {
-        self.lineup.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.catalog().lineup.clone()
     }
 
     fn is_settled(&self) -> bool {
@@ -250,7 +250,7 @@ impl Shared {
         scope: Option<&ServerName>,
     ) -> Option<(&'c Surface, Option<usize>)> {
         let Some(scope) = scope else { return Some((&catalog.all, None)) };
-        let index = self.index(scope)?;
+        let index = catalog.lineup.number(scope.as_str())?;
         Some((catalog.alone.get(index)?.as_ref(), Some(index)))
     }
 

@@ -81,6 +81,11 @@ impl Names {
         assigned
     }
 
+    /// Keeps those of servers that `keeps` says yes to.
+    pub fn retain(&mut self, keeps: impl Fn(&ServerName) -> bool) {
+        self.owners.retain(|_, owner| keeps(owner));
+    }
+
     /// These, but where `own` has others.
     pub fn with(&self, own: &Self) -> Self {
         let mut all = self.clone();

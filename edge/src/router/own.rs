@@ -18,31 +18,42 @@ use std::time::Duration;
 
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
 
 use super::mend::mend;
 use super::refresh::{Wanted, pause};
 use super::views::{Looked, View};
-use super::{Router, Shared};
-use crate::call::{Affinity, Call, List, Reply, SessionKey};
+use super::{Entry, Router, Shared};
+use crate::call::{Affinity, Call, List, Reply, ServerName, SessionKey};
 use crate::error::Error;
 
-/// Looks at what the sessions of the server at `index` announce, for as long as they say so.
-pub(super) async fn follow(router: Router, index: usize, mut announcing: UnboundedReceiver<SessionKey>) {
-    let leaving = router.shared.drain.clone();
+/// Looks at what the sessions of this server announce, for as long as they say so and it is not `gone`.
+pub(super) async fn follow(
+    router: Router,
+    (index, name): (usize, ServerName),
+    (mut announcing, gone): (UnboundedReceiver<SessionKey>, CancellationToken),
+) {
     loop {
         let session = tokio::select! {
-            () = leaving.leaving() => return,
+            () = router.shared.drain.leaving() => return,
+            () = gone.cancelled() => break,
             session = announcing.recv() => session,
         };
         let Some(session) = session else { return };
-        let shared = router.shared.clone();
+        let (shared, gone, name) = (router.shared.clone(), gone.clone(), name.clone());
         router.shared.drain.spawn(async move {
             tokio::select! {
                 () = session.ended.cancelled() => {}
                 () = shared.drain.leaving() => {}
-                () = shared.look_until_done(&session, index) => {}
+                () = gone.cancelled() => session.announced.forget(&name),
+                () = shared.look_until_done(&session, (index, &name)) => {}
             }
         });
+    }
+    // What another server of that name shows is not what this one announced.
+    announcing.close();
+    while let Ok(session) = announcing.try_recv() {
+        session.announced.forget(&name);
     }
 }
 
@@ -81,14 +92,12 @@ impl Shared {
         })
     }
 
-    async fn look_until_done(self: &Arc<Self>, session: &SessionKey, index: usize) {
-        let lineup = self.lineup();
-        let Some(entry) = lineup.get(index) else { return };
+    async fn look_until_done(self: &Arc<Self>, session: &SessionKey, (index, name): (usize, &ServerName)) {
         let view = self.view(session);
         loop {
             sleep(view.gap(index).unwrap_or(self.config.refresh_gap)).await;
             self.look(session, index).await;
-            if session.announced.left(&entry.name) {
+            if session.announced.left(name) {
                 return;
             }
         }
@@ -96,18 +105,18 @@ impl Shared {
 
     /// Lists over the session's own connection what it announced. What cannot be read waits again.
     async fn look(self: &Arc<Self>, session: &SessionKey, index: usize) {
-        let lineup = self.lineup();
-        let Some(entry) = lineup.get(index) else { return };
+        // Not the whole line-up, which would keep servers that are gone.
+        let Some(Entry { name, server, .. }) = self.lineup().get(index).cloned() else { return };
         let view = self.view(session);
         let _one = view.looking.lock().await;
         // If this is given up, what was announced waits again before another look begins.
-        let look = session.announced.take(&entry.name);
+        let look = session.announced.take(&name);
         if look.notices().is_empty() {
             return;
         }
         let (mut lists, mut unread) = (Vec::new(), Vec::new());
         for list in Wanted::of(look.notices()).lists() {
-            match entry.server.list(session, list).await {
+            match server.list(session, list).await {
                 Some(Ok(items)) => {
                     let items = mend(list, items, &self.config.limits).await.0;
                     lists.push((list, self.looked(index, list, items)));

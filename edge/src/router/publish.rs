@@ -14,11 +14,13 @@ use crate::error::Error;
 /// What catalogs are built from.
 #[derive(Default)]
 pub(super) struct State {
+    /// As configured; calls see those of the catalog.
+    pub(super) lineup: Arc<Lineup>,
     /// By the numbers of the servers.
     parts: Vec<Listing>,
     pub(super) given: Arc<GivenNames>,
-    /// The servers of the last catalog.
-    published: Arc<Lineup>,
+    /// New servers are heard before names are given out anew, and until then nothing changes.
+    waits: bool,
 }
 
 /// How far the listing of one server has come.
@@ -27,17 +29,29 @@ pub(super) enum Listing {
     Pending,
     /// Failed at least once and never answered; how it failed first.
     Failed(Error),
+    /// Not answered yet; what another server of that name said, which is shown meanwhile.
+    Inherited(Arc<Part>),
     /// Answered; the latest word, also while the server is down.
     Listed(Arc<Part>),
 }
 
 impl Listing {
     fn part(&self) -> Option<Arc<Part>> {
-        if let Self::Listed(part) = self { Some(part.clone()) } else { None }
+        match self {
+            Self::Inherited(part) | Self::Listed(part) => Some(part.clone()),
+            Self::Pending | Self::Failed(_) => None,
+        }
     }
 }
 
 impl State {
+    /// Whether each configured server has answered or failed.
+    fn is_complete(&self) -> bool {
+        let is_open =
+            |number| matches!(self.parts.get(number), Some(Listing::Pending | Listing::Inherited(_)));
+        !self.lineup.iter().any(|(number, _)| is_open(number))
+    }
+
     /// What the servers offer, by their numbers.
     pub(super) fn parts(&self) -> Vec<Option<Arc<Part>>> {
         self.parts.iter().map(Listing::part).collect()
@@ -63,21 +77,27 @@ impl Shared {
 
     /// The servers that have never listed.
     pub(super) fn unheard(&self) -> Vec<ServerName> {
-        let (state, lineup) = (self.lock_state(), self.lineup());
+        let state = self.lock_state();
         let is_heard = |number: usize| matches!(state.parts.get(number), Some(Listing::Listed(_)));
-        lineup.iter().filter(|(number, _)| !is_heard(*number)).map(|(_, entry)| entry.name.clone()).collect()
+        state
+            .lineup
+            .iter()
+            .filter(|(number, _)| !is_heard(*number))
+            .map(|(_, entry)| entry.name.clone())
+            .collect()
     }
 
     /// See [`super::Router::complaints`].
     pub(super) fn complaints(&self, name: &ServerName) -> Complaints {
         let part = {
-            let (state, number) = (self.lock_state(), self.index(name));
+            let state = self.lock_state();
+            let number = state.lineup.number(name.as_str());
             match number.and_then(|number| state.parts.get(number)) {
                 Some(Listing::Listed(part)) => part.clone(),
                 Some(Listing::Failed(why)) => {
                     return Complaints { listed: false, all: vec![why.to_string()] };
                 }
-                Some(Listing::Pending) | None => return Complaints::default(),
+                Some(Listing::Pending | Listing::Inherited(_)) | None => return Complaints::default(),
             }
         };
         let mut all: Vec<String> =
@@ -108,61 +128,89 @@ impl Shared {
     /// Gives out names now, whoever has answered.
     pub(super) fn settle(&self) {
         let mut state = self.lock_state();
-        if !self.is_settled() {
-            self.publish(&mut state);
+        if !self.is_settled() || state.waits {
+            self.give_out(&mut state);
         }
     }
 
-    /// See [`super::Router::reconfigure`].
-    pub(super) fn reconfigure(&self, servers: Vec<Entry>) {
+    /// See [`super::Router::reconfigure`]; whether anything is another.
+    pub(super) fn reconfigure(&self, servers: Vec<Entry>) -> bool {
         let mut state = self.lock_state();
-        let before = self.lineup();
-        let lineup = Arc::new(before.followed_by(servers));
+        let before = state.lineup.clone();
+        let lineup = before.followed_by(servers);
+        if lineup.says_same(&before) {
+            return false;
+        }
         for number in state.parts.len()..lineup.numbers() {
             let namesake = lineup.get(number).and_then(|entry| before.number(entry.name.as_str()));
             let known = namesake.and_then(|namesake| state.parts.get(namesake)?.part());
-            state.parts.push(known.map_or(Listing::Pending, Listing::Listed));
+            state.parts.push(known.map_or(Listing::Pending, Listing::Inherited));
         }
-        state.given = Arc::default();
+        for (number, part) in state.parts.iter_mut().enumerate() {
+            if lineup.get(number).is_none() {
+                *part = Listing::Pending; // nobody asks for it again
+            }
+        }
         self.news.follow_all(&lineup);
-        *self.lineup.write().unwrap_or_else(PoisonError::into_inner) = lineup;
-        if self.is_settled() {
+        state.lineup = Arc::new(lineup);
+        if !self.is_settled() {
+            // What is known of names counts only when they are given out.
+            self.replace(Catalog { lineup: state.lineup.clone(), ..Catalog::default() });
+        }
+        if state.is_complete() {
+            self.give_out(&mut state);
+        } else if self.is_settled() {
+            // Who is gone is gone now; who is new is heard before names are given out anew.
+            state.waits = true;
+            let lineup = state.lineup.clone();
+            Arc::make_mut(&mut state.given).retain(|owner| lineup.number(owner.as_str()).is_some());
             self.publish(&mut state);
         }
+        true
     }
 
     fn update(&self, number: usize, listing: Listing) {
         let mut state = self.lock_state();
-        let lineup = self.lineup();
+        let is_configured = state.lineup.get(number).is_some();
         // It may have been listed while the configuration changed.
-        let (Some(_), Some(part)) = (lineup.get(number), state.parts.get_mut(number)) else { return };
+        let Some(part) = state.parts.get_mut(number).filter(|_| is_configured) else { return };
         match (&part, &listing) {
             (Listing::Failed(_) | Listing::Listed(_), Listing::Failed(_)) => return,
             _ => *part = listing,
         }
-        let is_pending = |number: usize| matches!(state.parts.get(number), Some(Listing::Pending));
-        if self.is_settled() || !lineup.iter().any(|(number, _)| is_pending(number)) {
+        if !state.waits && self.is_settled() {
             self.publish(&mut state);
+        } else if state.is_complete() {
+            self.give_out(&mut state);
         }
     }
 
+    /// Gives out all names anew.
+    fn give_out(&self, state: &mut State) {
+        (state.given, state.waits) = (Arc::default(), false);
+        self.publish(state);
+    }
+
     fn publish(&self, state: &mut State) {
-        let (parts, lineup) = (state.parts(), self.lineup());
+        let (parts, lineup) = (state.parts(), state.lineup.clone());
         let given = Arc::make_mut(&mut state.given);
-        let catalog = Arc::new(Catalog::build(&members(&lineup, &parts), given, &self.terms()));
+        let catalog = Catalog::build(&members(&lineup, &parts), given, &self.terms());
         let unmatched: usize = catalog.unmatched.iter().map(|(_, more)| more).sum();
         self.metrics.templates_unmatched.set(i64::try_from(unmatched).unwrap_or(i64::MAX));
         self.metrics.contested.set(i64::try_from(catalog.contested).unwrap_or(i64::MAX));
-        let before = {
-            let mut current = self.catalog.write().unwrap_or_else(PoisonError::into_inner);
-            std::mem::replace(&mut *current, catalog.clone())
-        };
+        let (before, catalog) = self.replace(Catalog { lineup, ..catalog });
         self.tell(&before, &catalog);
-        let before = (std::mem::replace(&mut state.published, lineup.clone()), before);
         // Who has read nothing has nothing to read again.
         if self.settled.send_replace(true) {
-            self.news.announce((&before.0, &before.1), (&lineup, &catalog));
+            self.news.announce(&before, &catalog);
         }
+    }
+
+    /// The catalog before, and the one that is in its place now.
+    fn replace(&self, catalog: Catalog) -> (Arc<Catalog>, Arc<Catalog>) {
+        let catalog = Arc::new(catalog);
+        let mut current = self.catalog.write().unwrap_or_else(PoisonError::into_inner);
+        (std::mem::replace(&mut *current, catalog.clone()), catalog)
     }
 
     pub(super) fn terms(&self) -> Terms {
@@ -175,8 +223,7 @@ impl Shared {
 
     /// Log lines for what an operator would otherwise search for: once per change.
     fn tell(&self, before: &Catalog, now: &Catalog) {
-        let lineup = self.lineup();
-        let name = |server: usize| lineup.get(server).map(|entry| entry.name.to_string());
+        let name = |server: usize| now.lineup.get(server).map(|entry| entry.name.to_string());
         for doubled in now.doubled.iter().filter(|doubled| !before.doubled.contains(doubled)) {
             let (uri, owner, other) = doubled;
             let (owner, other) = (name(*owner), name(*other));

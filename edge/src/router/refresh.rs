@@ -43,10 +43,7 @@ pub fn follow(router: &Router, pool: Arc<Pool>, gone: CancellationToken) {
     let Some(number) = router.shared.index(pool.name()) else { return };
     let (shared, drain) = (router.shared.clone(), &router.shared.drain);
     if let Some(announcing) = pool.announcing() {
-        let (router, gone) = (router.clone(), gone.clone());
-        drain.spawn(
-            async move { gone.run_until_cancelled_owned(own::follow(router, number, announcing)).await },
-        );
+        drain.spawn(own::follow(router.clone(), (number, pool.name().clone()), (announcing, gone.clone())));
     }
     drain.spawn(async move {
         tokio::select! {

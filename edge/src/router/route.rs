@@ -11,7 +11,7 @@ use wire::mcp::method::Method;
 use wire::object::Object;
 use wire::span::Span;
 
-use super::catalog::{Route, Surface};
+use super::catalog::{Catalog, Route, Surface};
 use super::{Shared, unknown};
 use crate::call::{Affinity, Call, List, Outcome, Rename, Reply, ServerName};
 use crate::error::{Blame, Error, Kind};
@@ -44,7 +44,7 @@ impl Shared {
             return nothing_to_complete();
         }
         match routed {
-            Ok(target) => self.send(call, target),
+            Ok(target) => self.send(call, target, &catalog),
             Err(error) => Reply::failed(error),
         }
     }
@@ -84,9 +84,8 @@ impl Shared {
         }
     }
 
-    fn send(&self, mut call: Call, target: Target) -> Reply {
-        let lineup = self.lineup();
-        let Some(entry) = lineup.get(target.server) else {
+    fn send(&self, mut call: Call, target: Target, catalog: &Catalog) -> Reply {
+        let Some(entry) = catalog.lineup.get(target.server) else {
             return Reply::failed(Error::new(Kind::Lost, Blame::Edge, "the server is no longer configured"));
         };
         if call.pin.as_ref().is_some_and(|pin| *pin != entry.name) {

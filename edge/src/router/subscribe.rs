@@ -46,11 +46,11 @@ impl News {
     }
 
     /// Tells those who follow a view, if what they would read differs.
-    pub(super) fn announce(&self, before: (&Lineup, &Catalog), now: (&Lineup, &Catalog)) {
-        tell(&self.all, &before.1.all, &now.1.all);
+    pub(super) fn announce(&self, before: &Catalog, now: &Catalog) {
+        tell(&self.all, &before.all, &now.all);
         let nothing = Surface::default();
-        let view = |(lineup, catalog): (&Lineup, &'_ Catalog), name: &ServerName| {
-            catalog.alone.get(lineup.number(name.as_str())?).cloned()
+        let view = |catalog: &Catalog, name: &ServerName| {
+            catalog.alone.get(catalog.lineup.number(name.as_str())?).cloned()
         };
         for (name, sender) in self.alone().iter() {
             let (before, now) = (view(before, name), view(now, name));
@@ -117,11 +117,11 @@ impl Shared {
         scope: Option<&ServerName>,
         uris: Vec<String>,
     ) -> Vec<Subscribing> {
-        let (catalog, lineup) = (self.catalog_of(&subscriber.affinity), self.lineup());
+        let catalog = self.catalog_of(&subscriber.affinity);
         let Some((surface, only)) = self.surface(&catalog, scope) else { return Vec::new() };
         let principal = subscriber.caller.principal();
         let asked = uris.into_iter().filter_map(|uri| {
-            let entry = lineup.get(self.owner(surface, only, (principal, &uri))?)?;
+            let entry = catalog.lineup.get(self.owner(surface, only, (principal, &uri))?)?;
             Some(entry.server.subscribe(subscriber.clone(), uri))
         });
         asked.collect()

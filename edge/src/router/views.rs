@@ -14,6 +14,7 @@ use wire::mcp::list::Item;
 
 use super::Shared;
 use super::catalog::{Catalog, GivenNames, Part};
+use super::lineup::Lineup;
 use super::publish::members;
 use crate::call::{Affinity, List, SessionKey};
 
@@ -40,7 +41,9 @@ pub(super) struct View {
 struct Own {
     lists: OwnLists,
     /// Names that lead elsewhere for this session, or that only it knows: they do not move while it has lists of its own.
-    names: GivenNames,
+    names: Arc<GivenNames>,
+    /// The servers of which these are.
+    lineup: Arc<Lineup>,
     built: Option<Arc<Built>>,
     /// Whose lists came last.
     newest: usize,
@@ -70,8 +73,8 @@ struct Built {
     /// What everybody saw then.
     beside: Arc<Catalog>,
     lists: OwnLists,
-    names_before: GivenNames,
-    names: GivenNames,
+    names_before: Arc<GivenNames>,
+    names: Arc<GivenNames>,
     catalog: Arc<Catalog>,
     _room: Room,
 }
@@ -307,9 +310,10 @@ impl Shared {
     /// The catalog with a session's own lists in place, and the lists that it had to lose for want of room.
     fn seen_in(&self, view: &View, common: Arc<Catalog>) -> (Arc<Catalog>, Vec<(usize, List)>) {
         let (mut own, mut lost) = (view.own(), Vec::new());
-        if !own.built.as_ref().is_some_and(|built| built.is_beside(&common)) {
-            let lineup = self.lineup();
-            own.lists.retain(|(server, _), _| lineup.get(*server).is_some());
+        if !Arc::ptr_eq(&own.lineup, &common.lineup) {
+            lost.extend(own.lists.keys().filter(|(server, _)| common.lineup.get(*server).is_none()).copied());
+            own.lists.retain(|(server, _), _| common.lineup.get(*server).is_some());
+            (own.names, own.lineup) = (Arc::default(), common.lineup.clone());
         }
         while let Some((first, _)) = own.lists.keys().next().copied() {
             if let Some(built) = own.built.as_ref().filter(|built| built.is_beside(&common)) {
@@ -330,15 +334,16 @@ impl Shared {
             lost.extend(gone.into_iter().map(|list| (server, list)));
         }
         own.built = None;
-        own.names = GivenNames::default();
+        own.names = Arc::default();
         (common, lost)
     }
 
     fn build(&self, own: &Own, common: &Arc<Catalog>) -> Option<Arc<Built>> {
-        let (mut parts, given, lineup) = {
+        let (mut parts, given) = {
             let state = self.lock_state();
-            (state.parts(), state.given.clone(), self.lineup())
+            (state.parts(), state.given.clone())
         };
+        let lineup = &common.lineup;
         for ((server, list), items) in &own.lists {
             let Some(part) = parts.get_mut(*server) else { continue };
             // Whether one completes that nobody has listed is not known.
@@ -346,7 +351,7 @@ impl Shared {
             Arc::make_mut(part).items_mut(*list).clone_from(&items.items);
         }
         let mut names = given.with(&own.names);
-        let mut catalog = Catalog::build(&members(&lineup, &parts), &mut names, &self.terms());
+        let mut catalog = Catalog::build(&members(lineup, &parts), &mut names, &self.terms());
         let is_own = |server: usize| own.lists.keys().any(|(of, _)| *of == server);
         for (server, alone) in common.alone.iter().enumerate().filter(|(server, _)| !is_own(*server)) {
             if let Some(place) = catalog.alone.get_mut(server) {
@@ -354,13 +359,17 @@ impl Shared {
             }
         }
         let mine = catalog.alone.iter().enumerate().filter(|(server, _)| is_own(*server));
+        catalog.lineup = lineup.clone();
         let names = names.beyond(&given);
-        let bytes = catalog.all.bytes() + mine.map(|(_, alone)| alone.bytes()).sum::<usize>() + names.bytes();
+        let bytes = catalog.all.bytes()
+            + mine.map(|(_, alone)| alone.bytes()).sum::<usize>()
+            + names.bytes()
+            + own.names.bytes();
         let built = Arc::new(Built {
             beside: common.clone(),
             lists: own.lists.clone(),
             names_before: own.names.clone(),
-            names,
+            names: Arc::new(names),
             catalog: Arc::new(catalog),
             _room: self.views.room(bytes)?,
         });

@@ -113,9 +113,12 @@ impl Shared {
 
     /// A session's own connection shows another list than before, to that session alone.
     pub(super) fn announced(&self, session: &SessionKey, notice: Notice) {
-        if session.announced.note(&self.server.name, notice) {
-            // Without a router nobody lists.
-            let _ = self.announce.send(session.clone());
+        // Nobody lists what is not configured any more, and its name may be another's.
+        if !self.announce.is_closed()
+            && session.announced.note(&self.server.name, notice)
+            && self.announce.send(session.clone()).is_err()
+        {
+            session.announced.forget(&self.server.name);
         }
     }
 

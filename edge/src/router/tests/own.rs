@@ -7,12 +7,14 @@ use super::*;
 use crate::call::Event;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 /// A router over `a` and `b`, where the sessions' own connections are to `b`.
 struct Stage {
     router: Router,
     own: Arc<Mutex<Own>>,
     announce: UnboundedSender<SessionKey>,
+    gone: CancellationToken,
 }
 
 impl Stage {
@@ -22,8 +24,9 @@ impl Stage {
         router.shared.listed(0, part("x"));
         router.shared.listed(1, part("y"));
         let (announce, announcing) = unbounded_channel();
-        tokio::spawn(follow(router.clone(), 1, announcing));
-        Self { router, own, announce }
+        let gone = CancellationToken::new();
+        tokio::spawn(follow(router.clone(), (1, name_of_b()), (announcing, gone.clone())));
+        Self { router, own, announce, gone }
     }
 
     fn shows(&self, part: Part) {
@@ -54,9 +57,13 @@ impl Stage {
     }
 }
 
+fn name_of_b() -> ServerName {
+    ServerName::parse("b").unwrap()
+}
+
 fn session(number: u64) -> (SessionKey, Reply) {
     let (strays, heard) = reply();
-    let ended = tokio_util::sync::CancellationToken::new();
+    let ended = CancellationToken::new();
     let (wishes, announced) = (Arc::default(), Arc::default());
     (SessionKey { number, ended, strays: Arc::new(strays), wishes, announced }, heard)
 }
@@ -329,4 +336,65 @@ async fn in_a_view_a_name_does_not_move() {
     assert_eq!(stage.use_tool(&one, "unlocked").await.unwrap()["server"], "b", "as its client knows it");
     assert_eq!(stage.use_tool(&one, "a__unlocked").await.unwrap()["server"], "a");
     assert_eq!(stage.use_tool(&other, "unlocked").await.unwrap()["server"], "a");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_follows_a_server_that_is_gone_ends_with_it() {
+    let stage = Stage::new();
+    let (one, mut heard) = session(1);
+    stage.shows(tools(&["y", "unlocked"]));
+    stage.changes(&one);
+    let a = stage.router.shared.lineup().get(0).cloned().unwrap();
+    let before = Arc::downgrade(&stage.router.shared.lineup().get(1).unwrap().server);
+    let (announce, announcing) = unbounded_channel();
+    let b = entry("b", Told::default(), stage.own.clone());
+    stage.router.reconfigure(vec![a, b]);
+    stage.gone.cancel();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(!one.announced.any());
+    tokio::spawn(follow(stage.router.clone(), (2, name_of_b()), (announcing, CancellationToken::new())));
+    assert!(
+        one.announced.note(&ServerName::parse("b").unwrap(), Notice::ToolsChanged),
+        "the new one is followed"
+    );
+    announce.send(one.clone()).unwrap();
+    assert_eq!(told(&mut heard).await, Some(Notice::ToolsChanged));
+    stage.router.shared.listed(2, part("y"));
+    stage.tools(Some(&one), None).await;
+    assert!(before.upgrade().is_none(), "nothing holds the one before");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_view_of_a_server_that_is_gone_goes_with_it_and_its_client_is_told() {
+    let stage = Stage::new();
+    let (one, mut heard) = session(1);
+    stage.shows(tools(&["y", "unlocked"]));
+    stage.changes(&one);
+    told(&mut heard).await;
+    let a = stage.router.shared.lineup().get(0).cloned().unwrap();
+    let c = entry("c", Told::default(), Arc::default());
+    stage.router.reconfigure(vec![a.clone(), entry("b", Told::default(), Arc::default()), c]);
+    assert_eq!(stage.tools(Some(&one), None).await, ["x", "y"]);
+    assert_eq!(told(&mut heard).await, Some(Notice::ToolsChanged), "though nothing changed for everybody");
+    // A name that was given in the view is anybody's after it.
+    stage.router.shared.listed(2, part("y"));
+    stage.router.shared.listed(3, part("unlocked"));
+    assert_eq!(stage.use_tool(&one, "unlocked").await.unwrap()["server"], "c");
+}
+
+#[tokio::test(start_paused = true)]
+async fn names_given_in_a_view_are_the_views_no_longer_when_servers_change() {
+    let stage = Stage::new();
+    let (one, mut heard) = session(1);
+    let shared = &stage.router.shared;
+    let looked =
+        |server, part: Part| (server, vec![(List::Tools, shared.looked(server, List::Tools, part.tools))]);
+    assert!(shared.change(&one, &shared.view(&one), looked(0, tools(&["x", "kept"]))));
+    assert!(shared.change(&one, &shared.view(&one), looked(1, tools(&["y", "unlocked"]))));
+    let a = shared.lineup().get(0).cloned().unwrap();
+    stage.router.reconfigure(vec![a]);
+    shared.listed(0, tools(&["x", "unlocked"]));
+    assert!(told(&mut heard).await.is_some());
+    assert_eq!(stage.tools(Some(&one), None).await, ["x", "kept"], "its own list of what stays");
+    assert_eq!(stage.use_tool(&one, "x").await.unwrap()["server"], "a");
 }

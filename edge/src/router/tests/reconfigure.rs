@@ -97,6 +97,80 @@ async fn a_server_that_is_another_one_shows_what_was_there_until_it_is_listed() 
 }
 
 #[tokio::test]
+async fn the_same_again_changes_nothing() {
+    let stage = Stage::new();
+    let [a, b, _] = &stage.entries[..] else { panic!("three") };
+    stage.router.shared.listed(1, part("x"));
+    stage.router.shared.listed(0, part("away for a moment"));
+    stage.serve(&[a, b]);
+    assert_eq!(stage.use_tool("x").await.unwrap_err(), Kind::InvalidParams, "it is still a's");
+    stage.router.shared.listed(0, part("x"));
+    assert_eq!(stage.use_tool("x").await.unwrap()["server"], "a");
+}
+
+#[tokio::test(start_paused = true)]
+async fn names_are_given_out_when_new_servers_have_answered_or_the_time_is_up() {
+    let stage = Stage::new();
+    let [a, b, c] = &stage.entries[..] else { panic!("three") };
+    stage.serve(&[c, a, b]);
+    assert_eq!(stage.tools().await, ["x", "y"]);
+    stage.router.shared.listed(2, part("x"));
+    assert_eq!(stage.tools().await, ["x", "a__x", "y"], "c is first, also as a new one");
+    assert_eq!(stage.use_tool("x").await.unwrap()["server"], "c");
+    let (silent, late) =
+        (entry("s", Told::default(), Arc::default()), entry("l", Told::default(), Arc::default()));
+    stage.serve(&[&silent, &late, a]);
+    stage.router.shared.listed(4, part("late"));
+    assert_eq!(stage.tools().await, ["x"], "c and b are gone, and the others are waited for");
+    assert_eq!(stage.use_tool("x").await.unwrap()["server"], "a");
+    tokio::time::sleep(Duration::from_secs(16)).await;
+    assert_eq!(stage.tools().await, ["late", "x"]);
+}
+
+#[tokio::test]
+async fn what_a_server_of_that_name_said_is_not_said_by_the_next() {
+    let stage = Stage::new();
+    let [_, b, _] = &stage.entries[..] else { panic!("three") };
+    stage.router.shared.listed(1, part("x"));
+    let other = entry("a", Told::default(), Arc::default());
+    stage.serve(&[&other, b]);
+    assert_eq!(stage.router.complaints(&other.name), Complaints::default(), "it has said nothing yet");
+    assert_eq!(stage.tools().await, ["x", "b__x"]);
+    stage.router.shared.listed(2, part("other"));
+    assert_eq!(stage.tools().await, ["other", "x"], "as after a start");
+    let dead = entry("a", Told::default(), Arc::default());
+    stage.serve(&[&dead, b]);
+    stage.router.shared.failed(3, Error::new(Kind::Unreachable, Blame::Upstream, "nobody there"));
+    assert_eq!(stage.tools().await, ["x"]);
+    let complaints = stage.router.complaints(&dead.name);
+    assert!(!complaints.listed && complaints.all.concat().contains("nobody there"));
+}
+
+#[tokio::test]
+async fn nothing_is_kept_of_servers_that_are_gone() {
+    let stage = Stage::new();
+    for number in 2..50 {
+        let a = entry("a", Told::default(), Arc::default());
+        stage.serve(&[&a]);
+        stage.router.shared.listed(number, part("x"));
+    }
+    let held = stage.router.shared.lock_state().parts();
+    assert_eq!(held.iter().flatten().count(), 1);
+    let catalog = stage.router.catalog();
+    assert!(Arc::ptr_eq(&catalog.alone[0], &catalog.alone[10]), "one empty view for all of them");
+}
+
+#[tokio::test]
+async fn when_the_last_that_is_waited_for_goes_names_are_given_out() {
+    let entries: Vec<_> = ["a", "b"].map(|name| entry(name, Told::default(), Arc::default())).to_vec();
+    let drain = DrainWatch::default();
+    let router = Router::new(Config::default(), entries.clone(), Metrics::default(), drain);
+    router.shared.listed(0, part("x"));
+    router.reconfigure(entries[..1].to_vec());
+    assert!(*router.settled().borrow());
+}
+
+#[tokio::test]
 async fn a_change_before_names_are_given_out_waits_for_the_new_servers() {
     let entries: Vec<_> = ["a", "b"].map(|name| entry(name, Told::default(), Arc::default())).to_vec();
     let drain = DrainWatch::default();
