@@ -53,6 +53,7 @@ fn serve(config: Config) -> anyhow::Result<ExitCode> {
     log::init(&config.log)?;
     let runtime = runtime(config.threads)?;
     let served = runtime.block_on(async {
+        let outlives = ignores_hangup();
         let (mut terminate, mut interrupt, mut hangup) = (
             signal(SignalKind::terminate())?,
             signal(SignalKind::interrupt())?,
@@ -66,10 +67,11 @@ fn serve(config: Config) -> anyhow::Result<ExitCode> {
                 tokio::select! {
                     _ = terminate.recv() => return Stop::Terminate,
                     _ = interrupt.recv() => return Stop::Interrupt,
-                    _ = hangup.recv() => match has_file {
-                        true => asked.notify_one(),
+                    _ = hangup.recv() => match (has_file, outlives) {
+                        (true, _) => asked.notify_one(),
+                        (false, true) => {}
                         // There is nothing to read again: the terminal was closed.
-                        false => return Stop::Interrupt,
+                        (false, false) => return Stop::Interrupt,
                     },
                 }
             }
@@ -81,6 +83,14 @@ fn serve(config: Config) -> anyhow::Result<ExitCode> {
     // input that waits for a line; it must not hold the process.
     runtime.shutdown_timeout(LAST_DROPS);
     served
+}
+
+/// Whether this process was started so that it outlives its terminal, as by nohup. To be asked before a handler stands.
+// proc(5): a mask in hexadecimal, whose lowest bit is signal 1, SIGHUP
+fn ignores_hangup() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:")).unwrap_or_default();
+    u64::from_str_radix(mask.trim(), 16).is_ok_and(|mask| mask & 1 == 1)
 }
 
 /// Dropping takes no time; this is for a busy machine.

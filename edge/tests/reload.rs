@@ -127,7 +127,7 @@ async fn a_faulty_file_leaves_the_one_before_in_force_and_is_told() {
     let client = Client::modern(stage.edge.address).connect().await;
     for (faulty, why) in [
         ("servers: {a: {addres: 'x:1'}}\n", "the nearest is `servers.a.address`"),
-        ("servers: [", "edge.yaml:"),
+        ("servers: [", "edge.yaml:2: "),
         ("servers: {}\n", "no server is configured"),
     ] {
         std::fs::write(&stage.file, faulty).unwrap();

@@ -85,7 +85,7 @@ impl App {
         let servers = Servers::build(&config, &permits, &drain.watch(), &mut registry);
         let auth = Authenticator::new(config.auth.clone());
         auth.metrics().register(&mut registry);
-        let reloader = Reloader::new(config.said.clone(), (servers.clone(), auth.clone()), &mut registry);
+        let reloader = Reloader::new(&config, (servers.clone(), auth.clone()), &mut registry);
         let session_metrics = session::Metrics::default();
         session_metrics.register(&mut registry);
         let sealer = sealer(&config).map_err(StartError::Seal)?;

@@ -12,8 +12,8 @@ use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 
 use super::servers::Servers;
-use crate::auth::Authenticator;
-use crate::config::{Config, ConfigError, Said};
+use crate::auth::{self, Authenticator};
+use crate::config::{self, Config, ConfigError, Said, Transport};
 use crate::ops::drain::DrainWatch;
 use crate::ops::fingerprint::{Fingerprint, LOOK_EVERY};
 
@@ -29,6 +29,12 @@ pub struct Reload {
 pub(super) struct Reloader {
     /// As of the start: what counts only then is compared with it.
     said: Said,
+    /// What is in force.
+    current: (Vec<config::Server>, auth::Config),
+    /// Whether it may be that nobody has to show a token, where the process listens by now.
+    may_be_open: bool,
+    /// The keys of which the log said that they count at the next start.
+    told: Vec<String>,
     servers: Servers,
     auth: Authenticator,
     reloads: Counter,
@@ -37,7 +43,7 @@ pub(super) struct Reloader {
 
 impl Reloader {
     pub(super) fn new(
-        said: Said,
+        config: &Config,
         (servers, auth): (Servers, Authenticator),
         registry: &mut Registry,
     ) -> Self {
@@ -52,70 +58,96 @@ impl Reloader {
             "1 while the configuration has faults, or could not be read, and the one before it is in force; see the log",
             stale.clone(),
         );
-        Self { said, servers, auth, reloads, stale }
+        let is_local = config.transport == Transport::Stdio || config.listen.address.is_loopback();
+        let may_be_open = is_local || config.allow_unauthenticated;
+        let current = (config.servers.clone(), config.auth.clone());
+        let (said, told) = (config.said.clone(), Vec::new());
+        Self { said, current, may_be_open, told, servers, auth, reloads, stale }
     }
 
     /// Until the process leaves: looks at the files now and then, and at once when asked to.
-    pub(super) async fn run(self, reload: Reload, drain: DrainWatch) {
-        let mut files = self.said.files().to_vec();
+    pub(super) async fn run(mut self, reload: Reload, drain: DrainWatch) {
+        let (load, mut files) = (Arc::new(reload.load), self.said.files().to_vec());
         if files.is_empty() {
             return;
         }
-        let (load, mut seen) = (Arc::new(reload.load), look(&files).await);
+        // What the files were when they were read last. `None`: not known, as at the start, or there is a fault, which may
+        // lie in what is not looked at; then they are read again at each look.
+        let (mut seen, mut refused) = (None, String::new());
         loop {
             let is_asked = tokio::select! {
                 () = drain.leaving() => return,
                 () = sleep(LOOK_EVERY) => false,
                 () = reload.asked.notified() => true,
             };
-            // Before they are read: what is written meanwhile is seen as a change.
-            let now = look(&files).await;
-            if now == seen && !is_asked {
+            let before = look(&files).await;
+            if seen.as_ref() == Some(&before) && !is_asked {
                 continue;
             }
             let load = load.clone();
-            match spawn_blocking(move || load()).await {
-                Ok(Ok(config)) => {
-                    self.take(&config);
-                    if config.said.files() == files {
-                        seen = now;
-                    } else {
-                        files = config.said.files().to_vec();
-                        seen = look(&files).await;
+            let loaded = match spawn_blocking(move || load()).await {
+                Ok(loaded) => loaded.map_err(|error| error.to_string()),
+                Err(error) => Err(error.to_string()),
+            };
+            if look(&files).await != before {
+                reload.asked.notify_one(); // somebody is writing
+                continue;
+            }
+            match loaded.and_then(|config| self.take(&config).map(|()| config)) {
+                Ok(config) => {
+                    refused.clear();
+                    // Those that are new are read once more, now that they are known.
+                    seen = (config.said.files() == files).then_some(before);
+                    files = config.said.files().to_vec();
+                }
+                Err(why) => {
+                    self.stale.set(1);
+                    if why != refused || is_asked {
+                        tell(&why);
                     }
+                    (seen, refused) = (None, why);
                 }
-                Ok(Err(error)) => {
-                    seen = now;
-                    self.refuse(&error.to_string());
-                }
-                Err(error) => self.refuse(&error.to_string()),
             }
         }
     }
 
-    fn take(&self, config: &Config) {
-        self.auth.replace(config.auth.clone());
-        let changed = self.servers.serve(config);
-        self.reloads.inc();
+    /// Takes what is another one than before.
+    ///
+    /// # Errors
+    /// It must not be taken by a process that listens where this one does.
+    fn take(&mut self, config: &Config) -> Result<(), String> {
+        if config.auth.tokens.is_empty() && !self.may_be_open {
+            let why = "auth: no token is left, and this process can be reached from other machines; give it one, or \
+                       start it anew where it listens on 127.0.0.1";
+            return Err(why.to_owned());
+        }
         self.stale.set(0);
-        tracing::info!(
-            added = ?changed.added,
-            replaced = ?changed.replaced,
-            removed = ?changed.removed,
-            tokens = config.auth.tokens.len(),
-            "configuration taken anew"
-        );
+        let new = (config.servers.clone(), config.auth.clone());
+        if new != self.current {
+            self.auth.replace(config.auth.clone());
+            let changed = self.servers.serve(config);
+            tracing::info!(
+                added = ?changed.added,
+                replaced = ?changed.replaced,
+                removed = ?changed.removed,
+                tokens = config.auth.tokens.len(),
+                "configuration taken anew"
+            );
+            self.current = new;
+            self.reloads.inc();
+        }
         let keys = self.said.needs_start(&config.said);
-        if !keys.is_empty() {
+        if !keys.is_empty() && keys != self.told {
             tracing::warn!(?keys, "these have changed too and count at the next start");
         }
+        self.told = keys;
+        Ok(())
     }
+}
 
-    fn refuse(&self, why: &str) {
-        self.stale.set(1);
-        for line in why.lines() {
-            tracing::error!("configuration not taken, the one before stays in force: {line}");
-        }
+fn tell(why: &str) {
+    for line in why.lines() {
+        tracing::error!("configuration not taken, the one before stays in force: {line}");
     }
 }
 

@@ -14,7 +14,7 @@ use crate::config::{self, Config, Transport};
 use crate::ops::drain::DrainWatch;
 use crate::permit::Permits;
 use crate::router::{self, Entry, Gateway, Router, refresh};
-use crate::upstream::{self, Pool};
+use crate::upstream::{self, Pool, Source};
 
 /// See the module. Cheap to clone.
 #[derive(Clone)]
@@ -37,6 +37,8 @@ struct Shared {
 #[derive(Clone)]
 struct Placed {
     server: config::Server,
+    /// What a local process of it does not inherit.
+    withheld: Vec<String>,
     pool: Arc<Pool>,
     /// Cancelled when it is configured no longer.
     gone: CancellationToken,
@@ -102,7 +104,7 @@ impl Servers {
         let mut new = Vec::new();
         for server in &config.servers {
             let name = &server.upstream.name;
-            let known = before.iter().position(|known| known.server.upstream == server.upstream);
+            let known = before.iter().position(|known| known.is(server, config));
             let place = match known {
                 Some(known) => Placed { server: server.clone(), ..before.swap_remove(known) },
                 None => {
@@ -126,11 +128,7 @@ impl Servers {
                 changed.removed.push(name);
             }
             gone.cancel();
-            self.shared.drain.spawn(retire(
-                pool,
-                self.shared.upstream.call_timeout,
-                self.shared.drain.clone(),
-            ));
+            self.shared.drain.spawn(self.shared.clone().retire(pool));
         }
         self.shared.one_principal.store(is_one_principal(config), Ordering::Relaxed);
         changed
@@ -158,11 +156,36 @@ impl Shared {
             upstream::Config { withheld: config.upstream.withheld.clone(), ..self.upstream.clone() };
         let (permits, drain) = (self.permits.clone(), self.drain.clone());
         let pool = Pool::new(server.upstream.clone(), settings, &self.metrics, permits, drain);
-        Placed { server: server.clone(), pool, gone: CancellationToken::new() }
+        let withheld = config.upstream.withheld.clone();
+        Placed { server: server.clone(), withheld, pool, gone: CancellationToken::new() }
+    }
+
+    /// Lets a pool finish its calls, for as long as a call may take, and ends it.
+    async fn retire(self: Arc<Self>, pool: Arc<Pool>) {
+        let finished = async {
+            while !pool.is_idle() {
+                sleep(LOOK_AGAIN).await;
+            }
+        };
+        tokio::select! {
+            _ = timeout(self.upstream.call_timeout_max, finished) => {}
+            () = self.drain.cut() => {}
+        }
+        pool.stop();
+        let name = pool.name();
+        if !self.placed().iter().any(|placed| placed.pool.name() == name) {
+            self.metrics.forget(name);
+        }
     }
 }
 
 impl Placed {
+    /// Whether the configuration says the same of it, and of what its processes must not know.
+    fn is(&self, server: &config::Server, config: &Config) -> bool {
+        let is_local = matches!(server.upstream.source, Source::Command { .. });
+        self.server.upstream == server.upstream && (!is_local || self.withheld == config.upstream.withheld)
+    }
+
     fn entry(&self) -> Entry {
         let server = self.pool.clone() as Arc<dyn Server>;
         Entry { name: self.pool.name().clone(), prefix: self.server.prefix, server }
@@ -172,19 +195,6 @@ impl Placed {
 /// On standard input there is one client, and nobody to share with.
 fn is_one_principal(config: &Config) -> bool {
     config.transport == Transport::Http && config.auth.tokens.len() <= 1
-}
-
-/// Holds a pool until its calls have ended, as long as a call may take. Dropping it closes its connections.
-async fn retire(pool: Arc<Pool>, longest: Duration, drain: DrainWatch) {
-    let finished = async {
-        while !pool.is_idle() {
-            sleep(LOOK_AGAIN).await;
-        }
-    };
-    tokio::select! {
-        _ = timeout(longest, finished) => {}
-        () = drain.cut() => {}
-    }
 }
 
 /// How often a server that is on its way out is looked at. 500 ms: nobody waits for its end.

@@ -25,6 +25,10 @@ pub trait Hear: Send + Sync {
     /// A resource changed, or one within it: a `notifications/resources/updated` that belongs to nobody yet. Must
     /// not block; called without a lock held.
     fn updated(&self, message: &Message);
+
+    /// Nothing more will be heard of any of its resources from one server, for it is configured no longer, or is another
+    /// one. The same terms.
+    fn lost(&self) {}
 }
 
 /// News of one resource, as long as this is held.

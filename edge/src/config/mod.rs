@@ -65,6 +65,8 @@ pub struct Config {
     pub front: front::Config,
     /// How the process ends.
     pub drain: DrainConfig,
+    /// Whether everybody may come in, wherever from; only flags say so.
+    pub allow_unauthenticated: bool,
     /// What the file said.
     pub said: Said,
 }

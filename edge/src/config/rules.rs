@@ -58,6 +58,7 @@ pub(super) fn settle(
         transport: draft.transport,
         threads: draft.threads,
         front: draft.front,
+        allow_unauthenticated: draft.allow_unauthenticated,
         said: draft.said,
         drain: DrainConfig { delay: draft.drain_delay, grace: draft.drain.saturating_sub(draft.drain_delay) },
     }

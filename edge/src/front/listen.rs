@@ -303,6 +303,14 @@ impl Hear for Ear {
         let message = "the client read this stream too slowly and missed news; listen again, and read anew";
         responder.fail(Error::new(Kind::Lost, Blame::Downstream, message));
     }
+
+    fn lost(&self) {
+        let taken = self.to.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(responder) = taken {
+            let message = "a server of these resources is another one now; listen again, and read anew";
+            responder.fail(Error::new(Kind::Lost, Blame::Edge, message));
+        }
+    }
 }
 
 /// URIs of one listen, in bytes: as many as those of one session.

@@ -428,10 +428,14 @@ pub(super) fn unneeded() -> Error {
     Error::new(Kind::Cancelled, Blame::Edge, "the connection is not needed any more")
 }
 
-/// What everything ends for when the process does.
+/// What everything ends for when the process does, or its server is configured no longer.
 pub(super) fn draining() -> Error {
-    Error::new(Kind::Draining, Blame::Edge, "this gateway is stopping; try again")
-        .with_retry(Retry::After(permit::RETRY_AFTER))
+    Error::new(
+        Kind::Draining,
+        Blame::Edge,
+        "this gateway is stopping, or serves this server no longer; try again",
+    )
+    .with_retry(Retry::After(permit::RETRY_AFTER))
 }
 
 /// What the calls of a session end for that ends before them.

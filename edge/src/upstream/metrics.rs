@@ -150,6 +150,17 @@ impl Metrics {
         );
     }
 
+    /// No server has that name any more: what it was is no alarm.
+    pub fn forget(&self, name: &ServerName) {
+        let label = ByServer { server: name.to_string() };
+        for gauge in [&self.connections, &self.in_flight, &self.down] {
+            gauge.remove(&label);
+        }
+        for era in [EraLabel::Modern, EraLabel::Legacy] {
+            self.era.remove(&ByEra { server: name.to_string(), era });
+        }
+    }
+
     /// The counts of one server, looked up once: none of the data path's counts takes a lock.
     pub(super) fn server(&self, name: &ServerName) -> Arc<ServerMetrics> {
         let server = name.to_string();

@@ -147,9 +147,16 @@ impl Server for Pool {
     }
 }
 
+impl Pool {
+    /// Ends every connection, and with it what is still on its way there.
+    pub fn stop(&self) {
+        self.shared.stop.cancel();
+    }
+}
+
 impl Drop for Pool {
     fn drop(&mut self) {
-        self.shared.stop.cancel();
+        self.stop();
     }
 }
 

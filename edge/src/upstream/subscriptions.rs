@@ -258,6 +258,18 @@ impl Tended {
         ears.iter().for_each(|ear| ear.updated(message));
     }
 
+    /// Tells everybody, each once, that nothing more will be heard.
+    pub(super) fn lose(&self) {
+        let wants = std::mem::take(&mut self.wants().uris);
+        let mut ears: Vec<Arc<dyn Hear>> = Vec::new();
+        for (_, ear) in wants.into_values().flat_map(|want| want.ears) {
+            if !ears.iter().any(|other| Arc::ptr_eq(other, &ear)) {
+                ears.push(ear);
+            }
+        }
+        ears.iter().for_each(|ear| ear.lost());
+    }
+
     fn updated_anew(&self, uri: &str) {
         if let Some(message) = super::listen::updated(uri) {
             self.updated(&message);

@@ -83,7 +83,9 @@ impl Shared {
 
     async fn tend(self: Arc<Self>, tended: Arc<Tended>) {
         tokio::select! {
-            () = self.stop.cancelled() => {}
+            () = self.stop.cancelled() => if !self.around.drain.is_stopping() {
+                tended.lose();
+            },
             () = self.tend_on(&tended) => {}
         }
     }
