@@ -25,6 +25,7 @@ NAMES = (
 )
 # How many edges there are where it is more than one.
 EDGES = {"overlay replicas": 2, "multi-pod with replicas": 2}
+EDGES |= {f"helm{version} {values}": count for version in (3, 4) for values, count in (("options-values", 2), ("replicas-values", 3))}
 
 
 def objects(text):

@@ -1,12 +1,13 @@
 """What is rendered is valid, strictly, and holds what the project promises of each object."""
 
+import base64
 import json
 
 import kubernetes_validate
 import pytest
 
-from rendered import COMPONENTS, EDGES, NAMES, NEWEST, OLDEST, containers, find, load, pods, text
-from tools import ROOT, TESTS, TOOLS, run
+from rendered import COMPONENTS, EDGES, NAMES, NEWEST, OLDEST, containers, find, load, objects, pods, text
+from tools import CHART, HELM3, ROOT, TESTS, TOOLS, run
 
 CUSTOM = ("traefik.io/", "gateway.networking.k8s.io/", "cert-manager.io/", "monitoring.coreos.com/")
 TYPES = {
@@ -159,7 +160,8 @@ def test_several_edges_reach_each_other_and_one_does_not_try(name):
     variables = {one["name"]: one["valueFrom"] for one in container["env"]}
     assert len(variables) == len(container["env"])
     assert variables["MCP_EDGE_PEER_ADDRESS"] == {"fieldRef": {"fieldPath": "status.podIP"}}
-    assert variables["MCP_EDGE_KEY"] == {"secretKeyRef": {"name": "mcp-gateway-key", "key": "key"}}
+    key = "mcp-edge-key" if "options" in name else "mcp-gateway-key"
+    assert variables["MCP_EDGE_KEY"] == {"secretKeyRef": {"name": key, "key": "key"}}
     assert find(documents, "PodDisruptionBudget", "mcp-gateway")["spec"] == {"minAvailable": 1, "selector": edges}
 
 
@@ -175,6 +177,36 @@ def test_only_edges_reach_the_port_of_replicas(name):
     others = [one["spec"] for one in documents if one["kind"] == "NetworkPolicy" and one["metadata"]["name"] != "mcp-gateway-peers"]
     opened = [port["port"] for one in others if one["podSelector"] == edges for rule in one["ingress"] for port in rule["ports"]]
     assert opened and set(opened) <= {"mcp", "admin"}
+
+
+def test_the_chart_makes_the_key_of_replicas_unless_it_is_given_one():
+    def rendered(*settings):
+        options = [word for setting in settings for word in ("--set", setting)]
+        return objects(run(HELM3, "template", "mcp", CHART, "--kube-version", f"{OLDEST}.0", *options).stdout)
+
+    def keys(documents):
+        return [one for one in documents if one["kind"] == "Secret" and one["metadata"]["name"] == "mcp-gateway-key"]
+
+    (secret,) = keys(rendered("gateway.replicas=2"))
+    assert len(base64.b64decode(secret["data"]["key"])) >= 32
+    assert keys(rendered()) == keys(load("helm3 options-values")) == []
+    documents = rendered("gateway.replicas=2", "sessionKey.existingSecret=mine", "sessionKey.secretKey=session")
+    assert keys(documents) == []
+    env = find(documents, "Deployment", "mcp-gateway")["spec"]["template"]["spec"]["containers"][0]["env"]
+    assert {"name": "MCP_EDGE_KEY", "valueFrom": {"secretKeyRef": {"name": "mine", "key": "session"}}} in env
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ("gateway.replicas=2,shape=sidecar", "take shape multi-pod"),
+        ("gateway.replicas=0", "greater than or equal to 1"),
+        ("gatewayApi.enabled=true,tls.enabled=true", "end TLS in the Gateway alone"),
+    ],
+)
+def test_the_chart_says_what_does_not_go_together(settings, sentence):
+    done = run(HELM3, "template", "mcp", CHART, "--kube-version", f"{OLDEST}.0", "--set", settings, ok=(1,))
+    assert sentence in done.stderr
 
 
 @pytest.mark.parametrize("name", ["base multi-pod", "helm3 default-values", "helm4 default-values"])

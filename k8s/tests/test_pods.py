@@ -203,8 +203,9 @@ def balancer(cluster, pods):
     return f"{url}/mcp"
 
 
-def test_a_session_goes_on_at_each_of_several_edges(tmp_path):
-    with Cluster(tmp_path, load("overlay replicas"), SECRETS | KEY) as cluster:
+@pytest.mark.parametrize("name", ["overlay replicas", "helm4 replicas-values"])
+def test_a_session_goes_on_at_each_of_several_edges(name, tmp_path):
+    with Cluster(tmp_path, load(name), SECRETS | KEY) as cluster:
         deployment = find(cluster.documents, "Deployment", "mcp-gateway")
         first = start(cluster, "multi-pod")
         second = cluster.start(deployment)
