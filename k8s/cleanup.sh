@@ -5,11 +5,11 @@ set -euo pipefail
 
 usage() {
     cat <<'TEXT'
-Removes what deploy.sh made: objects with the label app.kubernetes.io/part-of=mcp-gateway that Helm does not own. The token
-and the namespace stay. Safe to run again.
+Removes what deploy.sh made: objects with the label app.kubernetes.io/part-of=mcp-gateway that Helm does not own. The token,
+the key of replicas and the namespace stay. Safe to run again.
 
   ./cleanup.sh [-n NAMESPACE] [--secret] [--dry-run]
-    --secret    the token too: every client needs a new one afterwards
+    --secret    token and key too: every client needs a new token afterwards
     --dry-run   only list what would go
 TEXT
 }
@@ -43,9 +43,12 @@ else
     say "$found"
     [ -n "$dry_run" ] || k delete "$kinds" -l "$ours" --ignore-not-found
 fi
-if [ -n "$secret" ]; then
-    say "Removing the Secret mcp-gateway-secret"
-    [ -n "$dry_run" ] || k delete secret mcp-gateway-secret --ignore-not-found
-elif k get secret mcp-gateway-secret >/dev/null 2>&1; then
-    say "The Secret mcp-gateway-secret stays; --secret removes it."
-fi
+for name in mcp-gateway-secret mcp-gateway-key; do
+    k get secret "$name" >/dev/null 2>&1 || continue
+    if [ -z "$secret" ]; then
+        say "The Secret $name stays; --secret removes it."
+    else
+        say "Removing the Secret $name"
+        [ -n "$dry_run" ] || k delete secret "$name" --ignore-not-found
+    fi
+done

@@ -11,13 +11,15 @@ applies what changed and keeps the token.
   ./deploy.sh [options]
     -n, --namespace NAME   where to (made if it is missing; default: kubectl's own, or $NAMESPACE)
     --shape SHAPE          multi-pod (default): a pod for each server; sidecar: all in one pod
-    --overlay NAME         also traefik, ingress, gateway-api, cloudflare-tunnel, tls or servicemonitor; may be repeated
+    --overlay NAME         also traefik, ingress, gateway-api, cloudflare-tunnel, tls, servicemonitor or replicas (two of
+                           the edge, with multi-pod); may be repeated
     --host HOST            the name that clients use; overlays that lead in from outside need it
     --image IMAGE          the edge's image (default: mcp-edge:0.1.0)
     --timeout TIME         how long to wait for each Deployment (default: 180s)
     --dry-run              print what would be applied, and touch nothing
 
-The token is in the Secret mcp-gateway-secret. It is made from $MCP_GATEWAY_AUTH_TOKEN, or at random, once.
+The token is in the Secret mcp-gateway-secret. It is made from $MCP_GATEWAY_AUTH_TOKEN, or at random, once. The key that
+replicas share is in the Secret mcp-gateway-key. It is made from $MCP_EDGE_KEY, or at random, once.
 TEXT
 }
 
@@ -39,11 +41,15 @@ done
 case $shape in multi-pod | sidecar) ;; *) misuse "--shape is multi-pod or sidecar, not $shape" ;; esac
 for overlay in ${overlays[@]+"${overlays[@]}"}; do
     [ -d "$here/components/$overlay" ] || misuse "there is no overlay $overlay; there are: $(cd "$here/components" && echo *)"
-    [ "$overlay" = servicemonitor ] || [ -n "$host" ] || misuse "--overlay $overlay needs --host, the name that clients use"
+    case $overlay in servicemonitor | replicas) continue ;; esac
+    [ -n "$host" ] || misuse "--overlay $overlay needs --host, the name that clients use"
 done
 chosen=" ${overlays[*]-} "
 if [[ $chosen = *" tls "* && $chosen =~ \ (traefik|ingress|gateway-api|cloudflare-tunnel)\  ]]; then
     misuse "--overlay tls ends TLS at the edge, and ${BASH_REMATCH[1]} expects plain HTTP there: take one of them (the Helm chart does most pairs)"
+fi
+if [[ $chosen = *" replicas "* && $shape = sidecar ]]; then
+    misuse "--overlay replicas needs --shape multi-pod: in one pod each replica would bring all servers along"
 fi
 case $host in *[!A-Za-z0-9.-]*) misuse "--host is a name without scheme, port or path, not $host" ;; esac
 
@@ -85,13 +91,18 @@ if [ -n "$namespace" ] && ! kubectl get namespace "$namespace" >/dev/null 2>&1; 
     kubectl create namespace "$namespace"
 fi
 
-if k get secret mcp-gateway-secret >/dev/null 2>&1; then
-    say "Secret mcp-gateway-secret is there and stays as it is"
-else
-    # Through standard input: arguments are seen by everybody on the machine.
-    printf '%s' "${MCP_GATEWAY_AUTH_TOKEN:-$(head -c 32 /dev/urandom | base64 | tr -d '+/=\n')}" |
-        k create secret generic mcp-gateway-secret --from-file=api_key=/dev/stdin
-fi
+# secret NAME KEY [VALUE]: makes it from the value, or at random, unless it is there.
+secret() {
+    if k get secret "$1" >/dev/null 2>&1; then
+        say "Secret $1 is there and stays as it is"
+    else
+        # Through standard input: arguments are seen by everybody on the machine.
+        printf '%s' "${3:-$(head -c 32 /dev/urandom | base64 | tr -d '+/=\n')}" |
+            k create secret generic "$1" --from-file="$2=/dev/stdin"
+    fi
+}
+secret mcp-gateway-secret api_key "${MCP_GATEWAY_AUTH_TOKEN:-}"
+[[ $chosen != *" replicas "* ]] || secret mcp-gateway-key key "${MCP_EDGE_KEY:-}"
 
 say "Applying $shape${overlays[*]:+ with ${overlays[*]}}"
 render | k apply -f - || fail "the cluster did not take all of it; see above. An unknown kind means that the overlay's CRDs are not installed"
@@ -99,6 +110,10 @@ render | k apply -f - || fail "the cluster did not take all of it; see above. An
 if [ "$shape" = sidecar ]; then
     left=$(k get deployments -l app=mcp-server,app.kubernetes.io/part-of=mcp-gateway -o name 2>/dev/null || true)
     [ -z "$left" ] || say "Left over from multi-pod, no longer used: ${left//$'\n'/ }. Remove with: kubectl delete$(flag_namespace) deployment,service,hpa,pdb -l app=mcp-server"
+fi
+if [[ $chosen != *" replicas "* ]]; then
+    left=$(k get poddisruptionbudget -l app=mcp-gateway,app.kubernetes.io/part-of=mcp-gateway -o name 2>/dev/null || true)
+    [ -z "$left" ] || say "Left over from replicas, keeps the node of a single edge from being drained: ${left//$'\n'/ }. Remove with: kubectl delete$(flag_namespace) pdb/mcp-gateway networkpolicy/mcp-gateway-peers"
 fi
 
 wait_for() {

@@ -200,11 +200,14 @@ class Cluster:
         moving.symlink_to(version.name)
         moving.rename(directory / "..data")
 
-    def environment(self, spec):
+    def environment(self, pod, spec):
+        fields = {"status.podIP": pod.address}
         found = {}
         for variable in spec.get("env", []):
             if "value" in variable:
                 found[variable["name"]] = variable["value"]
+            elif "fieldRef" in variable["valueFrom"]:
+                found[variable["name"]] = fields[variable["valueFrom"]["fieldRef"]["fieldPath"]]
             else:
                 reference = variable["valueFrom"]["secretKeyRef"]
                 found[variable["name"]] = self.secrets[reference["name"]][reference["key"]]
@@ -235,7 +238,7 @@ class Cluster:
             "gid": context["runAsGroup"],
             "groups": [pod.template["spec"]["securityContext"]["fsGroup"]],
             "command": spec.get("command", entrypoint) + spec.get("args", []),
-            "env": {"NO_COLOR": "1", **env, **self.environment(spec)},
+            "env": {"NO_COLOR": "1", **env, **self.environment(pod, spec)},
         }
         command = ["nsenter", f"--net=/run/netns/{pod.namespace}", "unshare", "--mount", "--pid", "--fork", "--kill-child"]
         command += [sys.executable, str(TESTS / "container.py"), json.dumps(description)]

@@ -1,5 +1,5 @@
-"""Everything that k8s/ can be rendered to: bases, overlays, each base with each component, the chart with each file of
-values in ci/, by Helm 3 and by Helm 4."""
+"""Everything that k8s/ can be rendered to: bases, overlays, each base with each component that goes with it, the chart with each
+file of values in ci/, by Helm 3 and by Helm 4."""
 
 import os
 import functools
@@ -15,12 +15,17 @@ VALUES = tuple(sorted((CHART / "ci").glob("*-values.yaml")))
 # The oldest minor release that has all we use (preStop.sleep, on by default since 1.30) and the newest there is.
 OLDEST, NEWEST = "1.30", "1.37"
 
+# In one pod the servers come along with the edge, so there is one of it.
+PAIRS = [(shape, component) for shape in SHAPES for component in COMPONENTS if (shape, component) != ("sidecar", "replicas")]
 NAMES = (
     [f"base {shape}" for shape in SHAPES]
     + [f"overlay {name}" for name in sorted(path.name for path in (K8S / "overlays").iterdir())]
-    + [f"{shape} with {component}" for shape in SHAPES for component in COMPONENTS]
+    + [f"{shape} with {component}" for shape, component in PAIRS]
     + [f"helm{version} {path.stem}" for version in (3, 4) for path in VALUES]
 )
+# How many edges there are where it is more than one.
+EDGES = {"overlay replicas": 2, "multi-pod with replicas": 2}
+EDGES |= {f"helm{version} {values}": count for version in (3, 4) for values, count in (("options-values", 2), ("replicas-values", 3))}
 
 
 def objects(text):

@@ -1,12 +1,13 @@
 """What is rendered is valid, strictly, and holds what the project promises of each object."""
 
+import base64
 import json
 
 import kubernetes_validate
 import pytest
 
-from rendered import COMPONENTS, NAMES, NEWEST, OLDEST, containers, find, load, pods
-from tools import ROOT, TESTS, TOOLS, run
+from rendered import COMPONENTS, EDGES, NAMES, NEWEST, OLDEST, containers, find, load, objects, pods, text
+from tools import CHART, HELM3, ROOT, TESTS, TOOLS, run
 
 CUSTOM = ("traefik.io/", "gateway.networking.k8s.io/", "cert-manager.io/", "monitoring.coreos.com/")
 TYPES = {
@@ -97,7 +98,7 @@ def test_names_are_those_that_users_have(name):
     documents = load(name)
     gateway = find(documents, "Deployment", "mcp-gateway")
     assert gateway["spec"]["selector"] == {"matchLabels": {"app": "mcp-gateway"}}
-    assert gateway["spec"]["replicas"] == 1
+    assert gateway["spec"]["replicas"] == EDGES.get(name, 1)
     find(documents, "Service", "mcp-gateway")
     assert "gateway" in [container["name"] for container in gateway["spec"]["template"]["spec"]["containers"]]
     for _, template in pods(documents):
@@ -139,6 +140,73 @@ def test_only_the_edge_reaches_the_servers():
     for pod, template in pods(documents):
         selected = template["metadata"]["labels"].get("app") == "mcp-server"
         assert selected == (pod != "mcp-gateway")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_several_edges_reach_each_other_and_one_does_not_try(name):
+    documents = load(name)
+    if name not in EDGES:
+        assert "peers" not in text(name) and "MCP_EDGE_PEER_ADDRESS" not in text(name)
+        return
+    edges = {"matchLabels": {"app": "mcp-gateway"}}
+    deployment = find(documents, "Deployment", "mcp-gateway")["spec"]
+    assert deployment["strategy"] == {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}}
+    spread = deployment["template"]["spec"]["topologySpreadConstraints"]
+    assert [one["topologyKey"] for one in spread] == ["kubernetes.io/hostname", "topology.kubernetes.io/zone"]
+    assert all(one["labelSelector"] == edges and one["whenUnsatisfiable"] == "ScheduleAnyway" for one in spread)
+    container = deployment["template"]["spec"]["containers"][0]
+    assert container["name"] == "gateway" and "--peers=[::]:4445" in container["args"]
+    assert {"mcp": 8811, "admin": 9090, "peers": 4445} == {one["name"]: one["containerPort"] for one in container["ports"]}
+    variables = {one["name"]: one["valueFrom"] for one in container["env"]}
+    assert len(variables) == len(container["env"])
+    assert variables["MCP_EDGE_PEER_ADDRESS"] == {"fieldRef": {"fieldPath": "status.podIP"}}
+    key = "mcp-edge-key" if "options" in name else "mcp-gateway-key"
+    assert variables["MCP_EDGE_KEY"] == {"secretKeyRef": {"name": key, "key": "key"}}
+    assert find(documents, "PodDisruptionBudget", "mcp-gateway")["spec"] == {"minAvailable": 1, "selector": edges}
+
+
+@pytest.mark.parametrize("name", EDGES)
+def test_only_edges_reach_the_port_of_replicas(name):
+    documents = load(name)
+    edges = {"matchLabels": {"app": "mcp-gateway"}}
+    policy = find(documents, "NetworkPolicy", "mcp-gateway-peers")["spec"]
+    assert policy["podSelector"] == edges
+    assert policy["ingress"] == [{"from": [{"podSelector": edges}], "ports": [{"port": "peers", "protocol": "TCP"}]}]
+    assert policy["egress"] == [{"to": [{"podSelector": edges}], "ports": [{"port": 4445, "protocol": "TCP"}]}]
+    # Policies add up: none of the others may open that port, and a rule without ports opens all.
+    others = [one["spec"] for one in documents if one["kind"] == "NetworkPolicy" and one["metadata"]["name"] != "mcp-gateway-peers"]
+    opened = [port["port"] for one in others if one["podSelector"] == edges for rule in one["ingress"] for port in rule["ports"]]
+    assert opened and set(opened) <= {"mcp", "admin"}
+
+
+def test_the_chart_makes_the_key_of_replicas_unless_it_is_given_one():
+    def rendered(*settings):
+        options = [word for setting in settings for word in ("--set", setting)]
+        return objects(run(HELM3, "template", "mcp", CHART, "--kube-version", f"{OLDEST}.0", *options).stdout)
+
+    def keys(documents):
+        return [one for one in documents if one["kind"] == "Secret" and one["metadata"]["name"] == "mcp-gateway-key"]
+
+    (secret,) = keys(rendered("gateway.replicas=2"))
+    assert len(base64.b64decode(secret["data"]["key"])) >= 32
+    assert keys(rendered()) == keys(load("helm3 options-values")) == []
+    documents = rendered("gateway.replicas=2", "sessionKey.existingSecret=mine", "sessionKey.secretKey=session")
+    assert keys(documents) == []
+    env = find(documents, "Deployment", "mcp-gateway")["spec"]["template"]["spec"]["containers"][0]["env"]
+    assert {"name": "MCP_EDGE_KEY", "valueFrom": {"secretKeyRef": {"name": "mine", "key": "session"}}} in env
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ("gateway.replicas=2,shape=sidecar", "take shape multi-pod"),
+        ("gateway.replicas=0", "greater than or equal to 1"),
+        ("gatewayApi.enabled=true,tls.enabled=true", "end TLS in the Gateway alone"),
+    ],
+)
+def test_the_chart_says_what_does_not_go_together(settings, sentence):
+    done = run(HELM3, "template", "mcp", CHART, "--kube-version", f"{OLDEST}.0", "--set", settings, ok=(1,))
+    assert sentence in done.stderr
 
 
 @pytest.mark.parametrize("name", ["base multi-pod", "helm3 default-values", "helm4 default-values"])
@@ -194,9 +262,9 @@ def test_there_is_time_to_drain(name):
 
 @pytest.mark.parametrize("component", COMPONENTS)
 def test_hosts_are_replaced(component):
-    text = json.dumps(load(f"multi-pod with {component}"))
-    assert "example.com" not in text
-    assert ("mcp.example.org" in text) == (component != "servicemonitor")
+    rendered = json.dumps(load(f"multi-pod with {component}"))
+    assert "example.com" not in rendered
+    assert ("mcp.example.org" in rendered) == (component not in ("servicemonitor", "replicas"))
 
 
 def test_dockerfiles_and_scripts_pass_their_linters():

@@ -16,6 +16,7 @@ from tools import SERVERS, TESTS, run
 
 TOKEN = "a-token-for-the-tests"
 SECRETS = {"mcp-gateway-secret": {"api_key": TOKEN}}
+KEY = {"mcp-gateway-key": {"key": "a-key-for-the-tests-of-32-characters"}}
 
 
 def start(cluster, shape, replicas=1):
@@ -153,3 +154,104 @@ def test_a_server_with_two_pods_may_lose_one(tmp_path):
             for one in ending:
                 one.result()
         call_both(cluster, url)
+
+
+def post(cluster, pod, method, params, *, session="", port=8811):
+    """One request as a client with sessions sends it: (status, id of the session, what came back)."""
+    message = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
+    headers = {"Authorization": f"Bearer {TOKEN}", "Content-Type": "application/json", "Accept": "application/json, text/event-stream"}
+    if session:
+        headers |= {"Mcp-Session-Id": session, "MCP-Protocol-Version": "2025-11-25"}
+    words = [word for name, value in headers.items() for word in ("-H", f"{name}: {value}")]
+    words += ["--max-time", "60", "-d", json.dumps(message), "-w", "\n%{http_code} %header{mcp-session-id}"]
+    done = cluster.on_node("curl", "-sS", *words, f"http://{pod.address}:{port}/mcp")
+    text, _, last = done.stdout.rpartition("\n")
+    status, _, opened = last.partition(" ")
+    return int(status), opened, text
+
+
+def metric(cluster, pod, name):
+    lines = cluster.on_node("curl", "-sS", f"http://{pod.address}:9090/metrics").stdout.splitlines()
+    return next(float(line.split()[1]) for line in lines if line.startswith(f"mcp_edge_{name} "))
+
+
+def open_session(cluster, pod):
+    params = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "test", "version": "1"}}
+    status, session, text = post(cluster, pod, "initialize", params)
+    assert status == 200 and session, text
+    return session
+
+
+def call_in_session(cluster, pod, session):
+    call = {"name": "fetch", "arguments": {"url": f"http://{NODE}:8000/"}}
+    status, _, text = post(cluster, pod, "tools/call", call, session=session)
+    return status, "--allow-private-ips" in text
+
+
+def balancer(cluster, pods):
+    """The Service's part: whatever a request is about, it goes to the next pod."""
+    servers = "\n".join(f"    server {pod.name} {pod.address}:8811" for pod in pods)
+    times = "timeout connect 5s\n    timeout client 1h\n    timeout server 1h"
+    config = cluster.directory / "balancer.cfg"
+    config.write_text(
+        f"defaults\n    mode http\n    {times}\nfrontend in\n    bind {NODE}:8811\n    default_backend edges\n"
+        f"backend edges\n    balance roundrobin\n{servers}\n"
+    )
+    cluster.in_background("balancer", "haproxy", "-db", "-f", config)
+    url = f"http://{NODE}:8811"
+    eventually(lambda: cluster.on_node("curl", "-fsS", f"{url}/health", ok=None).returncode == 0)
+    return f"{url}/mcp"
+
+
+@pytest.mark.parametrize("name", ["overlay replicas", "helm4 replicas-values"])
+def test_a_session_goes_on_at_each_of_several_edges(name, tmp_path):
+    with Cluster(tmp_path, load(name), SECRETS | KEY) as cluster:
+        deployment = find(cluster.documents, "Deployment", "mcp-gateway")
+        first = start(cluster, "multi-pod")
+        second = cluster.start(deployment)
+        cluster.wait_until_ready(second)
+
+        session = open_session(cluster, first)
+        assert call_in_session(cluster, second, session) == (200, True)
+        assert metric(cluster, second, "peer_requests_passed_total") == 1 == metric(cluster, first, "peer_requests_taken_total")
+        other = open_session(cluster, second)
+        assert other != session and call_in_session(cluster, first, other) == (200, True)
+        # The port is there for those with the key alone, whatever token they have.
+        status, _, text = post(cluster, first, "tools/list", {}, session=session, port=4445)
+        assert status == 403 and "only replicas with the same keys" in text
+
+        def passed():
+            return sum(metric(cluster, pod, "peer_requests_passed_total") for pod in (first, second))
+
+        before, url = passed(), balancer(cluster, [first, second])
+        call_both(cluster, url, "--mode", "legacy")
+        assert passed() > before
+        call_both(cluster, url)
+
+        # A rollout: the new one comes before the old one goes, and takes part at once; what the old one held is gone with it.
+        third = cluster.start(deployment)
+        cluster.wait_until_ready(third)
+        assert call_in_session(cluster, third, session) == (200, True)
+        stop_well(cluster, first, 5)
+        assert call_in_session(cluster, third, session) == (404, False)
+        assert metric(cluster, third, "peer_gone_total") == 1
+        assert call_in_session(cluster, third, other) == (200, True)
+
+
+def test_edges_that_do_not_reach_each_other_know_only_their_own_sessions(tmp_path):
+    """What is seen without the component, or where the keys differ."""
+    documents = load("overlay replicas")
+    alone = find(load("base multi-pod"), "Deployment", "mcp-gateway")
+    with Cluster(tmp_path, documents, SECRETS | KEY) as cluster:
+        first = start(cluster, "multi-pod")
+        stranger = copy.deepcopy(find(documents, "Deployment", "mcp-gateway"))
+        for variable in stranger["spec"]["template"]["spec"]["containers"][0]["env"]:
+            if variable["name"] == "MCP_EDGE_KEY":
+                del variable["valueFrom"]
+                variable["value"] = "another-key-of-at-least-32-characters"
+        session = open_session(cluster, first)
+        for deployment in (stranger, alone):
+            pod = cluster.start(deployment)
+            cluster.wait_until_ready(pod)
+            assert call_in_session(cluster, pod, session) == (404, False)
+        assert call_in_session(cluster, first, session) == (200, True)

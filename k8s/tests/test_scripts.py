@@ -19,7 +19,7 @@ class Cluster:
         self.directory = directory
         path = f"{TESTS / 'fake'}:{os.environ['PATH']}"
         state = {"FAKE": str(directory), "FAKE_KUBECTL": str(KUBECTL), "FAKE_PYTHON": sys.executable}
-        without = {"NAMESPACE", "MCP_GATEWAY_AUTH_TOKEN"}
+        without = {"NAMESPACE", "MCP_GATEWAY_AUTH_TOKEN", "MCP_EDGE_KEY"}
         self.env = {name: value for name, value in os.environ.items() if name not in without}
         self.env |= {"PATH": path, **state}
 
@@ -70,6 +70,34 @@ def test_deploy_takes_the_token_and_shows_it_to_nobody(cluster):
     assert "very-secret-token" not in json.dumps(cluster.calls())
 
 
+def test_deploy_of_replicas_makes_their_key_once(cluster):
+    secret = cluster.directory / "objects" / "default.secret.mcp-gateway-key"
+    cluster.run("deploy.sh")
+    assert not secret.exists()
+    cluster.run("deploy.sh", "--overlay", "replicas")
+    key = json.loads(secret.read_text())["token"]
+    assert len(key) >= 32 and key != json.loads(secret.with_name("default.secret.mcp-gateway-secret").read_text())["token"]
+    gateway = json.loads((cluster.directory / "objects" / "default.deployment.mcp-gateway").read_text())
+    assert gateway["spec"]["replicas"] == 2
+    cluster.say("crds", "ingressroutes.traefik.io\nserverstransports.traefik.io")
+    again = cluster.run("deploy.sh", "--overlay", "replicas", "--overlay", "traefik", "--host", "mcp.example.org")
+    assert "Secret mcp-gateway-key is there and stays as it is" in again.stdout and "Left over" not in again.stdout
+    assert json.loads(secret.read_text())["token"] == key
+    assert key not in again.stdout + again.stderr + json.dumps(cluster.calls())
+    one = cluster.run("deploy.sh")
+    assert "Left over from replicas" in one.stdout and "pdb/mcp-gateway networkpolicy/mcp-gateway-peers" in one.stdout
+    assert "mcp-gateway-key stays" in cluster.run("cleanup.sh").stdout and secret.exists()
+    cluster.run("cleanup.sh", "--secret")
+    assert not cluster.objects()
+
+
+def test_deploy_takes_the_key_and_shows_it_to_nobody(cluster):
+    done = cluster.run("deploy.sh", "--overlay", "replicas", MCP_EDGE_KEY="k" * 32)
+    secret = cluster.directory / "objects" / "default.secret.mcp-gateway-key"
+    assert json.loads(secret.read_text())["token"] == "k" * 32
+    assert "k" * 32 not in done.stdout + done.stderr + json.dumps(cluster.calls())
+
+
 def test_deploy_of_one_pod_tells_what_is_left_of_many(cluster):
     cluster.run("deploy.sh")
     done = cluster.run("deploy.sh", "--shape", "sidecar")
@@ -110,6 +138,7 @@ def test_deploy_says_what_to_do(cluster):
         (["--overlay", "traefik"], "needs --host"),
         (["--overlay", "ingress", "--host", "https://a"], "without scheme"),
         (["--overlay", "tls", "--overlay", "traefik", "--host", "a"], "take one of them"),
+        (["--overlay", "replicas", "--shape", "sidecar"], "needs --shape multi-pod"),
         (["--overlay"], "--overlay needs a value"),
         (["--shape", "pod"], "multi-pod or sidecar"),
         (["-x"], "there is no option -x"),

@@ -140,6 +140,23 @@ seccompProfile:
 {{ .Values.auth.existingSecret | default "mcp-gateway-secret" }}
 {{- end -}}
 
+{{/* The Secret with the key that replicas share; "" where gateway.extraEnv brings the key. */}}
+{{- define "mcp.keySecretName" -}}
+{{- $own := false -}}
+{{- range .Values.gateway.extraEnv }}{{ if eq .name "MCP_EDGE_KEY" }}{{ $own = true }}{{ end }}{{ end -}}
+{{- if not $own }}{{ .Values.sessionKey.existingSecret | default "mcp-gateway-key" }}{{ end -}}
+{{- end -}}
+
+{{/* "yes" where there are several replicas of the edge, else "". */}}
+{{- define "mcp.replicated" -}}
+{{- if gt (int .Values.gateway.replicas) 1 -}}
+{{- if eq .Values.shape "sidecar" -}}
+{{- fail "gateway.replicas: with shape sidecar each replica would bring all servers along; take shape multi-pod, where a server has pods of its own, or leave it at 1" -}}
+{{- end -}}
+yes
+{{- end -}}
+{{- end -}}
+
 {{/* The edge's configuration file, "" where flags say all. */}}
 {{- define "mcp.config" -}}
 {{- $config := deepCopy .Values.config -}}
