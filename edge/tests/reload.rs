@@ -12,8 +12,8 @@ use std::path::PathBuf;
 
 use serde_json::json;
 use testkit::client::Client;
-use testkit::http::Response;
-use testkit::process::{Edge, Scratch, binary};
+use testkit::http::{Request, Response};
+use testkit::process::{Edge, Process, Scratch, binary, free_address};
 use testkit::script::Script;
 use testkit::scripted::Listener;
 use testkit::{GUARD, eventually};
@@ -127,7 +127,7 @@ async fn a_faulty_file_leaves_the_one_before_in_force_and_is_told() {
     let client = Client::modern(stage.edge.address).connect().await;
     for (faulty, why) in [
         ("servers: {a: {addres: 'x:1'}}\n", "the nearest is `servers.a.address`"),
-        ("servers: [", "edge.yaml:2: "),
+        ("servers: [", "unclosed bracket"),
         ("servers: {}\n", "no server is configured"),
     ] {
         std::fs::write(&stage.file, faulty).unwrap();
@@ -139,9 +139,10 @@ async fn a_faulty_file_leaves_the_one_before_in_force_and_is_told() {
     std::fs::remove_file(&stage.file).unwrap();
     stage.edge.process.signal("HUP").await;
     stage.edge.process.wrote("cannot be read").await;
-    stage.change(&format!("limits: {{depth: 64}}\n{}", servers(&[("a", &a)]))).await;
-    assert!(!stage.is_stale().await);
+    std::fs::write(&stage.file, format!("limits: {{depth: 64}}\n{}", servers(&[("a", &a)]))).unwrap();
+    stage.edge.process.signal("HUP").await;
     stage.edge.process.wrote("count at the next start keys=[\"limits\"]").await;
+    assert!(!stage.is_stale().await);
 }
 
 /// As the kubelet does it: the files are behind a symbolic link, which is swapped. Nobody sends a signal.
@@ -188,6 +189,64 @@ async fn listen(stage: &Stage, token: &str) -> Response {
     let params = client.params(json!({"notifications": {"toolsListChanged": true}}));
     let listen = json!({"jsonrpc": "2.0", "id": 1, "method": "subscriptions/listen", "params": params});
     client.send(&client.request(&listen)).await
+}
+
+/// Where it listens counts at the next start, and so does that it may be open there.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_public_listener_is_never_opened_to_everybody() {
+    let a = server(&["--name", "a", "--tools", "1"]).await;
+    let (scratch, place, admin) = (Scratch::new(), free_address(), free_address());
+    let listen = |host: &str| format!("listen: \"{host}:{}\"\n{}", place.port(), servers(&[("a", &a)]));
+    let file = scratch.write("edge.yaml", &format!("auth: {{tokens: [{{env: A}}]}}\n{}", listen("0.0.0.0")));
+    let mut command = Command::new(binary("mcp-edge"));
+    command.arg("--config").arg(&file).arg("--admin").arg(admin.to_string()).env("A", "a-token");
+    command.env_remove("MCP_GATEWAY_AUTH_TOKEN");
+    let edge = Edge { process: Process::start(command), address: place, admin };
+    eventually("the edge to be alive", async || {
+        let answer = Request::new("GET", "/ready").send(admin).await.ok()?;
+        (answer.status == 200).then_some(())
+    })
+    .await;
+    std::fs::write(&file, listen("127.0.0.1")).unwrap();
+    edge.process.signal("HUP").await;
+    edge.process.wrote("no token is left, and this process can be reached from other machines").await;
+    let status = async |token| Client::modern(place).token(token).call("tools/list", json!({})).await.status;
+    assert_eq!((status("a-token").await, status("another").await), (200, 401));
+    assert_eq!(edge.metric("mcp_edge_config_stale").await, Some(1.0));
+}
+
+/// A ConfigMap and a Secret are mounted anew up to a minute apart.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_refused_is_tried_again_by_itself() {
+    let a = server(&["--name", "a", "--tools", "1"]).await;
+    let stage = Stage::start(Scratch::new(), &servers(&[("a", &a)])).await;
+    let text = format!("auth: {{tokens: [{{file: late}}]}}\n{}", servers(&[("a", &a)]));
+    std::fs::write(&stage.file, text).unwrap();
+    stage.edge.process.signal("HUP").await;
+    stage.edge.process.wrote("cannot be read").await;
+    assert!(stage.is_stale().await);
+    stage.scratch.write("late", "late-token\n");
+    eventually("the token to hold", async || {
+        let client = Client::modern(stage.edge.address).token("late-token");
+        (client.call("tools/list", json!({})).await.status == 200 && !stage.is_stale().await).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_listens_to_a_server_that_is_replaced_hears_that_it_has_to_listen_again() {
+    let a = server(&["--resources", "1", "--tools", "1"]).await;
+    let stage = Stage::start(Scratch::new(), &servers(&[("a", &a)])).await;
+    let client = Client::modern(stage.edge.address).connect().await;
+    let params = client.params(json!({"notifications": {"resourceSubscriptions": ["test://r0"]}}));
+    let listen = json!({"jsonrpc": "2.0", "id": 1, "method": "subscriptions/listen", "params": params});
+    let mut stream = client.send(&client.request(&listen)).await;
+    let held = stream.message().await.unwrap();
+    assert_eq!(held["params"]["notifications"]["resourceSubscriptions"], json!(["test://r0"]), "{held}");
+    let text = servers(&[("a", &a)]).replace('}', ", connections: 9}");
+    stage.change(&text).await;
+    let end = timeout(GUARD, stream.message()).await.expect("an end in time").unwrap();
+    assert_eq!(end["error"]["data"]["reason"], "lost", "{end}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -239,6 +239,26 @@ async fn what_a_replica_held_is_gone_with_it_and_its_clients_hear_so_at_once() {
     assert_eq!(next.tool_names().await, ["t0"]);
 }
 
+/// The order of a rollout: who has both keys serves what was sealed with the old one, while others still have that alone.
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_are_replaced_under_sessions() {
+    let server = Listener::start(Script::from_flags(&["--tools", "1"])).await;
+    let (old, new) = ("o".repeat(32), "n".repeat(32));
+    let mut edges = Vec::new();
+    for keys in [old.clone(), format!("{new},{old}")] {
+        let mut command = Command::new(binary("mcp-edge"));
+        command.arg("--server").arg(format!("only={}", server.address()));
+        command.arg(format!("--peers={}", free_address()));
+        command.env("MCP_GATEWAY_AUTH_TOKEN", TOKEN).env("MCP_EDGE_KEY", keys);
+        edges.push(Edge::start_with(command).await);
+    }
+    for edge in &edges {
+        edge.ready().await;
+    }
+    let session = Client::legacy(edges[0].address, "2025-11-25").token(TOKEN).connect().await;
+    assert_eq!(call_at(edges[1].address, &session, "tools/list", json!({})).await.status, 200);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn nobody_but_a_replica_is_heard_where_replicas_listen() {
     let replicas = Replicas::start(&["--tools", "1"], "").await;

@@ -22,6 +22,8 @@ use crate::peer::{Passed, Peers, Unanswered};
 pub(super) struct Elsewhere<'a> {
     peers: &'a Peers,
     address: SocketAddr,
+    /// What says so.
+    token: String,
     what: What,
 }
 
@@ -44,14 +46,14 @@ impl Front {
         let peers = peers?;
         let id = headers::single(headers, &headers::SESSION_ID).ok().flatten()?.to_str().ok()?;
         let address = self.rooms.sessions.elsewhere(id, caller)?.address()?;
-        Some(Elsewhere { peers, address, what: What::Session })
+        Some(Elsewhere { peers, address, token: id.to_owned(), what: What::Session })
     }
 
     /// Where the channel is that a message's address names.
     pub(super) fn channel_elsewhere<'a>(&self, peers: Option<&'a Peers>, uri: &Uri) -> Option<Elsewhere<'a>> {
         let peers = peers?;
-        let address = http_sse::elsewhere(self, uri)?.address()?;
-        Some(Elsewhere { peers, address, what: What::Session })
+        let (home, token) = http_sse::elsewhere(self, uri)?;
+        Some(Elsewhere { peers, address: home.address()?, token: token.to_owned(), what: What::Session })
     }
 
     /// Where the parked call or the task is that a message of a client without sessions is about.
@@ -62,13 +64,15 @@ impl Front {
     ) -> Option<Elsewhere<'a>> {
         let peers = peers?;
         let text = |key| message.param(key)?.as_str();
-        let state = text("requestState").and_then(|state| self.park.elsewhere(&state));
-        let task = || text("taskId").filter(|id| tasks::is_own(id)).and_then(|id| self.tasks.elsewhere(&id));
-        let (home, what) = match state {
-            Some(home) => (home, What::Call),
-            None => (task()?, What::Task),
+        let state =
+            || text("requestState").and_then(|state| Some((self.park.elsewhere(&state)?, state, What::Call)));
+        let task = || {
+            let id = text("taskId").filter(|id| tasks::is_own(id))?;
+            let home = self.tasks.elsewhere(&id)?;
+            Some((home, tasks::token(&id).to_owned().into(), What::Task))
         };
-        Some(Elsewhere { peers, address: home.address()?, what })
+        let (home, token, what) = state().or_else(task)?;
+        Some(Elsewhere { peers, address: home.address()?, token: token.into_owned(), what })
     }
 }
 
@@ -107,7 +111,7 @@ impl Elsewhere<'_> {
         body: Bytes,
         caller: Caller,
     ) -> Result<Response<Body>, Refusal> {
-        let passed = Passed { method, uri, headers, body };
+        let passed = Passed { method, uri, headers, body, token: self.token };
         match self.peers.pass(self.address, passed, &caller).await {
             Ok(response) => Ok(response.map(|body| Body::relayed(body, caller))),
             Err(Unanswered::Gone) => Err(match self.what {

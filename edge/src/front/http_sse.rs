@@ -169,9 +169,10 @@ pub(super) fn addressee(
     front.channels.find(token, caller, scope).map(Addressee).ok_or_else(unknown)
 }
 
-/// Where the channel of a message's address lives, if that is another process.
-pub(super) fn elsewhere(front: &Front, uri: &Uri) -> Option<Home> {
-    front.channels.elsewhere(token(uri)?)
+/// Where the channel of a message's address lives, if that is another process, and what says so.
+pub(super) fn elsewhere<'u>(front: &Front, uri: &'u Uri) -> Option<(Home, &'u str)> {
+    let token = token(uri)?;
+    Some((front.channels.elsewhere(token)?, token))
 }
 
 fn token(uri: &Uri) -> Option<&str> {

@@ -233,10 +233,15 @@ impl Tasks {
     /// Where the task of that id is, if that is in another process.
     pub(super) fn elsewhere(&self, id: &str) -> Option<Home> {
         let sealer = &self.shared.sealer;
-        let payload = sealer.open(KIND, id.strip_prefix(OWN)?)?;
+        let payload = sealer.open(KIND, token(id))?;
         let home = Home::decode(*payload.last_chunk()?);
         (home != sealer.home()).then_some(home)
     }
+}
+
+/// What says where the task of an id of ours is.
+pub(super) fn token(id: &str) -> &str {
+    id.strip_prefix(OWN).unwrap_or_default()
 }
 
 /// Whether an id is one of ours, and no server's.

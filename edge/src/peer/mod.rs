@@ -68,6 +68,8 @@ pub struct Passed {
     pub headers: HeaderMap,
     /// The whole body.
     pub body: Bytes,
+    /// The other one's token that the request came with.
+    pub token: String,
 }
 
 /// Why another replica did not answer.
@@ -182,9 +184,9 @@ impl Peers {
         passed: Passed,
         caller: &Caller,
     ) -> Result<Request<Full<Bytes>>, Error> {
-        let Passed { method, uri, mut headers, body } = passed;
+        let Passed { method, uri, mut headers, body, token } = passed;
         let broken = || Error::new(Kind::Lost, Blame::Edge, "the request cannot be passed on");
-        let proof = proof::write(&self.sealer, (&method, &uri), caller)?;
+        let proof = proof::write((&self.sealer, &token), (&method, &uri), caller)?;
         // Credentials stay here: the other one hears whose request it is.
         for name in HOP_BY_HOP.iter().chain(&[AUTHORIZATION, HOST, CONTENT_LENGTH, EXPECT]) {
             headers.remove(name);

@@ -9,13 +9,18 @@ use crate::call::Caller;
 use crate::error::Error;
 use crate::seal::{Kind, Sealer};
 
-/// A proof for this request and no other.
+/// A proof for this request and no other, sealed with the key of the token that the request came with: the process that
+/// made that token has it, also while keys are replaced.
 ///
 /// # Errors
 /// When the system gives out no random numbers, or the principal has a name of kilobytes.
-pub(super) fn write(sealer: &Sealer, of: (&Method, &Uri), caller: &Caller) -> Result<Box<str>, Error> {
+pub(super) fn write(
+    (sealer, token): (&Sealer, &str),
+    of: (&Method, &Uri),
+    caller: &Caller,
+) -> Result<Box<str>, Error> {
     let payload = [&now().to_be_bytes()[..], &digest(of), caller.principal().as_bytes()].concat();
-    sealer.seal(KIND, &payload)
+    sealer.seal_like(token, KIND, &payload).unwrap_or_else(|| sealer.seal(KIND, &payload))
 }
 
 /// Whose request it is, if the proof is for it and fresh.
@@ -57,7 +62,8 @@ mod tests {
         let ours = Sealer::new(&key(&"k".repeat(32))).unwrap();
         let others = Sealer::new(&key(&"o".repeat(32))).unwrap();
         let (post, uri) = (Method::POST, "/mcp?x=1".parse::<Uri>().unwrap());
-        let proof = write(&ours, (&post, &uri), &Caller::new("ann")).unwrap();
+        let token = ours.seal(Kind::new("session"), b"x").unwrap();
+        let proof = write((&ours, &token), (&post, &uri), &Caller::new("ann")).unwrap();
         let whose =
             |sealer, of, proof: &str| read(sealer, of, proof).map(|caller| caller.principal().to_string());
         assert_eq!(whose(&ours, (&post, &uri), &proof).as_deref(), Some("ann"));
@@ -67,8 +73,12 @@ mod tests {
         let other = "/mcp".parse().unwrap();
         assert_eq!(whose(&ours, (&post, &other), &proof), None);
         assert_eq!(whose(&others, (&post, &uri), &proof), None);
-        let session = ours.seal(Kind::new("session"), b"x").unwrap();
-        assert_eq!(whose(&ours, (&post, &uri), &session), None, "a client's token is none");
+        assert_eq!(whose(&ours, (&post, &uri), &token), None, "a client's token is none");
+        // While keys are replaced the other one may have the old key alone.
+        let both = Config { previous: Some("k".repeat(32).parse().unwrap()), ..key(&"n".repeat(32)) };
+        let proof =
+            write((&Sealer::new(&both).unwrap(), &token), (&post, &uri), &Caller::new("ann")).unwrap();
+        assert_eq!(whose(&ours, (&post, &uri), &proof).as_deref(), Some("ann"));
         let stale = [&(now() - FRESH_SECS - 5).to_be_bytes()[..], &digest((&post, &uri)), b"ann"].concat();
         let stale = ours.seal(KIND, &stale).unwrap();
         assert_eq!(whose(&ours, (&post, &uri), &stale), None);

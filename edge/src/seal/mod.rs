@@ -103,10 +103,29 @@ impl Sealer {
     /// # Errors
     /// When the system gives out no random numbers, or the payload is too large for a token.
     pub fn seal(&self, kind: Kind, payload: &[u8]) -> Result<Box<str>, Error> {
+        self.seal_with(&self.shared.current, kind, payload)
+    }
+
+    /// The same with the key that `like` was sealed with: whoever made that can open this. `None`: with a key that is not
+    /// here.
+    ///
+    /// # Errors
+    /// The same.
+    pub fn seal_like(&self, like: &str, kind: Kind, payload: &[u8]) -> Option<Result<Box<str>, Error>> {
+        let sealed = text::decode(like.strip_prefix(VERSION)?)?;
+        let kid = sealed.first_chunk::<KID_LEN>()?;
+        let key = self.keys().find(|key| key.kid() == kid)?;
+        Some(self.seal_with(key, kind, payload))
+    }
+
+    fn keys(&self) -> impl Iterator<Item = &Key> {
+        [Some(&self.shared.current), self.shared.previous.as_ref()].into_iter().flatten()
+    }
+
+    fn seal_with(&self, key: &Key, kind: Kind, payload: &[u8]) -> Result<Box<str>, Error> {
         if payload.len() > kind.payload_bytes() {
             return Err(Error::new(error::Kind::TooLarge, Blame::Edge, "too much for one token"));
         }
-        let key = &self.shared.current;
         let nonce: [u8; NONCE_LEN] = random_bytes(&self.shared.random).ok_or_else(no_randomness)?;
         let mut sealed = payload.to_vec();
         let tag = key
@@ -129,8 +148,7 @@ impl Sealer {
         let sealed = text::decode(token.strip_prefix(VERSION)?)?;
         let (kid, rest) = sealed.split_first_chunk::<KID_LEN>()?;
         let (nonce, ciphertext) = rest.split_first_chunk::<NONCE_LEN>()?;
-        let keys = [Some(&self.shared.current), self.shared.previous.as_ref()];
-        keys.into_iter().flatten().filter(|key| key.kid() == kid).find_map(|key| {
+        self.keys().filter(|key| key.kid() == kid).find_map(|key| {
             let mut payload = ciphertext.to_vec();
             let nonce = Nonce::assume_unique_for_key(*nonce);
             let opened = key.aead().open_in_place(nonce, Aad::from(kind.name), &mut payload).ok()?.len();
