@@ -233,7 +233,8 @@ async fn what_a_replica_held_is_gone_with_it_and_its_clients_hear_so_at_once() {
         "name": "t0", "arguments": {}, "requestState": parked.result()["requestState"], "inputResponses": {},
     });
     let lost = call_at(b, &modern, "tools/call", retry).await;
-    assert_eq!(lost.reason(), Some("lost"), "{lost:?}");
+    assert_eq!((lost.status, lost.reason()), (200, Some("lost")), "{lost:?}");
+    assert_eq!(lost.message["id"], 77, "it is the call's own outcome");
     assert!(begun.elapsed() < GUARD, "no time-out had to pass");
     let next = Client::legacy(b, "2025-06-18").token(TOKEN).connect().await;
     assert_eq!(next.tool_names().await, ["t0"]);

@@ -90,7 +90,7 @@ impl Reloader {
                 Err(error) => Err(error.to_string()),
             };
             if look(&files).await != before {
-                reload.asked.notify_one(); // somebody is writing
+                seen = None; // somebody is writing
                 continue;
             }
             match loaded.and_then(|config| self.take(&config).map(|()| config)) {

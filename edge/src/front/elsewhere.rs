@@ -8,6 +8,7 @@ use bytes::Bytes;
 use http::request::Parts as Head;
 use http::{HeaderMap, Method, Request, Response, StatusCode, Uri};
 use http_body::Body as HttpBody;
+use serde_json::json;
 use wire::{Message, code};
 
 use super::body::Body;
@@ -15,7 +16,6 @@ use super::refusal::Refusal;
 use super::route::Route;
 use super::{Front, Knock, headers, http_sse, legacy, not_found, refused, tasks};
 use crate::call::Caller;
-use crate::error::{Blame, Error, Kind};
 use crate::peer::{Passed, Peers, Unanswered};
 
 /// Where a request goes that is another replica's to answer.
@@ -126,6 +126,7 @@ impl Elsewhere<'_> {
     }
 }
 
+/// As the outcome of the call: its client did nothing wrong.
 fn lost(message: &'static str) -> Refusal {
-    Error::new(Kind::Lost, Blame::Edge, message).into()
+    Refusal::new(StatusCode::OK, code::INTERNAL_ERROR, message).with_data(json!({ "reason": "lost" }))
 }

@@ -378,11 +378,12 @@ impl Front {
         }
         let arrival = self.arrival((caller, scope), (room, bytes))?;
         let message = &arrival.message;
+        let id = (message.kind() == Kind::Request).then(|| message.id().cloned()).flatten();
         if let Some(elsewhere) = self.held_elsewhere(peers, message) {
             let bytes = message.bytes().clone();
-            return elsewhere.pass((Method::POST, uri.clone(), headers), bytes, arrival.caller).await;
+            let passed = elsewhere.pass((Method::POST, uri.clone(), headers), bytes, arrival.caller).await;
+            return passed.map_err(|refusal| refusal.answering(id.as_ref()));
         }
-        let id = (message.kind() == Kind::Request).then(|| message.id().cloned()).flatten();
         let posted = Posted { headers, accepts, arrival };
         self.message(posted).await.map_err(|refusal| refusal.answering(id.as_ref()))
     }
