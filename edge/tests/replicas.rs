@@ -236,6 +236,10 @@ async fn what_a_replica_held_is_gone_with_it_and_its_clients_hear_so_at_once() {
     assert_eq!((lost.status, lost.reason()), (200, Some("lost")), "{lost:?}");
     assert_eq!(lost.message["id"], 77, "it is the call's own outcome");
     assert!(begun.elapsed() < GUARD, "no time-out had to pass");
+    let info = json!({"name": "t", "version": "1"});
+    let hello = json!({"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": info});
+    let anew = call_at(b, &session, "initialize", hello).await;
+    assert_eq!(anew.status, 200, "with the id of what is gone in its header");
     let next = Client::legacy(b, "2025-06-18").token(TOKEN).connect().await;
     assert_eq!(next.tool_names().await, ["t0"]);
 }
@@ -258,6 +262,22 @@ async fn keys_are_replaced_under_sessions() {
     }
     let session = Client::legacy(edges[0].address, "2025-11-25").token(TOKEN).connect().await;
     assert_eq!(call_at(edges[1].address, &session, "tools/list", json!({})).await.status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_that_ends_ends_the_streams_that_it_passes_on() {
+    let mut replicas = Replicas::start(&["--tools", "1"], "").await;
+    let [a, b] = [0, 1].map(|n| replicas.edges[n].address);
+    let session = Client::legacy(a, "2025-11-25").token(TOKEN).connect().await;
+    let through_b = Client::legacy(b, "2025-11-25").token(TOKEN);
+    let mut stream = through_b.header("Mcp-Session-Id", session.session().unwrap()).listen().await;
+    assert_eq!(stream.status, 200);
+    replicas.edges[1].process.signal("INT").await;
+    let end = async { while stream.message().await.is_some() {} };
+    timeout(GUARD, end).await.expect("the stream ends");
+    assert!(replicas.edges[1].process.ended().await.success());
+    assert!(!replicas.edges[1].process.output().contains("drain ran out of time"));
+    assert_eq!(call_at(a, &session, "tools/list", json!({})).await.status, 200, "its session goes on");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -154,7 +154,9 @@ fn sealer(config: &Config) -> Result<Sealer, Error> {
 fn limit_files(config: &mut Config) {
     let files = OpenFiles::raise();
     let upstream = config.servers.iter().map(|server| server.upstream.files()).sum();
-    let fits = files.fit(config.permits.connections, upstream);
+    // A client of a session elsewhere is three: to here, from here to there, and there.
+    let each = if config.peers.listen.is_some() { 3 } else { 1 };
+    let fits = files.fit(config.permits.connections.saturating_mul(each), upstream) / each;
     if fits < config.permits.connections {
         let wanted = config.permits.connections;
         tracing::warn!(

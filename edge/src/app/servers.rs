@@ -163,6 +163,8 @@ impl Shared {
     /// Lets a pool finish its calls, for as long as a call may take, and ends it.
     async fn retire(self: Arc<Self>, pool: Arc<Pool>) {
         let finished = async {
+            // Who looked it up a moment ago may be about to call it.
+            sleep(LOOK_AGAIN).await;
             while !pool.is_idle() {
                 sleep(LOOK_AGAIN).await;
             }

@@ -30,7 +30,16 @@ enum Inner {
     Empty,
     Whole(Parts),
     Stream(Pin<Box<dyn HttpBody<Data = Parts, Error = Infallible> + Send>>),
-    Relayed(Box<(Incoming, Caller)>),
+    Relayed(Box<Relayed>),
+}
+
+/// What another replica sends.
+struct Relayed {
+    incoming: Incoming,
+    /// Resolves when it has to end here.
+    until: Pin<Box<dyn Future<Output = ()> + Send>>,
+    /// Whose it is, if it stands open only as long as the credentials hold.
+    standing: Option<Caller>,
 }
 
 impl Body {
@@ -39,9 +48,14 @@ impl Body {
         Self(Inner::Whole(parts.into()))
     }
 
-    /// What another replica answers to `caller`, as it comes.
-    pub(super) fn relayed(incoming: Incoming, caller: Caller) -> Self {
-        Self(Inner::Relayed(Box::new((incoming, caller))))
+    /// What another replica answers, as it comes; at most `until` that resolves, or the credentials of whom it stands
+    /// open for are taken back.
+    pub(super) fn relayed(
+        incoming: Incoming,
+        until: impl Future<Output = ()> + Send + 'static,
+        standing: Option<Caller>,
+    ) -> Self {
+        Self(Inner::Relayed(Box::new(Relayed { incoming, until: Box::pin(until), standing })))
     }
 
     /// A body that comes as it happens.
@@ -71,9 +85,13 @@ impl HttpBody for Body {
                 Poll::Ready(next.map(|frame| frame.map_err(|never| match never {})))
             }
             Inner::Relayed(relayed) => {
-                let (incoming, caller) = &mut **relayed;
+                let Relayed { incoming, until, standing } = &mut **relayed;
+                if until.as_mut().poll(context).is_ready() {
+                    self.0 = Inner::Empty;
+                    return Poll::Ready(None);
+                }
                 let next = std::task::ready!(Pin::new(incoming).poll_frame(context));
-                let next = next.filter(|_| !caller.is_revoked());
+                let next = next.filter(|_| !standing.as_ref().is_some_and(Caller::is_revoked));
                 Poll::Ready(next.map(|frame| frame.map(|frame| frame.map_data(Parts::from))))
             }
         }
@@ -82,7 +100,7 @@ impl HttpBody for Body {
     fn is_end_stream(&self) -> bool {
         match &self.0 {
             Inner::Empty => true,
-            Inner::Relayed(relayed) => relayed.0.is_end_stream(),
+            Inner::Relayed(relayed) => relayed.incoming.is_end_stream(),
             Inner::Whole(_) | Inner::Stream(_) => false,
         }
     }
@@ -92,7 +110,7 @@ impl HttpBody for Body {
             Inner::Empty => SizeHint::with_exact(0),
             Inner::Whole(parts) => SizeHint::with_exact(parts.len_bytes() as u64),
             Inner::Stream(_) => SizeHint::default(),
-            Inner::Relayed(relayed) => relayed.0.size_hint(),
+            Inner::Relayed(relayed) => relayed.incoming.size_hint(),
         }
     }
 }

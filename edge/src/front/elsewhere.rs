@@ -16,6 +16,7 @@ use super::refusal::Refusal;
 use super::route::Route;
 use super::{Front, Knock, headers, http_sse, legacy, not_found, refused, tasks};
 use crate::call::Caller;
+use crate::ops::drain::DrainWatch;
 use crate::peer::{Passed, Peers, Unanswered};
 
 /// Where a request goes that is another replica's to answer.
@@ -25,6 +26,7 @@ pub(super) struct Elsewhere<'a> {
     /// What says so.
     token: String,
     what: What,
+    drain: DrainWatch,
 }
 
 /// What it is about there.
@@ -46,14 +48,14 @@ impl Front {
         let peers = peers?;
         let id = headers::single(headers, &headers::SESSION_ID).ok().flatten()?.to_str().ok()?;
         let address = self.rooms.sessions.elsewhere(id, caller)?.address()?;
-        Some(Elsewhere { peers, address, token: id.to_owned(), what: What::Session })
+        Some(self.elsewhere(peers, address, (id.to_owned(), What::Session)))
     }
 
     /// Where the channel is that a message's address names.
     pub(super) fn channel_elsewhere<'a>(&self, peers: Option<&'a Peers>, uri: &Uri) -> Option<Elsewhere<'a>> {
         let peers = peers?;
         let (home, token) = http_sse::elsewhere(self, uri)?;
-        Some(Elsewhere { peers, address: home.address()?, token: token.to_owned(), what: What::Session })
+        Some(self.elsewhere(peers, home.address()?, (token.to_owned(), What::Session)))
     }
 
     /// Where the parked call or the task is that a message of a client without sessions is about.
@@ -72,7 +74,16 @@ impl Front {
             Some((home, tasks::token(&id).to_owned().into(), What::Task))
         };
         let (home, token, what) = state().or_else(task)?;
-        Some(Elsewhere { peers, address: home.address()?, token: token.into_owned(), what })
+        Some(self.elsewhere(peers, home.address()?, (token.into_owned(), what)))
+    }
+
+    fn elsewhere<'a>(
+        &self,
+        peers: &'a Peers,
+        address: SocketAddr,
+        (token, what): (String, What),
+    ) -> Elsewhere<'a> {
+        Elsewhere { peers, address, token, what, drain: self.rooms.drain.clone() }
     }
 }
 
@@ -111,9 +122,18 @@ impl Elsewhere<'_> {
         body: Bytes,
         caller: Caller,
     ) -> Result<Response<Body>, Refusal> {
+        let (is_stream, drain) = (method == Method::GET, self.drain);
         let passed = Passed { method, uri, headers, body, token: self.token };
         match self.peers.pass(self.address, passed, &caller).await {
-            Ok(response) => Ok(response.map(|body| Body::relayed(body, caller))),
+            // As streams and calls of this process end.
+            Ok(response) if is_stream => {
+                let until = async move { drain.stopping().await };
+                Ok(response.map(|body| Body::relayed(body, until, Some(caller))))
+            }
+            Ok(response) => {
+                let until = async move { drain.gone().await };
+                Ok(response.map(|body| Body::relayed(body, until, None)))
+            }
             Err(Unanswered::Gone) => Err(match self.what {
                 What::Session => legacy::unknown_session(),
                 What::Call => {

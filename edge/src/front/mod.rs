@@ -367,25 +367,32 @@ impl Front {
         media::is_json(&headers)?;
         let accepts = Accepts::of(&headers)?;
         let (room, bytes) = self.receive(&caller, body).await?;
-        if let Some(elsewhere) = self.session_elsewhere(peers, &headers, &caller) {
-            return elsewhere.pass((Method::POST, uri.clone(), headers), bytes, caller).await;
-        }
-        if batch::is_batch(&bytes)
-            && let Some(session) = legacy::batching(self, &headers, &caller, scope.as_ref())
-        {
-            drop(room); // each call takes its own
-            return batch::answer(self, (&caller, scope.as_ref()), &session, accepts, &bytes).await;
+        if batch::is_batch(&bytes) {
+            if let Some(elsewhere) = self.session_elsewhere(peers, &headers, &caller) {
+                return elsewhere.pass((Method::POST, uri.clone(), headers), bytes, caller).await;
+            }
+            if let Some(session) = legacy::batching(self, &headers, &caller, scope.as_ref()) {
+                drop(room); // each call takes its own
+                return batch::answer(self, (&caller, scope.as_ref()), &session, accepts, &bytes).await;
+            }
         }
         let arrival = self.arrival((caller, scope), (room, bytes))?;
         let message = &arrival.message;
         let id = (message.kind() == Kind::Request).then(|| message.id().cloned()).flatten();
-        if let Some(elsewhere) = self.held_elsewhere(peers, message) {
-            let bytes = message.bytes().clone();
-            let passed = elsewhere.pass((Method::POST, uri.clone(), headers), bytes, arrival.caller).await;
-            return passed.map_err(|refusal| refusal.answering(id.as_ref()));
-        }
-        let posted = Posted { headers, accepts, arrival };
-        self.message(posted).await.map_err(|refusal| refusal.answering(id.as_ref()))
+        let answered = async {
+            let class = self.class(&headers, &arrival.message)?;
+            let elsewhere = match class {
+                Class::Legacy => self.session_elsewhere(peers, &headers, &arrival.caller),
+                Class::Modern => self.held_elsewhere(peers, &arrival.message),
+                Class::Initialize | Class::ModernNotice => None,
+            };
+            if let Some(elsewhere) = elsewhere {
+                let bytes = arrival.message.bytes().clone();
+                return elsewhere.pass((Method::POST, uri.clone(), headers), bytes, arrival.caller).await;
+            }
+            self.message(class, Posted { headers, accepts, arrival }).await
+        };
+        answered.await.map_err(|refusal| refusal.answering(id.as_ref()))
     }
 
     /// A body as one line, with room for what it may turn out to be.
@@ -435,12 +442,14 @@ impl Front {
         })
     }
 
-    async fn message(&self, posted: Posted) -> Result<Response<Body>, Refusal> {
-        let clues = Clues {
-            version: headers::version(&posted.headers),
-            session: posted.headers.contains_key(&headers::SESSION_ID),
-        };
-        match classify::classify(&posted.arrival.message, clues)? {
+    fn class(&self, headers: &HeaderMap, message: &Message) -> Result<Class, Refusal> {
+        let clues =
+            Clues { version: headers::version(headers), session: headers.contains_key(&headers::SESSION_ID) };
+        classify::classify(message, clues)
+    }
+
+    async fn message(&self, class: Class, posted: Posted) -> Result<Response<Body>, Refusal> {
+        match class {
             Class::Modern => modern::request(self, posted).await,
             Class::ModernNotice => modern::notice(&posted.headers, &posted.arrival.message),
             Class::Initialize => legacy::initialize(self, posted).await,

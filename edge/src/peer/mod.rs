@@ -9,13 +9,14 @@
 
 mod proof;
 
+use std::error::Error as _;
+use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{
-    AUTHORIZATION, CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderMap, HeaderName, TE, TRAILER,
-    TRANSFER_ENCODING, UPGRADE,
+    ACCEPT, CONNECTION, CONTENT_TYPE, HeaderMap, HeaderName, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
 };
 use http::uri::{Authority, Scheme};
 use http::{Method, Request, Response, Uri};
@@ -32,7 +33,7 @@ use crate::call::Caller;
 use crate::error::{Blame, Error, Kind};
 use crate::ops::bind::Address;
 use crate::permit::RETRY_AFTER;
-use crate::seal::Sealer;
+use crate::seal::{Home, Sealer};
 
 /// How replicas reach each other.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -125,6 +126,8 @@ impl Peers {
         // One that vanishes without a word is noticed as a vanished client is.
         connector.set_keepalive(Some(SILENCE));
         connector.set_keepalive_interval(Some(SILENCE));
+        connector.set_keepalive_retries(Some(1));
+        connector.set_tcp_user_timeout(Some(SILENCE));
         let client = Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(IDLE)
@@ -156,7 +159,7 @@ impl Peers {
                 HOP_BY_HOP.iter().for_each(|name| drop(response.headers_mut().remove(name)));
                 Ok(response)
             }
-            Err(error) if error.is_connect() => {
+            Err(error) if is_gone(&error) => {
                 self.metrics.gone.inc();
                 tracing::info!(peer = %to, "replica is gone, and what it held with it");
                 Err(Unanswered::Gone)
@@ -172,7 +175,8 @@ impl Peers {
 
     /// Whose request another replica has passed on; `None`: it is no replica, or not this request's proof.
     pub fn taken(&self, method: &Method, uri: &Uri, headers: &HeaderMap) -> Option<Caller> {
-        let caller = proof::read(&self.sealer, (method, uri), headers.get(&PROOF)?.to_str().ok()?);
+        let caller =
+            proof::read(&self.sealer, (method, uri, self.sealer.home()), headers.get(&PROOF)?.to_str().ok()?);
         let counter = if caller.is_some() { &self.metrics.taken } else { &self.metrics.failed };
         counter.inc();
         caller
@@ -184,25 +188,44 @@ impl Peers {
         passed: Passed,
         caller: &Caller,
     ) -> Result<Request<Full<Bytes>>, Error> {
-        let Passed { method, uri, mut headers, body, token } = passed;
+        let Passed { method, uri, headers, body, token } = passed;
         let broken = || Error::new(Kind::Lost, Blame::Edge, "the request cannot be passed on");
-        let proof = proof::write((&self.sealer, &token), (&method, &uri), caller)?;
-        // Credentials stay here: the other one hears whose request it is.
-        for name in HOP_BY_HOP.iter().chain(&[AUTHORIZATION, HOST, CONTENT_LENGTH, EXPECT]) {
-            headers.remove(name);
+        let proof = proof::write((&self.sealer, &token), (&method, &uri, Home::at(to)), caller)?;
+        // Credentials stay here, wherever they are: the other one hears whose request it is.
+        let mut passed = HeaderMap::new();
+        for (name, value) in &headers {
+            if name.as_str().starts_with("mcp-") || PASSED.contains(name) {
+                passed.append(name, value.clone());
+            }
         }
-        headers.insert(PROOF.clone(), proof.parse().map_err(|_| broken())?);
+        passed.insert(PROOF.clone(), proof.parse().map_err(|_| broken())?);
         let mut parts = uri.into_parts();
         parts.scheme = Some(Scheme::HTTP);
         parts.authority = Some(Authority::try_from(to.to_string()).map_err(|_| broken())?);
         let uri = Uri::from_parts(parts).map_err(|_| broken())?;
         let mut request =
             Request::builder().method(method).uri(uri).body(Full::new(body)).map_err(|_| broken())?;
-        *request.headers_mut() = headers;
+        *request.headers_mut() = passed;
         Ok(request)
     }
 }
 
+/// Whether there is nobody at that address. Other errors, of this machine say, tell nothing of the other one.
+fn is_gone(error: &hyper_util::client::legacy::Error) -> bool {
+    use io::ErrorKind::{ConnectionRefused, HostUnreachable, TimedOut};
+    let mut source = error.source();
+    while let Some(cause) = source {
+        if let Some(cause) = cause.downcast_ref::<io::Error>() {
+            let is_nobody = matches!(cause.kind(), ConnectionRefused | HostUnreachable | TimedOut);
+            return error.is_connect() && is_nobody;
+        }
+        source = cause.source();
+    }
+    false
+}
+
+/// What of a client's head a replica reads, beside what begins with `mcp-`.
+static PASSED: [HeaderName; 3] = [ACCEPT, CONTENT_TYPE, HeaderName::from_static("last-event-id")];
 /// Who passes a request on says so here.
 static PROOF: HeaderName = HeaderName::from_static("mcp-edge-peer");
 /// Of one connection, and no business of the next.

@@ -7,7 +7,7 @@ use ring::digest::{Context, SHA256};
 
 use crate::call::Caller;
 use crate::error::Error;
-use crate::seal::{Kind, Sealer};
+use crate::seal::{Home, Kind, Sealer};
 
 /// A proof for this request and no other, sealed with the key of the token that the request came with: the process that
 /// made that token has it, also while keys are replaced.
@@ -16,7 +16,7 @@ use crate::seal::{Kind, Sealer};
 /// When the system gives out no random numbers, or the principal has a name of kilobytes.
 pub(super) fn write(
     (sealer, token): (&Sealer, &str),
-    of: (&Method, &Uri),
+    of: (&Method, &Uri, Home),
     caller: &Caller,
 ) -> Result<Box<str>, Error> {
     let payload = [&now().to_be_bytes()[..], &digest(of), caller.principal().as_bytes()].concat();
@@ -24,7 +24,7 @@ pub(super) fn write(
 }
 
 /// Whose request it is, if the proof is for it and fresh.
-pub(super) fn read(sealer: &Sealer, of: (&Method, &Uri), proof: &str) -> Option<Caller> {
+pub(super) fn read(sealer: &Sealer, of: (&Method, &Uri, Home), proof: &str) -> Option<Caller> {
     let payload = sealer.open(KIND, proof)?;
     let (made, rest) = payload.split_first_chunk()?;
     let (about, principal) = rest.split_first_chunk::<DIGEST_LEN>()?;
@@ -33,8 +33,10 @@ pub(super) fn read(sealer: &Sealer, of: (&Method, &Uri), proof: &str) -> Option<
     (is_fresh && *about == digest(of)).then(|| Caller::new(principal))
 }
 
-fn digest((method, uri): (&Method, &Uri)) -> [u8; DIGEST_LEN] {
+/// Where it goes too: who gets a proof, at an address that was somebody else's before, can show it to nobody.
+fn digest((method, uri, to): (&Method, &Uri, Home)) -> [u8; DIGEST_LEN] {
     let mut context = Context::new(&SHA256);
+    context.update(&to.encode());
     context.update(method.as_str().as_bytes());
     context.update(b" ");
     context.update(uri.path_and_query().map_or("/", |path| path.as_str()).as_bytes());
@@ -62,25 +64,29 @@ mod tests {
         let ours = Sealer::new(&key(&"k".repeat(32))).unwrap();
         let others = Sealer::new(&key(&"o".repeat(32))).unwrap();
         let (post, uri) = (Method::POST, "/mcp?x=1".parse::<Uri>().unwrap());
+        let at = Home::at("10.0.0.1:4445".parse().unwrap());
         let token = ours.seal(Kind::new("session"), b"x").unwrap();
-        let proof = write((&ours, &token), (&post, &uri), &Caller::new("ann")).unwrap();
+        let proof = write((&ours, &token), (&post, &uri, at), &Caller::new("ann")).unwrap();
         let whose =
             |sealer, of, proof: &str| read(sealer, of, proof).map(|caller| caller.principal().to_string());
-        assert_eq!(whose(&ours, (&post, &uri), &proof).as_deref(), Some("ann"));
+        assert_eq!(whose(&ours, (&post, &uri, at), &proof).as_deref(), Some("ann"));
         let full = "http://10.0.0.1:4445/mcp?x=1".parse().unwrap();
-        assert!(whose(&ours, (&post, &full), &proof).is_some(), "wherever it was sent to");
-        assert_eq!(whose(&ours, (&Method::DELETE, &uri), &proof), None);
+        assert!(whose(&ours, (&post, &full, at), &proof).is_some(), "wherever it was sent to");
+        assert_eq!(whose(&ours, (&Method::DELETE, &uri, at), &proof), None);
+        let elsewhere = Home::at("10.0.0.2:4445".parse().unwrap());
+        assert_eq!(whose(&ours, (&post, &uri, elsewhere), &proof), None);
         let other = "/mcp".parse().unwrap();
-        assert_eq!(whose(&ours, (&post, &other), &proof), None);
-        assert_eq!(whose(&others, (&post, &uri), &proof), None);
-        assert_eq!(whose(&ours, (&post, &uri), &token), None, "a client's token is none");
+        assert_eq!(whose(&ours, (&post, &other, at), &proof), None);
+        assert_eq!(whose(&others, (&post, &uri, at), &proof), None);
+        assert_eq!(whose(&ours, (&post, &uri, at), &token), None, "a client's token is none");
         // While keys are replaced the other one may have the old key alone.
         let both = Config { previous: Some("k".repeat(32).parse().unwrap()), ..key(&"n".repeat(32)) };
         let proof =
-            write((&Sealer::new(&both).unwrap(), &token), (&post, &uri), &Caller::new("ann")).unwrap();
-        assert_eq!(whose(&ours, (&post, &uri), &proof).as_deref(), Some("ann"));
-        let stale = [&(now() - FRESH_SECS - 5).to_be_bytes()[..], &digest((&post, &uri)), b"ann"].concat();
+            write((&Sealer::new(&both).unwrap(), &token), (&post, &uri, at), &Caller::new("ann")).unwrap();
+        assert_eq!(whose(&ours, (&post, &uri, at), &proof).as_deref(), Some("ann"));
+        let stale =
+            [&(now() - FRESH_SECS - 5).to_be_bytes()[..], &digest((&post, &uri, at)), b"ann"].concat();
         let stale = ours.seal(KIND, &stale).unwrap();
-        assert_eq!(whose(&ours, (&post, &uri), &stale), None);
+        assert_eq!(whose(&ours, (&post, &uri, at), &stale), None);
     }
 }

@@ -146,6 +146,11 @@ pub struct Surface {
 pub struct Catalog {
     /// The servers it is of.
     pub(super) lineup: Arc<Lineup>,
+    /// What it is built from, by number.
+    pub(super) parts: Vec<Option<Arc<Part>>>,
+    /// The names as they were given out by then, and how often they were given out anew.
+    pub(super) given: Arc<GivenNames>,
+    pub(super) given_out: u64,
     /// Of all servers together, names made unique.
     pub all: Surface,
     /// Of each server alone, by its number, its names as they are.

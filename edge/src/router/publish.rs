@@ -16,6 +16,10 @@ use crate::error::Error;
 pub(super) struct State {
     /// As configured; calls see those of the catalog.
     pub(super) lineup: Arc<Lineup>,
+    /// How often that changed.
+    configured: u64,
+    /// How often names were given out.
+    given_out: u64,
     /// By the numbers of the servers.
     parts: Vec<Listing>,
     pub(super) given: Arc<GivenNames>,
@@ -125,10 +129,15 @@ impl Shared {
         self.update(number, Listing::Failed(why));
     }
 
-    /// Gives out names now, whoever has answered.
-    pub(super) fn settle(&self) {
+    /// The servers as they are configured now, as a number.
+    pub(super) fn configured(&self) -> u64 {
+        self.lock_state().configured
+    }
+
+    /// Gives out names now, whoever has answered; unless other servers are configured by now.
+    pub(super) fn settle(&self, configured: u64) {
         let mut state = self.lock_state();
-        if !self.is_settled() || state.waits {
+        if state.configured == configured && (!self.is_settled() || state.waits) {
             self.give_out(&mut state);
         }
     }
@@ -152,7 +161,7 @@ impl Shared {
             }
         }
         self.news.follow_all(&lineup);
-        state.lineup = Arc::new(lineup);
+        (state.lineup, state.configured) = (Arc::new(lineup), state.configured + 1);
         if !self.is_settled() {
             // What is known of names counts only when they are given out.
             self.replace(Catalog { lineup: state.lineup.clone(), ..Catalog::default() });
@@ -187,7 +196,7 @@ impl Shared {
 
     /// Gives out all names anew.
     fn give_out(&self, state: &mut State) {
-        (state.given, state.waits) = (Arc::default(), false);
+        (state.given, state.waits, state.given_out) = (Arc::default(), false, state.given_out + 1);
         self.publish(state);
     }
 
@@ -198,7 +207,8 @@ impl Shared {
         let unmatched: usize = catalog.unmatched.iter().map(|(_, more)| more).sum();
         self.metrics.templates_unmatched.set(i64::try_from(unmatched).unwrap_or(i64::MAX));
         self.metrics.contested.set(i64::try_from(catalog.contested).unwrap_or(i64::MAX));
-        let (before, catalog) = self.replace(Catalog { lineup, ..catalog });
+        let (given, given_out) = (state.given.clone(), state.given_out);
+        let (before, catalog) = self.replace(Catalog { lineup, parts, given, given_out, ..catalog });
         self.tell(&before, &catalog);
         // Who has read nothing has nothing to read again.
         if self.settled.send_replace(true) {

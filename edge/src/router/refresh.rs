@@ -30,10 +30,11 @@ use crate::upstream::{Changes, Pool};
 /// Gives out names at the latest `names_settle` from now.
 pub fn settle(router: &Router) {
     let (shared, drain) = (router.shared.clone(), &router.shared.drain);
+    let configured = shared.configured();
     drain.spawn(async move {
         tokio::select! {
             () = shared.drain.leaving() => {}
-            () = sleep(shared.config.names_settle) => shared.settle(),
+            () = sleep(shared.config.names_settle) => shared.settle(configured),
         }
     });
 }

@@ -42,8 +42,9 @@ struct Own {
     lists: OwnLists,
     /// Names that lead elsewhere for this session, or that only it knows: they do not move while it has lists of its own.
     names: Arc<GivenNames>,
-    /// The servers of which these are.
+    /// The servers of which these are, and how often names had been given out.
     lineup: Arc<Lineup>,
+    given_out: u64,
     built: Option<Arc<Built>>,
     /// Whose lists came last.
     newest: usize,
@@ -245,7 +246,7 @@ impl Shared {
 
     /// Compares what a look brought with what everybody sees, and finds room for it.
     pub(super) fn looked(&self, server: usize, list: List, items: Vec<Item>) -> Looked {
-        let common = self.lock_state().parts().get(server).cloned().flatten().unwrap_or_default();
+        let common = self.catalog().parts.get(server).cloned().flatten().unwrap_or_default();
         if *common.items(list) == items {
             return Looked::Common;
         }
@@ -310,10 +311,11 @@ impl Shared {
     /// The catalog with a session's own lists in place, and the lists that it had to lose for want of room.
     fn seen_in(&self, view: &View, common: Arc<Catalog>) -> (Arc<Catalog>, Vec<(usize, List)>) {
         let (mut own, mut lost) = (view.own(), Vec::new());
-        if !Arc::ptr_eq(&own.lineup, &common.lineup) {
+        if own.given_out != common.given_out || !Arc::ptr_eq(&own.lineup, &common.lineup) {
             lost.extend(own.lists.keys().filter(|(server, _)| common.lineup.get(*server).is_none()).copied());
             own.lists.retain(|(server, _), _| common.lineup.get(*server).is_some());
-            (own.names, own.lineup) = (Arc::default(), common.lineup.clone());
+            (own.names, own.built) = (Arc::default(), None);
+            (own.lineup, own.given_out) = (common.lineup.clone(), common.given_out);
         }
         while let Some((first, _)) = own.lists.keys().next().copied() {
             if let Some(built) = own.built.as_ref().filter(|built| built.is_beside(&common)) {
@@ -339,11 +341,7 @@ impl Shared {
     }
 
     fn build(&self, own: &Own, common: &Arc<Catalog>) -> Option<Arc<Built>> {
-        let (mut parts, given) = {
-            let state = self.lock_state();
-            (state.parts(), state.given.clone())
-        };
-        let lineup = &common.lineup;
+        let (mut parts, given, lineup) = (common.parts.clone(), &common.given, &common.lineup);
         for ((server, list), items) in &own.lists {
             let Some(part) = parts.get_mut(*server) else { continue };
             // Whether one completes that nobody has listed is not known.
@@ -360,7 +358,7 @@ impl Shared {
         }
         let mine = catalog.alone.iter().enumerate().filter(|(server, _)| is_own(*server));
         catalog.lineup = lineup.clone();
-        let names = names.beyond(&given);
+        let names = names.beyond(given);
         let bytes = catalog.all.bytes()
             + mine.map(|(_, alone)| alone.bytes()).sum::<usize>()
             + names.bytes()

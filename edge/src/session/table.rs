@@ -137,7 +137,10 @@ impl Table {
     /// Where the session of that id lives, if that is another process. Whether it still does is for that one to say.
     pub fn elsewhere(&self, id: &str, caller: &Caller) -> Option<Home> {
         let ticket = Ticket::decode(&self.shared.sealer.open(ticket::KIND, id)?)?;
-        let is_other = ticket.instance != self.shared.instance && ticket.owner != self.shared.sealer.home();
+        let age = ticket.age();
+        let is_other = age <= self.shared.config.age
+            && ticket.instance != self.shared.instance
+            && ticket.owner != self.shared.sealer.home();
         (is_other && ticket.principal == ticket::principal(caller)).then_some(ticket.owner)
     }
 

@@ -182,6 +182,13 @@ impl Hear for Ear {
             self.refusals.hit(Bound::EventBytes);
         }
     }
+
+    /// What it subscribed to is another server's now: it reads and subscribes anew, or knows at least that it may have to.
+    fn lost(&self) {
+        if !self.session.tell_changed(Notice::ResourcesChanged) {
+            self.refusals.hit(Bound::EventBytes);
+        }
+    }
 }
 
 fn uri(call: &Call) -> Option<String> {

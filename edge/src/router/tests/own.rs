@@ -398,3 +398,19 @@ async fn names_given_in_a_view_are_the_views_no_longer_when_servers_change() {
     assert_eq!(stage.tools(Some(&one), None).await, ["x", "kept"], "its own list of what stays");
     assert_eq!(stage.use_tool(&one, "x").await.unwrap()["server"], "a");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_view_knows_no_more_of_new_servers_than_everybody() {
+    let stage = Stage::new();
+    let (one, mut heard) = session(1);
+    stage.shows(tools(&["y", "unlocked"]));
+    stage.changes(&one);
+    told(&mut heard).await;
+    let [a, b] = [0, 1].map(|number| stage.router.shared.lineup().get(number).cloned().unwrap());
+    let [slow, fast] = ["s", "f"].map(|name| entry(name, Told::default(), Arc::default()));
+    stage.router.reconfigure(vec![slow, a, b, fast]);
+    stage.router.shared.listed(3, part("search"));
+    assert_eq!(stage.tools(Some(&one), None).await, ["x", "y", "unlocked"]);
+    stage.router.shared.listed(2, part("search"));
+    assert_eq!(stage.use_tool(&one, "search").await.unwrap()["server"], "s", "as for everybody");
+}

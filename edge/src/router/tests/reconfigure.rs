@@ -127,6 +127,20 @@ async fn names_are_given_out_when_new_servers_have_answered_or_the_time_is_up() 
     assert_eq!(stage.tools().await, ["late", "x"]);
 }
 
+#[tokio::test(start_paused = true)]
+async fn the_time_of_an_earlier_change_is_not_that_of_a_later_one() {
+    let stage = Stage::new();
+    let [a, b, c] = &stage.entries[..] else { panic!("three") };
+    stage.serve(&[c, a, b]);
+    stage.router.shared.listed(2, part("z"));
+    tokio::time::sleep(Duration::from_secs(14)).await;
+    let slow = entry("s", Told::default(), Arc::default());
+    stage.serve(&[&slow, a, b]);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    stage.router.shared.listed(3, part("x"));
+    assert_eq!(stage.use_tool("x").await.unwrap()["server"], "s", "it was waited for");
+}
+
 #[tokio::test]
 async fn what_a_server_of_that_name_said_is_not_said_by_the_next() {
     let stage = Stage::new();
