@@ -69,7 +69,7 @@ fn serve(config: Config) -> anyhow::Result<ExitCode> {
                     _ = interrupt.recv() => return Stop::Interrupt,
                     _ = hangup.recv() => match (has_file, outlives) {
                         (true, _) => asked.notify_one(),
-                        (false, true) => {}
+                        (false, true) => tracing::info!("SIGHUP: there is no configuration file to read again"),
                         // There is nothing to read again: the terminal was closed.
                         (false, false) => return Stop::Interrupt,
                     },

@@ -74,8 +74,8 @@ async fn shows(client: &Client, names: &[&str]) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn servers_come_and_go_while_clients_stay() {
-    let waits = ["--name", "a", "--tools", "1", "--on", "tools/call:t0=delay:1500,answer"];
-    let (a, b) = (server(&waits).await, server(&["--name", "b", "--tools", "2"]).await);
+    let waits = ["--name", "alpha", "--tools", "1", "--on", "tools/call:t0=delay:1500,answer"];
+    let (a, b) = (server(&waits).await, server(&["--name", "beta", "--tools", "2"]).await);
     let stage = Stage::start(Scratch::new(), &servers(&[("a", &a)])).await;
     let session = Client::legacy(stage.edge.address, "2025-11-25").connect().await;
     let modern = Client::modern(stage.edge.address).connect().await;
@@ -83,23 +83,27 @@ async fn servers_come_and_go_while_clients_stay() {
     let mut heard = session.listen().await;
     let under_way = session.open("tools/call", json!({"name": "t0", "arguments": {}})).await;
     eventually("the call to arrive", async || (a.record().count("tools/call") == 1).then_some(())).await;
-    let processes = a.open();
+    let processes = a.record().starts();
 
     stage.change(&servers(&[("a", &a), ("b", &b)])).await;
     shows(&session, &["b__t0", "t0", "t1"]).await;
     shows(&modern, &["b__t0", "t0", "t1"]).await;
     let told = timeout(GUARD, heard.message()).await.expect("news in time").unwrap();
     assert_eq!(told["method"], "notifications/tools/list_changed");
-    assert_eq!(a.open(), processes, "whoever stays is not touched");
+    assert_eq!(a.record().starts(), processes, "whoever stays is not touched");
 
     stage.change(&servers(&[("b", &b)])).await;
     shows(&session, &["t0", "t1"]).await;
     let answer = under_way.answer().await;
-    assert!(answer.text().contains('a'), "a call that was under way comes to its end: {answer:?}");
+    assert!(answer.text().contains("alpha"), "a call that was under way comes to its end: {answer:?}");
     eventually("the server that is gone to be left alone", async || (a.open() == 0).then_some(())).await;
+    let alarm = "mcp_edge_upstream_down{server=\"a\"}";
+    eventually("no gauge of it to stay", async || stage.edge.metric(alarm).await.is_none().then_some(()))
+        .await;
+    assert_eq!(stage.edge.metric("mcp_edge_upstream_down{server=\"b\"}").await, Some(0.0));
     for client in [&session, &modern] {
         let answer = client.call_tool("t0", json!({})).await;
-        assert!(answer.text().contains('b'), "{answer:?}");
+        assert!(answer.text().contains("beta"), "{answer:?}");
     }
     let gone = Client::modern(stage.edge.address).at("/servers/a/mcp");
     assert_eq!(gone.call("tools/list", json!({})).await.status, 404);
@@ -122,7 +126,7 @@ async fn a_server_at_another_address_takes_the_place_of_the_one_before() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_faulty_file_leaves_the_one_before_in_force_and_is_told() {
-    let a = server(&["--name", "a", "--tools", "1"]).await;
+    let a = server(&["--name", "alpha", "--tools", "1"]).await;
     let stage = Stage::start(Scratch::new(), &servers(&[("a", &a)])).await;
     let client = Client::modern(stage.edge.address).connect().await;
     for (faulty, why) in [
@@ -134,7 +138,7 @@ async fn a_faulty_file_leaves_the_one_before_in_force_and_is_told() {
         stage.edge.process.signal("HUP").await;
         stage.edge.process.wrote(why).await;
         assert!(stage.is_stale().await, "{why}");
-        assert!(client.call_tool("t0", json!({})).await.text().contains('a'));
+        assert!(client.call_tool("t0", json!({})).await.text().contains("alpha"));
     }
     std::fs::remove_file(&stage.file).unwrap();
     stage.edge.process.signal("HUP").await;
@@ -148,7 +152,7 @@ async fn a_faulty_file_leaves_the_one_before_in_force_and_is_told() {
 /// As the kubelet does it: the files are behind a symbolic link, which is swapped. Nobody sends a signal.
 #[tokio::test(flavor = "multi_thread")]
 async fn tokens_are_replaced_with_their_files() {
-    let a = server(&["--name", "a", "--tools", "1"]).await;
+    let a = server(&["--name", "alpha", "--tools", "1"]).await;
     let scratch = Scratch::new();
     for (n, token) in ["first-token", "second-token"].iter().enumerate() {
         std::fs::create_dir(scratch.path(&format!("mount-{n}"))).unwrap();
@@ -194,7 +198,7 @@ async fn listen(stage: &Stage, token: &str) -> Response {
 /// Where it listens counts at the next start, and so does that it may be open there.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_public_listener_is_never_opened_to_everybody() {
-    let a = server(&["--name", "a", "--tools", "1"]).await;
+    let a = server(&["--name", "alpha", "--tools", "1"]).await;
     let (scratch, place, admin) = (Scratch::new(), free_address(), free_address());
     let listen = |host: &str| format!("listen: \"{host}:{}\"\n{}", place.port(), servers(&[("a", &a)]));
     let file = scratch.write("edge.yaml", &format!("auth: {{tokens: [{{env: A}}]}}\n{}", listen("0.0.0.0")));
@@ -218,7 +222,7 @@ async fn a_public_listener_is_never_opened_to_everybody() {
 /// A ConfigMap and a Secret are mounted anew up to a minute apart.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_refused_is_tried_again_by_itself() {
-    let a = server(&["--name", "a", "--tools", "1"]).await;
+    let a = server(&["--name", "alpha", "--tools", "1"]).await;
     let stage = Stage::start(Scratch::new(), &servers(&[("a", &a)])).await;
     let text = format!("auth: {{tokens: [{{file: late}}]}}\n{}", servers(&[("a", &a)]));
     std::fs::write(&stage.file, text).unwrap();
@@ -251,9 +255,46 @@ async fn who_listens_to_a_server_that_is_replaced_hears_that_it_has_to_listen_ag
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_a_file_a_hangup_ends_it() {
-    let a = server(&["--name", "a"]).await;
+    let a = server(&["--name", "alpha"]).await;
     let mut edge = Edge::start(&[("a", a.address())]).await;
     edge.ready().await;
     edge.process.signal("HUP").await;
     assert!(edge.process.ended().await.success(), "{}", edge.process.output());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hangup_that_was_ignored_at_the_start_stays_so() {
+    let a = server(&["--name", "alpha"]).await;
+    let mut command = Command::new("sh");
+    command.args(["-c", "trap '' HUP; exec \"$@\"", "sh"]).arg(binary("mcp-edge"));
+    command.arg("--server").arg(format!("a={}", a.address())).arg("--allow-unauthenticated");
+    let edge = Edge::start_with(command).await;
+    edge.ready().await;
+    edge.process.signal("HUP").await;
+    edge.process.wrote("there is no configuration file to read again").await;
+    assert_eq!(edge.readiness().await.0, 200);
+}
+
+/// Which variables hold tokens may change, and none of them is a server's to know.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_local_server_never_inherits_a_token_that_a_change_brings() {
+    let scratch = Scratch::new();
+    let seen = scratch.path("seen");
+    let script = format!("env >> {}; exec {} --tools 1", seen.display(), binary("scripted-server").display());
+    let text = |variable: &str| {
+        let command = serde_json::to_string(&["sh", "-c", &script]).unwrap();
+        format!("auth: {{tokens: [{{env: {variable}}}]}}\nservers: {{a: {{command: {command}}}}}\n")
+    };
+    let file = scratch.write("edge.yaml", &text("TOKEN_A"));
+    let mut command = Command::new(binary("mcp-edge"));
+    command.arg("--config").arg(&file).env("TOKEN_A", "first-token").env("TOKEN_B", "second-token");
+    let edge = Edge::start_with(command).await;
+    edge.ready().await;
+    let stage = Stage { scratch, file, edge };
+    stage.change(&text("TOKEN_B")).await;
+    std::fs::write(&seen, "").unwrap();
+    let client = Client::legacy(stage.edge.address, "2025-11-25").token("second-token").connect().await;
+    assert!(client.call_tool("t0", json!({})).await.message["result"].is_object());
+    let inherited = std::fs::read_to_string(&seen).unwrap();
+    assert!(inherited.contains("first-token") && !inherited.contains("second-token"), "{inherited}");
 }

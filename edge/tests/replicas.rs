@@ -21,6 +21,7 @@ use testkit::real::part;
 use testkit::script::Script;
 use testkit::scripted::Listener;
 use testkit::{GUARD, eventually};
+use tokio::net::TcpStream;
 use tokio::process::Command;
 use tokio::time::{Instant, timeout};
 
@@ -121,7 +122,7 @@ async fn call_at(address: SocketAddr, client: &Client, method: &str, params: Val
 async fn a_session_goes_on_whichever_replica_its_requests_come_to() {
     let asks = [
         "--name",
-        "it",
+        "iota",
         "--tools",
         "2",
         "--on",
@@ -132,9 +133,10 @@ async fn a_session_goes_on_whichever_replica_its_requests_come_to() {
     let client = client.capabilities(json!({"elicitation": {}})).connect().await;
     for _ in 0..6 {
         assert_eq!(client.tool_names().await, ["t0", "t1"]);
-        assert!(client.call_tool("t0", json!({})).await.text().contains("it"));
+        assert!(client.call_tool("t0", json!({})).await.text().contains("iota"));
     }
-    assert_eq!(replicas.server.open(), 3, "two control connections, and one process of the session");
+    let (what, count) = ("two control connections, and one process of the session", 3);
+    eventually(what, async || (replicas.server.open() == count).then_some(())).await;
     // The stream, a call, its question and the answer, each on a connection of its own.
     let mut streams = [client.listen().await, client.listen().await];
     let params = json!({"name": "t1", "arguments": {}, "_meta": {"progressToken": "p"}});
@@ -167,10 +169,10 @@ async fn a_session_goes_on_whichever_replica_its_requests_come_to() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn messages_of_the_older_transport_find_their_stream() {
-    let replicas = Replicas::start(&["--name", "it", "--tools", "1"], "").await;
+    let replicas = Replicas::start(&["--name", "iota", "--tools", "1"], "").await;
     let peer = Peer::connect(replicas.balancer.address(), TOKEN, "word", Transport::Sse).await;
     for _ in 0..6 {
-        assert!(peer.tool("t0", json!({})).await.contains("it"));
+        assert!(peer.tool("t0", json!({})).await.contains("iota"));
     }
     assert!(replicas.passed().await >= 3.0);
 }
@@ -295,6 +297,23 @@ async fn nobody_but_a_replica_is_heard_where_replicas_listen() {
     }
     let health = Request::new("GET", "/health").send(replicas.peers[0]).await.unwrap();
     assert_eq!(health.status, 403);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_of_other_replicas_are_bounded() {
+    let replicas = Replicas::start(&["--tools", "1"], "limits: {connections: 2}\n").await;
+    let series = "mcp_edge_refused_total{bound=\"connections\"}";
+    let hits = async || replicas.edges[0].metric(series).await.unwrap_or(0.0);
+    let before = hits().await;
+    let mut held = Vec::new();
+    for _ in 0..2 {
+        held.push(TcpStream::connect(replicas.peers[0]).await.unwrap());
+    }
+    eventually("the bound to be hit", async || (hits().await > before).then_some(())).await;
+    let health = Request::new("GET", "/health");
+    let third = tokio::spawn(async move { health.send(replicas.peers[0]).await.unwrap().status });
+    held.clear();
+    assert_eq!(timeout(GUARD, third).await.expect("it comes to its turn").unwrap(), 403);
 }
 
 const TOKEN: &str = "a-token-for-the-tests";

@@ -45,6 +45,7 @@ impl Door {
     pub(super) async fn open(
         config: Config,
         mut registry: Registry,
+        bounds: permit::Metrics,
         ready: impl Fn() -> Readiness + Send + Sync + 'static,
     ) -> Result<Self, StartError> {
         if config.transport == Transport::Stdio {
@@ -64,7 +65,7 @@ impl Door {
                 let own = listen::Config { address, tls: None, http };
                 let listener = Listener::bind(own, metrics).await.map_err(StartError::Peers)?;
                 // Of their own: replicas that have no room for clients still finish what they hold for each other.
-                Some((listener, Permits::new(config.permits.clone(), permit::Metrics::default())))
+                Some((listener, Permits::new(config.permits.clone(), bounds)))
             }
             None => None,
         };

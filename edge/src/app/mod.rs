@@ -102,7 +102,8 @@ impl App {
         let peers = config.peers.listen.is_some().then(|| {
             let metrics = peer::Metrics::default();
             metrics.register(&mut registry);
-            Peers::new(&config.peers, sealer.clone(), metrics)
+            let places = (config.permits.connections, permits.metrics().clone());
+            Peers::new(&config.peers, sealer.clone(), metrics, places)
         });
         let rooms = Rooms {
             peers,
@@ -117,7 +118,7 @@ impl App {
 
         let ready = status::readiness(servers.clone(), drain.watch());
         let times = config.drain;
-        let door = Door::open(config, registry, ready).await?;
+        let door = Door::open(config, registry, permits.metrics().clone(), ready).await?;
         Ok(Self { drain, times, door, front, permits, servers, reloader })
     }
 

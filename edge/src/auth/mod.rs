@@ -53,8 +53,7 @@ pub struct Authenticator {
 
 #[derive(Debug)]
 struct Shared {
-    /// Replaced as a whole.
-    holders: RwLock<Arc<Holders>>,
+    holders: RwLock<Holders>,
     metrics: Metrics,
 }
 
@@ -78,7 +77,7 @@ pub struct Unauthorized {
 impl Authenticator {
     /// Takes callers as `config` says.
     pub fn new(config: Config) -> Self {
-        let holders = RwLock::new(Arc::new(Holders::of(config)));
+        let holders = RwLock::new(Holders::of(config));
         Self { shared: Arc::new(Shared { holders, metrics: Metrics::default() }) }
     }
 
@@ -87,7 +86,7 @@ impl Authenticator {
         let mut next = Holders::of(config);
         let mut holders = self.shared.holders.write().unwrap_or_else(PoisonError::into_inner);
         next.take_over(&holders);
-        *holders = Arc::new(next);
+        *holders = next;
     }
 
     /// The caller of a request with these headers.
@@ -95,7 +94,7 @@ impl Authenticator {
     /// # Errors
     /// The refusal: no token was sent, or none that is configured.
     pub fn authenticate(&self, headers: &HeaderMap) -> Result<Caller, Unauthorized> {
-        let holders = self.shared.holders.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let holders = self.shared.holders.read().unwrap_or_else(PoisonError::into_inner);
         if let Some(anonymous) = &holders.anonymous {
             return Ok(anonymous.clone());
         }

@@ -18,6 +18,7 @@ use tokio::time::timeout;
 use wire::splice::Parts;
 
 use crate::call::Caller;
+use crate::peer::Place;
 use crate::permit::{Bound, CallPermit};
 
 /// A response's body.
@@ -40,6 +41,7 @@ struct Relayed {
     until: Pin<Box<dyn Future<Output = ()> + Send>>,
     /// Whose it is, if it stands open only as long as the credentials hold.
     standing: Option<Caller>,
+    _place: Place,
 }
 
 impl Body {
@@ -51,11 +53,11 @@ impl Body {
     /// What another replica answers, as it comes; at most `until` that resolves, or the credentials of whom it stands
     /// open for are taken back.
     pub(super) fn relayed(
-        incoming: Incoming,
+        (incoming, place): (Incoming, Place),
         until: impl Future<Output = ()> + Send + 'static,
         standing: Option<Caller>,
     ) -> Self {
-        Self(Inner::Relayed(Box::new(Relayed { incoming, until: Box::pin(until), standing })))
+        Self(Inner::Relayed(Box::new(Relayed { incoming, until: Box::pin(until), standing, _place: place })))
     }
 
     /// A body that comes as it happens.
@@ -85,7 +87,7 @@ impl HttpBody for Body {
                 Poll::Ready(next.map(|frame| frame.map_err(|never| match never {})))
             }
             Inner::Relayed(relayed) => {
-                let Relayed { incoming, until, standing } = &mut **relayed;
+                let Relayed { incoming, until, standing, .. } = &mut **relayed;
                 if until.as_mut().poll(context).is_ready() {
                     self.0 = Inner::Empty;
                     return Poll::Ready(None);

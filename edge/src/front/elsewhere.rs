@@ -126,13 +126,13 @@ impl Elsewhere<'_> {
         let passed = Passed { method, uri, headers, body, token: self.token };
         match self.peers.pass(self.address, passed, &caller).await {
             // As streams and calls of this process end.
-            Ok(response) if is_stream => {
+            Ok((response, place)) if is_stream => {
                 let until = async move { drain.stopping().await };
-                Ok(response.map(|body| Body::relayed(body, until, Some(caller))))
+                Ok(response.map(|body| Body::relayed((body, place), until, Some(caller))))
             }
-            Ok(response) => {
+            Ok((response, place)) => {
                 let until = async move { drain.gone().await };
-                Ok(response.map(|body| Body::relayed(body, until, None)))
+                Ok(response.map(|body| Body::relayed((body, place), until, None)))
             }
             Err(Unanswered::Gone) => Err(match self.what {
                 What::Session => legacy::unknown_session(),

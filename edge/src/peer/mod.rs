@@ -4,14 +4,16 @@
 //! client ──▶ replica A ── the token says: B's ──▶ peer listener of B ──▶ served as if it had come to B
 //! ```
 //! Sessions, parked calls and tasks live in one process; the sealed tokens that clients carry say in which. Guarantees:
-//! only a process with the same keys is heard, and for one request alone; what was passed on once is never passed on
-//! again; a process that is gone is given up within [`Config::connect_timeout`]. It must not know what requests mean.
+//! only a process with the same keys is heard, for a minute and one caller, method, path and address; what was passed on
+//! once is never passed on again; a process that is gone is given up within [`Config::connect_timeout`]. It must not know
+//! what requests mean.
 
 mod proof;
 
 use std::error::Error as _;
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -27,12 +29,13 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::registry::Registry;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
 use crate::call::Caller;
 use crate::error::{Blame, Error, Kind};
 use crate::ops::bind::Address;
-use crate::permit::RETRY_AFTER;
+use crate::permit::{self, Bound, RETRY_AFTER};
 use crate::seal::{Home, Sealer};
 
 /// How replicas reach each other.
@@ -43,11 +46,18 @@ pub struct Config {
     /// The longest wait for a connection to another one. 2 s: pods of one cluster are milliseconds apart, and a client
     /// waits to hear that its session is gone.
     pub connect_timeout: Duration,
+    /// The longest wait for the head of an answer. 61 min: an hour, which is as long as a call may take
+    /// (`limits.call_timeout_max`), and a bit.
+    pub answer_timeout: Duration,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { listen: None, connect_timeout: Duration::from_secs(2) }
+        Self {
+            listen: None,
+            connect_timeout: Duration::from_secs(2),
+            answer_timeout: Duration::from_secs(3660),
+        }
     }
 }
 
@@ -55,8 +65,18 @@ impl Default for Config {
 #[derive(Clone)]
 pub struct Peers {
     client: Client<HttpConnector, Full<Bytes>>,
+    answer_timeout: Duration,
     sealer: Sealer,
     metrics: Metrics,
+    /// For requests on their way elsewhere, each of which has a connection.
+    places: Arc<Semaphore>,
+    bounds: permit::Metrics,
+}
+
+/// A request on its way elsewhere, until its answer is through.
+#[derive(Debug)]
+pub struct Place {
+    _permit: OwnedSemaphorePermit,
 }
 
 /// A client's request that is another replica's to answer.
@@ -118,8 +138,14 @@ impl Metrics {
 }
 
 impl Peers {
-    /// Ready to ask, with the keys that all replicas share. To be called inside a runtime.
-    pub fn new(config: &Config, sealer: Sealer, metrics: Metrics) -> Self {
+    /// Ready to ask, with the keys that all replicas share; so many requests may be on their way elsewhere. To be called
+    /// inside a runtime.
+    pub fn new(
+        config: &Config,
+        sealer: Sealer,
+        metrics: Metrics,
+        (places, bounds): (usize, permit::Metrics),
+    ) -> Self {
         let mut connector = HttpConnector::new();
         connector.set_nodelay(true);
         connector.set_connect_timeout(Some(config.connect_timeout));
@@ -133,22 +159,28 @@ impl Peers {
             .pool_idle_timeout(IDLE)
             .pool_max_idle_per_host(IDLE_CONNECTIONS)
             .build(connector);
-        Self { client, sealer, metrics }
+        let places = Arc::new(Semaphore::new(places.min(Semaphore::MAX_PERMITS)));
+        let answer_timeout = config.answer_timeout;
+        Self { client, answer_timeout, sealer, metrics, places, bounds }
     }
 
-    /// The answer of the replica at `to` to a request of `caller`.
+    /// The answer of the replica at `to` to a request of `caller`; its place is to be held until it is through.
     ///
     /// # Errors
-    /// It is gone, or did not answer.
+    /// It is gone, or did not answer; or too many requests are on their way.
     pub async fn pass(
         &self,
         to: SocketAddr,
         passed: Passed,
         caller: &Caller,
-    ) -> Result<Response<Incoming>, Unanswered> {
+    ) -> Result<(Response<Incoming>, Place), Unanswered> {
+        let place = self.places.clone().try_acquire_owned().map_err(|_| {
+            self.bounds.hit(Bound::Connections);
+            Unanswered::Failed(Bound::Connections.refusal())
+        })?;
         self.metrics.passed.inc();
         let request = self.request(to, passed, caller).map_err(Unanswered::Failed)?;
-        let answered = timeout(ANSWER, self.client.request(request)).await;
+        let answered = timeout(self.answer_timeout, self.client.request(request)).await;
         let answered = answered.map_err(|_| {
             self.metrics.failed.inc();
             let message = "the replica that holds this took longer than any call may";
@@ -157,7 +189,7 @@ impl Peers {
         match answered {
             Ok(mut response) => {
                 HOP_BY_HOP.iter().for_each(|name| drop(response.headers_mut().remove(name)));
-                Ok(response)
+                Ok((response, Place { _permit: place }))
             }
             Err(error) if is_gone(&error) => {
                 self.metrics.gone.inc();
@@ -241,9 +273,10 @@ static HOP_BY_HOP: [HeaderName; 7] = [
 ];
 /// How long a connection may be silent before the other end is asked whether it is there. 20 s, as clients are.
 const SILENCE: Duration = Duration::from_secs(20);
-/// The head of an answer comes within an hour, which is as long as a call may take (`limits.call_timeout_max`), and a bit.
-const ANSWER: Duration = Duration::from_secs(3660);
 /// How long a connection waits for the next request. 30 s: far less than the other end keeps it.
 const IDLE: Duration = Duration::from_secs(30);
 /// Connections that wait so, to one replica. 64: a burst, not a crowd.
 const IDLE_CONNECTIONS: usize = 64;
+
+#[cfg(test)]
+mod tests;

@@ -9,7 +9,8 @@ use crate::call::Caller;
 use crate::error::Error;
 use crate::seal::{Home, Kind, Sealer};
 
-/// A proof for this request and no other, sealed with the key of the token that the request came with: the process that
+/// A proof for a request of this caller, method and path, at that address, for a minute; what is in its body is not
+/// bound. It is sealed with the key of the token that the request came with: the process that
 /// made that token has it, also while keys are replaced.
 ///
 /// # Errors

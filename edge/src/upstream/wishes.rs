@@ -183,7 +183,7 @@ impl Hear for Ear {
         }
     }
 
-    /// What it subscribed to is another server's now: it reads and subscribes anew, or knows at least that it may have to.
+    /// What it subscribed to is another server's now, and nobody has subscribed there: the client has to, if it still wants.
     fn lost(&self) {
         if !self.session.tell_changed(Notice::ResourcesChanged) {
             self.refusals.hit(Bound::EventBytes);

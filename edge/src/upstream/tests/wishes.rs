@@ -161,3 +161,16 @@ async fn updates_reach_only_the_session_that_subscribed() {
     }
     assert!(!heard_one.is_ready() && !heard_two.is_ready());
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_session_hears_when_the_server_of_its_subscriptions_is_another_one() {
+    let mut room = Setting::default().isolation(Isolation::Shared).build();
+    let (key, mut heard) = session_heard(1);
+    let reply = room.dispatch_in(&key, about(SUBSCRIBE, "x://1"));
+    let mut peer = room.accept_legacy().await;
+    let request = peer.expect(SUBSCRIBE).await;
+    peer.answer(&request, json!({})).await;
+    result(reply).await;
+    room.pool.stop();
+    assert_eq!(told(&mut heard).await.0, "notifications/resources/list_changed");
+}
