@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use edge::app::{App, Reload, Stop, dry_run};
 use edge::config::{self, Command, Config};
+use edge::ops::busy_poll::BusyPoll;
 use edge::ops::check::Target;
 use edge::ops::log;
 use edge::ops::visit::Visit;
@@ -51,7 +52,8 @@ fn variable(name: &str) -> Option<String> {
 
 fn serve(config: Config) -> anyhow::Result<ExitCode> {
     log::init(&config.log)?;
-    let runtime = runtime(config.threads)?;
+    let busy_poll = BusyPoll::new(config.busy_poll);
+    let runtime = serving(config.threads, &busy_poll)?;
     let served = runtime.block_on(async {
         let outlives = ignores_hangup();
         let (mut terminate, mut interrupt, mut hangup) = (
@@ -76,7 +78,7 @@ fn serve(config: Config) -> anyhow::Result<ExitCode> {
                 }
             }
         };
-        App::bind(config).await?.run(stop, reload).await;
+        App::bind(config, busy_poll).await?.run(stop, reload).await;
         Ok(ExitCode::SUCCESS)
     });
     // Tasks that are left behind are dropped, and local servers of theirs killed. Nobody can take back a read of standard
@@ -126,6 +128,13 @@ fn pay(visit: &Visit) -> anyhow::Result<ExitCode> {
 
 fn runtime(threads: usize) -> std::io::Result<Runtime> {
     Builder::new_multi_thread().worker_threads(threads).enable_all().build()
+}
+
+/// The runtime of a process that serves; it looks for more before it sleeps.
+fn serving(threads: usize, busy_poll: &BusyPoll) -> std::io::Result<Runtime> {
+    let busy_poll = busy_poll.clone();
+    let mut builder = Builder::new_multi_thread();
+    builder.worker_threads(threads).enable_all().on_thread_park(move || busy_poll.parks()).build()
 }
 
 fn say(to: &mut impl Write, text: &str) {

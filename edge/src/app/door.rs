@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use hyper::Request;
 use hyper::body::Incoming;
+use prometheus_client::metrics::counter::Counter;
 use prometheus_client::registry::Registry;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
@@ -44,20 +45,20 @@ impl Door {
     /// Binds what there is to bind.
     pub(super) async fn open(
         config: Config,
-        mut registry: Registry,
+        (mut registry, arrivals): (Registry, Counter),
         bounds: permit::Metrics,
         ready: impl Fn() -> Readiness + Send + Sync + 'static,
     ) -> Result<Self, StartError> {
         if config.transport == Transport::Stdio {
             return Ok(Self::Stdio);
         }
-        let metrics = listen::Metrics::default();
+        let metrics = listen::Metrics::new(arrivals.clone());
         metrics.register(&mut registry);
         let header_bytes = config.listen.http.header_bytes;
         let listener = Listener::bind(config.listen, metrics).await.map_err(StartError::Listen)?;
         let peers = match config.peers.listen {
             Some(address) => {
-                let metrics = listen::Metrics::default();
+                let metrics = listen::Metrics::new(arrivals);
                 metrics.register(registry.sub_registry_with_prefix("peer"));
                 // They add a header of their own to their clients'.
                 let http =

@@ -3,6 +3,7 @@
 use std::fmt::Write;
 use std::time::Duration;
 
+use prometheus_client::metrics::counter::Counter;
 use prometheus_client::registry::Registry;
 use serde_json::Value;
 
@@ -21,7 +22,8 @@ pub async fn dry_run(mut config: Config) -> (String, bool) {
     config.router.names_settle = config.router.names_settle.max(PATIENCE);
     let drain = Drain::new();
     let permits = Permits::new(config.permits.clone(), permit::Metrics::default());
-    let servers = Servers::build(&config, &permits, &drain.watch(), &mut Registry::default());
+    let servers =
+        Servers::build(&config, &permits, &drain.watch(), (&mut Registry::default(), Counter::default()));
     servers.start();
     // The router lives as long as `servers`.
     let _ = servers.router.settled().wait_for(|settled| *settled).await;

@@ -16,6 +16,7 @@ use crate::config::{Config, DrainConfig, Transport};
 use crate::error::Error;
 use crate::front::{self, Front, Rooms};
 use crate::listen;
+use crate::ops::busy_poll::BusyPoll;
 use crate::ops::drain::Drain;
 use crate::ops::files::OpenFiles;
 use crate::ops::metrics;
@@ -40,6 +41,7 @@ pub struct App {
     permits: Permits,
     servers: Servers,
     reloader: Reloader,
+    busy_poll: BusyPoll,
 }
 
 /// Who wants the process to end.
@@ -69,20 +71,23 @@ pub enum StartError {
 }
 
 impl App {
-    /// Builds every room and binds the listeners; no server is spoken to yet.
+    /// Builds every room and binds the listeners; no server is spoken to yet. The thread of this runtime tells `busy_poll`
+    /// when it sleeps.
     ///
     /// # Errors
     /// An address that cannot be bound, a certificate that cannot be read.
-    pub async fn bind(mut config: Config) -> Result<Self, StartError> {
+    pub async fn bind(mut config: Config, busy_poll: BusyPoll) -> Result<Self, StartError> {
         limit_files(&mut config);
         let drain = Drain::new();
         let mut registry = metrics::registry();
+        busy_poll.register(&mut registry);
         let bounds = permit::Metrics::default();
         bounds.register(&mut registry);
         let permits = Permits::new(config.permits.clone(), bounds.clone());
         permits.register(&mut registry);
 
-        let servers = Servers::build(&config, &permits, &drain.watch(), &mut registry);
+        let servers =
+            Servers::build(&config, &permits, &drain.watch(), (&mut registry, busy_poll.arrivals()));
         let auth = Authenticator::new(config.auth.clone());
         auth.metrics().register(&mut registry);
         let reloader = Reloader::new(&config, (servers.clone(), auth.clone()), &mut registry);
@@ -118,8 +123,9 @@ impl App {
 
         let ready = status::readiness(servers.clone(), drain.watch());
         let times = config.drain;
-        let door = Door::open(config, registry, permits.metrics().clone(), ready).await?;
-        Ok(Self { drain, times, door, front, permits, servers, reloader })
+        let door =
+            Door::open(config, (registry, busy_poll.arrivals()), permits.metrics().clone(), ready).await?;
+        Ok(Self { drain, times, door, front, permits, servers, reloader, busy_poll })
     }
 
     /// Serves until `stop` resolves or the only client leaves, then drains. Meanwhile a changed configuration is taken.
@@ -127,6 +133,7 @@ impl App {
         let watch = self.drain.watch();
         self.servers.start();
         watch.spawn(self.reloader.run(reload, watch.clone()));
+        watch.spawn(self.busy_poll.run(watch.clone()));
         let open = self.door.serve(self.front, self.permits, &watch);
         let stop = tokio::select! {
             stop = stop => stop,

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use prometheus_client::metrics::counter::Counter;
 use prometheus_client::registry::Registry;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -57,9 +58,9 @@ impl Servers {
         config: &Config,
         permits: &Permits,
         drain: &DrainWatch,
-        registry: &mut Registry,
+        (registry, arrivals): (&mut Registry, Counter),
     ) -> Self {
-        let metrics = upstream::Metrics::default();
+        let metrics = upstream::Metrics::new(arrivals);
         metrics.register(registry);
         let router_metrics = router::Metrics::default();
         router_metrics.register(registry);

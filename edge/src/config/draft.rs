@@ -30,6 +30,8 @@ pub(super) struct Draft {
     pub(super) front: front::Config,
     pub(super) transport: Transport,
     pub(super) threads: usize,
+    /// `None`: as long as it is of use for.
+    pub(super) busy_poll: Option<Duration>,
     /// Bounds of messages, for every room that scans them.
     pub(super) limits: Limits,
     /// Bounds that are the global ones unless they are given.
@@ -65,6 +67,7 @@ impl Default for Draft {
             front: front::Config::default(),
             transport: Transport::default(),
             threads: half_the_cores(),
+            busy_poll: None,
             limits: Limits::default(),
             principal_calls: None,
             principal_sessions: None,

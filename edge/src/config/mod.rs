@@ -61,6 +61,8 @@ pub struct Config {
     pub transport: Transport,
     /// Threads that serve; at least one.
     pub threads: usize,
+    /// How long the only thread looks for more before it sleeps; zero: not at all.
+    pub busy_poll: Duration,
     /// What clients see.
     pub front: front::Config,
     /// How the process ends.

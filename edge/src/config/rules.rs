@@ -1,6 +1,7 @@
 //! The rules that span several settings, and the only way from a [`Draft`] to a [`Config`].
 
 use std::net::{IpAddr, SocketAddr};
+use std::thread::available_parallelism;
 use std::time::Duration;
 
 use super::draft::{Draft, ServerDraft, TokenSource};
@@ -8,6 +9,7 @@ use super::holder::Holder;
 use super::problem::Problem;
 use super::{Config, DrainConfig, Server, Transport, env, keys};
 use crate::auth::{self, Secret, Token};
+use crate::ops::busy_poll;
 use crate::router::names::Prefix;
 use crate::seal::Home;
 use crate::upstream::ServerConfig;
@@ -23,6 +25,7 @@ pub(super) fn settle(
     let mut seal = keys::settle(&draft, &env, problems);
     seal.home = home(&draft, seal.current.is_some(), &env, problems);
     times(&draft, problems);
+    let busy_poll = busy_poll(&draft, problems);
     if draft.servers.is_empty() && !draft.names_servers {
         let text = "no server is configured; name them with --servers NAME,… or under `servers` in the file";
         problems.push(Problem::new("", text));
@@ -57,11 +60,33 @@ pub(super) fn settle(
         session: draft.session,
         transport: draft.transport,
         threads: draft.threads,
+        busy_poll,
         front: draft.front,
         allow_unauthenticated: draft.allow_unauthenticated,
         said: draft.said,
         drain: DrainConfig { delay: draft.drain_delay, grace: draft.drain.saturating_sub(draft.drain_delay) },
     }
+}
+
+/// How long the thread looks for more before it sleeps. Several would stand in each other's way, and on one core it would
+/// keep the servers from answering.
+fn busy_poll(draft: &Draft, problems: &mut Vec<Problem>) -> Duration {
+    let Some(asked) = draft.busy_poll else {
+        let is_of_use = draft.threads == 1 && available_parallelism().is_ok_and(|cores| cores.get() > 1);
+        return if is_of_use { busy_poll::WINDOW } else { Duration::ZERO };
+    };
+    if asked > busy_poll::LONGEST {
+        let text =
+            format!("{asked:?} would keep a core busy for nothing; take {:?} at most", busy_poll::LONGEST);
+        problems.push(Problem::new("busy_poll", text));
+    } else if draft.threads > 1 && !asked.is_zero() {
+        let text = format!(
+            "only one thread can look for more, and `threads` is {}; leave one of the two out",
+            draft.threads
+        );
+        problems.push(Problem::new("busy_poll", text));
+    }
+    asked
 }
 
 /// Where the others reach this one, if there are others.

@@ -163,8 +163,10 @@ impl<H: Handler> Service<H> {
         let builder = if http1 { &self.protocols.http1 } else { &self.protocols.either };
         let stream = Watched::new(stream, activity.clone(), self.config.write_timeout);
         let answer = {
-            let (handler, activity) = (self.handler.clone(), activity.clone());
+            let (handler, activity, arrivals) =
+                (self.handler.clone(), activity.clone(), self.metrics.arrivals());
             service_fn(move |request: Request<Incoming>| {
+                arrivals.inc();
                 let in_flight = activity.request(request.version());
                 // hyper keeps room for this future as long as the connection lives; boxed, 10,000 idle streams do
                 // without the 7 KiB that answering one request takes.

@@ -245,6 +245,7 @@ pub struct Metrics {
     handshakes: Family<HandshakeLabel, Counter>,
     timeouts: Family<PhaseLabel, Counter>,
     tls_reload_failed: Gauge,
+    arrivals: Counter,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -266,6 +267,11 @@ struct PhaseLabel {
 }
 
 impl Metrics {
+    /// Each request also counts as one of `arrivals`, which are registered elsewhere.
+    pub fn new(arrivals: Counter) -> Self {
+        Self { arrivals, ..Self::default() }
+    }
+
     /// Registers under the process's prefix.
     pub fn register(&self, registry: &mut Registry) {
         registry.register(
@@ -298,6 +304,11 @@ impl Metrics {
             "1 while the certificate files are not usable and the old one is served: mend the files",
             self.tls_reload_failed.clone(),
         );
+    }
+
+    /// To be counted up with each request.
+    fn arrivals(&self) -> Counter {
+        self.arrivals.clone()
     }
 
     fn opened(&self) -> Open {

@@ -2,6 +2,7 @@
 
 pub mod admin;
 pub mod bind;
+pub mod busy_poll;
 pub mod check;
 pub mod drain;
 pub mod files;

@@ -26,6 +26,7 @@ pub struct Metrics {
     timeouts: Family<ByServer, Counter>,
     down: Family<ByServer, Gauge>,
     era: Family<ByEra, Gauge>,
+    arrivals: Counter,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -98,6 +99,11 @@ const SKIPS: [Skip; 7] =
     [Skip::Garbage, Skip::TooLong, Skip::Late, Skip::UnknownId, Skip::Progress, Skip::Log, Skip::Flood];
 
 impl Metrics {
+    /// Each message of a server also counts as one of `arrivals`, which are registered elsewhere.
+    pub fn new(arrivals: Counter) -> Self {
+        Self { arrivals, ..Self::default() }
+    }
+
     /// Registers under the process's prefix.
     pub fn register(&self, registry: &mut Registry) {
         let r = registry.sub_registry_with_prefix("upstream");
@@ -183,6 +189,7 @@ impl Metrics {
             skipped: SKIPS.map(|reason| (reason, skip(reason))),
             modern: era(EraLabel::Modern),
             legacy: era(EraLabel::Legacy),
+            arrivals: self.arrivals.clone(),
         })
     }
 }
@@ -194,7 +201,7 @@ pub(super) struct ServerMetrics {
     pub(super) opened: Counter,
     pub(super) died: Counter,
     pub(super) in_flight: Gauge,
-    pub(super) received: Counter,
+    received: Counter,
     pub(super) sent: Counter,
     pub(super) timeouts: Counter,
     pub(super) down: Gauge,
@@ -202,9 +209,16 @@ pub(super) struct ServerMetrics {
     skipped: [(Skip, Counter); SKIPS.len()],
     modern: Gauge,
     legacy: Gauge,
+    arrivals: Counter,
 }
 
 impl ServerMetrics {
+    /// A message came, with its line feed.
+    pub(super) fn received(&self, bytes: u64) {
+        self.received.inc_by(bytes);
+        self.arrivals.inc();
+    }
+
     pub(super) fn handshake(&self, outcome: Handshake) {
         if let Some((_, counter)) = self.handshakes.iter().find(|(other, _)| *other == outcome) {
             counter.inc();

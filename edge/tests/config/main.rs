@@ -307,6 +307,28 @@ fn threads_are_half_of_the_cores_unless_the_file_says_how_many() {
 }
 
 #[test]
+fn one_thread_polls_busily_where_there_is_a_core_to_spare() {
+    let busy_poll = |text: &str| {
+        let file = Written::new("busy-poll", &format!("servers: {{a: {{}}}}\n{text}"));
+        serve(&["--config", &file.path()]).busy_poll
+    };
+    let cores = std::thread::available_parallelism().unwrap().get();
+    let default = if cores > 1 { Duration::from_micros(50) } else { Duration::ZERO };
+    assert_eq!(busy_poll("threads: 1"), default);
+    assert_eq!(busy_poll("threads: 2"), Duration::ZERO);
+    assert_eq!(busy_poll("threads: 1\nbusy_poll: 0us"), Duration::ZERO);
+    assert_eq!(busy_poll("threads: 1\nbusy_poll: 200us"), Duration::from_micros(200));
+    assert_eq!(busy_poll("threads: 2\nbusy_poll: 0us"), Duration::ZERO);
+    let wrong = complaints("busy-poll-of-two", "threads: 2\nbusy_poll: 50us\nservers: {a: {}}");
+    assert_eq!(
+        wrong,
+        ["busy_poll: only one thread can look for more, and `threads` is 2; leave one of the two out"]
+    );
+    let wrong = complaints("busy-poll-long", "threads: 1\nbusy_poll: 2ms\nservers: {a: {}}");
+    assert_eq!(wrong, ["busy_poll: 2ms would keep a core busy for nothing; take 1ms at most"]);
+}
+
+#[test]
 fn unknown_keys_are_answered_with_the_nearest() {
     let text = "\
 lisen: x

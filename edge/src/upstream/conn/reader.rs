@@ -86,11 +86,11 @@ impl Reader {
         loop {
             match self.frames.next().await {
                 Ok(Some(Frame::Line(line))) => {
-                    self.conn.around.metrics.received.inc_by(line.len() as u64 + 1);
+                    self.conn.around.metrics.received(line.len() as u64 + 1);
                     self.line(line);
                 }
                 Ok(Some(Frame::TooLong { id, kind, bytes })) => {
-                    self.conn.around.metrics.received.inc_by(bytes);
+                    self.conn.around.metrics.received(bytes);
                     self.too_long(id.as_ref(), kind);
                 }
                 Ok(None) => return,
