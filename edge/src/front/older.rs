@@ -5,9 +5,10 @@
 //! written anew counts against the byte budget.
 
 use std::ops::Range;
+use std::sync::LazyLock;
 
 use bytes::Bytes;
-use memchr::memmem;
+use memchr::memmem::{self, Finder};
 use serde_json::json;
 use wire::code;
 use wire::limits::Limits;
@@ -89,7 +90,7 @@ fn in_older_words(
     let unknown = unknown(version);
     // Members of a server's result are never cut in two, so a key or a word stands in one slice.
     let is_odd = method == Method::ToolsCall && result.iter().any(|slice| has_other_than_object(slice));
-    let is_newer = |slice: &Bytes| unknown.iter().any(|word| memmem::find(slice, word).is_some());
+    let is_newer = |slice: &Bytes| unknown.iter().any(|word| word.finder.find(slice).is_some());
     if !is_odd && !result.iter().any(is_newer) {
         return Ok(result);
     }
@@ -120,18 +121,35 @@ fn in_older_words(
 
 /// Types of content that the revision does not know: its clients refuse the whole result over one block.
 // MCP 2025-03-26 changelog: audio; MCP 2025-06-18 changelog: resource links
-fn unknown(version: ProtocolVersion) -> &'static [&'static [u8]] {
-    match version {
-        ProtocolVersion::V2024_11_05 => &[AUDIO, LINK],
-        ProtocolVersion::V2025_03_26 => &[LINK],
-        _ => &[],
+fn unknown(version: ProtocolVersion) -> &'static [Word] {
+    let first = match version {
+        ProtocolVersion::V2024_11_05 => 0,
+        ProtocolVersion::V2025_03_26 => 1,
+        _ => NEWER.len(),
+    };
+    NEWER.get(first..).unwrap_or_default()
+}
+
+/// A token of JSON, and what finds it: made once, for a small result is searched in less time than that takes.
+struct Word {
+    token: &'static [u8],
+    finder: Finder<'static>,
+}
+
+impl Word {
+    fn new(token: &'static [u8]) -> Self {
+        Self { token, finder: Finder::new(token) }
     }
 }
 
+/// In the order of the revisions that brought them.
+static NEWER: LazyLock<[Word; 2]> = LazyLock::new(|| [AUDIO, LINK].map(Word::new));
+static STRUCTURED_KEY: LazyLock<Word> = LazyLock::new(|| Word::new(br#""structuredContent""#));
+
 /// Whether the key may stand there with another value than an object: a search, and no parse.
 fn has_other_than_object(slice: &[u8]) -> bool {
-    memmem::find_iter(slice, KEY).any(|at| {
-        let after = slice.get(at + KEY.len()..).unwrap_or_default().trim_ascii_start();
+    STRUCTURED_KEY.finder.find_iter(slice).any(|at| {
+        let after = slice.get(at + STRUCTURED_KEY.token.len()..).unwrap_or_default().trim_ascii_start();
         let value = after.strip_prefix(b":").map(<[u8]>::trim_ascii_start);
         value.is_some_and(|value| value.first() != Some(&b'{'))
     })
@@ -168,7 +186,7 @@ impl Draft<'_> {
     }
 
     /// A block of a tool's result, or a message of a prompt, which has one.
-    fn element(&mut self, method: Method, span: Span, unknown: &[&[u8]]) {
+    fn element(&mut self, method: Method, span: Span, unknown: &[Word]) {
         let Some(element) = self.object(span) else { return };
         if method == Method::ToolsCall {
             return self.block(&element, unknown);
@@ -178,9 +196,9 @@ impl Draft<'_> {
         }
     }
 
-    fn block(&mut self, block: &Object, unknown: &[&[u8]]) {
+    fn block(&mut self, block: &Object, unknown: &[Word]) {
         match block.get(self.source, "type").map(|span| span.of(self.source)) {
-            Some(kind) if !unknown.contains(&kind) => {}
+            Some(kind) if unknown.iter().all(|word| word.token != kind) => {}
             Some(AUDIO) => self.sound(block),
             Some(LINK) => self.link(block),
             _ => {}
@@ -299,7 +317,6 @@ fn compact(json: impl Iterator<Item = u8>) -> impl Iterator<Item = u8> {
 }
 
 const STRUCTURED: &str = "structuredContent";
-const KEY: &[u8] = br#""structuredContent""#;
 const AUDIO: &[u8] = br#""audio""#;
 const LINK: &[u8] = br#""resource_link""#;
 /// A byte that stands in no JSON text.

@@ -16,22 +16,33 @@ pub(super) fn encode(bytes: &[u8]) -> String {
 
 /// The bytes of `text`; `None` if it is not what [`encode`] writes.
 pub(super) fn decode(text: &str) -> Option<Vec<u8>> {
+    let (whole, rest) = text.as_bytes().as_chunks();
     let mut bytes = Vec::with_capacity(text.len() / 4 * 3 + 2);
-    for chunk in text.as_bytes().chunks(4) {
-        let mut bits = 0_u32;
-        for place in 0..4 {
-            bits = bits << 6 | chunk.get(place).map_or(Some(0), |letter| sextet(*letter))?;
-        }
-        let [_, a, b, c] = bits.to_be_bytes();
-        match (chunk.len(), b, c) {
-            (4, ..) => bytes.extend([a, b, c]),
-            // RFC 4648 §3.5: bits that stand for nothing are zero
-            (3, _, 0) => bytes.extend([a, b]),
-            (2, 0, 0) => bytes.push(a),
+    for chunk in whole {
+        let [_, a, b, c] = bits(*chunk)?;
+        bytes.extend_from_slice(&[a, b, c]);
+    }
+    // RFC 4648 §3.5: bits that stand for nothing are zero
+    match *rest {
+        [] => {}
+        [first, second] => match bits([first, second, ZERO, ZERO])? {
+            [_, a, 0, 0] => bytes.push(a),
             _ => return None,
-        }
+        },
+        [first, second, third] => match bits([first, second, third, ZERO])? {
+            [_, a, b, 0] => bytes.extend_from_slice(&[a, b]),
+            _ => return None,
+        },
+        _ => return None,
     }
     Some(bytes)
+}
+
+/// What four letters stand for, in the last three bytes.
+fn bits(letters: [u8; 4]) -> Option<[u8; 4]> {
+    let [a, b, c, d] = letters.map(sextet);
+    let is_text = (a | b | c | d) < NONE;
+    is_text.then(|| (a << 18 | b << 12 | c << 6 | d).to_be_bytes())
 }
 
 fn letter(sextet: u32) -> char {
@@ -39,19 +50,29 @@ fn letter(sextet: u32) -> char {
     at.and_then(|at| ALPHABET.get(at)).map_or('A', |letter| char::from(*letter))
 }
 
-fn sextet(letter: u8) -> Option<u32> {
-    let value = match letter {
-        b'A'..=b'Z' => letter - b'A',
-        b'a'..=b'z' => letter - b'a' + 26,
-        b'0'..=b'9' => letter - b'0' + 52,
-        b'-' => 62,
-        b'_' => 63,
-        _ => return None,
-    };
-    Some(u32::from(value))
+fn sextet(letter: u8) -> u32 {
+    SEXTETS.get(usize::from(letter)).copied().map_or(NONE, u32::from)
 }
 
 const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+/// The letter of no bits.
+const ZERO: u8 = b'A';
+/// Of a byte that is no letter: more than six bits.
+const NONE: u32 = 64;
+
+/// What each byte stands for: a session id is read with each request.
+#[expect(
+    clippy::indexing_slicing,
+    reason = "the places are the alphabet's own, and known when this is compiled"
+)]
+static SEXTETS: [u8; 256] = {
+    let (mut sextets, mut place) = ([NONE as u8; 256], 0);
+    while place < ALPHABET.len() {
+        sextets[ALPHABET[place] as usize] = place as u8;
+        place += 1;
+    }
+    sextets
+};
 
 #[cfg(test)]
 mod tests {
