@@ -93,7 +93,7 @@ impl HttpBody for Body {
                     return Poll::Ready(None);
                 }
                 let next = std::task::ready!(Pin::new(incoming).poll_frame(context));
-                let next = next.filter(|_| !standing.as_ref().is_some_and(Caller::is_revoked));
+                let next = next.filter(|_| !standing.as_ref().is_some_and(Caller::is_over));
                 Poll::Ready(next.map(|frame| frame.map(|frame| frame.map_data(Parts::from))))
             }
         }

@@ -30,7 +30,7 @@ use super::outbox::{Outbox, outbox};
 use super::refusal::Refusal;
 use super::sse::{self, Feed};
 use super::{Front, batch, classify, legacy};
-use crate::call::{Caller, ServerName};
+use crate::call::{Caller, ServerName, Standing};
 use crate::error::{Blame, Error, Kind as ErrorKind};
 use crate::permit::Bound;
 use crate::seal::{self, Home, Sealer};
@@ -49,6 +49,7 @@ pub(super) struct Channels {
 struct Channel {
     number: u64,
     caller: Caller,
+    standing: Standing,
     scope: Option<ServerName>,
     outbox: Outbox,
     /// For answers on the spot that are not written yet.
@@ -124,9 +125,11 @@ pub(super) fn open(
     let number = channels.next_number.fetch_add(1, Ordering::Relaxed);
     let token = channels.token(number)?;
     let (outbox, messages) = outbox(front.rooms.permits.metrics());
+    let standing = Standing::of(caller.clone());
     let channel = Arc::new(Channel {
         number,
         caller,
+        standing: standing.clone(),
         scope,
         outbox,
         room: Arc::new(Semaphore::new(ANSWERS)),
@@ -141,7 +144,6 @@ pub(super) fn open(
         }
         open.insert(number, channel.clone());
     }
-    let caller = channel.caller.clone();
     drain.spawn(attend(front.clone(), channel));
     // Relative, so that a path prefix put before us by a proxy stays. RFC 3986 §5.2: the last segment of the
     // stream's own path is replaced.
@@ -149,7 +151,7 @@ pub(super) fn open(
     let endpoint = Bytes::from(format!("event: endpoint\ndata: {up}messages?{SESSION}={token}\n\n"));
     let count = front.rooms.metrics.stream(StreamKind::Sse);
     let feed = Feed::Plain(Box::new(messages));
-    Ok(sse::standing(caller, (Some(endpoint.into()), feed), front.config.keep_alive, count))
+    Ok(sse::standing(standing, (Some(endpoint.into()), feed), front.config.keep_alive, count))
 }
 
 /// The channel that a message is for.
@@ -166,7 +168,10 @@ pub(super) fn addressee(
         let message = "post to the address that the endpoint event of GET /sse names";
         return Err(Refusal::bad_request(code::INVALID_REQUEST, message));
     };
-    front.channels.find(token, caller, scope).map(Addressee).ok_or_else(unknown)
+    let channel = front.channels.find(token, caller, scope).ok_or_else(unknown)?;
+    // Who has fresh credentials keeps the stream that he came with older ones for: there is no second one to open.
+    channel.standing.renew(caller);
+    Ok(Addressee(channel))
 }
 
 /// Where the channel of a message's address lives, if that is another process, and what says so.

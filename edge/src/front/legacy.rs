@@ -32,7 +32,7 @@ use super::questions;
 use super::refusal::{self, ErrorObject, Refusal};
 use super::sse::{self, Feed};
 use super::{Front, Posted, client, headers};
-use crate::call::{Affinity, Call, Caller, Capabilities, Client, ServerName};
+use crate::call::{Affinity, Call, Caller, Capabilities, Client, ServerName, Standing};
 use crate::permit::Bound;
 use crate::session::replay::EventId;
 use crate::session::{Birth, Reader, Refused, Resumed, Session};
@@ -175,7 +175,7 @@ pub(super) fn listen(front: &Front, session: &Arc<Session>) -> Reader {
 
 fn stream(front: &Front, caller: &Caller, (first, reader): (Option<Parts>, Reader)) -> Response<Body> {
     let count = front.rooms.metrics.stream(StreamKind::Session);
-    sse::standing(caller.clone(), (first, Feed::Kept(reader)), front.config.keep_alive, count)
+    sse::standing(Standing::of(caller.clone()), (first, Feed::Kept(reader)), front.config.keep_alive, count)
 }
 
 /// To a client that has read everything of a stream that is over: SDK clients take an empty 200 for a broken

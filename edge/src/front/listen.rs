@@ -38,7 +38,8 @@ use super::reply::Manner;
 use super::sse::{self, Feed};
 use super::tasks;
 use crate::call::{
-    Affinity, Caller, Client, Event, Hear, Next, Outcome, Reply, Responder, Subscriber, Subscription, reply,
+    Affinity, Caller, Client, Event, Hear, Next, Outcome, Reply, Responder, Standing, Subscriber,
+    Subscription, reply,
 };
 use crate::error::{Blame, Error, Kind};
 use crate::ops::drain::DrainWatch;
@@ -179,8 +180,8 @@ impl Listen {
             return media::no_stream_wanted().answering(Some(&self.id)).into_response();
         }
         let count = front.rooms.metrics.stream(StreamKind::Listen);
-        let caller = self.caller.clone();
-        sse::standing(caller, (None, Feed::Plain(Box::new(self))), front.config.keep_alive, count)
+        let standing = Standing::of(self.caller.clone());
+        sse::standing(standing, (None, Feed::Plain(Box::new(self))), front.config.keep_alive, count)
     }
 
     fn acknowledgement(&self, subscriptions: &[Subscription]) -> Parts {

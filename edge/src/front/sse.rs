@@ -20,7 +20,7 @@ use wire::splice::Parts;
 
 use super::body::Body;
 use super::metrics::StreamCount;
-use crate::call::Caller;
+use crate::call::Standing;
 use crate::session::{Reader, Said, Source};
 
 /// What an event stream is made of.
@@ -74,15 +74,15 @@ pub(super) fn response(
     with_headers(Body::stream(EventStream::new(first, feed, keep_alive, count)))
 }
 
-/// The same for a stream that is not one call's: it stays open as long as the credentials of `caller` hold.
+/// The same for a stream that is not one call's: it stays open as long as the credentials of `standing` hold.
 pub(super) fn standing(
-    caller: Caller,
+    standing: Standing,
     (first, feed): (Option<Parts>, Feed),
     keep_alive: Duration,
     count: StreamCount,
 ) -> Response<Body> {
     let stream = EventStream::new(first, feed, keep_alive, count);
-    with_headers(Body::stream(EventStream { standing: Some(caller), ..stream }))
+    with_headers(Body::stream(EventStream { standing: Some(standing), ..stream }))
 }
 
 /// A response that is one event.
@@ -108,7 +108,7 @@ struct EventStream {
     quiet: Pin<Box<Sleep>>,
     keep_alive: Duration,
     /// Asked with each event and each comment.
-    standing: Option<Caller>,
+    standing: Option<Standing>,
     _count: StreamCount,
 }
 
@@ -147,7 +147,7 @@ impl HttpBody for EventStream {
                 Parts::from(Bytes::from_static(KEEP_ALIVE))
             }
         };
-        if self.standing.as_ref().is_some_and(Caller::is_revoked) {
+        if self.standing.as_ref().is_some_and(Standing::is_over) {
             (self.feed, self.first) = (None, None);
             return Poll::Ready(None);
         }

@@ -31,7 +31,7 @@ pub(super) fn read(sealer: &Sealer, of: (&Method, &Uri, Home), proof: &str) -> O
     let (about, principal) = rest.split_first_chunk::<DIGEST_LEN>()?;
     let is_fresh = now().abs_diff(u64::from_be_bytes(*made)) <= FRESH_SECS;
     let principal = std::str::from_utf8(principal).ok()?;
-    (is_fresh && *about == digest(of)).then(|| Caller::new(principal))
+    (is_fresh && *about == digest(of)).then(|| Caller::vouched(principal))
 }
 
 /// Where it goes too: who gets a proof, at an address that was somebody else's before, can show it to nobody.
