@@ -32,6 +32,8 @@ pub(super) struct Line {
     port: u16,
     tls: Option<Arc<ClientConfig>>,
     patience: Duration,
+    /// The largest answer that is read.
+    largest: usize,
     open: Option<Open>,
 }
 
@@ -46,7 +48,12 @@ impl Line {
         let tls = if is_tls { Some(trust::client(authorities)?) } else { None };
         let host = uri.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']').to_owned();
         let port = uri.port_u16().unwrap_or(if is_tls { 443 } else { 80 });
-        Ok(Self { uri, host, port, tls, patience, open: None })
+        Ok(Self { uri, host, port, tls, patience, largest: LARGEST, open: None })
+    }
+
+    /// The same with another bound on an answer.
+    pub(super) fn reading_at_most(self, largest: usize) -> Self {
+        Self { largest, ..self }
     }
 
     /// Connects; a line for each step that went well.
@@ -142,7 +149,7 @@ impl Line {
         let (content_type, location) = (text(CONTENT_TYPE).unwrap_or_default(), text(LOCATION));
         let session = response.headers().get("mcp-session-id").cloned();
         let status = response.status();
-        let whole = Limited::new(response.into_body(), LARGEST).collect();
+        let whole = Limited::new(response.into_body(), self.largest).collect();
         let body = self.within("the rest of the answer", whole).await?;
         let body =
             body.map_err(|error| Trouble::Broken(format!("the answer broke off: {error}")))?.to_bytes();

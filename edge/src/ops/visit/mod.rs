@@ -2,8 +2,10 @@
 //! words what is wrong.
 //!
 //! It speaks the modern era, and the session-based one with endpoints that know only that. It knows nothing of this
-//! process's configuration, and never shows the token.
+//! process's configuration, and never shows the token. The same way leads to single documents of other services
+//! ([`fetch`]).
 
+mod document;
 mod line;
 mod parse;
 mod trouble;
@@ -17,6 +19,7 @@ use http::{Method, Uri};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
+pub use document::{Document, fetch};
 use line::Line;
 use parse::{Answer, names};
 pub use trouble::Trouble;
