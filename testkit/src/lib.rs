@@ -12,6 +12,7 @@
 //! - [`balancer`] — connections go to one replica after the other
 //! - [`cutter`] — a way between client and edge that breaks on command
 //! - [`http`], [`sse`] — one HTTP exchange with every header in the test's hands
+//! - [`issuer`] — an authorization server's keys, and tokens signed as the test says
 //! - [`client`] — MCP clients of both eras on top of it
 //! - [`peer`] — a client with a session that keeps everything it hears
 //! - [`process`] — programs under test: found, started, awaited, killed with their guard
@@ -31,6 +32,7 @@ pub mod balancer;
 pub mod client;
 pub mod cutter;
 pub mod http;
+pub mod issuer;
 pub mod peer;
 pub mod process;
 pub mod real;

@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use super::servers::Servers;
 use super::{limit_files, status};
+use crate::auth::oauth;
 use crate::call::List;
 use crate::config::Config;
 use crate::ops::drain::Drain;
@@ -16,7 +17,7 @@ use crate::permit::{self, Permits};
 use crate::router::Gateway;
 use crate::upstream::ServerState;
 
-/// Tries every server. The report, and whether all of them answered.
+/// Tries every server, and the issuer of tokens. The report, and whether all of them answered.
 pub async fn dry_run(mut config: Config) -> (String, bool) {
     limit_files(&mut config);
     config.router.names_settle = config.router.names_settle.max(PATIENCE);
@@ -25,11 +26,32 @@ pub async fn dry_run(mut config: Config) -> (String, bool) {
     let servers =
         Servers::build(&config, &permits, &drain.watch(), (&mut Registry::default(), Counter::default()));
     servers.start();
+    let keys = keys(&config).await;
     // The router lives as long as `servers`.
     let _ = servers.router.settled().wait_for(|settled| *settled).await;
-    let report = report(&servers);
+    let (mut text, mut all_well) = report(&servers);
+    if let Some((said, are_there)) = keys {
+        text.insert_str(0, &said);
+        all_well &= are_there;
+    }
     drain.run(Duration::ZERO, config.drain.grace).await;
-    report
+    (text, all_well)
+}
+
+/// What is found of the keys that tokens are checked with, and whether there are any.
+async fn keys(config: &Config) -> Option<(String, bool)> {
+    let oauth::Config { keys, issuer, authorities, .. } = config.auth.oauth.as_ref()?;
+    let name = issuer.as_str();
+    Some(match keys.keys(issuer, authorities.clone()).await {
+        Ok((keys, from)) => {
+            let left_out = match keys.left_out {
+                0 => String::new(),
+                more => format!(", and {more} of no use here"),
+            };
+            (format!("issuer {name}: {} keys (from {from}{left_out})\n", keys.len()), true)
+        }
+        Err(why) => (format!("issuer {name}: no keys ({why})\n"), false),
+    })
 }
 
 /// For the first answers of all servers, as far as their own time-outs do not end it before. 2 min: nobody's call waits,

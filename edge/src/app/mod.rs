@@ -40,6 +40,7 @@ pub struct App {
     front: Arc<Front>,
     permits: Permits,
     servers: Servers,
+    auth: Authenticator,
     reloader: Reloader,
     busy_poll: BusyPoll,
 }
@@ -113,7 +114,7 @@ impl App {
         let rooms = Rooms {
             peers,
             gateway: Arc::new(servers.router.clone()),
-            auth,
+            auth: auth.clone(),
             sessions,
             permits: permits.clone(),
             metrics: front_metrics,
@@ -125,13 +126,14 @@ impl App {
         let times = config.drain;
         let door =
             Door::open(config, (registry, busy_poll.arrivals()), permits.metrics().clone(), ready).await?;
-        Ok(Self { drain, times, door, front, permits, servers, reloader, busy_poll })
+        Ok(Self { drain, times, door, front, permits, servers, auth, reloader, busy_poll })
     }
 
     /// Serves until `stop` resolves or the only client leaves, then drains. Meanwhile a changed configuration is taken.
     pub async fn run(self, stop: impl Future<Output = Stop>, reload: Reload) {
         let watch = self.drain.watch();
         self.servers.start();
+        watch.spawn(self.auth.keep_fresh(watch.clone()));
         watch.spawn(self.reloader.run(reload, watch.clone()));
         watch.spawn(self.busy_poll.run(watch.clone()));
         let open = self.door.serve(self.front, self.permits, &watch);

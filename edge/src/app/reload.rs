@@ -116,8 +116,8 @@ impl Reloader {
     /// # Errors
     /// It must not be taken by a process that listens where this one does.
     fn take(&mut self, config: &Config) -> Result<(), String> {
-        if config.auth.tokens.is_empty() && !self.may_be_open {
-            let why = "auth: no token is left, and this process can be reached from other machines; give it one, or \
+        if !config.auth.asks() && !self.may_be_open {
+            let why = "auth: no token is left, and no `oauth`, and this process can be reached from other machines; give it one, or \
                        start it anew where it listens on 127.0.0.1";
             return Err(why.to_owned());
         }
@@ -131,6 +131,7 @@ impl Reloader {
                 replaced = ?changed.replaced,
                 removed = ?changed.removed,
                 tokens = config.auth.tokens.len(),
+                issuer = config.auth.oauth.as_ref().map(|oauth| oauth.issuer.as_str()),
                 "configuration taken anew"
             );
             self.current = new;

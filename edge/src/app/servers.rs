@@ -197,7 +197,7 @@ impl Placed {
 
 /// On standard input there is one client, and nobody to share with.
 fn is_one_principal(config: &Config) -> bool {
-    config.transport == Transport::Http && config.auth.tokens.len() <= 1
+    config.transport == Transport::Http && config.auth.tokens.len() <= 1 && config.auth.oauth.is_none()
 }
 
 /// How often a server that is on its way out is looked at. 500 ms: nobody waits for its end.

@@ -1,26 +1,29 @@
 //! Who the credentials say you are: request headers in, a [`Caller`] or a refusal with its challenge out.
 //!
 //! Bearer tokens only, and only from the `Authorization` header. Every configured token is compared on every
-//! request, in constant time, so that neither a token nor its place in the list can be found by timing. What
-//! is not here: what a caller may do, and the HTTP answer to a refusal (`front`).
+//! request, in constant time, so that neither a token nor its place in the list can be found by timing. What is none of
+//! them may be one of an authorization server ([`oauth`]). What is not here: what a caller may do, and the HTTP answer to
+//! a refusal (`front`).
 
+mod denied;
+pub mod oauth;
 mod secret;
 #[cfg(test)]
 mod tests;
 
-use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use http::header::{AUTHORIZATION, HeaderMap, HeaderValue};
-use prometheus_client::encoding::EncodeLabelSet;
-use prometheus_client::metrics::counter::Counter;
-use prometheus_client::metrics::family::Family;
-use prometheus_client::registry::Registry;
+use http::header::{AUTHORIZATION, HeaderMap};
 use subtle::{Choice, ConditionallySelectable};
+use tokio::sync::watch;
 
+use self::denied::Fault;
+use self::oauth::Authority;
+use self::oauth::jwt::Jwt;
 use crate::call::Caller;
-use crate::ops::metrics::words;
+use crate::ops::drain::DrainWatch;
 
+pub use denied::{Denied, Metrics};
 pub use secret::Secret;
 
 /// Who may come in.
@@ -28,8 +31,10 @@ pub use secret::Secret;
 pub struct Config {
     /// Tokens that are valid now; several, so that one can be replaced while the old one still works.
     pub tokens: Vec<Token>,
-    /// With no tokens: take everybody as [`ANONYMOUS`]. Off, because a gateway hands out whatever its
-    /// servers can do. Without effect when there are tokens.
+    /// The authorization server whose tokens are taken beside them.
+    pub oauth: Option<oauth::Config>,
+    /// With neither: take everybody as [`ANONYMOUS`]. Off, because a gateway hands out whatever its
+    /// servers can do. Without effect when there is one of them.
     pub allow_unauthenticated: bool,
 }
 
@@ -40,6 +45,22 @@ pub struct Token {
     pub secret: Secret,
     /// The name it stands for: isolation, limits and logs go by it.
     pub principal: String,
+}
+
+impl Config {
+    /// Whether somebody can show that he may come in.
+    pub fn asks(&self) -> bool {
+        !self.tokens.is_empty() || self.oauth.is_some()
+    }
+}
+
+/// The endpoint that a request came to.
+#[derive(Clone, Copy, Debug)]
+pub struct Endpoint<'a> {
+    /// Its path, as clients know it: what they look for metadata of.
+    pub path: &'a str,
+    /// The only server it leads to.
+    pub server: Option<&'a str>,
 }
 
 /// The principal of everybody when nothing is asked for.
@@ -54,6 +75,8 @@ pub struct Authenticator {
 #[derive(Debug)]
 struct Shared {
     holders: RwLock<Holders>,
+    /// The authority among them, for whoever keeps its keys fresh.
+    authority: watch::Sender<Option<Arc<Authority>>>,
     metrics: Metrics,
 }
 
@@ -61,53 +84,108 @@ struct Shared {
 #[derive(Debug)]
 struct Holders {
     tokens: Vec<(Secret, Caller)>,
+    authority: Option<Arc<Authority>>,
     /// Whoever comes without a token that counts; `None` refuses them.
     anonymous: Option<Caller>,
-}
-
-/// A request without credentials that hold.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Unauthorized {
-    /// The value of `WWW-Authenticate`; a 401 carries it (RFC 9110 §11.6.1).
-    pub challenge: HeaderValue,
-    /// One sentence for the person who set up the client.
-    pub message: &'static str,
 }
 
 impl Authenticator {
     /// Takes callers as `config` says.
     pub fn new(config: Config) -> Self {
-        let holders = RwLock::new(Holders::of(config));
-        Self { shared: Arc::new(Shared { holders, metrics: Metrics::default() }) }
+        let metrics = Metrics::default();
+        let holders = Holders::of(config, &metrics);
+        let authority = watch::Sender::new(holders.authority.clone());
+        Self { shared: Arc::new(Shared { holders: RwLock::new(holders), authority, metrics }) }
     }
 
     /// Takes callers as `config` says from now on. Who came with what is not in it is revoked.
     pub fn replace(&self, config: Config) {
-        let mut next = Holders::of(config);
+        let mut next = Holders::of(config, &self.shared.metrics);
         let mut holders = self.shared.holders.write().unwrap_or_else(PoisonError::into_inner);
         next.take_over(&holders);
         *holders = next;
+        self.shared.authority.send_replace(holders.authority.clone());
     }
 
-    /// The caller of a request with these headers.
+    /// Keeps the keys of the authorization server fresh, whichever is configured, until the process stops.
+    pub async fn keep_fresh(self, drain: DrainWatch) {
+        let mut current = self.shared.authority.subscribe();
+        loop {
+            let authority = current.borrow_and_update().clone();
+            let fresh = async {
+                match &authority {
+                    Some(authority) => authority.keep_fresh().await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = fresh => return,
+                changed = current.changed() => if changed.is_err() { return },
+                () = drain.stopping() => return,
+            }
+        }
+    }
+
+    /// The caller of a request with these headers at this endpoint.
     ///
     /// # Errors
-    /// The refusal: no token was sent, or none that is configured.
-    pub fn authenticate(&self, headers: &HeaderMap) -> Result<Caller, Unauthorized> {
+    /// The refusal: no token was sent, or none that counts.
+    pub async fn authenticate(&self, headers: &HeaderMap, at: Endpoint<'_>) -> Result<Caller, Denied> {
+        let fault = match self.decide(headers, at) {
+            Ok(caller) => return Ok(caller),
+            // The issuer may have a key for it that nobody has fetched yet.
+            Err(Fault::Key | Fault::NoKeys) if self.news().await => match self.decide(headers, at) {
+                Ok(caller) => return Ok(caller),
+                Err(fault) => fault,
+            },
+            Err(fault) => fault,
+        };
+        self.shared.metrics.count(fault);
+        Err(Denied::new(fault, self.authority().as_deref().map(|authority| (&authority.config, at.path))))
+    }
+
+    /// Whether there is more to say to whoever comes without a token than that he needs one.
+    pub fn has_metadata(&self) -> bool {
+        self.authority().is_some()
+    }
+
+    /// What clients read to learn where tokens are to be had (RFC 9728), for an endpoint of ours or the whole gateway;
+    /// `is_endpoint` tells whether a path is one.
+    pub fn metadata(&self, path: &str, is_endpoint: impl FnOnce(&str) -> bool) -> Option<String> {
+        let authority = self.authority()?;
+        let config = &authority.config;
+        let own = config.resource.own_path(path);
+        if own.is_empty() {
+            return Some(config.metadata(None));
+        }
+        is_endpoint(own).then(|| config.metadata(Some(own)))
+    }
+
+    fn decide(&self, headers: &HeaderMap, at: Endpoint<'_>) -> Result<Caller, Fault> {
         let holders = self.shared.holders.read().unwrap_or_else(PoisonError::into_inner);
         if let Some(anonymous) = &holders.anonymous {
             return Ok(anonymous.clone());
         }
-        let refusal = match presented(headers) {
-            Presented::Nothing => Refusal::Missing,
-            Presented::Ambiguous => Refusal::Ambiguous,
-            Presented::Token(token) => match holders.of_token(token) {
-                Some(caller) => return Ok(caller.clone()),
-                None => Refusal::Unknown,
+        match presented(headers) {
+            Presented::Nothing => Err(Fault::Missing),
+            Presented::Ambiguous => Err(Fault::Ambiguous),
+            Presented::Token(token) => match (holders.of_token(token), &holders.authority) {
+                (Some(caller), _) => Ok(caller.clone()),
+                (None, Some(authority)) if Jwt::is_shape_of(token) => authority.caller(token, at.server),
+                (None, _) => Err(Fault::Unknown),
             },
-        };
-        self.shared.metrics.count(refusal);
-        Err(refusal.into())
+        }
+    }
+
+    async fn news(&self) -> bool {
+        match self.authority() {
+            Some(authority) => authority.news().await,
+            None => false,
+        }
+    }
+
+    fn authority(&self) -> Option<Arc<Authority>> {
+        self.shared.holders.read().unwrap_or_else(PoisonError::into_inner).authority.clone()
     }
 
     /// Refusals counted here.
@@ -117,11 +195,13 @@ impl Authenticator {
 }
 
 impl Holders {
-    fn of(config: Config) -> Self {
-        let anonymous =
-            (config.tokens.is_empty() && config.allow_unauthenticated).then(|| Caller::new(ANONYMOUS));
+    fn of(config: Config, metrics: &Metrics) -> Self {
+        let is_open = !config.asks() && config.allow_unauthenticated;
+        let anonymous = is_open.then(|| Caller::new(ANONYMOUS));
+        let authority = |config| Arc::new(Authority::new(config, metrics.oauth.clone()));
+        let authority = config.oauth.map(authority);
         let tokens = config.tokens.into_iter().map(|t| (t.secret, Caller::new(t.principal))).collect();
-        Self { tokens, anonymous }
+        Self { tokens, authority, anonymous }
     }
 
     /// Callers of whom both say the same are the same; the others of `before` are revoked.
@@ -137,6 +217,11 @@ impl Holders {
             (None, Some(known)) => known.revoke(),
             (_, None) => {}
         }
+        match (&mut self.authority, &before.authority) {
+            (Some(now), Some(known)) if now.config == known.config => now.clone_from(known),
+            (_, Some(known)) => known.revocation.revoke(),
+            (_, None) => {}
+        }
     }
 
     /// Compares with every token, whichever matches: no early end that time would tell of.
@@ -150,63 +235,6 @@ impl Holders {
         self.tokens.get(place).map(|(_, caller)| caller)
     }
 }
-
-/// How often credentials were refused.
-#[derive(Clone, Debug, Default)]
-pub struct Metrics {
-    refused: Family<RefusalLabel, Counter>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct RefusalLabel {
-    reason: Refusal,
-}
-
-impl Metrics {
-    /// Registers under the process's prefix.
-    pub fn register(&self, registry: &mut Registry) {
-        registry.register(
-            "auth_refused",
-            "Requests without valid credentials; a rise after a rotation names clients left with an old token",
-            self.refused.clone(),
-        );
-    }
-
-    fn count(&self, reason: Refusal) {
-        self.refused.get_or_create(&RefusalLabel { reason }).inc();
-    }
-}
-
-/// Why credentials were refused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Refusal {
-    Missing,
-    Ambiguous,
-    Unknown,
-}
-
-words!(Refusal { Missing => "missing", Ambiguous => "ambiguous", Unknown => "unknown" });
-
-impl From<Refusal> for Unauthorized {
-    fn from(refusal: Refusal) -> Self {
-        // RFC 6750 §3: the scheme is followed by at least one parameter; §3.1: no error code when the request
-        // carried no token at all.
-        let (challenge, message) = match refusal {
-            Refusal::Missing => (REALM, "this endpoint wants the header `Authorization: Bearer <token>`"),
-            Refusal::Ambiguous => (INVALID, "send exactly one `Authorization` header"),
-            Refusal::Unknown => (INVALID, "the bearer token is not valid here; check that it is current"),
-        };
-        Self { challenge: HeaderValue::from_static(challenge), message }
-    }
-}
-
-impl fmt::Display for Unauthorized {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.message)
-    }
-}
-
-impl std::error::Error for Unauthorized {}
 
 enum Presented<'a> {
     Nothing,
@@ -232,7 +260,5 @@ fn presented(headers: &HeaderMap) -> Presented<'_> {
 }
 
 const SCHEME: &[u8] = b"Bearer";
-const REALM: &str = r#"Bearer realm="mcp-edge""#;
-const INVALID: &str = r#"Bearer realm="mcp-edge", error="invalid_token""#;
 /// No token has this place in the list.
 const NOBODY: u64 = u64::MAX;

@@ -1,6 +1,24 @@
 //! Which headers make a caller, and what the others are told.
 
+use http::StatusCode;
+use http::header::HeaderValue;
+use prometheus_client::registry::Registry;
+use serde_json::json;
+use testkit::issuer::Signer;
+
+use super::oauth::tests::{claims, with_keys};
 use super::*;
+
+const AT: Endpoint<'static> = Endpoint { path: "/mcp", server: None };
+
+async fn caller(auth: &Authenticator, values: &[&str]) -> Result<Caller, Denied> {
+    auth.authenticate(&headers(values), AT).await
+}
+
+async fn challenge(auth: &Authenticator, values: &[&str]) -> String {
+    let denied = caller(auth, values).await.unwrap_err();
+    denied.challenge.unwrap().to_str().unwrap().to_owned()
+}
 
 fn authenticator(tokens: &[(&str, &str)]) -> Authenticator {
     let tokens = tokens
@@ -10,71 +28,73 @@ fn authenticator(tokens: &[(&str, &str)]) -> Authenticator {
             principal: (*principal).into(),
         })
         .collect();
-    Authenticator::new(Config { tokens, allow_unauthenticated: false })
+    Authenticator::new(Config { tokens, ..Config::default() })
 }
 
 fn headers(values: &[&str]) -> HeaderMap {
     values.iter().map(|value| (AUTHORIZATION, HeaderValue::from_str(value).unwrap())).collect()
 }
 
-#[test]
-fn each_token_stands_for_its_principal() {
+#[tokio::test]
+async fn each_token_stands_for_its_principal() {
     let auth = authenticator(&[("old", "ci"), ("new", "ci"), ("other", "alice")]);
     for (token, principal) in [("old", "ci"), ("new", "ci"), ("other", "alice")] {
         for value in [format!("Bearer {token}"), format!("bearer   {token} ")] {
-            let caller = auth.authenticate(&headers(&[&value])).unwrap();
+            let caller = caller(&auth, &[&value]).await.unwrap();
             assert_eq!(&**caller.principal(), principal, "{value}");
         }
     }
 }
 
-#[test]
-fn a_request_without_a_token_is_challenged_without_an_error_code() {
+#[tokio::test]
+async fn a_request_without_a_token_is_challenged_without_an_error_code() {
     let auth = authenticator(&[("secret", "ci")]);
     for values in [&[][..], &["Basic c2VjcmV0"], &["Bearer"], &["Bearersecret"], &["secret"]] {
-        let refusal = auth.authenticate(&headers(values)).unwrap_err();
-        assert_eq!(refusal.challenge, r#"Bearer realm="mcp-edge""#, "{values:?}");
+        assert_eq!(challenge(&auth, values).await, r#"Bearer realm="mcp-edge""#, "{values:?}");
     }
 }
 
-#[test]
-fn a_wrong_token_is_called_invalid() {
+#[tokio::test]
+async fn a_wrong_token_is_called_invalid() {
     let auth = authenticator(&[("secret", "ci")]);
     for values in
         [&["Bearer secre"][..], &["Bearer secrets"], &["Bearer "], &["Bearer secret", "Bearer secret"]]
     {
-        let refusal = auth.authenticate(&headers(values)).unwrap_err();
-        assert_eq!(refusal.challenge, r#"Bearer realm="mcp-edge", error="invalid_token""#, "{values:?}");
+        assert_eq!(
+            challenge(&auth, values).await,
+            r#"Bearer realm="mcp-edge", error="invalid_token""#,
+            "{values:?}"
+        );
     }
 }
 
-#[test]
-fn nobody_comes_in_by_default() {
+#[tokio::test]
+async fn nobody_comes_in_by_default() {
     let auth = Authenticator::new(Config::default());
-    assert!(auth.authenticate(&headers(&[])).is_err());
-    assert!(auth.authenticate(&headers(&["Bearer "])).is_err());
+    assert!(caller(&auth, &[]).await.is_err());
+    assert!(caller(&auth, &["Bearer "]).await.is_err());
 }
 
-#[test]
-fn everybody_is_anonymous_when_that_is_allowed() {
-    let auth = Authenticator::new(Config { tokens: Vec::new(), allow_unauthenticated: true });
+#[tokio::test]
+async fn everybody_is_anonymous_when_that_is_allowed() {
+    let auth = Authenticator::new(Config { allow_unauthenticated: true, ..Config::default() });
     for values in [&[][..], &["Bearer whatever"]] {
-        assert_eq!(&**auth.authenticate(&headers(values)).unwrap().principal(), ANONYMOUS);
+        assert_eq!(&**caller(&auth, values).await.unwrap().principal(), ANONYMOUS);
     }
 }
 
-#[test]
-fn tokens_are_asked_for_even_where_none_would_do() {
+#[tokio::test]
+async fn tokens_are_asked_for_even_where_none_would_do() {
     let token = Token { secret: Secret::parse("secret").unwrap(), principal: "ci".into() };
-    let auth = Authenticator::new(Config { tokens: vec![token], allow_unauthenticated: true });
-    assert!(auth.authenticate(&headers(&[])).is_err());
+    let auth = Authenticator::new(Config { tokens: vec![token], allow_unauthenticated: true, oauth: None });
+    assert!(caller(&auth, &[]).await.is_err());
 }
 
 #[test]
 fn a_secret_does_not_show_itself() {
     let config = Config {
         tokens: vec![Token { secret: Secret::parse("hunter2").unwrap(), principal: "ci".into() }],
-        allow_unauthenticated: false,
+        ..Config::default()
     };
     assert!(!format!("{config:?} {:?}", Authenticator::new(config.clone())).contains("hunter2"));
 }
@@ -86,16 +106,118 @@ fn a_secret_that_no_header_can_carry_is_refused() {
     }
 }
 
-#[test]
-fn refusals_are_counted_by_reason() {
+#[tokio::test]
+async fn refusals_are_counted_by_reason() {
     let auth = authenticator(&[("secret", "ci")]);
-    auth.authenticate(&headers(&[])).unwrap_err();
-    auth.authenticate(&headers(&["Bearer x"])).unwrap_err();
-    auth.authenticate(&headers(&["Bearer y"])).unwrap_err();
+    caller(&auth, &[]).await.unwrap_err();
+    caller(&auth, &["Bearer x"]).await.unwrap_err();
+    caller(&auth, &["Bearer y"]).await.unwrap_err();
     let mut registry = Registry::default();
     auth.metrics().register(&mut registry);
     let mut text = String::new();
     prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
     assert!(text.contains(r#"auth_refused_total{reason="missing"} 1"#), "{text}");
     assert!(text.contains(r#"auth_refused_total{reason="unknown"} 2"#), "{text}");
+}
+
+/// Beside a configured token.
+fn with_oauth(signer: &Signer) -> Config {
+    let token = Token { secret: Secret::parse("secret").unwrap(), principal: "default".into() };
+    Config { tokens: vec![token], oauth: Some(with_keys(&[signer])), allow_unauthenticated: true }
+}
+
+#[tokio::test]
+async fn both_kinds_of_tokens_are_taken_side_by_side_and_their_names_never_meet() {
+    let signer = Signer::new("k", "ES256");
+    let auth = Authenticator::new(with_oauth(&signer));
+    let token = signer.token(&claims("default"));
+    let (configured, issued) = (
+        caller(&auth, &["Bearer secret"]).await.unwrap(),
+        caller(&auth, &[&format!("bearer {token}")]).await.unwrap(),
+    );
+    assert_eq!((&**configured.principal(), &**issued.principal()), ("default", "oauth:default"));
+    assert_ne!(configured, issued);
+    assert!(caller(&auth, &[]).await.is_err(), "nobody is anonymous here");
+    assert!(caller(&auth, &["Bearer secret.secret.secret"]).await.is_err());
+}
+
+#[tokio::test]
+async fn a_challenge_says_where_tokens_are_to_be_had_and_which() {
+    let signer = Signer::new("k", "ES256");
+    let auth = Authenticator::new(with_oauth(&signer));
+    let metadata =
+        r#"resource_metadata="https://edge.example/.well-known/oauth-protected-resource/mcp", scope="mcp""#;
+    assert_eq!(challenge(&auth, &[]).await, format!(r#"Bearer realm="mcp-edge", {metadata}"#));
+    let invalid = challenge(&auth, &["Bearer wrong"]).await;
+    assert!(
+        invalid.starts_with(r#"Bearer realm="mcp-edge", error="invalid_token", error_description="#),
+        "{invalid}"
+    );
+    assert!(invalid.ends_with(metadata), "{invalid}");
+    let mut poor = claims("ann");
+    poor["scope"] = json!("openid");
+    let denied = caller(&auth, &[&format!("Bearer {}", signer.token(&poor))]).await.unwrap_err();
+    assert_eq!(denied.status, StatusCode::FORBIDDEN);
+    let challenge = denied.challenge.unwrap().to_str().unwrap().to_owned();
+    assert!(
+        challenge.contains(r#"error="insufficient_scope""#) && challenge.ends_with(metadata),
+        "{challenge}"
+    );
+    // What others write into a path stays out of it.
+    for (path, shown) in
+        [("/servers/time/mcp", "/servers/time/mcp"), ("/servers/a\"b/mcp", ""), ("/sse", "/sse")]
+    {
+        let denied = auth.authenticate(&headers(&[]), Endpoint { path, server: None }).await.unwrap_err();
+        let url = format!("https://edge.example/.well-known/oauth-protected-resource{shown}\"");
+        assert!(denied.challenge.unwrap().to_str().unwrap().contains(&url), "{path}");
+    }
+}
+
+#[tokio::test]
+async fn without_keys_nobody_is_sent_to_log_in() {
+    let signer = Signer::new("k", "ES256");
+    // Nobody listens there, and nobody fetches.
+    let keys = oauth::Source::Url("http://127.0.0.1:1/jwks".parse().unwrap());
+    let pace = oauth::Pace { wait: std::time::Duration::from_millis(1), ..oauth::Pace::default() };
+    let oauth = oauth::Config { keys, pace, ..with_keys(&[&signer]) };
+    let auth = Authenticator::new(Config { oauth: Some(oauth), ..with_oauth(&signer) });
+    let denied = caller(&auth, &[&format!("Bearer {}", signer.token(&claims("ann")))]).await.unwrap_err();
+    assert_eq!((denied.status, denied.challenge), (StatusCode::SERVICE_UNAVAILABLE, None));
+    assert!(denied.retry_after_secs.is_some());
+    assert!(caller(&auth, &["Bearer secret"]).await.is_ok(), "configured tokens need no issuer");
+    assert_eq!(caller(&auth, &["Bearer wrong"]).await.unwrap_err().status, StatusCode::UNAUTHORIZED);
+}
+
+#[tokio::test]
+async fn another_issuer_or_none_takes_back_what_its_tokens_opened() {
+    let signer = Signer::new("k", "ES256");
+    let config = with_oauth(&signer);
+    let auth = Authenticator::new(config.clone());
+    let token = format!("Bearer {}", signer.token(&claims("ann")));
+    let before = caller(&auth, &[&token]).await.unwrap();
+    let fewer = Config { tokens: Vec::new(), ..config.clone() };
+    auth.replace(fewer.clone());
+    assert!(!before.is_over(), "the same issuer goes on");
+    let other = oauth::Config { scopes: Vec::new(), ..with_keys(&[&signer]) };
+    auth.replace(Config { oauth: Some(other), ..fewer });
+    assert!(before.is_over());
+    let after = caller(&auth, &[&token]).await.unwrap();
+    auth.replace(Config { oauth: None, ..config });
+    assert!(after.is_over() && caller(&auth, &[&token]).await.is_err());
+    assert!(!auth.has_metadata());
+}
+
+#[tokio::test]
+async fn metadata_is_of_the_gateway_or_of_the_endpoint_in_the_path() {
+    let auth = Authenticator::new(with_oauth(&Signer::new("k", "ES256")));
+    let metadata = |path: &str| -> serde_json::Value {
+        serde_json::from_str(&auth.metadata(path, |path| path != "/nowhere").unwrap()).unwrap()
+    };
+    let common = json!({
+        "resource": "https://edge.example/mcp", "authorization_servers": ["https://idp.example/realms/team"],
+        "bearer_methods_supported": ["header"], "scopes_supported": ["mcp"], "resource_name": "mcp-edge",
+    });
+    assert_eq!((metadata(""), metadata("/mcp")), (common.clone(), common));
+    assert_eq!(metadata("/servers/time/mcp")["resource"], "https://edge.example/servers/time/mcp");
+    assert!(auth.metadata("/nowhere", |path| path != "/nowhere").is_none());
 }

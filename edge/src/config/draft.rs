@@ -13,7 +13,7 @@ use crate::call::ServerName;
 use crate::ops::{admin, log};
 use crate::router::names::Prefix;
 use crate::upstream::{Address, EraChoice, Isolation, Source};
-use crate::{front, listen, peer, permit, router, session, upstream};
+use crate::{auth, front, listen, peer, permit, router, session, upstream};
 
 /// Everything that can be said, with the defaults for what was not.
 pub(super) struct Draft {
@@ -42,6 +42,8 @@ pub(super) struct Draft {
     pub(super) drain: Duration,
     /// `None`: `MCP_GATEWAY_AUTH_TOKEN`, if it is set.
     pub(super) tokens: Option<Vec<TokenSource>>,
+    /// `None`: there is none. `Some(None)`: what is wrong with it has been said.
+    pub(super) oauth: Option<Option<auth::oauth::Config>>,
     /// `None`: `MCP_EDGE_KEY`, if it is set.
     pub(super) session_keys: Option<Vec<KeySource>>,
     pub(super) allow_unauthenticated: bool,
@@ -76,6 +78,7 @@ impl Default for Draft {
             // Below the 30 s that Kubernetes gives before SIGKILL.
             drain: Duration::from_secs(25),
             tokens: None,
+            oauth: None,
             session_keys: None,
             allow_unauthenticated: false,
             prefix: Prefix::default(),

@@ -12,6 +12,7 @@ use http::Uri;
 use super::draft::{Draft, ERAS, ISOLATIONS, PREFIXES, SLUG, ServerDraft, TokenSource};
 use super::holder::{self, Holder};
 use super::keys;
+use super::oauth;
 use super::problem::Problem;
 use super::reader::{At, Key, Reader};
 use super::yaml::{self, BadYaml, Value};
@@ -88,9 +89,12 @@ const CORS: &[Key<Draft>] = &[("origins", |r, at, draft| {
     draft.front.rules.origins = r.list(at).iter().filter_map(|item| origin(r, item)).collect();
 })];
 
-const AUTH: &[Key<Draft>] = &[("tokens", |r, at, draft| {
-    draft.tokens = Some(r.list(at).iter().map(|item| token(r, item)).collect());
-})];
+const AUTH: &[Key<Draft>] = &[
+    ("tokens", |r, at, draft| {
+        draft.tokens = Some(r.list(at).iter().map(|item| token(r, item)).collect());
+    }),
+    ("oauth", oauth::read),
+];
 
 const TOKEN: &[Key<TokenDraft>] = &[
     ("env", |r, at, token| token.holders.extend(r.text(at).map(Holder::Variable))),

@@ -9,6 +9,7 @@ mod file;
 mod flags;
 mod holder;
 mod keys;
+mod oauth;
 mod problem;
 mod reader;
 mod rules;

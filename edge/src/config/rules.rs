@@ -8,7 +8,7 @@ use super::draft::{Draft, ServerDraft, TokenSource};
 use super::holder::Holder;
 use super::problem::Problem;
 use super::{Config, DrainConfig, Server, Transport, env, keys};
-use crate::auth::{self, Secret, Token};
+use crate::auth::{self, Secret, Token, oauth};
 use crate::ops::busy_poll;
 use crate::router::names::Prefix;
 use crate::seal::Home;
@@ -155,19 +155,19 @@ fn authentication(
     let before = problems.len();
     let tokens = tokens(draft, env, problems);
     let address = &draft.listen.address;
-    let is_asked = draft.tokens.as_ref().is_some_and(|sources| !sources.is_empty());
+    let is_asked = draft.tokens.as_ref().is_some_and(|sources| !sources.is_empty()) || draft.oauth.is_some();
     let is_open = tokens.is_empty() && !is_asked && problems.len() == before;
     let is_reachable = draft.transport == Transport::Http && !address.is_loopback();
     if is_open && is_reachable && !draft.allow_unauthenticated {
         // A gateway hands out whatever its servers can do, so being open to a network must be said.
         let text = format!(
-            "{address} can be reached from other machines and no token is configured; set {}, or listen on \
-             127.0.0.1, or let everybody in with --allow-unauthenticated",
+            "{address} can be reached from other machines and no token is configured; set {}, or `auth.oauth` in the \
+             file, or listen on 127.0.0.1, or let everybody in with --allow-unauthenticated",
             env::TOKEN
         );
         problems.push(Problem::new("listen", text));
     }
-    auth::Config { allow_unauthenticated: is_open, tokens }
+    auth::Config { allow_unauthenticated: is_open, tokens, oauth: draft.oauth.clone().flatten() }
 }
 
 fn tokens(draft: &Draft, env: impl Fn(&str) -> Option<String>, problems: &mut Vec<Problem>) -> Vec<Token> {
@@ -198,6 +198,13 @@ fn tokens(draft: &Draft, env: impl Fn(&str) -> Option<String>, problems: &mut Ve
             }
             Some(Some(secret)) => {
                 let principal = source.principal.clone().unwrap_or_else(|| PRINCIPAL.to_owned());
+                if principal.starts_with(oauth::PREFIX) {
+                    let text = format!(
+                        "stands for `{principal}`; names that begin with `{}` are those of `auth.oauth`",
+                        oauth::PREFIX
+                    );
+                    problem(&text);
+                }
                 tokens.push(Token { secret, principal });
             }
         }

@@ -23,6 +23,7 @@ mod legacy;
 mod listen;
 mod listening;
 mod media;
+mod metadata;
 mod metrics;
 mod modern;
 mod older;
@@ -72,7 +73,7 @@ use self::park::Park;
 use self::refusal::Refusal;
 use self::route::{Door, Route};
 use self::tasks::Tasks;
-use crate::auth::Authenticator;
+use crate::auth::{Authenticator, Endpoint};
 use crate::call::{Caller, ServerName};
 use crate::error::Error;
 use crate::ops::drain::DrainWatch;
@@ -249,6 +250,7 @@ impl Front {
             }
             Route::Health => plain(&method, StatusCode::OK, "ok"),
             Route::Ready => self.ready(&method),
+            Route::Metadata(about) => metadata::answer(&self, &method, about),
             Route::To(..) | Route::Nothing => not_found("nothing is served at this path").into_response(),
         };
         self.rooms.metrics.response(response.status());
@@ -282,8 +284,13 @@ impl Front {
     where
         B: HttpBody<Data = Bytes>,
     {
-        knock.door.check_method(&knock.method, &knock.headers)?;
-        let caller = self.rooms.auth.authenticate(&knock.headers)?;
+        let checked = knock.door.check_method(&knock.method, &knock.headers);
+        // Where there is a challenge to find, clients may look for it by GET, before they have a session.
+        let may_look = knock.method == Method::GET && self.rooms.auth.has_metadata();
+        let checked = if may_look { checked } else { Ok(checked?) };
+        let at = Endpoint { path: &knock.door.endpoint(knock.uri.path()), server: knock.slug };
+        let caller = self.rooms.auth.authenticate(&knock.headers, at).await?;
+        checked?;
         self.known(knock, caller, self.rooms.peers.as_ref(), body).await
     }
 

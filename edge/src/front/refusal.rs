@@ -14,7 +14,7 @@ use wire::id::RequestId;
 use wire::splice::{COPIED_BYTES, Parts};
 
 use super::body::{Body, ReadError};
-use crate::auth::Unauthorized;
+use crate::auth::Denied;
 
 /// See the module. Boxed, because it is the rare side of every `Result` here.
 #[derive(Clone, Debug)]
@@ -123,11 +123,15 @@ impl Refusal {
     }
 }
 
-impl From<Unauthorized> for Refusal {
+impl From<Denied> for Refusal {
     // RFC 9110 §11.6.1: a 401 says how to authenticate
-    fn from(refused: Unauthorized) -> Self {
-        Self::new(StatusCode::UNAUTHORIZED, code::INVALID_REQUEST, refused.message)
-            .with_header(WWW_AUTHENTICATE, refused.challenge)
+    fn from(denied: Denied) -> Self {
+        let Denied { status, challenge, retry_after_secs, message } = denied;
+        let refusal = Self::new(status, code::INVALID_REQUEST, message).with_retry_after(retry_after_secs);
+        match challenge {
+            Some(challenge) => refusal.with_header(WWW_AUTHENTICATE, challenge),
+            None => refusal,
+        }
     }
 }
 

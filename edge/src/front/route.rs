@@ -1,10 +1,14 @@
 //! Where a path leads, and which HTTP methods a door takes.
 
+use std::borrow::Cow;
+
 use http::{HeaderMap, Method};
 use wire::mcp::version::looks_modern;
 
 use super::headers;
 use super::refusal::Refusal;
+use crate::auth::oauth::WELL_KNOWN;
+use crate::call::ServerName;
 
 /// What a path leads to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,6 +17,8 @@ pub(super) enum Route<'a> {
     To(Door, Option<&'a str>),
     Health,
     Ready,
+    /// Where tokens are to be had for the endpoint at this path, or for the gateway if it is empty.
+    Metadata(&'a str),
     Nothing,
 }
 
@@ -32,6 +38,9 @@ pub(super) enum Door {
 impl<'a> Route<'a> {
     pub(super) fn of(path: &'a str) -> Self {
         let path = path.strip_suffix('/').unwrap_or(path);
+        if let Some(about) = path.strip_prefix(WELL_KNOWN) {
+            return Self::Metadata(about);
+        }
         let scoped = path.strip_prefix("/servers/").and_then(|rest| rest.split_once('/'));
         match (path, scoped) {
             ("/health", _) => Self::Health,
@@ -48,7 +57,24 @@ impl<'a> Route<'a> {
     }
 }
 
+/// Whether clients connect to this path: that of a transport, to all servers or to what may be the name of one. Whether it
+/// is one is not told to whoever has not shown who he is.
+pub(super) fn is_endpoint(path: &str) -> bool {
+    let is_name = |slug: &str| ServerName::parse(slug).is_some();
+    matches!(Route::of(path), Route::To(Door::Mcp | Door::Sse, slug) if slug.is_none_or(is_name))
+}
+
 impl Door {
+    /// The endpoint that a client connects to who comes here: there is its token for.
+    pub(super) fn endpoint(self, path: &str) -> Cow<'_, str> {
+        let path = path.strip_suffix('/').unwrap_or(path);
+        match self {
+            Self::Mcp | Self::Sse => path.into(),
+            Self::Call => path.strip_suffix("/call").unwrap_or(path).into(),
+            Self::Messages => format!("{}sse", path.strip_suffix("messages").unwrap_or(path)).into(),
+        }
+    }
+
     fn of(name: &str) -> Option<Self> {
         match name {
             "mcp" => Some(Self::Mcp),

@@ -13,7 +13,7 @@ mod home;
 mod key;
 #[cfg(test)]
 mod tests;
-mod text;
+pub mod text;
 
 use std::fmt;
 use std::sync::Arc;

@@ -1,7 +1,7 @@
 //! base64url without padding (RFC 4648 §5), strictly: each byte string has exactly one text.
 
 /// The text of `bytes`.
-pub(super) fn encode(bytes: &[u8]) -> String {
+pub fn encode(bytes: &[u8]) -> String {
     let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
     for chunk in bytes.chunks(3) {
         let mut bits = 0_u32;
@@ -15,7 +15,7 @@ pub(super) fn encode(bytes: &[u8]) -> String {
 }
 
 /// The bytes of `text`; `None` if it is not what [`encode`] writes.
-pub(super) fn decode(text: &str) -> Option<Vec<u8>> {
+pub fn decode(text: &str) -> Option<Vec<u8>> {
     let (whole, rest) = text.as_bytes().as_chunks();
     let mut bytes = Vec::with_capacity(text.len() / 4 * 3 + 2);
     for chunk in whole {

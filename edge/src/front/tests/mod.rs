@@ -7,6 +7,7 @@ mod calls;
 mod door;
 mod http_sse;
 mod listen;
+mod oauth;
 mod parked;
 mod pipe;
 mod plain;
@@ -129,6 +130,7 @@ struct Setting {
     sessions: session::Config,
     permits: permit::Config,
     tokens: Vec<(&'static str, &'static str)>,
+    oauth: Option<auth::oauth::Config>,
 }
 
 impl Stage {
@@ -146,7 +148,8 @@ impl Stage {
             secret: Secret::parse(secret).unwrap(),
             principal: principal.to_owned(),
         });
-        let auth = auth::Config { tokens: tokens.collect(), allow_unauthenticated: true };
+        let auth =
+            auth::Config { tokens: tokens.collect(), oauth: setting.oauth, allow_unauthenticated: true };
         let watch: DrainWatch = drain.watch();
         let rooms = Rooms {
             gateway: script.clone(),

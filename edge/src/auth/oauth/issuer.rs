@@ -1,0 +1,231 @@
+//! Fetches the keys of an issuer: from where the configuration says, or from where its metadata leads.
+//!
+//! Guarantees: nothing is read but under TLS or from this machine, no redirect is followed, and answers are bounded in bytes
+//! and time. It must not know tokens.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use http::Uri;
+use serde_json::Value;
+
+use super::keys::Keys;
+use super::resource::is_secure;
+use crate::ops::visit::{Trouble, fetch};
+
+/// The authorization server, by the name that its tokens bear.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Issuer(String);
+
+/// A URL to read keys from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeysUrl(Uri);
+
+/// Where the keys of the issuer are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// Where its metadata says.
+    Found,
+    /// There.
+    Url(KeysUrl),
+    /// They are these, from a file.
+    File(Keys),
+}
+
+/// Why there are no keys, in one sentence.
+#[derive(Debug)]
+pub struct NoKeys(String);
+
+impl Issuer {
+    /// As configured.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for Issuer {
+    type Err = String;
+
+    // RFC 8414 §2: https, no query, no fragment
+    fn from_str(text: &str) -> Result<Self, String> {
+        let is_url = |uri: Uri| uri.scheme().is_some() && uri.host().is_some_and(|host| !host.is_empty());
+        let fits = text.parse().is_ok_and(is_url);
+        if !fits || text.contains(['?', '#', '@']) {
+            return Err(format!(
+                "`{text}` is no issuer: https://, a host, perhaps a path, and no query, fragment or user; it is what \
+                 `iss` says in its tokens, to the letter"
+            ));
+        }
+        is_secure(text).map_err(|why| format!("`{text}` {why}"))?;
+        Ok(Self(text.to_owned()))
+    }
+}
+
+impl FromStr for KeysUrl {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let uri = text.parse().map_err(|_| format!("`{text}` is no URL"))?;
+        is_secure(text).map_err(|why| format!("`{text}` {why}"))?;
+        Ok(Self(uri))
+    }
+}
+
+impl Source {
+    /// The keys, as they are now, and where they are.
+    ///
+    /// # Errors
+    /// Why there are none.
+    pub async fn keys(
+        &self,
+        issuer: &Issuer,
+        authorities: Option<PathBuf>,
+    ) -> Result<(Keys, String), NoKeys> {
+        let url = match self {
+            Self::File(keys) => return Ok((keys.clone(), "the file".to_owned())),
+            Self::Url(KeysUrl(url)) => url.clone(),
+            Self::Found => find(issuer, authorities.clone()).await?,
+        };
+        let because = |why: &dyn fmt::Display| NoKeys(format!("{url}: {why}"));
+        let document =
+            fetch(&url, authorities, PATIENCE, LARGEST).await.map_err(|trouble| because(&trouble))?;
+        if !document.status.is_success() {
+            return Err(because(&format_args!("it answers {}", document.status)));
+        }
+        let keys = Keys::of(&document.body).map_err(|why| because(&why))?;
+        Ok((keys, url.to_string()))
+    }
+}
+
+/// Asks the issuer for its metadata, wherever issuers keep it.
+async fn find(issuer: &Issuer, authorities: Option<PathBuf>) -> Result<Uri, NoKeys> {
+    let mut said = Vec::new();
+    for url in metadata_urls(issuer) {
+        let document = match fetch(&url, authorities.clone(), PATIENCE, LARGEST).await {
+            Ok(document) => document,
+            // Somebody who is not there is at no other path either.
+            Err(trouble @ (Trouble::UnknownName(_) | Trouble::NobodyThere { .. } | Trouble::Tls(_))) => {
+                return Err(NoKeys(format!("{url}: {trouble}")));
+            }
+            Err(trouble) => {
+                said.push(format!("{url}: {trouble}"));
+                continue;
+            }
+        };
+        if document.status.is_success() && document.body.is_object() {
+            return keys_url(issuer, &document.body).map_err(|why| NoKeys(format!("{url}: {why}")));
+        }
+        said.push(format!("{url} answers {}", document.status));
+    }
+    Err(NoKeys(format!("{}; where its keys are can be said as `auth.oauth.keys.url`", said.join("; "))))
+}
+
+/// In the order in which clients ask, too.
+// MCP 2025-11-25 basic/authorization, Authorization Server Metadata Discovery
+fn metadata_urls(Issuer(issuer): &Issuer) -> Vec<Uri> {
+    let Ok(uri) = issuer.parse::<Uri>() else { return Vec::new() };
+    let origin = format!(
+        "{}://{}",
+        uri.scheme_str().unwrap_or("https"),
+        uri.authority().map_or("", |authority| authority.as_str())
+    );
+    let path = uri.path().trim_end_matches('/');
+    let (oauth, oidc) = ("/.well-known/oauth-authorization-server", "/.well-known/openid-configuration");
+    let mut urls = vec![format!("{origin}{oauth}{path}"), format!("{origin}{oidc}{path}")];
+    if !path.is_empty() {
+        urls.push(format!("{origin}{path}{oidc}"));
+    }
+    urls.into_iter().filter_map(|url| url.parse().ok()).collect()
+}
+
+fn keys_url(issuer: &Issuer, metadata: &Value) -> Result<Uri, String> {
+    let text = |name| metadata.get(name).and_then(Value::as_str);
+    // RFC 8414 §3.3, OIDC Discovery §4.3: else it is the metadata of somebody else
+    match text("issuer") {
+        Some(said) if said == issuer.0 => {}
+        Some(said) => {
+            return Err(format!(
+                "it is of the issuer `{said}`, and not of `{}`; both must be the same to the letter",
+                issuer.0
+            ));
+        }
+        None => return Err("it names no issuer".to_owned()),
+    }
+    let url = text("jwks_uri").ok_or("it does not say where its keys are (`jwks_uri`)")?;
+    let KeysUrl(url) = url.parse().map_err(|why| format!("`jwks_uri`: {why}"))?;
+    Ok(url)
+}
+
+impl fmt::Display for NoKeys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// The longest wait for one document. 10 s: longer than any that answers takes, and the next attempt comes soon.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// The largest document that is read. 1 MiB: a hundred times a usual one.
+const LARGEST: usize = 1 << 20;
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn metadata_is_looked_for_where_issuers_keep_it() {
+        let urls = |issuer: &str| -> Vec<String> {
+            metadata_urls(&issuer.parse().unwrap()).iter().map(ToString::to_string).collect()
+        };
+        assert_eq!(
+            urls("https://idp.example/realms/team"),
+            [
+                "https://idp.example/.well-known/oauth-authorization-server/realms/team",
+                "https://idp.example/.well-known/openid-configuration/realms/team",
+                "https://idp.example/realms/team/.well-known/openid-configuration",
+            ]
+        );
+        assert_eq!(
+            urls("https://idp.example:8443/"),
+            [
+                "https://idp.example:8443/.well-known/oauth-authorization-server",
+                "https://idp.example:8443/.well-known/openid-configuration",
+            ]
+        );
+    }
+
+    #[test]
+    fn metadata_of_somebody_else_leads_nowhere() {
+        let issuer: Issuer = "https://idp.example".parse().unwrap();
+        let url = |metadata: Value| keys_url(&issuer, &metadata).map(|url| url.to_string());
+        let keys = "https://keys.example/jwks";
+        assert_eq!(url(json!({"issuer": "https://idp.example", "jwks_uri": keys})).unwrap(), keys);
+        for (metadata, why) in [
+            (json!({"issuer": "https://idp.example/", "jwks_uri": keys}), "to the letter"),
+            (json!({"issuer": "https://evil.example", "jwks_uri": keys}), "evil.example"),
+            (json!({"jwks_uri": keys}), "names no issuer"),
+            (json!({"issuer": "https://idp.example"}), "jwks_uri"),
+            (json!({"issuer": "https://idp.example", "jwks_uri": "http://10.0.0.1/jwks"}), "https://"),
+            (json!({"issuer": "https://idp.example", "jwks_uri": "file:///etc/passwd"}), "no URL"),
+        ] {
+            let said = url(metadata.clone()).unwrap_err();
+            assert!(said.contains(why), "{metadata}: {said}");
+        }
+    }
+
+    #[test]
+    fn an_issuer_is_a_url_under_tls() {
+        for text in
+            ["", "idp", "https://", "https://idp/?a", "https://idp/#a", "https://u@idp/", "/realms/team"]
+        {
+            assert!(Issuer::from_str(text).unwrap_err().contains("no issuer"), "{text}");
+        }
+        assert!(Issuer::from_str("http://idp.example").unwrap_err().contains("https://"));
+        assert!(Issuer::from_str("http://127.0.0.1:9/realms/a").is_ok());
+        assert!(KeysUrl::from_str("http://idp.example/jwks").unwrap_err().contains("https://"));
+        assert!(KeysUrl::from_str("jwks.json").unwrap_err().contains("https://"));
+    }
+}

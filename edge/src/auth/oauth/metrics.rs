@@ -1,0 +1,68 @@
+//! What is counted of keys and tokens. What is refused is counted with all other credentials.
+
+use std::sync::atomic::AtomicU64;
+
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+
+use super::keys::Keys;
+use super::unix_now;
+
+/// See the module.
+#[derive(Clone, Debug, Default)]
+pub struct Metrics {
+    fetches: Counter,
+    failures: Counter,
+    keys: Gauge,
+    fetched: Gauge<u64, AtomicU64>,
+    forgotten: Counter,
+}
+
+impl Metrics {
+    /// Registers under the process's prefix.
+    pub fn register(&self, registry: &mut Registry) {
+        registry.register(
+            "oauth_key_fetches",
+            "Times the keys of the issuer were asked for",
+            self.fetches.clone(),
+        );
+        registry.register(
+            "oauth_key_fetch_failures",
+            "Of these, those that brought none: the log says why; the keys from before stay in force",
+            self.failures.clone(),
+        );
+        registry.register(
+            "oauth_keys",
+            "Keys of the issuer that tokens are checked with; with none of them, all tokens of its are answered 503",
+            self.keys.clone(),
+        );
+        registry.register(
+            "oauth_keys_fetched_timestamp_seconds",
+            "When they came; if that is long ago, the issuer is away, and a new key of its would not be known",
+            self.fetched.clone(),
+        );
+        registry.register(
+            "oauth_tokens_forgotten",
+            "Verified tokens, valid still, that made room for others and are verified anew when they come again",
+            self.forgotten.clone(),
+        );
+    }
+
+    pub(super) fn fetches(&self) {
+        self.fetches.inc();
+    }
+
+    pub(super) fn failed(&self) {
+        self.failures.inc();
+    }
+
+    pub(super) fn has(&self, keys: Option<&Keys>) {
+        self.keys.set(keys.map_or(0, |keys| i64::try_from(keys.len()).unwrap_or(i64::MAX)));
+        self.fetched.set(keys.map_or(0, |_| unix_now()));
+    }
+
+    pub(super) fn forgot(&self, tokens: usize) {
+        self.forgotten.inc_by(tokens as u64);
+    }
+}

@@ -1,0 +1,194 @@
+//! Tokens signed for the test, and an issuer that comes and goes.
+
+use serde_json::Value;
+use testkit::issuer::{self, Signer, base64url, key_set, now, part};
+
+use super::*;
+
+const EDGE: &str = "https://edge.example/mcp";
+
+/// What the claims of the tests are made for.
+pub(crate) fn config() -> Config {
+    Config {
+        audience: vec!["api://further".to_owned()],
+        scopes: vec!["mcp".to_owned()],
+        ..Config::new(EDGE.parse().unwrap(), "https://idp.example/realms/team".parse().unwrap())
+    }
+}
+
+/// The same with these keys.
+pub(crate) fn with_keys(signers: &[&Signer]) -> Config {
+    Config { keys: Source::File(Keys::of(&key_set(signers)).unwrap()), ..config() }
+}
+
+/// What a good token says.
+pub(crate) fn claims(subject: &str) -> Value {
+    json!({
+        "iss": "https://idp.example/realms/team", "aud": EDGE, "sub": subject, "scope": "mcp",
+        "exp": now() + 60,
+    })
+}
+
+fn authority(signers: &[&Signer]) -> Authority {
+    Authority::new(with_keys(signers), Metrics::default())
+}
+
+fn fault(authority: &Authority, token: &str) -> Fault {
+    authority.caller(token.as_bytes(), None).unwrap_err()
+}
+
+#[tokio::test]
+async fn tokens_of_every_algorithm_are_verified() {
+    for algorithm in
+        ["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "EdDSA", "Ed25519"]
+    {
+        let (signer, other) = (Signer::new("k", algorithm), Signer::new("o", "ES256"));
+        let authority = authority(&[&other, &signer]);
+        let token = signer.token(&claims("ann"));
+        let caller =
+            authority.caller(token.as_bytes(), None).unwrap_or_else(|fault| panic!("{algorithm}: {fault:?}"));
+        assert_eq!(&**caller.principal(), "oauth:ann");
+        let (signed, signature) = token.rsplit_once('.').unwrap();
+        let forged = signed.replace(&part(&claims("ann")), &part(&claims("eve")));
+        assert_ne!(forged, signed);
+        assert_eq!(fault(&authority, &format!("{forged}.{signature}")), Fault::Signature, "{algorithm}");
+        for signature in ["", "AA", &base64url(&[0; 64]), &base64url(&[0; 96]), &base64url(&[0; 256])] {
+            assert_eq!(fault(&authority, &format!("{signed}.{signature}")), Fault::Signature, "{algorithm}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_token_cannot_say_how_it_is_to_be_verified() {
+    let (rsa, ec) = (Signer::new("rsa", "RS256"), Signer::new("ec", "ES256"));
+    let authority = authority(&[&rsa, &ec]);
+    let unsigned = format!("{}.{}.", part(&json!({"alg": "none"})), part(&claims("eve")));
+    assert_eq!(fault(&authority, &unsigned), Fault::Algorithm);
+    // The public key as the secret of an HMAC: whatever the signature, nobody computes it here.
+    for alg in ["HS256", "HS512"] {
+        let token = rsa.sign(&json!({"alg": alg, "kid": "rsa"}), &claims("eve"));
+        assert_eq!(fault(&authority, &token), Fault::Algorithm, "{alg}");
+    }
+    // A key of one kind under the algorithm of another.
+    for (signer, alg, id) in
+        [(&ec, "RS256", "ec"), (&rsa, "ES256", "rsa"), (&ec, "ES384", "ec"), (&ec, "EdDSA", "ec")]
+    {
+        let token = signer.sign(&json!({"alg": alg, "kid": id}), &claims("eve"));
+        assert_eq!(fault(&authority, &token), Fault::Key, "{alg} {id}");
+    }
+    // A padding that was not signed with.
+    let token = rsa.sign(&json!({"alg": "PS256", "kid": "rsa"}), &claims("eve"));
+    assert_eq!(fault(&authority, &token), Fault::Signature);
+    // Keys of its own.
+    let own = Signer::new("own", "ES256");
+    for header in [
+        json!({"alg": "ES256", "jwk": own.public()}),
+        json!({"alg": "ES256", "kid": "own", "jku": "https://evil.example/jwks"}),
+        json!({"alg": "ES256", "kid": "ec", "jwk": own.public()}),
+    ] {
+        let why = fault(&authority, &own.sign(&header, &claims("eve")));
+        assert!(matches!(why, Fault::Key | Fault::Signature), "{header}: {why:?}");
+    }
+}
+
+#[tokio::test]
+async fn claims_count_only_under_a_signature_and_scopes_last() {
+    let signer = Signer::new("k", "ES256");
+    let authority = authority(&[&signer]);
+    let with = |name: &str, value: Value| {
+        let mut claims = claims("ann");
+        claims[name] = value;
+        claims
+    };
+    for (claims, why) in [
+        (with("iss", json!("https://evil.example")), Fault::Issuer),
+        (with("aud", json!("https://other.example")), Fault::Audience),
+        (with("exp", json!(now() - 31)), Fault::Expired),
+        (with("nbf", json!(now() + 60)), Fault::NotYet),
+        (with("sub", json!("a\nb")), Fault::Principal),
+        (with("scope", json!("other")), Fault::Scope),
+        (with("exp", json!("soon")), Fault::Malformed),
+    ] {
+        assert_eq!(fault(&authority, &signer.token(&claims)), why, "{claims}");
+    }
+    // Whoever cannot sign does not hear which scopes would do.
+    let stranger = Signer::new("k", "ES256");
+    assert_eq!(fault(&authority, &stranger.token(&with("scope", json!("other")))), Fault::Signature);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_known_token_is_not_verified_again_until_it_runs_out() {
+    let signer = Signer::new("k", "ES256");
+    let authority = authority(&[&signer]);
+    let token = signer.token(&claims("ann"));
+    let caller = authority.caller(token.as_bytes(), None).unwrap();
+    // Without keys nothing can be verified.
+    *authority.keys.write().unwrap() = None;
+    assert_eq!(authority.caller(token.as_bytes(), Some("time")).unwrap(), caller);
+    assert!(!caller.is_over());
+    tokio::time::advance(Duration::from_secs(60 + LEEWAY_SECS)).await;
+    assert!(caller.is_over());
+    assert_eq!(fault(&authority, &token), Fault::NoKeys, "it has to be looked at anew");
+}
+
+#[tokio::test]
+async fn a_token_for_one_server_counts_there_known_or_not() {
+    let signer = Signer::new("k", "ES256");
+    let authority = authority(&[&signer]);
+    let mut claims = claims("ann");
+    claims["aud"] = json!("https://edge.example/servers/time/mcp");
+    let token = signer.token(&claims);
+    for _ in 0..2 {
+        assert!(authority.caller(token.as_bytes(), Some("time")).is_ok());
+        assert_eq!(authority.caller(token.as_bytes(), Some("other")), Err(Fault::Audience));
+        assert_eq!(authority.caller(token.as_bytes(), None), Err(Fault::Audience));
+    }
+}
+
+/// An authority whose issuer is at hand, with no time between fetches.
+async fn with_issuer(signers: &[&Signer], between: Duration) -> (Arc<Authority>, issuer::Issuer) {
+    let issuer = issuer::Issuer::start(signers).await;
+    let pace = Pace { between, ..Pace::default() };
+    let config = Config { pace, ..Config::new(EDGE.parse().unwrap(), issuer.name().parse().unwrap()) };
+    (Arc::new(Authority::new(config, Metrics::default())), issuer)
+}
+
+fn kept_fresh(authority: &Arc<Authority>) -> tokio_util::task::AbortOnDropHandle<()> {
+    let authority = authority.clone();
+    tokio_util::task::AbortOnDropHandle::new(tokio::spawn(async move { authority.keep_fresh().await }))
+}
+
+#[tokio::test]
+async fn keys_are_found_fetched_and_replaced_while_old_tokens_go() {
+    let (old, new) = (Signer::new("old", "ES256"), Signer::new("new", "EdDSA"));
+    let (authority, issuer) = with_issuer(&[&old], Duration::ZERO).await;
+    let token = |signer: &Signer| signer.token(&issuer.claims(EDGE, "ann"));
+    let (of_old, of_new) = (token(&old), token(&new));
+    assert_eq!(fault(&authority, &of_old), Fault::NoKeys);
+    let _keeping = kept_fresh(&authority);
+    assert!(authority.news().await, "the first client waits for the first keys");
+    assert!(authority.caller(of_old.as_bytes(), None).is_ok());
+    assert_eq!(fault(&authority, &of_new), Fault::Key);
+    issuer.publish(&[&new]);
+    assert!(authority.news().await);
+    assert!(authority.caller(of_new.as_bytes(), None).is_ok());
+    assert_eq!(fault(&authority, &of_old), Fault::Key, "known as it was, its key counts no longer");
+    // An issuer that is away, or answers nonsense, takes no keys with it.
+    issuer.publish(&[]);
+    assert!(authority.news().await, "a fetch has ended");
+    assert!(authority.caller(token(&new).as_bytes(), None).is_ok());
+}
+
+#[tokio::test]
+async fn strange_keys_do_not_hammer_the_issuer() {
+    let signer = Signer::new("k", "ES256");
+    let (authority, issuer) = with_issuer(&[&signer], Duration::from_secs(30)).await;
+    let _keeping = kept_fresh(&authority);
+    assert!(authority.news().await);
+    for number in 0..100 {
+        let stranger = Signer::new(&format!("strange-{number}"), "ES256");
+        assert_eq!(fault(&authority, &stranger.token(&issuer.claims(EDGE, "eve"))), Fault::Key);
+        assert!(!authority.news().await, "nobody waits, either");
+    }
+    assert_eq!(issuer.fetches(), 1);
+}
