@@ -259,8 +259,13 @@ impl Edge {
     }
 
     /// Starts this command of an edge, the addresses added, and waits until it is alive.
-    pub async fn start_with(mut command: Command) -> Edge {
-        let (address, admin) = (free_address(), free_address());
+    pub async fn start_with(command: Command) -> Edge {
+        Edge::start_at(command, free_address()).await
+    }
+
+    /// The same, for clients at this address.
+    pub async fn start_at(mut command: Command, address: SocketAddr) -> Edge {
+        let admin = free_address();
         command.arg("--listen").arg(address.to_string()).arg("--admin").arg(admin.to_string());
         let mut edge = Edge { process: Process::start(command), address, admin };
         eventually("the edge to be alive", async || {

@@ -89,8 +89,8 @@ impl Source {
             Self::Found => find(issuer, authorities.clone()).await?,
         };
         let because = |why: &dyn fmt::Display| NoKeys(format!("{url}: {why}"));
-        let document =
-            fetch(&url, authorities, PATIENCE, LARGEST).await.map_err(|trouble| because(&trouble))?;
+        let fetched = fetch(&url, authorities, PATIENCE, LARGEST).await;
+        let document = fetched.map_err(|trouble| because(&words(&trouble)))?;
         if !document.status.is_success() {
             return Err(because(&format_args!("it answers {}", document.status)));
         }
@@ -107,10 +107,10 @@ async fn find(issuer: &Issuer, authorities: Option<PathBuf>) -> Result<Uri, NoKe
             Ok(document) => document,
             // Somebody who is not there is at no other path either.
             Err(trouble @ (Trouble::UnknownName(_) | Trouble::NobodyThere { .. } | Trouble::Tls(_))) => {
-                return Err(NoKeys(format!("{url}: {trouble}")));
+                return Err(NoKeys(format!("{url}: {}", words(&trouble))));
             }
             Err(trouble) => {
-                said.push(format!("{url}: {trouble}"));
+                said.push(format!("{url}: {}", words(&trouble)));
                 continue;
             }
         };
@@ -120,6 +120,14 @@ async fn find(issuer: &Issuer, authorities: Option<PathBuf>) -> Result<Uri, NoKe
         said.push(format!("{url} answers {}", document.status));
     }
     Err(NoKeys(format!("{}; where its keys are can be said as `auth.oauth.keys.url`", said.join("; "))))
+}
+
+/// In the words of a visit, but for its advice about edges.
+fn words(trouble: &Trouble) -> String {
+    match trouble {
+        Trouble::NobodyThere { address } => format!("nobody listens at {address}"),
+        other => other.to_string(),
+    }
 }
 
 /// In the order in which clients ask, too.
