@@ -3,6 +3,7 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "the helpers of a test are test code")]
 
+mod oauth;
 mod secrets;
 
 use std::collections::HashSet;
