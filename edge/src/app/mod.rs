@@ -133,7 +133,9 @@ impl App {
     pub async fn run(self, stop: impl Future<Output = Stop>, reload: Reload) {
         let watch = self.drain.watch();
         self.servers.start();
-        watch.spawn(self.auth.keep_fresh(watch.clone()));
+        if matches!(self.door, Door::Http(_)) {
+            watch.spawn(self.auth.keep_fresh(watch.clone()));
+        }
         watch.spawn(self.reloader.run(reload, watch.clone()));
         watch.spawn(self.busy_poll.run(watch.clone()));
         let open = self.door.serve(self.front, self.permits, &watch);

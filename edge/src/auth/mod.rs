@@ -94,6 +94,7 @@ impl Authenticator {
     pub fn new(config: Config) -> Self {
         let metrics = Metrics::default();
         let holders = Holders::of(config, &metrics);
+        metrics.oauth.has(holders.authority.as_deref().and_then(Authority::keys).as_deref());
         let authority = watch::Sender::new(holders.authority.clone());
         Self { shared: Arc::new(Shared { holders: RwLock::new(holders), authority, metrics }) }
     }
@@ -104,7 +105,16 @@ impl Authenticator {
         let mut holders = self.shared.holders.write().unwrap_or_else(PoisonError::into_inner);
         next.take_over(&holders);
         *holders = next;
-        self.shared.authority.send_replace(holders.authority.clone());
+        let now = &holders.authority;
+        self.shared.authority.send_if_modified(|current| {
+            // One that goes on is left in peace.
+            let is_other = current.as_ref().map(Arc::as_ptr) != now.as_ref().map(Arc::as_ptr);
+            if is_other {
+                current.clone_from(now);
+                self.shared.metrics.oauth.has(now.as_deref().and_then(Authority::keys).as_deref());
+            }
+            is_other
+        });
     }
 
     /// Keeps the keys of the authorization server fresh, whichever is configured, until the process stops.

@@ -120,6 +120,14 @@ async fn refusals_are_counted_by_reason() {
     assert!(text.contains(r#"auth_refused_total{reason="unknown"} 2"#), "{text}");
 }
 
+fn metric(auth: &Authenticator, name: &str) -> String {
+    let (mut registry, mut text) = (Registry::default(), String::new());
+    auth.metrics().register(&mut registry);
+    prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    line.unwrap_or_default().to_owned()
+}
+
 /// Beside a configured token.
 fn with_oauth(signer: &Signer) -> Config {
     let token = Token { secret: Secret::parse("secret").unwrap(), principal: "default".into() };
@@ -198,6 +206,7 @@ async fn another_issuer_or_none_takes_back_what_its_tokens_opened() {
     let fewer = Config { tokens: Vec::new(), ..config.clone() };
     auth.replace(fewer.clone());
     assert!(!before.is_over(), "the same issuer goes on");
+    assert_eq!(metric(&auth, "oauth_keys"), "1", "and so does what is told of it");
     let other = oauth::Config { scopes: Vec::new(), ..with_keys(&[&signer]) };
     auth.replace(Config { oauth: Some(other), ..fewer });
     assert!(before.is_over());
@@ -205,6 +214,7 @@ async fn another_issuer_or_none_takes_back_what_its_tokens_opened() {
     auth.replace(Config { oauth: None, ..config });
     assert!(after.is_over() && caller(&auth, &[&token]).await.is_err());
     assert!(!auth.has_metadata());
+    assert_eq!(metric(&auth, "oauth_keys"), "0");
 }
 
 #[tokio::test]

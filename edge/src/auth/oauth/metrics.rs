@@ -16,7 +16,7 @@ pub struct Metrics {
     failures: Counter,
     keys: Gauge,
     fetched: Gauge<u64, AtomicU64>,
-    forgotten: Counter,
+    pub(super) forgotten: Counter,
 }
 
 impl Metrics {
@@ -57,12 +57,8 @@ impl Metrics {
         self.failures.inc();
     }
 
-    pub(super) fn has(&self, keys: Option<&Keys>) {
+    pub(in crate::auth) fn has(&self, keys: Option<&Keys>) {
         self.keys.set(keys.map_or(0, |keys| i64::try_from(keys.len()).unwrap_or(i64::MAX)));
         self.fetched.set(keys.map_or(0, |_| unix_now()));
-    }
-
-    pub(super) fn forgot(&self, tokens: usize) {
-        self.forgotten.inc_by(tokens as u64);
     }
 }

@@ -147,12 +147,11 @@ impl Authority {
             Source::File(keys) => Some(Arc::new(keys.clone())),
             Source::Found | Source::Url(_) => None,
         };
-        metrics.has(keys.as_deref());
         // It runs from the start, so that the first clients wait for it.
         let fetches = Fetches { is_running: keys.is_none(), ..Fetches::default() };
         Self {
             keys: RwLock::new(keys),
-            known: Known::new(config.tokens),
+            known: Known::new(config.tokens, metrics.forgotten.clone()),
             revocation: Revocation::default(),
             asked: Notify::new(),
             fetches: watch::Sender::new(fetches),
@@ -163,21 +162,22 @@ impl Authority {
 
     /// Whose token this is, if it counts at the endpoint of `server` or, without one, at that of all servers.
     pub(super) fn caller(&self, token: &[u8], server: Option<&str>) -> Result<Caller, Fault> {
-        let digest = digest_of(token);
-        if let Some((caller, counts)) = self.known.find(&digest, server) {
+        let (digest, now) = (digest_of(token), unix_now());
+        if let Some((caller, counts)) = self.known.find(&digest, server, now) {
             return if counts { Ok(caller) } else { Err(Fault::Audience) };
         }
         let keys = self.keys();
-        let verified = self.verify(token, keys.as_deref(), unix_now())?;
+        let verified = self.verify(token, keys.as_deref(), now)?;
         let (caller, counts) = (verified.caller.clone(), verified.reach.covers(server));
-        self.metrics.forgot(self.known.put(digest, verified));
+        self.known.put(digest, verified);
         if keys.as_ref().map(Arc::as_ptr) != self.keys().as_ref().map(Arc::as_ptr) {
             self.known.clear(); // others came meanwhile, and what these have verified may count no longer
         }
         if counts { Ok(caller) } else { Err(Fault::Audience) }
     }
 
-    fn keys(&self) -> Option<Arc<Keys>> {
+    /// Those that are in force.
+    pub(super) fn keys(&self) -> Option<Arc<Keys>> {
         self.keys.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -190,9 +190,10 @@ impl Authority {
         let how = (jwt.header.algorithm, jwt.header.key_id.as_deref());
         keys.verify(how, jwt.signed, &jwt.signature)?;
         let principal = claims.grant(&self.config)?;
-        let left = Duration::from_secs((terms.expires.saturating_add(LEEWAY_SECS) - now).min(LONGEST_SECS));
-        let caller = Caller::until(principal, self.revocation.clone(), Instant::now() + left);
-        Ok(Verified { caller, reach: terms.reach })
+        let left = terms.expires.saturating_add(LEEWAY_SECS).saturating_sub(now).min(LONGEST_SECS);
+        let ends = Instant::now() + Duration::from_secs(left);
+        let caller = Caller::until(principal, self.revocation.clone(), ends);
+        Ok(Verified { caller, ends: now.saturating_add(left), reach: terms.reach })
     }
 
     /// Waits for keys that may be news, if there may be any; whether there were.

@@ -55,6 +55,13 @@ impl FromStr for Resource {
             )
         })?;
         is_secure(text).map_err(|why| format!("`{text}` {why}"))?;
+        if let Some((_, server)) = path.rsplit_once("/servers/")
+            && matches!(server.split_once('/'), Some((_, "mcp" | "sse")))
+        {
+            return Err(format!(
+                "`{text}` is one server of this gateway; name the gateway: what ends in /mcp without it"
+            ));
+        }
         let prefix = DOORS.iter().find_map(|door| path.strip_suffix(door)).unwrap_or(&path);
         Ok(Self {
             text: text.to_owned(),
@@ -238,6 +245,8 @@ mod tests {
         ] {
             assert!(Resource::from_str(text).unwrap_err().contains("no URI"), "{text}");
         }
+        let one = Resource::from_str("https://edge.example/servers/time/mcp").unwrap_err();
+        assert!(one.contains("one server"), "{one}");
         assert!(Resource::from_str("http://edge.example/mcp").unwrap_err().contains("https://"));
         for text in ["http://127.0.0.1:8811/mcp", "http://localhost/mcp", "http://[::1]:1/mcp"] {
             assert_eq!(resource(text).as_str(), text);

@@ -192,3 +192,15 @@ async fn strange_keys_do_not_hammer_the_issuer() {
     }
     assert_eq!(issuer.fetches(), 1);
 }
+
+#[tokio::test]
+async fn a_document_without_end_is_none_and_the_keys_before_it_stay() {
+    let (signer, endless) = (Signer::new("k", "ES256"), Signer::new(&"k".repeat(1 << 20), "ES256"));
+    let (authority, issuer) = with_issuer(&[&signer], Duration::ZERO).await;
+    let _keeping = kept_fresh(&authority);
+    assert!(authority.news().await);
+    issuer.publish(&[&endless]);
+    assert!(authority.news().await, "a fetch has ended");
+    assert_eq!(issuer.fetches(), 2);
+    assert!(authority.caller(signer.token(&issuer.claims(EDGE, "ann")).as_bytes(), None).is_ok());
+}
