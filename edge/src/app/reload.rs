@@ -117,8 +117,8 @@ impl Reloader {
     /// It must not be taken by a process that listens where this one does.
     fn take(&mut self, config: &Config) -> Result<(), String> {
         if !config.auth.asks() && !self.may_be_open {
-            let why = "auth: no token is left, and no `oauth`, and this process can be reached from other machines; give it one, or \
-                       start it anew where it listens on 127.0.0.1";
+            let why = "auth: no token is left, and this process can be reached from other machines; give it one, or \
+                       `oauth`, or start it anew where it listens on 127.0.0.1";
             return Err(why.to_owned());
         }
         self.stale.set(0);
