@@ -10,7 +10,11 @@
 )]
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer as Authority, KeyPair};
+use rustls::ServerConfig;
+use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use serde_json::{Value, json};
 use testkit::client::Client;
 use testkit::http::{Request, Response};
@@ -20,8 +24,11 @@ use testkit::real::{self, node, part};
 use testkit::script::Script;
 use testkit::scripted::Listener;
 use testkit::{GUARD, eventually};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
 use tokio::process::Command;
 use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
 
 const CONFIGURED: &str = "a-token-of-the-configuration";
 /// What the edge is called by those who make tokens, wherever it listens: as behind a proxy.
@@ -309,4 +316,96 @@ async fn a_dry_run_says_what_it_found_of_the_keys() {
     issuer.publish(&[]);
     let (went_well, report) = run().await;
     assert!(!went_well && report.contains("no keys (") && report.contains("auth.oauth.keys.url"), "{report}");
+}
+
+/// An issuer under TLS: its name, and the file of the authority that made out its certificate.
+async fn issuer_under_tls(scratch: &Scratch, keys: Value) -> String {
+    let mut params = CertificateParams::new(Vec::new()).unwrap();
+    params.distinguished_name.push(DnType::CommonName, "an authority for the tests");
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let key = KeyPair::generate().unwrap();
+    scratch.write("ca.pem", &params.self_signed(&key).unwrap().pem());
+    let authority = Authority::new(params, key);
+    let key = KeyPair::generate().unwrap();
+    let certificate = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+    let certificate = certificate.signed_by(&key, &authority).unwrap().der().clone();
+    let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
+    let config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate], key)
+        .unwrap();
+    let (acceptor, listener) =
+        (TlsAcceptor::from(Arc::new(config)), TcpListener::bind("127.0.0.1:0").await.unwrap());
+    let name = format!("https://localhost:{}", listener.local_addr().unwrap().port());
+    let issuer = name.clone();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let Ok(mut stream) = acceptor.accept(stream).await else { continue };
+            let mut request = Vec::new();
+            while !request.ends_with(b"\r\n\r\n") {
+                if !matches!(stream.read_buf(&mut request).await, Ok(bytes) if bytes > 0) {
+                    break;
+                }
+            }
+            let path = String::from_utf8_lossy(&request).split(' ').nth(1).unwrap_or_default().to_owned();
+            let (status, more, body) = match path.as_str() {
+                "/.well-known/oauth-authorization-server" => {
+                    ("200 OK", "", json!({"issuer": issuer, "jwks_uri": format!("{issuer}/jwks")}))
+                }
+                "/jwks" => ("200 OK", "", keys.clone()),
+                "/moved" => ("302 Found", "Location: /jwks\r\n", keys.clone()),
+                _ => ("404 Not Found", "", Value::Null),
+            };
+            let body = body.to_string();
+            let head = format!(
+                "HTTP/1.1 {status}\r\n{more}Connection: close\r\nContent-Length: {}\r\n\r\n",
+                body.len()
+            );
+            let _ = stream.write_all(format!("{head}{body}").as_bytes()).await;
+            let _ = stream.shutdown().await;
+        }
+    });
+    name
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_come_under_tls_from_whom_the_authority_vouches_for_and_from_nowhere_else() {
+    let (signer, scratch) = (Signer::new("k", "ES384"), Scratch::new());
+    let issuer = issuer_under_tls(&scratch, testkit::issuer::key_set(&[&signer])).await;
+    let text = |more: &str| {
+        format!(
+            "auth: {{oauth: {{resource: \"{PUBLIC}\", issuer: \"{issuer}\"{more}}}}}\nservers: {{time: {{address: \"127.0.0.1:1\"}}}}\n"
+        )
+    };
+    for (more, found) in [
+        (", ca: ca.pem", "1 keys (from https://localhost:"),
+        ("", "its certificate is from nobody we trust"),
+        (&format!(", ca: ca.pem, keys: {{url: \"{issuer}/moved\"}}"), "it answers 302 Found"),
+        (
+            &format!(", ca: ca.pem, keys: {{url: \"{}/jwks\"}}", issuer.replace("localhost", "127.0.0.1")),
+            "not for 127.0.0.1",
+        ),
+    ] {
+        let file = scratch.write("dry.yaml", &text(more));
+        // Whatever this machine trusts, it is not the authority of the test.
+        let output = Command::new(binary("mcp-edge"))
+            .arg("--dry-run")
+            .arg("--config")
+            .arg(file)
+            .output()
+            .await
+            .unwrap();
+        let report = String::from_utf8(output.stdout).unwrap();
+        assert!(report.contains(found), "{more}: {report}");
+    }
+    let stage = Stage::start_with(
+        scratch,
+        &text(", ca: ca.pem").split_inclusive('\n').next().unwrap().to_owned(),
+        &[],
+    )
+    .await;
+    let claims = json!({"iss": issuer, "aud": PUBLIC, "sub": "ann", "exp": now() + 60});
+    stage.takes(&signer.token(&claims)).await;
 }
