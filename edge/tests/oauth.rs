@@ -400,12 +400,8 @@ async fn keys_come_under_tls_from_whom_the_authority_vouches_for_and_from_nowher
         let report = String::from_utf8(output.stdout).unwrap();
         assert!(report.contains(found), "{more}: {report}");
     }
-    let stage = Stage::start_with(
-        scratch,
-        &text(", ca: ca.pem").split_inclusive('\n').next().unwrap().to_owned(),
-        &[],
-    )
-    .await;
+    let stage =
+        Stage::start_with(scratch, text(", ca: ca.pem").split_inclusive('\n').next().unwrap(), &[]).await;
     let claims = json!({"iss": issuer, "aud": PUBLIC, "sub": "ann", "exp": now() + 60});
     stage.takes(&signer.token(&claims)).await;
 }

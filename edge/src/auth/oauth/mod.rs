@@ -209,7 +209,9 @@ impl Authority {
         if !seen.is_running && !is_due {
             return false;
         }
-        self.asked.notify_one();
+        if !seen.is_running {
+            self.asked.notify_one();
+        }
         let ended = fetches.wait_for(|now| now.ended > seen.ended);
         timeout(self.config.pace.wait, ended).await.is_ok_and(|ended| ended.is_ok())
     }
