@@ -57,6 +57,9 @@ pub trait Server: Dispatch {
     /// The roots of a session's client changed: tells the connection that the session has open, if any.
     fn roots_changed(&self, session: &SessionKey);
 
+    /// These principals may use it no longer: what is theirs alone ends, connections with the calls that they have.
+    fn take_back(&self, is_denied: &dyn Fn(&str) -> bool);
+
     /// The session wishes another level of log messages: tells the connection that it has open, if any.
     fn tell_level(&self, session: &SessionKey);
 
@@ -144,6 +147,8 @@ pub enum Affinity {
 pub struct SessionKey {
     /// Unique in this process for its whole life.
     pub number: u64,
+    /// Who opened it, and the only one it serves.
+    pub caller: Caller,
     /// Cancelled when the session ends; its connections close then.
     pub ended: CancellationToken,
     /// Takes what the session's own connections say outside any call, and what they ask then. Its other end

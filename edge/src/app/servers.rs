@@ -119,7 +119,8 @@ impl Servers {
             };
             placed.push(place);
         }
-        self.router.reconfigure(placed.iter().map(Placed::entry).collect());
+        let policy = config.router.policy.as_deref();
+        self.router.reconfigure(placed.iter().map(Placed::entry).collect(), policy);
         for Placed { pool, gone, .. } in new {
             refresh::follow(&self.router, pool, gone);
         }

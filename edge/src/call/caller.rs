@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::time::Instant;
@@ -18,6 +18,8 @@ struct Proof {
     ends: Option<Instant>,
     /// Whether the credentials were shown to another replica, which alone knows how long they hold.
     vouched: bool,
+    /// See [`Caller::standing`]: the edition in the upper half.
+    standing: AtomicU64,
 }
 
 /// Takes back what callers proved; all who share it at once.
@@ -49,17 +51,32 @@ impl Caller {
             revocation: Revocation::default(),
             ends: None,
             vouched: true,
+            standing: AtomicU64::new(0),
         };
         Self(Arc::new(proof))
     }
 
     fn of(principal: Arc<str>, revocation: Revocation, ends: Option<Instant>) -> Self {
-        Self(Arc::new(Proof { principal, revocation, ends, vouched: false }))
+        let standing = AtomicU64::new(0);
+        Self(Arc::new(Proof { principal, revocation, ends, vouched: false, standing }))
     }
 
     /// The name the credentials map to; never the credential.
     pub fn principal(&self) -> &Arc<str> {
         &self.0.principal
+    }
+
+    /// What `find` says of this principal, a number that means something in this `edition` of whatever it is looked up
+    /// in. Asked once, as long as the edition stays; editions are counted from 1.
+    pub fn standing(&self, edition: u32, find: impl FnOnce(&str) -> u32) -> u32 {
+        // One word, so that no number is ever read with another edition.
+        let known = self.0.standing.load(Ordering::Relaxed);
+        if known >> 32 == u64::from(edition) {
+            return u32::try_from(known & u64::from(u32::MAX)).unwrap_or(u32::MAX);
+        }
+        let found = find(self.principal());
+        self.0.standing.store((u64::from(edition) << 32) | u64::from(found), Ordering::Relaxed);
+        found
     }
 
     /// What was proved holds no longer: streams that stay open end.

@@ -68,15 +68,15 @@ pub(super) fn open(front: &Front, arrival: &Arrival) -> Result<(Arc<Session>, Pa
         scope: arrival.scope.clone(),
         version,
         client: Arc::new(client),
-        seen: *gateway.changes(arrival.scope.as_ref()).borrow(),
+        changes: gateway.changes(&arrival.caller, arrival.scope.as_ref()),
     })?;
     let mut result = json!({
         "protocolVersion": version.as_str(),
         "capabilities": capabilities(version),
         "serverInfo": front.config.identity(),
     });
-    if let (Some(text), Some(result)) = (gateway.instructions(arrival.scope.as_ref()), result.as_object_mut())
-    {
+    let instructions = gateway.instructions(&arrival.caller, arrival.scope.as_ref());
+    if let (Some(text), Some(result)) = (instructions, result.as_object_mut()) {
         result.insert("instructions".to_owned(), text.into());
     }
     Ok((session, own_result(message, result.to_string())))
@@ -169,7 +169,7 @@ pub(super) fn open_stream(
 
 /// What belongs to no call of this session.
 pub(super) fn listen(front: &Front, session: &Arc<Session>) -> Reader {
-    let (changes, drain) = (front.rooms.gateway.changes(session.scope()), front.rooms.drain.clone());
+    let (changes, drain) = (session.changes(), front.rooms.drain.clone());
     session.listen(|strayed| Box::new(Listening::new(session.clone(), strayed, changes, drain)))
 }
 

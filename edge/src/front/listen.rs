@@ -107,7 +107,7 @@ pub(super) fn start(front: &Front, arrival: Arrival, client: Client) -> Result<L
         rooms.permits.metrics().hit(Bound::Subscriptions);
         return Err(Error { blame: Blame::Downstream, ..Bound::Subscriptions.refusal() }.into());
     }
-    let mut changes = rooms.gateway.changes(scope.as_ref());
+    let mut changes = rooms.gateway.changes(&caller, scope.as_ref());
     // From here on nothing is missed.
     let told = *changes.borrow_and_update();
     let (responder, heard) = reply();

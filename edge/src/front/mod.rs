@@ -306,8 +306,9 @@ impl Front {
         B: HttpBody<Data = Bytes>,
     {
         let Knock { door, method, slug, uri, headers } = knock;
-        let server =
-            |slug| self.rooms.gateway.server(slug).ok_or_else(|| not_found("no server of that name"));
+        let server = |slug| {
+            self.rooms.gateway.server(&caller, slug).ok_or_else(|| not_found("no server of that name"))
+        };
         let scope = slug.map(server).transpose()?;
         match (door, method) {
             (Door::Sse, _) => {

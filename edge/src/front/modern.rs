@@ -104,7 +104,7 @@ fn begin(front: &Front, arrival: Arrival, method: Method, client: Client) -> Res
     }
     let Arrival { caller, scope, room, message } = arrival;
     if method == Method::Discover {
-        let result = discover_result(front, scope.as_ref());
+        let result = discover_result(front, (&caller, scope.as_ref()));
         return Ok(Begun::Answered(refusal::message(message.id(), "result", Parts::from(result))));
     }
     if is_of_tasks(method)
@@ -206,13 +206,14 @@ async fn check_params(front: &Front, headers: &HeaderMap, arrival: &Arrival) -> 
     // The router is gone with the process only.
     let _ = settled.wait_for(|settled| *settled).await;
     // An unknown tool is refused by the router, which knows the words for it.
-    let Some(mirrored) = front.rooms.gateway.mirrored(arrival.scope.as_ref(), &tool) else { return Ok(()) };
+    let (gateway, scope) = (&front.rooms.gateway, arrival.scope.as_ref());
+    let Some(mirrored) = gateway.mirrored(&arrival.caller, scope, &tool) else { return Ok(()) };
     let unreadable = |error| front.unreadable(&error);
     headers::check_params(headers, &arrival.message, &mirrored, (&front.config.limits, unreadable))
 }
 
 // MCP 2026-07-28 server/discover
-fn discover_result(front: &Front, scope: Option<&ServerName>) -> Bytes {
+fn discover_result(front: &Front, (caller, scope): (&Caller, Option<&ServerName>)) -> Bytes {
     let mut result = json!({
         "resultType": "complete",
         "supportedVersions": [LATEST_MODERN.as_str()],
@@ -230,7 +231,7 @@ fn discover_result(front: &Front, scope: Option<&ServerName>) -> Bytes {
         "_meta": { meta::SERVER_INFO: front.config.identity() },
     });
     if let (Some(instructions), Some(result)) =
-        (front.rooms.gateway.instructions(scope), result.as_object_mut())
+        (front.rooms.gateway.instructions(caller, scope), result.as_object_mut())
     {
         result.insert("instructions".to_owned(), instructions.into());
     }

@@ -10,9 +10,11 @@ use wire::limits::Limits;
 use wire::mcp::list::Item;
 use wire::mcp::mirror::Mirrored;
 
+use super::granted::Access;
 use super::lineup::Lineup;
 use super::mend::Faults;
 use super::names::{self, Names, Offer, Prefix};
+use super::policy::Grant;
 use super::render::{self, Rendered};
 use super::template::{Candidate, Reading, TEMPLATES, Template};
 use crate::call::{List, ServerName};
@@ -144,8 +146,10 @@ pub struct Surface {
 /// All views.
 #[derive(Debug, Default)]
 pub struct Catalog {
-    /// The servers it is of.
+    /// The servers that it shows.
     pub(super) lineup: Arc<Lineup>,
+    /// What it shows to whom.
+    pub(super) access: Access,
     /// What it is built from, by number.
     pub(super) parts: Vec<Option<Arc<Part>>>,
     /// The names as they were given out by then, and how often they were given out anew.
@@ -235,15 +239,21 @@ impl Surface {
 }
 
 impl Catalog {
-    /// Builds all views. `given` learns the names that this round gives out.
-    pub fn build(members: &[Member<'_>], given: &mut GivenNames, terms: &Terms) -> Self {
+    /// Builds all views. `given` learns the names that this round gives out. With a `grant` only what it allows is in
+    /// them; names are given out among all.
+    pub fn build(
+        members: &[Member<'_>],
+        given: &mut GivenNames,
+        terms: &Terms,
+        grant: Option<&Grant>,
+    ) -> Self {
         let mut catalog = Self { completes: vec![true; numbers(members)], ..Self::default() };
         for member in members {
             if let Some(completes) = catalog.completes.get_mut(member.number) {
                 *completes = member.part.is_none_or(|part| part.completes);
             }
         }
-        let mut builder = Builder::new(members, terms);
+        let mut builder = Builder::new(members, terms, grant);
         builder.tools(&mut given.tools, &mut catalog);
         builder.prompts(&mut given.prompts, &mut catalog);
         builder.resources(&mut catalog);
@@ -264,6 +274,8 @@ struct Builder<'a> {
     /// The slugs by number.
     slugs: Vec<Option<&'a ServerName>>,
     terms: &'a Terms,
+    /// What may be seen; `None`: everything.
+    grant: Option<&'a Grant>,
     all: Draft,
     alone: Vec<Draft>,
 }
@@ -272,10 +284,12 @@ struct Builder<'a> {
 struct Draft {
     surface: Surface,
     items: [Vec<Bytes>; 4],
+    /// Names of what may not be seen: they lead nowhere, and no alias takes them.
+    hidden: HashSet<(List, String)>,
 }
 
 impl<'a> Builder<'a> {
-    fn new(members: &'a [Member<'a>], terms: &'a Terms) -> Self {
+    fn new(members: &'a [Member<'a>], terms: &'a Terms, grant: Option<&'a Grant>) -> Self {
         let (mut alone, mut slugs) = (Vec::new(), vec![None; numbers(members)]);
         alone.resize_with(slugs.len(), Draft::default);
         for member in members {
@@ -283,7 +297,11 @@ impl<'a> Builder<'a> {
                 *slug = Some(member.name);
             }
         }
-        Self { members, slugs, terms, all: Draft::default(), alone }
+        Self { members, slugs, terms, grant, all: Draft::default(), alone }
+    }
+
+    fn sees(&self, member: &Member<'_>) -> bool {
+        self.grant.is_none_or(|grant| grant.servers.has_server(member.name.as_str()))
     }
 
     fn parts(&self) -> impl Iterator<Item = (usize, &'a Member<'a>, &'a Part)> + use<'a> {
@@ -304,8 +322,12 @@ impl<'a> Builder<'a> {
             shown.iter().map(|(_, member, tools)| member.offer(tools.iter().map(|(item, _)| item))).collect();
         let assigned = names.assign(&offers);
         catalog.contested += assigned.contested;
-        for ((server, _, tools), public) in shown.iter().zip(assigned.public) {
+        for ((server, member, tools), public) in shown.iter().zip(assigned.public) {
             for ((item, mirrored), public) in tools.iter().zip(public) {
+                if self.grant.is_some_and(|grant| !grant.has_tool(member.name.as_str(), &item.key)) {
+                    self.hide(List::Tools, public);
+                    continue;
+                }
                 let route = Route { server: *server, rename: None, mirrored: mirrored.clone() };
                 self.add(List::Tools, item, public, &route);
             }
@@ -317,9 +339,14 @@ impl<'a> Builder<'a> {
         let offers: Vec<_> = parts.iter().map(|(_, member, part)| member.offer(&part.prompts)).collect();
         let assigned = names.assign(&offers);
         catalog.contested += assigned.contested;
-        for ((server, _, part), public) in parts.iter().zip(assigned.public) {
+        for ((server, member, part), public) in parts.iter().zip(assigned.public) {
             let route = Route { server: *server, rename: None, mirrored: Arc::default() };
+            let sees = self.sees(member);
             for (item, public) in part.prompts.iter().zip(public) {
+                if !sees {
+                    self.hide(List::Prompts, public);
+                    continue;
+                }
                 self.add(List::Prompts, item, public, &route);
             }
         }
@@ -335,8 +362,10 @@ impl<'a> Builder<'a> {
         }
         let own_name = || Some(render::string_token(&item.key));
         if let Some(Some(slug)) = self.slugs.get(route.server) {
-            let alias = names::prefixed(slug, &item.key);
-            self.all.table(list).entry(alias).or_insert_with(|| to(own_name()));
+            let alias = (list, names::prefixed(slug, &item.key));
+            if !self.all.hidden.contains(&alias) {
+                self.all.table(list).entry(alias.1).or_insert_with(|| to(own_name()));
+            }
         }
         if let Some(public) = public {
             self.all.items(list).push(render::renamed(item, &public));
@@ -345,8 +374,19 @@ impl<'a> Builder<'a> {
         }
     }
 
+    /// Keeps a public name from leading anywhere, as the alias of another item might.
+    fn hide(&mut self, list: List, public: Option<String>) {
+        if let Some(public) = public {
+            self.all.table(list).remove(&public);
+            self.all.hidden.insert((list, public));
+        }
+    }
+
     fn resources(&mut self, catalog: &mut Catalog) {
-        for (n, _, part) in self.parts() {
+        for (n, member, part) in self.parts() {
+            if !self.sees(member) {
+                continue;
+            }
             for item in &part.resources {
                 if let Some(alone) = self.alone.get_mut(n) {
                     alone.surface.resources.insert(item.key.clone(), n);
@@ -378,6 +418,9 @@ impl<'a> Builder<'a> {
     fn instructions(&mut self) {
         let mut all = String::new();
         for (n, member, part) in self.parts() {
+            if !self.sees(member) {
+                continue;
+            }
             let Some(own) = part.instructions.as_deref().filter(|text| !text.is_empty()) else { continue };
             if let Some(alone) = self.alone.get_mut(n) {
                 alone.surface.instructions = Some(own.to_owned());
@@ -391,7 +434,8 @@ impl<'a> Builder<'a> {
 
     fn render(self) -> (Surface, Vec<Arc<Surface>>) {
         // A list that lacks a server, or a part of one, is asked for again soon.
-        let whole = self.members.iter().all(|member| member.part.is_some_and(|part| part.unread.is_empty()));
+        let mut members = self.members.iter().filter(|member| self.sees(member));
+        let whole = members.all(|member| member.part.is_some_and(|part| part.unread.is_empty()));
         let fresh_ms = if whole { self.terms.fresh_ms } else { 0 };
         let finish = |draft: Draft| {
             let mut surface = draft.surface;

@@ -51,6 +51,12 @@ impl Lineup {
         self.order == other.order && prefixes(self) == prefixes(other)
     }
 
+    /// Those of which `keeps` says yes, under their numbers.
+    pub(super) fn limited_to(&self, keeps: impl Fn(&ServerName) -> bool) -> Self {
+        let kept = |entry: &Option<Entry>| entry.clone().filter(|entry| keeps(&entry.name));
+        Self { entries: self.entries.iter().map(kept).collect(), order: self.order.clone() }
+    }
+
     /// A server that is configured.
     pub(super) fn get(&self, number: usize) -> Option<&Entry> {
         self.entries.get(number)?.as_ref()

@@ -6,10 +6,13 @@
 //! eras.
 
 pub mod catalog;
+pub mod glob;
+mod granted;
 mod lineup;
 mod mend;
 pub mod names;
 mod own;
+pub mod policy;
 mod publish;
 pub mod refresh;
 pub mod render;
@@ -31,41 +34,46 @@ use tokio::sync::watch;
 use wire::limits::Limits;
 use wire::mcp::mirror::Mirrored;
 
-use crate::call::{Call, Dispatch, Next, Reply, Responder, ServerName, SessionKey, Subscriber, reply};
+use crate::call::{
+    Call, Caller, Dispatch, Next, Reply, Responder, ServerName, SessionKey, Subscriber, reply,
+};
 use crate::error::{Blame, Error, Kind};
 use crate::ops::drain::DrainWatch;
 use crate::permit::RETRY_AFTER;
-use catalog::{Catalog, Surface};
+use catalog::{Catalog, Terms};
 use lineup::Lineup;
+use policy::Rule;
 use publish::State;
 use seen::{SEEN_URIS, Seen};
-use subscribe::News;
+use subscribe::{Ears, News};
 use views::Views;
 
 pub use lineup::Entry;
 pub use subscribe::Accepted;
 
 /// All configured servers as one. Answers the four list methods itself, routes tools, prompts, resources
-/// and completions; every other method is its caller's business.
+/// and completions; every other method is its caller's business. What the policy denies a caller is to that caller as if
+/// it were not there.
 pub trait Gateway: Dispatch {
-    /// The configured server of this slug, for `/servers/{slug}/…`.
-    fn server(&self, slug: &str) -> Option<ServerName>;
+    /// The server of this slug that `caller` may use, for `/servers/{slug}/…`.
+    fn server(&self, caller: &Caller, slug: &str) -> Option<ServerName>;
 
     /// Whether public names have been given out; before that no list is the truth.
     fn settled(&self) -> watch::Receiver<bool>;
 
     /// What the servers (or the one in scope) tell a model about their use.
-    fn instructions(&self, scope: Option<&ServerName>) -> Option<String>;
+    fn instructions(&self, caller: &Caller, scope: Option<&ServerName>) -> Option<String>;
 
     /// The parameters of this public tool that a modern client repeats in `Mcp-Param-*` headers. `None` when
     /// the tool is unknown.
-    fn mirrored(&self, scope: Option<&ServerName>, tool: &str) -> Option<Arc<[Mirrored]>>;
+    fn mirrored(&self, caller: &Caller, scope: Option<&ServerName>, tool: &str) -> Option<Arc<[Mirrored]>>;
 
     /// The roots of a session's client changed, which its servers may want to hear.
     fn roots_changed(&self, session: &SessionKey);
 
-    /// How often the rendered lists changed, of all servers together or of the one in scope.
-    fn changes(&self, scope: Option<&ServerName>) -> watch::Receiver<ListChanges>;
+    /// How often the rendered lists changed that `caller` sees, of all servers together or of the one in scope. Counted
+    /// while somebody has what is returned.
+    fn changes(&self, caller: &Caller, scope: Option<&ServerName>) -> watch::Receiver<ListChanges>;
 
     /// Has `subscriber` hear of these resources, as far as their servers agree in time; resolves with those that do.
     fn subscribe(&self, subscriber: Subscriber, scope: Option<ServerName>, uris: Vec<String>) -> Accepted;
@@ -90,6 +98,8 @@ pub struct Config {
     pub names_settle: Duration,
     /// The only tools to show, by own or public name; `None` shows all (`--tools`).
     pub tools: Option<HashSet<String>>,
+    /// What each principal may use; `None`: everything.
+    pub policy: Option<Vec<Rule>>,
     /// How long modern clients may keep a list. 30 s: legacy servers announce changes, but a client without
     /// a stream to us would not hear of them.
     pub fresh: Duration,
@@ -108,6 +118,7 @@ impl Default for Config {
         Self {
             names_settle: Duration::from_secs(15),
             tools: None,
+            policy: None,
             fresh: Duration::from_secs(30),
             refresh_gap: Duration::from_millis(500),
             view_bytes: 64 << 20,
@@ -124,6 +135,7 @@ pub struct Metrics {
     listing_failures: Counter,
     session_lists_refused: Counter,
     templates_unmatched: Gauge,
+    policy_denied: Counter,
 }
 
 impl Metrics {
@@ -154,6 +166,11 @@ impl Metrics {
             "Resource templates that no URI is held against: those of a server past its first 1,000",
             self.templates_unmatched.clone(),
         );
+        registry.register(
+            "policy_denied",
+            "Calls that `policy` kept from what is there; who was denied what is in the log at level debug",
+            self.policy_denied.clone(),
+        );
     }
 }
 
@@ -174,11 +191,13 @@ pub struct Router {
 
 struct Shared {
     config: Config,
+    terms: Terms,
     metrics: Metrics,
     seen: Arc<Seen>,
     drain: DrainWatch,
     settled: watch::Sender<bool>,
     news: News,
+    ears: Ears,
     /// What single sessions see.
     views: Views,
     state: Mutex<State>,
@@ -189,7 +208,14 @@ struct Shared {
 impl Router {
     /// A router that knows of no name yet; [`refresh`] brings them.
     pub fn new(config: Config, servers: Vec<Entry>, metrics: Metrics, drain: DrainWatch) -> Self {
+        let terms = Terms {
+            tools: config.tools.clone(),
+            fresh_ms: u32::try_from(config.fresh.as_millis()).unwrap_or(u32::MAX),
+            limits: config.limits.clone(),
+        };
+        let policy = config.policy.clone();
         let shared = Shared {
+            terms,
             views: Views::new(config.view_bytes),
             config,
             metrics,
@@ -197,18 +223,24 @@ impl Router {
             drain,
             settled: watch::Sender::new(servers.is_empty()),
             news: News::default(),
+            ears: Ears::default(),
             state: Mutex::default(),
             catalog: RwLock::default(),
         };
-        shared.reconfigure(servers);
+        shared.reconfigure(servers, policy.as_deref());
         Self { shared: Arc::new(shared) }
     }
 
     /// Serves these servers from now on, in this order. Whoever was there before goes on undisturbed; a server that is
-    /// another one under its name shows what that one did until it is listed. Names are given out anew.
-    pub fn reconfigure(&self, servers: Vec<Entry>) {
-        if self.shared.reconfigure(servers) {
+    /// another one under its name shows what that one did until it is listed. Names are given out anew, unless they are
+    /// the same servers. With them comes what principals may use of them, so that no call sees one without the other.
+    pub fn reconfigure(&self, servers: Vec<Entry>, policy: Option<&[Rule]>) {
+        let changed = self.shared.reconfigure(servers, policy);
+        if changed.servers {
             refresh::settle(self);
+        }
+        if changed.policy {
+            granted::take_back(self);
         }
     }
 
@@ -243,15 +275,9 @@ impl Shared {
         self.lineup().number(name.as_str())
     }
 
-    /// The view a call may use, and the number of the only server it may reach.
-    fn surface<'c>(
-        &self,
-        catalog: &'c Catalog,
-        scope: Option<&ServerName>,
-    ) -> Option<(&'c Surface, Option<usize>)> {
-        let Some(scope) = scope else { return Some((&catalog.all, None)) };
-        let index = catalog.lineup.number(scope.as_str())?;
-        Some((catalog.alone.get(index)?.as_ref(), Some(index)))
+    /// What `caller` sees now, unless it is a session that sees something else.
+    fn catalog_for(&self, caller: &Caller) -> Arc<Catalog> {
+        self.catalog().seen_by(caller, &self.terms)
     }
 
     /// Names are not given out yet: the call waits for them, at most `names_settle`.
@@ -316,35 +342,40 @@ impl Dispatch for Router {
 }
 
 impl Gateway for Router {
-    fn server(&self, slug: &str) -> Option<ServerName> {
-        let lineup = self.shared.lineup();
-        lineup.number(slug).and_then(|number| lineup.get(number)).map(|entry| entry.name.clone())
+    fn server(&self, caller: &Caller, slug: &str) -> Option<ServerName> {
+        let of = |lineup: &Lineup| lineup.get(lineup.number(slug)?).map(|entry| entry.name.clone());
+        let catalog = self.shared.catalog_for(caller);
+        let found = of(&catalog.lineup);
+        if found.is_none()
+            && let Some(denied) = of(catalog.configured())
+        {
+            self.shared.denied(caller, (&denied, None));
+        }
+        found
     }
 
     fn settled(&self) -> watch::Receiver<bool> {
         self.shared.settled.subscribe()
     }
 
-    fn instructions(&self, scope: Option<&ServerName>) -> Option<String> {
-        let catalog = self.shared.catalog();
-        let (surface, _) = self.shared.surface(&catalog, scope)?;
-        surface.instructions().map(str::to_owned)
+    fn instructions(&self, caller: &Caller, scope: Option<&ServerName>) -> Option<String> {
+        let catalog = self.shared.catalog_for(caller);
+        catalog.sight(scope)?.surface.instructions().map(str::to_owned)
     }
 
-    fn mirrored(&self, scope: Option<&ServerName>, tool: &str) -> Option<Arc<[Mirrored]>> {
-        let catalog = self.shared.catalog();
-        let (surface, _) = self.shared.surface(&catalog, scope)?;
-        surface.tool(tool).map(|route| route.mirrored.clone())
+    fn mirrored(&self, caller: &Caller, scope: Option<&ServerName>, tool: &str) -> Option<Arc<[Mirrored]>> {
+        let catalog = self.shared.catalog_for(caller);
+        catalog.sight(scope)?.surface.tool(tool).map(|route| route.mirrored.clone())
     }
 
     fn roots_changed(&self, session: &SessionKey) {
-        for (_, entry) in self.shared.lineup().iter() {
+        for (_, entry) in self.shared.catalog_for(&session.caller).lineup.iter() {
             entry.server.roots_changed(session);
         }
     }
 
-    fn changes(&self, scope: Option<&ServerName>) -> watch::Receiver<ListChanges> {
-        self.shared.news.follow(scope)
+    fn changes(&self, caller: &Caller, scope: Option<&ServerName>) -> watch::Receiver<ListChanges> {
+        self.shared.news.follow(caller, scope)
     }
 
     fn subscribe(&self, subscriber: Subscriber, scope: Option<ServerName>, uris: Vec<String>) -> Accepted {
@@ -354,9 +385,14 @@ impl Gateway for Router {
 
 /// The caller named something that no server has.
 fn unknown(what: &str, name: &str, list: &str) -> Error {
-    let name: String = name.chars().take(NAME_CHARS).collect();
+    let name = abridged(name);
     let message = format!("no server offers {what} '{name}'; {list} shows what there is");
     Error::new(Kind::InvalidParams, Blame::Downstream, message)
+}
+
+/// As much of a caller's own word as is repeated.
+fn abridged(name: &str) -> String {
+    name.chars().take(NAME_CHARS).collect()
 }
 
 /// Characters of a caller's own word that an error repeats: enough to recognise it.

@@ -68,8 +68,10 @@ impl Shared {
     pub(super) fn when_looked(self: Arc<Self>, call: Call) -> Reply {
         let Affinity::Session(session) = call.affinity.clone() else { return self.route(call) };
         let view = self.view(&session);
-        let servers: Vec<usize> =
-            session.announced.servers().iter().filter_map(|name| self.index(name)).collect();
+        // What a server says that the caller may not use changes nothing that is waited for.
+        let lineup = self.catalog_for(&session.caller).lineup.clone();
+        let announced = session.announced.servers();
+        let servers: Vec<usize> = announced.iter().filter_map(|name| lineup.number(name.as_str())).collect();
         // Nobody waits twice for a server that does not answer.
         let servers: Vec<usize> = servers.into_iter().filter(|server| !view.is_late(*server)).collect();
         if servers.is_empty() {

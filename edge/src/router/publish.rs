@@ -3,9 +3,11 @@
 
 use std::sync::{Arc, MutexGuard, PoisonError};
 
-use super::catalog::{Catalog, GivenNames, Member, Part, Terms};
+use super::catalog::{Catalog, GivenNames, Member, Part};
+use super::granted::Access;
 use super::lineup::{Entry, Lineup};
 use super::mend::Fault;
+use super::policy::{Policy, Rule};
 use super::template::TEMPLATES;
 use super::{Complaints, Shared};
 use crate::call::{List, ServerName};
@@ -16,6 +18,7 @@ use crate::error::Error;
 pub(super) struct State {
     /// As configured; calls see those of the catalog.
     pub(super) lineup: Arc<Lineup>,
+    policy: Arc<Policy>,
     /// How often that changed.
     configured: u64,
     /// How often names were given out.
@@ -25,6 +28,13 @@ pub(super) struct State {
     pub(super) given: Arc<GivenNames>,
     /// New servers are heard before names are given out anew, and until then nothing changes.
     waits: bool,
+}
+
+/// What a new configuration brought.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Changed {
+    pub(super) servers: bool,
+    pub(super) policy: bool,
 }
 
 /// How far the listing of one server has come.
@@ -79,16 +89,11 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The servers that have never listed.
-    pub(super) fn unheard(&self) -> Vec<ServerName> {
+    /// The servers among these that have never listed.
+    pub(super) fn unheard(&self, among: &Lineup) -> Vec<ServerName> {
         let state = self.lock_state();
         let is_heard = |number: usize| matches!(state.parts.get(number), Some(Listing::Listed(_)));
-        state
-            .lineup
-            .iter()
-            .filter(|(number, _)| !is_heard(*number))
-            .map(|(_, entry)| entry.name.clone())
-            .collect()
+        among.iter().filter(|(number, _)| !is_heard(*number)).map(|(_, entry)| entry.name.clone()).collect()
     }
 
     /// See [`super::Router::complaints`].
@@ -142,14 +147,28 @@ impl Shared {
         }
     }
 
-    /// See [`super::Router::reconfigure`]; whether anything is another.
-    pub(super) fn reconfigure(&self, servers: Vec<Entry>) -> bool {
+    /// See [`super::Router::reconfigure`].
+    pub(super) fn reconfigure(&self, servers: Vec<Entry>, rules: Option<&[Rule]>) -> Changed {
         let mut state = self.lock_state();
         let before = state.lineup.clone();
         let lineup = before.followed_by(servers);
-        if lineup.says_same(&before) {
-            return false;
+        let is_other_policy = state.policy.rules() != rules;
+        if is_other_policy {
+            state.policy = Arc::new(Policy::new(rules.map(<[_]>::to_vec)));
         }
+        let are_others = !lineup.says_same(&before);
+        if are_others {
+            self.place(&mut state, (&before, lineup));
+        } else if is_other_policy && self.is_settled() {
+            self.publish(&mut state); // what principals may use is no matter of names
+        } else if is_other_policy {
+            self.replace_unsettled(&state);
+        }
+        Changed { servers: are_others, policy: is_other_policy }
+    }
+
+    /// There are other servers now.
+    fn place(&self, state: &mut State, (before, lineup): (&Lineup, Lineup)) {
         for number in state.parts.len()..lineup.numbers() {
             let namesake = lineup.get(number).and_then(|entry| before.number(entry.name.as_str()));
             let known = namesake.and_then(|namesake| state.parts.get(namesake)?.part());
@@ -160,22 +179,20 @@ impl Shared {
                 *part = Listing::Pending; // nobody asks for it again
             }
         }
-        self.news.follow_all(&lineup);
         (state.lineup, state.configured) = (Arc::new(lineup), state.configured + 1);
         if !self.is_settled() {
             // What is known of names counts only when they are given out.
-            self.replace(Catalog { lineup: state.lineup.clone(), ..Catalog::default() });
+            self.replace_unsettled(state);
         }
         if state.is_complete() {
-            self.give_out(&mut state);
+            self.give_out(state);
         } else if self.is_settled() {
             // Who is gone is gone now; who is new is heard before names are given out anew.
             state.waits = true;
             let lineup = state.lineup.clone();
             Arc::make_mut(&mut state.given).retain(|owner| lineup.number(owner.as_str()).is_some());
-            self.publish(&mut state);
+            self.publish(state);
         }
-        true
     }
 
     fn update(&self, number: usize, listing: Listing) {
@@ -203,17 +220,24 @@ impl Shared {
     fn publish(&self, state: &mut State) {
         let (parts, lineup) = (state.parts(), state.lineup.clone());
         let given = Arc::make_mut(&mut state.given);
-        let catalog = Catalog::build(&members(&lineup, &parts), given, &self.terms());
+        let catalog = Catalog::build(&members(&lineup, &parts), given, &self.terms, None);
         let unmatched: usize = catalog.unmatched.iter().map(|(_, more)| more).sum();
         self.metrics.templates_unmatched.set(i64::try_from(unmatched).unwrap_or(i64::MAX));
         self.metrics.contested.set(i64::try_from(catalog.contested).unwrap_or(i64::MAX));
         let (given, given_out) = (state.given.clone(), state.given_out);
-        let (before, catalog) = self.replace(Catalog { lineup, parts, given, given_out, ..catalog });
+        let access = Access::new(state.policy.clone());
+        let (before, catalog) = self.replace(Catalog { lineup, access, parts, given, given_out, ..catalog });
         self.tell(&before, &catalog);
         // Who has read nothing has nothing to read again.
         if self.settled.send_replace(true) {
-            self.news.announce(&before, &catalog);
+            self.news.announce(&before, &catalog, &self.terms);
         }
+    }
+
+    /// What calls see that wait for names: the servers.
+    fn replace_unsettled(&self, state: &State) {
+        let (lineup, access) = (state.lineup.clone(), Access::new(state.policy.clone()));
+        self.replace(Catalog { lineup, access, ..Catalog::default() });
     }
 
     /// The catalog before, and the one that is in its place now.
@@ -221,14 +245,6 @@ impl Shared {
         let catalog = Arc::new(catalog);
         let mut current = self.catalog.write().unwrap_or_else(PoisonError::into_inner);
         (std::mem::replace(&mut *current, catalog.clone()), catalog)
-    }
-
-    pub(super) fn terms(&self) -> Terms {
-        Terms {
-            tools: self.config.tools.clone(),
-            fresh_ms: u32::try_from(self.config.fresh.as_millis()).unwrap_or(u32::MAX),
-            limits: self.config.limits.clone(),
-        }
     }
 
     /// Log lines for what an operator would otherwise search for: once per change.

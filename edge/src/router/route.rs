@@ -12,8 +12,8 @@ use wire::object::Object;
 use wire::span::Span;
 
 use super::catalog::{Catalog, Route, Surface};
-use super::{Shared, unknown};
-use crate::call::{Affinity, Call, List, Outcome, Rename, Reply, ServerName};
+use super::{Shared, abridged, unknown};
+use crate::call::{Affinity, Call, Caller, List, Outcome, Rename, Reply, ServerName};
 use crate::error::{Blame, Error, Kind};
 
 /// What a result that holds a URI has in it.
@@ -22,21 +22,19 @@ static RESOURCE: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\"re
 impl Shared {
     /// Sends a call where it belongs, or answers it.
     pub(super) fn route(&self, call: Call) -> Reply {
-        let catalog = self.catalog_of(&call.affinity);
-        let Some((surface, only)) = self.surface(&catalog, call.scope.as_ref()) else {
+        let catalog = self.catalog_of(&call.caller, &call.affinity);
+        let Some(sight) = catalog.sight(call.scope.as_ref()) else {
+            self.note_denied(&call, &catalog);
             return Reply::failed(unknown("a server named", scope_name(&call), "the configuration"));
         };
         let routed = match call.method {
-            Method::ToolsList => return list(&call, surface, List::Tools),
-            Method::PromptsList => return list(&call, surface, List::Prompts),
-            Method::ResourcesList => return list(&call, surface, List::Resources),
-            Method::ResourceTemplatesList => return list(&call, surface, List::Templates),
-            Method::SetLevel => return self.set_level(&call, only),
-            Method::TasksList => return self.list_tasks(&call, only),
-            Method::TasksGet | Method::TasksResult | Method::TasksUpdate | Method::TasksCancel => {
-                self.task(&call, only)
-            }
-            _ => self.target(&call, surface, only),
+            Method::ToolsList => return list(&call, sight.surface, List::Tools),
+            Method::PromptsList => return list(&call, sight.surface, List::Prompts),
+            Method::ResourcesList => return list(&call, sight.surface, List::Resources),
+            Method::ResourceTemplatesList => return list(&call, sight.surface, List::Templates),
+            Method::SetLevel => return self.set_level(&call, &sight),
+            Method::TasksList => return self.list_tasks(&call, &sight),
+            _ => self.target(&call, &sight),
         };
         if let (Method::Complete, Ok(target)) = (call.method, &routed)
             && catalog.completes.get(target.server) == Some(&false)
@@ -45,21 +43,46 @@ impl Shared {
         }
         match routed {
             Ok(target) => self.send(call, target, &catalog),
-            Err(error) => Reply::failed(error),
+            Err(error) => {
+                self.note_denied(&call, &catalog);
+                Reply::failed(error)
+            }
         }
     }
 
+    /// Tells the operator of a call that only the policy keeps from where it would lead. Its caller is told what everybody
+    /// is told of what is not there.
+    fn note_denied(&self, call: &Call, catalog: &Catalog) {
+        if catalog.grant().is_none() {
+            return;
+        }
+        let whole = self.catalog();
+        let Some(sight) = whole.sight(call.scope.as_ref()) else { return };
+        let target = self.target(call, &sight).ok();
+        let Some(entry) = target.and_then(|target| whole.lineup.get(target.server)) else { return };
+        let named = matches!(call.method, Method::ToolsCall | Method::PromptsGet).then(|| name_of(call).ok());
+        let name = named.flatten().map(|(name, _)| abridged(&name));
+        self.denied(&call.caller, (&entry.name, name.as_deref()));
+    }
+
+    /// The policy keeps `caller` from something of this server.
+    pub(super) fn denied(&self, caller: &Caller, (server, name): (&ServerName, Option<&str>)) {
+        self.metrics.policy_denied.inc();
+        tracing::debug!(principal = &**caller.principal(), %server, name, "denied by policy");
+    }
+
     /// Where a call leads by the name or URI in it.
-    fn target(&self, call: &Call, surface: &Surface, only: Option<usize>) -> Result<Target, Error> {
+    fn target(&self, call: &Call, sight: &Sight<'_>) -> Result<Target, Error> {
         match call.method {
-            Method::ToolsCall => self.named(call, surface.tool_named(call), "a tool named", "tools/list"),
-            Method::PromptsGet => {
-                self.named(call, surface.prompt_named(call), "a prompt named", "prompts/list")
-            }
+            Method::ToolsCall => self.named(sight, sight.surface.tool_named(call)),
+            Method::PromptsGet => self.named(sight, sight.surface.prompt_named(call)),
             Method::ResourcesRead | Method::ResourcesSubscribe | Method::ResourcesUnsubscribe => {
-                self.resource(call, surface, only)
+                self.resource(call, sight)
             }
-            Method::Complete => self.completion(call, surface, only),
+            Method::Complete => self.completion(call, sight),
+            Method::TasksGet | Method::TasksResult | Method::TasksUpdate | Method::TasksCancel => {
+                Self::task(call, sight)
+            }
             _ => Err(Error::new(
                 Kind::UnknownMethod,
                 Blame::Downstream,
@@ -76,9 +99,9 @@ impl Shared {
             | Method::ResourcesList
             | Method::ResourceTemplatesList => true,
             Method::ToolsCall | Method::PromptsGet | Method::ResourcesRead | Method::Complete => {
-                let catalog = self.catalog_of(&call.affinity);
-                let surface = self.surface(&catalog, call.scope.as_ref());
-                surface.is_some_and(|(surface, only)| self.target(call, surface, only).is_err())
+                let catalog = self.catalog_of(&call.caller, &call.affinity);
+                let sight = catalog.sight(call.scope.as_ref());
+                sight.is_some_and(|sight| self.target(call, &sight).is_err())
             }
             _ => false,
         }
@@ -110,27 +133,25 @@ impl Shared {
         })
     }
 
-    fn named(
-        &self,
-        call: &Call,
-        named: Result<Named<'_>, Error>,
-        what: &str,
-        list: &str,
-    ) -> Result<Target, Error> {
-        let Named { name, span, route } = named?;
+    fn named(&self, sight: &Sight<'_>, named: Result<Named<'_>, Error>) -> Result<Target, Error> {
+        let Named { name, span, route, list } = named?;
         if let Some(route) = route {
             let rename = route.rename.clone().map(|token| Rename { span, token });
             return Ok(Target { server: route.server, rename });
         }
+        let what = if list == List::Tools { "a tool named" } else { "a prompt named" };
+        let unknown = || unknown(what, &name, list.method().as_str());
         // One server alone knows best what it has, also what its lists did not show; unless the operator
         // named the only tools there are.
-        match call.scope.as_ref().and_then(|scope| self.index(scope)) {
-            Some(server) if self.config.tools.is_none() => Ok(Target { server, rename: None }),
-            Some(_) => Err(unknown(what, &name, list)),
+        let is_open =
+            self.config.tools.is_none() && (list != List::Tools || sight.catalog.takes_unlisted_tools());
+        match sight.only {
+            Some(server) if is_open => Ok(Target { server, rename: None }),
+            Some(_) => Err(unknown()),
             None => {
-                let mut error = unknown(what, &name, list);
+                let mut error = unknown();
                 // Of whom the caller's name may be.
-                let unheard = self.unheard();
+                let unheard = self.unheard(&sight.catalog.lineup);
                 if !unheard.is_empty() {
                     let names: Vec<_> = unheard.iter().map(ServerName::as_str).collect();
                     error.message += &format!(" (servers not heard from yet: {})", names.join(", "));
@@ -141,20 +162,16 @@ impl Shared {
     }
 
     /// The server of a resource: by the lists, then by template, then by who showed the URI to this principal.
-    pub(super) fn owner(
-        &self,
-        surface: &Surface,
-        only: Option<usize>,
-        (principal, uri): (&Arc<str>, &str),
-    ) -> Option<usize> {
-        let seen = || self.seen.server(principal, uri).filter(|server| self.lineup().get(*server).is_some());
-        only.or_else(|| surface.resource(uri)).or_else(seen)
+    pub(super) fn owner(&self, sight: &Sight<'_>, (principal, uri): (&Arc<str>, &str)) -> Option<usize> {
+        let lineup = &sight.catalog.lineup;
+        let seen = || self.seen.server(principal, uri).filter(|server| lineup.get(*server).is_some());
+        sight.only.or_else(|| sight.surface.resource(uri)).or_else(seen)
     }
 
-    fn resource(&self, call: &Call, surface: &Surface, only: Option<usize>) -> Result<Target, Error> {
+    fn resource(&self, call: &Call, sight: &Sight<'_>) -> Result<Target, Error> {
         let uri = call.request.param("uri").and_then(|value| value.as_str());
         let uri = uri.ok_or_else(|| missing("uri", "the resource to read"))?;
-        match self.owner(surface, only, (call.caller.principal(), &uri)) {
+        match self.owner(sight, (call.caller.principal(), &uri)) {
             Some(server) => Ok(Target { server, rename: None }),
             None => Err(Error::new(
                 Kind::UnknownResource(uri.into_owned()),
@@ -165,7 +182,7 @@ impl Shared {
     }
 
     /// By what is completed: a prompt's name, or a template's URI (MCP 2025-11-25 server/utilities/completion).
-    fn completion(&self, call: &Call, surface: &Surface, only: Option<usize>) -> Result<Target, Error> {
+    fn completion(&self, call: &Call, sight: &Sight<'_>) -> Result<Target, Error> {
         let reference = call.request.param("ref").filter(Value::is_object);
         let reference = reference.ok_or_else(|| {
             let message = "params.ref must be an object that names what to complete";
@@ -182,16 +199,36 @@ impl Shared {
         match text("type").as_ref().map(|(_, kind)| kind.as_str()) {
             Some("ref/prompt") => {
                 let (span, name) = text("name").ok_or_else(|| missing("ref.name", "the prompt"))?;
-                let named = Named { route: surface.prompt(&name), name: name.into(), span };
-                return self.named(call, Ok(named), "a prompt named", "prompts/list");
+                let route = sight.surface.prompt(&name);
+                let named = Named { route, name: name.into(), span, list: List::Prompts };
+                return self.named(sight, Ok(named));
             }
             Some("ref/resource") => {}
             _ => return Err(missing("ref.type", "what to complete: ref/prompt or ref/resource")),
         }
         let (_, uri) = text("uri").ok_or_else(|| missing("ref.uri", "the template"))?;
+        let Sight { surface, only, .. } = sight;
         let server = only.or_else(|| surface.template(&uri)).or_else(|| surface.resource(&uri));
         let server = server.ok_or_else(|| unknown("a template", &uri, "resources/templates/list"))?;
         Ok(Target { server, rename: None })
+    }
+}
+
+/// What a call sees.
+pub(super) struct Sight<'c> {
+    pub(super) catalog: &'c Catalog,
+    /// The view it came by.
+    pub(super) surface: &'c Surface,
+    /// The number of the only server it may reach.
+    pub(super) only: Option<usize>,
+}
+
+impl Catalog {
+    /// What a call sees in this scope; `None` if there is no such server.
+    pub(super) fn sight(&self, scope: Option<&ServerName>) -> Option<Sight<'_>> {
+        let Some(scope) = scope else { return Some(Sight { catalog: self, surface: &self.all, only: None }) };
+        let number = self.lineup.number(scope.as_str())?;
+        Some(Sight { catalog: self, surface: self.alone.get(number)?, only: Some(number) })
     }
 }
 
@@ -206,15 +243,17 @@ struct Named<'s> {
     name: Cow<'s, str>,
     span: Span,
     route: Option<&'s Route>,
+    /// Where it would be shown.
+    list: List,
 }
 
 impl Surface {
     fn tool_named<'s>(&'s self, call: &'s Call) -> Result<Named<'s>, Error> {
-        name_of(call).map(|(name, span)| Named { route: self.tool(&name), name, span })
+        name_of(call).map(|(name, span)| Named { route: self.tool(&name), name, span, list: List::Tools })
     }
 
     fn prompt_named<'s>(&'s self, call: &'s Call) -> Result<Named<'s>, Error> {
-        name_of(call).map(|(name, span)| Named { route: self.prompt(&name), name, span })
+        name_of(call).map(|(name, span)| Named { route: self.prompt(&name), name, span, list: List::Prompts })
     }
 }
 

@@ -50,8 +50,8 @@ impl Seen {
         inner.servers.get(&self.key(principal, uri)).copied()
     }
 
-    // A collision of two hashes sends a read to a server that answers "not found"; it grants nothing,
-    // because every principal may use every server it can reach by name.
+    // A collision of two hashes sends a read to a server that answers "not found"; it grants nothing, because a principal
+    // may use every resource of a server that it may use, and no other server is taken from here.
     fn key(&self, principal: &Arc<str>, uri: &str) -> u64 {
         self.hashing.hash_one((principal, uri))
     }

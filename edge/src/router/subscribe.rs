@@ -4,76 +4,97 @@
 use std::collections::HashMap;
 use std::future::poll_fn;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::Poll;
 use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::timeout;
+use wire::Message;
 
-use super::catalog::{Catalog, Surface};
-use super::lineup::Lineup;
+use super::catalog::{Catalog, Surface, Terms};
+use super::policy::Policy;
 use super::{ListChanges, Shared};
-use crate::call::{List, ServerName, Subscriber, Subscribing, Subscription};
+use crate::call::{Caller, Hear, List, ServerName, Subscriber, Subscribing, Subscription};
 
-/// The counts of every view: of all servers together, and of each alone.
+/// The counts of what is followed: by principal, for a changed policy may change what one of them sees, and by view,
+/// of all servers together or of one alone.
 #[derive(Default)]
 pub(super) struct News {
-    all: watch::Sender<ListChanges>,
-    /// Also of servers that are configured no longer, while somebody follows them.
-    alone: Mutex<HashMap<ServerName, watch::Sender<ListChanges>>>,
+    followed: Mutex<Followed>,
+}
+
+#[derive(Default)]
+struct Followed {
+    /// Also of servers that are not configured; as long as somebody follows them.
+    counts: HashMap<(Caller, Option<ServerName>), watch::Sender<ListChanges>>,
+    /// When there are as many, those that nobody follows go: then few are looked at in vain.
+    most: usize,
 }
 
 impl News {
-    /// There are these servers from now on.
-    pub(super) fn follow_all(&self, lineup: &Lineup) {
-        let mut alone = self.alone();
-        alone.retain(|name, sender| sender.receiver_count() > 0 || lineup.number(name.as_str()).is_some());
-        for (_, entry) in lineup.iter() {
-            alone.entry(entry.name.clone()).or_default();
+    /// Follows what `caller` sees in one view.
+    pub(super) fn follow(&self, caller: &Caller, only: Option<&ServerName>) -> watch::Receiver<ListChanges> {
+        let mut followed = self.followed();
+        if followed.counts.len() >= followed.most {
+            followed.clear();
+        }
+        followed.counts.entry((caller.clone(), only.cloned())).or_default().subscribe()
+    }
+
+    /// Tells those who follow a view, if what they would read differs. Those who see the same cost one comparison.
+    pub(super) fn announce(&self, before: &Arc<Catalog>, now: &Arc<Catalog>, terms: &Terms) {
+        let mut followed = self.followed();
+        followed.clear();
+        let (nothing, mut compared) = (Surface::default(), HashMap::new());
+        for ((caller, only), sender) in &followed.counts {
+            let (before, now) = (before.clone().seen_by(caller, terms), now.clone().seen_by(caller, terms));
+            let view = (Arc::as_ptr(&before), Arc::as_ptr(&now), only);
+            let differ = compared.entry(view).or_insert_with(|| {
+                let [before, now] = [&before, &now]
+                    .map(|catalog| catalog.sight(only.as_ref()).map_or(&nothing, |sight| sight.surface));
+                differing(before, now)
+            });
+            sender.send_if_modified(|changes| {
+                changes.tools += differ.tools;
+                changes.prompts += differ.prompts;
+                changes.resources += differ.resources;
+                *differ != ListChanges::default()
+            });
         }
     }
 
-    /// Follows one view; one that does not exist never changes.
-    pub(super) fn follow(&self, only: Option<&ServerName>) -> watch::Receiver<ListChanges> {
-        let alone = self.alone();
-        match only {
-            Some(name) => alone
-                .get(name)
-                .map_or_else(|| watch::channel(ListChanges::default()).1, watch::Sender::subscribe),
-            None => self.all.subscribe(),
-        }
+    #[cfg(test)]
+    pub(super) fn followed_by(&self) -> usize {
+        self.followed().counts.len()
     }
 
-    /// Tells those who follow a view, if what they would read differs.
-    pub(super) fn announce(&self, before: &Catalog, now: &Catalog) {
-        tell(&self.all, &before.all, &now.all);
-        let nothing = Surface::default();
-        let view = |catalog: &Catalog, name: &ServerName| {
-            catalog.alone.get(catalog.lineup.number(name.as_str())?).cloned()
-        };
-        for (name, sender) in self.alone().iter() {
-            let (before, now) = (view(before, name), view(now, name));
-            tell(sender, before.as_deref().unwrap_or(&nothing), now.as_deref().unwrap_or(&nothing));
-        }
-    }
-
-    fn alone(&self) -> MutexGuard<'_, HashMap<ServerName, watch::Sender<ListChanges>>> {
+    fn followed(&self) -> MutexGuard<'_, Followed> {
         // Every state inside is valid at any point, so a poisoned lock carries no news.
-        self.alone.lock().unwrap_or_else(PoisonError::into_inner)
+        self.followed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn tell(sender: &watch::Sender<ListChanges>, before: &Surface, now: &Surface) {
-    let differs = |list: List| !before.list(list).same_items(now.list(list));
-    sender.send_if_modified(|changes| {
-        let old = *changes;
-        changes.tools += u64::from(differs(List::Tools));
-        changes.prompts += u64::from(differs(List::Prompts));
-        changes.resources += u64::from(differs(List::Resources) || differs(List::Templates));
-        *changes != old
-    });
+impl Followed {
+    fn clear(&mut self) {
+        self.counts.retain(|_, sender| sender.receiver_count() > 0);
+        self.most = 2 * self.counts.len() + FEW;
+    }
 }
+
+/// 1 for each list that differs.
+fn differing(before: &Surface, now: &Surface) -> ListChanges {
+    let differs = |list: List| !before.list(list).same_items(now.list(list));
+    ListChanges {
+        tools: differs(List::Tools).into(),
+        prompts: differs(List::Prompts).into(),
+        resources: (differs(List::Resources) || differs(List::Templates)).into(),
+    }
+}
+
+/// Counts that are kept without a look at who follows them. 64: a page of memory.
+const FEW: usize = 64;
 
 /// What [`super::Gateway::subscribe`] yields.
 pub type Accepted = Pin<Box<dyn Future<Output = Vec<Subscription>> + Send>>;
@@ -117,14 +138,77 @@ impl Shared {
         scope: Option<&ServerName>,
         uris: Vec<String>,
     ) -> Vec<Subscribing> {
-        let catalog = self.catalog_of(&subscriber.affinity);
-        let Some((surface, only)) = self.surface(&catalog, scope) else { return Vec::new() };
+        let catalog = self.catalog_of(&subscriber.caller, &subscriber.affinity);
+        let Some(sight) = catalog.sight(scope) else { return Vec::new() };
         let principal = subscriber.caller.principal();
+        let mut subscribers = HashMap::new();
         let asked = uris.into_iter().filter_map(|uri| {
-            let entry = catalog.lineup.get(self.owner(surface, only, (principal, &uri))?)?;
+            let number = self.owner(&sight, (principal, &uri))?;
+            let entry = catalog.lineup.get(number)?;
+            let subscriber: &Subscriber = subscribers.entry(number).or_insert_with(|| {
+                let ear = self.ears.lend((&subscriber.caller, &entry.name), subscriber.ear.clone());
+                Subscriber { ear, ..subscriber.clone() }
+            });
+            // A policy that changed in between has closed the ears it knew of.
+            self.catalog_for(&subscriber.caller).lineup.get(number)?;
             Some(entry.server.subscribe(subscriber.clone(), uri))
         });
         asked.collect()
+    }
+}
+
+/// Who hears of resources, until their servers are denied them.
+#[derive(Default)]
+pub(super) struct Ears {
+    lent: Mutex<Vec<Weak<Ear>>>,
+}
+
+/// What one subscriber hears of one server.
+struct Ear {
+    caller: Caller,
+    server: ServerName,
+    to: Arc<dyn Hear>,
+    /// Nothing more is heard.
+    is_deaf: AtomicBool,
+}
+
+impl Hear for Ear {
+    fn updated(&self, message: &Message) {
+        if !self.is_deaf.load(Ordering::Acquire) {
+            self.to.updated(message);
+        }
+    }
+
+    fn lost(&self) {
+        self.to.lost();
+    }
+}
+
+impl Ears {
+    fn lend(&self, (caller, server): (&Caller, &ServerName), to: Arc<dyn Hear>) -> Arc<dyn Hear> {
+        let (caller, server) = (caller.clone(), server.clone());
+        let ear = Arc::new(Ear { caller, server, to, is_deaf: AtomicBool::new(false) });
+        let mut lent = self.lent();
+        if lent.len() == lent.capacity() {
+            lent.retain(|ear| ear.strong_count() > 0);
+        }
+        lent.push(Arc::downgrade(&ear));
+        ear
+    }
+
+    /// Whoever hears of a server that `policy` denies them hears no more, and is told so.
+    pub(super) fn close(&self, policy: &Policy) {
+        let is_denied = |ear: &Arc<Ear>| !policy.allows(&ear.caller, ear.server.as_str());
+        let denied: Vec<_> = self.lent().iter().filter_map(Weak::upgrade).filter(is_denied).collect();
+        for ear in denied {
+            if !ear.is_deaf.swap(true, Ordering::AcqRel) {
+                ear.lost();
+            }
+        }
+    }
+
+    fn lent(&self) -> MutexGuard<'_, Vec<Weak<Ear>>> {
+        self.lent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

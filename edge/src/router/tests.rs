@@ -1,5 +1,7 @@
 mod own;
+mod policy;
 mod reconfigure;
+mod repolicy;
 
 use super::catalog::Part;
 use super::names::Prefix;
@@ -48,7 +50,11 @@ impl Dispatch for Echo {
 }
 
 impl Server for Echo {
-    fn roots_changed(&self, _: &SessionKey) {}
+    fn roots_changed(&self, session: &SessionKey) {
+        self.1.lock().unwrap().push((session.number, None));
+    }
+
+    fn take_back(&self, _: &dyn Fn(&str) -> bool) {}
 
     fn tell_level(&self, session: &SessionKey) {
         let mut told = self.1.lock().unwrap();
@@ -84,6 +90,10 @@ impl Server for Echo {
         let task = format!(r#"{{"taskId":"{}.{}"}}"#, self.0, session.number);
         Box::pin(std::future::ready(vec![task.into()]))
     }
+}
+
+fn me() -> Caller {
+    Caller::new("me")
 }
 
 fn router(names: &[&'static str]) -> Router {
@@ -244,7 +254,7 @@ async fn calls_wait_for_names_and_no_longer_than_allowed() {
 #[tokio::test]
 async fn clients_hear_of_a_change_only_if_what_they_read_differs() {
     let router = router(&["a", "b"]);
-    let mut changes = router.changes(None);
+    let mut changes = router.changes(&me(), None);
     router.shared.listed(0, part("x"));
     router.shared.listed(1, part("y"));
     assert!(!changes.has_changed().unwrap(), "the first lists are no change");
@@ -273,7 +283,7 @@ async fn a_cursor_nobody_gave_out_is_refused() {
 async fn each_view_changes_with_what_it_shows() {
     let router = router(&["a", "b"]);
     let views = [None, Some("a"), Some("b")]
-        .map(|scope| router.changes(scope.and_then(|slug| router.server(slug)).as_ref()));
+        .map(|scope| router.changes(&me(), scope.and_then(|slug| router.server(&me(), slug)).as_ref()));
     router.shared.listed(0, part("x"));
     router.shared.listed(1, part("y"));
     let counts = || views.each_ref().map(|view| view.borrow().tools);
@@ -296,13 +306,13 @@ async fn subscribers_hear_from_the_servers_that_have_the_resources() {
     let router = router(&["a", "b", "slow"]);
     let subscribe = |scope: Option<&str>, uris: &[&str]| {
         let subscriber = Subscriber {
-            caller: Caller::new("me"),
+            caller: me(),
             client: Arc::default(),
             affinity: Affinity::Principal,
             ear: Arc::new(Deaf),
         };
         let uris = uris.iter().map(|uri| (*uri).to_owned()).collect();
-        router.subscribe(subscriber, scope.and_then(|slug| router.server(slug)), uris)
+        router.subscribe(subscriber, scope.and_then(|slug| router.server(&me(), slug)), uris)
     };
     let early = subscribe(None, &["t://1"]);
     router.shared.listed(0, part("x"));
@@ -329,6 +339,7 @@ fn in_session(number: u64, call: Call) -> Call {
     let ended = tokio_util::sync::CancellationToken::new();
     let key = SessionKey {
         number,
+        caller: call.caller.clone(),
         ended,
         strays: Arc::new(strays),
         wishes: Arc::default(),

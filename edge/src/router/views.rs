@@ -16,7 +16,7 @@ use super::Shared;
 use super::catalog::{Catalog, GivenNames, Part};
 use super::lineup::Lineup;
 use super::publish::members;
-use crate::call::{Affinity, List, SessionKey};
+use crate::call::{Affinity, Caller, List, SessionKey};
 
 /// The views of all sessions that have one.
 pub(super) struct Views {
@@ -220,8 +220,8 @@ pub(super) enum Looked {
 
 impl Shared {
     /// What the caller sees.
-    pub(super) fn catalog_of(&self, affinity: &Affinity) -> Arc<Catalog> {
-        let common = self.catalog();
+    pub(super) fn catalog_of(&self, caller: &Caller, affinity: &Affinity) -> Arc<Catalog> {
+        let common = self.catalog_for(caller);
         let Affinity::Session(session) = affinity else { return common };
         let Some(view) = self.views.get(session.number) else { return common };
         let (catalog, lost) = self.seen_in(&view, common);
@@ -264,7 +264,7 @@ impl Shared {
         view: &View,
         (server, lists): (usize, Vec<(List, Looked)>),
     ) -> bool {
-        let before = self.catalog_of(&Affinity::Session(session.clone()));
+        let before = self.catalog_of(&session.caller, &Affinity::Session(session.clone()));
         {
             let mut own = view.own();
             if own.ended {
@@ -283,7 +283,7 @@ impl Shared {
             }
             own.built = None;
         }
-        let (now, lost) = self.seen_in(view, self.catalog());
+        let (now, lost) = self.seen_in(view, self.catalog_for(&session.caller));
         let others = lost.into_iter().filter(|(of, _)| *of != server).map(|(_, list)| list);
         let (Some(before), Some(now)) = (before.alone.get(server), now.alone.get(server)) else {
             return false;
@@ -308,14 +308,16 @@ impl Shared {
         }
     }
 
-    /// The catalog with a session's own lists in place, and the lists that it had to lose for want of room.
+    /// The catalog with a session's own lists in place, as far as its client may see them, and the lists that it had to
+    /// lose for want of room.
     fn seen_in(&self, view: &View, common: Arc<Catalog>) -> (Arc<Catalog>, Vec<(usize, List)>) {
         let (mut own, mut lost) = (view.own(), Vec::new());
-        if own.given_out != common.given_out || !Arc::ptr_eq(&own.lineup, &common.lineup) {
-            lost.extend(own.lists.keys().filter(|(server, _)| common.lineup.get(*server).is_none()).copied());
-            own.lists.retain(|(server, _), _| common.lineup.get(*server).is_some());
+        let configured = common.configured();
+        if own.given_out != common.given_out || !Arc::ptr_eq(&own.lineup, configured) {
+            lost.extend(own.lists.keys().filter(|(server, _)| configured.get(*server).is_none()).copied());
+            own.lists.retain(|(server, _), _| configured.get(*server).is_some());
             (own.names, own.built) = (Arc::default(), None);
-            (own.lineup, own.given_out) = (common.lineup.clone(), common.given_out);
+            (own.lineup, own.given_out) = (configured.clone(), common.given_out);
         }
         while let Some((first, _)) = own.lists.keys().next().copied() {
             if let Some(built) = own.built.as_ref().filter(|built| built.is_beside(&common)) {
@@ -341,7 +343,7 @@ impl Shared {
     }
 
     fn build(&self, own: &Own, common: &Arc<Catalog>) -> Option<Arc<Built>> {
-        let (mut parts, given, lineup) = (common.parts.clone(), &common.given, &common.lineup);
+        let (mut parts, given, lineup) = (common.parts.clone(), &common.given, common.configured());
         for ((server, list), items) in &own.lists {
             let Some(part) = parts.get_mut(*server) else { continue };
             // Whether one completes that nobody has listed is not known.
@@ -349,7 +351,7 @@ impl Shared {
             Arc::make_mut(part).items_mut(*list).clone_from(&items.items);
         }
         let mut names = given.with(&own.names);
-        let mut catalog = Catalog::build(&members(lineup, &parts), &mut names, &self.terms());
+        let mut catalog = Catalog::build(&members(lineup, &parts), &mut names, &self.terms, common.grant());
         let is_own = |server: usize| own.lists.keys().any(|(of, _)| *of == server);
         for (server, alone) in common.alone.iter().enumerate().filter(|(server, _)| !is_own(*server)) {
             if let Some(place) = catalog.alone.get_mut(server) {
@@ -357,7 +359,7 @@ impl Shared {
             }
         }
         let mine = catalog.alone.iter().enumerate().filter(|(server, _)| is_own(*server));
-        catalog.lineup = lineup.clone();
+        (catalog.lineup, catalog.access) = (common.lineup.clone(), common.access_like());
         let names = names.beyond(given);
         let bytes = catalog.all.bytes()
             + mine.map(|(_, alone)| alone.bytes()).sum::<usize>()

@@ -28,6 +28,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use wire::id::RequestId;
@@ -92,8 +93,8 @@ pub struct Birth {
     pub version: ProtocolVersion,
     /// What the client said of itself.
     pub client: Arc<Client>,
-    /// How often lists had changed by then.
-    pub seen: ListChanges,
+    /// How often the lists that it sees have changed; what they are as it opens is what its client knows of.
+    pub changes: watch::Receiver<ListChanges>,
 }
 
 /// One legacy client.
@@ -165,6 +166,11 @@ impl Session {
     /// The one server that its path leads to, or all.
     pub fn scope(&self) -> Option<&ServerName> {
         self.birth.scope.as_ref()
+    }
+
+    /// How often the lists that it sees have changed.
+    pub fn changes(&self) -> watch::Receiver<ListChanges> {
+        self.birth.changes.clone()
     }
 
     /// What the client said of itself.

@@ -166,17 +166,19 @@ impl Shared {
             next_stream: 0,
             listeners: 0,
             last_active: now,
-            seen: birth.seen,
+            seen: *birth.changes.borrow(),
             stale: false,
         };
         let replay = self.config.replay.clone();
         let mark: [u8; 8] = self.sealer.random()?;
         let ended_streams_max = replay.ended_streams;
+        let caller = birth.caller.clone();
         Ok(Session {
             id,
             birth,
             key: SessionKey {
                 number,
+                caller,
                 ended: CancellationToken::new(),
                 strays: Arc::new(strays),
                 wishes: Arc::default(),

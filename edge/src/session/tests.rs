@@ -39,7 +39,7 @@ fn birth(principal: &str) -> Birth {
         scope: None,
         version: ProtocolVersion::V2025_11_25,
         client: Arc::new(Client::default()),
-        seen: ListChanges::default(),
+        changes: watch::channel(ListChanges::default()).1,
     }
 }
 

@@ -96,7 +96,7 @@ impl Shared {
             return;
         }
         let found: HashSet<Endpoint> = found.into_iter().collect();
-        self.lock().roster.retire(|endpoint| !found.contains(endpoint));
+        self.lock().roster.retire(|_, conn| !found.contains(&conn.spec().endpoint));
     }
 
     /// Looks whether a server that sleeps, or is down, takes connections.

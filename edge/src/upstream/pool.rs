@@ -130,6 +130,15 @@ impl Server for Pool {
         }
     }
 
+    fn take_back(&self, is_denied: &dyn Fn(&str) -> bool) {
+        self.shared.subscriptions.release_of(is_denied);
+        self.shared.lock().roster.retire(|key, conn| {
+            let session = conn.spec().tenant.as_ref().and_then(|tenant| tenant.session());
+            let principal = session.map(|session| session.caller.principal()).or_else(|| key.principal());
+            principal.is_some_and(|principal| is_denied(principal))
+        });
+    }
+
     fn tell_level(&self, session: &SessionKey) {
         self.shared.tell_level(session);
     }

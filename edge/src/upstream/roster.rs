@@ -52,6 +52,14 @@ impl Key {
         }
     }
 
+    /// The principal whose alone it is, as far as the key says.
+    pub(super) fn principal(&self) -> Option<&Arc<str>> {
+        match self {
+            Self::Principal(principal) | Self::Seat(principal, _) => Some(principal),
+            Self::Control | Self::Session(_) | Self::Shared => None,
+        }
+    }
+
     /// Whether its connection holds state that somebody counts on as long as they live.
     pub(super) fn outlives_idleness(&self) -> bool {
         matches!(self, Self::Session(_))
@@ -70,7 +78,7 @@ pub(super) struct Roster {
 #[derive(Default)]
 struct Entry {
     conns: Vec<Arc<Conn>>,
-    /// Take no new call: their address left.
+    /// Take no new call: their address left, or their principal may use the server no longer.
     retired: Vec<Arc<Conn>>,
     opening: Option<Opening>,
 }
@@ -121,10 +129,10 @@ impl Roster {
         Some(key)
     }
 
-    /// Gives no new call to connections whose endpoint `has_left`.
-    pub(super) fn retire(&mut self, has_left: impl Fn(&Endpoint) -> bool) {
-        for entry in self.entries.values_mut() {
-            let left = entry.conns.extract_if(.., |conn| has_left(&conn.spec().endpoint));
+    /// Gives no new call to connections of which `is_over` says yes; they close when their calls end.
+    pub(super) fn retire(&mut self, is_over: impl Fn(&Key, &Conn) -> bool) {
+        for (key, entry) in &mut self.entries {
+            let left = entry.conns.extract_if(.., |conn| is_over(key, conn));
             entry.retired.extend(left);
         }
     }

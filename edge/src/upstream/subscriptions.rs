@@ -11,7 +11,7 @@ use wire::Message;
 
 use super::roster::Key;
 use super::tenant::Tenant;
-use crate::call::{Hear, Subscription};
+use crate::call::{Hear, SessionKey, Subscription};
 use crate::error::Error;
 
 /// The subscriptions of one server.
@@ -26,7 +26,13 @@ struct Inner {
     /// By the number of the connection that they are on.
     by_conn: HashMap<u64, Arc<Tended>>,
     /// What legacy sessions hold, for they say by a message when they want it no more.
-    by_session: HashMap<u64, BTreeMap<String, Subscription>>,
+    by_session: HashMap<u64, Kept>,
+}
+
+/// The subscriptions of one session.
+struct Kept {
+    principal: Arc<str>,
+    held: BTreeMap<String, Subscription>,
 }
 
 /// The subscriptions on the connection of one key.
@@ -121,11 +127,14 @@ impl Subscriptions {
     }
 
     /// Keeps a session's subscription. `true`: it is the session's first.
-    pub(super) fn keep(&self, session: u64, subscription: Subscription) -> bool {
+    pub(super) fn keep(&self, session: &SessionKey, subscription: Subscription) -> bool {
         let mut inner = self.lock();
-        let is_first = !inner.by_session.contains_key(&session);
-        let held = inner.by_session.entry(session).or_default();
-        let before = held.insert(subscription.uri().to_owned(), subscription);
+        let is_first = !inner.by_session.contains_key(&session.number);
+        let kept = inner
+            .by_session
+            .entry(session.number)
+            .or_insert_with(|| Kept { principal: session.caller.principal().clone(), held: BTreeMap::new() });
+        let before = kept.held.insert(subscription.uri().to_owned(), subscription);
         drop(inner); // the end of one that was held twice may want other locks
         drop(before);
         is_first
@@ -133,7 +142,17 @@ impl Subscriptions {
 
     /// Ends a session's subscription to `uri`.
     pub(super) fn release(&self, session: u64, uri: &str) {
-        let released = self.lock().by_session.get_mut(&session).and_then(|held| held.remove(uri));
+        let released = self.lock().by_session.get_mut(&session).and_then(|kept| kept.held.remove(uri));
+        drop(released);
+    }
+
+    /// Ends all subscriptions of the sessions of these principals.
+    pub(super) fn release_of(&self, is_denied: impl Fn(&str) -> bool) {
+        let mut inner = self.lock();
+        let kept = inner.by_session.values_mut().filter(|kept| is_denied(&kept.principal));
+        // The session stays, for what it subscribes to later ends with it too.
+        let released: Vec<_> = kept.map(|kept| std::mem::take(&mut kept.held)).collect();
+        drop(inner); // the end of one may want other locks
         drop(released);
     }
 

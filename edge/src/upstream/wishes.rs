@@ -69,7 +69,7 @@ impl Shared {
                 (call.caller.clone(), call.client.clone(), call.affinity.clone());
             let subscription =
                 self.clone().subscribe(Subscriber { caller, client, affinity, ear }, uri).await?;
-            if self.subscriptions.keep(session.number, subscription) {
+            if self.subscriptions.keep(session, subscription) {
                 self.around.tasks.spawn(self.clone().release_at_end(session.clone()));
             }
         }

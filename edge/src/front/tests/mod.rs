@@ -38,7 +38,8 @@ use wire::splice::Parts as Slices;
 use super::{Body, Config, Front, Metrics, Rooms};
 use crate::auth::{self, Authenticator, Secret, Token};
 use crate::call::{
-    Call, Dispatch, Event, Outcome, Reply, Responder, ServerName, SessionKey, Subscriber, Subscription, reply,
+    Call, Caller, Dispatch, Event, Outcome, Reply, Responder, ServerName, SessionKey, Subscriber,
+    Subscription, reply,
 };
 use crate::ops::drain::{Drain, DrainWatch};
 use crate::permit::{self, Permits};
@@ -78,7 +79,7 @@ impl Dispatch for Script {
 }
 
 impl Gateway for Script {
-    fn server(&self, slug: &str) -> Option<ServerName> {
+    fn server(&self, _: &Caller, slug: &str) -> Option<ServerName> {
         ServerName::parse(slug).filter(|name| name.as_str() == "time")
     }
 
@@ -86,11 +87,11 @@ impl Gateway for Script {
         self.settled.subscribe()
     }
 
-    fn instructions(&self, scope: Option<&ServerName>) -> Option<String> {
+    fn instructions(&self, _: &Caller, scope: Option<&ServerName>) -> Option<String> {
         scope.map(|server| format!("use {server} well"))
     }
 
-    fn mirrored(&self, _: Option<&ServerName>, _: &str) -> Option<Arc<[Mirrored]>> {
+    fn mirrored(&self, _: &Caller, _: Option<&ServerName>, _: &str) -> Option<Arc<[Mirrored]>> {
         self.mirrored.lock().unwrap().clone()
     }
 
@@ -98,7 +99,7 @@ impl Gateway for Script {
         self.roots.lock().unwrap().push(session.number);
     }
 
-    fn changes(&self, _: Option<&ServerName>) -> watch::Receiver<ListChanges> {
+    fn changes(&self, _: &Caller, _: Option<&ServerName>) -> watch::Receiver<ListChanges> {
         self.changes.subscribe()
     }
 

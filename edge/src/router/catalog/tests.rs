@@ -34,7 +34,7 @@ fn build(parts: &[(&str, Option<&Part>)], terms: &Terms) -> Catalog {
         .enumerate()
         .map(|(number, (name, (_, part)))| Member { number, name, prefix: Prefix::Conflict, part: *part })
         .collect();
-    Catalog::build(&members, &mut GivenNames::default(), terms)
+    Catalog::build(&members, &mut GivenNames::default(), terms, None)
 }
 
 fn shown(surface: &Surface, list: List, member: &str, key: &str) -> Vec<String> {

@@ -61,11 +61,11 @@ fn name_of_b() -> ServerName {
     ServerName::parse("b").unwrap()
 }
 
-fn session(number: u64) -> (SessionKey, Reply) {
+pub(super) fn session(number: u64) -> (SessionKey, Reply) {
     let (strays, heard) = reply();
     let ended = CancellationToken::new();
     let (wishes, announced) = (Arc::default(), Arc::default());
-    (SessionKey { number, ended, strays: Arc::new(strays), wishes, announced }, heard)
+    (SessionKey { number, caller: me(), ended, strays: Arc::new(strays), wishes, announced }, heard)
 }
 
 fn tools(names: &[&str]) -> Part {
@@ -76,7 +76,7 @@ fn tools(names: &[&str]) -> Part {
     Part { tools: items("tools", &tools.join(",")), ..part("y") }
 }
 
-async fn told(heard: &mut Reply) -> Option<Notice> {
+pub(super) async fn told(heard: &mut Reply) -> Option<Notice> {
     match tokio::time::timeout(Duration::from_secs(600), heard.next()).await {
         Ok(Next::Event(Event::Notice(notice, _))) => Some(notice),
         Ok(_) => panic!("only notices"),
@@ -319,7 +319,7 @@ async fn only_the_lists_that_changed_are_the_sessions_own() {
     let list = call("me", Some("b"), Method::PromptsList, "{}");
     let list = Call { affinity: Affinity::Session(one.clone()), ..list };
     assert_eq!(answer(&stage.router, list).await.unwrap()["prompts"][0]["name"], "new");
-    let catalog = stage.router.shared.catalog_of(&Affinity::Session(one.clone()));
+    let catalog = stage.router.shared.catalog_of(&me(), &Affinity::Session(one.clone()));
     assert_eq!(catalog.completes, [true, false]);
     assert_eq!(stage.tools(Some(&one), None).await, ["x", "y", "unlocked"]);
 }
@@ -348,7 +348,7 @@ async fn who_follows_a_server_that_is_gone_ends_with_it() {
     let before = Arc::downgrade(&stage.router.shared.lineup().get(1).unwrap().server);
     let (announce, announcing) = unbounded_channel();
     let b = entry("b", Told::default(), stage.own.clone());
-    stage.router.reconfigure(vec![a, b]);
+    stage.router.reconfigure(vec![a, b], None);
     stage.gone.cancel();
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert!(!one.announced.any());
@@ -373,7 +373,7 @@ async fn a_view_of_a_server_that_is_gone_goes_with_it_and_its_client_is_told() {
     told(&mut heard).await;
     let a = stage.router.shared.lineup().get(0).cloned().unwrap();
     let c = entry("c", Told::default(), Arc::default());
-    stage.router.reconfigure(vec![a.clone(), entry("b", Told::default(), Arc::default()), c]);
+    stage.router.reconfigure(vec![a.clone(), entry("b", Told::default(), Arc::default()), c], None);
     assert_eq!(stage.tools(Some(&one), None).await, ["x", "y"]);
     assert_eq!(told(&mut heard).await, Some(Notice::ToolsChanged), "though nothing changed for everybody");
     // A name that was given in the view is anybody's after it.
@@ -392,7 +392,7 @@ async fn names_given_in_a_view_are_the_views_no_longer_when_servers_change() {
     assert!(shared.change(&one, &shared.view(&one), looked(0, tools(&["x", "kept"]))));
     assert!(shared.change(&one, &shared.view(&one), looked(1, tools(&["y", "unlocked"]))));
     let a = shared.lineup().get(0).cloned().unwrap();
-    stage.router.reconfigure(vec![a]);
+    stage.router.reconfigure(vec![a], None);
     shared.listed(0, tools(&["x", "unlocked"]));
     assert!(told(&mut heard).await.is_some());
     assert_eq!(stage.tools(Some(&one), None).await, ["x", "kept"], "its own list of what stays");
@@ -408,7 +408,7 @@ async fn a_view_knows_no_more_of_new_servers_than_everybody() {
     told(&mut heard).await;
     let [a, b] = [0, 1].map(|number| stage.router.shared.lineup().get(number).cloned().unwrap());
     let [slow, fast] = ["s", "f"].map(|name| entry(name, Told::default(), Arc::default()));
-    stage.router.reconfigure(vec![slow, a, b, fast]);
+    stage.router.reconfigure(vec![slow, a, b, fast], None);
     stage.router.shared.listed(3, part("search"));
     assert_eq!(stage.tools(Some(&one), None).await, ["x", "y", "unlocked"]);
     stage.router.shared.listed(2, part("search"));

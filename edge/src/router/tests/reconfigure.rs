@@ -20,7 +20,7 @@ impl Stage {
     }
 
     fn serve(&self, servers: &[&Entry]) {
-        self.router.reconfigure(servers.iter().copied().cloned().collect());
+        self.router.reconfigure(servers.iter().copied().cloned().collect(), None);
     }
 
     async fn tools(&self) -> Vec<String> {
@@ -43,12 +43,12 @@ fn scope(name: &str) -> Option<ServerName> {
 async fn what_stays_goes_on_and_what_comes_is_listed() {
     let stage = Stage::new();
     let [a, b, c] = &stage.entries[..] else { panic!("three") };
-    let mut all = stage.router.changes(None);
-    let mut of_a = stage.router.changes(scope("a").as_ref());
-    let of_b = stage.router.changes(scope("b").as_ref());
+    let mut all = stage.router.changes(&me(), None);
+    let mut of_a = stage.router.changes(&me(), scope("a").as_ref());
+    let of_b = stage.router.changes(&me(), scope("b").as_ref());
     stage.serve(&[b, c]);
     assert_eq!(stage.tools().await, ["y"]);
-    assert!(stage.router.server("a").is_none() && stage.router.server("c").is_some());
+    assert!(stage.router.server(&me(), "a").is_none() && stage.router.server(&me(), "c").is_some());
     assert_eq!(stage.use_tool("x").await.unwrap_err(), Kind::InvalidParams);
     assert!(all.has_changed().unwrap() && of_a.has_changed().unwrap(), "clients list again");
     all.mark_unchanged();
@@ -83,7 +83,7 @@ async fn a_server_that_is_another_one_shows_what_was_there_until_it_is_listed() 
     let stage = Stage::new();
     let [a, _, _] = &stage.entries[..] else { panic!("three") };
     let other = entry("b", Told::default(), Arc::default());
-    let of_b = stage.router.changes(scope("b").as_ref());
+    let of_b = stage.router.changes(&me(), scope("b").as_ref());
     answer(&stage.router, call("me", None, Method::ToolsCall, r#"{"name":"y"}"#)).await.unwrap();
     stage.serve(&[a, &other]);
     assert_eq!(stage.tools().await, ["x", "y"]);
@@ -180,7 +180,7 @@ async fn when_the_last_that_is_waited_for_goes_names_are_given_out() {
     let drain = DrainWatch::default();
     let router = Router::new(Config::default(), entries.clone(), Metrics::default(), drain);
     router.shared.listed(0, part("x"));
-    router.reconfigure(entries[..1].to_vec());
+    router.reconfigure(entries[..1].to_vec(), None);
     assert!(*router.settled().borrow());
 }
 
@@ -189,7 +189,7 @@ async fn a_change_before_names_are_given_out_waits_for_the_new_servers() {
     let entries: Vec<_> = ["a", "b"].map(|name| entry(name, Told::default(), Arc::default())).to_vec();
     let drain = DrainWatch::default();
     let router = Router::new(Config::default(), entries[..1].to_vec(), Metrics::default(), drain);
-    router.reconfigure(entries);
+    router.reconfigure(entries, None);
     router.shared.listed(0, part("x"));
     assert!(!*router.settled().borrow());
     router.shared.listed(1, part("y"));

@@ -206,6 +206,7 @@ fn session_heard(number: u64) -> (SessionKey, Reply) {
     (
         SessionKey {
             number,
+            caller: Caller::new("me"),
             ended,
             strays: Arc::new(strays),
             wishes: Arc::default(),

@@ -1,0 +1,140 @@
+//! Globs, as the policy has them: `*` is any run of characters, `?` one character, everything else itself.
+//!
+//! Matching goes back to the last `*` alone, so it takes at most as many steps as glob and text have characters,
+//! multiplied. It must not know what is matched.
+
+use std::fmt;
+use std::str::{Chars, FromStr};
+
+/// A glob that is not empty.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Glob(Box<str>);
+
+impl Glob {
+    /// What was written.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether all of `text` is as it says.
+    pub fn fits(&self, text: &str) -> bool {
+        fits(&self.0, text)
+    }
+
+    /// Whether it is `*`, and thus fits everything.
+    pub fn is_any(&self) -> bool {
+        &*self.0 == "*"
+    }
+}
+
+/// Why a text is no glob.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BadGlob {
+    /// It would fit nothing.
+    #[error("an empty glob fits nothing; write a name, or `*` for all")]
+    Empty,
+    /// See [`GLOB_CHARS`].
+    #[error("a glob has at most {GLOB_CHARS} characters")]
+    TooLong,
+}
+
+impl FromStr for Glob {
+    type Err = BadGlob;
+
+    fn from_str(text: &str) -> Result<Self, BadGlob> {
+        match text.chars().take(GLOB_CHARS + 1).count() {
+            0 => Err(BadGlob::Empty),
+            chars if chars > GLOB_CHARS => Err(BadGlob::TooLong),
+            _ => Ok(Self(text.into())),
+        }
+    }
+}
+
+impl fmt::Debug for Glob {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Whether all of `text` is as `glob` says, which here may be empty.
+pub(super) fn fits(glob: &str, text: &str) -> bool {
+    let (mut glob, mut text) = (glob.chars(), text.chars());
+    // What follows the last `*`, and where in the text it was tried: if it does not fit there, one further on.
+    let mut last: Option<(Chars<'_>, Chars<'_>)> = None;
+    loop {
+        match (glob.next(), text.clone().next()) {
+            (Some('*'), _) => {
+                last = Some((glob.clone(), text.clone()));
+                continue;
+            }
+            (Some(wanted), Some(found)) if wanted == '?' || wanted == found => {
+                text.next();
+                continue;
+            }
+            (None, None) => return true,
+            _ => {}
+        }
+        let Some((after, tried)) = &mut last else { return false };
+        if tried.next().is_none() {
+            return false;
+        }
+        (glob, text) = (after.clone(), tried.clone());
+    }
+}
+
+/// Characters of one glob. 256: names of principals and tools are a quarter of that.
+pub const GLOB_CHARS: usize = 256;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// The definition, word by word; it takes for ever on some.
+    fn by_definition(glob: &[char], text: &[char]) -> bool {
+        match (glob, text) {
+            ([], []) => true,
+            (['*', rest @ ..], _) => (0..=text.len()).any(|at| by_definition(rest, &text[at..])),
+            (['?', glob @ ..], [_, text @ ..]) => by_definition(glob, text),
+            ([wanted, glob @ ..], [found, text @ ..]) if wanted == found => by_definition(glob, text),
+            _ => false,
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(4000))]
+
+        #[test]
+        fn a_glob_fits_what_its_definition_says(glob in "[abä*?]{0,8}", text in "[abä*?]{0,10}") {
+            let chars = |text: &str| text.chars().collect::<Vec<_>>();
+            prop_assert_eq!(fits(&glob, &text), by_definition(&chars(&glob), &chars(&text)));
+        }
+
+        #[test]
+        fn a_name_without_wildcards_fits_itself_alone(name in "[a-z_.!\\[\\]{}\\\\-]{1,12}", other in "[a-z]{0,12}") {
+            prop_assert!(fits(&name, &name));
+            prop_assert_eq!(fits(&name, &other), name == other);
+        }
+
+        #[test]
+        fn a_star_takes_any_run(before in "[a-z]{0,6}", run in ".{0,30}", after in "[a-z]{0,6}") {
+            let glob = format!("{before}*{after}");
+            let text = format!("{before}{run}{after}");
+            prop_assert!(fits(&glob, &text));
+        }
+    }
+
+    #[test]
+    fn a_hostile_glob_takes_no_longer_than_glob_and_text_together() {
+        let glob: Glob = "*a".repeat(GLOB_CHARS / 2).parse().unwrap();
+        // By definition this takes longer than the universe lasts.
+        assert!(!glob.fits(&format!("{}b", "a".repeat(4096))));
+    }
+
+    #[test]
+    fn what_fits_nothing_or_is_too_long_is_no_glob() {
+        assert_eq!("".parse::<Glob>(), Err(BadGlob::Empty));
+        assert!("ä".repeat(GLOB_CHARS).parse::<Glob>().is_ok());
+        assert_eq!("ä".repeat(GLOB_CHARS + 1).parse::<Glob>(), Err(BadGlob::TooLong));
+    }
+}

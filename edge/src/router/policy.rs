@@ -1,0 +1,313 @@
+//! What each principal may use: servers and tools, by glob. Pure: entries and a caller in, what it may use out.
+//!
+//! The first entry that fits a principal counts, and without one it may use nothing. Entries that allow the same share
+//! a [`Grant`], so whatever is made for one principal is made for all of them. A principal is looked up once for each
+//! [`Caller`], which keeps the answer for the edition of the policy that gave it. What comes of it is not here
+//! (`granted`).
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use super::glob::{Glob, fits};
+use crate::call::Caller;
+
+/// One entry of the policy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rule {
+    /// Whom it is about.
+    pub principals: Glob,
+    /// What they may use.
+    pub grant: Grant,
+}
+
+/// What the principals of an entry may use. Prompts, resources and everything else go with their server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Grant {
+    /// Slugs.
+    pub servers: Choice,
+    /// Tools of these servers.
+    pub tools: Choice,
+}
+
+/// What a list of globs leaves: of those that fit the last decides, and what none fits is denied.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Choice(Vec<Step>);
+
+/// One glob of a list.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Step {
+    /// `false`: it was written with `!` in front.
+    pub allows: bool,
+    /// What it is about.
+    pub glob: Glob,
+}
+
+/// The policy in force.
+#[derive(Debug, Default)]
+pub struct Policy {
+    /// Tells it from every other one of this process.
+    edition: u32,
+    /// As configured; `None`: everybody may use everything.
+    rules: Option<Vec<Rule>>,
+    /// By rule, what [`Caller::standing`] keeps: 0 for everything, else a place in `grants`, counted from 1.
+    standings: Vec<u32>,
+    /// What differs from everything. The last one is nothing, for principals that no entry fits.
+    grants: Vec<Arc<Grant>>,
+}
+
+impl Policy {
+    /// As `rules` say; without any everybody may use everything.
+    pub fn new(rules: Option<Vec<Rule>>) -> Self {
+        let Some(said) = &rules else { return Self::default() };
+        let (mut grants, mut standings) = (Vec::<Arc<Grant>>::new(), Vec::new());
+        let mut place = |grant: &Grant| {
+            if grant.is_everything() {
+                return 0;
+            }
+            let known = grants.iter().position(|known| **known == *grant);
+            let place = known.unwrap_or_else(|| {
+                grants.push(Arc::new(grant.clone()));
+                grants.len() - 1
+            });
+            // There are at most as many as entries.
+            u32::try_from(place + 1).unwrap_or(u32::MAX)
+        };
+        standings.extend(said.iter().map(|rule| place(&rule.grant)));
+        standings.push(place(&Grant::nothing()));
+        Self { edition: EDITIONS.fetch_add(1, Ordering::Relaxed), rules, standings, grants }
+    }
+
+    /// As it was configured.
+    pub fn rules(&self) -> Option<&[Rule]> {
+        self.rules.as_deref()
+    }
+
+    /// The place of what `caller` may use among the [`grants`](Self::grants); `None`: everything.
+    pub(super) fn place(&self, caller: &Caller) -> Option<usize> {
+        let rules = self.rules.as_deref()?;
+        let found = |principal: &str| {
+            let rule = rules.iter().position(|rule| rule.is_about(principal)).unwrap_or(rules.len());
+            self.standings.get(rule).copied().unwrap_or(u32::MAX)
+        };
+        usize::try_from(caller.standing(self.edition, found)).ok()?.checked_sub(1)
+    }
+
+    /// Whether `caller` may use this server.
+    pub(super) fn allows(&self, caller: &Caller, slug: &str) -> bool {
+        self.place(caller)
+            .is_none_or(|place| self.grants.get(place).is_some_and(|grant| grant.servers.has_server(slug)))
+    }
+
+    /// What differs from everything.
+    pub(super) fn grants(&self) -> &[Arc<Grant>] {
+        &self.grants
+    }
+}
+
+impl Rule {
+    /// Whether this principal is meant. One with an endless name is nobody that an operator can have meant.
+    pub fn is_about(&self, principal: &str) -> bool {
+        principal.len() <= NAME_BYTES && self.principals.fits(principal)
+    }
+}
+
+impl Grant {
+    fn nothing() -> Self {
+        Self { servers: Choice(Vec::new()), tools: Choice(Vec::new()) }
+    }
+
+    fn is_everything(&self) -> bool {
+        self.servers.is_all() && self.tools.is_all()
+    }
+
+    /// Whether a tool of that name of its server's own may be used, under whatever public name it appears.
+    pub(super) fn has_tool(&self, slug: &str, own_name: &str) -> bool {
+        self.servers.has_server(slug) && self.tools.has_tool(slug, own_name)
+    }
+}
+
+impl Choice {
+    /// What these leave, in their order.
+    pub fn of(steps: Vec<Step>) -> Self {
+        Self(steps)
+    }
+
+    /// Everything.
+    ///
+    /// # Panics
+    /// Never: the glob is one.
+    pub fn all() -> Self {
+        let any = "*".parse().ok().map(|glob| Step { allows: true, glob });
+        Self(any.into_iter().collect())
+    }
+
+    /// Whether it leaves everything.
+    pub fn is_all(&self) -> bool {
+        self.0.last().is_some_and(|step| step.allows && step.glob.is_any())
+    }
+
+    /// The globs, in their order.
+    pub fn steps(&self) -> &[Step] {
+        &self.0
+    }
+
+    /// Whether it leaves the server of this slug.
+    pub fn has_server(&self, slug: &str) -> bool {
+        self.last(|step| step.glob.fits(slug))
+    }
+
+    fn has_tool(&self, slug: &str, own_name: &str) -> bool {
+        self.is_all()
+            || (own_name.len() <= NAME_BYTES && self.last(|step| step.is_about_tool(slug, own_name)))
+    }
+
+    fn last(&self, fits: impl Fn(&Step) -> bool) -> bool {
+        self.0.iter().rev().find(|step| fits(step)).is_some_and(|step| step.allows)
+    }
+}
+
+impl Step {
+    /// Whether it is about this tool. What allows is read narrowly: with `__` in it as `server__tool`, else as the
+    /// tool's own name, so that no server gets anything allowed by calling a tool `other__tool`, and `t*` is never
+    /// about a server `time`. What denies is read as an own name as well.
+    fn is_about_tool(&self, slug: &str, own_name: &str) -> bool {
+        match self.glob.as_str().split_once("__") {
+            None => self.glob.fits(own_name),
+            Some((server, tool)) => {
+                let is_named = fits(server, slug) && fits(tool, own_name);
+                is_named || (!self.allows && self.glob.fits(own_name))
+            }
+        }
+    }
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let sign = if self.allows { "" } else { "!" };
+        write!(f, "{sign}{}", self.glob.as_str())
+    }
+}
+
+impl fmt::Debug for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl fmt::Debug for Choice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(&self.0).finish()
+    }
+}
+
+/// Numbers for policies; 0 is that of none.
+static EDITIONS: AtomicU32 = AtomicU32::new(1);
+
+/// Entries of a policy. 256: each that says something of its own may get rendered lists of its own.
+pub const ENTRIES: usize = 256;
+/// Globs of one list of an entry. 256: more than a server has tools; each is held against each tool once per change.
+pub const GLOBS: usize = 256;
+/// Bytes of a name that globs are held against. 1 KiB: eight times what MCP has for tools. A longer name fits no entry, and
+/// is no tool that a list of globs allows, so that a server with endless names costs no time.
+// MCP 2025-11-25 server/tools, Tool Names: at most 128 characters
+const NAME_BYTES: usize = 1024;
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn choice(globs: &[&str]) -> Choice {
+        let step = |text: &&str| {
+            let (allows, glob) = text.strip_prefix('!').map_or((true, *text), |rest| (false, rest));
+            Step { allows, glob: glob.parse().unwrap() }
+        };
+        Choice::of(globs.iter().map(step).collect())
+    }
+
+    pub(in crate::router) fn rule(principals: &str, servers: &[&str], tools: &[&str]) -> Rule {
+        let grant = Grant { servers: choice(servers), tools: choice(tools) };
+        Rule { principals: principals.parse().unwrap(), grant }
+    }
+
+    #[test]
+    fn the_first_entry_that_fits_counts_and_without_one_there_is_nothing() {
+        let rules = vec![
+            rule("ci-root", &["*"], &["*"]),
+            rule("ci-*", &["time"], &["*"]),
+            rule("ci-??", &["*"], &["*"]),
+            rule("twin", &["time"], &["*"]),
+        ];
+        let policy = Policy::new(Some(rules));
+        let place = |principal: &str| policy.place(&Caller::new(principal));
+        assert_eq!(place("ci-root"), None, "everything");
+        assert_eq!((place("ci-7"), place("ci-ab"), place("twin")), (Some(0), Some(0), Some(0)), "one grant");
+        let nobody = place("somebody else").unwrap();
+        assert_eq!(place(&format!("ci-{}", "x".repeat(NAME_BYTES))), Some(nobody));
+        assert_eq!(policy.grants().len(), 2);
+        assert!(!policy.grants()[nobody].has_tool("time", "now"));
+        assert!(policy.allows(&Caller::new("ci-1"), "time") && !policy.allows(&Caller::new("ci-1"), "git"));
+        assert!(Policy::new(None).allows(&Caller::new("anybody"), "git"));
+        assert!(!Policy::new(Some(Vec::new())).allows(&Caller::new("anybody"), "git"));
+    }
+
+    #[test]
+    fn a_caller_is_looked_up_once_in_each_policy() {
+        let caller = Caller::new("alice");
+        let (one, other) =
+            (Policy::new(Some(vec![rule("alice", &["a"], &["*"])])), Policy::new(Some(vec![])));
+        for _ in 0..2 {
+            assert!(one.allows(&caller, "a") && !other.allows(&caller, "a"));
+        }
+        assert_eq!(caller.standing(u32::MAX, |_| 7), 7);
+        assert_eq!(caller.standing(u32::MAX, |_| panic!("it is known")), 7);
+    }
+
+    #[test]
+    fn the_last_glob_that_fits_decides() {
+        let tools = choice(&["get_*", "!get_secret", "get_secret_of_day"]);
+        let has = |name| tools.has_tool("time", name);
+        assert!(has("get_time") && has("get_secret_of_day"));
+        assert!(!has("get_secret") && !has("set_time") && !has("GET_TIME"));
+        assert!(choice(&["!x", "*"]).is_all() && !choice(&["*", "!x"]).is_all() && !choice(&[]).is_all());
+    }
+
+    #[test]
+    fn what_allows_is_read_narrowly_and_what_denies_widely() {
+        let allowed = |globs: &[&str], slug, name| choice(globs).has_tool(slug, name);
+        assert!(allowed(&["git__*"], "git", "push") && allowed(&["g*__p*"], "git", "push"));
+        assert!(
+            !allowed(&["git__*"], "evil", "git__push"),
+            "a name that another server chose allows nothing"
+        );
+        assert!(!allowed(&["t*"], "time", "delete"), "it is about tools, not about servers");
+        assert!(
+            !allowed(&["db__query"], "pg", "db__query") && allowed(&["pg__db__query"], "pg", "db__query")
+        );
+        assert!(!allowed(&["*", "!git__push"], "git", "push"));
+        assert!(!allowed(&["*", "!db__query"], "pg", "db__query"), "as its list shows it");
+        assert!(allowed(&["*", "!t*"], "time", "now"));
+        let endless = "x".repeat(NAME_BYTES + 1);
+        assert!(allowed(&["*"], "a", &endless) && !allowed(&["*", "!y"], "a", &endless));
+    }
+
+    proptest! {
+        /// Whatever the globs before say, a denial at the end holds for every form of the tool's name.
+        #[test]
+        fn a_last_denial_always_holds(
+            before in prop::collection::vec("!?[a-c_*?]{1,6}", 0..4),
+            slug in "[a-c]{1,3}",
+            own in "[a-c_]{1,6}",
+        ) {
+            let with = |last: String| {
+                let mut globs: Vec<&str> = before.iter().map(String::as_str).collect();
+                globs.push(&last);
+                choice(&globs).has_tool(&slug, &own)
+            };
+            let (bare, whole) = (format!("!{own}"), format!("{slug}__{own}"));
+            let denied = format!("!{whole}");
+            prop_assert!(!with(bare) && !with(denied) && with(whole));
+        }
+    }
+}
