@@ -122,6 +122,30 @@ async fn a_list_that_cannot_be_read_costs_no_other_and_is_named() {
     }
 }
 
+#[tokio::test]
+async fn a_dry_run_says_what_is_odd_about_a_policy() {
+    let scratch = Scratch::new();
+    let text = format!(
+        "auth: {{tokens: [{{env: A, principal: ann}}, {{env: B, principal: bea}}]}}\n\
+         policy: {{ann: {{servers: [quartz, quarz, '!v*']}}, 'a*': {{}}, an?: {{}}, bea-2: {{}}}}\n\
+         servers: {{quartz: {{command: [{:?}, --tools, \"1\"]}}}}\n",
+        binary("scripted-server")
+    );
+    let file = scratch.write("edge.yaml", &text);
+    let mut command = edge(&["--dry-run", "--listen=127.0.0.1:0", "--config", file.to_str().unwrap()]);
+    command.env("A", "a-token").env("B", "b-token");
+    let (code, stdout, _) = run(command).await;
+    assert_eq!(code, 0, "{stdout}");
+    let odd: Vec<_> = stdout.lines().filter_map(|line| line.strip_prefix("policy: warning: ")).collect();
+    let all = [
+        "no entry fits the principal `bea`, which may use nothing",
+        "`quarz` in the servers of `ann` fits no server",
+        "`!v*` in the servers of `ann` fits no server",
+        "`an?` never counts, for `a*` comes before it",
+    ];
+    assert_eq!(odd, all, "{stdout}");
+}
+
 /// Status and challenge of a ping with this `Authorization`.
 async fn status(address: SocketAddr, authorization: Option<&str>) -> (u16, Option<String>) {
     let body = r#"{"jsonrpc":"2.0","id":1,"method":"ping"}"#;

@@ -89,6 +89,7 @@ impl App {
 
         let servers =
             Servers::build(&config, &permits, &drain.watch(), (&mut registry, busy_poll.arrivals()));
+        status::tell_policy(&config);
         let auth = Authenticator::new(config.auth.clone());
         auth.metrics().register(&mut registry);
         let reloader = Reloader::new(&config, (servers.clone(), auth.clone()), &mut registry);

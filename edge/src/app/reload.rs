@@ -1,4 +1,4 @@
-//! Takes a changed configuration while the process serves: the servers and the tokens. What is wrong leaves the old one in
+//! Takes a changed configuration while the process serves: the servers, the tokens and the policy. What is wrong leaves the old one in
 //! force; a gauge and a log line say so. Everything else counts at the next start, and that is said too.
 
 use std::path::PathBuf;
@@ -12,10 +12,12 @@ use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 
 use super::servers::Servers;
+use super::status;
 use crate::auth::{self, Authenticator};
 use crate::config::{self, Config, ConfigError, Said, Transport};
 use crate::ops::drain::DrainWatch;
 use crate::ops::fingerprint::{Fingerprint, LOOK_EVERY};
+use crate::router::policy::Rule;
 
 /// How the configuration is read again.
 pub struct Reload {
@@ -30,7 +32,7 @@ pub(super) struct Reloader {
     /// As of the start: what counts only then is compared with it.
     said: Said,
     /// What is in force.
-    current: (Vec<config::Server>, auth::Config),
+    current: InForce,
     /// Whether it may be that nobody has to show a token, where the process listens by now.
     may_be_open: bool,
     /// The keys of which the log said that they count at the next start.
@@ -39,6 +41,12 @@ pub(super) struct Reloader {
     auth: Authenticator,
     reloads: Counter,
     stale: Gauge,
+}
+
+type InForce = (Vec<config::Server>, auth::Config, Option<Vec<Rule>>);
+
+fn in_force(config: &Config) -> InForce {
+    (config.servers.clone(), config.auth.clone(), config.router.policy.clone())
 }
 
 impl Reloader {
@@ -60,7 +68,7 @@ impl Reloader {
         );
         let is_local = config.transport == Transport::Stdio || config.listen.address.is_loopback();
         let may_be_open = is_local || config.allow_unauthenticated;
-        let current = (config.servers.clone(), config.auth.clone());
+        let current = in_force(config);
         let (said, told) = (config.said.clone(), Vec::new());
         Self { said, current, may_be_open, told, servers, auth, reloads, stale }
     }
@@ -122,18 +130,21 @@ impl Reloader {
             return Err(why.to_owned());
         }
         self.stale.set(0);
-        let new = (config.servers.clone(), config.auth.clone());
+        let new = in_force(config);
         if new != self.current {
-            self.auth.replace(config.auth.clone());
+            // First what principals may use: nobody comes in whom the policy before did not know.
             let changed = self.servers.serve(config);
+            self.auth.replace(config.auth.clone());
             tracing::info!(
                 added = ?changed.added,
                 replaced = ?changed.replaced,
                 removed = ?changed.removed,
                 tokens = config.auth.tokens.len(),
                 issuer = config.auth.oauth.as_ref().map(|oauth| oauth.issuer.as_str()),
+                policy = config.router.policy.as_ref().map(Vec::len),
                 "configuration taken anew"
             );
+            status::tell_policy(config);
             self.current = new;
             self.reloads.inc();
         }

@@ -4,6 +4,9 @@ use serde_json::{Value, json};
 use wire::Era;
 
 use super::servers::Servers;
+use crate::auth::ANONYMOUS;
+use crate::config::{Config, Transport};
+use crate::front::stdio::LOCAL;
 use crate::ops::admin::Readiness;
 use crate::ops::drain::DrainWatch;
 use crate::router::{Complaints, Gateway};
@@ -54,6 +57,49 @@ pub(super) fn shares_a_process(servers: &Servers, pool: &Pool) -> bool {
 /// Said of each such server.
 pub(super) const ONE_PRINCIPAL: &str = "clients without a session share one process of this server, because all \
      credentials map to one principal; if it keeps state, give each user a token of their own";
+
+/// What is odd about the policy: principals that may use nothing, entries that never count, globs that fit no server. Each
+/// may be a slip.
+pub(super) fn odd_policy(config: &Config) -> Vec<String> {
+    let Some(rules) = config.router.policy.as_deref() else { return Vec::new() };
+    let mut odd = Vec::new();
+    let tokens = config.auth.tokens.iter().map(|token| token.principal.as_str());
+    let mut principals: Vec<&str> = match config.transport {
+        Transport::Stdio => vec![LOCAL],
+        Transport::Http if config.auth.tokens.is_empty() => vec![ANONYMOUS],
+        Transport::Http => tokens.collect(),
+    };
+    principals.sort_unstable();
+    principals.dedup();
+    for principal in principals {
+        if !rules.iter().any(|rule| rule.is_about(principal)) {
+            odd.push(format!("no entry fits the principal `{principal}`, which may use nothing"));
+        }
+    }
+    for (place, rule) in rules.iter().enumerate() {
+        let earlier = rules.iter().take(place);
+        if let Some(other) = earlier.map(|rule| &rule.principals).find(|other| other.covers(&rule.principals))
+        {
+            let (rule, other) = (rule.principals.as_str(), other.as_str());
+            odd.push(format!("`{rule}` never counts, for `{other}` comes before it"));
+        }
+        for step in rule.grant.servers.steps() {
+            let mut slugs = config.servers.iter().map(|server| server.upstream.name.as_str());
+            if !slugs.any(|slug| step.glob.fits(slug)) {
+                let principals = rule.principals.as_str();
+                odd.push(format!("`{step}` in the servers of `{principals}` fits no server"));
+            }
+        }
+    }
+    odd
+}
+
+/// The same as log lines.
+pub(super) fn tell_policy(config: &Config) {
+    for odd in odd_policy(config) {
+        tracing::warn!(odd, "policy");
+    }
+}
 
 pub(super) fn word(state: ServerState) -> &'static str {
     match state {

@@ -13,6 +13,7 @@ use super::draft::{Draft, ERAS, ISOLATIONS, PREFIXES, SLUG, ServerDraft, TokenSo
 use super::holder::{self, Holder};
 use super::keys;
 use super::oauth;
+use super::policy;
 use super::problem::Problem;
 use super::reader::{At, Key, Reader};
 use super::yaml::{self, BadYaml, Value};
@@ -65,6 +66,7 @@ const ROOT: &[Key<Draft>] = &[
     ("tls", tls),
     ("auth", |r, at, draft| r.section(at, AUTH, draft)),
     ("session_keys", keys::read),
+    ("policy", policy::read),
     ("servers", servers),
     ("prefix", |r, at, draft| set(&mut draft.prefix, r.choice(at, PREFIXES))),
     ("tasks", |r, at, draft| r.section(at, TASKS, draft)),

@@ -10,6 +10,7 @@ mod flags;
 mod holder;
 mod keys;
 mod oauth;
+mod policy;
 mod problem;
 mod reader;
 mod rules;

@@ -44,4 +44,4 @@ impl Said {
 }
 
 /// What a running process takes anew.
-const LIVE: &[&str] = &["servers", "prefix", "auth"];
+const LIVE: &[&str] = &["servers", "prefix", "auth", "policy"];

@@ -21,6 +21,12 @@ impl Glob {
         fits(&self.0, text)
     }
 
+    /// Whether it fits whatever `other` fits, as far as that can be told by looking: it fits what is written there.
+    pub fn covers(&self, other: &Self) -> bool {
+        // What is written may stand for several characters.
+        !(self.0.contains('?') && other.0.contains('*')) && self.fits(&other.0)
+    }
+
     /// Whether it is `*`, and thus fits everything.
     pub fn is_any(&self) -> bool {
         &*self.0 == "*"
@@ -114,6 +120,12 @@ mod tests {
         fn a_name_without_wildcards_fits_itself_alone(name in "[a-z_.!\\[\\]{}\\\\-]{1,12}", other in "[a-z]{0,12}") {
             prop_assert!(fits(&name, &name));
             prop_assert_eq!(fits(&name, &other), name == other);
+        }
+
+        #[test]
+        fn what_a_glob_covers_it_fits(one in "[ab*?]{1,5}", other in "[ab*?]{1,5}", text in "[abc]{0,7}") {
+            let (one, other): (Glob, Glob) = (one.parse().unwrap(), other.parse().unwrap());
+            prop_assert!(!one.covers(&other) || !other.fits(&text) || one.fits(&text));
         }
 
         #[test]

@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "the helpers of a test are test code")]
 
 mod oauth;
+mod policy;
 mod secrets;
 
 use std::collections::HashSet;

@@ -1,0 +1,90 @@
+//! What is understood as a policy, and that nothing that is missing by mistake opens anything.
+
+use super::*;
+
+use edge::router::policy::{ENTRIES, GLOBS, Rule};
+
+fn policy(test: &str, text: &str) -> Option<Vec<Rule>> {
+    let file = Written::new(test, text);
+    match run(&["--config", &file.path(), "--servers=time"], &[TOKEN]) {
+        Ok(Command::Serve(config)) => config.router.policy,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn shown(rules: Option<Vec<Rule>>) -> Vec<String> {
+    let shown = |rule: Rule| format!("{:?} {:?} {:?}", rule.principals, rule.grant.servers, rule.grant.tools);
+    rules.unwrap().into_iter().map(shown).collect()
+}
+
+#[test]
+fn entries_keep_their_order_and_what_is_not_said_is_all() {
+    assert!(policy("policy-0", "prefix: always\n").is_none());
+    let text = "policy:\n  zoe: {servers: ['*']}\n  'ci-*': {servers: [time, 'git*'], tools: ['get_*', '!get_secret']}\n  \
+                bob: {servers: []}\n  '*': {tools: time__now}\n  eve: {}\n";
+    let all = [
+        "zoe [*] [*]",
+        "ci-* [time, git*] [get_*, !get_secret]",
+        "bob [] [*]",
+        "* [*] [time__now]",
+        "eve [*] [*]",
+    ];
+    assert_eq!(shown(policy("policy-1", text)), all);
+    let text = "policy: [{zoe: {}}, {'ci-*': {servers: time}, a: {}}, {'*': {servers: []}}]\n";
+    let all = ["zoe [*] [*]", "ci-* [time] [*]", "a [*] [*]", "* [] [*]"];
+    assert_eq!(shown(policy("policy-2", text)), all, "where a tool would sort the keys of a map");
+}
+
+#[test]
+fn what_is_missing_or_wrong_is_refused() {
+    for (n, (text, place, why)) in [
+        ("policy:\n", "edge.yaml:1: policy", "nobody could use anything"),
+        ("policy: {}\n", "edge.yaml:1: policy", "nobody could use anything"),
+        ("policy: []\n", "edge.yaml:1: policy", "nobody could use anything"),
+        ("policy: [alice]\n", "edge.yaml:1: policy[0]", "keys with values belong here"),
+        ("policy:\n  alice:\n", "edge.yaml:2: policy.alice", "say what it may use"),
+        ("policy:\n  '': {}\n", "edge.yaml:2: policy.", "an empty glob fits nothing"),
+        (
+            "policy:\n  a: {severs: [x]}\n",
+            "edge.yaml:2: policy.a.severs",
+            "the nearest is `policy.a.servers`",
+        ),
+        ("policy:\n  a: {servers:}\n", "edge.yaml:2: policy.a.servers", "`[]` is none"),
+        ("policy:\n  a: {tools: [b, '']}\n", "edge.yaml:2: policy.a.tools[1]", "a value belongs here"),
+        ("policy:\n  a: {tools: [b, '!']}\n", "edge.yaml:2: policy.a.tools[1]", "an empty glob fits nothing"),
+        (
+            "policy:\n  a: {tools: ['!b', c]}\n",
+            "edge.yaml:2: policy.a.tools[0]",
+            "begin with what is allowed",
+        ),
+        (
+            "policy:\n  a: {servers: {b: c}}\n",
+            "edge.yaml:2: policy.a.servers",
+            "one value belongs here, not keys",
+        ),
+        ("polcy: {a: {}}\n", "edge.yaml:1: polcy", "the nearest is `policy`"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let said = complaints(&format!("policy-wrong-{n}"), text);
+        assert_eq!(said.len(), 1, "{said:?}");
+        assert!(said[0].starts_with(&format!("{place}: ")) && said[0].contains(why), "{text}{said:?}");
+    }
+}
+
+#[test]
+fn entries_globs_and_characters_are_bounded() {
+    let entries = |n: usize| (0..n).map(|n| format!("  p{n}: {{}}\n")).collect::<String>();
+    let globs = |n: usize| format!("policy: {{a: {{tools: [{}]}}}}\n", vec!["x"; n].join(", "));
+    assert_eq!(policy("policy-many", &format!("policy:\n{}", entries(ENTRIES))).unwrap().len(), ENTRIES);
+    assert!(policy("policy-globs", &globs(GLOBS)).is_some());
+    for (test, text, why) in [
+        ("too-many", format!("policy:\n{}", entries(ENTRIES + 1)), "there are 257 entries, and at most 256"),
+        ("too-globs", globs(GLOBS + 1), "there are 257 globs, and at most 256"),
+        ("too-long", format!("policy: {{{}: {{}}}}\n", "x".repeat(257)), "a glob has at most 256 characters"),
+    ] {
+        let said = complaints(test, &text);
+        assert!(said.len() == 1 && said[0].contains(why), "{said:?}");
+    }
+}
