@@ -168,7 +168,7 @@ impl Metrics {
         );
         registry.register(
             "policy_denied",
-            "Calls that `policy` kept from what is there; who was denied what is in the log at level debug",
+            "Calls that `policy` kept from what is, or may be, there; who was denied what is in the log at level debug",
             self.policy_denied.clone(),
         );
     }

@@ -134,9 +134,6 @@ impl Choice {
     }
 
     /// Everything.
-    ///
-    /// # Panics
-    /// Never: the glob is one.
     pub fn all() -> Self {
         let any = "*".parse().ok().map(|glob| Step { allows: true, glob });
         Self(any.into_iter().collect())

@@ -237,6 +237,41 @@ async fn sessions_on_a_process_they_share_each_hear_of_their_own() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_is_taken_back_from_a_principal_ends_and_what_others_use_goes_on() {
+    let about = |method: &str, uri: &str| json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": {"uri": uri}});
+    let of = |principal: &str, number| {
+        let (key, heard) = session_heard(number);
+        (SessionKey { caller: Caller::new(principal), ..key }, heard)
+    };
+    let ((ann, mut heard_ann), (bea, mut heard_bea)) = (of("ann", 1), of("bea", 2));
+    let mut room = Setting::default().isolation(Isolation::Shared).build();
+    let replies = [&ann, &bea].map(|key| room.dispatch_in(key, about(SUBSCRIBE, "x://1")));
+    let mut peer = room.accept_legacy().await;
+    peer.agree(SUBSCRIBE, "x://1").await;
+    for reply in replies {
+        result(reply).await;
+    }
+    room.pool.take_back(&|principal| principal == "ann");
+    peer.notify(UPDATED, json!({"uri": "x://1"})).await;
+    assert_eq!(told(&mut heard_bea).await.1, json!({"uri": "x://1"}));
+    assert!(!heard_ann.is_ready() && room.dial.dialled() == 1);
+    let reply = room.dispatch_in(&ann, about(SUBSCRIBE, "x://2"));
+    peer.agree(SUBSCRIBE, "x://2").await;
+    result(reply).await; // it may be given back
+
+    let mut room = Setting::default().build();
+    let (ann, _heard) = of("ann", 3);
+    let reply = room.dispatch_in(&ann, echo("under way"));
+    let mut peer = room.accept_legacy().await;
+    let request = peer.expect("tools/call").await;
+    room.pool.take_back(&|principal| principal == "bea");
+    room.pool.take_back(&|principal| principal == "ann");
+    peer.answer(&request, json!({"content": []})).await;
+    result(reply).await;
+    peer.ended().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_modern_server_is_listened_to_anew_for_other_resources() {
     let mut room = Setting::default().era(EraChoice::Modern).build();
     let mut client = Client::new("ann");
