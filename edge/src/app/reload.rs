@@ -1,5 +1,5 @@
-//! Takes a changed configuration while the process serves: the servers, the tokens and the policy. What is wrong leaves the old one in
-//! force; a gauge and a log line say so. Everything else counts at the next start, and that is said too.
+//! Takes a changed configuration while the process serves: the servers, the policy and the tokens. What is wrong leaves the
+//! old one in force; a gauge and a log line say so. Everything else counts at the next start, and that is said too.
 
 use std::path::PathBuf;
 use std::sync::Arc;

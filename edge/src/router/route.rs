@@ -68,7 +68,7 @@ impl Shared {
     /// The policy keeps `caller` from something of this server.
     pub(super) fn denied(&self, caller: &Caller, (server, name): (&ServerName, Option<&str>)) {
         self.metrics.policy_denied.inc();
-        tracing::debug!(principal = &**caller.principal(), %server, name, "denied by policy");
+        tracing::debug!(caller = &**caller.principal(), %server, name, "denied by policy");
     }
 
     /// Where a call leads by the name or URI in it.

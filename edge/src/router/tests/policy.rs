@@ -246,6 +246,9 @@ async fn a_name_that_is_hidden_leads_to_nobody_else() {
     assert_eq!(stage.tool("ci", None, "clock__now").await.map_err(|e| e.kind), Err(Kind::InvalidParams));
     assert_eq!(stage.list("ci", None, List::Tools).await, ["tick", "reset"], "vault has had `now` first");
     assert_eq!(stage.tool("ci", Some("clock"), "now").await.as_deref(), Ok("clock now"));
+    assert_eq!(stage.tool("ci", None, "clock__tick").await.as_deref(), Ok("clock tick"));
+    stage.router.shared.listed(2, whole(&["clock__tick"], "forge"));
+    assert_eq!(stage.tool("ci", None, "clock__tick").await.map_err(|e| e.kind), Err(Kind::InvalidParams));
 }
 
 #[tokio::test]

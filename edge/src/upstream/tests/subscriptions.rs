@@ -243,7 +243,7 @@ async fn what_is_taken_back_from_a_principal_ends_and_what_others_use_goes_on() 
         let (key, heard) = session_heard(number);
         (SessionKey { caller: Caller::new(principal), ..key }, heard)
     };
-    let ((ann, mut heard_ann), (bea, mut heard_bea)) = (of("ann", 1), of("bea", 2));
+    let ((ann, heard_ann), (bea, mut heard_bea)) = (of("ann", 1), of("bea", 2));
     let mut room = Setting::default().isolation(Isolation::Shared).build();
     let replies = [&ann, &bea].map(|key| room.dispatch_in(key, about(SUBSCRIBE, "x://1")));
     let mut peer = room.accept_legacy().await;
