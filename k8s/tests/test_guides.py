@@ -7,6 +7,7 @@ import sys
 
 import kubernetes_validate
 import pytest
+import yaml
 
 from processes import DIST
 from rendered import NEWEST, OLDEST, find, objects
@@ -78,3 +79,23 @@ def test_what_the_moving_guide_says_of_flags_holds():
     for flag in gone:
         done = run(DIST / "mcp-edge", flag, ok=(2,), env={**os.environ, "MCP_GATEWAY_AUTH_TOKEN": "x"})
         assert flag in done.stderr
+
+
+def test_policies_of_guides_let_nobody_go_everywhere():
+    """Policies add up: one that opens a port without `to` undoes what the manifests close, for servers beside the edge too."""
+    shown = 0
+    for guide in GUIDES:
+        for block in re.findall(r"```yaml\n(.*?)```", guide.read_text(), re.DOTALL):
+            for document in yaml.safe_load_all(block):
+                rules = document if isinstance(document, list) else []
+                if isinstance(document, dict) and document.get("kind") == "NetworkPolicy":
+                    rules = document["spec"].get("egress", [])
+                    for version in (OLDEST, NEWEST):
+                        kubernetes_validate.validate(document, version, strict=True)
+                for rule in (one for one in rules if isinstance(one, dict) and "ports" in one):
+                    assert rule.get("to"), f"{guide.name}: {rule}"
+                    for block_of in (peer["ipBlock"] for peer in rule["to"] if "ipBlock" in peer):
+                        if block_of["cidr"] == "0.0.0.0/0":
+                            assert {"10.0.0.0/8", "169.254.0.0/16"} <= set(block_of["except"]), guide.name
+                    shown += 1
+    assert shown >= 2
