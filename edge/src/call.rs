@@ -37,7 +37,7 @@ use crate::permit::CallPermit;
 
 pub use announced::{Announced, Look};
 pub use ask::{Answer, Answered, Ask};
-pub use caller::{Caller, Revocation, Standing};
+pub use caller::{Caller, Hold, Revocation, Standing};
 pub use capability::Capabilities;
 pub use input::InputRequired;
 pub use list::List;

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::time::Instant;
 
@@ -16,7 +16,7 @@ struct Proof {
     revocation: Revocation,
     /// When the credentials run out by themselves.
     ends: Option<Instant>,
-    /// Whether the credentials were shown to another replica, which alone knows how long they hold.
+    /// Whether the credentials were shown to another replica, which alone hears of it when they are taken back.
     vouched: bool,
     /// See [`Caller::standing`]: the edition in the upper half.
     standing: AtomicU64,
@@ -25,6 +25,17 @@ struct Proof {
 /// Takes back what callers proved; all who share it at once.
 #[derive(Clone, Debug, Default)]
 pub struct Revocation(Arc<AtomicBool>);
+
+/// Whether credentials hold still.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hold {
+    /// They do.
+    Good,
+    /// They ran out by themselves, then.
+    RanOut(Instant),
+    /// They were taken back.
+    Revoked,
+}
 
 impl Revocation {
     /// From now on.
@@ -39,26 +50,25 @@ impl Caller {
         Self::of(principal.into(), Revocation::default(), None)
     }
 
-    /// The same, until `ends` at the latest.
-    pub fn until(principal: impl Into<Arc<str>>, revocation: Revocation, ends: Instant) -> Self {
-        Self::of(principal.into(), revocation, Some(ends))
+    /// The same, until `ends` at the latest; `None`: further away than a clock reaches.
+    pub fn until(principal: impl Into<Arc<str>>, revocation: Revocation, ends: Option<Instant>) -> Self {
+        Self::of(principal.into(), revocation, ends)
     }
 
-    /// The caller who proved it to another replica.
-    pub fn vouched(principal: impl Into<Arc<str>>) -> Self {
-        let proof = Proof {
-            principal: principal.into(),
-            revocation: Revocation::default(),
-            ends: None,
-            vouched: true,
-            standing: AtomicU64::new(0),
-        };
-        Self(Arc::new(proof))
+    /// The caller who proved it to another replica, with credentials that end then, if they do by themselves.
+    pub fn vouched(principal: impl Into<Arc<str>>, ends: Option<Instant>) -> Self {
+        let (revocation, standing) = (Revocation::default(), AtomicU64::new(0));
+        Self(Arc::new(Proof { principal: principal.into(), revocation, ends, vouched: true, standing }))
     }
 
     fn of(principal: Arc<str>, revocation: Revocation, ends: Option<Instant>) -> Self {
         let standing = AtomicU64::new(0);
         Self(Arc::new(Proof { principal, revocation, ends, vouched: false, standing }))
+    }
+
+    /// When the credentials run out by themselves.
+    pub fn ends(&self) -> Option<Instant> {
+        self.0.ends
     }
 
     /// The name the credentials map to; never the credential.
@@ -86,8 +96,16 @@ impl Caller {
 
     /// Whether the credentials were taken back since, or have run out. Others may prove to be the same principal.
     pub fn is_over(&self) -> bool {
-        let has_ended = || self.0.ends.is_some_and(|ends| ends <= Instant::now());
-        self.0.revocation.0.load(Ordering::Acquire) || has_ended()
+        self.hold() != Hold::Good
+    }
+
+    /// The same, and which of both.
+    pub fn hold(&self) -> Hold {
+        match self.0.ends {
+            _ if self.0.revocation.0.load(Ordering::Acquire) => Hold::Revoked,
+            Some(ends) if ends <= Instant::now() => Hold::RanOut(ends),
+            _ => Hold::Good,
+        }
     }
 }
 
@@ -113,26 +131,54 @@ impl fmt::Debug for Caller {
 
 /// Whose credentials a stream stands open for. Clones are one.
 #[derive(Clone, Debug)]
-pub struct Standing(Arc<Mutex<Caller>>);
+pub struct Standing(Arc<Mutex<Held>>);
+
+#[derive(Debug)]
+struct Held {
+    caller: Caller,
+    /// How long another replica says that the same principal may stay.
+    vouched: Option<Instant>,
+}
 
 impl Standing {
     /// As long as those of `caller` hold.
     pub fn of(caller: Caller) -> Self {
-        Self(Arc::new(Mutex::new(caller)))
+        Self(Arc::new(Mutex::new(Held { caller, vouched: None })))
     }
 
-    /// As long as those hold that the same principal has shown now. What another replica vouches for says nothing of
-    /// how long, and changes nothing.
+    /// As long as those hold that the same principal has shown now, if that is longer. What another replica vouches for
+    /// prolongs it, but takes nothing from here: what is taken back here ends the stream all the same.
     pub fn renew(&self, caller: &Caller) {
-        let mut standing = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if *standing == *caller && !caller.0.vouched && !Arc::ptr_eq(&standing.0, &caller.0) {
-            standing.clone_from(caller);
+        let mut held = self.held();
+        if held.caller != *caller || Arc::ptr_eq(&held.caller.0, &caller.0) {
+            return;
+        }
+        let forever = |ends: Option<Instant>| (ends.is_none(), ends); // later than any time
+        if caller.0.vouched {
+            held.vouched = held.vouched.max(caller.0.ends);
+        } else if held.caller.is_over() || forever(caller.0.ends) >= forever(held.caller.0.ends) {
+            held.caller = caller.clone();
         }
     }
 
     /// Whether the stream has to end.
     pub fn is_over(&self) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).is_over()
+        self.hold() != Hold::Good
+    }
+
+    /// The same, and why.
+    pub fn hold(&self) -> Hold {
+        let held = self.held();
+        match (held.caller.hold(), held.vouched) {
+            (Hold::RanOut(_), Some(ends)) if ends > Instant::now() => Hold::Good,
+            (Hold::RanOut(one), Some(other)) => Hold::RanOut(one.max(other)),
+            (hold, _) => hold,
+        }
+    }
+
+    fn held(&self) -> MutexGuard<'_, Held> {
+        // Every state is valid at any point, so poison carries no news.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -146,8 +192,8 @@ mod tests {
     async fn credentials_run_out_or_are_taken_back() {
         let (all, later) = (Revocation::default(), Instant::now() + Duration::from_secs(60));
         let (one, other) = (
-            Caller::until("a", all.clone(), later),
-            Caller::until("b", all.clone(), later + Duration::from_secs(60)),
+            Caller::until("a", all.clone(), Some(later)),
+            Caller::until("b", all.clone(), Some(later + Duration::from_secs(60))),
         );
         assert!(!one.is_over() && !other.is_over());
         tokio::time::advance(Duration::from_secs(60)).await;
@@ -156,20 +202,60 @@ mod tests {
         assert!(other.is_over());
     }
 
+    fn until(name: &str, secs: u64) -> Caller {
+        Caller::until(name, Revocation::default(), Some(Instant::now() + Duration::from_secs(secs)))
+    }
+
+    async fn pass(secs: u64) {
+        tokio::time::advance(Duration::from_secs(secs)).await;
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_stream_stands_as_long_as_the_newest_credentials_of_its_principal() {
-        let until = |name: &str, secs| {
-            Caller::until(name, Revocation::default(), Instant::now() + Duration::from_secs(secs))
-        };
         let standing = Standing::of(until("a", 60));
         standing.renew(&until("b", 600));
-        standing.renew(&Caller::vouched("a"));
+        standing.renew(&Caller::vouched("a", None));
         let seen = standing.clone();
-        tokio::time::advance(Duration::from_secs(59)).await;
+        pass(59).await;
         assert!(!seen.is_over());
-        tokio::time::advance(Duration::from_secs(1)).await;
-        assert!(seen.is_over());
+        pass(1).await;
+        assert_eq!(seen.hold(), Hold::RanOut(Instant::now()));
         standing.renew(&until("a", 60));
         assert!(!seen.is_over());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn shorter_credentials_take_nothing_from_a_stream_unless_those_before_are_over() {
+        let long = until("a", 600);
+        let standing = Standing::of(long.clone());
+        standing.renew(&until("a", 60));
+        pass(61).await;
+        assert!(!standing.is_over());
+        long.revoke();
+        assert_eq!(standing.hold(), Hold::Revoked);
+        standing.renew(&until("a", 60));
+        assert!(!standing.is_over());
+        standing.renew(&Caller::new("a"));
+        standing.renew(&until("a", 60));
+        pass(1_000).await;
+        assert!(!standing.is_over(), "without an end is the latest");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn another_replica_prolongs_a_stream_and_keeps_nothing_that_is_taken_back() {
+        let own = until("a", 60);
+        let standing = Standing::of(own.clone());
+        let vouched = |name, secs| Caller::vouched(name, Some(Instant::now() + Duration::from_secs(secs)));
+        standing.renew(&vouched("b", 600));
+        standing.renew(&vouched("a", 120));
+        standing.renew(&vouched("a", 90));
+        pass(119).await;
+        assert!(!standing.is_over());
+        pass(1).await;
+        assert_eq!(standing.hold(), Hold::RanOut(Instant::now()));
+        standing.renew(&vouched("a", 60));
+        assert!(!standing.is_over());
+        own.revoke();
+        assert_eq!(standing.hold(), Hold::Revoked);
     }
 }

@@ -29,8 +29,9 @@ use super::modern::accepted;
 use super::outbox::{Outbox, outbox};
 use super::refusal::Refusal;
 use super::sse::{self, Feed};
+use super::tenure::Tenure;
 use super::{Front, batch, classify, legacy};
-use crate::call::{Caller, ServerName, Standing};
+use crate::call::{Caller, ServerName};
 use crate::error::{Blame, Error, Kind as ErrorKind};
 use crate::permit::Bound;
 use crate::seal::{self, Home, Sealer};
@@ -49,7 +50,7 @@ pub(super) struct Channels {
 struct Channel {
     number: u64,
     caller: Caller,
-    standing: Standing,
+    tenure: Tenure,
     scope: Option<ServerName>,
     outbox: Outbox,
     /// For answers on the spot that are not written yet.
@@ -125,11 +126,11 @@ pub(super) fn open(
     let number = channels.next_number.fetch_add(1, Ordering::Relaxed);
     let token = channels.token(number)?;
     let (outbox, messages) = outbox(front.rooms.permits.metrics());
-    let standing = Standing::of(caller.clone());
+    let tenure = Tenure::of(caller.clone());
     let channel = Arc::new(Channel {
         number,
         caller,
-        standing: standing.clone(),
+        tenure: tenure.clone(),
         scope,
         outbox,
         room: Arc::new(Semaphore::new(ANSWERS)),
@@ -151,7 +152,7 @@ pub(super) fn open(
     let endpoint = Bytes::from(format!("event: endpoint\ndata: {up}messages?{SESSION}={token}\n\n"));
     let count = front.rooms.metrics.stream(StreamKind::Sse);
     let feed = Feed::Plain(Box::new(messages));
-    Ok(sse::standing(standing, (Some(endpoint.into()), feed), front.config.keep_alive, count))
+    Ok(sse::standing(tenure, (Some(endpoint.into()), feed), front.config.keep_alive, count))
 }
 
 /// The channel that a message is for.
@@ -170,7 +171,7 @@ pub(super) fn addressee(
     };
     let channel = front.channels.find(token, caller, scope).ok_or_else(unknown)?;
     // Who has fresh credentials keeps the stream that he came with older ones for: there is no second one to open.
-    channel.standing.renew(caller);
+    channel.tenure.renew(caller);
     Ok(Addressee(channel))
 }
 
@@ -197,16 +198,17 @@ pub(super) fn take(front: &Front, to: &Addressee, arrival: Arrival) -> Result<Re
     }
     let id = (arrival.message.kind() == Kind::Request).then(|| arrival.message.id().cloned()).flatten();
     let begun = channel.message(front, arrival).map_err(|refusal| refusal.answering(id.as_ref()));
-    let room = match &begun {
+    let (room, running) = match &begun {
         Ok(None) => return Ok(accepted()),
         // The session bounds its calls; cancels and answers to what servers ask must come through beside them.
-        Ok(Some(Begun::Call(_) | Begun::Listen(_))) => None,
-        Ok(Some(Begun::Answered(_))) | Err(_) => Some(channel.place(front)?),
+        Ok(Some(Begun::Call(_))) => (None, Some(channel.tenure.call())),
+        Ok(Some(Begun::Listen(_))) => (None, None), // of another era; it has no end that could be waited for
+        Ok(Some(Begun::Answered(_))) | Err(_) => (Some(channel.place(front)?), None),
     };
     let outbox = channel.outbox.clone();
     front.rooms.drain.spawn(async move {
         outbox.deliver(begun).await;
-        drop(room);
+        drop((room, running));
     });
     Ok(accepted())
 }
@@ -225,8 +227,11 @@ pub(super) fn take_batch(
     let (answers, calls): (Vec<_>, Vec<_>) =
         batch.into_iter().partition(|begun| matches!(begun, Begun::Answered(_)));
     for call in calls {
-        let outbox = channel.outbox.clone();
-        front.rooms.drain.spawn(async move { outbox.deliver(Ok(Some(call))).await });
+        let (outbox, running) = (channel.outbox.clone(), channel.tenure.call());
+        front.rooms.drain.spawn(async move {
+            outbox.deliver(Ok(Some(call))).await;
+            drop(running);
+        });
     }
     let outbox = channel.outbox.clone();
     front.rooms.drain.spawn(async move {

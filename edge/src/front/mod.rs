@@ -43,6 +43,7 @@ mod sse;
 pub mod stdio;
 mod steps;
 mod tasks;
+mod tenure;
 #[cfg(test)]
 mod tests;
 mod timestamp;

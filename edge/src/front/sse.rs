@@ -74,15 +74,15 @@ pub(super) fn response(
     with_headers(Body::stream(EventStream::new(first, feed, keep_alive, count)))
 }
 
-/// The same for a stream that is not one call's: it stays open as long as the credentials of `standing` hold.
+/// The same for a stream that is not one call's: it stays open as long as `standing` says.
 pub(super) fn standing(
-    standing: Standing,
+    standing: impl Stands,
     (first, feed): (Option<Parts>, Feed),
     keep_alive: Duration,
     count: StreamCount,
 ) -> Response<Body> {
     let stream = EventStream::new(first, feed, keep_alive, count);
-    with_headers(Body::stream(EventStream { standing: Some(standing), ..stream }))
+    with_headers(Body::stream(EventStream { standing: Some(Box::new(standing)), ..stream }))
 }
 
 /// A response that is one event.
@@ -100,6 +100,18 @@ fn with_headers(body: Body) -> Response<Body> {
     response
 }
 
+/// What a stream stays open for.
+pub(super) trait Stands: Send + Sync + 'static {
+    /// Whether it has to end.
+    fn is_over(&self) -> bool;
+}
+
+impl Stands for Standing {
+    fn is_over(&self) -> bool {
+        Standing::is_over(self)
+    }
+}
+
 struct EventStream {
     first: Option<Parts>,
     /// `None` once there is nothing more to come.
@@ -108,7 +120,7 @@ struct EventStream {
     quiet: Pin<Box<Sleep>>,
     keep_alive: Duration,
     /// Asked with each event and each comment.
-    standing: Option<Standing>,
+    standing: Option<Box<dyn Stands>>,
     _count: StreamCount,
 }
 
@@ -147,7 +159,7 @@ impl HttpBody for EventStream {
                 Parts::from(Bytes::from_static(KEEP_ALIVE))
             }
         };
-        if self.standing.as_ref().is_some_and(Standing::is_over) {
+        if self.standing.as_ref().is_some_and(|standing| standing.is_over()) {
             (self.feed, self.first) = (None, None);
             return Poll::Ready(None);
         }

@@ -1,9 +1,10 @@
 //! What one replica shows another: whose request it passes on, and that it has the keys.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use http::{Method, Uri};
 use ring::digest::{Context, SHA256};
+use tokio::time::Instant;
 
 use crate::call::Caller;
 use crate::error::Error;
@@ -20,7 +21,9 @@ pub(super) fn write(
     of: (&Method, &Uri, Home),
     caller: &Caller,
 ) -> Result<Box<str>, Error> {
-    let payload = [&now().to_be_bytes()[..], &digest(of), caller.principal().as_bytes()].concat();
+    let payload =
+        [&now().to_be_bytes()[..], &left(caller).to_be_bytes(), &digest(of), caller.principal().as_bytes()]
+            .concat();
     sealer.seal_like(token, KIND, &payload).unwrap_or_else(|| sealer.seal(KIND, &payload))
 }
 
@@ -28,10 +31,21 @@ pub(super) fn write(
 pub(super) fn read(sealer: &Sealer, of: (&Method, &Uri, Home), proof: &str) -> Option<Caller> {
     let payload = sealer.open(KIND, proof)?;
     let (made, rest) = payload.split_first_chunk()?;
+    let (left, rest) = rest.split_first_chunk()?;
     let (about, principal) = rest.split_first_chunk::<DIGEST_LEN>()?;
     let is_fresh = now().abs_diff(u64::from_be_bytes(*made)) <= FRESH_SECS;
     let principal = std::str::from_utf8(principal).ok()?;
-    (is_fresh && *about == digest(of)).then(|| Caller::vouched(principal))
+    (is_fresh && *about == digest(of)).then(|| Caller::vouched(principal, end(u64::from_be_bytes(*left))))
+}
+
+/// How many seconds the credentials hold, so that both clocks may differ; one that is heard twice prolongs a stream by
+/// [`FRESH_SECS`] at most.
+fn left(caller: &Caller) -> u64 {
+    caller.ends().map_or(ENDLESS, |ends| ends.saturating_duration_since(Instant::now()).as_secs())
+}
+
+fn end(left: u64) -> Option<Instant> {
+    if left == ENDLESS { None } else { Instant::now().checked_add(Duration::from_secs(left)) }
 }
 
 /// Where it goes too: who gets a proof, at an address that was somebody else's before, can show it to nobody.
@@ -49,7 +63,10 @@ fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |age| age.as_secs())
 }
 
-const KIND: Kind = Kind::of_size("peer", 4096);
+/// Another name than proofs had that said no end (`peer`): none of them is read as one of these.
+const KIND: Kind = Kind::of_size("peer-until", 4096);
+/// Of credentials that do not run out by themselves.
+const ENDLESS: u64 = u64::MAX;
 const DIGEST_LEN: usize = 32;
 /// How far the clocks of two machines may be apart, and how long a proof that somebody overheard is of use. 60 s.
 const FRESH_SECS: u64 = 60;
@@ -57,6 +74,7 @@ const FRESH_SECS: u64 = 60;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::call::Revocation;
     use crate::seal::Config;
 
     #[test]
@@ -86,8 +104,27 @@ mod tests {
             write((&Sealer::new(&both).unwrap(), &token), (&post, &uri, at), &Caller::new("ann")).unwrap();
         assert_eq!(whose(&ours, (&post, &uri, at), &proof).as_deref(), Some("ann"));
         let stale =
-            [&(now() - FRESH_SECS - 5).to_be_bytes()[..], &digest((&post, &uri, at)), b"ann"].concat();
+            [&(now() - FRESH_SECS - 5).to_be_bytes()[..], &[255; 8], &digest((&post, &uri, at)), b"ann"]
+                .concat();
         let stale = ours.seal(KIND, &stale).unwrap();
         assert_eq!(whose(&ours, (&post, &uri, at), &stale), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_proof_says_how_long_the_credentials_hold() {
+        let sealer = Sealer::new(&Config::default()).unwrap();
+        let (post, uri) = (Method::POST, "/messages".parse::<Uri>().unwrap());
+        let of = (&post, &uri, Home::at("10.0.0.1:4445".parse().unwrap()));
+        let token = sealer.seal(Kind::new("sse"), b"x").unwrap();
+        let ends = Instant::now() + Duration::from_secs(90);
+        for ends in [Some(ends), None] {
+            let caller = Caller::until("ann", Revocation::default(), ends);
+            let proof = write((&sealer, &token), of, &caller).unwrap();
+            assert_eq!(read(&sealer, of, &proof).unwrap().ends(), ends);
+        }
+        // As it was before it said so.
+        let old = [&now().to_be_bytes()[..], &digest(of), b"ann"].concat();
+        let old = sealer.seal(Kind::of_size("peer", 4096), &old).unwrap();
+        assert!(read(&sealer, of, &old).is_none());
     }
 }

@@ -113,7 +113,7 @@ mod tests {
 
     fn verified(secs: u64) -> Verified {
         let ends = Instant::now() + Duration::from_secs(secs);
-        let caller = Caller::until("oauth:a", Revocation::default(), ends);
+        let caller = Caller::until("oauth:a", Revocation::default(), Some(ends));
         Verified { caller, ends: secs, reach: Reach::All }
     }
 

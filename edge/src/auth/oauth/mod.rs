@@ -192,7 +192,7 @@ impl Authority {
         let principal = claims.grant(&self.config)?;
         let left = terms.expires.saturating_add(LEEWAY_SECS).saturating_sub(now).min(LONGEST_SECS);
         let ends = Instant::now() + Duration::from_secs(left);
-        let caller = Caller::until(principal, self.revocation.clone(), ends);
+        let caller = Caller::until(principal, self.revocation.clone(), Some(ends));
         Ok(Verified { caller, ends: now.saturating_add(left), reach: terms.reach })
     }
 
