@@ -27,7 +27,7 @@ impl Claims<'_> {
         if self.text("iss") != Some(config.issuer.as_str()) {
             return Err(Fault::Issuer); // compared letter by letter: RFC 9068 §4
         }
-        let reach = self.reach(config).ok_or(Fault::Audience)?;
+        let (reach, is_further) = self.reach(config).ok_or(Fault::Audience)?;
         let expires = self.seconds("exp")?.ok_or(Fault::Malformed)?;
         if now >= expires.saturating_add(LEEWAY_SECS) {
             return Err(Fault::Expired);
@@ -35,7 +35,9 @@ impl Claims<'_> {
         if self.seconds("nbf")?.is_some_and(|begins| now.saturating_add(LEEWAY_SECS) < begins) {
             return Err(Fault::NotYet);
         }
-        if !is_access_token && self.is_something_else() {
+        // A further audience may be the id of a client, and an id_token is for that (OIDC Core §2); but it allows nothing.
+        let is_bare = is_further && self.scopes().is_empty();
+        if !is_access_token && (is_bare || self.is_something_else()) {
             return Err(Fault::Type);
         }
         // RFC 7800 §3, RFC 9449 §6: a token that is bound to a key is none for whoever has it, and nobody asks here for
@@ -57,26 +59,27 @@ impl Claims<'_> {
         if has_all { Ok(format!("{PREFIX}{name}")) } else { Err(Fault::Scope) }
     }
 
-    /// Of several audiences each counts.
+    /// Of several audiences each counts; and whether it is none of our own names by which it reaches that far.
     // RFC 7519 §4.1.3
-    fn reach(&self, config: &Config) -> Option<Reach> {
+    fn reach(&self, config: &Config) -> Option<(Reach, bool)> {
         let audiences = match self.0.get("aud")? {
             one @ Value::String(_) => std::slice::from_ref(one),
             Value::Array(all) => all.as_slice(),
             _ => return None,
         };
-        let mut servers = Vec::new();
+        let (mut servers, mut is_further) = (Vec::new(), false);
         for audience in audiences.iter().filter_map(Value::as_str) {
-            if config.audience.iter().any(|further| further == audience) {
-                return Some(Reach::All);
-            }
+            is_further |= config.audience.iter().any(|further| further == audience);
             match config.resource.reach(audience) {
-                Some(Reach::All) => return Some(Reach::All),
+                Some(Reach::All) => return Some((Reach::All, false)),
                 Some(Reach::Servers(more)) => servers.extend(more),
                 None => {}
             }
         }
-        (!servers.is_empty()).then_some(Reach::Servers(servers))
+        if is_further {
+            return Some((Reach::All, true));
+        }
+        (!servers.is_empty()).then_some((Reach::Servers(servers), false))
     }
 
     /// Whether it bears the marks of a token that is not for resources: one that says who logged in, or that gets others.
@@ -202,12 +205,19 @@ mod tests {
             (json!({"typ": "Refresh"}), Fault::Type),
             (json!({"token_use": "id"}), Fault::Type),
             (json!({"cnf": {"jkt": "x"}}), Fault::Type),
+            (json!({"aud": "api://further", "scope": null}), Fault::Type),
+            (
+                json!({"aud": ["https://edge.example/servers/a/mcp", "api://further"], "scope": ""}),
+                Fault::Type,
+            ),
         ] {
             assert_eq!(checked(changes.clone()), Err(fault), "{changes}");
         }
         for changes in [
             json!({"aud": ["account", "https://EDGE.example/mcp/"]}),
             json!({"aud": "api://further"}),
+            json!({"aud": "api://further", "scope": null, "scp": ["mcp"]}),
+            json!({"aud": ["api://further", "https://edge.example/mcp"], "scope": null}),
             json!({"exp": NOW - 29}),
             json!({"exp": NOW as f64 + 0.5}),
             json!({"exp": u64::MAX}),
@@ -218,6 +228,8 @@ mod tests {
             assert_eq!(checked(changes.clone()), Ok(Reach::All), "{changes}");
         }
         // RFC 9068 tokens have said what they are in their header.
+        let bare = with(json!({"aud": "api://further", "scope": null}));
+        assert!(Claims(&bare).check(&config(), NOW, true).is_ok());
         let claims = with(json!({"at_hash": "x"}));
         assert!(Claims(&claims).check(&config(), NOW, true).is_ok());
     }
