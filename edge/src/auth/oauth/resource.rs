@@ -78,9 +78,11 @@ impl Resource {
         &self.text
     }
 
-    /// The URI of the endpoint at this path of ours.
+    /// The URI of the endpoint at this path of ours; of the one that is configured, to the letter.
+    // RFC 9728 §3.3: clients compare it with what they were given
     pub(super) fn endpoint(&self, path: &str) -> String {
-        format!("{}{}{path}", self.origin, self.prefix)
+        let uri = format!("{}{}{path}", self.origin, self.prefix);
+        if uri == self.canonical { self.text.clone() } else { uri }
     }
 
     /// Where the metadata of that endpoint is.
@@ -220,6 +222,18 @@ mod tests {
         let bare = resource("https://edge.example:8443/");
         assert_eq!(bare.reach("https://edge.example:8443"), Some(Reach::All));
         assert_eq!(bare.endpoint("/mcp"), "https://edge.example:8443/mcp");
+    }
+
+    #[test]
+    fn the_endpoint_that_is_configured_has_its_name_to_the_letter() {
+        for text in
+            ["https://Edge.example:443/mcp/", "https://edge.example:443/mcp", "https://EDGE.example/mcp"]
+        {
+            let edge = resource(text);
+            assert_eq!(edge.endpoint("/mcp"), text);
+            assert_eq!(edge.endpoint("/sse"), "https://edge.example/sse");
+        }
+        assert_eq!(resource("https://edge.example/").endpoint("/mcp"), "https://edge.example/mcp");
     }
 
     #[test]
