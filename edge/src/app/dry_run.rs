@@ -46,6 +46,9 @@ async fn keys(config: &Config) -> Option<(String, bool)> {
     let oauth::Config { keys, issuer, authorities, .. } = config.auth.oauth.as_ref()?;
     let name = issuer.as_str();
     Some(match keys.keys(issuer, authorities.clone()).await {
+        Ok((keys, from)) if keys.is_empty() => {
+            (format!("issuer {name}: no keys ({from}: {})\n", keys.useless()), false)
+        }
         Ok((keys, from)) => {
             let left_out = match keys.left_out {
                 0 => String::new(),

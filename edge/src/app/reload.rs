@@ -37,6 +37,8 @@ pub(super) struct Reloader {
     may_be_open: bool,
     /// The keys of which the log said that they count at the next start.
     told: Vec<String>,
+    /// Those of them that `auth` has named.
+    waiting: Vec<&'static str>,
     servers: Servers,
     auth: Authenticator,
     reloads: Counter,
@@ -70,7 +72,7 @@ impl Reloader {
         let may_be_open = is_local || config.allow_unauthenticated;
         let current = in_force(config);
         let (said, told) = (config.said.clone(), Vec::new());
-        Self { said, current, may_be_open, told, servers, auth, reloads, stale }
+        Self { said, current, may_be_open, told, waiting: Vec::new(), servers, auth, reloads, stale }
     }
 
     /// Until the process leaves: looks at the files now and then, and at once when asked to.
@@ -134,13 +136,13 @@ impl Reloader {
         if new != self.current {
             // First what principals may use: nobody comes in whom the policy before did not know.
             let changed = self.servers.serve(config);
-            self.auth.replace(config.auth.clone());
+            self.waiting = self.auth.replace(config.auth.clone());
             tracing::info!(
                 added = ?changed.added,
                 replaced = ?changed.replaced,
                 removed = ?changed.removed,
                 tokens = config.auth.tokens.len(),
-                issuer = config.auth.oauth.as_ref().map(|oauth| oauth.issuer.as_str()),
+                issuer = self.auth.issuer(),
                 policy = config.router.policy.as_ref().map(Vec::len),
                 "configuration taken anew"
             );
@@ -148,7 +150,8 @@ impl Reloader {
             self.current = new;
             self.reloads.inc();
         }
-        let keys = self.said.needs_start(&config.said);
+        let mut keys = self.said.needs_start(&config.said);
+        keys.extend(self.waiting.iter().map(|key| (*key).to_owned()));
         if !keys.is_empty() && keys != self.told {
             tracing::warn!(?keys, "these have changed too and count at the next start");
         }

@@ -15,7 +15,7 @@ use crate::ops::metrics::words;
 /// A request without credentials that hold, or that are enough.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Denied {
-    /// 401, 403, or 503 where it cannot be known yet.
+    /// 401, 403, 400 for a request that could be read in two ways, or 503 where it cannot be known yet.
     pub status: StatusCode,
     /// The value of `WWW-Authenticate`; none where other credentials would change nothing.
     pub challenge: Option<HeaderValue>,
@@ -93,6 +93,7 @@ impl Fault {
     fn code(self) -> Option<&'static str> {
         match self {
             Self::Missing => None,
+            Self::Ambiguous => Some("invalid_request"),
             Self::Scope => Some("insufficient_scope"),
             _ => Some("invalid_token"),
         }
@@ -108,7 +109,12 @@ impl Denied {
             let status = StatusCode::SERVICE_UNAVAILABLE;
             return Self { status, challenge: None, retry_after_secs: Some(AGAIN_SECS), message };
         }
-        let status = if fault == Fault::Scope { StatusCode::FORBIDDEN } else { StatusCode::UNAUTHORIZED };
+        // RFC 6750 §3.1
+        let status = match fault {
+            Fault::Scope => StatusCode::FORBIDDEN,
+            Fault::Ambiguous => StatusCode::BAD_REQUEST,
+            _ => StatusCode::UNAUTHORIZED,
+        };
         // RFC 6750 §3: the scheme is followed by at least one parameter
         let mut challenge = REALM.to_owned();
         let mut add = |name: &str, value: &str| challenge.push_str(&format!(", {name}=\"{value}\""));

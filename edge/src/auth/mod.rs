@@ -57,8 +57,8 @@ impl Config {
 /// The endpoint that a request came to.
 #[derive(Clone, Copy, Debug)]
 pub struct Endpoint<'a> {
-    /// Its path, as clients know it: what they look for metadata of.
-    pub path: &'a str,
+    /// Its path, as clients know it: what they look for metadata of. In two parts, put together for whoever is refused.
+    pub path: [&'a str; 2],
     /// The only server it leads to.
     pub server: Option<&'a str>,
 }
@@ -85,6 +85,7 @@ struct Shared {
 struct Holders {
     tokens: Vec<(Secret, Caller)>,
     authority: Option<Arc<Authority>>,
+    names: Names,
     /// Whoever comes without a token that counts; `None` refuses them.
     anonymous: Option<Caller>,
 }
@@ -94,27 +95,39 @@ impl Authenticator {
     pub fn new(config: Config) -> Self {
         let metrics = Metrics::default();
         let holders = Holders::of(config, &metrics);
-        metrics.oauth.has(holders.authority.as_deref().and_then(Authority::keys).as_deref());
         let authority = watch::Sender::new(holders.authority.clone());
         Self { shared: Arc::new(Shared { holders: RwLock::new(holders), authority, metrics }) }
     }
 
-    /// Takes callers as `config` says from now on. Who came with what is not in it is revoked.
-    pub fn replace(&self, config: Config) {
-        let mut next = Holders::of(config, &self.shared.metrics);
+    /// Takes callers as `config` says from now on. Who came with what is not in it is revoked. The keys of the configuration
+    /// that count at the next start: a principal is a name of one issuer, and what is kept by it here must not become somebody
+    /// else's who is called the same by another.
+    pub fn replace(&self, mut config: Config) -> Vec<&'static str> {
         let mut holders = self.shared.holders.write().unwrap_or_else(PoisonError::into_inner);
-        next.take_over(&holders);
-        *holders = next;
-        let now = &holders.authority;
+        let waiting = holders.names.differ(config.oauth.as_ref());
+        if !waiting.is_empty() {
+            config.oauth = holders.authority.as_ref().map(|authority| authority.config.clone());
+            config.allow_unauthenticated = false; // somebody is asked for, if in vain
+        }
+        let mut next = Holders::of(config, &self.shared.metrics);
+        next.take_over(&holders, &self.shared.metrics);
+        let before = std::mem::replace(&mut *holders, next);
+        let now = holders.authority.clone();
+        drop(holders);
+        drop(before);
         self.shared.authority.send_if_modified(|current| {
             // One that goes on is left in peace.
             let is_other = current.as_ref().map(Arc::as_ptr) != now.as_ref().map(Arc::as_ptr);
             if is_other {
-                current.clone_from(now);
-                self.shared.metrics.oauth.has(now.as_deref().and_then(Authority::keys).as_deref());
+                match &now {
+                    Some(authority) => authority.show(),
+                    None => self.shared.metrics.oauth.has(0, 0),
+                }
+                *current = now;
             }
             is_other
         });
+        waiting
     }
 
     /// Keeps the keys of the authorization server fresh, whichever is configured, until the process stops.
@@ -143,15 +156,19 @@ impl Authenticator {
     pub async fn authenticate(&self, headers: &HeaderMap, at: Endpoint<'_>) -> Result<Caller, Denied> {
         let fault = match self.decide(headers, at) {
             Ok(caller) => return Ok(caller),
-            // The issuer may have a key for it that nobody has fetched yet.
-            Err(Fault::Key | Fault::NoKeys) if self.news().await => match self.decide(headers, at) {
-                Ok(caller) => return Ok(caller),
-                Err(fault) => fault,
-            },
+            // The issuer may have a key for it that nobody has fetched yet, also under a name that is known.
+            Err(Fault::Key | Fault::NoKeys | Fault::Signature) if self.news().await => {
+                match self.decide(headers, at) {
+                    Ok(caller) => return Ok(caller),
+                    Err(fault) => fault,
+                }
+            }
             Err(fault) => fault,
         };
         self.shared.metrics.count(fault);
-        Err(Denied::new(fault, self.authority().as_deref().map(|authority| (&authority.config, at.path))))
+        // Only here the path is needed.
+        let (authority, path) = (self.authority(), at.path.concat());
+        Err(Denied::new(fault, authority.as_deref().map(|authority| (&authority.config, path.as_str()))))
     }
 
     /// Whether there is more to say to whoever comes without a token than that he needs one.
@@ -198,9 +215,34 @@ impl Authenticator {
         self.shared.holders.read().unwrap_or_else(PoisonError::into_inner).authority.clone()
     }
 
+    /// Whose tokens are taken.
+    pub fn issuer(&self) -> Option<String> {
+        self.authority().map(|authority| authority.config.issuer.as_str().to_owned())
+    }
+
     /// Refusals counted here.
     pub fn metrics(&self) -> &Metrics {
         &self.shared.metrics
+    }
+}
+
+/// Whose names the principals of tokens are: of the first issuer of this process, in its claim.
+#[derive(Clone, Debug, Default)]
+struct Names(Option<(oauth::Issuer, String)>);
+
+impl Names {
+    fn of(config: Option<&oauth::Config>) -> Self {
+        Self(config.map(|config| (config.issuer.clone(), config.principal.clone())))
+    }
+
+    /// The keys of the configuration by which names would be those of others.
+    fn differ(&self, config: Option<&oauth::Config>) -> Vec<&'static str> {
+        let (Some((issuer, principal)), Some(config)) = (&self.0, config) else { return Vec::new() };
+        let other = [
+            (*issuer != config.issuer, "auth.oauth.issuer"),
+            (*principal != config.principal, "auth.oauth.principal"),
+        ];
+        other.into_iter().filter_map(|(is_other, key)| is_other.then_some(key)).collect()
     }
 }
 
@@ -208,14 +250,15 @@ impl Holders {
     fn of(config: Config, metrics: &Metrics) -> Self {
         let is_open = !config.asks() && config.allow_unauthenticated;
         let anonymous = is_open.then(|| Caller::new(ANONYMOUS));
+        let names = Names::of(config.oauth.as_ref());
         let authority = |config| Arc::new(Authority::new(config, metrics.oauth.clone()));
         let authority = config.oauth.map(authority);
         let tokens = config.tokens.into_iter().map(|t| (t.secret, Caller::new(t.principal))).collect();
-        Self { tokens, authority, anonymous }
+        Self { tokens, authority, names, anonymous }
     }
 
     /// Callers of whom both say the same are the same; the others of `before` are revoked.
-    fn take_over(&mut self, before: &Self) {
+    fn take_over(&mut self, before: &Self, metrics: &Metrics) {
         for known in &before.tokens {
             match self.tokens.iter_mut().find(|token| *token == known) {
                 Some(token) => token.1.clone_from(&known.1),
@@ -228,9 +271,12 @@ impl Holders {
             (_, None) => {}
         }
         match (&mut self.authority, &before.authority) {
-            (Some(now), Some(known)) if now.config == known.config => now.clone_from(known),
-            (_, Some(known)) => known.revocation.revoke(),
+            (Some(now), Some(known)) => *now = known.becoming(now.config.clone(), metrics.oauth.clone()),
+            (None, Some(known)) => known.revoke(),
             (_, None) => {}
+        }
+        if before.names.0.is_some() {
+            self.names = before.names.clone(); // also after a time without any
         }
     }
 

@@ -9,7 +9,7 @@ use testkit::issuer::Signer;
 use super::oauth::tests::{claims, with_keys};
 use super::*;
 
-const AT: Endpoint<'static> = Endpoint { path: "/mcp", server: None };
+const AT: Endpoint<'static> = Endpoint { path: ["/mcp", ""], server: None };
 
 async fn caller(auth: &Authenticator, values: &[&str]) -> Result<Caller, Denied> {
     auth.authenticate(&headers(values), AT).await
@@ -57,15 +57,21 @@ async fn a_request_without_a_token_is_challenged_without_an_error_code() {
 #[tokio::test]
 async fn a_wrong_token_is_called_invalid() {
     let auth = authenticator(&[("secret", "ci")]);
-    for values in
-        [&["Bearer secre"][..], &["Bearer secrets"], &["Bearer "], &["Bearer secret", "Bearer secret"]]
-    {
+    for values in [&["Bearer secre"][..], &["Bearer secrets"], &["Bearer "]] {
         assert_eq!(
             challenge(&auth, values).await,
             r#"Bearer realm="mcp-edge", error="invalid_token""#,
             "{values:?}"
         );
     }
+}
+
+#[tokio::test]
+async fn two_tokens_make_no_request() {
+    let auth = authenticator(&[("secret", "ci")]);
+    let denied = caller(&auth, &["Bearer secret", "Bearer secret"]).await.unwrap_err();
+    assert_eq!(denied.status, StatusCode::BAD_REQUEST);
+    assert_eq!(denied.challenge.unwrap(), r#"Bearer realm="mcp-edge", error="invalid_request""#);
 }
 
 #[tokio::test]
@@ -175,7 +181,8 @@ async fn a_challenge_says_where_tokens_are_to_be_had_and_which() {
     for (path, shown) in
         [("/servers/time/mcp", "/servers/time/mcp"), ("/servers/a\"b/mcp", ""), ("/sse", "/sse")]
     {
-        let denied = auth.authenticate(&headers(&[]), Endpoint { path, server: None }).await.unwrap_err();
+        let denied =
+            auth.authenticate(&headers(&[]), Endpoint { path: [path, ""], server: None }).await.unwrap_err();
         let url = format!("https://edge.example/.well-known/oauth-protected-resource{shown}\"");
         assert!(denied.challenge.unwrap().to_str().unwrap().contains(&url), "{path}");
     }
@@ -230,4 +237,71 @@ async fn metadata_is_of_the_gateway_or_of_the_endpoint_in_the_path() {
     assert_eq!((metadata(""), metadata("/mcp")), (common.clone(), common));
     assert_eq!(metadata("/servers/time/mcp")["resource"], "https://edge.example/servers/time/mcp");
     assert!(auth.metadata("/nowhere", |path| path != "/nowhere").is_none());
+}
+
+#[tokio::test]
+async fn what_changes_beside_the_terms_ends_nothing_and_a_key_takes_its_own_along() {
+    let (a, b, c) = (Signer::new("a", "ES256"), Signer::new("b", "ES256"), Signer::new("c", "ES256"));
+    let with = |signers: &[&Signer]| Config { oauth: Some(with_keys(signers)), ..with_oauth(&a) };
+    let auth = Authenticator::new(with(&[&a, &b]));
+    let of =
+        async |signer: &Signer| caller(&auth, &[&format!("Bearer {}", signer.token(&claims("ann")))]).await;
+    let (one, other) = (of(&a).await.unwrap(), of(&b).await.unwrap());
+    assert!(auth.replace(with(&[&c, &a, &b])).is_empty());
+    assert!(!one.is_over() && !other.is_over() && of(&c).await.is_ok());
+    assert_eq!(metric(&auth, "oauth_keys"), "3");
+    assert_eq!(metric(&auth, "oauth_keys_fetched_timestamp_seconds"), "0", "nobody fetched them");
+    let authorities = Config {
+        oauth: Some(oauth::Config { authorities: Some("ca.pem".into()), ..with_keys(&[&a]) }),
+        ..with_oauth(&a)
+    };
+    auth.replace(authorities);
+    assert!(!one.is_over() && other.is_over() && of(&b).await.is_err());
+}
+
+#[tokio::test]
+async fn names_stay_those_of_one_issuer_while_it_serves() {
+    let signer = Signer::new("k", "ES256");
+    let config = with_oauth(&signer);
+    let auth = Authenticator::new(config.clone());
+    let token = format!("Bearer {}", signer.token(&claims("ann")));
+    let before = caller(&auth, &[&token]).await.unwrap();
+    let changed = |change: &dyn Fn(&mut oauth::Config)| {
+        let mut oauth = with_keys(&[&signer]);
+        change(&mut oauth);
+        Config { tokens: Vec::new(), oauth: Some(oauth), allow_unauthenticated: true }
+    };
+    let (issuer, claim) = (
+        changed(&|oauth| oauth.issuer = "https://other.example".parse().unwrap()),
+        changed(&|oauth| oauth.principal = "email".to_owned()),
+    );
+    assert_eq!(auth.replace(issuer.clone()), ["auth.oauth.issuer"]);
+    assert_eq!(auth.replace(claim), ["auth.oauth.principal"]);
+    assert!(!before.is_over() && caller(&auth, &[&token]).await.is_ok());
+    assert_eq!(auth.issuer().as_deref(), Some("https://idp.example/realms/team"));
+    assert!(caller(&auth, &["Bearer secret"]).await.is_err(), "the rest is taken");
+    // Also after a time without any: what was opened before may be there still.
+    assert!(auth.replace(Config { oauth: None, ..config.clone() }).is_empty());
+    assert_eq!(auth.replace(issuer), ["auth.oauth.issuer"]);
+    assert!(caller(&auth, &[]).await.is_err(), "and nobody comes in for that");
+    assert!(auth.replace(config).is_empty());
+    assert!(caller(&auth, &[&token]).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_key_that_was_replaced_under_its_name_is_fetched() {
+    let (old, new) = (Signer::new("k", "ES256"), Signer::new("k", "ES256"));
+    let issuer = testkit::issuer::Issuer::start(&[&old]).await;
+    let pace = oauth::Pace { between: std::time::Duration::ZERO, ..oauth::Pace::default() };
+    let edge = "https://edge.example/mcp";
+    let oauth =
+        oauth::Config { pace, ..oauth::Config::new(edge.parse().unwrap(), issuer.name().parse().unwrap()) };
+    let auth = Authenticator::new(Config { oauth: Some(oauth), ..Config::default() });
+    let drain = crate::ops::drain::Drain::new();
+    let keeping = tokio::spawn(auth.clone().keep_fresh(drain.watch()));
+    let token = |signer: &Signer| format!("Bearer {}", signer.token(&issuer.claims(edge, "ann")));
+    assert!(caller(&auth, &[&token(&old)]).await.is_ok());
+    issuer.publish(&[&new]);
+    assert!(caller(&auth, &[&token(&new)]).await.is_ok());
+    keeping.abort();
 }

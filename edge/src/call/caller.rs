@@ -42,6 +42,11 @@ impl Revocation {
     pub fn revoke(&self) {
         self.0.store(true, Ordering::Release);
     }
+
+    /// Whether it was.
+    pub fn is_revoked(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
 }
 
 impl Caller {
@@ -102,7 +107,7 @@ impl Caller {
     /// The same, and which of both.
     pub fn hold(&self) -> Hold {
         match self.0.ends {
-            _ if self.0.revocation.0.load(Ordering::Acquire) => Hold::Revoked,
+            _ if self.0.revocation.is_revoked() => Hold::Revoked,
             Some(ends) if ends <= Instant::now() => Hold::RanOut(ends),
             _ => Hold::Good,
         }

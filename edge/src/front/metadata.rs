@@ -17,7 +17,8 @@ use super::{Front, not_found, route};
 
 /// The document about the endpoint at this path, or about the whole gateway if it is empty.
 pub(super) fn answer(front: &Front, method: &Method, about: &str) -> Response<Body> {
-    let Some(document) = front.rooms.auth.metadata(about, route::is_endpoint) else {
+    let is_served = |path: &str| route::endpoint(path).is_some_and(|door| front.config.serves(door));
+    let Some(document) = front.rooms.auth.metadata(about, is_served) else {
         return open(not_found("there is no metadata of this path").into_response());
     };
     match *method {

@@ -289,7 +289,7 @@ impl Front {
         // Where there is a challenge to find, clients may look for it by GET, before they have a session.
         let may_look = knock.method == Method::GET && self.rooms.auth.has_metadata();
         let checked = if may_look { checked } else { Ok(checked?) };
-        let at = Endpoint { path: &knock.door.endpoint(knock.uri.path()), server: knock.slug };
+        let at = Endpoint { path: knock.door.endpoint(knock.uri.path()), server: knock.slug };
         let caller = self.rooms.auth.authenticate(&knock.headers, at).await?;
         checked?;
         self.known(knock, caller, self.rooms.peers.as_ref(), body).await

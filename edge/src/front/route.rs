@@ -1,7 +1,5 @@
 //! Where a path leads, and which HTTP methods a door takes.
 
-use std::borrow::Cow;
-
 use http::{HeaderMap, Method};
 use wire::mcp::version::looks_modern;
 
@@ -57,21 +55,24 @@ impl<'a> Route<'a> {
     }
 }
 
-/// Whether clients connect to this path: that of a transport, to all servers or to what may be the name of one. Whether it
+/// The door that clients connect to at this path: that of a transport, to all servers or to what may be the name of one. Whether it
 /// is one is not told to whoever has not shown who he is.
-pub(super) fn is_endpoint(path: &str) -> bool {
+pub(super) fn endpoint(path: &str) -> Option<Door> {
     let is_name = |slug: &str| ServerName::parse(slug).is_some();
-    matches!(Route::of(path), Route::To(Door::Mcp | Door::Sse, slug) if slug.is_none_or(is_name))
+    match Route::of(path) {
+        Route::To(door @ (Door::Mcp | Door::Sse), slug) if slug.is_none_or(is_name) => Some(door),
+        _ => None,
+    }
 }
 
 impl Door {
-    /// The endpoint that a client connects to who comes here: there is its token for.
-    pub(super) fn endpoint(self, path: &str) -> Cow<'_, str> {
+    /// The path, in two parts, of the endpoint that a client connects to who comes here: there is its token for.
+    pub(super) fn endpoint(self, path: &str) -> [&str; 2] {
         let path = path.strip_suffix('/').unwrap_or(path);
         match self {
-            Self::Mcp | Self::Sse => path.into(),
-            Self::Call => path.strip_suffix("/call").unwrap_or(path).into(),
-            Self::Messages => format!("{}sse", path.strip_suffix("messages").unwrap_or(path)).into(),
+            Self::Mcp | Self::Sse => [path, ""],
+            Self::Call => [path.strip_suffix("/call").unwrap_or(path), ""],
+            Self::Messages => [path.strip_suffix("messages").unwrap_or(path), "sse"],
         }
     }
 

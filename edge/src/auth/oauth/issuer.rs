@@ -74,6 +74,11 @@ impl FromStr for KeysUrl {
 }
 
 impl Source {
+    /// Whether keys that changed in between are those of one place that has changed.
+    pub(super) fn is_place_of(&self, other: &Self) -> bool {
+        matches!((self, other), (Self::File(_), Self::File(_))) || self == other
+    }
+
     /// The keys, as they are now, and where they are.
     ///
     /// # Errors
@@ -114,10 +119,15 @@ async fn find(issuer: &Issuer, authorities: Option<PathBuf>) -> Result<Uri, NoKe
                 continue;
             }
         };
-        if document.status.is_success() && document.body.is_object() {
-            return keys_url(issuer, &document.body).map_err(|why| NoKeys(format!("{url}: {why}")));
+        if !document.status.is_success() {
+            said.push(format!("{url} answers {}", document.status));
+            continue;
         }
-        said.push(format!("{url} answers {}", document.status));
+        match keys_url(issuer, &document.body) {
+            Ok(keys) => return Ok(keys),
+            // Some answer everything; and the metadata of OAuth may lack what that of OpenID Connect has.
+            Err(why) => said.push(format!("{url}: {why}")),
+        }
     }
     Err(NoKeys(format!("{}; where its keys are can be said as `auth.oauth.keys.url`", said.join("; "))))
 }
@@ -126,7 +136,10 @@ async fn find(issuer: &Issuer, authorities: Option<PathBuf>) -> Result<Uri, NoKe
 fn words(trouble: &Trouble) -> String {
     match trouble {
         Trouble::NobodyThere { address } => format!("nobody listens at {address}"),
-        other => other.to_string(),
+        Trouble::NotMcp(why) => format!("that is no document of an issuer: {why}"),
+        Trouble::Silent { what, seconds } => format!("{what} did not come within {seconds} s"),
+        // What is an argument there is a key of the configuration here.
+        other => other.to_string().replace("--ca", "`auth.oauth.ca`"),
     }
 }
 
@@ -222,6 +235,43 @@ mod tests {
             let said = url(metadata.clone()).unwrap_err();
             assert!(said.contains(why), "{metadata}: {said}");
         }
+    }
+
+    #[tokio::test]
+    async fn metadata_that_says_nothing_of_keys_is_not_the_last() {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let name = format!("http://{}", listener.local_addr().unwrap());
+        let (keys, said) = (format!("{name}/jwks"), json!({"issuer": name.clone()}));
+        let whole = json!({"issuer": name.clone(), "jwks_uri": keys});
+        tokio::spawn(async move {
+            // Twice with what helps at the second place, and then never.
+            for number in 0.. {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let mut request = Vec::new();
+                while !request.ends_with(b"\r\n\r\n") {
+                    stream.read_buf(&mut request).await.unwrap();
+                }
+                let body = if number == 1 { &whole } else { &said }.to_string();
+                let head =
+                    format!("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: {}\r\n\r\n", body.len());
+                stream.write_all(format!("{head}{body}").as_bytes()).await.unwrap();
+            }
+        });
+        let issuer = name.parse().unwrap();
+        assert_eq!(find(&issuer, None).await.unwrap().to_string(), keys);
+        let said = find(&issuer, None).await.unwrap_err().to_string();
+        assert!(
+            said.contains("oauth-authorization-server") && said.contains("openid-configuration"),
+            "{said}"
+        );
+    }
+
+    #[test]
+    fn what_went_wrong_is_said_in_words_of_the_configuration() {
+        let said = words(&Trouble::Tls("name the authority's file as --ca".to_owned()));
+        assert!(said.contains("`auth.oauth.ca`") && !said.contains("--ca"), "{said}");
+        assert!(!words(&Trouble::NotMcp("no JSON".to_owned())).contains("MCP"));
     }
 
     #[test]

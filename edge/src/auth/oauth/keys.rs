@@ -1,8 +1,9 @@
 //! The keys of an issuer (RFC 7517), and signatures checked with them.
 //!
 //! Guarantees: public keys alone, each of which verifies what its own type signs: what a token says of its algorithm never
-//! makes a key of one kind be used as another. A token costs one verification at most. Keys that are of no use here
-//! (for encryption, symmetric ones, curves that are not supported) are left out, and do no harm to the others.
+//! makes a key of one kind be used as another. A token costs [`TRIED`] verifications at most, and one if it names its key.
+//! Keys that are of no use here (for encryption, symmetric ones, curves that are not supported) are left out, and do no harm to
+//! the others.
 
 use ring::signature::{
     ECDSA_P256_SHA256_FIXED, ECDSA_P384_SHA384_FIXED, ED25519, EcdsaVerificationAlgorithm,
@@ -81,13 +82,14 @@ impl Keys {
     /// In one sentence, why there is no key in it.
     pub fn parse(text: &[u8]) -> Result<Self, String> {
         let value = serde_json::from_slice(text).map_err(|error| format!("it is no JSON: {error}"))?;
-        Self::of(&value)
+        let keys = Self::of(&value)?;
+        if keys.usable.is_empty() { Err(keys.useless()) } else { Ok(keys) }
     }
 
-    /// The same for one that is parsed already.
+    /// The same for one that is parsed already; it may have no key.
     ///
     /// # Errors
-    /// In one sentence, why there is no key in it.
+    /// In one sentence, why it is no key set.
     pub fn of(value: &Value) -> Result<Self, String> {
         let Some(keys) = value.get("keys").and_then(Value::as_array) else {
             return Err("it is no key set: it has no list `keys` (RFC 7517)".to_owned());
@@ -95,40 +97,54 @@ impl Keys {
         let read = |key: &Value| Key::of(key.as_object()?);
         let usable: Vec<_> = keys.iter().filter_map(read).take(MOST).collect();
         let left_out = keys.len() - usable.len();
-        if usable.is_empty() {
-            return Err(format!(
-                "none of its {left_out} keys signs tokens by RS256, PS256, ES256, their larger kin, or EdDSA"
-            ));
-        }
         Ok(Self { usable, left_out })
     }
 
+    /// In one sentence, that none does.
+    pub fn useless(&self) -> String {
+        let left_out = self.left_out;
+        format!("none of its {left_out} keys signs tokens by RS256, PS256, ES256, their larger kin, or EdDSA")
+    }
+
     /// How many there are.
-    #[expect(clippy::len_without_is_empty, reason = "it never is")]
     pub fn len(&self) -> usize {
         self.usable.len()
     }
 
-    /// Whether the key of that name, or the only one that can be meant, has signed this.
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.usable.is_empty()
+    }
+
+    /// The place in `others` of the key that is here at `place`, whatever it is called there.
+    pub(super) fn place_in(&self, place: usize, others: &Self) -> Option<usize> {
+        let key = self.usable.get(place)?;
+        let same = others.usable.iter().position(|other| other == key);
+        same.or_else(|| others.usable.iter().position(|other| other.material == key.material))
+    }
+
+    /// The place of the key that has signed this: the one of that name, or one of those that can be meant.
     pub(super) fn verify(
         &self,
         (algorithm, id): (Algorithm, Option<&str>),
         signed: &[u8],
         signature: &[u8],
-    ) -> Result<(), Fault> {
-        let key = self.meant(algorithm, id).ok_or(Fault::Key)?;
-        if key.verifies(algorithm, signed, signature) { Ok(()) } else { Err(Fault::Signature) }
+    ) -> Result<usize, Fault> {
+        let meant = self.meant(algorithm, id);
+        if meant.is_empty() {
+            return Err(Fault::Key);
+        }
+        let has_signed = |(_, key): &(usize, &Key)| key.verifies(algorithm, signed, signature);
+        meant.into_iter().find(has_signed).map(|(place, _)| place).ok_or(Fault::Signature)
     }
 
-    fn meant(&self, algorithm: Algorithm, id: Option<&str>) -> Option<&Key> {
-        let fitting = || self.usable.iter().filter(|key| key.fits(algorithm));
-        if let Some(key) = fitting().find(|key| id.is_some() && key.id.as_deref() == id) {
-            return Some(key);
+    fn meant(&self, algorithm: Algorithm, id: Option<&str>) -> Vec<(usize, &Key)> {
+        let fitting = || self.usable.iter().enumerate().filter(|(_, key)| key.fits(algorithm));
+        if let Some(named) = fitting().find(|(_, key)| id.is_some() && key.id.as_deref() == id) {
+            return vec![named];
         }
-        // One that tells no name is meant if it is the only one that can be: trying several would let a forged token cost
-        // as many verifications.
-        let mut nameless = fitting().filter(|key| id.is_none() || key.id.is_none());
-        nameless.next().filter(|_| nameless.next().is_none())
+        // Where names do not tell, all that can be meant are tried, but no forged token costs more than these.
+        fitting().filter(|(_, key)| id.is_none() || key.id.is_none()).take(TRIED).collect()
     }
 }
 
@@ -145,10 +161,10 @@ impl Key {
         }
         let material = match (text("kty")?, text("crv")) {
             ("RSA", _) => {
-                let whole = bytes("n")?;
-                let zeros = whole.iter().take_while(|byte| **byte == 0).count();
-                let modulus = whole.get(zeros..)?.to_vec();
-                let exponent = bytes("e")?;
+                // RFC 7518 §2, Base64urlUInt: without zeros in front, which some write all the same and the verifier refuses
+                let number =
+                    |name| Some(bytes(name)?.into_iter().skip_while(|byte| *byte == 0).collect::<Vec<_>>());
+                let (modulus, exponent) = (number("n")?, number("e")?);
                 // RFC 7518 §3.3: 2,048 bits or more; past 8,192 one verification would be dear.
                 let fits = (256..=1024).contains(&modulus.len()) && (1..=8).contains(&exponent.len());
                 fits.then_some(Material::Rsa(modulus, exponent))?
@@ -210,6 +226,8 @@ fn point(x: &[u8], y: &[u8], len: usize) -> Option<Vec<u8>> {
     (x.len() == len && y.len() == len).then(|| [&[4], x, y].concat())
 }
 
+/// Keys that are tried for a token that does not name its own. 3: the one before, the current and the next.
+const TRIED: usize = 3;
 /// Keys that are kept of one issuer. 100: large ones publish a dozen while they replace theirs.
 const MOST: usize = 100;
 
@@ -249,7 +267,10 @@ mod tests {
         let all: Vec<_> = useless.iter().cloned().chain([ec("good")]).collect();
         let keys = Keys::of(&json!({ "keys": all })).unwrap();
         assert_eq!((keys.len(), keys.left_out), (1, useless.len()));
-        assert!(Keys::of(&json!({ "keys": useless })).unwrap_err().contains("none of its 11 keys"));
+        let none = json!({ "keys": useless });
+        assert!(Keys::of(&none).is_ok_and(|keys| keys.is_empty()), "it is a key set");
+        assert!(Keys::parse(none.to_string().as_bytes()).unwrap_err().contains("none of its 11 keys"));
+        assert!(Keys::of(&json!({"keys": []})).is_ok_and(|keys| keys.is_empty()));
         for none in [json!({}), json!([]), json!({"keys": {}}), json!("keys")] {
             assert!(Keys::of(&none).unwrap_err().contains("no list `keys`"));
         }
@@ -272,18 +293,32 @@ mod tests {
         };
         let ed = json!({"kty": "OKP", "crv": "Ed25519", "x": text::encode(&[1; 32]), "kid": "a"});
         let keys = Keys::of(&json!({"keys": [ec("a"), ec("b"), ed]})).unwrap();
-        let meant = |keys: &Keys, algorithm, id| keys.meant(algorithm, id).map(|key| key.id.clone());
-        assert_eq!(meant(&keys, Algorithm::Es256, Some("b")), Some(Some("b".into())));
-        assert_eq!(meant(&keys, Algorithm::EdDsa, Some("a")), Some(Some("a".into())), "one name, two kinds");
-        assert_eq!(meant(&keys, Algorithm::Es256, Some("c")), None);
-        assert_eq!(meant(&keys, Algorithm::Rs256, Some("a")), None, "the token does not choose the kind");
-        assert_eq!(meant(&keys, Algorithm::Es256, None), None, "two could be meant");
-        assert_eq!(meant(&keys, Algorithm::EdDsa, None), Some(Some("a".into())));
+        let meant = |keys: &Keys, algorithm, id| -> Vec<usize> {
+            keys.meant(algorithm, id).into_iter().map(|(place, _)| place).collect()
+        };
+        assert_eq!(meant(&keys, Algorithm::Es256, Some("b")), [1]);
+        assert_eq!(meant(&keys, Algorithm::EdDsa, Some("a")), [2], "one name, two kinds");
+        assert!(meant(&keys, Algorithm::Es256, Some("c")).is_empty());
+        assert!(meant(&keys, Algorithm::Rs256, Some("a")).is_empty(), "the token does not choose the kind");
+        assert_eq!(meant(&keys, Algorithm::Es256, None), [0, 1], "two could be meant");
+        assert_eq!(meant(&keys, Algorithm::EdDsa, None), [2]);
         let keys = Keys::of(&json!({"keys": [nameless(ec("")), ec("b")]})).unwrap();
-        assert_eq!(meant(&keys, Algorithm::Es256, Some("c")), Some(None));
+        assert_eq!(meant(&keys, Algorithm::Es256, Some("c")), [0]);
+        let many: Vec<_> = (0..TRIED + 2).map(|_| nameless(ec(""))).collect();
+        let keys = Keys::of(&json!({ "keys": many })).unwrap();
+        assert_eq!(meant(&keys, Algorithm::Es256, Some("c")).len(), TRIED, "and no more");
         let pinned = with(ec("a"), "alg", json!("ES384"));
         let keys = Keys::of(&json!({"keys": [pinned]})).unwrap();
-        assert_eq!(meant(&keys, Algorithm::Es256, Some("a")), None);
+        assert!(meant(&keys, Algorithm::Es256, Some("a")).is_empty());
+    }
+
+    #[test]
+    fn numbers_with_zeros_in_front_are_the_same_key() {
+        let rsa = |n: &[u8], e: &[u8]| json!({"keys": [{"kty": "RSA", "n": text::encode(n), "e": text::encode(e)}]});
+        let plain = Keys::of(&rsa(&[255; 256], &[1, 0, 1])).unwrap();
+        let padded = [&[0][..], &[255; 256]].concat();
+        assert_eq!(Keys::of(&rsa(&padded, &[0, 1, 0, 1])).unwrap(), plain);
+        assert!(Keys::of(&rsa(&[255; 256], &[0])).unwrap().is_empty());
     }
 
     proptest! {

@@ -25,16 +25,19 @@ pub(super) struct Known {
 
 #[derive(Debug, Default)]
 struct Generations {
-    young: HashMap<Digest, Verified>,
-    old: HashMap<Digest, Verified>,
+    young: Generation,
+    old: Generation,
 }
+
+type Generation = HashMap<Digest, Verified>;
 
 /// What is known of a token.
 #[derive(Clone, Debug)]
 pub(super) struct Verified {
-    /// Runs out with the token.
+    /// Runs out with the token, and is taken back with the key that signed it.
     pub(super) caller: Caller,
-    /// The same in seconds since 1970, for a clock that was set, or a machine that slept.
+    /// When it is to be verified again at the latest, in seconds since 1970: also for a clock that was set, or a machine that
+    /// slept.
     pub(super) ends: u64,
     pub(super) reach: Reach,
 }
@@ -69,18 +72,21 @@ impl Known {
         }
         let known = all.old.remove(token).filter(|known| known.holds(now))?;
         let found = answer(&known);
-        self.forgotten.inc_by(all.put(self.most, *token, known));
+        let gone = all.put(self.most, *token, known);
+        drop(all);
+        self.forget(gone);
         Some(found)
     }
 
     /// Keeps what is known of a token.
     pub(super) fn put(&self, token: Digest, verified: Verified) {
-        self.forgotten.inc_by(self.generations().put(self.most, token, verified));
+        let gone = self.generations().put(self.most, token, verified);
+        self.forget(gone);
     }
 
-    /// Forgets all, so that each is verified anew.
-    pub(super) fn clear(&self) {
-        *self.generations() = Generations::default();
+    /// Half of all that is known, for which nobody is to wait under the lock.
+    fn forget(&self, gone: Generation) {
+        self.forgotten.inc_by(gone.values().filter(|known| !known.caller.is_over()).count() as u64);
     }
 
     fn generations(&self) -> MutexGuard<'_, Generations> {
@@ -90,15 +96,14 @@ impl Known {
 }
 
 impl Generations {
-    /// How many went for it that are valid still.
-    fn put(&mut self, most: usize, token: Digest, verified: Verified) -> u64 {
-        let mut forgotten = 0;
+    /// What went for it.
+    fn put(&mut self, most: usize, token: Digest, verified: Verified) -> Generation {
+        let mut gone = Generation::new();
         if self.young.len() >= most && !self.young.contains_key(&token) {
-            let gone = std::mem::replace(&mut self.old, std::mem::take(&mut self.young));
-            forgotten = gone.values().filter(|known| !known.caller.is_over()).count() as u64;
+            gone = std::mem::replace(&mut self.old, std::mem::take(&mut self.young));
         }
         self.young.insert(token, verified);
-        forgotten
+        gone
     }
 }
 
@@ -129,8 +134,6 @@ mod tests {
         }
         assert!(known.find(&token(1), None, 0).is_none() && known.find(&token(999), None, 0).is_some());
         assert!((950..1_000).contains(&known.forgotten.get()), "{}", known.forgotten.get());
-        known.clear();
-        assert!(known.find(&token(0), None, 0).is_none());
     }
 
     #[tokio::test(start_paused = true)]

@@ -6,9 +6,6 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
-use super::keys::Keys;
-use super::unix_now;
-
 /// See the module.
 #[derive(Clone, Debug, Default)]
 pub struct Metrics {
@@ -29,7 +26,7 @@ impl Metrics {
         );
         registry.register(
             "oauth_key_fetch_failures",
-            "Of these, those that brought none: the log says why; the keys from before stay in force",
+            "Of these, those that brought none: the log says why; the keys from before stay in force, for a day at most",
             self.failures.clone(),
         );
         registry.register(
@@ -39,7 +36,8 @@ impl Metrics {
         );
         registry.register(
             "oauth_keys_fetched_timestamp_seconds",
-            "When they came; if that is long ago, the issuer is away, and a new key of its would not be known",
+            "When the issuer said last which they are; if that is long ago, it is away, and a new key of its would not be known. 0: \
+             never, or they are from a file",
             self.fetched.clone(),
         );
         registry.register(
@@ -57,8 +55,9 @@ impl Metrics {
         self.failures.inc();
     }
 
-    pub(in crate::auth) fn has(&self, keys: Option<&Keys>) {
-        self.keys.set(keys.map_or(0, |keys| i64::try_from(keys.len()).unwrap_or(i64::MAX)));
-        self.fetched.set(keys.map_or(0, |_| unix_now()));
+    /// So many keys, of which the issuer said so at this time, in seconds since 1970.
+    pub(in crate::auth) fn has(&self, keys: usize, fetched: u64) {
+        self.keys.set(i64::try_from(keys).unwrap_or(i64::MAX));
+        self.fetched.set(fetched);
     }
 }

@@ -5,14 +5,16 @@
 //!            │                           ▲
 //!            └─ by digest: no crypto     └── keys: fetched beside, kept while the issuer is away
 //! ```
-//! Guarantees: a token counts only with the signature of a key of the one issuer, for us as its audience, within its time;
-//! each costs one verification at most, and one that is known none; what is asked of the issuer does not depend on how many
+//! Guarantees: a token counts only with the signature of a key of the one issuer, for us as its audience, within its time, and
+//! as long as the issuer has that key; a token that counts is verified once and known from then on, what does not count is
+//! judged each time, its claims before its signature; what is asked of the issuer does not depend on how many
 //! tokens come. It must not know HTTP's answers (`auth/denied.rs`), nor what principals may do.
 // MCP 2025-06-18, 2025-11-25 and 2026-07-28 basic/authorization; RFC 6750, RFC 8707, RFC 9068, RFC 9728
 
 mod claims;
 mod issuer;
 pub(super) mod jwt;
+mod keyring;
 mod keys;
 mod known;
 mod metrics;
@@ -21,18 +23,18 @@ mod resource;
 pub(crate) mod tests;
 
 use std::path::PathBuf;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::json;
-use tokio::sync::{Notify, watch};
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::Instant;
 
 use self::claims::{Claims, LEEWAY_SECS};
 use self::jwt::Jwt;
+use self::keyring::{Keyring, Set};
 use self::known::{Known, Verified, digest_of};
 use super::denied::Fault;
-use crate::call::{Caller, Revocation};
+use crate::call::Caller;
 
 pub use self::claims::PREFIX;
 pub use self::issuer::{Issuer, KeysUrl, NoKeys, Source};
@@ -73,13 +75,15 @@ pub struct Pace {
     /// The longest that a request waits for keys that are being fetched. 3 s: a client waits longer than that for the first
     /// byte, and the issuer answers sooner or not at all.
     pub wait: Duration,
+    /// Keys of which the issuer has said nothing for so long are in force no longer. 24 h: an outage of a day is somebody's
+    /// day at work; who cuts us off the issuer keeps no key alive for longer that was taken back.
+    pub oldest: Duration,
 }
 
 impl Default for Pace {
     fn default() -> Self {
-        let (period, between, wait) =
-            (Duration::from_secs(600), Duration::from_secs(30), Duration::from_secs(3));
-        Self { period, between, wait }
+        let secs = Duration::from_secs;
+        Self { period: secs(600), between: secs(30), wait: secs(3), oldest: secs(86_400) }
     }
 }
 
@@ -122,42 +126,66 @@ impl Config {
 #[derive(Debug)]
 pub(super) struct Authority {
     pub(super) config: Config,
-    /// `None`: never fetched.
-    keys: RwLock<Option<Arc<Keys>>>,
-    known: Known,
-    /// Of all callers that this one told.
-    pub(super) revocation: Revocation,
-    /// Somebody came with a key that nobody knows.
-    asked: Notify,
-    fetches: watch::Sender<Fetches>,
-    metrics: Metrics,
+    keyring: Arc<Keyring>,
+    known: Arc<Known>,
 }
 
-/// How far fetching has come.
-#[derive(Clone, Copy, Debug, Default)]
-struct Fetches {
-    is_running: bool,
-    ended: usize,
-    last: Option<Instant>,
+impl Config {
+    /// Whether tokens count by this that count by `other`, for the same and as the same.
+    fn takes_as(&self, other: &Self) -> bool {
+        let terms = |config: &Self| {
+            let Self { resource, issuer, audience, scopes, principal, .. } = config.clone();
+            (resource, issuer, audience, scopes, principal)
+        };
+        terms(self) == terms(other)
+    }
+
+    fn has_keys_of(&self, other: &Self) -> bool {
+        let places = (&self.issuer, &self.authorities) == (&other.issuer, &other.authorities);
+        places && self.keys.is_place_of(&other.keys)
+    }
 }
 
 impl Authority {
     pub(super) fn new(config: Config, metrics: Metrics) -> Self {
-        let keys = match &config.keys {
-            Source::File(keys) => Some(Arc::new(keys.clone())),
-            Source::Found | Source::Url(_) => None,
-        };
-        // It runs from the start, so that the first clients wait for it.
-        let fetches = Fetches { is_running: keys.is_none(), ..Fetches::default() };
-        Self {
-            keys: RwLock::new(keys),
-            known: Known::new(config.tokens, metrics.forgotten.clone()),
-            revocation: Revocation::default(),
-            asked: Notify::new(),
-            fetches: watch::Sender::new(fetches),
-            metrics,
-            config,
+        let known = Arc::new(Known::new(config.tokens, metrics.forgotten.clone()));
+        Self { keyring: Arc::new(Keyring::new(&config.keys, metrics)), known, config }
+    }
+
+    /// This one as `config` says from now on. What tokens opened goes on while they count by the same terms, and the keys
+    /// that they were signed with are there; keys stay that are from the same place.
+    pub(super) fn becoming(self: &Arc<Self>, config: Config, metrics: Metrics) -> Arc<Self> {
+        if self.config == config {
+            return self.clone();
         }
+        let goes_on = config.takes_as(&self.config);
+        if !goes_on {
+            self.revoke();
+        }
+        let known = if goes_on {
+            self.known.clone()
+        } else {
+            Arc::new(Known::new(config.tokens, metrics.forgotten.clone()))
+        };
+        let keyring = if config.has_keys_of(&self.config) {
+            self.keyring.clone()
+        } else {
+            Arc::new(Keyring::after(&self.keyring, &config.keys))
+        };
+        if let Source::File(keys) = &config.keys {
+            keyring.take(keys.clone());
+        }
+        Arc::new(Self { config, keyring, known })
+    }
+
+    /// Takes back what it has told of all callers.
+    pub(super) fn revoke(&self) {
+        self.keyring.revoke();
+    }
+
+    /// Has the gauges say what is known of keys.
+    pub(super) fn show(&self) {
+        self.keyring.show();
     }
 
     /// Whose token this is, if it counts at the endpoint of `server` or, without one, at that of all servers.
@@ -166,54 +194,34 @@ impl Authority {
         if let Some((caller, counts)) = self.known.find(&digest, server, now) {
             return if counts { Ok(caller) } else { Err(Fault::Audience) };
         }
-        let keys = self.keys();
-        let verified = self.verify(token, keys.as_deref(), now)?;
+        let verified = self.verify(token, self.keyring.in_force().as_deref(), now)?;
         let (caller, counts) = (verified.caller.clone(), verified.reach.covers(server));
         self.known.put(digest, verified);
-        if keys.as_ref().map(Arc::as_ptr) != self.keys().as_ref().map(Arc::as_ptr) {
-            self.known.clear(); // others came meanwhile, and what these have verified may count no longer
+        match counts {
+            _ if caller.is_over() => Err(Fault::Key), // it went meanwhile
+            true => Ok(caller),
+            false => Err(Fault::Audience),
         }
-        if counts { Ok(caller) } else { Err(Fault::Audience) }
     }
 
-    /// Those that are in force.
-    pub(super) fn keys(&self) -> Option<Arc<Keys>> {
-        self.keys.read().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    fn verify(&self, token: &[u8], keys: Option<&Keys>, now: u64) -> Result<Verified, Fault> {
+    fn verify(&self, token: &[u8], keys: Option<&Set>, now: u64) -> Result<Verified, Fault> {
         let jwt = Jwt::parse(token)?;
         let claims = Claims(&jwt.claims);
         // Before the signature, which costs more: whatever is out of date or for somebody else ends here.
         let terms = claims.check(&self.config, now, jwt.header.is_access_token)?;
         let keys = keys.ok_or(Fault::NoKeys)?;
         let how = (jwt.header.algorithm, jwt.header.key_id.as_deref());
-        keys.verify(how, jwt.signed, &jwt.signature)?;
+        let revocation = keys.verify(how, jwt.signed, &jwt.signature)?;
         let principal = claims.grant(&self.config)?;
-        let left = terms.expires.saturating_add(LEEWAY_SECS).saturating_sub(now).min(LONGEST_SECS);
-        let ends = Instant::now() + Duration::from_secs(left);
-        let caller = Caller::until(principal, self.revocation.clone(), Some(ends));
-        Ok(Verified { caller, ends: now.saturating_add(left), reach: terms.reach })
+        let left = terms.expires.saturating_add(LEEWAY_SECS).saturating_sub(now);
+        let ends = Instant::now().checked_add(Duration::from_secs(left));
+        let caller = Caller::until(principal, revocation, ends);
+        Ok(Verified { caller, ends: now.saturating_add(left.min(LONGEST_SECS)), reach: terms.reach })
     }
 
     /// Waits for keys that may be news, if there may be any; whether there were.
     pub(super) async fn news(&self) -> bool {
-        let mut fetches = self.fetches.subscribe();
-        let seen = *fetches.borrow_and_update();
-        let is_due = match self.config.keys {
-            Source::File(_) => false,
-            Source::Found | Source::Url(_) => {
-                seen.last.is_none_or(|last| last.elapsed() >= self.config.pace.between)
-            }
-        };
-        if !seen.is_running && !is_due {
-            return false;
-        }
-        if !seen.is_running {
-            self.asked.notify_one();
-        }
-        let ended = fetches.wait_for(|now| now.ended > seen.ended);
-        timeout(self.config.pace.wait, ended).await.is_ok_and(|ended| ended.is_ok())
+        !matches!(self.config.keys, Source::File(_)) && self.keyring.news(&self.config.pace).await
     }
 
     /// Keeps the keys fresh, for ever.
@@ -221,54 +229,7 @@ impl Authority {
         if matches!(self.config.keys, Source::File(_)) {
             return std::future::pending().await;
         }
-        let mut failures = 0;
-        loop {
-            self.fetches.send_modify(|fetches| fetches.is_running = true);
-            failures = if self.fetch().await { 0 } else { failures + 1 };
-            let now = Instant::now();
-            self.fetches.send_modify(|fetches| {
-                *fetches = Fetches { is_running: false, ended: fetches.ended + 1, last: Some(now) };
-            });
-            let next = match failures {
-                0 => self.config.pace.period,
-                _ => FIRST_AGAIN.saturating_mul(1 << (failures - 1).min(6)).min(LAST_AGAIN),
-            };
-            tokio::select! {
-                () = sleep(next) => {}
-                () = self.asked.notified() => sleep_until(now + self.config.pace.between.min(next)).await,
-            }
-        }
-    }
-
-    /// Whether there are keys now.
-    async fn fetch(&self) -> bool {
-        let Config { keys, issuer, authorities, .. } = &self.config;
-        self.metrics.fetches();
-        match keys.keys(issuer, authorities.clone()).await {
-            Ok((fetched, from)) => {
-                self.metrics.has(Some(&fetched));
-                let mut keys = self.keys.write().unwrap_or_else(PoisonError::into_inner);
-                if keys.as_deref() != Some(&fetched) {
-                    let (count, left_out) = (fetched.len(), fetched.left_out);
-                    tracing::info!(
-                        issuer = issuer.as_str(),
-                        from,
-                        keys = count,
-                        left_out,
-                        "keys of the issuer taken"
-                    );
-                    *keys = Some(Arc::new(fetched));
-                    // What a key has signed that is there no longer counts no longer.
-                    self.known.clear();
-                }
-                true
-            }
-            Err(error) => {
-                self.metrics.failed();
-                tracing::warn!(issuer = issuer.as_str(), %error, "keys of the issuer cannot be fetched; those from before stay in force");
-                false
-            }
-        }
+        self.keyring.keep_fresh(&self.config).await;
     }
 }
 
@@ -277,9 +238,6 @@ fn unix_now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |age| age.as_secs())
 }
 
-/// How long a token is taken to be valid at most before it is looked at again: a day, whatever it says.
+/// How long a token is known at most before it is verified again: a day, whatever it says. What it opened stands as long as it
+/// says.
 const LONGEST_SECS: u64 = 86_400;
-/// From a fetch that failed to the next, doubled with each: 1 s, for an issuer that starts beside us,
-const FIRST_AGAIN: Duration = Duration::from_secs(1);
-/// to a minute, for one that is away.
-const LAST_AGAIN: Duration = Duration::from_secs(60);

@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 use testkit::issuer::{self, Signer, base64url, key_set, now, part};
+use tokio::time::timeout;
 
 use super::*;
 
@@ -123,7 +124,7 @@ async fn a_known_token_is_not_verified_again_until_it_runs_out() {
     let token = signer.token(&claims("ann"));
     let caller = authority.caller(token.as_bytes(), None).unwrap();
     // Without keys nothing can be verified.
-    *authority.keys.write().unwrap() = None;
+    authority.keyring.forget();
     assert_eq!(authority.caller(token.as_bytes(), Some("time")).unwrap(), caller);
     assert!(!caller.is_over());
     tokio::time::advance(Duration::from_secs(60 + LEEWAY_SECS)).await;
@@ -203,4 +204,85 @@ async fn a_document_without_end_is_none_and_the_keys_before_it_stay() {
     assert!(authority.news().await, "a fetch has ended");
     assert_eq!(issuer.fetches(), 2);
     assert!(authority.caller(signer.token(&issuer.claims(EDGE, "ann")).as_bytes(), None).is_ok());
+}
+
+/// Waits for a condition, as long as nothing hangs.
+async fn until(what: &str, condition: impl Fn() -> bool) {
+    let waiting = async {
+        while !condition() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(Duration::from_secs(30), waiting).await.unwrap_or_else(|_| panic!("{what}"));
+}
+
+async fn with_pace(signer: &Signer, pace: Pace) -> (Arc<Authority>, issuer::Issuer) {
+    let (authority, issuer) = with_issuer(&[signer], Duration::ZERO).await;
+    let config = Config { pace, ..authority.config.clone() };
+    (Arc::new(Authority::new(config, Metrics::default())), issuer)
+}
+
+#[tokio::test]
+async fn keys_are_fetched_now_and_then_though_nobody_asks_and_streams_end_with_them() {
+    let (old, new) = (Signer::new("old", "ES256"), Signer::new("new", "ES256"));
+    let pace = Pace { period: Duration::from_millis(20), ..Pace::default() };
+    let (authority, issuer) = with_pace(&old, pace).await;
+    let _keeping = kept_fresh(&authority);
+    until("the first keys", || authority.keyring.in_force().is_some()).await;
+    let caller =
+        |signer: &Signer| authority.caller(signer.token(&issuer.claims(EDGE, "ann")).as_bytes(), None);
+    let (token, before) = (old.token(&issuer.claims(EDGE, "ann")), caller(&old).unwrap());
+    assert!(authority.caller(token.as_bytes(), None).is_ok());
+    issuer.publish(&[&old, &new]);
+    until("one more key", || caller(&new).is_ok()).await;
+    assert!(!before.is_over(), "a key that is added ends nothing");
+    issuer.publish(&[&new]);
+    until("a key less", || before.is_over()).await;
+    assert_eq!(authority.caller(token.as_bytes(), None), Err(Fault::Key), "known as it was");
+    assert!(issuer.fetches() >= 3);
+}
+
+#[tokio::test]
+async fn a_key_set_without_keys_counts_as_well() {
+    let (signer, useless) = (Signer::new("k", "ES256"), Signer::new(&"k".repeat(9), "ES256"));
+    let (authority, issuer) = with_issuer(&[&signer], Duration::ZERO).await;
+    let _keeping = kept_fresh(&authority);
+    assert!(authority.news().await);
+    let token = signer.token(&issuer.claims(EDGE, "ann"));
+    let before = authority.caller(token.as_bytes(), None).unwrap();
+    issuer.publish_set(json!({"keys": [{"kty": "oct", "kid": useless.id}]}));
+    assert!(authority.news().await);
+    assert!(before.is_over());
+    assert_eq!(fault(&authority, &token), Fault::NoKeys);
+}
+
+#[tokio::test]
+async fn keys_of_which_the_issuer_says_nothing_any_more_do_not_last() {
+    let signer = Signer::new("k", "ES256");
+    let pace = Pace { between: Duration::ZERO, oldest: Duration::from_millis(50), ..Pace::default() };
+    let (authority, issuer) = with_pace(&signer, pace).await;
+    let _keeping = kept_fresh(&authority);
+    assert!(authority.news().await);
+    let token = signer.token(&issuer.claims(EDGE, "ann"));
+    let before = authority.caller(token.as_bytes(), None).unwrap();
+    issuer.publish(&[]);
+    until("keys grow old", || {
+        authority.keyring.ask();
+        before.is_over()
+    })
+    .await;
+    assert_eq!(fault(&authority, &token), Fault::NoKeys);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_caller_stands_as_long_as_the_token_says_however_long_that_is() {
+    let signer = Signer::new("k", "ES256");
+    let authority = authority(&[&signer]);
+    for (exp, days) in [(now() + 3 * LONGEST_SECS, 2), (u64::MAX, 1_000)] {
+        let mut claims = claims("ann");
+        claims["exp"] = json!(exp);
+        let caller = authority.caller(signer.token(&claims).as_bytes(), None).unwrap();
+        tokio::time::advance(Duration::from_secs(days * LONGEST_SECS)).await;
+        assert!(!caller.is_over(), "{exp}");
+    }
 }

@@ -90,6 +90,8 @@ async fn metadata_is_for_everybody_and_for_pages_of_any_origin() {
     for path in [
         "x",
         "/nowhere",
+        "/sse", // not served here
+        "/servers/time/sse",
         "/mcp/call",
         "/messages",
         "/health",

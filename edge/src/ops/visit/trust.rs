@@ -28,7 +28,7 @@ pub(super) fn client(own: Option<&Path>) -> Result<Arc<ClientConfig>, Trouble> {
         }
     }
     if roots.is_empty() {
-        let why = "this machine has no certificate authorities; name a file of them (--ca, or auth.oauth.ca for an authorization server)".to_owned();
+        let why = "this machine has no certificate authorities; name a file of them as --ca".to_owned();
         return Err(Trouble::Ours(why));
     }
     let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
@@ -61,7 +61,7 @@ pub(super) fn words(error: &io::Error, host: &str) -> String {
 fn certificate(why: &CertificateError, host: &str) -> String {
     match why {
         CertificateError::UnknownIssuer => {
-            "its certificate is from nobody we trust; name the authority's file (--ca, or auth.oauth.ca for an authorization server)".to_owned()
+            "its certificate is from nobody we trust; name the authority's file as --ca".to_owned()
         }
         CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
             "its certificate has expired; was it renewed, and did the renewal reach it?".to_owned()
