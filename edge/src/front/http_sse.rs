@@ -329,7 +329,11 @@ async fn attend(front: Arc<Front>, channel: Arc<Channel>) {
         };
         tokio::select! {
             () = to_the_end => {}
-            () = channel.outbox.closed() => {}
+            () = channel.outbox.closed() => {
+                if channel.tenure.has_lapsed() {
+                    front.rooms.permits.metrics().hit(Bound::Renewal);
+                }
+            }
             () = drain.cut() => {}
         }
         front.rooms.sessions.delete(&session);

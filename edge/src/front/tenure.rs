@@ -50,6 +50,14 @@ impl Tenure {
         Running(self.clone())
     }
 
+    /// Whether nobody came with fresh credentials in time.
+    pub(super) fn has_lapsed(&self) -> bool {
+        let Hold::RanOut(then) = self.standing.hold() else { return false };
+        let calls = self.calls();
+        let since = calls.ended.map_or(then, |ended| ended.max(then));
+        calls.running == 0 && since.elapsed() >= RENEW_WITHIN
+    }
+
     fn calls(&self) -> MutexGuard<'_, Calls> {
         // Every state is valid at any point, so poison carries no news.
         self.calls.lock().unwrap_or_else(PoisonError::into_inner)
@@ -58,15 +66,7 @@ impl Tenure {
 
 impl Stands for Tenure {
     fn is_over(&self) -> bool {
-        match self.standing.hold() {
-            Hold::Good => false,
-            Hold::Revoked => true,
-            Hold::RanOut(then) => {
-                let calls = self.calls();
-                let since = calls.ended.map_or(then, |ended| ended.max(then));
-                calls.running == 0 && since.elapsed() >= RENEW_WITHIN
-            }
-        }
+        self.standing.hold() == Hold::Revoked || self.has_lapsed()
     }
 }
 

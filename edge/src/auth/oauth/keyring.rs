@@ -110,7 +110,7 @@ impl Keyring {
 
     /// Those that tokens are checked with.
     pub(super) fn in_force(&self) -> Option<Arc<Set>> {
-        self.held().set.clone().filter(|set| set.keys.len() > 0)
+        self.held().set.clone().filter(|set| !set.keys.is_empty())
     }
 
     /// Puts these in force; whether they are others than before.
@@ -224,8 +224,10 @@ impl Keyring {
                 self.metrics.failed();
                 if self.has_aged(pace.oldest) {
                     tracing::error!(issuer = issuer_name, %error, "keys of the issuer cannot be fetched, and those from before are too old; none of its tokens count");
-                } else {
+                } else if self.in_force().is_some() {
                     tracing::warn!(issuer = issuer_name, %error, "keys of the issuer cannot be fetched; those from before stay in force");
+                } else {
+                    tracing::warn!(issuer = issuer_name, %error, "keys of the issuer cannot be fetched, and there are none from before");
                 }
                 false
             }

@@ -210,4 +210,6 @@ async fn calls_of_a_channel_end_as_they_would_have_and_then_the_channel() {
     }
     assert!(said.contains("content"), "{said}");
     assert!((300..=330).contains(&began.elapsed().as_secs()), "{:?}", began.elapsed());
+    drop(stream);
+    until(|| stage.hits("renewal") == 1).await;
 }
