@@ -38,14 +38,15 @@ pub(super) fn read(sealer: &Sealer, of: (&Method, &Uri, Home), proof: &str) -> O
     (is_fresh && *about == digest(of)).then(|| Caller::vouched(principal, end(u64::from_be_bytes(*left))))
 }
 
-/// How many seconds the credentials hold, so that both clocks may differ; one that is heard twice prolongs a stream by
+/// How many nanoseconds the credentials hold, so that both clocks may differ, and the other one ends nothing sooner; one that is heard twice prolongs a stream by
 /// [`FRESH_SECS`] at most.
 fn left(caller: &Caller) -> u64 {
-    caller.ends().map_or(ENDLESS, |ends| ends.saturating_duration_since(Instant::now()).as_secs())
+    let left = |ends: Instant| ends.saturating_duration_since(Instant::now()).as_nanos();
+    caller.ends().map_or(ENDLESS, |ends| u64::try_from(left(ends)).unwrap_or(ENDLESS - 1))
 }
 
 fn end(left: u64) -> Option<Instant> {
-    if left == ENDLESS { None } else { Instant::now().checked_add(Duration::from_secs(left)) }
+    if left == ENDLESS { None } else { Instant::now().checked_add(Duration::from_nanos(left)) }
 }
 
 /// Where it goes too: who gets a proof, at an address that was somebody else's before, can show it to nobody.
@@ -116,7 +117,7 @@ mod tests {
         let (post, uri) = (Method::POST, "/messages".parse::<Uri>().unwrap());
         let of = (&post, &uri, Home::at("10.0.0.1:4445".parse().unwrap()));
         let token = sealer.seal(Kind::new("sse"), b"x").unwrap();
-        let ends = Instant::now() + Duration::from_secs(90);
+        let ends = Instant::now() + Duration::from_millis(90_500);
         for ends in [Some(ends), None] {
             let caller = Caller::until("ann", Revocation::default(), ends);
             let proof = write((&sealer, &token), of, &caller).unwrap();

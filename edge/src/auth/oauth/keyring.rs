@@ -191,7 +191,7 @@ impl Keyring {
         }
     }
 
-    /// Whether the issuer has said which keys there are.
+    /// Whether the issuer has keys; if it has none yet, it is asked again as soon as if it were away.
     async fn fetch(&self, config: &Config) -> bool {
         let Config { keys, issuer, authorities, pace, .. } = config;
         let issuer_name = issuer.as_str();
@@ -218,7 +218,7 @@ impl Keyring {
                         "the issuer publishes no key that signs tokens; none of its tokens count"
                     );
                 }
-                true
+                count > 0
             }
             Err(error) => {
                 self.metrics.failed();
