@@ -165,8 +165,8 @@ impl Keyring {
         let pace = config.pace;
         let mut failures = 0;
         // A reload that changes something else does not ask for them again.
-        let seen = *self.fetches.borrow();
-        if let Some(last) = seen.last.filter(|_| !seen.is_running && self.in_force().is_some()) {
+        let (is_running, said) = (self.fetches.borrow().is_running, self.held().said);
+        if let Some((last, _)) = said.filter(|_| !is_running && self.in_force().is_some()) {
             self.until_due(last, pace.period, pace.between).await;
         }
         loop {

@@ -286,3 +286,22 @@ async fn a_caller_stands_as_long_as_the_token_says_however_long_that_is() {
         assert!(!caller.is_over(), "{exp}");
     }
 }
+
+#[tokio::test]
+async fn a_reload_asks_for_no_keys_that_are_there() {
+    let signer = Signer::new("k", "ES256");
+    let (authority, issuer) = with_issuer(&[&signer], Duration::ZERO).await;
+    let keeping = kept_fresh(&authority);
+    assert!(authority.news().await);
+    drop(keeping);
+    let before = authority.caller(signer.token(&issuer.claims(EDGE, "ann")).as_bytes(), None).unwrap();
+    let other = Config { scopes: vec!["mcp".to_owned()], ..authority.config.clone() };
+    let next = authority.becoming(other, Metrics::default());
+    assert!(before.is_over(), "other terms");
+    assert!(next.caller(signer.token(&issuer.claims(EDGE, "ann")).as_bytes(), None).is_ok(), "at once");
+    let _keeping = kept_fresh(&next);
+    tokio::task::yield_now().await;
+    assert_eq!(issuer.fetches(), 1);
+    assert!(next.news().await, "it is asked when there is a reason");
+    assert_eq!(issuer.fetches(), 2);
+}
