@@ -134,6 +134,7 @@ const LIMITS: &[Key<Draft>] = &[
     ("headers", |r, at, draft| set(&mut draft.listen.http.header_bytes, r.bytes(at))),
     ("held_bytes", |r, at, draft| set(&mut draft.permits.held_bytes, r.bytes(at))),
     ("list_bytes", |r, at, draft| set(&mut draft.upstream.list_bytes, r.bytes(at))),
+    ("policy_bytes", |r, at, draft| set(&mut draft.router.grant_bytes, r.bytes(at))),
     ("task_bytes", |r, at, draft| set(&mut draft.front.tasks.result_bytes, r.bytes(at))),
     // Counts.
     ("connections", |r, at, draft| set(&mut draft.permits.connections, r.count(at))),

@@ -2,7 +2,7 @@
 //!
 //! A [`Catalog`] is immutable; each change builds a new one. Nothing here waits or knows of connections.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -12,61 +12,12 @@ use wire::mcp::mirror::Mirrored;
 
 use super::granted::Access;
 use super::lineup::Lineup;
-use super::mend::Faults;
 use super::names::{self, Names, Offer, Prefix};
+use super::part::{Part, Tool};
 use super::policy::Grant;
 use super::render::{self, Rendered};
 use super::template::{Candidate, Reading, TEMPLATES, Template};
 use crate::call::{List, ServerName};
-use crate::error::Error;
-
-/// What one server offers, as its control connection listed it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Part {
-    /// `tools/list`, every page.
-    pub tools: Vec<Item>,
-    /// `prompts/list`, every page.
-    pub prompts: Vec<Item>,
-    /// `resources/list`, every page.
-    pub resources: Vec<Item>,
-    /// `resources/templates/list`, every page.
-    pub templates: Vec<Item>,
-    /// What the server tells a model about its use.
-    pub instructions: Option<String>,
-    /// Whether it completes arguments.
-    pub completes: bool,
-    /// Which of its lists could not be read when they were last asked for, and why.
-    pub unread: Vec<(List, Error)>,
-    /// What is not shown as the server sent it, by list.
-    pub faults: BTreeMap<List, Faults>,
-}
-
-impl Part {
-    /// The items of one list.
-    pub(super) fn items(&self, list: List) -> &Vec<Item> {
-        match list {
-            List::Tools => &self.tools,
-            List::Prompts => &self.prompts,
-            List::Resources => &self.resources,
-            List::Templates => &self.templates,
-        }
-    }
-
-    /// The same, to be changed.
-    pub(super) fn items_mut(&mut self, list: List) -> &mut Vec<Item> {
-        match list {
-            List::Tools => &mut self.tools,
-            List::Prompts => &mut self.prompts,
-            List::Resources => &mut self.resources,
-            List::Templates => &mut self.templates,
-        }
-    }
-
-    /// How many of its templates no URI is held against, if any.
-    pub(super) fn unmatched(&self) -> Option<usize> {
-        self.templates.len().checked_sub(TEMPLATES).filter(|more| *more > 0)
-    }
-}
 
 /// One server in the configured order.
 #[derive(Debug)]
@@ -178,6 +129,17 @@ pub struct Terms {
     pub fresh_ms: u32,
     /// Bounds for scanning items.
     pub limits: Limits,
+    /// Bytes of the lists that are made for those who may not use everything.
+    pub grant_bytes: usize,
+}
+
+/// What is known of the views before they are built.
+#[derive(Default)]
+pub struct Known<'a> {
+    /// Only what it allows is in them; `None`: everything.
+    pub grant: Option<&'a Grant>,
+    /// By number, the views of single servers that are there already.
+    pub alone: Vec<Option<Arc<Surface>>>,
 }
 
 impl Surface {
@@ -232,28 +194,37 @@ impl Surface {
         2 * self.lists.iter().map(Rendered::size).sum::<usize>()
     }
 
+    /// The same lists share the memory of the other one's; about what is held beside them.
+    pub(super) fn share(&mut self, other: &Self) -> usize {
+        let lists = self.lists.iter_mut().zip(&other.lists);
+        let own: usize = lists.map(|(own, other)| if own.share(other) { 0 } else { own.size() }).sum();
+        let names = self.tools.keys().chain(self.prompts.keys()).chain(self.resources.keys());
+        own + names.map(|name| name.len() + NAME_COST).sum::<usize>()
+    }
+
     /// What the servers tell a model about their use.
     pub fn instructions(&self) -> Option<&str> {
         self.instructions.as_deref()
     }
 }
 
+impl Terms {
+    fn may_show(&self, server: &ServerName, tool: &str) -> bool {
+        let Some(only) = &self.tools else { return true };
+        only.contains(tool) || only.contains(&names::prefixed(server, tool))
+    }
+}
+
 impl Catalog {
-    /// Builds all views. `given` learns the names that this round gives out. With a `grant` only what it allows is in
-    /// them; names are given out among all.
-    pub fn build(
-        members: &[Member<'_>],
-        given: &mut GivenNames,
-        terms: &Terms,
-        grant: Option<&Grant>,
-    ) -> Self {
+    /// Builds all views. `given` learns the names that this round gives out, among all in any case.
+    pub fn build(members: &[Member<'_>], given: &mut GivenNames, terms: &Terms, known: Known<'_>) -> Self {
         let mut catalog = Self { completes: vec![true; numbers(members)], ..Self::default() };
         for member in members {
             if let Some(completes) = catalog.completes.get_mut(member.number) {
                 *completes = member.part.is_none_or(|part| part.completes);
             }
         }
-        let mut builder = Builder::new(members, terms, grant);
+        let mut builder = Builder::new(members, terms, known);
         builder.tools(&mut given.tools, &mut catalog);
         builder.prompts(&mut given.prompts, &mut catalog);
         builder.resources(&mut catalog);
@@ -274,8 +245,7 @@ struct Builder<'a> {
     /// The slugs by number.
     slugs: Vec<Option<&'a ServerName>>,
     terms: &'a Terms,
-    /// What may be seen; `None`: everything.
-    grant: Option<&'a Grant>,
+    known: Known<'a>,
     all: Draft,
     alone: Vec<Draft>,
 }
@@ -284,12 +254,14 @@ struct Builder<'a> {
 struct Draft {
     surface: Surface,
     items: [Vec<Bytes>; 4],
+    /// Which of the tools clients with a session do not take as they are.
+    odd: Vec<usize>,
     /// Names of what may not be seen: they lead nowhere, and no alias takes them.
     hidden: HashSet<(List, String)>,
 }
 
 impl<'a> Builder<'a> {
-    fn new(members: &'a [Member<'a>], terms: &'a Terms, grant: Option<&'a Grant>) -> Self {
+    fn new(members: &'a [Member<'a>], terms: &'a Terms, known: Known<'a>) -> Self {
         let (mut alone, mut slugs) = (Vec::new(), vec![None; numbers(members)]);
         alone.resize_with(slugs.len(), Draft::default);
         for member in members {
@@ -297,11 +269,17 @@ impl<'a> Builder<'a> {
                 *slug = Some(member.name);
             }
         }
-        Self { members, slugs, terms, grant, all: Draft::default(), alone }
+        Self { members, slugs, terms, known, all: Draft::default(), alone }
     }
 
     fn sees(&self, member: &Member<'_>) -> bool {
-        self.grant.is_none_or(|grant| grant.servers.has_server(member.name.as_str()))
+        self.known.grant.is_none_or(|grant| grant.servers.has_server(member.name.as_str()))
+    }
+
+    /// The view of a single server, unless it is there already.
+    fn alone(&mut self, number: usize) -> Option<&mut Draft> {
+        let is_known = self.known.alone.get(number).is_some_and(Option::is_some);
+        self.alone.get_mut(number).filter(|_| !is_known)
     }
 
     fn parts(&self) -> impl Iterator<Item = (usize, &'a Member<'a>, &'a Part)> + use<'a> {
@@ -311,24 +289,29 @@ impl<'a> Builder<'a> {
     fn tools(&mut self, names: &mut Names, catalog: &mut Catalog) {
         let mut shown = Vec::new();
         for (server, member, part) in self.parts() {
-            let mine = part.tools.iter().filter(|item| self.may_show(member.name, &item.key));
-            let tools: Vec<(Item, Arc<[Mirrored]>)> = mine
-                .filter_map(|item| render::tool(item, &self.terms.limits))
-                .map(|(item, mirrored)| (item, mirrored.into()))
-                .collect();
+            let tools = part.tools(&self.terms.limits).iter();
+            let tools: Vec<&Tool> =
+                tools.filter(|tool| self.terms.may_show(member.name, &tool.item.key)).collect();
             shown.push((server, member, tools));
         }
-        let offers: Vec<_> =
-            shown.iter().map(|(_, member, tools)| member.offer(tools.iter().map(|(item, _)| item))).collect();
+        let offers: Vec<_> = shown
+            .iter()
+            .map(|(_, member, tools)| member.offer(tools.iter().map(|tool| &tool.item)))
+            .collect();
         let assigned = names.assign(&offers);
         catalog.contested += assigned.contested;
         for ((server, member, tools), public) in shown.iter().zip(assigned.public) {
-            for ((item, mirrored), public) in tools.iter().zip(public) {
-                if self.grant.is_some_and(|grant| !grant.has_tool(member.name.as_str(), &item.key)) {
+            for (tool, public) in tools.iter().zip(public) {
+                let (item, slug) = (&tool.item, member.name.as_str());
+                if self.known.grant.is_some_and(|grant| !grant.has_tool(slug, &item.key)) {
                     self.hide(List::Tools, public);
                     continue;
                 }
-                let route = Route { server: *server, rename: None, mirrored: mirrored.clone() };
+                if tool.has_odd_output {
+                    self.all.next_is_odd(public.is_some());
+                    self.alone(*server).into_iter().for_each(|alone| alone.next_is_odd(true));
+                }
+                let route = Route { server: *server, rename: None, mirrored: tool.mirrored.clone() };
                 self.add(List::Tools, item, public, &route);
             }
         }
@@ -356,7 +339,7 @@ impl<'a> Builder<'a> {
     /// prefixed name always leads to it too, unless another item is shown under it.
     fn add(&mut self, list: List, item: &Item, public: Option<String>, route: &Route) {
         let to = |rename| Route { rename, ..route.clone() };
-        if let Some(alone) = self.alone.get_mut(route.server) {
+        if let Some(alone) = self.alone(route.server) {
             alone.table(list).insert(item.key.clone(), to(None));
             alone.items(list).push(item.raw.clone());
         }
@@ -388,7 +371,7 @@ impl<'a> Builder<'a> {
                 continue;
             }
             for item in &part.resources {
-                if let Some(alone) = self.alone.get_mut(n) {
+                if let Some(alone) = self.alone(n) {
                     alone.surface.resources.insert(item.key.clone(), n);
                     alone.items(List::Resources).push(item.raw.clone());
                 }
@@ -403,7 +386,9 @@ impl<'a> Builder<'a> {
             }
             for (nth, item) in part.templates.iter().enumerate() {
                 let Some(template) = Template::parse(&item.key) else { continue };
-                for draft in [Some(&mut self.all), self.alone.get_mut(n)].into_iter().flatten() {
+                let is_known = self.known.alone.get(n).is_some_and(Option::is_some);
+                let alone = self.alone.get_mut(n).filter(|_| !is_known);
+                for draft in [Some(&mut self.all), alone].into_iter().flatten() {
                     if nth < TEMPLATES {
                         draft.surface.templates.push((template.clone(), n));
                     }
@@ -422,7 +407,7 @@ impl<'a> Builder<'a> {
                 continue;
             }
             let Some(own) = part.instructions.as_deref().filter(|text| !text.is_empty()) else { continue };
-            if let Some(alone) = self.alone.get_mut(n) {
+            if let Some(alone) = self.alone(n) {
                 alone.surface.instructions = Some(own.to_owned());
             }
             let room = INSTRUCTION_BYTES.saturating_sub(all.len());
@@ -434,31 +419,30 @@ impl<'a> Builder<'a> {
 
     fn render(self) -> (Surface, Vec<Arc<Surface>>) {
         // A list that lacks a server, or a part of one, is asked for again soon.
-        let mut members = self.members.iter().filter(|member| self.sees(member));
-        let whole = members.all(|member| member.part.is_some_and(|part| part.unread.is_empty()));
-        let fresh_ms = if whole { self.terms.fresh_ms } else { 0 };
-        let finish = |draft: Draft| {
-            let mut surface = draft.surface;
-            for ((rendered, items), list) in surface.lists.iter_mut().zip(&draft.items).zip(List::ALL) {
+        let is_whole = |member: &Member<'_>| member.part.is_some_and(|part| part.unread.is_empty());
+        let fresh_ms = |is_whole: bool| if is_whole { self.terms.fresh_ms } else { 0 };
+        let finish = |draft: Draft, fresh_ms: u32| {
+            let Draft { mut surface, items, odd, .. } = draft;
+            for ((rendered, items), list) in surface.lists.iter_mut().zip(&items).zip(List::ALL) {
                 *rendered = match list {
-                    List::Tools => Rendered::tools(items, fresh_ms, &self.terms.limits),
+                    List::Tools => Rendered::tools((items, &odd), fresh_ms, &self.terms.limits),
                     list => Rendered::list(list.key(), items, fresh_ms),
                 };
             }
             surface
         };
-        let nobody = Arc::new(finish(Draft::default()));
-        let alone = self.alone.into_iter().zip(&self.slugs).map(|(alone, slug)| match slug {
-            Some(_) => Arc::new(finish(alone)),
-            None => nobody.clone(),
-        });
-        let alone = alone.collect();
-        (finish(self.all), alone)
-    }
-
-    fn may_show(&self, server: &ServerName, tool: &str) -> bool {
-        let Some(only) = &self.terms.tools else { return true };
-        only.contains(tool) || only.contains(&names::prefixed(server, tool))
+        let whole = self.members.iter().filter(|member| self.sees(member)).all(is_whole);
+        let mut alone = vec![Arc::new(finish(Draft::default(), 0)); self.alone.len()];
+        let mut drafts: Vec<_> = self.alone.into_iter().map(Some).collect();
+        for member in self.members {
+            let Some(view) = alone.get_mut(member.number) else { continue };
+            let is_seen = self.known.grant.is_none_or(|grant| grant.servers.has_server(member.name.as_str()));
+            let known = self.known.alone.get(member.number).cloned().flatten();
+            let draft = drafts.get_mut(member.number).and_then(Option::take).filter(|_| is_seen);
+            let made = || draft.map(|draft| Arc::new(finish(draft, fresh_ms(is_whole(member)))));
+            *view = known.or_else(made).unwrap_or_else(|| view.clone());
+        }
+        (finish(self.all, fresh_ms(whole)), alone)
     }
 }
 
@@ -468,6 +452,11 @@ impl Draft {
             List::Tools => &mut self.surface.tools,
             _ => &mut self.surface.prompts,
         }
+    }
+
+    fn next_is_odd(&mut self, is_shown: bool) {
+        let tools = self.items(List::Tools).len();
+        self.odd.extend(is_shown.then_some(tools));
     }
 
     fn items(&mut self, list: List) -> &mut Vec<Bytes> {
@@ -481,6 +470,8 @@ impl Draft {
     }
 }
 
+/// What a name takes in a table beside its text: the route, and the alias.
+const NAME_COST: usize = 256;
 /// Bytes of instructions of all servers together: they enter the context of a model with every session.
 const INSTRUCTION_BYTES: usize = 16 * 1024;
 

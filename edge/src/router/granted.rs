@@ -2,16 +2,18 @@
 //! looks, once for all of them, and with the same names. It has no trace of what is denied; whoever routes by it cannot
 //! but treat that as unknown.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::time::sleep;
 
-use super::Router;
-use super::catalog::{Catalog, GivenNames, Terms};
+use super::catalog::{Catalog, GivenNames, Known, Terms};
 use super::lineup::Lineup;
+use super::part::Part;
 use super::policy::{Grant, Policy};
 use super::publish::members;
+use super::{Router, Shared};
 use crate::call::{Caller, ServerName};
 
 /// Who may see what of a catalog.
@@ -20,6 +22,8 @@ pub(super) struct Access {
     policy: Arc<Policy>,
     /// By the places of the policy's grants.
     granted: Vec<OnceLock<Arc<Catalog>>>,
+    /// About the bytes of all of them, without what they share.
+    held: AtomicUsize,
     /// What this one is limited to, if it is not the whole.
     grant: Option<Limited>,
 }
@@ -34,7 +38,17 @@ struct Limited {
 impl Access {
     pub(super) fn new(policy: Arc<Policy>) -> Self {
         let granted = policy.grants().iter().map(|_| OnceLock::new()).collect();
-        Self { policy, granted, grant: None }
+        Self { policy, granted, ..Self::default() }
+    }
+
+    #[cfg(test)]
+    pub(super) fn grants_made(&self) -> usize {
+        self.granted.iter().filter_map(OnceLock::get).count()
+    }
+
+    #[cfg(test)]
+    pub(super) fn bytes(&self) -> usize {
+        self.held.load(Ordering::Acquire)
     }
 }
 
@@ -71,19 +85,6 @@ impl Catalog {
         }
     }
 
-    /// What `caller` may see of it.
-    pub(super) fn seen_by(self: Arc<Self>, caller: &Caller, terms: &Terms) -> Arc<Self> {
-        let Some(place) = self.access.policy.place(caller) else { return self };
-        let (grants, seen) = (self.access.policy.grants(), &self.access.granted);
-        match (grants.get(place), seen.get(place)) {
-            (Some(grant), Some(seen)) => {
-                seen.get_or_init(|| Arc::new(self.limited(grant.clone(), terms))).clone()
-            }
-            // There is a place for each.
-            _ => Arc::default(),
-        }
-    }
-
     /// What it is limited to; `None`: it is the whole.
     pub(super) fn grant(&self) -> Option<&Grant> {
         self.access.grant.as_ref().map(|limited| &*limited.to)
@@ -109,7 +110,22 @@ impl Catalog {
         // All of them are given out by now, so this gives out none.
         let mut given = GivenNames::clone(&self.given);
         let members = members(&self.lineup, &self.parts);
-        let catalog = Self::build(&members, &mut given, terms, Some(&grant));
+        let alone = self.alone.iter().map(|_| None);
+        let mut known = Known { grant: Some(&grant), alone: alone.collect() };
+        for member in &members {
+            // Who may use all of a server sees the same of it as everybody.
+            let all_of = |part: &Part| {
+                let mut tools = part.tools(&terms.limits).iter();
+                grant.tools.is_all() || tools.all(|tool| grant.has_tool(member.name.as_str(), &tool.item.key))
+            };
+            if let Some(place) = known.alone.get_mut(member.number)
+                && grant.servers.has_server(member.name.as_str())
+                && member.part.is_none_or(all_of)
+            {
+                *place = self.alone.get(member.number).cloned();
+            }
+        }
+        let catalog = Self::build(&members, &mut given, terms, known);
         let sees = |name: &ServerName| grant.servers.has_server(name.as_str());
         Self {
             lineup: Arc::new(self.lineup.limited_to(sees)),
@@ -122,5 +138,51 @@ impl Catalog {
             given_out: self.given_out,
             ..catalog
         }
+    }
+
+    /// The same lists as another one's, or as those of another grant, are there once; about the bytes of what is left.
+    fn share(&mut self, whole: &Self) -> usize {
+        let others = whole.access.granted.iter().filter_map(OnceLock::get);
+        for other in others {
+            self.all.share(&other.all);
+        }
+        let alone = self.alone.iter().zip(&whole.alone);
+        let own = alone.filter(|(own, whole)| !Arc::ptr_eq(own, whole)).map(|(own, _)| own.bytes());
+        self.all.share(&whole.all) + own.sum::<usize>()
+    }
+}
+
+impl Shared {
+    /// What `caller` may see of `catalog`.
+    pub(super) fn seen_by(&self, catalog: Arc<Catalog>, caller: &Caller) -> Arc<Catalog> {
+        let access = &catalog.access;
+        let Some(place) = access.policy.place(caller) else { return catalog };
+        match (access.policy.grants().get(place), access.granted.get(place)) {
+            (Some(grant), Some(seen)) => {
+                seen.get_or_init(|| Arc::new(self.limited(&catalog, (place, grant)))).clone()
+            }
+            // There is a place for each.
+            _ => Arc::default(),
+        }
+    }
+
+    /// As far as there is room for it; else nothing.
+    fn limited(&self, catalog: &Catalog, (place, grant): (usize, &Arc<Grant>)) -> Catalog {
+        let mut limited = catalog.limited(grant.clone(), &self.terms);
+        let bytes = limited.share(catalog);
+        let held = &catalog.access.held;
+        let more = |held: usize| held.checked_add(bytes).filter(|held| *held <= self.terms.grant_bytes);
+        if held.fetch_update(Ordering::AcqRel, Ordering::Acquire, more).is_ok() {
+            return limited;
+        }
+        self.metrics.policy_lists_refused.inc();
+        let principals = catalog.access.policy.principals(place);
+        tracing::error!(
+            principals,
+            bytes,
+            "no room for the lists of an entry of `policy`, whose principals may use nothing until there is; raise \
+             limits.policy_bytes, or have more entries allow the same"
+        );
+        catalog.limited(Arc::new(Grant::nothing()), &self.terms)
     }
 }

@@ -12,6 +12,7 @@ mod lineup;
 mod mend;
 pub mod names;
 mod own;
+pub mod part;
 pub mod policy;
 mod publish;
 pub mod refresh;
@@ -109,6 +110,10 @@ pub struct Config {
     /// Bytes of the lists that single sessions see, and of the catalogs built from them, of all sessions together.
     /// 64 MiB: some hundred different views of a thousand tools, or some thousand of a few dozen.
     pub view_bytes: usize,
+    /// Bytes of the lists that are made for principals who may not use everything, of all grants of the policy together.
+    /// 64 MiB: as many as forty different grants of a thousand large tools, or some hundred of a hundred. While lists
+    /// change those from before are held as well.
+    pub grant_bytes: usize,
     /// Bounds for scanning what servers list.
     pub limits: Limits,
 }
@@ -122,6 +127,7 @@ impl Default for Config {
             fresh: Duration::from_secs(30),
             refresh_gap: Duration::from_millis(500),
             view_bytes: 64 << 20,
+            grant_bytes: 64 << 20,
             limits: Limits::default(),
         }
     }
@@ -136,6 +142,8 @@ pub struct Metrics {
     session_lists_refused: Counter,
     templates_unmatched: Gauge,
     policy_denied: Counter,
+    policy_entries: Gauge,
+    policy_lists_refused: Counter,
 }
 
 impl Metrics {
@@ -170,6 +178,16 @@ impl Metrics {
             "policy_denied",
             "Calls that `policy` kept from what is, or may be, there; who was denied what is in the log at level debug",
             self.policy_denied.clone(),
+        );
+        registry.register(
+            "policy_entries",
+            "Entries of the `policy` in force; 0: there is none, and every principal may use everything",
+            self.policy_entries.clone(),
+        );
+        registry.register(
+            "policy_lists_refused",
+            "Lists of a policy's entry that found no room (`limits.policy_bytes`): its principals may use nothing then",
+            self.policy_lists_refused.clone(),
         );
     }
 }
@@ -212,6 +230,7 @@ impl Router {
             tools: config.tools.clone(),
             fresh_ms: u32::try_from(config.fresh.as_millis()).unwrap_or(u32::MAX),
             limits: config.limits.clone(),
+            grant_bytes: config.grant_bytes,
         };
         let policy = config.policy.clone();
         let shared = Shared {
@@ -277,7 +296,7 @@ impl Shared {
 
     /// What `caller` sees now, unless it is a session that sees something else.
     fn catalog_for(&self, caller: &Caller) -> Arc<Catalog> {
-        self.catalog().seen_by(caller, &self.terms)
+        self.seen_by(self.catalog(), caller)
     }
 
     /// Names are not given out yet: the call waits for them, at most `names_settle`.

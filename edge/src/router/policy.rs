@@ -99,6 +99,12 @@ impl Policy {
             .is_none_or(|place| self.grants.get(place).is_some_and(|grant| grant.servers.has_server(slug)))
     }
 
+    /// Whom the first entry is about that has this grant; `None`: whoever no entry fits.
+    pub(super) fn principals(&self, place: usize) -> Option<&str> {
+        let entry = self.standings.iter().position(|standing| usize::try_from(*standing) == Ok(place + 1))?;
+        self.rules()?.get(entry).map(|rule| rule.principals.as_str())
+    }
+
     /// What differs from everything.
     pub(super) fn grants(&self) -> &[Arc<Grant>] {
         &self.grants
@@ -113,7 +119,7 @@ impl Rule {
 }
 
 impl Grant {
-    fn nothing() -> Self {
+    pub(super) fn nothing() -> Self {
         Self { servers: Choice(Vec::new()), tools: Choice(Vec::new()) }
     }
 

@@ -3,10 +3,11 @@
 
 use std::sync::{Arc, MutexGuard, PoisonError};
 
-use super::catalog::{Catalog, GivenNames, Member, Part};
+use super::catalog::{Catalog, GivenNames, Known, Member};
 use super::granted::Access;
 use super::lineup::{Entry, Lineup};
 use super::mend::Fault;
+use super::part::Part;
 use super::policy::{Policy, Rule};
 use super::template::TEMPLATES;
 use super::{Complaints, Shared};
@@ -29,6 +30,9 @@ pub(super) struct State {
     /// New servers are heard before names are given out anew, and until then nothing changes.
     waits: bool,
 }
+
+/// A catalog that was replaced, and the one in its place, to be told to those who follow.
+type Published = (Arc<Catalog>, Arc<Catalog>);
 
 /// What a new configuration brought.
 #[derive(Clone, Copy, Debug)]
@@ -143,7 +147,9 @@ impl Shared {
     pub(super) fn settle(&self, configured: u64) {
         let mut state = self.lock_state();
         if state.configured == configured && (!self.is_settled() || state.waits) {
-            self.give_out(&mut state);
+            let published = self.give_out(&mut state);
+            drop(state);
+            self.announce(published);
         }
     }
 
@@ -154,21 +160,26 @@ impl Shared {
         let lineup = before.followed_by(servers);
         let is_other_policy = state.policy.rules() != rules;
         if is_other_policy {
+            let entries = rules.map_or(0, <[_]>::len);
+            self.metrics.policy_entries.set(i64::try_from(entries).unwrap_or(i64::MAX));
             state.policy = Arc::new(Policy::new(rules.map(<[_]>::to_vec)));
         }
         let are_others = !lineup.says_same(&before);
+        let mut published = None;
         if are_others {
-            self.place(&mut state, (&before, lineup));
+            published = self.place(&mut state, (&before, lineup));
         } else if is_other_policy && self.is_settled() {
-            self.publish(&mut state); // what principals may use is no matter of names
+            published = self.publish(&mut state); // what principals may use is no matter of names
         } else if is_other_policy {
             self.replace_unsettled(&state);
         }
+        drop(state);
+        self.announce(published);
         Changed { servers: are_others, policy: is_other_policy }
     }
 
     /// There are other servers now.
-    fn place(&self, state: &mut State, (before, lineup): (&Lineup, Lineup)) {
+    fn place(&self, state: &mut State, (before, lineup): (&Lineup, Lineup)) -> Option<Published> {
         for number in state.parts.len()..lineup.numbers() {
             let namesake = lineup.get(number).and_then(|entry| before.number(entry.name.as_str()));
             let known = namesake.and_then(|namesake| state.parts.get(namesake)?.part());
@@ -185,14 +196,16 @@ impl Shared {
             self.replace_unsettled(state);
         }
         if state.is_complete() {
-            self.give_out(state);
-        } else if self.is_settled() {
+            return self.give_out(state);
+        }
+        if self.is_settled() {
             // Who is gone is gone now; who is new is heard before names are given out anew.
             state.waits = true;
             let lineup = state.lineup.clone();
             Arc::make_mut(&mut state.given).retain(|owner| lineup.number(owner.as_str()).is_some());
-            self.publish(state);
+            return self.publish(state);
         }
+        None
     }
 
     fn update(&self, number: usize, listing: Listing) {
@@ -202,25 +215,31 @@ impl Shared {
         let Some(part) = state.parts.get_mut(number).filter(|_| is_configured) else { return };
         match (&part, &listing) {
             (Listing::Failed(_) | Listing::Listed(_), Listing::Failed(_)) => return,
+            // Some servers announce changes whenever they are asked; nobody pays for what is as it was.
+            (Listing::Listed(before), Listing::Listed(now)) if before == now => return,
             _ => *part = listing,
         }
-        if !state.waits && self.is_settled() {
-            self.publish(&mut state);
+        let published = if !state.waits && self.is_settled() {
+            self.publish(&mut state)
         } else if state.is_complete() {
-            self.give_out(&mut state);
-        }
+            self.give_out(&mut state)
+        } else {
+            None
+        };
+        drop(state);
+        self.announce(published);
     }
 
     /// Gives out all names anew.
-    fn give_out(&self, state: &mut State) {
+    fn give_out(&self, state: &mut State) -> Option<Published> {
         (state.given, state.waits, state.given_out) = (Arc::default(), false, state.given_out + 1);
-        self.publish(state);
+        self.publish(state)
     }
 
-    fn publish(&self, state: &mut State) {
+    fn publish(&self, state: &mut State) -> Option<Published> {
         let (parts, lineup) = (state.parts(), state.lineup.clone());
         let given = Arc::make_mut(&mut state.given);
-        let catalog = Catalog::build(&members(&lineup, &parts), given, &self.terms, None);
+        let catalog = Catalog::build(&members(&lineup, &parts), given, &self.terms, Known::default());
         let unmatched: usize = catalog.unmatched.iter().map(|(_, more)| more).sum();
         self.metrics.templates_unmatched.set(i64::try_from(unmatched).unwrap_or(i64::MAX));
         self.metrics.contested.set(i64::try_from(catalog.contested).unwrap_or(i64::MAX));
@@ -229,8 +248,13 @@ impl Shared {
         let (before, catalog) = self.replace(Catalog { lineup, access, parts, given, given_out, ..catalog });
         self.tell(&before, &catalog);
         // Who has read nothing has nothing to read again.
-        if self.settled.send_replace(true) {
-            self.news.announce(&before, &catalog, &self.terms);
+        self.settled.send_replace(true).then_some((before, catalog))
+    }
+
+    /// Not under the lock of the state: lists are made here for everybody who follows them.
+    fn announce(&self, published: Option<Published>) {
+        if let Some((before, now)) = published {
+            self.news.announce(&before, &now, |catalog, caller| self.seen_by(catalog.clone(), caller));
         }
     }
 

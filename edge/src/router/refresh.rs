@@ -20,8 +20,8 @@ use tokio_util::sync::CancellationToken;
 use wire::limits::Limits;
 use wire::mcp::method::Notice;
 
-use super::catalog::Part;
 use super::mend::{Fault, mend};
+use super::part::Part;
 use super::{Router, Shared, own};
 use crate::call::List;
 use crate::error::Error;

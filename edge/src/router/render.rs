@@ -44,6 +44,15 @@ impl Rendered {
         self.items == other.items
     }
 
+    /// Uses the memory of `other` if it is the same.
+    pub(super) fn share(&mut self, other: &Self) -> bool {
+        let is_same = self.bytes == other.bytes && self.older == other.older;
+        if is_same {
+            *self = other.clone();
+        }
+        is_same
+    }
+
     /// `key` is the list's member name; `fresh_ms` how long a client may keep it.
     pub(super) fn list(key: &str, items: &[Bytes], fresh_ms: u32) -> Self {
         let size = items.iter().map(|item| item.len() + 1).sum::<usize>() + 128;
@@ -67,24 +76,26 @@ impl Rendered {
         Self { bytes, items, older: None }
     }
 
-    /// The list of tools.
-    pub(super) fn tools(items: &[Bytes], fresh_ms: u32, limits: &Limits) -> Self {
+    /// The list of tools. The `odd` ones have an `outputSchema` that is not that of an object.
+    pub(super) fn tools((items, odd): (&[Bytes], &[usize]), fresh_ms: u32, limits: &Limits) -> Self {
         let list = |items: &[Bytes]| Self::list("tools", items, fresh_ms);
-        let mended: Vec<_> = items.iter().map(|item| without_odd_output(item, limits)).collect();
-        if mended.iter().all(Option::is_none) {
+        if odd.is_empty() {
             return list(items);
         }
-        let older: Vec<_> = mended
-            .into_iter()
-            .zip(items)
-            .map(|(mended, item)| mended.unwrap_or_else(|| item.clone()))
-            .collect();
+        let mut older = items.to_vec();
+        for item in odd {
+            if let Some(item) = older.get_mut(*item)
+                && let Some(mended) = without_odd_output(item, limits)
+            {
+                *item = mended;
+            }
+        }
         Self { older: Some(list(&older).bytes), ..list(items) }
     }
 }
 
 /// A tool without its `outputSchema`; `None` if it has none, or that of an object.
-fn without_odd_output(item: &Bytes, limits: &Limits) -> Option<Bytes> {
+pub(super) fn without_odd_output(item: &Bytes, limits: &Limits) -> Option<Bytes> {
     let object = |span| Object::scan(item, span, limits).ok();
     let tool = object(Span::all(item))?;
     let schema = tool.get(item, "outputSchema")?;

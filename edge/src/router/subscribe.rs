@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 use wire::Message;
 
-use super::catalog::{Catalog, Surface, Terms};
+use super::catalog::{Catalog, Surface};
 use super::policy::Policy;
 use super::{ListChanges, Shared};
 use crate::call::{Caller, Hear, List, ServerName, Subscriber, Subscribing, Subscription};
@@ -43,25 +43,39 @@ impl News {
         followed.counts.entry((caller.clone(), only.cloned())).or_default().subscribe()
     }
 
-    /// Tells those who follow a view, if what they would read differs. Those who see the same cost one comparison.
-    pub(super) fn announce(&self, before: &Arc<Catalog>, now: &Arc<Catalog>, terms: &Terms) {
-        let mut followed = self.followed();
-        followed.clear();
+    /// Tells those who follow a view, if what they would read differs. Those who see the same cost one comparison, and
+    /// nobody waits meanwhile who wants to follow.
+    pub(super) fn announce(
+        &self,
+        before: &Arc<Catalog>,
+        now: &Arc<Catalog>,
+        seen_by: impl Fn(&Arc<Catalog>, &Caller) -> Arc<Catalog>,
+    ) {
+        let followers: Vec<_> = {
+            let mut followed = self.followed();
+            followed.clear();
+            followed.counts.keys().cloned().collect()
+        };
         let (nothing, mut compared) = (Surface::default(), HashMap::new());
-        for ((caller, only), sender) in &followed.counts {
-            let (before, now) = (before.clone().seen_by(caller, terms), now.clone().seen_by(caller, terms));
-            let view = (Arc::as_ptr(&before), Arc::as_ptr(&now), only);
+        for follower in followers {
+            let (caller, only) = &follower;
+            let (before, now) = (seen_by(before, caller), seen_by(now, caller));
+            let view = (Arc::as_ptr(&before), Arc::as_ptr(&now), only.clone());
             let differ = compared.entry(view).or_insert_with(|| {
                 let [before, now] = [&before, &now]
                     .map(|catalog| catalog.sight(only.as_ref()).map_or(&nothing, |sight| sight.surface));
                 differing(before, now)
             });
-            sender.send_if_modified(|changes| {
-                changes.tools += differ.tools;
-                changes.prompts += differ.prompts;
-                changes.resources += differ.resources;
-                *differ != ListChanges::default()
-            });
+            if *differ == ListChanges::default() {
+                continue;
+            }
+            if let Some(sender) = self.followed().counts.get(&follower) {
+                sender.send_modify(|changes| {
+                    changes.tools += differ.tools;
+                    changes.prompts += differ.prompts;
+                    changes.resources += differ.resources;
+                });
+            }
         }
     }
 

@@ -1,10 +1,11 @@
+mod granted;
 mod own;
 mod policy;
 mod reconfigure;
 mod repolicy;
 
-use super::catalog::Part;
 use super::names::Prefix;
+use super::part::Part;
 use super::template::TEMPLATES;
 use super::*;
 use crate::call::{Affinity, Caller, Client, List, Outcome, Server, Subscribing, Subscription};

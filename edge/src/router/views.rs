@@ -13,8 +13,9 @@ use std::time::Duration;
 use wire::mcp::list::Item;
 
 use super::Shared;
-use super::catalog::{Catalog, GivenNames, Part};
+use super::catalog::{Catalog, GivenNames, Known};
 use super::lineup::Lineup;
+use super::part::Part;
 use super::publish::members;
 use crate::call::{Affinity, Caller, List, SessionKey};
 
@@ -351,13 +352,11 @@ impl Shared {
             Arc::make_mut(part).items_mut(*list).clone_from(&items.items);
         }
         let mut names = given.with(&own.names);
-        let mut catalog = Catalog::build(&members(lineup, &parts), &mut names, &self.terms, common.grant());
         let is_own = |server: usize| own.lists.keys().any(|(of, _)| *of == server);
-        for (server, alone) in common.alone.iter().enumerate().filter(|(server, _)| !is_own(*server)) {
-            if let Some(place) = catalog.alone.get_mut(server) {
-                *place = alone.clone();
-            }
-        }
+        let alone = common.alone.iter().enumerate();
+        let alone = alone.map(|(server, alone)| (!is_own(server)).then(|| alone.clone())).collect();
+        let known = Known { grant: common.grant(), alone };
+        let mut catalog = Catalog::build(&members(lineup, &parts), &mut names, &self.terms, known);
         let mine = catalog.alone.iter().enumerate().filter(|(server, _)| is_own(*server));
         (catalog.lineup, catalog.access) = (common.lineup.clone(), common.access_like());
         let names = names.beyond(given);

@@ -23,7 +23,7 @@ fn part(tools: &[&str], resources: &[&str], templates: &[&str]) -> Part {
 
 fn terms(tools: Option<&[&str]>) -> Terms {
     let tools = tools.map(|tools| tools.iter().map(|&tool| tool.to_owned()).collect());
-    Terms { tools, fresh_ms: 30_000, limits: Limits::default() }
+    Terms { tools, fresh_ms: 30_000, limits: Limits::default(), grant_bytes: 0 }
 }
 
 fn build(parts: &[(&str, Option<&Part>)], terms: &Terms) -> Catalog {
@@ -34,7 +34,7 @@ fn build(parts: &[(&str, Option<&Part>)], terms: &Terms) -> Catalog {
         .enumerate()
         .map(|(number, (name, (_, part)))| Member { number, name, prefix: Prefix::Conflict, part: *part })
         .collect();
-    Catalog::build(&members, &mut GivenNames::default(), terms, None)
+    Catalog::build(&members, &mut GivenNames::default(), terms, Known::default())
 }
 
 fn shown(surface: &Surface, list: List, member: &str, key: &str) -> Vec<String> {

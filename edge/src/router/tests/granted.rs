@@ -1,0 +1,73 @@
+//! What the lists of those cost who may not use everything.
+
+use super::super::policy::tests::rule;
+use super::policy::{Stage, admin, clock_user, whole};
+use super::*;
+
+#[tokio::test]
+async fn a_listing_that_brings_nothing_new_has_nothing_made_anew() {
+    let stage = Stage::limited();
+    let (before, follower) = (stage.router.catalog(), stage.changes("ci-7", None));
+    stage.router.shared.listed(1, whole(&["now", "tick", "reset"], "clock"));
+    assert!(Arc::ptr_eq(&before, &stage.router.catalog()) && !follower.has_changed().unwrap());
+    stage.router.shared.listed(1, whole(&["now", "tick"], "clock"));
+    assert!(!Arc::ptr_eq(&before, &stage.router.catalog()));
+    let mut again = whole(&["now", "tick"], "clock");
+    again.unread.push((List::Prompts, Error::new(Kind::Timeout, Blame::Upstream, "late")));
+    let before = stage.router.catalog();
+    stage.router.shared.listed(1, again);
+    assert!(!Arc::ptr_eq(&before, &stage.router.catalog()), "how fresh it is differs");
+}
+
+#[tokio::test]
+async fn what_a_grant_sees_as_everybody_does_is_there_once() {
+    let rules = vec![rule("ci", &["*"], &["*", "!melt"]), rule("eve", &["*"], &["*", "!cast"]), admin()];
+    let stage = Stage::new(Some(rules));
+    let all = stage.router.catalog();
+    let seen = stage.router.shared.catalog_for(&Caller::new("ci"));
+    let other = stage.router.shared.catalog_for(&Caller::new("eve"));
+    let is_shared = |n: usize| Arc::ptr_eq(&seen.alone[n], &all.alone[n]);
+    assert_eq!([0, 1, 2].map(is_shared), [true, true, false], "of `forge` it sees less");
+    let at = |catalog: &super::super::catalog::Catalog, list| catalog.all.list(list).bytes().as_ptr();
+    for list in [List::Prompts, List::Resources, List::Templates] {
+        assert_eq!(at(&seen, list), at(&all, list));
+    }
+    assert_ne!(at(&seen, List::Tools), at(&all, List::Tools));
+    assert_ne!(at(&seen, List::Tools), at(&other, List::Tools));
+    assert_eq!(all.access.grants_made(), 2);
+}
+
+#[tokio::test]
+async fn a_grant_without_room_for_its_lists_may_use_nothing() {
+    let rules = vec![admin(), clock_user(), rule("eve", &["vault"], &["*"])];
+    let entries: Vec<_> =
+        ["vault", "clock"].map(|name| entry(name, Told::default(), Arc::default())).to_vec();
+    let router = |grant_bytes| {
+        let config = Config { policy: Some(rules.clone()), grant_bytes, ..Config::default() };
+        let router = Router::new(config, entries.clone(), Metrics::default(), DrainWatch::default());
+        router.shared.listed(0, whole(&["open"], "vault"));
+        router.shared.listed(1, whole(&["now"], "clock"));
+        router
+    };
+    let measured = router(usize::MAX);
+    measured.shared.catalog_for(&Caller::new("ci-7"));
+    // Enough for the first that looks.
+    let router = router(measured.catalog().access.bytes() * 3 / 2);
+    let lists = |who: &str| {
+        let seen = router.shared.catalog_for(&Caller::new(who));
+        List::ALL.map(|list| seen.all.list(list).bytes().len() > 90)
+    };
+    assert_eq!((lists("root"), lists("ci-7")), ([true; 4], [true; 4]));
+    assert_eq!(router.shared.metrics.policy_lists_refused.get(), 0);
+    let eve = Caller::new("eve");
+    assert_eq!(lists("eve"), [false; 4]);
+    assert!(router.server(&eve, "vault").is_none() && router.server(&Caller::new("root"), "vault").is_some());
+    for (scope, tool) in [(None, "open"), (Some("vault"), "open"), (None, "vault__open")] {
+        let asked = call("eve", scope, Method::ToolsCall, &format!(r#"{{"name":"{tool}"}}"#));
+        assert_eq!(answer(&router, asked).await.unwrap_err(), Kind::InvalidParams);
+    }
+    assert_eq!(router.shared.metrics.policy_lists_refused.get(), 1, "once for all that come of it");
+    // The next lists may find room.
+    router.shared.listed(0, whole(&["seal"], "vault"));
+    assert_eq!((lists("eve"), lists("ci-7")), ([true; 4], [false; 4]));
+}
