@@ -138,7 +138,7 @@ impl Views {
 
     /// What another session's view was built from the same.
     fn built(&self, own: &Own, common: &Arc<Catalog>) -> Option<Arc<Built>> {
-        let built = self.lock_built().get(&self.key(own))?.upgrade()?;
+        let built = self.lock_built().get(&self.key(own, common))?.upgrade()?;
         let is_same =
             built.is_beside(common) && built.names_before == own.names && same(&built.lists, &own.lists);
         is_same.then_some(built)
@@ -147,12 +147,13 @@ impl Views {
     fn share(&self, own: &Own, built: &Arc<Built>) {
         let mut all = self.lock_built();
         all.retain(|_, built| built.strong_count() > 0);
-        all.insert(self.key(own), Arc::downgrade(built));
+        all.insert(self.key(own, &built.beside), Arc::downgrade(built));
     }
 
-    fn key(&self, own: &Own) -> u64 {
+    /// Sessions of two grants may have the same lists of their own, beside what differs.
+    fn key(&self, own: &Own, common: &Arc<Catalog>) -> u64 {
         let lists: Vec<_> = own.lists.iter().map(|(key, list)| (key, &list.items)).collect();
-        self.hasher.hash_one(lists)
+        self.hasher.hash_one((Arc::as_ptr(common), lists))
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<u64, Arc<View>>> {

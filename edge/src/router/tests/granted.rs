@@ -1,7 +1,7 @@
 //! What the lists of those cost who may not use everything.
 
 use super::super::policy::tests::rule;
-use super::policy::{Stage, admin, clock_user, whole};
+use super::policy::{Stage, admin, clock_user, session_of, whole};
 use super::*;
 
 #[tokio::test]
@@ -70,4 +70,24 @@ async fn a_grant_without_room_for_its_lists_may_use_nothing() {
     // The next lists may find room.
     router.shared.listed(0, whole(&["seal"], "vault"));
     assert_eq!((lists("eve"), lists("ci-7")), ([true; 4], [false; 4]));
+}
+
+#[tokio::test]
+async fn sessions_of_two_grants_share_their_views_within_each() {
+    let stage =
+        Stage::new(Some(vec![rule("a-*", &["clock"], &["*"]), rule("b-*", &["clock", "f*"], &["*"])]));
+    let shared = &stage.router.shared;
+    let mut held = Vec::new();
+    let mut heard = Vec::new();
+    for n in 0..10 {
+        for (who, number) in [("a-1", 2 * n), ("b-1", 2 * n + 1)] {
+            let (session, hears) = session_of(who, number);
+            let lists = whole(&["now", "tick", "reset", "unlocked"], "clock").tools;
+            let lists = vec![(List::Tools, shared.looked(1, List::Tools, lists))];
+            assert!(shared.change(&session, &shared.view(&session), (1, lists)));
+            heard.push((session, hears));
+        }
+        held.push(shared.views.bytes());
+    }
+    assert_eq!(held[0], held[9], "{held:?}");
 }

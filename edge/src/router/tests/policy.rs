@@ -383,7 +383,7 @@ async fn a_session_sees_of_its_own_lists_what_it_may() {
     assert_eq!(see(&one).await, ["clock__now", "forge__melt", "reset"].map(str::to_owned).into());
 }
 
-fn session_of(principal: &str, number: u64) -> (SessionKey, Reply) {
+pub(super) fn session_of(principal: &str, number: u64) -> (SessionKey, Reply) {
     let (key, heard) = own::session(number);
     (SessionKey { caller: Caller::new(principal), ..key }, heard)
 }
