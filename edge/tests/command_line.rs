@@ -127,7 +127,7 @@ async fn a_dry_run_says_what_is_odd_about_a_policy() {
     let scratch = Scratch::new();
     let text = format!(
         "auth: {{tokens: [{{env: A, principal: ann}}, {{env: B, principal: bea}}]}}\n\
-         policy: {{ann: {{servers: [quartz, quarz, '!v*']}}, 'a*': {{}}, an?: {{}}, bea-2: {{}}}}\n\
+         policy: {{ann: {{servers: [quartz, quarz, '!v*']}}, 'a*': {{tools: ['*', '!tol_0', '!quartz__*']}}, bea-2: {{}}}}\n\
          servers: {{quartz: {{command: [{:?}, --tools, \"1\"]}}}}\n",
         binary("scripted-server")
     );
@@ -141,7 +141,7 @@ async fn a_dry_run_says_what_is_odd_about_a_policy() {
         "no entry fits the principal `bea`, which may use nothing",
         "`quarz` in the servers of `ann` fits no server",
         "`!v*` in the servers of `ann` fits no server",
-        "`an?` never counts, for `a*` comes before it",
+        "`!tol_0` in the tools of `a*` fits no tool of its servers, and does nothing",
     ];
     assert_eq!(odd, all, "{stdout}");
 }

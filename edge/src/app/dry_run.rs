@@ -34,7 +34,7 @@ pub async fn dry_run(mut config: Config) -> (String, bool) {
         text.insert_str(0, &said);
         all_well &= are_there;
     }
-    for odd in status::odd_policy(&config) {
+    for odd in status::odd_policy(&config).into_iter().chain(status::odd_globs(&servers)) {
         line(&mut text, &format!("policy: warning: {odd}"));
     }
     drain.run(Duration::ZERO, config.drain.grace).await;

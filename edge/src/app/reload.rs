@@ -147,6 +147,7 @@ impl Reloader {
                 "configuration taken anew"
             );
             status::tell_policy(config);
+            status::tell_globs(&self.servers);
             self.current = new;
             self.reloads.inc();
         }

@@ -90,7 +90,10 @@ impl Servers {
         self.shared.drain.spawn(async move {
             tokio::select! {
                 // The router lives as long as `servers`.
-                _ = settled.wait_for(|settled| *settled) => status::tell(&servers),
+                _ = settled.wait_for(|settled| *settled) => {
+                    status::tell(&servers);
+                    status::tell_globs(&servers);
+                }
                 () = watch.leaving() => {}
             }
         });

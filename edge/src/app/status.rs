@@ -58,8 +58,7 @@ pub(super) fn shares_a_process(servers: &Servers, pool: &Pool) -> bool {
 pub(super) const ONE_PRINCIPAL: &str = "clients without a session share one process of this server, because all \
      credentials map to one principal; if it keeps state, give each user a token of their own";
 
-/// What is odd about the policy: principals that may use nothing, entries that never count, globs that fit no server. Each
-/// may be a slip.
+/// What is odd about the policy: principals that may use nothing, globs that fit no server. Each may be a slip.
 pub(super) fn odd_policy(config: &Config) -> Vec<String> {
     let Some(rules) = config.router.policy.as_deref() else { return Vec::new() };
     let mut odd = Vec::new();
@@ -76,13 +75,7 @@ pub(super) fn odd_policy(config: &Config) -> Vec<String> {
             odd.push(format!("no entry fits the principal `{principal}`, which may use nothing"));
         }
     }
-    for (place, rule) in rules.iter().enumerate() {
-        let earlier = rules.iter().take(place);
-        if let Some(other) = earlier.map(|rule| &rule.principals).find(|other| other.covers(&rule.principals))
-        {
-            let (rule, other) = (rule.principals.as_str(), other.as_str());
-            odd.push(format!("`{rule}` never counts, for `{other}` comes before it"));
-        }
+    for rule in rules {
         for step in rule.grant.servers.steps() {
             let mut slugs = config.servers.iter().map(|server| server.upstream.name.as_str());
             if !slugs.any(|slug| step.glob.fits(slug)) {
@@ -97,6 +90,22 @@ pub(super) fn odd_policy(config: &Config) -> Vec<String> {
 /// The same as log lines.
 pub(super) fn tell_policy(config: &Config) {
     for odd in odd_policy(config) {
+        tracing::warn!(odd, "policy");
+    }
+}
+
+/// What is odd about globs of tools, as far as the tools are known. A denial that is misspelt denies nothing.
+pub(super) fn odd_globs(servers: &Servers) -> Vec<String> {
+    let idle = servers.router.idle_globs().into_iter();
+    idle.map(|(principals, glob)| {
+        format!("`{glob}` in the tools of `{principals}` fits no tool of its servers, and does nothing")
+    })
+    .collect()
+}
+
+/// The same as log lines.
+pub(super) fn tell_globs(servers: &Servers) {
+    for odd in odd_globs(servers) {
         tracing::warn!(odd, "policy");
     }
 }

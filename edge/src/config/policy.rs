@@ -1,7 +1,8 @@
 //! `policy`: who may use what. Entries by principal, in the order in which they are looked through.
 //!
-//! It may be a list of such maps, for tools that sort the keys of a map. Nothing that is missing by mistake may open anything: an entry or a list without a value is refused, and so is a list
-//! that takes away before it gives.
+//! It may be a list of such maps, for tools that sort the keys of a map. Nothing that is missing by mistake may open
+//! anything: an entry or a list without a value is refused, and so is a list that takes away before it gives. What is
+//! said and can never count is refused as well.
 
 use super::draft::Draft;
 use super::reader::{At, Key, Reader};
@@ -23,12 +24,21 @@ pub(super) fn read(r: &mut Reader<'_>, at: &At<'_>, draft: &mut Draft) {
     if entries.len() > ENTRIES {
         r.problem(at, format!("there are {} entries, and at most {ENTRIES} are taken", entries.len()));
     }
-    draft.router.policy = Some(entries.iter().filter_map(|entry| rule(r, entry)).collect());
+    let mut rules: Vec<Rule> = Vec::new();
+    for entry in entries.iter().take(ENTRIES) {
+        let Some(rule) = rule(r, entry) else { continue };
+        if let Some(earlier) = rules.iter().find(|earlier| earlier.principals.covers(&rule.principals)) {
+            let text = format!("it never counts, for `{}` comes before it", earlier.principals.as_str());
+            r.problem(entry, text);
+        }
+        rules.push(rule);
+    }
+    draft.router.policy = Some(rules);
 }
 
 const ENTRY: &[Key<Grant>] = &[
-    ("servers", |r, at, grant| grant.servers = choice(r, at)),
-    ("tools", |r, at, grant| grant.tools = choice(r, at)),
+    ("servers", |r, at, grant| grant.servers = choice(r, at, Step::covers_servers)),
+    ("tools", |r, at, grant| grant.tools = choice(r, at, Step::covers_tools)),
 ];
 
 fn rule(r: &mut Reader<'_>, at: &At<'_>) -> Option<Rule> {
@@ -46,7 +56,7 @@ fn rule(r: &mut Reader<'_>, at: &At<'_>) -> Option<Rule> {
     }
 }
 
-fn choice(r: &mut Reader<'_>, at: &At<'_>) -> Choice {
+fn choice(r: &mut Reader<'_>, at: &At<'_>, covers: fn(&Step, &Step) -> bool) -> Choice {
     if at.node.value == Value::Null {
         r.problem(at, "globs belong here; `[]` is none, and without the key it is all");
     }
@@ -54,16 +64,38 @@ fn choice(r: &mut Reader<'_>, at: &At<'_>) -> Choice {
     if items.len() > GLOBS {
         r.problem(at, format!("there are {} globs, and at most {GLOBS} are taken", items.len()));
     }
-    let steps: Vec<Step> = items.iter().take(GLOBS).filter_map(|item| step(r, item)).collect();
-    if let (Some(Step { allows: false, .. }), Some(first)) = (steps.first(), items.first()) {
+    let steps: Vec<_> = items.iter().take(GLOBS).map(|item| step(r, item)).collect();
+    if let (Some(Some(Step { allows: false, .. })), Some(first)) = (steps.first(), items.first()) {
         r.problem(first, "a list that begins with `!` takes away from nothing; begin with what is allowed, `\"*\"` for all");
     }
-    Choice::of(steps)
+    for (place, (item, denial)) in items.iter().zip(&steps).enumerate() {
+        let Some(denial) = denial.as_ref().filter(|step| !step.allows) else { continue };
+        let mut later = steps.iter().skip(place + 1).flatten();
+        if let Some(later) = later.find(|later| later.allows && covers(later, denial)) {
+            r.problem(
+                item,
+                format!(
+                    "it denies nothing, for `{later}` comes after it, and the last one that fits decides"
+                ),
+            );
+        }
+    }
+    Choice::of(steps.into_iter().flatten().collect())
 }
 
 fn step(r: &mut Reader<'_>, at: &At<'_>) -> Option<Step> {
     let text = r.text(at)?;
     let (allows, glob) = text.strip_prefix('!').map_or((true, text.as_str()), |denied| (false, denied));
+    // No name of a server or a tool is so: it would fit nothing, and a denial would fail without a word.
+    if glob.contains(char::is_whitespace) || glob.starts_with('!') {
+        r.problem(
+            at,
+            format!(
+                "`{text}` fits no name; write one glob for itself, without spaces, after at most one `!`"
+            ),
+        );
+        return None;
+    }
     match glob.parse() {
         Ok(glob) => Some(Step { allows, glob }),
         Err(error) => {

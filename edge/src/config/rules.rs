@@ -205,6 +205,12 @@ fn tokens(draft: &Draft, env: impl Fn(&str) -> Option<String>, problems: &mut Ve
                     );
                     problem(&text);
                 }
+                if draft.router.policy.is_some() && principal.contains(['*', '?']) {
+                    let text = format!(
+                        "stands for `{principal}`; in `policy` nobody can mean just that one, for `*` and `?` stand for others there"
+                    );
+                    problem(&text);
+                }
                 tokens.push(Token { secret, principal });
             }
         }

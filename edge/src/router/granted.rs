@@ -2,6 +2,8 @@
 //! looks, once for all of them, and with the same names. It has no trace of what is denied; whoever routes by it cannot
 //! but treat that as unknown.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -52,6 +54,26 @@ impl Access {
     }
 }
 
+/// The globs of tools in the policy that are about no tool of their entry's servers, with whom the entry is about. Entries
+/// with a server that has never listed are left out, for nobody knows its tools.
+pub(super) fn idle_globs(router: &Router) -> Vec<(String, String)> {
+    let catalog = router.catalog();
+    let unheard = router.shared.unheard(&catalog.lineup);
+    let parts = catalog.lineup.iter().filter_map(|(n, entry)| Some((entry, catalog.parts.get(n)?.as_ref()?)));
+    let tools: Vec<_> = parts
+        .flat_map(|(entry, part)| part.tools.iter().map(|tool| (entry.name.as_str(), tool.key.as_str())))
+        .collect();
+    let mut idle = Vec::new();
+    for rule in catalog.access.policy.rules().unwrap_or_default() {
+        if unheard.iter().any(|name| rule.grant.servers.has_server(name.as_str())) {
+            continue;
+        }
+        let globs = rule.grant.idle(&tools);
+        idle.extend(globs.map(|step| (rule.principals.as_str().to_owned(), step.to_string())));
+    }
+    idle
+}
+
 /// What principals have of servers that they may use no longer ends: news of resources at once, connections of their own
 /// with the calls on them. Calls that were on their way to a connection are looked after later.
 pub(super) fn take_back(router: &Router) {
@@ -78,10 +100,17 @@ const LATE: Duration = Duration::from_secs(60);
 
 impl Catalog {
     fn take_back(&self) {
+        // A principal is looked up once, and not for each of its sessions at each server.
+        let callers = RefCell::new(HashMap::<String, Caller>::new());
         for (_, entry) in self.lineup.iter() {
-            let may_use =
-                |principal: &str| self.access.policy.allows(&Caller::new(principal), entry.name.as_str());
-            entry.server.take_back(&|principal| !may_use(principal));
+            entry.server.take_back(&|principal| {
+                let mut callers = callers.borrow_mut();
+                let caller = match callers.get(principal) {
+                    Some(known) => known,
+                    None => callers.entry(principal.to_owned()).or_insert_with(|| Caller::new(principal)),
+                };
+                !self.access.policy.allows(caller, entry.name.as_str())
+            });
         }
     }
 

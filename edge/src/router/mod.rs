@@ -268,6 +268,11 @@ impl Router {
         self.shared.catalog()
     }
 
+    /// Globs of tools in the policy that fit none, each after the glob of its principals: slips, as a rule.
+    pub fn idle_globs(&self) -> Vec<(String, String)> {
+        granted::idle_globs(self)
+    }
+
     /// What is wrong with the lists of a server, for its operator.
     pub fn complaints(&self, name: &ServerName) -> Complaints {
         self.shared.complaints(name)

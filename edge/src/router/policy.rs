@@ -127,6 +127,17 @@ impl Grant {
         self.servers.is_all() && self.tools.is_all()
     }
 
+    /// The globs of tools that are about none of these, each a server and its tool, as far as it may use the server.
+    pub(super) fn idle<'a>(&'a self, tools: &'a [(&'a str, &'a str)]) -> impl Iterator<Item = &'a Step> {
+        let tools: Vec<_> = tools
+            .iter()
+            .filter(|(slug, _)| self.servers.has_server(slug))
+            .map(|(slug, own_name)| (*slug, *own_name, format!("{slug}__{own_name}")))
+            .collect();
+        let steps = self.tools.steps().iter().filter(|step| !step.glob.is_any());
+        steps.filter(move |step| !tools.iter().any(|(slug, own, shown)| step.is_about_tool(slug, own, shown)))
+    }
+
     /// Whether a tool of that name of its server's own may be used, under whatever public name it appears.
     pub(super) fn has_tool(&self, slug: &str, own_name: &str) -> bool {
         self.servers.has_server(slug) && self.tools.has_tool(slug, own_name)
@@ -161,8 +172,11 @@ impl Choice {
     }
 
     fn has_tool(&self, slug: &str, own_name: &str) -> bool {
-        self.is_all()
-            || (own_name.len() <= NAME_BYTES && self.last(|step| step.is_about_tool(slug, own_name)))
+        if self.is_all() || own_name.len() > NAME_BYTES {
+            return self.is_all();
+        }
+        let shown = format!("{slug}__{own_name}");
+        self.last(|step| step.is_about_tool(slug, own_name, &shown))
     }
 
     fn last(&self, fits: impl Fn(&Step) -> bool) -> bool {
@@ -171,17 +185,30 @@ impl Choice {
 }
 
 impl Step {
-    /// Whether it is about this tool. What allows is read narrowly: with `__` in it as `server__tool`, else as the
-    /// tool's own name, so that no server gets anything allowed by calling a tool `other__tool`, and `t*` is never
-    /// about a server `time`. What denies is read as an own name as well.
-    fn is_about_tool(&self, slug: &str, own_name: &str) -> bool {
-        match self.glob.as_str().split_once("__") {
+    /// Whether it is about this tool, which lists may show as `shown`. What allows is read narrowly: with `__` in it as
+    /// `server__tool`, else as the tool's own name, so that no server gets anything allowed by calling a tool
+    /// `other__tool`, and an allowing `t*` is never about a server `time`. What denies is read as each of them, and held
+    /// against `shown` as a whole.
+    fn is_about_tool(&self, slug: &str, own_name: &str, shown: &str) -> bool {
+        let is_named = match self.glob.as_str().split_once("__") {
             None => self.glob.fits(own_name),
-            Some((server, tool)) => {
-                let is_named = fits(server, slug) && fits(tool, own_name);
-                is_named || (!self.allows && self.glob.fits(own_name))
-            }
-        }
+            Some((server, tool)) => fits(server, slug) && fits(tool, own_name),
+        };
+        is_named || (!self.allows && (self.glob.fits(own_name) || self.glob.fits(shown)))
+    }
+
+    /// Whether this one, where it comes later, leaves nothing of `denial` among servers.
+    pub fn covers_servers(&self, denial: &Self) -> bool {
+        self.glob.covers(&denial.glob)
+    }
+
+    /// The same among tools, as far as that can be told: what denies is read more widely than what allows.
+    pub fn covers_tools(&self, denial: &Self) -> bool {
+        let is_plain = |glob: &str| !glob.contains(['*', '?']) && !glob.contains("__");
+        let (own, denied) = (self.glob.as_str(), denial.glob.as_str());
+        self.glob.is_any()
+            || own == denied
+            || (is_plain(denied) && !own.contains("__") && self.glob.fits(denied))
     }
 }
 
@@ -209,7 +236,8 @@ static EDITIONS: AtomicU32 = AtomicU32::new(1);
 
 /// Entries of a policy. 256: each that says something of its own may get rendered lists of its own.
 pub const ENTRIES: usize = 256;
-/// Globs of one list of an entry. 256: more than a server has tools; each is held against each tool once per change.
+/// Globs of one list of an entry. 256: where more are needed, patterns are better than names. Each is held against each tool
+/// of the entry's servers, twice at most for each time that lists are made for it.
 pub const GLOBS: usize = 256;
 /// Bytes of a name that globs are held against. 1 KiB: eight times what MCP has for tools. A longer name fits no entry, and
 /// is no tool that a list of globs allows, so that a server with endless names costs no time.
@@ -290,7 +318,10 @@ pub(super) mod tests {
         );
         assert!(!allowed(&["*", "!git__push"], "git", "push"));
         assert!(!allowed(&["*", "!db__query"], "pg", "db__query"), "as its list shows it");
-        assert!(allowed(&["*", "!t*"], "time", "now"));
+        for denied in ["!git_*", "!git*push", "!g*", "!*__push", "!?it__push"] {
+            assert!(!allowed(&["*", denied], "git", "push"), "as lists may show it: {denied}");
+        }
+        assert!(allowed(&["*", "!t_*", "!*time"], "time", "now"));
         let endless = "x".repeat(NAME_BYTES + 1);
         assert!(allowed(&["*"], "a", &endless) && !allowed(&["*", "!y"], "a", &endless));
     }

@@ -21,13 +21,13 @@ fn shown(rules: Option<Vec<Rule>>) -> Vec<String> {
 fn entries_keep_their_order_and_what_is_not_said_is_all() {
     assert!(policy("policy-0", "prefix: always\n").is_none());
     let text = "policy:\n  zoe: {servers: ['*']}\n  'ci-*': {servers: [time, 'git*'], tools: ['get_*', '!get_secret']}\n  \
-                bob: {servers: []}\n  '*': {tools: time__now}\n  eve: {}\n";
+                bob: {servers: []}\n  eve: {}\n  '*': {tools: time__now}\n";
     let all = [
         "zoe [*] [*]",
         "ci-* [time, git*] [get_*, !get_secret]",
         "bob [] [*]",
-        "* [*] [time__now]",
         "eve [*] [*]",
+        "* [*] [time__now]",
     ];
     assert_eq!(shown(policy("policy-1", text)), all);
     let text = "policy: [{zoe: {}}, {'ci-*': {servers: time}, a: {}}, {'*': {servers: []}}]\n";
@@ -62,6 +62,29 @@ fn what_is_missing_or_wrong_is_refused() {
             "edge.yaml:2: policy.a.servers",
             "one value belongs here, not keys",
         ),
+        (
+            "policy:\n  a*: {}\n  ab?: {}\n",
+            "edge.yaml:3: policy.ab?",
+            "never counts, for `a*` comes before it",
+        ),
+        (
+            "policy:\n  a: {servers: [time, '!vault', '*']}\n",
+            "edge.yaml:2: policy.a.servers[1]",
+            "it denies nothing, for `*` comes after it",
+        ),
+        (
+            "policy:\n  a: {tools: ['*', '!get_x', 'get_*']}\n",
+            "edge.yaml:2: policy.a.tools[1]",
+            "denies nothing",
+        ),
+        ("policy:\n  a: {tools: ['*', '!!x']}\n", "edge.yaml:2: policy.a.tools[1]", "at most one `!`"),
+        ("policy:\n  a: {tools: ['*', '! x']}\n", "edge.yaml:2: policy.a.tools[1]", "without spaces"),
+        ("policy:\n  a: {servers: [time vault]}\n", "edge.yaml:2: policy.a.servers[0]", "without spaces"),
+        (
+            "policy: {a: {}}\nauth: {tokens: [{env: MCP_GATEWAY_AUTH_TOKEN, principal: 'a*'}]}\n",
+            "edge.yaml:2: auth.tokens[0]",
+            "stands for `a*`",
+        ),
         ("polcy: {a: {}}\n", "edge.yaml:1: polcy", "the nearest is `policy`"),
     ]
     .into_iter()
@@ -70,6 +93,17 @@ fn what_is_missing_or_wrong_is_refused() {
         let said = complaints(&format!("policy-wrong-{n}"), text);
         assert_eq!(said.len(), 1, "{said:?}");
         assert!(said[0].starts_with(&format!("{place}: ")) && said[0].contains(why), "{text}{said:?}");
+    }
+}
+
+#[test]
+fn a_denial_that_leaves_something_of_itself_is_no_mistake() {
+    for (n, tools) in
+        ["'*', '!x__y', 'x*'", "'*', '!get_*', 'get_x'", "'*', '!git_*', 'git_*s'"].iter().enumerate()
+    {
+        assert!(
+            policy(&format!("policy-left-{n}"), &format!("policy: {{a: {{tools: [{tools}]}}}}\n")).is_some()
+        );
     }
 }
 

@@ -28,7 +28,7 @@ async fn what_a_grant_sees_as_everybody_does_is_there_once() {
     let other = stage.router.shared.catalog_for(&Caller::new("eve"));
     let is_shared = |n: usize| Arc::ptr_eq(&seen.alone[n], &all.alone[n]);
     assert_eq!([0, 1, 2].map(is_shared), [true, true, false], "of `forge` it sees less");
-    let at = |catalog: &super::super::catalog::Catalog, list| catalog.all.list(list).bytes().as_ptr();
+    let at = |catalog: &Catalog, list| catalog.all.list(list).bytes().as_ptr();
     for list in [List::Prompts, List::Resources, List::Templates] {
         assert_eq!(at(&seen, list), at(&all, list));
     }
