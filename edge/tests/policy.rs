@@ -211,3 +211,17 @@ async fn a_changed_policy_counts_in_sessions_and_listens_that_are_open() {
         }
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_policy_that_is_gone_opens_nothing() {
+    let stage = Stage::start(LIMITED).await;
+    let guest = stage.modern("guest").await;
+    assert_eq!(stage.edge.metric("mcp_edge_policy_entries").await, Some(2.0));
+    std::fs::write(&stage.file, Stage::text((&stage.vault, &stage.quartz), "")).unwrap();
+    stage.edge.process.signal("HUP").await;
+    stage.edge.process.wrote("without one every principal may use everything").await;
+    assert_eq!(stage.edge.metric("mcp_edge_config_stale").await, Some(1.0));
+    assert_eq!(tools(&guest).await, ["quartz", "quartz__t0"]);
+    stage.policy(OPEN).await;
+    assert_eq!(tools(&guest).await.len(), 6);
+}

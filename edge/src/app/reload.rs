@@ -131,8 +131,15 @@ impl Reloader {
                        `oauth`, or start it anew where it listens on 127.0.0.1";
             return Err(why.to_owned());
         }
-        self.stale.set(0);
         let new = in_force(config);
+        if let (_, _, Some(_)) = self.current
+            && new.2.is_none()
+        {
+            let why = "policy: it is gone, and without one every principal may use everything; if that is meant, write \
+                       `policy: {\"*\": {}}`, or start the process anew";
+            return Err(why.to_owned());
+        }
+        self.stale.set(0);
         if new != self.current {
             // First what principals may use: nobody comes in whom the policy before did not know.
             let changed = self.servers.serve(config);
