@@ -135,7 +135,14 @@ impl Server for Pool {
         self.shared.lock().roster.retire(|key, conn| {
             let session = conn.spec().tenant.as_ref().and_then(|tenant| tenant.session());
             let principal = session.map(|session| session.caller.principal()).or_else(|| key.principal());
-            principal.is_some_and(|principal| is_denied(principal))
+            let is_over = principal.is_some_and(|principal| is_denied(principal));
+            if let Some(session) = session.filter(|_| is_over) {
+                // If it may be used again, the client has to subscribe again.
+                session
+                    .wishes
+                    .change(|wished| wished.subscriptions.retain(|(server, _)| server != self.name()));
+            }
+            is_over
         });
     }
 
@@ -480,7 +487,7 @@ impl Owner for Shared {
 }
 
 /// Connections tried for one call: a call that nothing was written of three times has met something systematic.
-const TRIES: u8 = 3;
+pub(super) const TRIES: u8 = 3;
 /// Calls in flight on each connection of a `shared` server before another one is opened.
 const SHARED_CALLS: usize = 8;
 /// Connections of a `shared` server: a process answers many calls, but some of them block it.

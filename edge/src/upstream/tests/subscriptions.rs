@@ -264,8 +264,13 @@ async fn what_is_taken_back_from_a_principal_ends_and_what_others_use_goes_on() 
     let reply = room.dispatch_in(&ann, echo("under way"));
     let mut peer = room.accept_legacy().await;
     let request = peer.expect("tools/call").await;
+    let subscribing = room.dispatch_in(&ann, about(SUBSCRIBE, "x://1"));
+    peer.agree(SUBSCRIBE, "x://1").await;
+    result(subscribing).await;
     room.pool.take_back(&|principal| principal == "bea");
+    assert_eq!(ann.wishes.now().subscriptions.len(), 1);
     room.pool.take_back(&|principal| principal == "ann");
+    assert!(ann.wishes.now().subscriptions.is_empty(), "no later connection takes it up again");
     peer.answer(&request, json!({"content": []})).await;
     result(reply).await;
     peer.ended().await;
