@@ -38,6 +38,7 @@ pub(super) fn settle(
         draft.drain_delay = Duration::ZERO;
     }
     draft.router.limits = draft.limits.clone();
+    draft.router.late = draft.upstream.longest_way();
     draft.upstream.limits = draft.limits.clone();
     draft.upstream.withheld = secrets(&draft);
     draft.front.channels = draft.session.sessions;

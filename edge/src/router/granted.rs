@@ -6,7 +6,6 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
 
 use tokio::time::sleep;
 
@@ -83,7 +82,7 @@ pub(super) fn take_back(router: &Router) {
     router.shared.drain.spawn(async move {
         tokio::select! {
             () = shared.drain.leaving() => {}
-            () = sleep(LATE) => {
+            () = sleep(shared.config.late) => {
                 let catalog = shared.catalog();
                 // A later policy looks after itself.
                 if Arc::ptr_eq(&catalog.access.policy, &policy) {
@@ -93,10 +92,6 @@ pub(super) fn take_back(router: &Router) {
         }
     });
 }
-
-/// From a changed policy to the last connection that is opened for a call from before it. 60 s: a call waits for a slot, a
-/// connection and a handshake for less.
-const LATE: Duration = Duration::from_secs(60);
 
 impl Catalog {
     fn take_back(&self) {

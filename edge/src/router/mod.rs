@@ -110,6 +110,9 @@ pub struct Config {
     /// Bytes of the lists that single sessions see, and of the catalogs built from them, of all sessions together.
     /// 64 MiB: some hundred different views of a thousand tools, or some thousand of a few dozen.
     pub view_bytes: usize,
+    /// From a changed policy to the last connection that is opened for a call from before it: as long as a call may wait
+    /// for one. 60 s: enough where nobody says how long that is.
+    pub late: Duration,
     /// Bytes of the lists that are made for principals who may not use everything, of all grants of the policy together.
     /// 64 MiB: as many as forty different grants of a thousand large tools, or some hundred of a hundred. While lists
     /// change those from before are held as well.
@@ -127,6 +130,7 @@ impl Default for Config {
             fresh: Duration::from_secs(30),
             refresh_gap: Duration::from_millis(500),
             view_bytes: 64 << 20,
+            late: Duration::from_secs(60),
             grant_bytes: 64 << 20,
             limits: Limits::default(),
         }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use wire::limits::Limits;
 
 use super::address::Address;
+use super::pool::TRIES;
 use crate::call::ServerName;
 use crate::ops::files::OpenFiles;
 use crate::permit::SlotConfig;
@@ -58,6 +59,15 @@ pub struct Config {
     /// Bytes kept of one list. 16 MiB, as much as one frame: thousands of tools, and what clients are shown is held
     /// several times.
     pub list_bytes: usize,
+}
+
+impl Config {
+    /// About the longest that a call waits for its connection: for a slot and a seat, and for each connection that is tried.
+    pub fn longest_way(&self) -> Duration {
+        let known_and_told = self.handshake_timeout.saturating_mul(2);
+        let one = self.connect_timeout.saturating_add(self.probe_timeout).saturating_add(known_and_told);
+        one.saturating_mul(u32::from(TRIES)).saturating_add(self.slots.queue_timeout.saturating_mul(2))
+    }
 }
 
 impl Default for Config {
