@@ -308,7 +308,7 @@ impl Hear for Ear {
     fn lost(&self) {
         let taken = self.to.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(responder) = taken {
-            let message = "a server of these resources is another one now; listen again, and read anew";
+            let message = "what these resources come from has changed; listen again, and read anew";
             responder.fail(Error::new(Kind::Lost, Blame::Edge, message));
         }
     }

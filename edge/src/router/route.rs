@@ -65,6 +65,23 @@ impl Shared {
         self.denied(&call.caller, (&entry.name, name.as_deref()));
     }
 
+    /// The same of a resource that somebody wants to hear of.
+    pub(super) fn note_denied_resource(
+        &self,
+        caller: &Caller,
+        catalog: &Catalog,
+        (scope, uri): (Option<&ServerName>, &str),
+    ) {
+        if catalog.grant().is_none() {
+            return;
+        }
+        let whole = self.catalog();
+        let owner = whole.sight(scope).and_then(|sight| self.owner(&sight, (caller.principal(), uri)));
+        if let Some(entry) = owner.and_then(|owner| whole.lineup.get(owner)) {
+            self.denied(caller, (&entry.name, None));
+        }
+    }
+
     /// The policy keeps `caller` from something of this server.
     pub(super) fn denied(&self, caller: &Caller, (server, name): (&ServerName, Option<&str>)) {
         self.metrics.policy_denied.inc();

@@ -153,11 +153,17 @@ impl Shared {
         uris: Vec<String>,
     ) -> Vec<Subscribing> {
         let catalog = self.catalog_of(&subscriber.caller, &subscriber.affinity);
-        let Some(sight) = catalog.sight(scope) else { return Vec::new() };
+        let Some(sight) = catalog.sight(scope) else {
+            uris.iter().for_each(|uri| self.note_denied_resource(&subscriber.caller, &catalog, (scope, uri)));
+            return Vec::new();
+        };
         let principal = subscriber.caller.principal();
         let mut subscribers = HashMap::new();
         let asked = uris.into_iter().filter_map(|uri| {
-            let number = self.owner(&sight, (principal, &uri))?;
+            let Some(number) = self.owner(&sight, (principal, &uri)) else {
+                self.note_denied_resource(&subscriber.caller, &catalog, (scope, &uri));
+                return None;
+            };
             let entry = catalog.lineup.get(number)?;
             let subscriber: &Subscriber = subscribers.entry(number).or_insert_with(|| {
                 let ear = self.ears.lend((&subscriber.caller, &entry.name), subscriber.ear.clone());

@@ -111,7 +111,11 @@ async fn news_of_a_server_end_when_it_is_denied() {
         affinity: Affinity::Principal,
         ear: listeners[0].1.clone(),
     };
-    assert!(router.subscribe(again, None, vec!["vault://r".to_owned()]).await.is_empty());
+    let denied = || router.shared.metrics.policy_denied.get();
+    let before = denied();
+    let uris = ["vault://r", "nobody://r"].map(str::to_owned).to_vec();
+    assert!(router.subscribe(again, None, uris).await.is_empty());
+    assert_eq!(denied(), before + 1, "the operator sees what was denied");
 }
 
 #[tokio::test]
