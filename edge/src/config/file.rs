@@ -60,7 +60,7 @@ const ROOT: &[Key<Draft>] = &[
     ("admin", |r, at, draft| set(&mut draft.admin.address, r.parsed(at))),
     ("peers", |r, at, draft| r.section(at, PEERS, draft)),
     ("threads", |r, at, draft| set(&mut draft.threads, r.count(at))),
-    ("busy_poll", |r, at, draft| draft.busy_poll = r.duration_or_zero(at)),
+    ("busy_poll", |r, at, draft| draft.busy_poll = r.short_duration(at)),
     ("hosts", |r, at, draft| draft.front.rules.hosts = r.texts(at)),
     ("cors", |r, at, draft| r.section(at, CORS, draft)),
     ("tls", tls),

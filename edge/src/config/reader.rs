@@ -166,6 +166,11 @@ impl Reader<'_> {
         self.scalar(at, units::duration, "no duration; write for example 0s, 500ms, 30s or 10m")
     }
 
+    /// A duration that may be zero or some microseconds.
+    pub(super) fn short_duration(&mut self, at: &At<'_>) -> Option<Duration> {
+        self.scalar(at, units::short_duration, "no duration; write for example 0us, 50us or 1ms")
+    }
+
     /// One word of several.
     pub(super) fn choice<T: Copy>(&mut self, at: &At<'_>, choices: &[(&str, T)]) -> Option<T> {
         let text = self.text(at)?;

@@ -4,11 +4,18 @@
 
 use std::time::Duration;
 
-/// `50us`, `1500ms`, `300s`, `10m`, `24h`; whole numbers only.
+/// A [`duration`], or microseconds, `50us`: for what is that short, as in all else it would be a slip.
+pub(super) fn short_duration(text: &str) -> Option<Duration> {
+    match split(text)? {
+        (number, "us") => Some(Duration::from_micros(number)),
+        _ => duration(text),
+    }
+}
+
+/// `1500ms`, `300s`, `10m`, `24h`; whole numbers only.
 pub(super) fn duration(text: &str) -> Option<Duration> {
     let (number, unit) = split(text)?;
     match unit {
-        "us" => Some(Duration::from_micros(number)),
         "ms" => Some(Duration::from_millis(number)),
         "s" => Some(Duration::from_secs(number)),
         "m" => number.checked_mul(60).map(Duration::from_secs),
@@ -44,7 +51,8 @@ mod tests {
     fn durations_have_a_unit() {
         assert_eq!(duration("300s"), Some(Duration::from_secs(300)));
         assert_eq!(duration("10m"), Some(Duration::from_secs(600)));
-        assert_eq!(duration("50us"), Some(Duration::from_micros(50)));
+        assert_eq!(short_duration("50us"), Some(Duration::from_micros(50)));
+        assert_eq!((short_duration("1ms"), duration("50us")), (Some(Duration::from_millis(1)), None));
         assert_eq!(duration("24h"), Some(Duration::from_secs(86_400)));
         assert_eq!(duration("500ms"), Some(Duration::from_millis(500)));
         assert_eq!(duration("5 s"), Some(Duration::from_secs(5)));

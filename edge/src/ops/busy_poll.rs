@@ -7,7 +7,9 @@
 //! ([`Habit`]), and tried again now and then. A process that gets nothing to do sleeps at once.
 //!
 //! It is a task that yields over and over: between two turns the runtime asks the kernel for events without a wait. Of
-//! several threads another one would sleep in that question meanwhile and be woken as ever, so it is for one alone.
+//! several threads another one would sleep in that question meanwhile and be woken as ever, so it is for one alone. What
+//! other threads hand to it (files, names that are resolved) may wait for some turns, as among any tasks. What a client
+//! writes to standard input comes from such a thread and is not counted; its servers' messages are.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -83,7 +85,7 @@ impl BusyPoll {
     pub fn register(&self, registry: &mut Registry) {
         registry.register(
             "arrivals",
-            "Requests of clients and messages of servers that were read",
+            "Requests of clients and messages of servers that were read; not those of a client on standard input",
             self.arrivals(),
         );
         registry.register(
@@ -114,6 +116,9 @@ impl BusyPoll {
             }
             let mut before = arrivals.get();
             loop {
+                if drain.is_leaving() {
+                    return;
+                }
                 let found = self.look(before).await;
                 habit.learn(found.is_some());
                 let [nothing, something] = &windows;
