@@ -432,7 +432,8 @@ impl<'a> Builder<'a> {
             surface
         };
         let whole = self.members.iter().filter(|member| self.sees(member)).all(is_whole);
-        let mut alone = vec![Arc::new(finish(Draft::default(), 0)); self.alone.len()];
+        let nobody = Arc::new(finish(Draft::default(), 0));
+        let mut alone = vec![nobody; self.alone.len()];
         let mut drafts: Vec<_> = self.alone.into_iter().map(Some).collect();
         for member in self.members {
             let Some(view) = alone.get_mut(member.number) else { continue };

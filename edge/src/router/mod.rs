@@ -237,7 +237,7 @@ impl Router {
             grant_bytes: config.grant_bytes,
         };
         let policy = config.policy.clone();
-        let shared = Shared {
+        let shared = Arc::new(Shared {
             terms,
             views: Views::new(config.view_bytes),
             config,
@@ -249,9 +249,9 @@ impl Router {
             ears: Ears::default(),
             state: Mutex::default(),
             catalog: RwLock::default(),
-        };
+        });
         shared.reconfigure(servers, policy.as_deref());
-        Self { shared: Arc::new(shared) }
+        Self { shared }
     }
 
     /// Serves these servers from now on, in this order. Whoever was there before goes on undisturbed; a server that is

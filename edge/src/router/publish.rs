@@ -32,7 +32,7 @@ pub(super) struct State {
 }
 
 /// A catalog that was replaced, and the one in its place, to be told to those who follow.
-type Published = (Arc<Catalog>, Arc<Catalog>);
+pub(super) type Published = (Arc<Catalog>, Arc<Catalog>);
 
 /// What a new configuration brought.
 #[derive(Clone, Copy, Debug)]
@@ -129,12 +129,12 @@ impl Shared {
     }
 
     /// The latest word of a server.
-    pub(super) fn listed(&self, number: usize, part: Part) {
+    pub(super) fn listed(self: &Arc<Self>, number: usize, part: Part) {
         self.update(number, Listing::Listed(Arc::new(part)));
     }
 
     /// A server could not be listed. What it listed before stays.
-    pub(super) fn failed(&self, number: usize, why: Error) {
+    pub(super) fn failed(self: &Arc<Self>, number: usize, why: Error) {
         self.update(number, Listing::Failed(why));
     }
 
@@ -144,7 +144,7 @@ impl Shared {
     }
 
     /// Gives out names now, whoever has answered; unless other servers are configured by now.
-    pub(super) fn settle(&self, configured: u64) {
+    pub(super) fn settle(self: &Arc<Self>, configured: u64) {
         let mut state = self.lock_state();
         if state.configured == configured && (!self.is_settled() || state.waits) {
             let published = self.give_out(&mut state);
@@ -154,7 +154,7 @@ impl Shared {
     }
 
     /// See [`super::Router::reconfigure`].
-    pub(super) fn reconfigure(&self, servers: Vec<Entry>, rules: Option<&[Rule]>) -> Changed {
+    pub(super) fn reconfigure(self: &Arc<Self>, servers: Vec<Entry>, rules: Option<&[Rule]>) -> Changed {
         let mut state = self.lock_state();
         let before = state.lineup.clone();
         let lineup = before.followed_by(servers);
@@ -208,7 +208,7 @@ impl Shared {
         None
     }
 
-    fn update(&self, number: usize, listing: Listing) {
+    fn update(self: &Arc<Self>, number: usize, listing: Listing) {
         let mut state = self.lock_state();
         let is_configured = state.lineup.get(number).is_some();
         // It may have been listed while the configuration changed.
@@ -249,13 +249,6 @@ impl Shared {
         self.tell(&before, &catalog);
         // Who has read nothing has nothing to read again.
         self.settled.send_replace(true).then_some((before, catalog))
-    }
-
-    /// Not under the lock of the state: lists are made here for everybody who follows them.
-    fn announce(&self, published: Option<Published>) {
-        if let Some((before, now)) = published {
-            self.news.announce(&before, &now, |catalog, caller| self.seen_by(catalog.clone(), caller));
-        }
     }
 
     /// What calls see that wait for names: the servers.

@@ -55,7 +55,7 @@ pub fn follow(router: &Router, pool: Arc<Pool>, gone: CancellationToken) {
     });
 }
 
-async fn keep(router: &Shared, index: usize, pool: &Pool) -> Infallible {
+async fn keep(router: &Arc<Shared>, index: usize, pool: &Pool) -> Infallible {
     let mut changes = pool.changes();
     let mut part = Part::default();
     let mut read = Changes::default();

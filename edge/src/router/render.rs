@@ -3,6 +3,8 @@
 //! Items are the servers' own bytes; only a public name is spliced in, and what a revision's clients refuse is taken
 //! out here, once, and not per request.
 
+use std::hash::{DefaultHasher, Hasher};
+
 use bytes::{BufMut, Bytes, BytesMut};
 use serde_json::Value as Json;
 use wire::limits::Limits;
@@ -19,6 +21,8 @@ pub struct Rendered {
     items: Bytes,
     /// For clients with a session, where theirs differs.
     older: Option<Bytes>,
+    /// Of the ends of each item: lists are compared only where it is the same.
+    print: u64,
 }
 
 impl Rendered {
@@ -46,7 +50,7 @@ impl Rendered {
 
     /// Uses the memory of `other` if it is the same.
     pub(super) fn share(&mut self, other: &Self) -> bool {
-        let is_same = self.bytes == other.bytes && self.older == other.older;
+        let is_same = self.print == other.print && self.bytes == other.bytes && self.older == other.older;
         if is_same {
             *self = other.clone();
         }
@@ -72,8 +76,15 @@ impl Rendered {
         // what a principal sees may differ from what another one sees.
         out.put_slice(format!(r#"],"ttlMs":{fresh_ms},"cacheScope":"private"}}"#).as_bytes());
         let bytes = out.freeze();
-        let items = bytes.slice(start..end);
-        Self { bytes, items, older: None }
+        let shown = bytes.slice(start..end);
+        let mut print = DefaultHasher::new();
+        for item in items {
+            print.write_usize(item.len());
+            let end = item.len().saturating_sub(PRINTED);
+            print.write(item.get(..PRINTED).unwrap_or(item));
+            print.write(item.get(end..).unwrap_or(item));
+        }
+        Self { bytes, items: shown, older: None, print: print.finish() }
     }
 
     /// The list of tools. The `odd` ones have an `outputSchema` that is not that of an object.
@@ -93,6 +104,9 @@ impl Rendered {
         Self { older: Some(list(&older).bytes), ..list(items) }
     }
 }
+
+/// Bytes at each end of an item that tell it from others. 32: a name is at the beginning, as a rule.
+const PRINTED: usize = 32;
 
 /// A tool without its `outputSchema`; `None` if it has none, or that of an object.
 pub(super) fn without_odd_output(item: &Bytes, limits: &Limits) -> Option<Bytes> {

@@ -10,11 +10,13 @@ use std::task::Poll;
 use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::task::yield_now;
 use tokio::time::timeout;
 use wire::Message;
 
-use super::catalog::{Catalog, Surface};
+use super::catalog::Surface;
 use super::policy::Policy;
+use super::publish::Published;
 use super::{ListChanges, Shared};
 use crate::call::{Caller, Hear, List, ServerName, Subscriber, Subscribing, Subscription};
 
@@ -25,10 +27,13 @@ pub(super) struct News {
     followed: Mutex<Followed>,
 }
 
+/// Who follows, and what: all servers together, or one alone.
+type Follower = (Caller, Option<ServerName>);
+
 #[derive(Default)]
 struct Followed {
     /// Also of servers that are not configured; as long as somebody follows them.
-    counts: HashMap<(Caller, Option<ServerName>), watch::Sender<ListChanges>>,
+    counts: HashMap<Follower, watch::Sender<ListChanges>>,
     /// When there are as many, those that nobody follows go: then few are looked at in vain.
     most: usize,
 }
@@ -43,39 +48,22 @@ impl News {
         followed.counts.entry((caller.clone(), only.cloned())).or_default().subscribe()
     }
 
-    /// Tells those who follow a view, if what they would read differs. Those who see the same cost one comparison, and
-    /// nobody waits meanwhile who wants to follow.
-    pub(super) fn announce(
-        &self,
-        before: &Arc<Catalog>,
-        now: &Arc<Catalog>,
-        seen_by: impl Fn(&Arc<Catalog>, &Caller) -> Arc<Catalog>,
-    ) {
-        let followers: Vec<_> = {
-            let mut followed = self.followed();
-            followed.clear();
-            followed.counts.keys().cloned().collect()
-        };
-        let (nothing, mut compared) = (Surface::default(), HashMap::new());
-        for follower in followers {
-            let (caller, only) = &follower;
-            let (before, now) = (seen_by(before, caller), seen_by(now, caller));
-            let view = (Arc::as_ptr(&before), Arc::as_ptr(&now), only.clone());
-            let differ = compared.entry(view).or_insert_with(|| {
-                let [before, now] = [&before, &now]
-                    .map(|catalog| catalog.sight(only.as_ref()).map_or(&nothing, |sight| sight.surface));
-                differing(before, now)
+    fn followers(&self) -> Vec<Follower> {
+        let mut followed = self.followed();
+        followed.clear();
+        followed.counts.keys().cloned().collect()
+    }
+
+    fn tell(&self, follower: &Follower, differ: ListChanges) {
+        if differ == ListChanges::default() {
+            return;
+        }
+        if let Some(sender) = self.followed().counts.get(follower) {
+            sender.send_modify(|changes| {
+                changes.tools += differ.tools;
+                changes.prompts += differ.prompts;
+                changes.resources += differ.resources;
             });
-            if *differ == ListChanges::default() {
-                continue;
-            }
-            if let Some(sender) = self.followed().counts.get(&follower) {
-                sender.send_modify(|changes| {
-                    changes.tools += differ.tools;
-                    changes.prompts += differ.prompts;
-                    changes.resources += differ.resources;
-                });
-            }
         }
     }
 
@@ -87,6 +75,54 @@ impl News {
     fn followed(&self) -> MutexGuard<'_, Followed> {
         // Every state inside is valid at any point, so a poisoned lock carries no news.
         self.followed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What differs between two catalogs, by where what is seen of them lies in memory: those who see the same cost one
+/// comparison.
+#[derive(Default)]
+struct Compared(HashMap<(usize, usize, Option<ServerName>), ListChanges>);
+
+impl Shared {
+    /// Tells those who follow a view, if what they would read differs. Not under the lock of the state: lists are made here
+    /// for everybody who follows them, for the first few at once and for the others in between what else there is to do.
+    pub(super) fn announce(self: &Arc<Self>, published: Option<Published>) {
+        let Some(published) = published else { return };
+        let (mut followers, mut compared) = (self.news.followers(), Compared::default());
+        let rest = followers.split_off(followers.len().min(AT_ONCE));
+        for follower in followers {
+            self.news.tell(&follower, self.differ(&published, &follower, &mut compared));
+        }
+        if rest.is_empty() {
+            return;
+        }
+        let shared = self.clone();
+        self.drain.spawn(async move {
+            for follower in rest {
+                if shared.drain.is_leaving() {
+                    return;
+                }
+                shared.news.tell(&follower, shared.differ(&published, &follower, &mut compared));
+                yield_now().await;
+            }
+        });
+    }
+
+    fn differ(
+        &self,
+        published: &Published,
+        (caller, only): &Follower,
+        compared: &mut Compared,
+    ) -> ListChanges {
+        let (before, now) = published;
+        let [before, now] = [before, now].map(|catalog| self.seen_by(catalog.clone(), caller));
+        let view = (Arc::as_ptr(&before).addr(), Arc::as_ptr(&now).addr(), only.clone());
+        *compared.0.entry(view).or_insert_with(|| {
+            let nothing = Surface::default();
+            let [before, now] = [&before, &now]
+                .map(|catalog| catalog.sight(only.as_ref()).map_or(&nothing, |sight| sight.surface));
+            differing(before, now)
+        })
     }
 }
 
@@ -107,6 +143,8 @@ fn differing(before: &Surface, now: &Surface) -> ListChanges {
     }
 }
 
+/// Followers that are told at once. 8: lists of a thousand large tools take some milliseconds for each.
+const AT_ONCE: usize = 8;
 /// Counts that are kept without a look at who follows them. 64: a page of memory.
 const FEW: usize = 64;
 

@@ -136,7 +136,11 @@ fn a_whole_file_is_understood() {
     let frames =
         [&config.front.limits, &config.router.limits, &config.upstream.limits].map(|l| l.frame_bytes);
     assert_eq!((frames, config.front.limits.body_bytes), ([32 << 20; 3], 8 << 20));
-    assert_eq!(config.router.late, config.upstream.longest_way(), "as long as a call may wait for a connection");
+    assert_eq!(
+        config.router.late,
+        config.upstream.longest_way(),
+        "as long as a call may wait for a connection"
+    );
     assert_eq!((config.permits.connections, config.session.sessions), (500, 700));
     assert_eq!(config.session.sessions_per_principal, 700, "the bound of all unless it is given");
     assert_eq!(config.upstream.call_timeout, Duration::from_secs(60));

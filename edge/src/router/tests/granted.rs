@@ -73,6 +73,18 @@ async fn a_grant_without_room_for_its_lists_may_use_nothing() {
 }
 
 #[tokio::test]
+async fn many_who_follow_are_told_in_turns() {
+    let stage = Stage::new(Some(vec![rule("p*", &["*"], &["*", "!melt"])]));
+    let mut followers: Vec<_> = (0..40).map(|n| stage.changes(&format!("p{n}"), None)).collect();
+    stage.router.shared.listed(1, whole(&["now"], "clock"));
+    let told = followers.iter().filter(|follower| follower.borrow().tools == 1).count();
+    assert_eq!(told, 8, "the serving thread has other things to do as well");
+    for follower in &mut followers {
+        assert_eq!(follower.wait_for(|changes| changes.tools > 0).await.unwrap().tools, 1);
+    }
+}
+
+#[tokio::test]
 async fn sessions_of_two_grants_share_their_views_within_each() {
     let stage =
         Stage::new(Some(vec![rule("a-*", &["clock"], &["*"]), rule("b-*", &["clock", "f*"], &["*"])]));
