@@ -114,7 +114,7 @@ pub struct Config {
     /// for one. 60 s: enough where nobody says how long that is.
     pub late: Duration,
     /// Bytes of the lists that are made for principals who may not use everything, of all grants of the policy together.
-    /// 64 MiB: as many as forty different grants of a thousand large tools, or some hundred of a hundred. While lists
+    /// 128 MiB: as many as fifty different grants of a thousand large tools, or all of a hundred tools. While lists
     /// change those from before are held as well.
     pub grant_bytes: usize,
     /// Bounds for scanning what servers list.
@@ -131,7 +131,7 @@ impl Default for Config {
             refresh_gap: Duration::from_millis(500),
             view_bytes: 64 << 20,
             late: Duration::from_secs(60),
-            grant_bytes: 64 << 20,
+            grant_bytes: 128 << 20,
             limits: Limits::default(),
         }
     }
