@@ -223,7 +223,7 @@ async fn an_issuer_that_is_away_at_the_start_keeps_nobody_else_out() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn another_issuer_counts_at_the_next_start_and_other_keys_while_serving() {
+async fn another_issuer_is_refused_while_serving_and_other_keys_are_taken() {
     let (one, other) = (Signer::new("one", "ES256"), Signer::new("other", "ES256"));
     let (first, second) = (Issuer::start(&[&one]).await, Issuer::start(&[&other]).await);
     let stage = Stage::start(&oauth(&first)).await;
@@ -236,7 +236,7 @@ async fn another_issuer_counts_at_the_next_start_and_other_keys_while_serving() 
     // Its users have other names: sessions of this process are not theirs.
     std::fs::write(&file, text.replace(&first.name(), &second.name())).unwrap();
     stage.edge.process.signal("HUP").await;
-    stage.edge.process.wrote("auth.oauth.issuer").await;
+    stage.edge.process.wrote("stays in force: auth.oauth.issuer: ").await;
     assert_eq!(stage.status(&other.token(&claims(&second, json!({})))).await, 401);
     stage.takes(&before).await;
     // Keys in a file are looked at again like the configuration itself, and what a key has signed ends with it.

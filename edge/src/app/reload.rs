@@ -38,7 +38,6 @@ pub(super) struct Reloader {
     /// The keys of which the log said that they count at the next start.
     told: Vec<String>,
     /// Those of them that `auth` has named.
-    waiting: Vec<&'static str>,
     servers: Servers,
     auth: Authenticator,
     reloads: Counter,
@@ -72,7 +71,7 @@ impl Reloader {
         let may_be_open = is_local || config.allow_unauthenticated;
         let current = in_force(config);
         let (said, told) = (config.said.clone(), Vec::new());
-        Self { said, current, may_be_open, told, waiting: Vec::new(), servers, auth, reloads, stale }
+        Self { said, current, may_be_open, told, servers, auth, reloads, stale }
     }
 
     /// Until the process leaves: looks at the files now and then, and at once when asked to.
@@ -131,6 +130,13 @@ impl Reloader {
                        `oauth`, or start it anew where it listens on 127.0.0.1";
             return Err(why.to_owned());
         }
+        if let Some(key) = self.auth.renames(&config.auth) {
+            let why = format!(
+                "{key}: what is kept here by the names of principals would become somebody else's of the same name; start \
+                 the process anew for it"
+            );
+            return Err(why);
+        }
         let new = in_force(config);
         if let (_, _, Some(_)) = self.current
             && new.2.is_none()
@@ -143,7 +149,7 @@ impl Reloader {
         if new != self.current {
             // First what principals may use: nobody comes in whom the policy before did not know.
             let changed = self.servers.serve(config);
-            self.waiting = self.auth.replace(config.auth.clone());
+            self.auth.replace(config.auth.clone());
             tracing::info!(
                 added = ?changed.added,
                 replaced = ?changed.replaced,
@@ -158,8 +164,7 @@ impl Reloader {
             self.current = new;
             self.reloads.inc();
         }
-        let mut keys = self.said.needs_start(&config.said);
-        keys.extend(self.waiting.iter().map(|key| (*key).to_owned()));
+        let keys = self.said.needs_start(&config.said);
         if !keys.is_empty() && keys != self.told {
             tracing::warn!(?keys, "these have changed too and count at the next start");
         }

@@ -99,16 +99,16 @@ impl Authenticator {
         Self { shared: Arc::new(Shared { holders: RwLock::new(holders), authority, metrics }) }
     }
 
-    /// Takes callers as `config` says from now on. Who came with what is not in it is revoked. The keys of the configuration
-    /// that count at the next start: a principal is a name of one issuer, and what is kept by it here must not become somebody
-    /// else's who is called the same by another.
-    pub fn replace(&self, mut config: Config) -> Vec<&'static str> {
+    /// The key of a configuration that must not be taken while this serves: a principal is a name of one issuer, and what
+    /// is kept by it here would become somebody else's who is called the same by another.
+    pub fn renames(&self, config: &Config) -> Option<&'static str> {
+        let holders = self.shared.holders.read().unwrap_or_else(PoisonError::into_inner);
+        holders.names.differs(config.oauth.as_ref())
+    }
+
+    /// Takes callers as `config` says from now on. Who came with what is not in it is revoked.
+    pub fn replace(&self, config: Config) {
         let mut holders = self.shared.holders.write().unwrap_or_else(PoisonError::into_inner);
-        let waiting = holders.names.differ(config.oauth.as_ref());
-        if !waiting.is_empty() {
-            config.oauth = holders.authority.as_ref().map(|authority| authority.config.clone());
-            config.allow_unauthenticated = false; // somebody is asked for, if in vain
-        }
         let mut next = Holders::of(config, &self.shared.metrics);
         next.take_over(&holders, &self.shared.metrics);
         let before = std::mem::replace(&mut *holders, next);
@@ -127,7 +127,6 @@ impl Authenticator {
             }
             is_other
         });
-        waiting
     }
 
     /// Keeps the keys of the authorization server fresh, whichever is configured, until the process stops.
@@ -235,14 +234,13 @@ impl Names {
         Self(config.map(|config| (config.issuer.clone(), config.principal.clone())))
     }
 
-    /// The keys of the configuration by which names would be those of others.
-    fn differ(&self, config: Option<&oauth::Config>) -> Vec<&'static str> {
-        let (Some((issuer, principal)), Some(config)) = (&self.0, config) else { return Vec::new() };
-        let other = [
-            (*issuer != config.issuer, "auth.oauth.issuer"),
-            (*principal != config.principal, "auth.oauth.principal"),
-        ];
-        other.into_iter().filter_map(|(is_other, key)| is_other.then_some(key)).collect()
+    /// The key by which names would be those of others.
+    fn differs(&self, config: Option<&oauth::Config>) -> Option<&'static str> {
+        let (Some((issuer, principal)), Some(config)) = (&self.0, config) else { return None };
+        if *issuer != config.issuer {
+            return Some("auth.oauth.issuer");
+        }
+        (*principal != config.principal).then_some("auth.oauth.principal")
     }
 }
 

@@ -247,7 +247,7 @@ async fn what_changes_beside_the_terms_ends_nothing_and_a_key_takes_its_own_alon
     let of =
         async |signer: &Signer| caller(&auth, &[&format!("Bearer {}", signer.token(&claims("ann")))]).await;
     let (one, other) = (of(&a).await.unwrap(), of(&b).await.unwrap());
-    assert!(auth.replace(with(&[&c, &a, &b])).is_empty());
+    auth.replace(with(&[&c, &a, &b]));
     assert!(!one.is_over() && !other.is_over() && of(&c).await.is_ok());
     assert_eq!(metric(&auth, "oauth_keys"), "3");
     assert_eq!(metric(&auth, "oauth_keys_fetched_timestamp_seconds"), "0", "nobody fetched them");
@@ -275,16 +275,17 @@ async fn names_stay_those_of_one_issuer_while_it_serves() {
         changed(&|oauth| oauth.issuer = "https://other.example".parse().unwrap()),
         changed(&|oauth| oauth.principal = "email".to_owned()),
     );
-    assert_eq!(auth.replace(issuer.clone()), ["auth.oauth.issuer"]);
-    assert_eq!(auth.replace(claim), ["auth.oauth.principal"]);
-    assert!(!before.is_over() && caller(&auth, &[&token]).await.is_ok());
-    assert_eq!(auth.issuer().as_deref(), Some("https://idp.example/realms/team"));
-    assert!(caller(&auth, &["Bearer secret"]).await.is_err(), "the rest is taken");
+    assert_eq!(auth.renames(&issuer), Some("auth.oauth.issuer"));
+    assert_eq!(auth.renames(&claim), Some("auth.oauth.principal"));
+    assert_eq!(auth.renames(&config), None);
     // Also after a time without any: what was opened before may be there still.
-    assert!(auth.replace(Config { oauth: None, ..config.clone() }).is_empty());
-    assert_eq!(auth.replace(issuer), ["auth.oauth.issuer"]);
-    assert!(caller(&auth, &[]).await.is_err(), "and nobody comes in for that");
-    assert!(auth.replace(config).is_empty());
+    let without = Config { oauth: None, ..config.clone() };
+    assert_eq!(auth.renames(&without), None);
+    auth.replace(without);
+    assert!(before.is_over());
+    assert_eq!(auth.renames(&issuer), Some("auth.oauth.issuer"));
+    assert_eq!(auth.renames(&config), None);
+    auth.replace(config);
     assert!(caller(&auth, &[&token]).await.is_ok());
 }
 

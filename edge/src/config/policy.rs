@@ -37,8 +37,8 @@ pub(super) fn read(r: &mut Reader<'_>, at: &At<'_>, draft: &mut Draft) {
 }
 
 const ENTRY: &[Key<Grant>] = &[
-    ("servers", |r, at, grant| grant.servers = choice(r, at, Step::covers_servers)),
-    ("tools", |r, at, grant| grant.tools = choice(r, at, Step::covers_tools)),
+    ("servers", |r, at, grant| grant.servers = choice(r, at, (Step::covers_servers, is_slug_like))),
+    ("tools", |r, at, grant| grant.tools = choice(r, at, (Step::covers_tools, is_trimmed))),
 ];
 
 fn rule(r: &mut Reader<'_>, at: &At<'_>) -> Option<Rule> {
@@ -56,7 +56,20 @@ fn rule(r: &mut Reader<'_>, at: &At<'_>) -> Option<Rule> {
     }
 }
 
-fn choice(r: &mut Reader<'_>, at: &At<'_>, covers: fn(&Step, &Step) -> bool) -> Choice {
+/// What is read of globs of one kind: whether a step takes back a denial, and what may be a glob.
+type Kind = (fn(&Step, &Step) -> bool, fn(&str) -> bool);
+
+/// No server has white space in its name: such a glob would fit nothing, and a denial would fail without a word.
+fn is_slug_like(glob: &str) -> bool {
+    !glob.contains(char::is_whitespace)
+}
+
+/// A tool may have some within its name.
+fn is_trimmed(glob: &str) -> bool {
+    glob.trim() == glob
+}
+
+fn choice(r: &mut Reader<'_>, at: &At<'_>, (covers, may_be): Kind) -> Choice {
     if at.node.value == Value::Null {
         r.problem(at, "globs belong here; `[]` is none, and without the key it is all");
     }
@@ -64,7 +77,7 @@ fn choice(r: &mut Reader<'_>, at: &At<'_>, covers: fn(&Step, &Step) -> bool) -> 
     if items.len() > GLOBS {
         r.problem(at, format!("there are {} globs, and at most {GLOBS} are taken", items.len()));
     }
-    let steps: Vec<_> = items.iter().take(GLOBS).map(|item| step(r, item)).collect();
+    let steps: Vec<_> = items.iter().take(GLOBS).map(|item| step(r, item, may_be)).collect();
     if let (Some(Some(Step { allows: false, .. })), Some(first)) = (steps.first(), items.first()) {
         r.problem(first, "a list that begins with `!` takes away from nothing; begin with what is allowed, `\"*\"` for all");
     }
@@ -83,11 +96,10 @@ fn choice(r: &mut Reader<'_>, at: &At<'_>, covers: fn(&Step, &Step) -> bool) -> 
     Choice::of(steps.into_iter().flatten().collect())
 }
 
-fn step(r: &mut Reader<'_>, at: &At<'_>) -> Option<Step> {
+fn step(r: &mut Reader<'_>, at: &At<'_>, may_be: fn(&str) -> bool) -> Option<Step> {
     let text = r.text(at)?;
     let (allows, glob) = text.strip_prefix('!').map_or((true, text.as_str()), |denied| (false, denied));
-    // No name of a server or a tool is so: it would fit nothing, and a denial would fail without a word.
-    if glob.contains(char::is_whitespace) || glob.starts_with('!') {
+    if !may_be(glob) || glob.starts_with('!') {
         r.problem(
             at,
             format!(

@@ -4,7 +4,7 @@
 //! To be woken takes a thread as long as a small call takes it, or longer: an idle core has to wake up too. So once
 //! something has come, the thread goes on looking for the length of a window before it sleeps. That is of use only where
 //! the next thing mostly comes in time, so it is kept up while at least every second window finds something
-//! ([`Habit`]), and tried again now and then. A process that gets nothing to do sleeps at once.
+//! (`Habit`), and tried again now and then. A process that gets nothing to do sleeps at once.
 //!
 //! It is a task that yields over and over: between two turns the runtime asks the kernel for events without a wait. Of
 //! several threads another one would sleep in that question meanwhile and be woken as ever, so it is for one alone. What

@@ -194,10 +194,15 @@ impl Surface {
         2 * self.lists.iter().map(Rendered::size).sum::<usize>()
     }
 
-    /// The same lists share the memory of the other one's; about what is held beside them.
-    pub(super) fn share(&mut self, other: &Self) -> usize {
-        let lists = self.lists.iter_mut().zip(&other.lists);
-        let own: usize = lists.map(|(own, other)| if own.share(other) { 0 } else { own.size() }).sum();
+    /// The same lists share the memory of those of others; about what is held beside them.
+    pub(super) fn share<'o>(&mut self, others: impl Iterator<Item = &'o Self> + Clone) -> usize {
+        let lists = self.lists.iter_mut().enumerate();
+        let own: usize = lists
+            .map(|(place, own)| {
+                let mut others = others.clone().filter_map(|other| other.lists.get(place));
+                if others.any(|other| own.share(other)) { 0 } else { own.size() }
+            })
+            .sum();
         let names = self.tools.keys().chain(self.prompts.keys()).chain(self.resources.keys());
         own + names.map(|name| name.len() + NAME_COST).sum::<usize>()
     }

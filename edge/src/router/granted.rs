@@ -166,13 +166,15 @@ impl Catalog {
 
     /// The same lists as another one's, or as those of another grant, are there once; about the bytes of what is left.
     fn share(&mut self, whole: &Self) -> usize {
-        let others = whole.access.granted.iter().filter_map(OnceLock::get);
-        for other in others {
-            self.all.share(&other.all);
-        }
-        let alone = self.alone.iter().zip(&whole.alone);
-        let own = alone.filter(|(own, whole)| !Arc::ptr_eq(own, whole)).map(|(own, _)| own.bytes());
-        self.all.share(&whole.all) + own.sum::<usize>()
+        let made = whole.access.granted.iter().filter_map(OnceLock::get).map(Arc::as_ref);
+        let others = std::iter::once(whole).chain(made);
+        let alone = self.alone.iter_mut().enumerate().filter_map(|(place, own)| {
+            // What is another one's already cannot be had.
+            let own = Arc::get_mut(own)?;
+            Some(own.share(others.clone().filter_map(|other| other.alone.get(place).map(Arc::as_ref))))
+        });
+        let alone: usize = alone.sum();
+        alone + self.all.share(others.map(|other| &other.all))
     }
 }
 

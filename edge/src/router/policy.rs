@@ -206,9 +206,7 @@ impl Step {
     pub fn covers_tools(&self, denial: &Self) -> bool {
         let is_plain = |glob: &str| !glob.contains(['*', '?']) && !glob.contains("__");
         let (own, denied) = (self.glob.as_str(), denial.glob.as_str());
-        self.glob.is_any()
-            || own == denied
-            || (is_plain(denied) && !own.contains("__") && self.glob.fits(denied))
+        self.glob.is_any() || (is_plain(denied) && !own.contains("__") && self.glob.fits(denied))
     }
 }
 

@@ -29,10 +29,29 @@ pub(super) struct State {
     pub(super) given: Arc<GivenNames>,
     /// New servers are heard before names are given out anew, and until then nothing changes.
     waits: bool,
+    /// How many changes are being told; what servers list meanwhile is put in place with the next one.
+    telling: usize,
+    /// Whether a server has listed meanwhile.
+    listed_meanwhile: bool,
 }
 
 /// A catalog that was replaced, and the one in its place, to be told to those who follow.
 pub(super) type Published = (Arc<Catalog>, Arc<Catalog>);
+
+/// A change that is being told, in between what else there is to do. Without it changes that follow each other faster
+/// than they are told would pile up, each with its lists.
+pub(super) struct Telling(Arc<Shared>);
+
+impl Drop for Telling {
+    fn drop(&mut self) {
+        let mut state = self.0.lock_state();
+        state.telling = state.telling.saturating_sub(1);
+        let is_due = state.telling == 0 && std::mem::take(&mut state.listed_meanwhile);
+        let published = if is_due && !state.waits { self.0.publish(&mut state) } else { None };
+        drop(state);
+        self.0.announce(published);
+    }
+}
 
 /// What a new configuration brought.
 #[derive(Clone, Copy, Debug)]
@@ -220,7 +239,8 @@ impl Shared {
             _ => *part = listing,
         }
         let published = if !state.waits && self.is_settled() {
-            self.publish(&mut state)
+            state.listed_meanwhile = state.telling > 0;
+            if state.listed_meanwhile { None } else { self.publish(&mut state) }
         } else if state.is_complete() {
             self.give_out(&mut state)
         } else {
@@ -228,6 +248,12 @@ impl Shared {
         };
         drop(state);
         self.announce(published);
+    }
+
+    /// A change is being told from now on, until what this returns is dropped.
+    pub(super) fn telling(self: &Arc<Self>) -> Telling {
+        self.lock_state().telling += 1;
+        Telling(self.clone())
     }
 
     /// Gives out all names anew.

@@ -96,7 +96,7 @@ impl Shared {
         if rest.is_empty() {
             return;
         }
-        let shared = self.clone();
+        let (shared, telling) = (self.clone(), self.telling());
         self.drain.spawn(async move {
             for follower in rest {
                 if shared.drain.is_leaving() {
@@ -105,6 +105,8 @@ impl Shared {
                 shared.news.tell(&follower, shared.differ(&published, &follower, &mut compared));
                 yield_now().await;
             }
+            drop((published, compared)); // what comes next has lists of its own
+            drop(telling);
         });
     }
 

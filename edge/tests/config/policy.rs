@@ -78,6 +78,7 @@ fn what_is_missing_or_wrong_is_refused() {
             "denies nothing",
         ),
         ("policy:\n  a: {tools: ['*', '!!x']}\n", "edge.yaml:2: policy.a.tools[1]", "at most one `!`"),
+        ("policy:\n  a: {tools: ['*', '!x ']}\n", "edge.yaml:2: policy.a.tools[1]", "without spaces"),
         ("policy:\n  a: {tools: ['*', '! x']}\n", "edge.yaml:2: policy.a.tools[1]", "without spaces"),
         ("policy:\n  a: {servers: [time vault]}\n", "edge.yaml:2: policy.a.servers[0]", "without spaces"),
         (
@@ -98,8 +99,15 @@ fn what_is_missing_or_wrong_is_refused() {
 
 #[test]
 fn a_denial_that_leaves_something_of_itself_is_no_mistake() {
-    for (n, tools) in
-        ["'*', '!x__y', 'x*'", "'*', '!get_*', 'get_x'", "'*', '!git_*', 'git_*s'"].iter().enumerate()
+    for (n, tools) in [
+        "'*', '!x__y', 'x*'",
+        "'*', '!get_*', 'get_x'",
+        "'*', '!git_*', 'git_*s'",
+        "'*', '!git_*', 'git_*'",
+        "'*', '!Get Weather'",
+    ]
+    .iter()
+    .enumerate()
     {
         assert!(
             policy(&format!("policy-left-{n}"), &format!("policy: {{a: {{tools: [{tools}]}}}}\n")).is_some()

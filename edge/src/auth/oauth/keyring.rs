@@ -83,24 +83,29 @@ impl Set {
 impl Keyring {
     /// With the keys of the configuration, or with none before they are fetched.
     pub(super) fn new(source: &Source, metrics: Metrics) -> Self {
-        Self::following(None, source, metrics)
+        Self::following((None, None), source, metrics)
     }
 
     /// For another place of keys than that of `before`: of those that are found there too, all goes on.
     pub(super) fn after(before: &Self, source: &Source) -> Self {
         let held = before.held();
         let set = held.set.clone().or_else(|| held.before.clone());
-        Self::following(set, source, before.metrics.clone())
+        Self::following((set, held.said), source, before.metrics.clone())
     }
 
-    fn following(before: Option<Arc<Set>>, source: &Source, metrics: Metrics) -> Self {
+    fn following(
+        (before, said): (Option<Arc<Set>>, Option<(Instant, u64)>),
+        source: &Source,
+        metrics: Metrics,
+    ) -> Self {
         let file = match source {
             Source::File(keys) => Some(keys.clone()),
             Source::Found | Source::Url(_) => None,
         };
         // It runs from the start, so that the first clients wait for it.
         let fetches = watch::Sender::new(Fetches { is_running: file.is_none(), ..Fetches::default() });
-        let held = RwLock::new(Held { before, ..Held::default() });
+        let said = said.filter(|_| file.is_none());
+        let held = RwLock::new(Held { before, said, ..Held::default() });
         let keyring = Self { held, asked: Notify::new(), fetches, metrics };
         if let Some(keys) = file {
             keyring.take(keys);
@@ -240,11 +245,11 @@ impl Keyring {
         if held.said.is_none_or(|(at, _)| at.elapsed() < oldest) {
             return false;
         }
-        let gone = held.set.take();
+        let gone = [held.set.take(), held.before.take()];
         drop(held);
-        let was_there = gone.as_deref().map(Set::revoke).is_some();
+        gone.iter().flatten().for_each(|set| set.revoke());
         self.show();
-        was_there
+        gone.iter().any(Option::is_some)
     }
 
     /// As somebody does whose key nobody knows, but waits for nothing.

@@ -274,6 +274,26 @@ async fn keys_of_which_the_issuer_says_nothing_any_more_do_not_last() {
     assert_eq!(fault(&authority, &token), Fault::NoKeys);
 }
 
+#[tokio::test]
+async fn keys_do_not_last_longer_because_they_are_looked_for_elsewhere() {
+    let signer = Signer::new("k", "ES256");
+    let pace = Pace { between: Duration::ZERO, oldest: Duration::from_millis(50), ..Pace::default() };
+    let (authority, issuer) = with_pace(&signer, pace).await;
+    let keeping = kept_fresh(&authority);
+    assert!(authority.news().await);
+    drop(keeping);
+    let before = authority.caller(signer.token(&issuer.claims(EDGE, "ann")).as_bytes(), None).unwrap();
+    let nowhere = Source::Url("http://127.0.0.1:1/keys".parse().unwrap());
+    let next = authority.becoming(Config { keys: nowhere, ..authority.config.clone() }, Metrics::default());
+    assert!(!before.is_over());
+    let _keeping = kept_fresh(&next);
+    until("keys grow old", || {
+        next.keyring.ask();
+        before.is_over()
+    })
+    .await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_caller_stands_as_long_as_the_token_says_however_long_that_is() {
     let signer = Signer::new("k", "ES256");

@@ -85,6 +85,33 @@ async fn many_who_follow_are_told_in_turns() {
 }
 
 #[tokio::test]
+async fn what_is_listed_while_a_change_is_told_is_put_in_place_at_once_after_it() {
+    let stage = Stage::limited();
+    let (before, mut follower) = (stage.router.catalog(), stage.changes("ci-7", None));
+    let telling = stage.router.shared.telling();
+    for tools in [&["now"], &["tick"], &["reset"]] {
+        stage.router.shared.listed(1, whole(tools, "clock"));
+    }
+    assert!(Arc::ptr_eq(&before, &stage.router.catalog()));
+    drop(telling);
+    assert!(!Arc::ptr_eq(&before, &stage.router.catalog()));
+    assert_eq!(follower.wait_for(|changes| changes.tools > 0).await.unwrap().tools, 1, "once for all three");
+}
+
+#[tokio::test]
+async fn lists_that_two_grants_see_alike_count_once() {
+    let rules = [("ci", "!melt"), ("eve", "!mel?"), ("pat", "!cast")];
+    let stage = Stage::new(Some(rules.map(|(who, denied)| rule(who, &["*"], &["*", denied])).to_vec()));
+    let [first, second, third] = rules.map(|(who, _)| {
+        let before = stage.router.catalog().access.bytes();
+        stage.router.shared.catalog_for(&Caller::new(who));
+        stage.router.catalog().access.bytes() - before
+    });
+    assert_eq!(first, third);
+    assert!(second < first, "the tables of names are its own, the list is not: {first} {second}");
+}
+
+#[tokio::test]
 async fn sessions_of_two_grants_share_their_views_within_each() {
     let stage =
         Stage::new(Some(vec![rule("a-*", &["clock"], &["*"]), rule("b-*", &["clock", "f*"], &["*"])]));
