@@ -32,22 +32,30 @@ pub(super) struct Reloader {
     /// As of the start: what counts only then is compared with it.
     said: Said,
     /// What is in force.
-    current: InForce,
+    current: Live,
     /// Whether it may be that nobody has to show a token, where the process listens by now.
     may_be_open: bool,
     /// The keys of which the log said that they count at the next start.
     told: Vec<String>,
-    /// Those of them that `auth` has named.
     servers: Servers,
     auth: Authenticator,
     reloads: Counter,
     stale: Gauge,
 }
 
-type InForce = (Vec<config::Server>, auth::Config, Option<Vec<Rule>>);
+/// What of a configuration is taken while the process serves.
+#[derive(PartialEq)]
+struct Live {
+    servers: Vec<config::Server>,
+    auth: auth::Config,
+    policy: Option<Vec<Rule>>,
+}
 
-fn in_force(config: &Config) -> InForce {
-    (config.servers.clone(), config.auth.clone(), config.router.policy.clone())
+impl Live {
+    fn of(config: &Config) -> Self {
+        let (servers, auth) = (config.servers.clone(), config.auth.clone());
+        Self { servers, auth, policy: config.router.policy.clone() }
+    }
 }
 
 impl Reloader {
@@ -69,7 +77,7 @@ impl Reloader {
         );
         let is_local = config.transport == Transport::Stdio || config.listen.address.is_loopback();
         let may_be_open = is_local || config.allow_unauthenticated;
-        let current = in_force(config);
+        let current = Live::of(config);
         let (said, told) = (config.said.clone(), Vec::new());
         Self { said, current, may_be_open, told, servers, auth, reloads, stale }
     }
@@ -137,10 +145,8 @@ impl Reloader {
             );
             return Err(why);
         }
-        let new = in_force(config);
-        if let (_, _, Some(_)) = self.current
-            && new.2.is_none()
-        {
+        let new = Live::of(config);
+        if self.current.policy.is_some() && new.policy.is_none() {
             let why = "policy: it is gone, and without one every principal may use everything; if that is meant, write \
                        `policy: {\"*\": {}}`, or start the process anew";
             return Err(why.to_owned());

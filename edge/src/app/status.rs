@@ -65,7 +65,7 @@ pub(super) fn odd_policy(config: &Config) -> Vec<String> {
     let tokens = config.auth.tokens.iter().map(|token| token.principal.as_str());
     let mut principals: Vec<&str> = match config.transport {
         Transport::Stdio => vec![LOCAL],
-        Transport::Http if config.auth.tokens.is_empty() => vec![ANONYMOUS],
+        Transport::Http if !config.auth.asks() => vec![ANONYMOUS],
         Transport::Http => tokens.collect(),
     };
     principals.sort_unstable();
@@ -143,3 +143,38 @@ fn state(pool: &Pool, mut complaints: Complaints) -> Value {
 
 /// Complaints shown of one server. 20: enough to see what is wrong with it.
 const COMPLAINTS: usize = 20;
+
+#[cfg(test)]
+mod tests {
+    use testkit::process::Scratch;
+
+    use super::*;
+    use crate::config::{Command, load};
+
+    fn odd(text: &str) -> Vec<String> {
+        let scratch = Scratch::new();
+        let file = scratch.write("edge.yaml", &format!("servers: {{quartz: {{}}}}\n{text}"));
+        let args = ["mcp-edge", "--config", file.to_str().unwrap()].map(Into::into);
+        let Ok(Command::Serve(config)) = load(args, |name| (name == "T").then(|| "secret".to_owned())) else {
+            panic!("it is valid: {text}")
+        };
+        odd_policy(&config)
+    }
+
+    #[test]
+    fn who_may_use_nothing_is_told_and_nobody_who_cannot_come() {
+        let policy = "policy: {'oauth:*': {}}\n";
+        let oauth = "oauth: {resource: 'https://edge.example/mcp', issuer: 'https://idp.example'}";
+        let fits_none = |principal: &str| {
+            vec![format!("no entry fits the principal `{principal}`, which may use nothing")]
+        };
+        assert_eq!(odd(&format!("listen: '127.0.0.1:0'\n{policy}")), fits_none("anonymous"));
+        assert_eq!(odd(&format!("auth: {{{oauth}}}\n{policy}")), Vec::<String>::new());
+        let token = "tokens: [{env: T, principal: ann}]";
+        assert_eq!(odd(&format!("auth: {{{token}, {oauth}}}\n{policy}")), fits_none("ann"));
+        assert_eq!(
+            odd("auth: {tokens: [{env: T, principal: ann}]}\npolicy: {ann: {servers: [quarz]}}"),
+            ["`quarz` in the servers of `ann` fits no server"]
+        );
+    }
+}
