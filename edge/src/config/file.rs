@@ -25,7 +25,7 @@ pub(super) fn read(path: &Path, draft: &mut Draft, problems: &mut Vec<Problem>) 
     let name = path.display();
     draft.names_servers = true;
     draft.said.files.push(path.to_owned());
-    let text = match load(path) {
+    let text = match load(path, MAX_BYTES) {
         Ok(text) => text,
         Err(error) => {
             return problems.push(Problem::new(name.to_string(), format!("cannot be read: {error}")));
@@ -43,11 +43,12 @@ pub(super) fn read(path: &Path, draft: &mut Draft, problems: &mut Vec<Problem>) 
     }
 }
 
-fn load(path: &Path) -> io::Result<String> {
+/// The text of a file that has at most so many bytes.
+pub(super) fn load(path: &Path, most: u64) -> io::Result<String> {
     let mut text = String::new();
-    File::open(path)?.take(MAX_BYTES + 1).read_to_string(&mut text)?;
-    if text.len() as u64 > MAX_BYTES {
-        return Err(io::Error::other(format!("it is larger than {} KiB", MAX_BYTES >> 10)));
+    File::open(path)?.take(most + 1).read_to_string(&mut text)?;
+    if text.len() as u64 > most {
+        return Err(io::Error::other(format!("it is larger than {} KiB", most >> 10)));
     }
     Ok(text)
 }

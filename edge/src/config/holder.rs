@@ -1,11 +1,9 @@
 //! Where a secret is: in a variable or in a file. It is never in the configuration itself.
 
 use std::fmt;
-use std::fs::File;
-use std::io::Read;
 use std::path::PathBuf;
 
-use super::file::beside;
+use super::file::{beside, load};
 use super::reader::{At, Key, Reader};
 
 /// See the module.
@@ -43,10 +41,7 @@ impl Holder {
         let text = match self {
             Self::Variable(name) => env(name),
             Self::File(path) => {
-                let mut text = String::new();
-                let read = File::open(path).and_then(|file| file.take(MAX_BYTES).read_to_string(&mut text));
-                read.map_err(|error| format!("cannot be read: {error}"))?;
-                Some(text)
+                Some(load(path, MAX_BYTES).map_err(|error| format!("cannot be read: {error}"))?)
             }
         };
         Ok(text.filter(|text| !text.trim().is_empty()))

@@ -1,11 +1,10 @@
 //! `auth.oauth`: the authorization server whose tokens are taken.
 
 use std::fs::File;
-use std::io::{self, Read};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use super::draft::Draft;
-use super::file::beside;
+use super::file::{beside, load};
 use super::reader::{At, Key, Reader};
 use crate::auth::oauth::{Config, Issuer, Keys, KeysUrl, Resource, Source};
 
@@ -77,7 +76,10 @@ const KEYS: &[Key<KeysDraft>] = &[
         let Some(path) = r.text(at).map(|path| beside(r.file, &path)) else { return };
         // Looked at while serving, also if it is faulty now.
         keys.file = Some(path.clone());
-        match load(&path).map_err(|error| error.to_string()).and_then(|text| Keys::parse(&text)) {
+        match load(&path, MAX_BYTES)
+            .map_err(|error| error.to_string())
+            .and_then(|text| Keys::parse(text.as_bytes()))
+        {
             Ok(read) => keys.found.push(Source::File(read)),
             Err(why) => r.problem(at, format!("{} cannot be used: {why}", path.display())),
         }
@@ -97,15 +99,6 @@ fn keys(r: &mut Reader<'_>, at: &At<'_>, said: &mut OauthDraft) {
             "either `url` or `file` says where the keys are; without `keys` they are found by the issuer's metadata",
         ),
     }
-}
-
-fn load(path: &Path) -> io::Result<Vec<u8>> {
-    let mut text = Vec::new();
-    File::open(path)?.take(MAX_BYTES + 1).read_to_end(&mut text)?;
-    if text.len() as u64 > MAX_BYTES {
-        return Err(io::Error::other(format!("it is larger than {} KiB", MAX_BYTES >> 10)));
-    }
-    Ok(text)
 }
 
 /// One scope, in letters that a challenge can carry.

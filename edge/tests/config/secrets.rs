@@ -65,6 +65,9 @@ fn tokens_may_be_in_files_beside_the_configuration() {
         let said = run(&["--config", &file.path()], &[("B", "other")]).unwrap_err();
         assert!(said.contains(why) && !said.contains("a b"), "{said}");
     }
+    fs::write(file.0.join("token"), "x".repeat(4097)).unwrap();
+    let said = run(&["--config", &file.path()], &[("B", "other")]).unwrap_err();
+    assert!(said.contains("it is larger than 4 KiB"), "half a token is none: {said}");
     fs::write(file.0.join("token"), "hunter2\n").unwrap();
     let Ok(Command::Serve(config)) = run(&["--config", &file.path()], &[("B", "other")]) else {
         panic!("it is valid")
