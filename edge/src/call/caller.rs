@@ -22,6 +22,12 @@ struct Proof {
     standing: AtomicU64,
 }
 
+impl Proof {
+    fn of(principal: Arc<str>, revocation: Revocation, ends: Option<Instant>) -> Self {
+        Self { principal, revocation, ends, vouched: false, standing: AtomicU64::new(0) }
+    }
+}
+
 /// Takes back what callers proved; all who share it at once.
 #[derive(Clone, Debug, Default)]
 pub struct Revocation(Arc<AtomicBool>);
@@ -52,23 +58,17 @@ impl Revocation {
 impl Caller {
     /// The caller who proved to be `principal`, until that is taken back.
     pub fn new(principal: impl Into<Arc<str>>) -> Self {
-        Self::of(principal.into(), Revocation::default(), None)
+        Self::until(principal, Revocation::default(), None)
     }
 
     /// The same, until `ends` at the latest; `None`: further away than a clock reaches.
     pub fn until(principal: impl Into<Arc<str>>, revocation: Revocation, ends: Option<Instant>) -> Self {
-        Self::of(principal.into(), revocation, ends)
+        Self(Arc::new(Proof::of(principal.into(), revocation, ends)))
     }
 
     /// The caller who proved it to another replica, with credentials that end then, if they do by themselves.
     pub fn vouched(principal: impl Into<Arc<str>>, ends: Option<Instant>) -> Self {
-        let (revocation, standing) = (Revocation::default(), AtomicU64::new(0));
-        Self(Arc::new(Proof { principal: principal.into(), revocation, ends, vouched: true, standing }))
-    }
-
-    fn of(principal: Arc<str>, revocation: Revocation, ends: Option<Instant>) -> Self {
-        let standing = AtomicU64::new(0);
-        Self(Arc::new(Proof { principal, revocation, ends, vouched: false, standing }))
+        Self(Arc::new(Proof { vouched: true, ..Proof::of(principal.into(), Revocation::default(), ends) }))
     }
 
     /// When the credentials run out by themselves.

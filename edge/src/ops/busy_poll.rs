@@ -90,7 +90,7 @@ impl BusyPoll {
         );
         registry.register(
             "busy_poll_windows",
-            "Times the thread looked for more in the place of sleeping, by what it found; mostly nothing: lower `busy_poll`",
+            "Times the thread looked for more in the place of sleeping, by what it found; where that is mostly nothing it sleeps at once, and a longer `busy_poll` may find more",
             self.shared.windows.clone(),
         );
     }
@@ -107,7 +107,7 @@ impl BusyPoll {
     /// Looks when there is reason to, until the process leaves.
     pub async fn run(self, drain: DrainWatch) {
         let Shared { arrivals, seen, habit, wake, windows, .. } = &*self.shared;
-        let windows = [Found::Nothing, Found::Something]
+        let [nothing, something] = [Found::Nothing, Found::Something]
             .map(|found| windows.get_or_create_owned(&WindowLabel { found }));
         loop {
             tokio::select! {
@@ -121,17 +121,11 @@ impl BusyPoll {
                 }
                 let found = self.look(before).await;
                 habit.learn(found.is_some());
-                let [nothing, something] = &windows;
-                if found.is_some() {
-                    something.inc()
-                } else {
-                    nothing.inc()
-                };
-                match found {
-                    Some(arrived) => before = arrived,
-                    None => break,
-                }
+                let Some(arrived) = found else { break };
+                something.inc();
+                before = arrived;
             }
+            nothing.inc();
             seen.store(before, Ordering::Relaxed);
         }
     }

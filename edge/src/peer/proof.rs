@@ -38,8 +38,8 @@ pub(super) fn read(sealer: &Sealer, of: (&Method, &Uri, Home), proof: &str) -> O
     (is_fresh && *about == digest(of)).then(|| Caller::vouched(principal, end(u64::from_be_bytes(*left))))
 }
 
-/// How many nanoseconds the credentials hold, so that both clocks may differ, and the other one ends nothing sooner; one that is heard twice prolongs a stream by
-/// [`FRESH_SECS`] at most.
+/// How many nanoseconds the credentials hold: a span and no time, for clocks differ. A proof that is heard twice prolongs a
+/// stream by [`FRESH_SECS`] at most.
 fn left(caller: &Caller) -> u64 {
     let left = |ends: Instant| ends.saturating_duration_since(Instant::now()).as_nanos();
     caller.ends().map_or(ENDLESS, |ends| u64::try_from(left(ends)).unwrap_or(ENDLESS - 1))

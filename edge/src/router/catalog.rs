@@ -142,6 +142,16 @@ pub struct Known<'a> {
     pub alone: Vec<Option<Arc<Surface>>>,
 }
 
+impl Known<'_> {
+    fn sees(&self, member: &Member<'_>) -> bool {
+        self.grant.is_none_or(|grant| grant.servers.has_server(member.name.as_str()))
+    }
+
+    fn has(&self, number: usize) -> bool {
+        self.alone.get(number).is_some_and(Option::is_some)
+    }
+}
+
 impl Surface {
     /// Where a tool's public name leads. Does not allocate.
     pub fn tool(&self, name: &str) -> Option<&Route> {
@@ -277,14 +287,9 @@ impl<'a> Builder<'a> {
         Self { members, slugs, terms, known, all: Draft::default(), alone }
     }
 
-    fn sees(&self, member: &Member<'_>) -> bool {
-        self.known.grant.is_none_or(|grant| grant.servers.has_server(member.name.as_str()))
-    }
-
     /// The view of a single server, unless it is there already.
     fn alone(&mut self, number: usize) -> Option<&mut Draft> {
-        let is_known = self.known.alone.get(number).is_some_and(Option::is_some);
-        self.alone.get_mut(number).filter(|_| !is_known)
+        self.alone.get_mut(number).filter(|_| !self.known.has(number))
     }
 
     fn parts(&self) -> impl Iterator<Item = (usize, &'a Member<'a>, &'a Part)> + use<'a> {
@@ -329,7 +334,7 @@ impl<'a> Builder<'a> {
         catalog.contested += assigned.contested;
         for ((server, member, part), public) in parts.iter().zip(assigned.public) {
             let route = Route { server: *server, rename: None, mirrored: Arc::default() };
-            let sees = self.sees(member);
+            let sees = self.known.sees(member);
             for (item, public) in part.prompts.iter().zip(public) {
                 if !sees {
                     self.hide(List::Prompts, public);
@@ -372,7 +377,7 @@ impl<'a> Builder<'a> {
 
     fn resources(&mut self, catalog: &mut Catalog) {
         for (n, member, part) in self.parts() {
-            if !self.sees(member) {
+            if !self.known.sees(member) {
                 continue;
             }
             for item in &part.resources {
@@ -391,8 +396,7 @@ impl<'a> Builder<'a> {
             }
             for (nth, item) in part.templates.iter().enumerate() {
                 let Some(template) = Template::parse(&item.key) else { continue };
-                let is_known = self.known.alone.get(n).is_some_and(Option::is_some);
-                let alone = self.alone.get_mut(n).filter(|_| !is_known);
+                let alone = self.alone.get_mut(n).filter(|_| !self.known.has(n));
                 for draft in [Some(&mut self.all), alone].into_iter().flatten() {
                     if nth < TEMPLATES {
                         draft.surface.templates.push((template.clone(), n));
@@ -408,7 +412,7 @@ impl<'a> Builder<'a> {
     fn instructions(&mut self) {
         let mut all = String::new();
         for (n, member, part) in self.parts() {
-            if !self.sees(member) {
+            if !self.known.sees(member) {
                 continue;
             }
             let Some(own) = part.instructions.as_deref().filter(|text| !text.is_empty()) else { continue };
@@ -436,15 +440,15 @@ impl<'a> Builder<'a> {
             }
             surface
         };
-        let whole = self.members.iter().filter(|member| self.sees(member)).all(is_whole);
+        let whole = self.members.iter().filter(|member| self.known.sees(member)).all(is_whole);
         let nobody = Arc::new(finish(Draft::default(), 0));
         let mut alone = vec![nobody; self.alone.len()];
         let mut drafts: Vec<_> = self.alone.into_iter().map(Some).collect();
         for member in self.members {
             let Some(view) = alone.get_mut(member.number) else { continue };
-            let is_seen = self.known.grant.is_none_or(|grant| grant.servers.has_server(member.name.as_str()));
             let known = self.known.alone.get(member.number).cloned().flatten();
-            let draft = drafts.get_mut(member.number).and_then(Option::take).filter(|_| is_seen);
+            let draft =
+                drafts.get_mut(member.number).and_then(Option::take).filter(|_| self.known.sees(member));
             let made = || draft.map(|draft| Arc::new(finish(draft, fresh_ms(is_whole(member)))));
             *view = known.or_else(made).unwrap_or_else(|| view.clone());
         }

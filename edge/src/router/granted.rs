@@ -134,8 +134,7 @@ impl Catalog {
         // All of them are given out by now, so this gives out none.
         let mut given = GivenNames::clone(&self.given);
         let members = members(&self.lineup, &self.parts);
-        let alone = self.alone.iter().map(|_| None);
-        let mut known = Known { grant: Some(&grant), alone: alone.collect() };
+        let mut known = Known { grant: Some(&grant), alone: vec![None; self.alone.len()] };
         for member in &members {
             // Who may use all of a server sees the same of it as everybody.
             let all_of = |part: &Part| {
