@@ -282,7 +282,7 @@ async fn a_stream_ends_with_its_token_at_the_replica_it_came_to() {
     let session = client.session().unwrap().to_owned();
     for address in [holder, other] {
         // It is valid as long as clocks may differ, and not much longer.
-        let late = signer.token(&claims(&issuer, json!({"exp": now() - 26})));
+        let late = signer.token(&claims(&issuer, json!({"exp": now() - 20})));
         let mut stream = listen(address, &session, &late).await;
         assert_eq!(stream.status, 200);
         timeout(GUARD, async { while stream.event().await.is_some() {} }).await.expect("the stream ends");
