@@ -10,6 +10,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 use super::address::Endpoint;
 use super::pool::Shared;
 use super::settings::Source;
+use crate::error::Error;
 
 /// Starts the keeper's two tasks: one never waits for the network, so that no deadline is late for it.
 pub(super) fn start(shared: &Arc<Shared>) {
@@ -90,13 +91,12 @@ impl Shared {
         if !has_names {
             return;
         }
-        // A name server that does not answer says nothing of the addresses.
-        let Ok(Ok(found)) = timeout(LOOK_UP, self.around.dial.endpoints()).await else { return };
-        if found.is_empty() {
+        let found = self.around.dial.endpoints(Instant::now() + LOOK_UP).await;
+        if found.endpoints.is_empty() {
             return;
         }
-        let found: HashSet<Endpoint> = found.into_iter().collect();
-        self.lock().roster.retire(|_, conn| !found.contains(&conn.spec().endpoint));
+        let stay: HashSet<Endpoint> = found.endpoints.into_iter().chain(found.unsure).collect();
+        self.lock().roster.retire(|_, conn| !stay.contains(&conn.spec().endpoint));
     }
 
     /// Looks whether a server that sleeps, or is down, takes connections.
@@ -112,18 +112,18 @@ impl Shared {
         match timeout(LOOK_UP, self.look()).await {
             Ok(Ok(Seen::Yes)) => self.reached(),
             Ok(Ok(Seen::CannotLook)) => self.may_be_back(),
-            Ok(Err(error)) => self.not_reached(&self.unreachable(&error.to_string()).message),
+            Ok(Err(error)) => self.not_reached(&error.message),
             Err(_) => self.not_reached(&self.unreachable("no answer to the connection attempt").message),
         }
     }
 
-    async fn look(&self) -> std::io::Result<Seen> {
-        let mut last = std::io::Error::new(std::io::ErrorKind::NotFound, "its name has no address");
-        for endpoint in self.around.dial.endpoints().await? {
+    async fn look(&self) -> Result<Seen, Error> {
+        let mut last = self.nowhere();
+        for endpoint in self.endpoints(Instant::now() + LOOK_UP).await? {
             let Some(check) = self.around.dial.check(&endpoint) else { return Ok(Seen::CannotLook) };
             match check.await {
                 Ok(()) => return Ok(Seen::Yes),
-                Err(error) => last = error,
+                Err(error) => last = self.unreachable(&error.to_string()),
             }
         }
         Err(last)

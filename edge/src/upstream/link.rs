@@ -1,16 +1,20 @@
 //! A byte stream in both directions to one process of a server, whatever carries it: TCP, a unix socket, the
 //! pipes of a local process, or a duplex in a test. It must not know what the bytes mean.
 
+use std::collections::HashMap;
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout_at};
 
-use super::address::Endpoint;
+use super::address::{Address, Endpoint};
 use super::process::{Command, Process};
 use super::settings::Source;
 
@@ -28,13 +32,27 @@ pub(super) struct Link {
     pub(super) process: Option<Process>,
 }
 
+/// Where a server can be reached.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    pub(super) endpoints: Vec<Endpoint>,
+    /// Where names led that were not resolved this time. Nobody is sent there; but a name server that fails does not
+    /// say either that nobody is there any more.
+    pub(super) unsure: Vec<Endpoint>,
+    /// Why a name was not resolved, if one was not.
+    pub(super) failure: Option<io::Error>,
+}
+
+/// The names of one server being resolved.
+pub(super) type Finding<'a> = Pin<Box<dyn Future<Output = Found> + Send + 'a>>;
+
 /// A future of [`Dial`], boxed: connections are opened rarely.
 pub(super) type Pending<'a, T> = Pin<Box<dyn Future<Output = io::Result<T>> + Send + 'a>>;
 
 /// How a server is reached. The pool decides when, where to and how often.
 pub(super) trait Dial: Send + Sync {
-    /// Where it can be reached now.
-    fn endpoints(&self) -> Pending<'_, Vec<Endpoint>>;
+    /// Where it can be reached, as far as that shows by the deadline.
+    fn endpoints(&self, deadline: Instant) -> Finding<'_>;
 
     /// Opens a link, which is a process once something is sent.
     fn dial<'a>(&'a self, endpoint: &'a Endpoint) -> Pending<'a, Link>;
@@ -56,27 +74,55 @@ impl Link {
 pub(super) struct Dialer {
     source: Source,
     command: Command,
+    /// What each name was when it was last resolved.
+    known: Mutex<HashMap<Address, Vec<Endpoint>>>,
 }
 
 impl Dialer {
     pub(super) fn new(source: Source, command: Command) -> Self {
-        Self { source, command }
+        Self { source, command, known: Mutex::default() }
     }
 
-    async fn resolve(&self) -> io::Result<Vec<Endpoint>> {
-        let Source::Endpoints(addresses) = &self.source else { return Ok(vec![Endpoint::Process]) };
-        let (mut found, mut failure) = (Vec::new(), None);
-        for address in addresses {
-            match address.resolve().await {
-                Ok(endpoints) => found.extend(endpoints),
-                Err(error) => failure = Some(error),
+    /// Resolves all names at once: one whose name server is silent holds up no other.
+    async fn resolve(&self, deadline: Instant) -> Found {
+        let Source::Endpoints(addresses) = &self.source else {
+            return Found { endpoints: vec![Endpoint::Process], ..Found::default() };
+        };
+        let mut lookups = JoinSet::new();
+        for (at, address) in addresses.iter().cloned().enumerate() {
+            lookups.spawn(async move { (at, address.resolve().await) });
+        }
+        let mut failure = None;
+        let (mut answers, mut until) = (HashMap::new(), deadline);
+        loop {
+            match timeout_at(until, lookups.join_next()).await {
+                Ok(Some(Ok((at, Ok(endpoints))))) => {
+                    answers.insert(at, endpoints);
+                    until = until.min(Instant::now() + OTHER_NAMES);
+                }
+                Ok(Some(Ok((_, Err(error))))) => failure = Some(error),
+                Ok(Some(Err(error))) => failure = Some(error.into()),
+                Ok(None) => break,
+                Err(_) => {
+                    let late = io::Error::new(io::ErrorKind::TimedOut, "its name was not resolved in time");
+                    failure = Some(late);
+                    break;
+                }
             }
         }
-        // One name that is gone says nothing of the other addresses.
-        match failure {
-            Some(error) if found.is_empty() => Err(error),
-            _ => Ok(found),
+        // Nothing panics while the lock is held, so poison carries no news.
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut found = Found { failure, ..Found::default() };
+        for (at, address) in addresses.iter().enumerate() {
+            match answers.remove(&at) {
+                Some(endpoints) => {
+                    found.endpoints.extend_from_slice(&endpoints);
+                    known.insert(address.clone(), endpoints);
+                }
+                None => found.unsure.extend(known.get(address).into_iter().flatten().cloned()),
+            }
         }
+        found
     }
 
     async fn open(&self, endpoint: &Endpoint) -> io::Result<Link> {
@@ -97,8 +143,8 @@ impl Dialer {
 }
 
 impl Dial for Dialer {
-    fn endpoints(&self) -> Pending<'_, Vec<Endpoint>> {
-        Box::pin(self.resolve())
+    fn endpoints(&self, deadline: Instant) -> Finding<'_> {
+        Box::pin(self.resolve(deadline))
     }
 
     fn dial<'a>(&'a self, endpoint: &'a Endpoint) -> Pending<'a, Link> {
@@ -125,6 +171,9 @@ fn tune(stream: &TcpStream) -> io::Result<()> {
     socket.set_tcp_user_timeout(Some(UNACKNOWLEDGED))
 }
 
+/// What the other names of a server get when one is resolved. 1 s: a name server that works needs milliseconds, and
+/// a caller may be waiting.
+const OTHER_NAMES: Duration = Duration::from_secs(1);
 /// Below the 350 s after which cloud networks forget an idle connection.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
@@ -132,3 +181,29 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEPALIVE_RETRIES: u32 = 3;
 /// What was sent and not acknowledged for so long was sent to nobody.
 const UNACKNOWLEDGED: Duration = Duration::from_secs(30);
+
+#[cfg(test)]
+mod tests {
+    use tokio_util::task::TaskTracker;
+
+    use super::*;
+    use crate::call::ServerName;
+    use crate::upstream::settings::{Config, ServerConfig};
+
+    #[tokio::test]
+    async fn a_name_that_is_not_resolved_keeps_where_it_led_and_hides_no_other() {
+        // Too long for a name, so no name server is asked.
+        let nowhere = Address::Tcp { host: "x".repeat(64), port: 1 };
+        let literal: Address = "127.0.0.1:1".parse().unwrap();
+        let source = Source::Endpoints(vec![nowhere.clone(), literal]);
+        let server = ServerConfig::new(ServerName::parse("time").unwrap(), source.clone());
+        let command = Command::new(&server, &Config::default(), TaskTracker::new());
+        let dialer = Dialer::new(source, command);
+        let before = Endpoint::Tcp(([127, 0, 0, 7], 1).into());
+        dialer.known.lock().unwrap().insert(nowhere, vec![before.clone()]);
+        let found = dialer.resolve(Instant::now() + Duration::from_secs(600)).await;
+        assert_eq!(found.endpoints, [Endpoint::Tcp(([127, 0, 0, 1], 1).into())]);
+        assert_eq!(found.unsure, [before]);
+        assert!(found.failure.is_some());
+    }
+}

@@ -120,17 +120,13 @@ impl Shared {
 
     /// Tries each endpoint once.
     async fn round(&self, key: &Key, tenant: Option<&Arc<Tenant>>, deadline: Instant) -> Met {
-        let endpoints = match timeout_at(deadline, self.around.dial.endpoints()).await {
-            Ok(Ok(endpoints)) => endpoints,
-            Ok(Err(error)) => return Err(Failure::Again(self.unreachable(&error.to_string()))),
-            Err(_) => return Err(Failure::Again(self.unreachable("its name was not resolved in time"))),
-        };
+        let endpoints = self.endpoints(deadline).await.map_err(Failure::Again)?;
         let turn = usize::try_from(self.number() ^ self.seed).unwrap_or_default();
         let endpoints = {
             let state = self.lock();
             spread(endpoints, turn, |endpoint| state.roster.load(endpoint))
         };
-        let mut failure = self.unreachable("its name has no address");
+        let mut failure = self.nowhere();
         for endpoint in &endpoints {
             match self.meet(key, tenant, (endpoint, deadline)).await {
                 Err(Failure::Again(error)) => failure = error,
@@ -307,6 +303,20 @@ impl Shared {
         let tenant = tenant.filter(|_| era == Era::Legacy).cloned();
         let spec = Spec { number: self.number(), server, endpoint, era, is_control, until, tenant };
         Ok(Conn::start(link, spec, self.surroundings()))
+    }
+
+    /// Where the server can be reached now, as far as its names are resolved by the deadline.
+    pub(super) async fn endpoints(&self, deadline: Instant) -> Result<Vec<Endpoint>, Error> {
+        let found = self.around.dial.endpoints(deadline).await;
+        match found.failure {
+            _ if !found.endpoints.is_empty() => Ok(found.endpoints),
+            Some(error) => Err(self.unreachable(&error.to_string())),
+            None => Err(self.nowhere()),
+        }
+    }
+
+    pub(super) fn nowhere(&self) -> Error {
+        self.unreachable("its name has no address")
     }
 
     /// A new number for a connection.

@@ -63,7 +63,7 @@ async fn a_connection_closed_before_the_handshake_is_tried_again() {
 #[tokio::test(start_paused = true)]
 async fn another_endpoint_is_tried_first() {
     let mut room = Setting::default().build();
-    let other = Endpoint::Tcp(([10, 0, 0, 2], 4444).into());
+    let other = Fake::endpoint(2);
     room.dial.endpoints.lock().unwrap().push(other);
     let start = tokio::time::Instant::now();
     let reply = room.echo("a");

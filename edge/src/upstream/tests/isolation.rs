@@ -135,13 +135,33 @@ async fn idle_connections_close_but_not_those_of_sessions() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_name_that_does_not_resolve_for_a_moment_ends_nothing() {
+    let mut room = Setting::default().build();
+    let key = session(1);
+    let reply = room.echo_in(&key, "before");
+    let mut peer = room.accept_legacy().await;
+    peer.serve_echo().await;
+    result(reply).await;
+    // Its other name still resolves.
+    *room.dial.endpoints.lock().unwrap() = vec![Fake::endpoint(9)];
+    *room.dial.unsure.lock().unwrap() = vec![Fake::endpoint(1)];
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let reply = room.echo_in(&key, "meanwhile");
+    peer.serve_echo().await;
+    result(reply).await;
+    // Now it leads elsewhere.
+    room.dial.unsure.lock().unwrap().clear();
+    peer.ended().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_address_that_left_gets_no_new_call_and_closes_when_its_calls_end() {
     let mut room = Setting::default().build();
     let key = session(1);
     let long = room.echo_in(&key, "long");
     let mut old = room.accept_legacy().await;
     let request = old.expect("tools/call").await;
-    *room.dial.endpoints.lock().unwrap() = vec![Endpoint::Tcp(([10, 0, 0, 9], 4444).into())];
+    *room.dial.endpoints.lock().unwrap() = vec![Fake::endpoint(9)];
     tokio::time::sleep(Duration::from_secs(10)).await;
     let next = room.echo_in(&key, "next");
     let mut new = room.accept_legacy().await;

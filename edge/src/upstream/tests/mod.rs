@@ -36,7 +36,7 @@ use wire::mcp::method::Method;
 use super::address::Endpoint;
 use super::control::Changes;
 use super::facts::Facts;
-use super::link::{Dial, Link, Pending};
+use super::link::{Dial, Finding, Found, Link, Pending};
 use super::metrics::Metrics;
 use super::pool::{Around, Pool};
 use super::settings::{Config, EraChoice, Isolation, ServerConfig, Source};
@@ -368,6 +368,8 @@ impl Peer {
 struct Fake {
     peers: mpsc::UnboundedSender<Peer>,
     endpoints: Mutex<Vec<Endpoint>>,
+    /// Where names led that do not resolve at the moment.
+    unsure: Mutex<Vec<Endpoint>>,
     /// How each of the next attempts fails; when empty they work.
     failures: Mutex<VecDeque<io::ErrorKind>>,
     /// Every attempt fails.
@@ -378,10 +380,10 @@ struct Fake {
 
 impl Fake {
     fn new() -> Self {
-        let endpoint = Endpoint::Tcp(([10, 0, 0, 1], 4444).into());
         Self {
             peers: mpsc::unbounded_channel().0,
-            endpoints: Mutex::new(vec![endpoint]),
+            endpoints: Mutex::new(vec![Self::endpoint(1)]),
+            unsure: Mutex::default(),
             failures: Mutex::default(),
             down: Mutex::new(false),
             dialled: AtomicUsize::new(0),
@@ -397,6 +399,11 @@ impl Fake {
         self.dialled.load(Ordering::SeqCst)
     }
 
+    /// The address of a second bridge, or a third.
+    fn endpoint(number: u8) -> Endpoint {
+        Endpoint::Tcp(([10, 0, 0, number], 4444).into())
+    }
+
     fn outcome(&self) -> io::Result<()> {
         if *self.down.lock().unwrap() {
             return Err(io::ErrorKind::ConnectionRefused.into());
@@ -406,8 +413,12 @@ impl Fake {
 }
 
 impl Dial for Fake {
-    fn endpoints(&self) -> Pending<'_, Vec<Endpoint>> {
-        Box::pin(async { Ok(self.endpoints.lock().unwrap().clone()) })
+    fn endpoints(&self, _: tokio::time::Instant) -> Finding<'_> {
+        Box::pin(async {
+            let (endpoints, unsure) =
+                (self.endpoints.lock().unwrap().clone(), self.unsure.lock().unwrap().clone());
+            Found { endpoints, unsure, failure: None }
+        })
     }
 
     fn dial<'a>(&'a self, endpoint: &'a Endpoint) -> Pending<'a, Link> {

@@ -387,7 +387,7 @@ async fn subscriptions_leave_an_address_that_left() {
         };
         let mut old = serve(&mut room).await;
         let _held = held(subscribing).await;
-        *room.dial.endpoints.lock().unwrap() = vec![Endpoint::Tcp(([10, 0, 0, 2], 4444).into())];
+        *room.dial.endpoints.lock().unwrap() = vec![Fake::endpoint(2)];
         let new = serve(&mut room).await;
         assert_ne!(old.endpoint, new.endpoint);
         old.ended().await;
