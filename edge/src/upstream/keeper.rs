@@ -5,9 +5,11 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
 use super::address::Endpoint;
+use super::open::CONNECT_MOST;
 use super::pool::Shared;
 use super::settings::Source;
 use crate::error::Error;
@@ -100,7 +102,7 @@ impl Shared {
     }
 
     /// Looks whether a server that sleeps, or is down, takes connections.
-    async fn check_health(&self, now: Instant) {
+    async fn check_health(self: &Arc<Self>, now: Instant) {
         let is_due = {
             let state = self.lock();
             let sleeps = state.health.is_up() && state.roster.len() == 0;
@@ -109,24 +111,36 @@ impl Shared {
         if !is_due {
             return;
         }
-        match timeout(LOOK_UP, self.look()).await {
-            Ok(Ok(Seen::Yes)) => self.reached(),
-            Ok(Ok(Seen::CannotLook)) => self.may_be_back(),
-            Ok(Err(error)) => self.not_reached(&error.message),
-            Err(_) => self.not_reached(&self.unreachable("no answer to the connection attempt").message),
+        match self.look().await {
+            Ok(Seen::Yes) => self.reached(),
+            Ok(Seen::CannotLook) => self.may_be_back(),
+            Err(error) => self.not_reached(&error.message),
         }
     }
 
-    async fn look(&self) -> Result<Seen, Error> {
-        let mut last = self.nowhere();
-        for endpoint in self.endpoints(Instant::now() + LOOK_UP).await? {
-            let Some(check) = self.around.dial.check(&endpoint) else { return Ok(Seen::CannotLook) };
-            match check.await {
-                Ok(()) => return Ok(Seen::Yes),
-                Err(error) => last = self.unreachable(&error.to_string()),
+    /// Whether any endpoint takes connections. They are tried beside each other: one that does not even refuse must
+    /// not take the time of those that work.
+    async fn look(self: &Arc<Self>) -> Result<Seen, Error> {
+        let mut endpoints = self.endpoints(Instant::now() + LOOK_UP).await?.into_iter();
+        let (mut looks, mut failure) = (JoinSet::new(), None);
+        loop {
+            while looks.len() < LOOKS
+                && let Some(endpoint) = endpoints.next()
+            {
+                looks.spawn(self.clone().look_at(endpoint));
+            }
+            match looks.join_next().await {
+                Some(Ok(Ok(seen))) => return Ok(seen),
+                Some(Ok(Err(error))) => failure = Some(error),
+                Some(Err(error)) => failure = Some(self.unreachable(&error.to_string())),
+                None => return Err(failure.unwrap_or_else(|| self.nowhere())),
             }
         }
-        Err(last)
+    }
+
+    async fn look_at(self: Arc<Self>, endpoint: Endpoint) -> Result<Seen, Error> {
+        let Some(check) = self.around.dial.check(&endpoint) else { return Ok(Seen::CannotLook) };
+        self.in_time(Instant::now() + CONNECT_MOST, check).await.map(|()| Seen::Yes)
     }
 }
 
@@ -139,7 +153,9 @@ enum Seen {
 
 /// How exact deadlines and idle times are; they are tens of seconds and more.
 const SWEEP: Duration = Duration::from_secs(1);
-/// A look at a name server or an endpoint. The next one is not far.
+/// A look at a name server. The next one is not far.
 const LOOK_UP: Duration = Duration::from_secs(2);
+/// Endpoints looked at beside each other. 8: a server has few, and each is an open file for a moment.
+const LOOKS: usize = 8;
 /// How soon the end of the last call is noticed while the process stops.
 const LAST_CALLS: Duration = Duration::from_millis(50);

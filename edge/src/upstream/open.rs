@@ -19,6 +19,7 @@ use super::address::{Endpoint, spread};
 use super::conn::{Conn, Spec, draining, session_over, unneeded};
 use super::facts::{Facts, NO_CAPABILITIES, Refusal, Verdict, all_capabilities};
 use super::health::Backoff;
+use super::link::Pending;
 use super::listen::Beside;
 use super::metrics::Handshake;
 use super::pool::Shared;
@@ -126,14 +127,18 @@ impl Shared {
             let state = self.lock();
             spread(endpoints, turn, |endpoint| state.roster.load(endpoint))
         };
-        let mut failure = self.nowhere();
+        let mut failure = None::<Error>;
         for endpoint in &endpoints {
             match self.meet(key, tenant, (endpoint, deadline)).await {
-                Err(Failure::Again(error)) => failure = error,
+                // One that took the connection says more of the server than others that did not.
+                Err(Failure::Again(error)) => match &failure {
+                    Some(before) if before.kind != Kind::Unreachable && error.kind == Kind::Unreachable => {}
+                    _ => failure = Some(error),
+                },
                 end => return end,
             }
         }
-        Err(Failure::Again(failure))
+        Err(Failure::Again(failure.unwrap_or_else(|| self.nowhere())))
     }
 
     async fn meet(&self, key: &Key, tenant: Option<&Arc<Tenant>>, at: (&Endpoint, Instant)) -> Met {
@@ -290,11 +295,8 @@ impl Shared {
     ) -> Result<Arc<Conn>, Failure> {
         // The deadline bounds the tries; what follows a try that was begun in time has one of its own.
         let deadline = deadline.max(Instant::now() + CONNECT_LEAST).min(Instant::now() + CONNECT_MOST);
-        let link = match timeout_at(deadline, self.around.dial.dial(endpoint)).await {
-            Ok(Ok(link)) => link,
-            Ok(Err(error)) => return Err(Failure::Again(self.unreachable(&error.to_string()))),
-            Err(_) => return Err(Failure::Again(self.unreachable("no answer to the connection attempt"))),
-        };
+        let attempt = self.around.dial.dial(endpoint);
+        let link = self.in_time(deadline, attempt).await.map_err(Failure::Again)?;
         self.reached();
         let server = self.server.name.clone();
         let (endpoint, until) = (endpoint.clone(), Tenant::until(tenant));
@@ -312,6 +314,15 @@ impl Shared {
             _ if !found.endpoints.is_empty() => Ok(found.endpoints),
             Some(error) => Err(self.unreachable(&error.to_string())),
             None => Err(self.nowhere()),
+        }
+    }
+
+    /// What an attempt to connect comes to by the deadline.
+    pub(super) async fn in_time<T>(&self, deadline: Instant, attempt: Pending<'_, T>) -> Result<T, Error> {
+        match timeout_at(deadline, attempt).await {
+            Ok(Ok(met)) => Ok(met),
+            Ok(Err(error)) => Err(self.unreachable(&error.to_string())),
+            Err(_) => Err(self.unreachable("no answer to the connection attempt")),
         }
     }
 
@@ -364,7 +375,7 @@ const RETRY_FIRST: Duration = Duration::from_millis(100);
 /// With it a server that comes up within `connect_timeout` is found soon enough.
 const RETRY_LAST: Duration = Duration::from_secs(1);
 /// An endpoint that does not even refuse must leave time for the others.
-const CONNECT_MOST: Duration = Duration::from_secs(2);
+pub(super) const CONNECT_MOST: Duration = Duration::from_secs(2);
 /// What an endpoint gets that is tried when the time is nearly over, or after a slow probe.
 const CONNECT_LEAST: Duration = Duration::from_millis(500);
 /// A process that was asked to end before it did anything needs no more.

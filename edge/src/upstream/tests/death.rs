@@ -133,6 +133,60 @@ async fn a_sleeping_server_is_looked_at_without_a_byte() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_address_that_does_not_even_refuse_takes_no_server_down() {
+    let idle = Duration::from_secs(60);
+    let mut room = Setting::default().config(|config| config.idle_timeout = idle).build();
+    // More of them than are looked at beside each other, and what works comes last.
+    let holes: Vec<_> = (2..15).map(Fake::endpoint).collect();
+    *room.dial.holes.lock().unwrap() = holes.clone();
+    *room.dial.endpoints.lock().unwrap() = [holes, vec![Fake::endpoint(1)]].concat();
+    let mut changes = room.pool.changes();
+    let reply = room.echo("a");
+    let mut peer = room.accept_legacy().await;
+    peer.serve_echo().await;
+    result(reply).await;
+    peer.ended().await;
+    let looked_at = room.dial.checked.load(Ordering::SeqCst) + 14 * 10;
+    while room.dial.checked.load(Ordering::SeqCst) < looked_at {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    assert!(!changes.borrow_and_update().down);
+    assert_eq!(room.pool.status().state, ServerState::Sleeping);
+
+    // None works: it is down, until one does.
+    let all = room.dial.endpoints.lock().unwrap().clone();
+    *room.dial.holes.lock().unwrap() = all;
+    timeout(GUARD, changes.wait_for(|changes| changes.down)).await.unwrap().unwrap();
+    let error = failure(room.echo("b")).await;
+    assert_eq!(error.kind, Kind::Unreachable);
+    assert!(error.message.contains("no answer to the connection attempt"), "{error}");
+    room.dial.holes.lock().unwrap().retain(|hole| *hole != Fake::endpoint(1));
+    timeout(GUARD, changes.wait_for(|changes| !changes.down)).await.unwrap().unwrap();
+    let reply = room.echo("c");
+    room.accept_legacy().await.serve_echo().await;
+    result(reply).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_of_which_one_address_is_full_and_another_is_gone_is_not_down() {
+    let mut room = Setting::default().build();
+    *room.dial.endpoints.lock().unwrap() = vec![Fake::endpoint(1), Fake::endpoint(2)];
+    *room.dial.holes.lock().unwrap() = vec![Fake::endpoint(2)];
+    for call in ["a", "b"] {
+        let reply = room.echo(call);
+        let mut end = std::pin::pin!(failure(reply));
+        let error = loop {
+            tokio::select! {
+                error = &mut end => break error,
+                peer = room.accept() => drop(peer),
+            }
+        };
+        assert_eq!(error.kind, Kind::Busy, "{error}");
+        assert!(!room.pool.changes().borrow().down);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn slots_and_queue_are_bounded_in_count_and_time() {
     let slots = SlotConfig { slots: 1, queue: 1, queue_timeout: Duration::from_secs(10) };
     let mut room = Setting::default().config(|config| config.slots = slots).build();

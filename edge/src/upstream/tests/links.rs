@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use socket2::{Domain, Socket, Type};
 use tokio::net::{TcpListener, UnixListener};
 
 use super::*;
@@ -19,9 +20,32 @@ async fn serve(mut socket: impl tokio::io::AsyncRead + tokio::io::AsyncWrite + U
 }
 
 fn pool(source: Source, drain: &Drain) -> Arc<Pool> {
+    pool_with(source, Config::default(), drain)
+}
+
+fn pool_with(source: Source, config: Config, drain: &Drain) -> Arc<Pool> {
     let name = ServerName::parse("time").unwrap();
     let server = ServerConfig { era: EraChoice::Legacy, ..ServerConfig::new(name, source) };
-    Pool::new(server, Config::default(), &Metrics::default(), Permits::default(), drain.watch())
+    Pool::new(server, config, &Metrics::default(), Permits::default(), drain.watch())
+}
+
+/// An address at which attempts to connect are neither taken nor refused: the queue of what it has not accepted is full.
+/// It lasts as long as the sockets.
+fn hole() -> (Address, Vec<Socket>) {
+    let socket = || Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    let listener = socket();
+    listener.bind(&std::net::SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+    listener.listen(0).unwrap();
+    let address = listener.local_addr().unwrap();
+    let port = address.as_socket().unwrap().port();
+    let mut sockets = vec![listener];
+    for _ in 0..6 {
+        let waiting = socket();
+        waiting.set_nonblocking(true).unwrap();
+        let _ = waiting.connect(&address); // in progress
+        sockets.push(waiting);
+    }
+    (Address::Tcp { host: "127.0.0.1".into(), port }, sockets)
 }
 
 /// One call, then the end of the process: the server sees the end of its input.
@@ -72,4 +96,28 @@ async fn a_local_command_serves_and_ends_with_its_input() {
     let drain = Drain::new();
     let pool = pool(source, &drain);
     assert_eq!(call_and_drain(pool, drain).await["content"], json!(["sh"]));
+}
+
+#[tokio::test]
+async fn a_host_that_swallows_attempts_does_not_hide_the_one_that_serves() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let ((hole, _sockets), good) = (hole(), Address::Tcp { host: "127.0.0.1".into(), port });
+    let (idle_timeout, health_interval) = (Duration::ZERO, Duration::ZERO);
+    let config = Config { idle_timeout, health_interval, ..Config::default() };
+    let drain = Drain::new();
+    let pool = pool_with(Source::Endpoints(vec![hole, good]), config, &drain);
+    let room = Setting::default().build(); // for its permits
+    let reply = pool.dispatch(room.call(echo("hi")));
+    let served = serve(listener.accept().await.unwrap().0); // it closes when it is idle
+    let (answer, ()) = tokio::join!(result(reply), served);
+    assert_eq!(answer["content"], json!(["hi"]));
+    let mut changes = pool.changes();
+    for _ in 0..3 {
+        tokio::select! {
+            looked = listener.accept() => drop(looked.unwrap()),
+            _ = changes.wait_for(|changes| changes.down) => panic!("it is taken for down"),
+        }
+    }
+    drain.run(Duration::ZERO, Duration::from_secs(30)).await;
 }

@@ -370,6 +370,8 @@ struct Fake {
     endpoints: Mutex<Vec<Endpoint>>,
     /// Where names led that do not resolve at the moment.
     unsure: Mutex<Vec<Endpoint>>,
+    /// Endpoints that do not even refuse.
+    holes: Mutex<Vec<Endpoint>>,
     /// How each of the next attempts fails; when empty they work.
     failures: Mutex<VecDeque<io::ErrorKind>>,
     /// Every attempt fails.
@@ -384,6 +386,7 @@ impl Fake {
             peers: mpsc::unbounded_channel().0,
             endpoints: Mutex::new(vec![Self::endpoint(1)]),
             unsure: Mutex::default(),
+            holes: Mutex::default(),
             failures: Mutex::default(),
             down: Mutex::new(false),
             dialled: AtomicUsize::new(0),
@@ -404,7 +407,10 @@ impl Fake {
         Endpoint::Tcp(([10, 0, 0, number], 4444).into())
     }
 
-    fn outcome(&self) -> io::Result<()> {
+    async fn outcome(&self, endpoint: &Endpoint) -> io::Result<()> {
+        if self.holes.lock().unwrap().contains(endpoint) {
+            std::future::pending::<()>().await;
+        }
         if *self.down.lock().unwrap() {
             return Err(io::ErrorKind::ConnectionRefused.into());
         }
@@ -424,7 +430,7 @@ impl Dial for Fake {
     fn dial<'a>(&'a self, endpoint: &'a Endpoint) -> Pending<'a, Link> {
         Box::pin(async {
             self.dialled.fetch_add(1, Ordering::SeqCst);
-            self.outcome()?;
+            self.outcome(endpoint).await?;
             let (near, far) = tokio::io::duplex(64 << 10);
             let (incoming, outgoing) = tokio::io::split(near);
             let (lines, sink) = tokio::io::split(far);
@@ -434,10 +440,10 @@ impl Dial for Fake {
         })
     }
 
-    fn check<'a>(&'a self, _: &'a Endpoint) -> Option<Pending<'a, ()>> {
+    fn check<'a>(&'a self, endpoint: &'a Endpoint) -> Option<Pending<'a, ()>> {
         Some(Box::pin(async {
             self.checked.fetch_add(1, Ordering::SeqCst);
-            self.outcome()
+            self.outcome(endpoint).await
         }))
     }
 }
