@@ -47,22 +47,11 @@ async fn finished(shared: &Shared) {
     }
 }
 
-/// Looks at addresses and health until the pool stops.
+/// Looks at addresses and health until the pool stops, also in the middle of a look.
 async fn watch(shared: Arc<Shared>) {
-    let mut tick = interval(SWEEP);
-    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut resolved = Instant::now();
-    loop {
-        tokio::select! {
-            () = shared.stop.cancelled() => return,
-            now = tick.tick() => {
-                if now - resolved >= shared.config.resolve_interval {
-                    shared.follow_addresses().await;
-                    resolved = Instant::now();
-                }
-                shared.check_health(now).await;
-            }
-        }
+    tokio::select! {
+        () = shared.stop.cancelled() => {}
+        () = shared.watch() => {}
     }
 }
 
@@ -84,6 +73,20 @@ impl Shared {
             if !stays && let Some(before) = now.checked_sub(idle) {
                 conn.close_idle(before, retired);
             }
+        }
+    }
+
+    async fn watch(self: &Arc<Self>) {
+        let mut tick = interval(SWEEP);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut resolved = Instant::now();
+        loop {
+            let now = tick.tick().await;
+            if now - resolved >= self.config.resolve_interval {
+                self.follow_addresses().await;
+                resolved = Instant::now();
+            }
+            self.check_health(now).await;
         }
     }
 

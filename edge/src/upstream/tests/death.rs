@@ -187,6 +187,22 @@ async fn a_server_of_which_one_address_is_full_and_another_is_gone_is_not_down()
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_end_of_the_process_waits_for_no_look_at_a_server() {
+    let mut room = Setting::default().build();
+    room.dial.set_down(true);
+    assert_eq!(failure(room.echo("a")).await.kind, Kind::Unreachable);
+    *room.dial.holes.lock().unwrap() = vec![Fake::endpoint(1)];
+    let looks = room.dial.checked.load(Ordering::SeqCst);
+    while room.dial.checked.load(Ordering::SeqCst) == looks {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let drain = std::mem::take(&mut room.drain);
+    let start = tokio::time::Instant::now();
+    drain.run(Duration::ZERO, Duration::from_secs(20)).await;
+    assert!(start.elapsed() < Duration::from_millis(500), "{:?}", start.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
 async fn slots_and_queue_are_bounded_in_count_and_time() {
     let slots = SlotConfig { slots: 1, queue: 1, queue_timeout: Duration::from_secs(10) };
     let mut room = Setting::default().config(|config| config.slots = slots).build();
