@@ -54,6 +54,8 @@ struct Wants {
 struct Want {
     ears: Vec<(u64, Arc<dyn Hear>)>,
     standing: watch::Sender<Standing>,
+    /// Processes in a row that died when they were asked for it again.
+    deaths: u8,
 }
 
 impl Want {
@@ -175,10 +177,11 @@ impl Tended {
             wants.last_token += 1;
             let token = wants.last_token;
             let is_new = !wants.uris.contains_key(uri);
-            let want = wants
-                .uris
-                .entry(uri.to_owned())
-                .or_insert_with(|| Want { ears: Vec::new(), standing: watch::Sender::new(Standing::Asked) });
+            let want = wants.uris.entry(uri.to_owned()).or_insert_with(|| Want {
+                ears: Vec::new(),
+                standing: watch::Sender::new(Standing::Asked),
+                deaths: 0,
+            });
             want.ears.push((token, ear));
             (token, want.standing.subscribe(), is_new)
         };
@@ -228,8 +231,9 @@ impl Tended {
     /// between is unknown, and those who listen hear of it as changed if `missed`.
     pub(super) fn agreed(&self, uri: &str, missed: bool) {
         let before = {
-            let wants = self.wants();
-            let Some(want) = wants.uris.get(uri) else { return };
+            let mut wants = self.wants();
+            let Some(want) = wants.uris.get_mut(uri) else { return };
+            want.deaths = 0;
             want.standing.send_replace(Standing::Held)
         };
         if missed && matches!(before, Standing::Held) {
@@ -257,6 +261,30 @@ impl Tended {
         }
     }
 
+    /// The process died when it was asked for `uri`: refused, or given up if it was agreed to before and others died of it
+    /// too. Whether it was given up.
+    pub(super) fn died(&self, uri: &str, error: &Error) -> bool {
+        if self.refused(uri, error) {
+            return false;
+        }
+        let lost = {
+            let mut wants = self.wants();
+            let Some(want) = wants.uris.get_mut(uri) else { return false };
+            want.deaths += 1;
+            if want.deaths < MOST_DEATHS {
+                return false;
+            }
+            wants.uris.remove(uri)
+        };
+        each_once(lost.iter().flat_map(|want| &want.ears)).iter().for_each(|ear| ear.lost());
+        true
+    }
+
+    /// Whether a process may have died of something that is wanted.
+    pub(super) fn is_deadly(&self) -> bool {
+        self.wants().uris.values().any(|want| want.deaths > 0)
+    }
+
     /// Whether somebody waits for the server's answer.
     pub(super) fn is_awaited(&self) -> bool {
         self.wants().uris.values().any(|want| matches!(*want.standing.borrow(), Standing::Asked))
@@ -265,27 +293,17 @@ impl Tended {
     /// Tells everybody who wants to hear of the resource that `message` names, each once.
     pub(super) fn updated(&self, message: &Message) {
         let Some(uri) = message.param("uri").and_then(|uri| uri.as_str()) else { return };
-        let mut ears: Vec<Arc<dyn Hear>> = Vec::new();
-        {
+        let ears = {
             let wants = self.wants();
-            for (_, ear) in covering(&uri).filter_map(|own| wants.uris.get(own)).flat_map(|want| &want.ears) {
-                if !ears.iter().any(|other| Arc::ptr_eq(other, ear)) {
-                    ears.push(ear.clone());
-                }
-            }
-        }
+            each_once(covering(&uri).filter_map(|own| wants.uris.get(own)).flat_map(|want| &want.ears))
+        };
         ears.iter().for_each(|ear| ear.updated(message));
     }
 
     /// Tells everybody, each once, that nothing more will be heard.
     pub(super) fn lose(&self) {
         let wants = std::mem::take(&mut self.wants().uris);
-        let mut ears: Vec<Arc<dyn Hear>> = Vec::new();
-        for (_, ear) in wants.into_values().flat_map(|want| want.ears) {
-            if !ears.iter().any(|other| Arc::ptr_eq(other, &ear)) {
-                ears.push(ear);
-            }
-        }
+        let ears = each_once(wants.values().flat_map(|want| &want.ears));
         ears.iter().for_each(|ear| ear.lost());
     }
 
@@ -299,6 +317,17 @@ impl Tended {
         // Every state inside is valid at any point, so a poisoned lock carries no news.
         self.wants.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Whoever hears of several of these hears once.
+fn each_once<'a>(ears: impl Iterator<Item = &'a (u64, Arc<dyn Hear>)>) -> Vec<Arc<dyn Hear>> {
+    let mut once: Vec<Arc<dyn Hear>> = Vec::new();
+    for (_, ear) in ears {
+        if !once.iter().any(|other| Arc::ptr_eq(other, ear)) {
+            once.push(ear.clone());
+        }
+    }
+    once
 }
 
 /// The URIs whose subscribers hear of a change of `uri`: itself, and those it is within.
@@ -321,6 +350,10 @@ impl Drop for Held {
         self.tended.remove(&self.uri, self.token);
     }
 }
+
+/// Processes that die of one subscription before it is given up. 3: one may have died by chance, and on a shared one
+/// others lose their calls each time.
+const MOST_DEATHS: u8 = 3;
 
 #[cfg(test)]
 mod tests {

@@ -95,15 +95,11 @@ impl Shared {
         let mut backoff = Backoff::new(AGAIN_FIRST, AGAIN_LAST, self.seed);
         loop {
             let began = Instant::now();
-            match self.connection(&tended.key, tended.tenant.clone()).await {
+            match self.home(tended).await {
                 Ok(conn) => {
                     let number = conn.spec().number;
                     self.subscriptions.settle(number, tended);
-                    let left = tokio::select! {
-                        biased; // what was still said is heard
-                        left = self.tell(&conn, tended) => left,
-                        () = conn.ending() => Left::Ended,
-                    };
+                    let left = self.tell(&conn, tended).await;
                     self.subscriptions.leave(number);
                     if matches!(left, Left::Idle) {
                         if self.subscriptions.forget(tended) {
@@ -121,6 +117,14 @@ impl Shared {
                 return;
             }
         }
+    }
+
+    /// The connection that they are on from now on; a process that stops opens none.
+    async fn home(&self, tended: &Tended) -> Result<Arc<Conn>, Error> {
+        if self.around.drain.is_stopping() {
+            return Err(draining());
+        }
+        self.connection(&tended.key, tended.tenant.clone()).await
     }
 
     /// Waits before the next attempt, unless somebody is waiting for it; whether it is of no use any more.
@@ -155,18 +159,21 @@ impl Shared {
                 changes.borrow_and_update();
                 told.line_up(tended);
             }
-            if told.ask(conn).is_err() {
+            // As long as it owes answers, they say what becomes of the subscriptions that it was asked for.
+            let is_over = told.ask(conn).is_err() && told.asked.is_empty();
+            if is_over {
                 return Left::Ended;
             }
             if told.is_empty() && tended.is_unwanted() {
                 return Left::Idle;
             }
             tokio::select! {
+                biased; // what was still said is heard
                 (uri, method, outcome) = told.answered() => match self.judge(outcome) {
                     // What it says to the end of one helps nobody.
                     _ if method == Method::ResourcesUnsubscribe => {}
                     Ok(()) => tended.agreed(&uri, true),
-                    Err(error) if error.kind == Kind::Died => return Left::Ended,
+                    Err(error) if error.kind == Kind::Died => self.died(tended, &uri, &error),
                     Err(error) => {
                         // One that may still take effect is taken back.
                         is_stale = error.kind == Kind::Timeout || !told.uris.remove(&uri);
@@ -174,6 +181,7 @@ impl Shared {
                     }
                 },
                 _ = changes.changed() => is_stale = true,
+                () = conn.ending(), if told.asked.is_empty() => return Left::Ended,
             }
         }
     }
@@ -199,6 +207,13 @@ impl Shared {
             tracing::warn!(server = %self.server.name, "subscription not taken up again");
         }
         is_over
+    }
+
+    /// The process died at a request for `uri`.
+    fn died(&self, tended: &Tended, uri: &str, error: &Error) {
+        if tended.died(uri, error) {
+            tracing::warn!(server = %self.server.name, "subscription given up: its process ended at it again and again");
+        }
     }
 
     /// One listen for all: its filter cannot be changed, so another one takes its place.
@@ -237,10 +252,12 @@ impl Shared {
                 }
             };
             tokio::select! {
+                biased; // what was still said is heard
                 heard = next => match heard {
                     Some((notice, message)) => tell_of(tended, notice, message),
                     None => return Left::Ended,
                 },
+                () = conn.ending() => return Left::Ended,
                 _ = changes.changed() => is_stale = true,
             }
         }
@@ -253,6 +270,9 @@ impl Shared {
         tended: &Tended,
         (wanted, missed): (&[String], bool),
     ) -> Result<Option<Listening>, Left> {
+        if !conn.is_open() {
+            return Err(Left::Ended); // it was not asked
+        }
         let filter = json!({ "resourceSubscriptions": wanted }).to_string();
         match self.listen(conn, &filter, PATIENCE).await {
             Ok(listening) => {
@@ -265,7 +285,14 @@ impl Shared {
                 }
                 Ok(Some(listening))
             }
-            Err(error) if error.kind == Kind::Died => Err(Left::Ended),
+            Err(error) if error.kind == Kind::Died => {
+                // Most likely of what was new, if there was something.
+                let new = wanted.iter().filter(|uri| tended.refused(uri, &error)).count();
+                if new == 0 {
+                    wanted.iter().for_each(|uri| self.died(tended, uri, &error));
+                }
+                Err(Left::Ended)
+            }
             Err(error) => {
                 for uri in wanted {
                     tended.refused(uri, &error);
@@ -284,6 +311,8 @@ struct Told {
     /// What it has to be told still.
     queue: VecDeque<(String, Method)>,
     asked: Vec<Asked>,
+    /// Requests at a time.
+    at_once: usize,
 }
 
 /// A request that waits for its answer.
@@ -300,6 +329,8 @@ impl Told {
         let news = wanted.difference(&self.uris).map(|uri| (uri.clone(), Method::ResourcesSubscribe));
         let old = self.uris.difference(&wanted).map(|uri| (uri.clone(), Method::ResourcesUnsubscribe));
         self.queue = old.chain(news).collect();
+        // One by one, so that the one that it dies of shows.
+        self.at_once = if tended.is_deadly() { 1 } else { AT_ONCE };
         // Given up and wanted again before the server heard of it.
         let answered = |uri: &&String| !self.asked.iter().any(|asked| asked.uri == **uri);
         wanted.intersection(&self.uris).filter(answered).for_each(|uri| tended.agreed(uri, false));
@@ -307,10 +338,11 @@ impl Told {
 
     /// Asks for the next few.
     fn ask(&mut self, conn: &Conn) -> Result<(), Error> {
-        while self.asked.len() < AT_ONCE
-            && let Some((uri, method)) = self.queue.pop_front()
+        while self.asked.len() < self.at_once
+            && let Some((uri, method)) = self.queue.front().cloned()
         {
             let reply = conn.request(method, &json!({ "uri": uri }).to_string(), PATIENCE)?;
+            self.queue.pop_front();
             if method == Method::ResourcesSubscribe {
                 self.uris.insert(uri.clone());
             } else {

@@ -4,6 +4,7 @@
 mod asks;
 mod calls;
 mod control;
+mod deadly;
 mod death;
 mod eras;
 mod input;

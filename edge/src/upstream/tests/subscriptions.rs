@@ -5,10 +5,10 @@ use crate::call::{Hear, Server, Subscriber, Subscription};
 use crate::error::Kind;
 use tokio::task::JoinHandle;
 
-const SUBSCRIBE: &str = "resources/subscribe";
+pub(super) const SUBSCRIBE: &str = "resources/subscribe";
 const UNSUBSCRIBE: &str = "resources/unsubscribe";
 const UPDATED: &str = "notifications/resources/updated";
-const LISTEN: &str = "subscriptions/listen";
+pub(super) const LISTEN: &str = "subscriptions/listen";
 const KEY: &str = "io.modelcontextprotocol/subscriptionId";
 
 /// Passes on the params of what it hears.
@@ -20,16 +20,20 @@ impl Hear for Ear {
         assert_eq!(message["method"], UPDATED);
         let _ = self.0.send(message["params"].clone());
     }
+
+    fn lost(&self) {
+        let _ = self.0.send("lost".into());
+    }
 }
 
 /// A client without a session that subscribes.
-struct Client {
+pub(super) struct Client {
     subscriber: Subscriber,
     heard: mpsc::UnboundedReceiver<Value>,
 }
 
 impl Client {
-    fn new(principal: &str) -> Self {
+    pub(super) fn new(principal: &str) -> Self {
         let (sender, heard) = mpsc::unbounded_channel();
         let subscriber = Subscriber {
             caller: Caller::new(principal),
@@ -40,37 +44,37 @@ impl Client {
         Self { subscriber, heard }
     }
 
-    fn subscribe(&self, room: &Room, uri: &str) -> JoinHandle<Result<Subscription, Error>> {
+    pub(super) fn subscribe(&self, room: &Room, uri: &str) -> JoinHandle<Result<Subscription, Error>> {
         tokio::spawn(room.pool.subscribe(self.subscriber.clone(), uri.to_owned()))
     }
 
-    async fn hears(&mut self) -> Value {
+    pub(super) async fn hears(&mut self) -> Value {
         timeout(GUARD, self.heard.recv()).await.expect("news").unwrap()
     }
 
-    fn hears_nothing(&mut self) -> bool {
+    pub(super) fn hears_nothing(&mut self) -> bool {
         self.heard.try_recv().is_err()
     }
 }
 
-async fn held(subscribing: JoinHandle<Result<Subscription, Error>>) -> Subscription {
+pub(super) async fn held(subscribing: JoinHandle<Result<Subscription, Error>>) -> Subscription {
     timeout(GUARD, subscribing).await.expect("an answer").unwrap().unwrap()
 }
 
-async fn refused(subscribing: JoinHandle<Result<Subscription, Error>>) -> Error {
+pub(super) async fn refused(subscribing: JoinHandle<Result<Subscription, Error>>) -> Error {
     timeout(GUARD, subscribing).await.expect("an answer").unwrap().unwrap_err()
 }
 
 impl Peer {
     /// Agrees to the next request about a resource.
-    async fn agree(&mut self, method: &str, uri: &str) {
+    pub(super) async fn agree(&mut self, method: &str, uri: &str) {
         let request = self.expect(method).await;
         assert_eq!(request["params"]["uri"], uri, "{request}");
         self.answer(&request, json!({})).await;
     }
 
     /// Acknowledges the next listen for `asked`, as far as it is `accepted`; its id.
-    async fn acknowledge(&mut self, asked: &[&str], accepted: &[&str]) -> Value {
+    pub(super) async fn acknowledge(&mut self, asked: &[&str], accepted: &[&str]) -> Value {
         let request = self.expect(LISTEN).await;
         assert_eq!(request["params"]["notifications"]["resourceSubscriptions"], json!(asked), "{request}");
         let id = request["id"].clone();

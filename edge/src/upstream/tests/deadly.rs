@@ -1,0 +1,124 @@
+//! Subscriptions that a process does not survive, or that outlive the gateway.
+
+use super::subscriptions::{Client, LISTEN, SUBSCRIBE, held, refused};
+use super::*;
+use crate::error::Kind;
+
+fn subscribe(uri: &str) -> Value {
+    json!({"jsonrpc": "2.0", "id": 1, "method": SUBSCRIBE, "params": {"uri": uri}})
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_subscription_that_a_process_dies_of_fails_and_is_not_tried_again() {
+    for era in [EraChoice::Legacy, EraChoice::Modern] {
+        let mut room = Setting::default().era(era).isolation(Isolation::Shared).build();
+        let (key, _heard) = session_heard(1);
+        let reply = room.dispatch_in(&key, subscribe("x://1"));
+        if era == EraChoice::Legacy {
+            room.accept_legacy().await.expect(SUBSCRIBE).await;
+        } else {
+            room.accept_modern().await.expect(LISTEN).await;
+        }
+        let error = failure(reply).await;
+        assert_eq!(error.kind, Kind::Died, "{error}");
+        tokio::time::sleep(Duration::from_secs(3600)).await;
+        assert_eq!(room.dial.dialled(), 1);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_agreed_to_is_taken_up_again_where_a_process_died_of_another_one() {
+    let mut room = Setting::default().build();
+    let mut client = Client::new("ann");
+    let (good, deadly) = (client.subscribe(&room, "x://good"), client.subscribe(&room, "x://deadly"));
+    let mut peer = room.accept_legacy().await;
+    let first = peer.expect(SUBSCRIBE).await;
+    assert_eq!(first["params"]["uri"], "x://deadly");
+    peer.agree(SUBSCRIBE, "x://good").await;
+    let _good = held(good).await;
+    drop(peer);
+    assert_eq!(refused(deadly).await.kind, Kind::Died);
+    let mut peer = room.accept_legacy().await;
+    peer.agree(SUBSCRIBE, "x://good").await;
+    assert_eq!(client.hears().await["uri"], "x://good");
+    assert_eq!(room.dial.dialled(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_processes_die_of_again_and_again_is_given_up_and_no_other() {
+    let mut room = Setting::default().build();
+    let (mut one, mut two) = (Client::new("ann"), Client::new("ann"));
+    let subscribing =
+        [one.subscribe(&room, "x://a"), two.subscribe(&room, "x://deadly"), one.subscribe(&room, "x://z")];
+    let mut peer = room.accept_legacy().await;
+    let mut subscriptions = Vec::new();
+    for (uri, subscribing) in ["x://a", "x://deadly", "x://z"].iter().zip(subscribing) {
+        peer.agree(SUBSCRIBE, uri).await;
+        subscriptions.push(held(subscribing).await);
+    }
+    drop(peer);
+    // All three are asked for at once, and the process dies.
+    let mut peer = room.accept_legacy().await;
+    for _ in 0..3 {
+        peer.expect(SUBSCRIBE).await;
+    }
+    drop(peer);
+    // Then one by one.
+    for _ in 0..2 {
+        let mut peer = room.accept_legacy().await;
+        peer.agree(SUBSCRIBE, "x://a").await;
+        assert_eq!(one.hears().await["uri"], "x://a");
+        assert_eq!(peer.expect(SUBSCRIBE).await["params"]["uri"], "x://deadly");
+        assert!(timeout(Duration::from_secs(1), peer.lines.fill_buf()).await.is_err(), "not beside another");
+    }
+    assert_eq!(two.hears().await, "lost");
+    let mut peer = room.accept_legacy().await;
+    peer.agree(SUBSCRIBE, "x://a").await;
+    peer.agree(SUBSCRIBE, "x://z").await;
+    assert_eq!([one.hears().await["uri"].clone(), one.hears().await["uri"].clone()], ["x://a", "x://z"]);
+    tokio::time::sleep(Duration::from_secs(3600)).await;
+    assert_eq!(room.dial.dialled(), 5);
+    assert!(one.hears_nothing() && two.hears_nothing());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_modern_server_that_dies_of_each_listen_is_not_listened_to_for_ever() {
+    let mut room = Setting::default().era(EraChoice::Modern).build();
+    let mut client = Client::new("ann");
+    let subscribing = client.subscribe(&room, "x://1");
+    let mut peer = room.accept_modern().await;
+    peer.acknowledge(&["x://1"], &["x://1"]).await;
+    let _held = held(subscribing).await;
+    drop(peer);
+    for _ in 0..3 {
+        room.accept_modern().await.expect(LISTEN).await;
+    }
+    assert_eq!(client.hears().await, "lost");
+    tokio::time::sleep(Duration::from_secs(3600)).await;
+    assert_eq!(room.dial.dialled(), 4);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_process_that_stops_opens_nothing_for_subscriptions() {
+    let mut room = Setting::default().build();
+    let client = Client::new("ann");
+    let subscribing = client.subscribe(&room, "x://1");
+    let mut peer = room.accept_legacy().await;
+    peer.agree(SUBSCRIBE, "x://1").await;
+    let _held = held(subscribing).await;
+    let reply = room.pool.dispatch(room.call_of("bea", echo("long")));
+    let mut busy = room.accept_legacy().await;
+    let request = busy.expect("tools/call").await;
+    let drain = std::mem::take(&mut room.drain);
+    let watch = drain.watch();
+    let ended = tokio::spawn(drain.run(Duration::ZERO, Duration::from_secs(600)));
+    watch.stopping().await;
+    drop(peer);
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(refused(client.subscribe(&room, "x://2")).await.kind, Kind::Draining);
+    assert_eq!(room.dial.dialled(), 2);
+    busy.answer(&request, json!({})).await;
+    result(reply).await;
+    drop(busy);
+    timeout(GUARD, ended).await.unwrap().unwrap();
+}
