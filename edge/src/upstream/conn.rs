@@ -383,8 +383,7 @@ impl Conn {
     }
 
     fn silent(&self) -> Error {
-        let message = format!("server `{}` did not answer in time", self.spec.server);
-        Error::new(Kind::Timeout, Blame::Upstream, message)
+        silent(&self.spec.server)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -421,6 +420,12 @@ impl State {
         }
         self.mux.drain().into_iter().map(|(_, pending)| pending).collect()
     }
+}
+
+/// What a call ends for that was not answered in its time.
+pub(super) fn silent(server: &ServerName) -> Error {
+    let message = format!("server `{server}` did not answer in time");
+    Error::new(Kind::Timeout, Blame::Upstream, message)
 }
 
 /// What a connection ends for that did nothing wrong.

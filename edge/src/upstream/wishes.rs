@@ -10,7 +10,7 @@ use wire::mcp::level::Level;
 use wire::mcp::method::{Method, Notice};
 use wire::{Era, Message};
 
-use super::conn::{Conn, Job};
+use super::conn::{Conn, Job, silent};
 use super::facts::Facts;
 use super::pool::Shared;
 use super::roster::Key;
@@ -43,12 +43,18 @@ impl Shared {
                 drop(place);
                 return this.enqueue(job, None);
             }
-            tokio::select! {
-                () = job.responder.cancelled() => {}
-                kept = this.subscribe_session(&job.call) => match kept {
-                    Ok(()) => job.responder.finish(Outcome::Result(Bytes::from_static(AGREED).into())),
-                    Err(error) => job.responder.fail(error),
-                },
+            let patience = this.config.call_timeout.min(this.config.call_timeout_max);
+            let kept = tokio::select! {
+                () = job.responder.cancelled() => return,
+                kept = timeout(patience, this.subscribe_session(&job.call)) => kept,
+            };
+            match kept {
+                Ok(Ok(())) => job.responder.finish(Outcome::Result(Bytes::from_static(AGREED).into())),
+                Ok(Err(error)) => job.responder.fail(error),
+                Err(_) => {
+                    this.around.metrics.timeouts.inc();
+                    job.responder.fail(silent(&this.server.name));
+                }
             }
         });
     }

@@ -1,4 +1,4 @@
-//! Subscriptions that a process does not survive, or that outlive the gateway.
+//! Subscriptions that a process does not survive, that nobody answers, or that outlive the gateway.
 
 use super::subscriptions::{Client, LISTEN, SUBSCRIBE, held, refused};
 use super::*;
@@ -96,6 +96,21 @@ async fn a_modern_server_that_dies_of_each_listen_is_not_listened_to_for_ever() 
     assert_eq!(client.hears().await, "lost");
     tokio::time::sleep(Duration::from_secs(3600)).await;
     assert_eq!(room.dial.dialled(), 4);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_subscription_has_the_time_of_a_call() {
+    let call_timeout = Duration::from_secs(3);
+    let config = |config: &mut Config| config.call_timeout = call_timeout;
+    let mut room = Setting::default().isolation(Isolation::Shared).config(config).build();
+    let (key, _heard) = session_heard(1);
+    let start = tokio::time::Instant::now();
+    let reply = room.dispatch_in(&key, subscribe("x://1"));
+    let mut peer = room.accept_legacy().await;
+    peer.expect(SUBSCRIBE).await;
+    assert_eq!(failure(reply).await.kind, Kind::Timeout);
+    assert_eq!(start.elapsed().as_secs(), call_timeout.as_secs());
+    assert_eq!(room.count("mcp_edge_upstream_call_timeouts_total{server=\"time\"}"), 1);
 }
 
 #[tokio::test(start_paused = true)]
