@@ -81,11 +81,11 @@ pub(super) enum Skip {
     Garbage,
     /// Over the limit for a line.
     TooLong,
-    /// Answers a request that was answered or cancelled before.
+    /// Answers a request that was answered or cancelled before, or is its progress.
     Late,
     /// Answers a request that was never made.
     UnknownId,
-    /// Progress of a call that is over, or was never made.
+    /// Progress of a call that was never made.
     Progress,
     /// A log message that no call asked for, or more than one.
     Log,
@@ -136,7 +136,7 @@ impl Metrics {
         r.register_with_unit("sent", "Sent to servers", Unit::Bytes, self.sent.clone());
         r.register(
             "skipped",
-            "Messages of a server that were dropped by reason; report it to the server's author",
+            "Messages of a server that were dropped by reason; late and log are no fault, report others to its author",
             self.skipped.clone(),
         );
         r.register(

@@ -221,9 +221,14 @@ impl Reader {
             None => message,
         };
         let token = message.param("progressToken").and_then(|token| token.as_u64());
-        let known = token.is_some_and(|token| self.conn.progressed(WireId::from_number(token), message));
-        if !known {
-            self.skip(Skip::Progress);
+        let standing = match token {
+            Some(token) => self.conn.progressed(WireId::from_number(token), message),
+            None => Standing::Unknown,
+        };
+        match standing {
+            Standing::Open => {}
+            Standing::Over => self.late(),
+            Standing::Unknown => self.skip(Skip::Progress),
         }
     }
 
@@ -279,7 +284,7 @@ impl Reader {
         Error::new(Kind::Protocol, Blame::Upstream, message)
     }
 
-    /// Counts an answer, or news of a listen, that nobody waits for any more. Nearly all of them crossed our saying so, which
+    /// Counts an answer, progress, or news of a listen, that nobody waits for any more. Nearly all of them crossed our saying so, which
     /// is no fault of the server's and worth no warning.
     fn late(&self) {
         self.conn.around.metrics.skipped(Skip::Late);
@@ -316,16 +321,17 @@ impl Conn {
         Ok(pending)
     }
 
-    /// Passes progress on and gives its call more time; `false` when no call waits under the token.
-    fn progressed(&self, id: WireId, message: Message) -> bool {
+    /// Passes progress on and gives its call more time, if one waits under the token.
+    fn progressed(&self, id: WireId, message: Message) -> Standing {
         let mut state = self.lock();
-        let Some(pending) = state.mux.get_mut(id) else { return false };
-        let Work::Call { job, .. } = &pending.work else { return false };
+        let Some(pending) = state.mux.get_mut(id) else { return state.mux.standing(id) };
+        // A request of ours asks for no progress.
+        let Work::Call { job, .. } = &pending.work else { return Standing::Unknown };
         pending.deadline = (Instant::now() + self.around.config.call_timeout).min(pending.limit);
         if !job.responder.event(Event::Progress(message)) {
             self.around.permits.metrics().hit(Bound::EventBytes);
         }
-        true
+        Standing::Open
     }
 }
 
