@@ -1,4 +1,8 @@
-//! Error codes of JSON-RPC and MCP, each with the place that defines it.
+//! Error codes of JSON-RPC and MCP, each with the place that defines it, and the one that an error object has.
+
+use crate::limits::Limits;
+use crate::object::Object;
+use crate::span::Span;
 
 /// The message is not JSON. JSON-RPC 2.0 §5.1.
 pub const PARSE_ERROR: i32 = -32700;
@@ -20,3 +24,27 @@ pub const HEADER_MISMATCH: i32 = -32020;
 pub const MISSING_CAPABILITY: i32 = -32021;
 /// MCP 2026-07-28 basic/versioning. Modern only.
 pub const UNSUPPORTED_VERSION: i32 = -32022;
+
+/// The code of an error object, and where it stands; `None` when it is no such object.
+pub fn of_error(error: &[u8]) -> Option<(i64, Span)> {
+    let span = Span { start: 0, end: error.len() };
+    let span = Object::scan(error, span, &Limits::default()).ok()?.get(error, "code")?;
+    Some((std::str::from_utf8(span.of(error)).ok()?.parse().ok()?, span))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{METHOD_NOT_FOUND, of_error};
+
+    #[test]
+    fn a_code_is_found_where_it_stands() {
+        let error = br#" {"message":"no","data":{"code":1}, "code": -32601 } "#;
+        let (code, span) = of_error(error).unwrap();
+        assert_eq!((code, span.of(error)), (i64::from(METHOD_NOT_FOUND), &b"-32601"[..]));
+        for none in
+            ["", "7", "[]", "{}", r#"{"code":"1"}"#, r#"{"code":1.5}"#, r#"{"code":null}"#, r#"{"code":1"#]
+        {
+            assert_eq!(of_error(none.as_bytes()), None, "{none}");
+        }
+    }
+}

@@ -13,9 +13,6 @@ use serde_json::{Map, Value};
 use wire::Era;
 use wire::code;
 use wire::id::RequestId;
-use wire::limits::Limits;
-use wire::object::Object;
-use wire::span::Span;
 use wire::splice::{Parts, Splice};
 
 use super::body::Body;
@@ -146,7 +143,7 @@ impl Manner {
 
     /// A server's own error with the code that this client may see.
     fn told(&self, error: Bytes) -> Result<(i32, Parts), Error> {
-        let Some((server_code, span)) = code_in(&error) else {
+        let Some((server_code, span)) = code::of_error(&error) else {
             let message = "the server answered with an error that is no JSON-RPC error object";
             return Err(Error::new(Kind::Protocol, Blame::Upstream, message));
         };
@@ -294,15 +291,6 @@ fn translate(era: Era, server_code: i64) -> i32 {
         (_, -32099..=-32020) => code::INTERNAL_ERROR,
         _ => server_code,
     }
-}
-
-/// The code of an error object, and where it stands.
-fn code_in(error: &Bytes) -> Option<(i64, Span)> {
-    let span = Span { start: 0, end: error.len() };
-    let object = Object::scan(error, span, &Limits::default()).ok()?;
-    let span = object.get(error, "code")?;
-    let text = std::str::from_utf8(span.of(error)).ok()?;
-    Some((text.parse().ok()?, span))
 }
 
 #[cfg(test)]

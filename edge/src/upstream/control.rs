@@ -200,9 +200,5 @@ fn is_unknown_method(error: &Bytes) -> bool {
 }
 
 fn code_of(error: &Bytes) -> Option<i64> {
-    #[derive(serde::Deserialize)]
-    struct Code {
-        code: i64,
-    }
-    serde_json::from_slice::<Code>(error).ok().map(|error| error.code)
+    code::of_error(error).map(|(code, _)| code)
 }

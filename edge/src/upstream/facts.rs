@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use serde::Deserialize;
+use wire::mcp::meta;
 use wire::{Era, code};
 
 use super::settings::EraChoice;
@@ -24,11 +25,25 @@ pub struct Facts {
 impl Facts {
     /// Whether a capability is named at the top level of `capabilities`.
     pub fn can(&self, capability: &str) -> bool {
-        #[derive(Deserialize)]
-        struct Named<'a>(#[serde(borrow)] std::collections::HashMap<String, &'a serde_json::value::RawValue>);
-        serde_json::from_slice::<Named<'_>>(&self.capabilities)
-            .is_ok_and(|named| named.0.contains_key(capability))
+        member(&self.capabilities, capability).is_some()
     }
+}
+
+/// Who a server says that it is, a JSON object, in the result of the first request of its era.
+pub(super) fn server_info(result: &[u8], era: Era) -> Option<Bytes> {
+    let info = match era {
+        Era::Legacy => member(result, "serverInfo"),
+        Era::Modern => member(member(result, "_meta")?, meta::SERVER_INFO),
+    };
+    info.map(Bytes::copy_from_slice)
+}
+
+/// The value of a member of a JSON object.
+fn member<'a>(object: &'a [u8], key: &str) -> Option<&'a [u8]> {
+    #[derive(Deserialize)]
+    struct Named<'a>(#[serde(borrow)] std::collections::HashMap<String, &'a serde_json::value::RawValue>);
+    let named: Named<'_> = serde_json::from_slice(object).ok()?;
+    named.0.get(key).map(|value| value.get().as_bytes())
 }
 
 /// What is known of a server's era.
@@ -88,15 +103,11 @@ pub(super) enum Refusal {
 impl Refusal {
     /// The result of the first request, or why there is none.
     pub(super) fn judge(outcome: Outcome) -> Result<Bytes, Self> {
-        #[derive(Deserialize)]
-        struct Code {
-            code: i64,
-        }
         match outcome {
             Outcome::Result(parts) => Ok(parts.into_bytes()),
             Outcome::Refused(error) => {
-                let code = serde_json::from_slice::<Code>(&error).map_or(0, |error| error.code);
-                Err(if MODERN_CODES.contains(&code) { Self::ModernOnly } else { Self::Refused })
+                let is_modern = code::of_error(&error).is_some_and(|(code, _)| MODERN_CODES.contains(&code));
+                Err(if is_modern { Self::ModernOnly } else { Self::Refused })
             }
             // Only a client's call can want input; this request is ours.
             Outcome::InputRequired(_) => Err(Self::Unusable("its first answer cannot be read")),

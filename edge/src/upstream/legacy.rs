@@ -4,7 +4,6 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use serde::Deserialize;
 use wire::envelope::Value;
 use wire::mcp::lifecycle::InitializeResult;
 use wire::mcp::meta;
@@ -14,7 +13,7 @@ use wire::splice::{Parts, Splice};
 use wire::{Era, Message, code};
 
 use super::conn::Conn;
-use super::facts::{Facts, Refusal, identity};
+use super::facts::{Facts, Refusal, identity, server_info};
 use super::tasks::TaskIds;
 use crate::call::{Call, Outcome};
 
@@ -39,20 +38,9 @@ pub(super) async fn shake(conn: &Conn, capabilities: &str, patience: Duration) -
     Ok(Facts {
         era: Era::Legacy,
         capabilities: Bytes::copy_from_slice(answer.capabilities.get().as_bytes()),
-        info: server_info(&result),
+        info: server_info(&result, Era::Legacy),
         instructions: answer.instructions,
     })
-}
-
-fn server_info(result: &Bytes) -> Option<Bytes> {
-    #[derive(Deserialize)]
-    #[serde(rename_all = "camelCase")]
-    struct Info<'a> {
-        #[serde(borrow)]
-        server_info: &'a serde_json::value::RawValue,
-    }
-    let info: Info<'_> = serde_json::from_slice(result).ok()?;
-    Some(Bytes::copy_from_slice(info.server_info.get().as_bytes()))
 }
 
 /// Takes the protocol's own keys out of `_meta` (a legacy server may give them a meaning of its own), and
@@ -91,14 +79,11 @@ pub(super) fn result(call: &Call, answer: &Message, task_ids: &TaskIds) -> Optio
 
 /// The error of a server, as the outcome of a call for `uri`.
 pub(super) fn refusal(method: Method, uri: Option<&str>, error: Value<'_>) -> Outcome {
-    #[derive(Deserialize)]
-    struct Code {
-        code: i64,
-    }
-    let code = error.parse::<Code>().map_or(0, |error| error.code);
+    let is_not_found =
+        || code::of_error(error.raw()).is_some_and(|(code, _)| code == i64::from(code::RESOURCE_NOT_FOUND));
     match (method, uri) {
         // MCP 2025-11-25 server/resources, Error Handling; modern clients know another code.
-        (Method::ResourcesRead, Some(uri)) if code == i64::from(code::RESOURCE_NOT_FOUND) => {
+        (Method::ResourcesRead, Some(uri)) if is_not_found() => {
             Outcome::Failed(super::facts::unknown_resource(uri))
         }
         _ => Outcome::Refused(Bytes::copy_from_slice(error.raw())),

@@ -15,7 +15,7 @@ use wire::splice::{Parts, Splice};
 use wire::{Era, Message, code};
 
 use super::conn::Conn;
-use super::facts::{Facts, Refusal, identity};
+use super::facts::{Facts, Refusal, identity, server_info};
 use super::tasks::TaskIds;
 use crate::call::{Affinity, Call, Outcome, input};
 
@@ -33,24 +33,9 @@ pub(super) async fn shake(conn: &Conn, capabilities: &str, patience: Duration) -
     Ok(Facts {
         era: Era::Modern,
         capabilities: Bytes::copy_from_slice(answer.capabilities.get().as_bytes()),
-        info: server_info(&result),
+        info: server_info(&result, Era::Modern),
         instructions: answer.instructions,
     })
-}
-
-fn server_info(result: &Bytes) -> Option<Bytes> {
-    #[derive(Deserialize)]
-    struct Discovered<'a> {
-        #[serde(borrow, rename = "_meta")]
-        meta: Meta<'a>,
-    }
-    #[derive(Deserialize)]
-    struct Meta<'a> {
-        #[serde(borrow, rename = "io.modelcontextprotocol/serverInfo")]
-        info: &'a serde_json::value::RawValue,
-    }
-    let found: Discovered<'_> = serde_json::from_slice(result).ok()?;
-    Some(Bytes::copy_from_slice(found.meta.info.get().as_bytes()))
 }
 
 /// The params of a request of our own: `members` (each with its comma behind it) and the required `_meta`.
@@ -166,9 +151,8 @@ fn may_want_input(method: Method) -> bool {
 pub(super) fn refusal(method: Method, uri: Option<&str>, error: Value<'_>) -> Outcome {
     #[derive(Deserialize)]
     struct Body<'a> {
-        code: i64,
         #[serde(borrow)]
-        data: Option<Data<'a>>,
+        data: Data<'a>,
     }
     #[derive(Deserialize)]
     struct Data<'a> {
@@ -176,12 +160,12 @@ pub(super) fn refusal(method: Method, uri: Option<&str>, error: Value<'_>) -> Ou
         uri: std::borrow::Cow<'a, str>,
     }
     // MCP 2026-07-28 server/resources, Error Handling: not found is "invalid params" that names the URI.
-    let not_found = |body: &Body<'_>| {
-        body.code == i64::from(code::INVALID_PARAMS)
-            && body.data.as_ref().is_some_and(|data| Some(&*data.uri) == uri)
+    let not_found = |uri: &str| {
+        code::of_error(error.raw()).is_some_and(|(code, _)| code == i64::from(code::INVALID_PARAMS))
+            && error.parse::<Body<'_>>().is_ok_and(|body| body.data.uri == uri)
     };
-    match (method, uri, error.parse::<Body<'_>>()) {
-        (Method::ResourcesRead, Some(uri), Ok(body)) if not_found(&body) => {
+    match (method, uri) {
+        (Method::ResourcesRead, Some(uri)) if not_found(uri) => {
             Outcome::Failed(super::facts::unknown_resource(uri))
         }
         _ => Outcome::Refused(Bytes::copy_from_slice(error.raw())),

@@ -1,6 +1,7 @@
 use wire::splice::COPIED_BYTES;
 
 use super::*;
+use wire::limits::Limits;
 
 fn manner(era: Era) -> Manner {
     Manner { era, server: ServerName::parse("time") }
