@@ -192,6 +192,11 @@ impl Wishes {
         self.lock().clone()
     }
 
+    /// The lowest level of log messages that is wished now.
+    pub fn level(&self) -> Option<Level> {
+        self.lock().level
+    }
+
     /// Changes what is wished; what `change` returns is passed on.
     pub fn change<T>(&self, change: impl FnOnce(&mut Wished) -> T) -> T {
         change(&mut self.lock())

@@ -36,7 +36,18 @@ enum Failure {
     Final(Error),
 }
 
-type Met = Result<(Arc<Conn>, Facts), Failure>;
+/// A connection whose server said what it is.
+type Known = (Arc<Conn>, Facts);
+
+type Met = Result<Known, Failure>;
+
+/// What a probe showed.
+enum Probed {
+    /// A modern server; the connection stays.
+    Modern(Known),
+    /// Something else; the connection is closed.
+    Refused(Refusal),
+}
 
 impl Shared {
     /// The task of one attempt; its end is told to all who wait for it.
@@ -99,7 +110,7 @@ impl Shared {
         conn
     }
 
-    async fn reach(&self, key: &Key, tenant: Option<&Arc<Tenant>>) -> Result<(Arc<Conn>, Facts), Error> {
+    async fn reach(&self, key: &Key, tenant: Option<&Arc<Tenant>>) -> Result<Known, Error> {
         let deadline = Instant::now() + self.config.connect_timeout;
         let mut backoff = Backoff::new(RETRY_FIRST, RETRY_LAST, self.seed ^ self.number());
         loop {
@@ -154,24 +165,24 @@ impl Shared {
         let mut silent = false;
         if !self.lock().closes_at_once {
             let mut probed = self.probe(key, tenant, at).await?;
-            if matches!(probed, Err(Refusal::Gone)) {
+            if matches!(probed, Probed::Refused(Refusal::Gone)) {
                 // A full bridge closes too. Twice in a row is a process that ends at what it does not know.
                 probed = self.probe(key, tenant, at).await?;
             }
             match probed {
-                Ok(met) => {
+                Probed::Modern(met) => {
                     self.around.metrics.handshake(Handshake::Done);
                     self.learn(Verdict::Known(Era::Modern));
                     return Ok(met);
                 }
-                Err(Refusal::ModernOnly) => {
+                Probed::Refused(Refusal::ModernOnly) => {
                     self.learn(Verdict::Known(Era::Modern));
                     return self.shake(key, self.connect(key, at, Era::Modern, tenant).await?).await;
                 }
-                Err(Refusal::Ended(error)) => return Err(Failure::Final(error)),
-                Err(Refusal::Gone) => self.lock().closes_at_once = true,
-                Err(Refusal::Silent) => silent = true,
-                Err(Refusal::Refused | Refusal::Unusable(_)) => {}
+                Probed::Refused(Refusal::Ended(error)) => return Err(Failure::Final(error)),
+                Probed::Refused(Refusal::Gone) => self.lock().closes_at_once = true,
+                Probed::Refused(Refusal::Silent) => silent = true,
+                Probed::Refused(Refusal::Refused | Refusal::Unusable(_)) => {}
             }
         }
         let met = self.shake(key, self.connect(key, at, Era::Legacy, tenant).await?).await?;
@@ -190,16 +201,16 @@ impl Shared {
         key: &Key,
         tenant: Option<&Arc<Tenant>>,
         at: (&Endpoint, Instant),
-    ) -> Result<Result<(Arc<Conn>, Facts), Refusal>, Failure> {
+    ) -> Result<Probed, Failure> {
         let conn = self.connect(key, at, Era::Modern, tenant).await?;
         let asked = modern::shake(&conn, all_capabilities(Era::Modern), self.config.probe_timeout).await;
         Ok(match asked {
-            Ok(facts) => Ok((conn, facts)),
+            Ok(facts) => Probed::Modern((conn, facts)),
             Err(refusal) => {
                 conn.close(&unneeded());
                 // Its process goes first where it can, so that two of them do not meet over one resource.
                 let _ = timeout(PROBE_END, conn.closed()).await;
-                Err(refusal)
+                Probed::Refused(refusal)
             }
         })
     }

@@ -104,7 +104,7 @@ impl Shared {
 
     /// The client wishes another level: the session's connection hears of it before any later call.
     pub(super) fn tell_level(&self, session: &SessionKey) {
-        let Some(level) = session.wishes.change(|wished| wished.level) else { return };
+        let Some(level) = session.wishes.level() else { return };
         let Some(conn) = self.session_conn(session).filter(|conn| conn.can("logging")) else { return };
         let patience = self.config.handshake_timeout;
         if let Ok(reply) = conn.request(Method::SetLevel, &level_params(level), patience) {

@@ -101,7 +101,7 @@ impl Conn {
         if notice != Notice::Message {
             return session.strays.event(Event::Notice(notice, message));
         }
-        let wished = session.wishes.change(|wished| wished.level);
+        let wished = session.wishes.level();
         if wished.is_some_and(|least| level(&message).is_some_and(|level| level < least)) {
             return true;
         }
