@@ -112,7 +112,7 @@ pub struct Catalog {
     pub alone: Vec<Arc<Surface>>,
     /// By number, whether the server completes arguments; true while it is not known.
     pub completes: Vec<bool>,
-    /// Names that more than one server offers.
+    /// Names that are not shown as they are, because they lead elsewhere.
     pub contested: usize,
     /// URIs that more than one server lists: (URI, owner, other).
     pub doubled: Vec<(String, usize, usize)>,
@@ -271,8 +271,6 @@ struct Draft {
     items: [Vec<Bytes>; 4],
     /// Which of the tools clients with a session do not take as they are.
     odd: Vec<usize>,
-    /// Names of what may not be seen: they lead nowhere, and no alias takes them.
-    hidden: HashSet<(List, String)>,
 }
 
 impl<'a> Builder<'a> {
@@ -292,6 +290,10 @@ impl<'a> Builder<'a> {
         self.alone.get_mut(number).filter(|_| !self.known.has(number))
     }
 
+    fn all_slugs(&self) -> HashSet<&'a str> {
+        self.members.iter().map(|member| member.name.as_str()).collect()
+    }
+
     fn parts(&self) -> impl Iterator<Item = (usize, &'a Member<'a>, &'a Part)> + use<'a> {
         self.members.iter().filter_map(|member| Some((member.number, member, member.part?)))
     }
@@ -308,13 +310,12 @@ impl<'a> Builder<'a> {
             .iter()
             .map(|(_, member, tools)| member.offer(tools.iter().map(|tool| &tool.item)))
             .collect();
-        let assigned = names.assign(&offers);
+        let assigned = names.assign(&offers, &self.all_slugs());
         catalog.contested += assigned.contested;
         for ((server, member, tools), public) in shown.iter().zip(assigned.public) {
             for (tool, public) in tools.iter().zip(public) {
                 let (item, slug) = (&tool.item, member.name.as_str());
                 if self.known.grant.is_some_and(|grant| !grant.has_tool(slug, &item.key)) {
-                    self.hide(List::Tools, public);
                     continue;
                 }
                 if tool.has_odd_output {
@@ -330,23 +331,19 @@ impl<'a> Builder<'a> {
     fn prompts(&mut self, names: &mut Names, catalog: &mut Catalog) {
         let parts: Vec<_> = self.parts().collect();
         let offers: Vec<_> = parts.iter().map(|(_, member, part)| member.offer(&part.prompts)).collect();
-        let assigned = names.assign(&offers);
+        let assigned = names.assign(&offers, &self.all_slugs());
         catalog.contested += assigned.contested;
         for ((server, member, part), public) in parts.iter().zip(assigned.public) {
             let route = Route { server: *server, rename: None, mirrored: Arc::default() };
             let sees = self.known.sees(member);
-            for (item, public) in part.prompts.iter().zip(public) {
-                if !sees {
-                    self.hide(List::Prompts, public);
-                    continue;
-                }
+            for (item, public) in part.prompts.iter().zip(public).filter(|_| sees) {
                 self.add(List::Prompts, item, public, &route);
             }
         }
     }
 
     /// Enters one named item: under its public name for all, under its own for its server alone. The
-    /// prefixed name always leads to it too, unless another item is shown under it.
+    /// prefixed name always leads to it too; nothing else is shown under that.
     fn add(&mut self, list: List, item: &Item, public: Option<String>, route: &Route) {
         let to = |rename| Route { rename, ..route.clone() };
         if let Some(alone) = self.alone(route.server) {
@@ -355,23 +352,13 @@ impl<'a> Builder<'a> {
         }
         let own_name = || Some(render::string_token(&item.key));
         if let Some(Some(slug)) = self.slugs.get(route.server) {
-            let alias = (list, names::prefixed(slug, &item.key));
-            if !self.all.hidden.contains(&alias) {
-                self.all.table(list).entry(alias.1).or_insert_with(|| to(own_name()));
-            }
+            let alias = names::prefixed(slug, &item.key);
+            self.all.table(list).entry(alias).or_insert_with(|| to(own_name()));
         }
         if let Some(public) = public {
             self.all.items(list).push(render::renamed(item, &public));
             let rename = if public == item.key { None } else { own_name() };
             self.all.table(list).insert(public, to(rename));
-        }
-    }
-
-    /// Keeps a public name from leading anywhere, as the alias of another item might.
-    fn hide(&mut self, list: List, public: Option<String>) {
-        if let Some(public) = public {
-            self.all.table(list).remove(&public);
-            self.all.hidden.insert((list, public));
         }
     }
 

@@ -155,7 +155,7 @@ impl Metrics {
     pub fn register(&self, registry: &mut Registry) {
         registry.register(
             "names_contested",
-            "Names that more than one server offers; all but one of them are reached as <slug>__<name>",
+            "Names that are another server's, or look so; they are reached as <slug>__<name>",
             self.contested.clone(),
         );
         registry.register(

@@ -3,6 +3,8 @@
 //! Rules (ARCHITECTURE, names): the server listed first keeps a contested name; the others appear as
 //! `<slug>__<name>`. Once given, a bare name keeps its server until the configuration is read anew, also
 //! while that server is down or no longer offers it: a later server can never shadow an earlier one's tool.
+//! `<slug>__<name>` always leads to what that server calls so. A name that looks like another configured server's is
+//! given to nobody as it is, or a server could catch calls of another one by what it calls its tools.
 
 use std::collections::{HashMap, HashSet};
 
@@ -38,19 +40,19 @@ pub struct Names {
 /// The outcome of one round.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Assigned {
-    /// Per offer, per name: the public name; `None` when even the prefixed one is taken, or the server
-    /// offers the same name twice.
+    /// Per offer, per name: the public name; `None` when the server offers the same name twice.
     pub public: Vec<Vec<Option<String>>>,
-    /// Names that more than one server offers.
+    /// Names that are not given as they are, because they lead elsewhere.
     pub contested: usize,
 }
 
 impl Names {
-    /// Gives every offered name its public one. Offers come in the configured order.
-    pub fn assign(&mut self, offers: &[Offer<'_>]) -> Assigned {
+    /// Gives every offered name its public one. Offers come in the configured order; `slugs` are those of all configured
+    /// servers, also of such as offer nothing yet.
+    pub fn assign(&mut self, offers: &[Offer<'_>], slugs: &HashSet<&str>) -> Assigned {
         for offer in offers.iter().filter(|offer| offer.prefix == Prefix::Conflict) {
             for name in &offer.names {
-                if !self.owners.contains_key(*name) {
+                if !self.owners.contains_key(*name) && split(name, slugs).is_none() {
                     self.owners.insert((*name).to_owned(), offer.server.clone());
                 }
             }
@@ -60,20 +62,23 @@ impl Names {
                 offers.iter().flat_map(|offer| offer.names.iter().copied()).collect();
             self.owners.retain(|name, _| offered.contains(name.as_str()));
         }
-        let mut taken: HashSet<String> = self.owners.keys().cloned().collect();
         let mut assigned = Assigned::default();
         for offer in offers {
-            let mut own = HashSet::new();
+            let own: HashSet<&str> = offer.names.iter().copied().collect();
+            let mut heard = HashSet::with_capacity(own.len());
             let names = offer.names.iter().map(|name| {
-                if !own.insert(*name) {
+                if !heard.insert(*name) {
                     return None;
                 }
-                if offer.prefix == Prefix::Conflict && self.owners.get(*name) == Some(offer.server) {
+                let is_its_own = match split(name, slugs) {
+                    Some((slug, rest)) => slug == offer.server.as_str() && !own.contains(rest),
+                    None => self.owners.get(*name) == Some(offer.server),
+                };
+                if offer.prefix == Prefix::Conflict && is_its_own {
                     return Some((*name).to_owned());
                 }
                 assigned.contested += usize::from(offer.prefix == Prefix::Conflict);
-                let public = prefixed(offer.server, name);
-                taken.insert(public.clone()).then_some(public)
+                Some(prefixed(offer.server, name)) // nobody else has it: see `split`
             });
             let names = names.collect();
             assigned.public.push(names);
@@ -111,6 +116,12 @@ pub fn prefixed(server: &ServerName, name: &str) -> String {
     format!("{server}__{name}")
 }
 
+/// The slug and the own name that `name` is the prefixed one of, if a server of that slug is configured. There is one way
+/// to read it, for no slug has an underscore.
+fn split<'n>(name: &'n str, slugs: &HashSet<&str>) -> Option<(&'n str, &'n str)> {
+    name.split_once("__").filter(|(slug, _)| slugs.contains(slug))
+}
+
 /// Names that are kept for their servers, of each kind. 100,000: ten times what large installations offer. Over it those
 /// that nobody offers at that moment may go to others later: a server that invents names all the time fills no memory.
 pub const GIVEN_NAMES: usize = 100_000;
@@ -129,6 +140,11 @@ mod tests {
         Offer { server, prefix: Prefix::Conflict, names: names.to_vec() }
     }
 
+    /// Where all who are configured offer something.
+    fn assign(names: &mut Names, offers: &[Offer<'_>]) -> Assigned {
+        names.assign(offers, &offers.iter().map(|offer| offer.server.as_str()).collect())
+    }
+
     fn public(assigned: &Assigned) -> Vec<Vec<&str>> {
         assigned
             .public
@@ -140,7 +156,7 @@ mod tests {
     #[test]
     fn the_first_server_keeps_a_contested_name() {
         let (a, b) = (server("a"), server("b"));
-        let assigned = Names::default().assign(&[offer(&a, &["x", "y"]), offer(&b, &["y", "z"])]);
+        let assigned = assign(&mut Names::default(), &[offer(&a, &["x", "y"]), offer(&b, &["y", "z"])]);
         assert_eq!(public(&assigned), [vec!["x", "y"], vec!["b__y", "z"]]);
         assert_eq!(assigned.contested, 1);
     }
@@ -149,10 +165,10 @@ mod tests {
     fn a_name_once_given_does_not_move() {
         let (a, b) = (server("a"), server("b"));
         let mut names = Names::default();
-        names.assign(&[offer(&a, &[]), offer(&b, &["y"])]);
-        let late = names.assign(&[offer(&a, &["y"]), offer(&b, &["y"])]);
+        assign(&mut names, &[offer(&a, &[]), offer(&b, &["y"])]);
+        let late = assign(&mut names, &[offer(&a, &["y"]), offer(&b, &["y"])]);
         assert_eq!(public(&late), [vec!["a__y"], vec!["y"]]);
-        let gone = names.assign(&[offer(&a, &["y"]), offer(&b, &[])]);
+        let gone = assign(&mut names, &[offer(&a, &["y"]), offer(&b, &[])]);
         assert_eq!(public(&gone), [vec!["a__y"], vec![]], "the owner is down, its name waits for it");
     }
 
@@ -160,12 +176,12 @@ mod tests {
     fn names_that_nobody_offers_any_more_are_kept_up_to_a_bound() {
         let (a, b) = (server("a"), server("b"));
         let mut names = Names::default();
-        names.assign(&[offer(&a, &["kept"]), offer(&b, &["y"])]);
+        assign(&mut names, &[offer(&a, &["kept"]), offer(&b, &["y"])]);
         for round in 0..=11 {
             let invented: Vec<_> = (0..GIVEN_NAMES / 10).map(|n| format!("{round}.{n}")).collect();
             let mut all: Vec<_> = invented.iter().map(String::as_str).collect();
             all.push("kept");
-            names.assign(&[offer(&a, &all), offer(&b, &[])]);
+            assign(&mut names, &[offer(&a, &all), offer(&b, &[])]);
             assert!(names.owners.len() <= GIVEN_NAMES + 1);
             let owners = (names.owners.get("kept"), names.owners.contains_key("y"));
             assert_eq!(owners, (Some(&a), round < 9), "in round {round}");
@@ -176,8 +192,8 @@ mod tests {
     fn own_names_go_before_common_ones() {
         let (a, b) = (server("a"), server("b"));
         let (mut common, mut own) = (Names::default(), Names::default());
-        common.assign(&[offer(&a, &["x", "y"])]);
-        own.assign(&[offer(&a, &["x"]), offer(&b, &["y", "z"])]);
+        assign(&mut common, &[offer(&a, &["x", "y"])]);
+        assign(&mut own, &[offer(&a, &["x"]), offer(&b, &["y", "z"])]);
         let all = common.with(&own);
         assert_eq!((all.owners["x"].clone(), all.owners["y"].clone()), (a, b));
         assert_eq!(all.beyond(&common).owners.len(), 2, "y and z");
@@ -188,21 +204,44 @@ mod tests {
     fn always_prefixed_names_leave_the_bare_one_to_others() {
         let (a, b) = (server("a"), server("b"));
         let first = Offer { server: &a, prefix: Prefix::Always, names: vec!["x"] };
-        let assigned = Names::default().assign(&[first, offer(&b, &["x"])]);
+        let assigned = assign(&mut Names::default(), &[first, offer(&b, &["x"])]);
         assert_eq!(public(&assigned), [vec!["a__x"], vec!["x"]]);
         assert_eq!(assigned.contested, 0);
     }
 
     #[test]
-    fn a_bare_name_that_looks_prefixed_is_nobody_elses() {
+    fn a_name_that_looks_like_another_servers_is_given_to_nobody_as_it_is() {
         let (a, b) = (server("a"), server("b"));
-        let assigned = Names::default().assign(&[offer(&a, &["x", "b__x"]), offer(&b, &["x"])]);
-        assert_eq!(public(&assigned), [vec!["x", "b__x"], vec!["-"]]);
+        let hostile = ["x", "b__x", "b__b__x", "a__b__x", "c__x"];
+        for order in [[0, 1], [1, 0]] {
+            let offers = [offer(&a, &hostile), offer(&b, &["x", "y"])];
+            let offers = order.map(|n| Offer { names: offers[n].names.clone(), ..offers[n] });
+            let named = assign(&mut Names::default(), &offers);
+            let named = public(&named);
+            let (of_a, of_b) = (&named[order[0]], &named[order[1]]);
+            let bare_x = if order[0] == 0 { ["x", "b__x"] } else { ["a__x", "x"] };
+            assert_eq!(*of_a, [bare_x[0], "a__b__x", "a__b__b__x", "a__a__b__x", "c__x"]);
+            assert_eq!(*of_b, [bare_x[1], "y"]);
+        }
+        // Whether that server is there, and what it offers, is no matter: it may come later.
+        let slugs = HashSet::from(["a", "b"]);
+        let alone = Names::default().assign(&[offer(&a, &["b__x"])], &slugs);
+        assert_eq!((public(&alone), alone.contested), (vec![vec!["a__b__x"]], 1));
+    }
+
+    #[test]
+    fn a_server_may_have_names_with_its_own_slug() {
+        let (a, b) = (server("a"), server("b"));
+        let own = ["a__y", "a___z"];
+        let named = assign(&mut Names::default(), &[offer(&b, &["a__y"]), offer(&a, &own)]);
+        assert_eq!(public(&named), [vec!["b__a__y"], own.to_vec()]);
+        let doubled = assign(&mut Names::default(), &[offer(&a, &["x", "a__x", "a__a__x"])]);
+        assert_eq!(public(&doubled), [["x", "a__a__x", "a__a__a__x"]]);
     }
 
     #[test]
     fn a_server_that_repeats_itself_is_heard_once() {
         let a = server("a");
-        assert_eq!(public(&Names::default().assign(&[offer(&a, &["x", "x"])])), [vec!["x", "-"]]);
+        assert_eq!(public(&assign(&mut Names::default(), &[offer(&a, &["x", "x"])])), [vec!["x", "-"]]);
     }
 }

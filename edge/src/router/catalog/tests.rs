@@ -1,3 +1,6 @@
+use proptest::prelude::*;
+use proptest::{array, collection, option};
+
 use super::*;
 
 fn items(key: &str, list: &[&str]) -> Vec<Item> {
@@ -61,6 +64,48 @@ fn contested_tools_are_renamed_for_all_and_not_for_one_alone() {
         "the prefixed name always leads there"
     );
     assert!(catalog.all.tool("c__y").is_none());
+}
+
+proptest! {
+    /// Whatever servers call their tools, in whatever order they come.
+    #[test]
+    fn a_prefixed_name_leads_to_its_servers_own_tool_and_each_tool_is_listed_once(
+        rounds in collection::vec(
+            array::uniform3(option::of(collection::vec("((a|b|c)__){0,3}[xy_]{0,2}", 0..7))), 1..4
+        ),
+        always in array::uniform3(any::<bool>()),
+    ) {
+        let names = ["a", "b", "c"].map(|name| ServerName::parse(name).unwrap());
+        let mut given = GivenNames::default();
+        for round in rounds {
+            let parts = round.map(|tools| {
+                tools.map(|tools| part(&tools.iter().map(String::as_str).collect::<Vec<_>>(), &[], &[]))
+            });
+            let members: Vec<_> = (0..3)
+                .map(|number| {
+                    let prefix = if always[number] { Prefix::Always } else { Prefix::Conflict };
+                    Member { number, name: &names[number], prefix, part: parts[number].as_ref() }
+                })
+                .collect();
+            let catalog = Catalog::build(&members, &mut given, &terms(None), Known::default());
+            let mut tools = HashSet::new();
+            for (number, part) in parts.iter().enumerate() {
+                for tool in part.iter().flat_map(|part| &part.tools) {
+                    let route = catalog.all.tool(&names::prefixed(&names[number], &tool.key)).unwrap();
+                    prop_assert_eq!(route.server, number);
+                    prop_assert_eq!(&route.rename, &Some(render::string_token(&tool.key)));
+                    tools.insert((number, render::string_token(&tool.key)));
+                }
+            }
+            let listed = shown(&catalog.all, List::Tools, "tools", "name");
+            let leads = |name: &String| {
+                let route = catalog.all.tool(name).unwrap();
+                (route.server, route.rename.clone().unwrap_or_else(|| render::string_token(name)))
+            };
+            prop_assert_eq!(listed.len(), tools.len());
+            prop_assert_eq!(listed.iter().map(leads).collect::<HashSet<_>>(), tools);
+        }
+    }
 }
 
 #[test]

@@ -240,15 +240,16 @@ async fn prompts_resources_and_completions_go_with_their_server() {
 }
 
 #[tokio::test]
-async fn a_name_that_is_hidden_leads_to_nobody_else() {
+async fn what_a_denied_server_calls_its_tools_takes_no_name_away() {
     let stage = Stage::new(Some(vec![rule("ci", &["clock"], &["*"])]));
-    stage.router.shared.listed(0, whole(&["clock__now"], "vault"));
-    assert_eq!(stage.tool("ci", None, "clock__now").await.map_err(|e| e.kind), Err(Kind::InvalidParams));
-    assert_eq!(stage.list("ci", None, List::Tools).await, ["tick", "reset"], "vault has had `now` first");
-    assert_eq!(stage.tool("ci", Some("clock"), "now").await.as_deref(), Ok("clock now"));
-    assert_eq!(stage.tool("ci", None, "clock__tick").await.as_deref(), Ok("clock tick"));
+    stage.router.shared.listed(0, whole(&["clock__now", "now"], "vault"));
+    assert_eq!(stage.list("ci", None, List::Tools).await, ["clock__now", "tick", "reset"]);
+    assert_eq!(stage.tool("ci", None, "clock__now").await.as_deref(), Ok("clock now"));
+    for denied in ["now", "vault__now", "vault__clock__now"] {
+        assert_eq!(stage.tool("ci", None, denied).await.map_err(|e| e.kind), Err(Kind::InvalidParams));
+    }
     stage.router.shared.listed(2, whole(&["clock__tick"], "forge"));
-    assert_eq!(stage.tool("ci", None, "clock__tick").await.map_err(|e| e.kind), Err(Kind::InvalidParams));
+    assert_eq!(stage.tool("ci", None, "clock__tick").await.as_deref(), Ok("clock tick"));
 }
 
 #[tokio::test]
@@ -380,7 +381,7 @@ async fn a_session_sees_of_its_own_lists_what_it_may() {
     assert_eq!(use_it("unlocked").await.unwrap_err(), Kind::InvalidParams);
     // A changed policy counts for it as well.
     stage.rules(vec![rule("ci-1", &["clock"], &["*", "!chime"]), admin()]);
-    assert_eq!(see(&one).await, ["clock__now", "forge__melt", "reset"].map(str::to_owned).into());
+    assert_eq!(see(&one).await, ["clock__forge__melt", "clock__now", "reset"].map(str::to_owned).into());
 }
 
 pub(super) fn session_of(principal: &str, number: u64) -> (SessionKey, Reply) {
