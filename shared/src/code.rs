@@ -25,11 +25,14 @@ pub const MISSING_CAPABILITY: i32 = -32021;
 /// MCP 2026-07-28 basic/versioning. Modern only.
 pub const UNSUPPORTED_VERSION: i32 = -32022;
 
-/// The code of an error object, and where it stands; `None` when it is no such object.
-pub fn of_error(error: &[u8]) -> Option<(i64, Span)> {
-    let span = Span { start: 0, end: error.len() };
-    let span = Object::scan(error, span, &Limits::default()).ok()?.get(error, "code")?;
-    Some((std::str::from_utf8(span.of(error)).ok()?.parse().ok()?, span))
+/// The code of an error object; `None` when it is no such object.
+pub fn of_error(error: &[u8]) -> Option<i64> {
+    in_error(&Object::scan(error, Span::all(error), &Limits::default()).ok()?, error)
+}
+
+/// The same of one that was scanned.
+pub fn in_error(object: &Object, error: &[u8]) -> Option<i64> {
+    std::str::from_utf8(object.get(error, "code")?.of(error)).ok()?.parse().ok()
 }
 
 #[cfg(test)]
@@ -37,10 +40,9 @@ mod tests {
     use super::{METHOD_NOT_FOUND, of_error};
 
     #[test]
-    fn a_code_is_found_where_it_stands() {
+    fn a_code_is_found_at_the_top_level_alone() {
         let error = br#" {"message":"no","data":{"code":1}, "code": -32601 } "#;
-        let (code, span) = of_error(error).unwrap();
-        assert_eq!((code, span.of(error)), (i64::from(METHOD_NOT_FOUND), &b"-32601"[..]));
+        assert_eq!(of_error(error), Some(i64::from(METHOD_NOT_FOUND)));
         for none in
             ["", "7", "[]", "{}", r#"{"code":"1"}"#, r#"{"code":1.5}"#, r#"{"code":null}"#, r#"{"code":1"#]
         {

@@ -13,6 +13,9 @@ use serde_json::{Map, Value};
 use wire::Era;
 use wire::code;
 use wire::id::RequestId;
+use wire::limits::Limits;
+use wire::object::Object;
+use wire::span::Span;
 use wire::splice::{Parts, Splice};
 
 use super::body::Body;
@@ -121,7 +124,7 @@ impl Manner {
         }
     }
 
-    /// A server's own error. Only its code may have to change.
+    /// A server's own error. Only its code and a message that is none may have to change.
     fn refused(&self, id: &RequestId, error: Bytes) -> Answer {
         let (told, object) = match self.told(error) {
             Ok(told) => told,
@@ -141,19 +144,35 @@ impl Manner {
         }
     }
 
-    /// A server's own error with the code that this client may see.
+    /// A server's own error with the code that this client may see, and a message.
     fn told(&self, error: Bytes) -> Result<(i32, Parts), Error> {
-        let Some((server_code, span)) = code::of_error(&error) else {
+        let Some(found) = Found::scan(&error) else {
             let message = "the server answered with an error that is no JSON-RPC error object";
             return Err(Error::new(Kind::Protocol, Blame::Upstream, message));
         };
-        let told = translate(self.era, server_code);
-        if i64::from(told) == server_code {
+        let told = translate(self.era, found.code);
+        if i64::from(told) == found.code && found.has_message {
             return Ok((told, Parts::from(error)));
         }
         let mut splice = Splice::new(error);
-        splice.replace(span, told.to_string());
+        let mut edit = splice.object(&found.object);
+        if i64::from(told) != found.code {
+            edit.set("code", told.to_string());
+        }
+        if !found.has_message {
+            edit.set("message", Value::from(self.silence()).to_string());
+        }
+        edit.done();
         Ok((told, splice.finish()))
+    }
+
+    /// What is said for a server that says nothing.
+    // JSON-RPC 2.0 §5.1: a string, and required. Official clients wait on for an answer when an error has none.
+    fn silence(&self) -> String {
+        match &self.server {
+            Some(server) => format!("server `{server}` gave no message with its error"),
+            None => "the server gave no message with its error".to_owned(),
+        }
     }
 }
 
@@ -290,6 +309,23 @@ fn translate(era: Era, server_code: i64) -> i32 {
         }
         (_, -32099..=-32020) => code::INTERNAL_ERROR,
         _ => server_code,
+    }
+}
+
+/// What is looked at of a server's error object.
+struct Found {
+    object: Object,
+    code: i64,
+    has_message: bool,
+}
+
+impl Found {
+    fn scan(error: &Bytes) -> Option<Self> {
+        let object = Object::scan(error, Span::all(error), &Limits::default()).ok()?;
+        let code = code::in_error(&object, error)?;
+        let message = object.get(error, "message");
+        let has_message = message.is_some_and(|message| message.of(error).first() == Some(&b'"'));
+        Some(Self { object, code, has_message })
     }
 }
 

@@ -176,7 +176,7 @@ impl Shared {
             Outcome::Result(result) => Ok(Some(result.into_bytes())),
             Outcome::Refused(error) if is_unknown_method(&error) => Ok(None),
             Outcome::Refused(error) => {
-                let (method, code) = (list.method().as_str(), code_of(&error));
+                let (method, code) = (list.method().as_str(), code::of_error(&error));
                 let code = code.map(|code| format!(" with code {code}")).unwrap_or_default();
                 Err(self.protocol(&format!("it refused {method}{code}")))
             }
@@ -196,9 +196,5 @@ impl Shared {
 }
 
 fn is_unknown_method(error: &Bytes) -> bool {
-    code_of(error) == Some(i64::from(code::METHOD_NOT_FOUND))
-}
-
-fn code_of(error: &Bytes) -> Option<i64> {
-    code::of_error(error).map(|(code, _)| code)
+    code::of_error(error) == Some(i64::from(code::METHOD_NOT_FOUND))
 }

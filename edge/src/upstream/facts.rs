@@ -106,7 +106,7 @@ impl Refusal {
         match outcome {
             Outcome::Result(parts) => Ok(parts.into_bytes()),
             Outcome::Refused(error) => {
-                let is_modern = code::of_error(&error).is_some_and(|(code, _)| MODERN_CODES.contains(&code));
+                let is_modern = code::of_error(&error).is_some_and(|code| MODERN_CODES.contains(&code));
                 Err(if is_modern { Self::ModernOnly } else { Self::Refused })
             }
             // Only a client's call can want input; this request is ours.

@@ -80,7 +80,7 @@ pub(super) fn result(call: &Call, answer: &Message, task_ids: &TaskIds) -> Optio
 /// The error of a server, as the outcome of a call for `uri`.
 pub(super) fn refusal(method: Method, uri: Option<&str>, error: Value<'_>) -> Outcome {
     let is_not_found =
-        || code::of_error(error.raw()).is_some_and(|(code, _)| code == i64::from(code::RESOURCE_NOT_FOUND));
+        || code::of_error(error.raw()).is_some_and(|code| code == i64::from(code::RESOURCE_NOT_FOUND));
     match (method, uri) {
         // MCP 2025-11-25 server/resources, Error Handling; modern clients know another code.
         (Method::ResourcesRead, Some(uri)) if is_not_found() => {

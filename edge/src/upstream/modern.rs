@@ -161,7 +161,7 @@ pub(super) fn refusal(method: Method, uri: Option<&str>, error: Value<'_>) -> Ou
     }
     // MCP 2026-07-28 server/resources, Error Handling: not found is "invalid params" that names the URI.
     let not_found = |uri: &str| {
-        code::of_error(error.raw()).is_some_and(|(code, _)| code == i64::from(code::INVALID_PARAMS))
+        code::of_error(error.raw()).is_some_and(|code| code == i64::from(code::INVALID_PARAMS))
             && error.parse::<Body<'_>>().is_ok_and(|body| body.data.uri == uri)
     };
     match (method, uri) {

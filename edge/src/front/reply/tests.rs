@@ -125,6 +125,33 @@ fn a_servers_error_keeps_all_but_a_foreign_code() {
 }
 
 #[test]
+fn an_error_without_a_message_gets_one_on_every_way_out() {
+    let id = RequestId::number(1);
+    let said = r#""message":"server `time` gave no message with its error""#;
+    let table = [
+        (r#"{"code":-32000}"#, format!(r#"{{"code":-32000,{said}}}"#)),
+        (
+            r#"{ "message" : null,"code":-32042,"data":{"a":[1e0]} }"#,
+            format!(r#"{{ {},"code":-32603,"data":{{"a":[1e0]}} }}"#, said.replacen(':', " : ", 1)),
+        ),
+        (r#"{"code":-1,"message":["m"]}"#, format!(r#"{{"code":-1,{said}}}"#)),
+        (r#"{"code":-1,"message":""}"#, r#"{"code":-1,"message":""}"#.to_owned()),
+    ];
+    for (error, expected) in table {
+        let modern = manner(Era::Modern);
+        let answer = text(modern.answer(&id, Outcome::Refused(error.into())));
+        assert_eq!(answer, format!(r#"{{"jsonrpc":"2.0","id":1,"error":{expected}}}"#));
+        assert_eq!(modern.refusal(error.into()), expected, "of a task");
+        let plain = text(modern.plain(Outcome::Refused(error.into())));
+        assert_eq!(plain, refusal::message(None, "error", Bytes::from(expected).into()).into_bytes());
+    }
+    let nobody = Manner { era: Era::Modern, server: None };
+    assert!(
+        nobody.refusal(r#"{"code":1}"#.into()).ends_with(br#""the server gave no message with its error"}"#)
+    );
+}
+
+#[test]
 fn what_is_no_error_object_is_the_servers_fault() {
     for odd in ["[]", "null", r#"{"message":"no code"}"#, r#"{"code":"x"}"#, r#"{"code":1.5}"#] {
         let answer = manner(Era::Modern).answer(&RequestId::number(1), Outcome::Refused(odd.into()));
