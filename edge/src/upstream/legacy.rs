@@ -9,6 +9,7 @@ use wire::mcp::lifecycle::InitializeResult;
 use wire::mcp::meta;
 use wire::mcp::method::{Method, Notice};
 use wire::mcp::version::{LATEST_LEGACY, ProtocolVersion};
+use wire::object::Object;
 use wire::splice::{Parts, Splice};
 use wire::{Era, Message, code};
 
@@ -73,8 +74,20 @@ pub(super) fn result(call: &Call, answer: &Message, task_ids: &TaskIds) -> Optio
         edit.set("ttlMs", AT_ONCE);
         edit.set("cacheScope", PRIVATE);
     }
+    if matches!(call.method, Method::ToolsCall | Method::TasksResult) && has_null_for_none(answer, object) {
+        edit.remove("structuredContent");
+    }
     edit.done();
     Some(splice.finish())
+}
+
+/// Whether it has `null` where nothing is structured, as some languages write what is not there. Where there is no
+/// `content` either, `null` may be what the tool says.
+// MCP 2025-11-25 schema, CallToolResult: structuredContent is an object; 2026-07-28: any JSON value, null as well
+fn has_null_for_none(answer: &Message, result: &Object) -> bool {
+    let bytes = answer.bytes();
+    result.get(bytes, "structuredContent").is_some_and(|value| value.of(bytes) == b"null")
+        && result.get(bytes, "content").is_some_and(|content| content.of(bytes).first() == Some(&b'['))
 }
 
 /// The error of a server, as the outcome of a call for `uri`.

@@ -49,6 +49,28 @@ async fn answers_may_come_in_any_order() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn null_for_nothing_structured_goes_where_the_handshake_is_known() {
+    for (era, expected) in [
+        (EraChoice::Legacy, json!({"content": [], "resultType": "complete"})),
+        (EraChoice::Modern, json!({"content": [], "structuredContent": null})),
+    ] {
+        let mut room = Setting::default().era(era).build();
+        let reply = room.echo("a");
+        let mut peer = match era {
+            EraChoice::Modern => room.accept_modern().await,
+            _ => room.accept_legacy().await,
+        };
+        let request = peer.expect("tools/call").await;
+        peer.answer(&request, json!({"content": [], "structuredContent": null})).await;
+        assert_eq!(result(reply).await, expected);
+        let reply = room.echo("b");
+        let request = peer.expect("tools/call").await;
+        peer.answer(&request, json!({"structuredContent": null})).await;
+        assert_eq!(result(reply).await.get("structuredContent"), Some(&Value::Null), "it is all there is");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_dropped_reply_is_cancelled_upstream() {
     let mut room = Setting::default().build();
     let reply = room.echo("a");
