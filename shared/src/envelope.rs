@@ -59,7 +59,8 @@ impl Message {
     }
 
     /// The same for a message of a server: a response that does not say that it is JSON-RPC 2.0, and nothing else either
-    /// but its id and its `result` or `error`, is taken for one. Log lines in JSON have ids and errors too, and more.
+    /// but its id and its `result` or `error`, is taken for one. Log lines in JSON have ids and errors too, and more. Of
+    /// a `result` and an `error` one may be null.
     ///
     /// # Errors
     /// As [`scan`](Self::scan).
@@ -216,7 +217,10 @@ impl TopLevel {
 
     // JSON-RPC 2.0 §4, §5; MCP 2025-11-25 basic, Messages
     /// The message but for its bytes.
-    fn judge(self, bytes: &Bytes, of_server: bool) -> Result<Message, ScanError> {
+    fn judge(mut self, bytes: &Bytes, of_server: bool) -> Result<Message, ScanError> {
+        if of_server {
+            self.drop_null(bytes);
+        }
         let misfit = |at: Span| ScanError::new(ScanErrorKind::NotAMessage, at.start);
         let whole = Span { start: 0, end: self.end };
         match self.version {
@@ -253,6 +257,19 @@ impl TopLevel {
         }
         let TopLevel { payload, meta, result, error, .. } = self;
         Ok(Message { bytes: Bytes::new(), kind, id, method, payload, meta, result, error })
+    }
+}
+
+impl TopLevel {
+    /// As JSON-RPC 1.0 had it: of a result and an error the one that is not there is null. Official clients take it.
+    fn drop_null(&mut self, bytes: &[u8]) {
+        let (Some(result), Some(error)) = (self.result, self.error) else { return };
+        match (result.of(bytes), error.of(bytes)) {
+            (b"null", b"null") => {}
+            (b"null", _) => self.result = None,
+            (_, b"null") => self.error = None,
+            _ => {}
+        }
     }
 }
 

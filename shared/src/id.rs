@@ -79,8 +79,19 @@ impl RequestId {
 
     /// The number, if it is one and fits.
     pub fn as_u64(&self) -> Option<u64> {
-        std::str::from_utf8(self.as_bytes()).ok()?.parse().ok()
+        number(self.as_bytes())
     }
+
+    /// The same, also where it came as a string of its digits. For ids that were given out as numbers: there is no other
+    /// that it could be.
+    pub fn as_u64_or_digits(&self) -> Option<u64> {
+        let quoted = self.as_bytes().strip_prefix(b"\"").and_then(|token| token.strip_suffix(b"\""));
+        quoted.map_or_else(|| self.as_u64(), |digits| number(digits).filter(|_| is_natural(digits)))
+    }
+}
+
+fn number(digits: &[u8]) -> Option<u64> {
+    std::str::from_utf8(digits).ok()?.parse().ok()
 }
 
 fn is_natural(digits: &[u8]) -> bool {
@@ -158,6 +169,21 @@ mod tests {
         }
         assert_eq!((id("7").as_u64(), id("-7").as_u64(), id(r#""7""#).as_u64()), (Some(7), None, None));
         assert_eq!(RequestId::number(u64::MAX), id("18446744073709551615"));
+        for (token, number) in [("7", Some(7)), (r#""131072""#, Some(131_072)), (r#""0""#, Some(0))] {
+            assert_eq!(id(token).as_u64_or_digits(), number);
+        }
+        for token in [
+            "-7",
+            r#""""#,
+            r#""07""#,
+            r#""+7""#,
+            r#"" 7""#,
+            r#""7.0""#,
+            r#""\u0037""#,
+            r#""18446744073709551616""#,
+        ] {
+            assert_eq!(id(token).as_u64_or_digits(), None, "{token}");
+        }
     }
 
     #[test]

@@ -90,7 +90,22 @@ fn a_server_may_leave_out_what_its_answer_is_written_in() {
         assert!(message.result().is_some() != message.error().is_some());
         assert_eq!(refusal(text), (NotAMessage, Some("4".to_owned())), "of a client");
     }
+    for (text, is_result) in [
+        (r#"{"jsonrpc":"2.0","id":4,"result":{},"error":null}"#, true),
+        (r#"{"error":null,"id":4,"result":[]}"#, true),
+        (r#"{"jsonrpc":"2.0","id":4,"result":null,"error":{"code":1}}"#, false),
+    ] {
+        let message = of_server(text).expect(text);
+        assert_eq!(
+            (message.result().is_some(), message.error().is_some()),
+            (is_result, !is_result),
+            "{text}"
+        );
+        assert_eq!(refusal(text).0, NotAMessage, "of a client");
+    }
     for text in [
+        r#"{"id":4,"result":null,"error":null}"#,
+        r#"{"id":4,"method":"m","error":null,"result":null}"#,
         r#"{"id":4,"error":{},"level":"error"}"#,
         r#"{"id":4,"method":"m"}"#,
         r#"{"method":"m"}"#,

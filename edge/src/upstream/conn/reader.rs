@@ -308,7 +308,9 @@ impl Reader {
 impl Conn {
     /// What waited for the answer of this id.
     fn close_answered(&self, id: Option<&RequestId>) -> Result<Pending, Standing> {
-        let id = id.and_then(RequestId::as_u64).map(WireId::from_number).ok_or(Standing::Unknown)?;
+        // Some servers keep ids as text; official clients take their answers too.
+        let id = id.and_then(RequestId::as_u64_or_digits).map(WireId::from_number);
+        let id = id.ok_or(Standing::Unknown)?;
         let mut state = self.lock();
         // What was not written cannot have been answered: the id was guessed.
         if state.mux.get_mut(id).is_some_and(|pending| !pending.written) {

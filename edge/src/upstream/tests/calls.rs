@@ -49,6 +49,23 @@ async fn answers_may_come_in_any_order() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_answer_with_its_id_as_text_or_a_null_beside_it_is_taken() {
+    let mut room = Setting::default().build();
+    let replies = [room.echo("a"), room.echo("b"), room.echo("c")];
+    let mut peer = room.accept_legacy().await;
+    let calls = peer.calls(3).await;
+    let id = |call: &str| calls[call]["id"].clone();
+    peer.send(json!({"jsonrpc": "2.0", "id": id("a").to_string(), "result": {"n": 1}})).await;
+    peer.send(json!({"jsonrpc": "2.0", "id": id("b"), "result": {"n": 2}, "error": null})).await;
+    let error = json!({"code": -7, "message": "no"});
+    peer.send(json!({"jsonrpc": "2.0", "id": id("c"), "result": null, "error": error})).await;
+    let [a, b, c] = replies;
+    assert_eq!((result(a).await["n"].clone(), result(b).await["n"].clone()), (1.into(), 2.into()));
+    let Outcome::Refused(refused) = timeout(GUARD, c.outcome()).await.unwrap() else { panic!("an error") };
+    assert_eq!(serde_json::from_slice::<Value>(&refused).unwrap(), error);
+}
+
+#[tokio::test(start_paused = true)]
 async fn null_for_nothing_structured_goes_where_the_handshake_is_known() {
     for (era, expected) in [
         (EraChoice::Legacy, json!({"content": [], "resultType": "complete"})),
