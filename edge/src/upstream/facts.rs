@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use serde::Deserialize;
 use wire::mcp::meta;
+use wire::mcp::version::ProtocolVersion;
 use wire::{Era, code};
 
 use super::settings::EraChoice;
@@ -14,6 +15,8 @@ use crate::error::{Blame, Error, Kind};
 pub struct Facts {
     /// How it is spoken to.
     pub era: Era,
+    /// The revision that was agreed on.
+    pub version: ProtocolVersion,
     /// `capabilities`, a JSON object.
     pub capabilities: Bytes,
     /// `serverInfo`, a JSON object.

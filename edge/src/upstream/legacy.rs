@@ -32,12 +32,13 @@ pub(super) async fn shake(conn: &Conn, capabilities: &str, patience: Duration) -
         .map_err(|_| Refusal::Unusable("its answer to initialize is malformed"))?;
     // Any revision with a handshake will do: they differ in content, not in form.
     let version = ProtocolVersion::parse(&answer.protocol_version);
-    if version.is_none_or(|version| version.era() != Era::Legacy) {
+    let Some(version) = version.filter(|version| version.era() == Era::Legacy) else {
         return Err(Refusal::Unusable("it answered initialize with a protocol version nobody knows"));
-    }
+    };
     conn.tell(format!(r#"{{"jsonrpc":"2.0","method":"{}"}}"#, Notice::Initialized.as_str()));
     Ok(Facts {
         era: Era::Legacy,
+        version,
         capabilities: Bytes::copy_from_slice(answer.capabilities.get().as_bytes()),
         info: server_info(&result, Era::Legacy),
         instructions: answer.instructions,

@@ -32,6 +32,7 @@ pub(super) async fn shake(conn: &Conn, capabilities: &str, patience: Duration) -
     }
     Ok(Facts {
         era: Era::Modern,
+        version: LATEST_MODERN,
         capabilities: Bytes::copy_from_slice(answer.capabilities.get().as_bytes()),
         info: server_info(&result, Era::Modern),
         instructions: answer.instructions,

@@ -6,9 +6,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::time::Instant;
+use wire::envelope::{self, ScanErrorKind};
 use wire::frame_io::FrameReader;
 use wire::id::RequestId;
 use wire::mcp::method::{Ask, Notice};
+use wire::mcp::version::ProtocolVersion;
 use wire::{Era, Frame, Kind as MessageKind, Message, ScanError};
 
 use super::pending::{Pending, Work};
@@ -102,17 +104,37 @@ impl Reader {
         }
     }
 
-    /// Small lines are bounded by the number of calls; larger ones count for as long as a client, however
-    /// slow, has not taken them.
     fn line(&mut self, line: Bytes) {
-        let (line, full) = match line.len() {
-            ..COUNTED_FROM_BYTES => (line, None),
-            _ => match self.conn.around.permits.hold(line) {
-                Ok(line) => (line, None),
-                Err((line, bound)) => (line, Some(bound)),
+        if is_batch(&line) && self.conn.sends_batches() { self.batch(&line) } else { self.message(line) }
+    }
+
+    /// Several messages in one line. Copies, for a slice would keep the whole line for as long as one of them is kept, and
+    /// only its own bytes count.
+    fn batch(&mut self, line: &Bytes) {
+        match envelope::batch(line, &self.conn.around.config.limits, BATCH_MESSAGES) {
+            Ok(messages) if messages.is_empty() => self.skip(Skip::Garbage), // JSON-RPC 2.0 §6
+            Ok(messages) => messages.iter().for_each(|message| self.message(Bytes::copy_from_slice(message))),
+            Err(error) => {
+                // Of an array, its elements are the members.
+                if error.kind == ScanErrorKind::TooManyMembers {
+                    self.conn.around.permits.metrics().hit(Bound::Batch);
+                }
+                self.unreadable(&error);
+            }
+        }
+    }
+
+    /// Small messages are bounded by the number of calls; larger ones count for as long as a client, however
+    /// slow, has not taken them.
+    fn message(&mut self, text: Bytes) {
+        let (text, full) = match text.len() {
+            ..COUNTED_FROM_BYTES => (text, None),
+            _ => match self.conn.around.permits.hold(text) {
+                Ok(text) => (text, None),
+                Err((text, bound)) => (text, Some(bound)),
             },
         };
-        match (Message::scan_of_server(line, &self.conn.around.config.limits), full) {
+        match (Message::scan_of_server(text, &self.conn.around.config.limits), full) {
             (Ok(message), Some(bound)) if message.kind() == MessageKind::Response => {
                 if let Ok(pending) = self.conn.close_answered(message.id()) {
                     pending.work.fail(bound.refusal());
@@ -305,7 +327,16 @@ impl Reader {
     }
 }
 
+fn is_batch(line: &[u8]) -> bool {
+    line.trim_ascii_start().first() == Some(&b'[')
+}
+
 impl Conn {
+    // MCP 2025-03-26 basic, Batching: receiving must be supported; removed in 2025-06-18
+    fn sends_batches(&self) -> bool {
+        self.facts.get().is_some_and(|facts| facts.version == ProtocolVersion::V2025_03_26)
+    }
+
     /// What waited for the answer of this id.
     fn close_answered(&self, id: Option<&RequestId>) -> Result<Pending, Standing> {
         // Some servers keep ids as text; official clients take their answers too.
@@ -337,7 +368,9 @@ impl Conn {
     }
 }
 
-/// Lines from this size on draw on the byte budget: below it, counting would cost more than the bytes.
+/// Messages from this size on draw on the byte budget: below it, counting would cost more than the bytes.
 const COUNTED_FROM_BYTES: usize = 16 << 10;
+/// Messages of one batch. 1,024: as many answers as a server may have calls.
+const BATCH_MESSAGES: usize = 1024;
 /// A flood of broken messages makes one log line per connection in this time.
 const QUIET: Duration = Duration::from_secs(10);

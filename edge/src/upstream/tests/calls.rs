@@ -65,6 +65,64 @@ async fn an_answer_with_its_id_as_text_or_a_null_beside_it_is_taken() {
     assert_eq!(serde_json::from_slice::<Value>(&refused).unwrap(), error);
 }
 
+/// A server with this revision, which has one call.
+async fn agreed_on(room: &mut Room, version: &str) -> (Peer, Value) {
+    let mut peer = room.accept().await;
+    let request = peer.expect("initialize").await;
+    let info = json!({"name": "m", "version": "1"});
+    let agreed = json!({"protocolVersion": version, "capabilities": {"tools": {}}, "serverInfo": info});
+    peer.answer(&request, agreed).await;
+    peer.expect("notifications/initialized").await;
+    let request = peer.expect("tools/call").await;
+    (peer, request)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_batch_is_taken_from_servers_of_the_revision_that_has_them() {
+    for (version, is_taken) in [("2025-03-26", true), ("2025-06-18", false), ("2024-11-05", false)] {
+        let mut room = Setting::default().build();
+        let reply = room.echo("a");
+        let (mut peer, request) = agreed_on(&mut room, version).await;
+        let large = "x".repeat(20 << 10);
+        let log = json!({"jsonrpc": "2.0", "method": "notifications/message", "params": {"data": large}});
+        let answer = json!({"jsonrpc": "2.0", "id": request["id"], "result": {"text": large}});
+        let ping = json!({"jsonrpc": "2.0", "id": "p", "method": "ping"});
+        peer.send(json!([log, [answer], 7, answer, ping])).await;
+        if is_taken {
+            assert_eq!(result(reply).await["text"], large);
+            assert_eq!(peer.read().await.unwrap(), json!({"jsonrpc": "2.0", "id": "p", "result": {}}));
+            assert_eq!(room.permits.held_bytes(), 0);
+            assert_eq!(room.count(GARBAGE), 2, "an array in it, and a number");
+        } else {
+            peer.answer(&request, json!({"text": "alone"})).await;
+            assert_eq!(result(reply).await["text"], "alone");
+            assert_eq!(room.count(GARBAGE), 1);
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_batch_of_too_many_messages_is_dropped() {
+    let mut room = Setting::default().build();
+    let reply = room.echo("a");
+    let (mut peer, request) = agreed_on(&mut room, "2025-03-26").await;
+    let batch = |messages: usize, text: &str| {
+        let answer = json!({"jsonrpc": "2.0", "id": request["id"], "result": {"text": text}});
+        let filler = json!({"jsonrpc": "2.0", "method": "x"});
+        let mut all = vec![filler; messages - 1];
+        all.push(answer);
+        Value::from(all)
+    };
+    peer.send(json!([])).await;
+    peer.send(batch(1025, "over")).await;
+    peer.send(batch(1024, "within")).await;
+    assert_eq!(result(reply).await["text"], "within");
+    assert_eq!(room.count("mcp_edge_refused_total{bound=\"batch\"}"), 1);
+    assert_eq!(room.count(GARBAGE), 2, "an empty one, too");
+}
+
+const GARBAGE: &str = "mcp_edge_upstream_skipped_total{server=\"time\",reason=\"garbage\"}";
+
 #[tokio::test(start_paused = true)]
 async fn null_for_nothing_structured_goes_where_the_handshake_is_known() {
     for (era, expected) in [
