@@ -184,6 +184,37 @@ fn readable(bytes: &[u8], token: Token) -> Result<Cow<'_, [u8]>, ScanError> {
     Ok(Cow::Owned(text.into_owned().into_bytes()))
 }
 
+/// Equal keys are as good as others, and there is no bound but the text.
+#[derive(Default)]
+struct Any(Vec<Member>);
+
+impl Members for Any {
+    fn push(&mut self, member: Member) {
+        self.0.push(member);
+    }
+
+    fn count(&self) -> usize {
+        0
+    }
+
+    fn hold(&self, _: &[u8], _: &[u8]) -> bool {
+        false
+    }
+}
+
+/// The members of the JSON object that `span` of `bytes` holds: all of them, and equal keys as often as they come. For a
+/// reader who asks of each member whether it is right, and not what a key stands for.
+///
+/// # Errors
+/// When it holds anything else, or what `limits` refuse but for the number of members.
+pub fn members(bytes: &[u8], span: Span, limits: &Limits) -> Result<Vec<Member>, ScanError> {
+    let mut scanner = Scanner::new(bytes, span, limits);
+    let (_, Any(members)) =
+        Object::step_through(&mut scanner, bytes, limits, |scanner, _| Ok(scanner.value()?))?;
+    scanner.end()?;
+    Ok(members)
+}
+
 /// The elements of the JSON array that `span` of `bytes` holds, at most `max`.
 ///
 /// # Errors

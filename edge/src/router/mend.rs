@@ -2,7 +2,8 @@
 //! so all other servers.
 //!
 //! A member that may be absent and is not what the schema says is taken out. What is required is supplied where there
-//! is one way to do so; else the item is left out. Each mended item is a [`Fault`], for the server's author to mend.
+//! is one way to do so; else the item is left out. Each mended item is a [`Fault`], for the server's author to mend. What
+//! is right stays as the server wrote it, byte for byte.
 //
 // MCP 2025-11-25 and 2026-07-28 schema: Tool, Prompt, Resource, ResourceTemplate; stricter where an SDK is.
 
@@ -12,9 +13,14 @@ mod uri;
 use std::collections::HashSet;
 use std::fmt;
 
-use serde_json::{Map, Value as Json, json};
+use bytes::Bytes;
+use serde_json::Value as Json;
+use wire::envelope::Value;
 use wire::limits::Limits;
 use wire::mcp::list::{Item, ListPage};
+use wire::object::{self, Member as Found};
+use wire::span::Span;
+use wire::splice::Splice;
 
 use self::moment::is_moment;
 use self::uri::is_uri;
@@ -80,24 +86,23 @@ pub(super) async fn mend(list: List, items: Vec<Item>, limits: &Limits) -> (Vec<
 
 /// The item, mended where need be, with what was wrong with it; or why it cannot be shown.
 fn judge(list: List, item: Item, limits: &Limits) -> Result<(Item, Option<String>), &'static str> {
-    let Ok(Json::Object(mut members)) = serde_json::from_slice(&item.raw) else {
+    if !serde_json::from_slice::<Json>(&item.raw).is_ok_and(|json| json.is_object()) {
         return Err("it is no JSON that every client can read");
-    };
-    let mut taken = Taken::default();
+    }
+    let mut mender = Mender::new(item.raw.clone(), limits);
     match list {
-        List::Tools => input_schema(&mut members, &mut taken)?,
-        List::Resources | List::Templates if !members.get("name").is_some_and(Json::is_string) => {
-            members.insert("name".to_owned(), item.key.clone().into());
-            taken.note("name");
-        }
-        _ => {}
+        List::Tools => mender.supply_type()?,
+        List::Resources | List::Templates => mender.supply_name(item.key_span),
+        List::Prompts => {}
     }
     if list == List::Resources && !is_uri(&item.key) {
         return Err("its URI is none to every client: scheme, host or port");
     }
-    fit_members(&mut members, shape(list), "", &mut taken);
-    let Some(what) = taken.said() else { return Ok((item, None)) };
-    let page = json!({ list.key(): [members] }).to_string();
+    let mut mender = mender.again();
+    mender.fit_members(Span::all(&mender.raw), shape(list), "");
+    let Some(what) = mender.taken.said() else { return Ok((item, None)) };
+    let mended = mender.splice.finish().into_bytes();
+    let page = [b"{\"", list.key().as_bytes(), b"\":[", &mended, b"]}"].concat();
     let page = ListPage::scan(&page.into(), list.key(), limits).ok();
     let item = page.and_then(|page| page.items.into_iter().next());
     item.map(|item| (item, Some(what))).ok_or("it cannot be mended within `limits`")
@@ -199,78 +204,187 @@ fn shape(list: List) -> &'static [Member] {
     }
 }
 
-/// Whether `value` is what it has to be once what need not be in it is taken out. `at` is where it stands.
-// Depth is bounded: shapes do not contain themselves.
-fn fits(value: &mut Json, shape: &Shape, at: &str, taken: &mut Taken) -> bool {
-    match (shape, value) {
-        (Shape::Text, Json::String(_)) | (Shape::Flag, Json::Bool(_)) => true,
-        (Shape::Size, Json::Number(size)) => size.is_i64(),
-        (Shape::Share, Json::Number(share)) => {
-            share.as_f64().is_some_and(|share| (0.0..=1.0).contains(&share))
+/// One item, and what is to become of it.
+struct Mender<'l> {
+    raw: Bytes,
+    limits: &'l Limits,
+    splice: Splice,
+    taken: Taken,
+}
+
+impl<'l> Mender<'l> {
+    fn new(raw: Bytes, limits: &'l Limits) -> Self {
+        Self { splice: Splice::new(raw.clone()), raw, limits, taken: Taken::default() }
+    }
+
+    /// As it is with the edits made so far.
+    fn again(self) -> Self {
+        if self.taken.0.is_empty() {
+            return self;
         }
-        (Shape::Moment, Json::String(text)) => is_moment(text.as_bytes()),
-        (Shape::OneOf(words), Json::String(text)) => words.contains(&text.as_str()),
-        (Shape::Object(members), Json::Object(object)) => fit_members(object, members, at, taken),
-        (Shape::Each(shape), Json::Array(elements)) => {
-            let before = elements.len();
-            elements.retain_mut(|element| fits(element, shape, at, taken));
-            if elements.len() < before {
-                taken.note(at);
+        let taken = self.taken;
+        Self { taken, ..Self::new(self.splice.finish().into_bytes(), self.limits) }
+    }
+
+    fn value(&self, span: Span) -> Value<'_> {
+        Value::new(&self.raw, span)
+    }
+
+    fn begins(&self, span: Span, with: u8) -> bool {
+        self.value(span).raw().first() == Some(&with)
+    }
+
+    /// The members of what is scanned already.
+    fn members(&self, span: Span) -> Vec<Found> {
+        object::members(&self.raw, span, self.limits).unwrap_or_default()
+    }
+
+    /// Of equal keys the last one counts, as it does for clients.
+    fn get(&self, members: &[Found], key: &str) -> Option<Span> {
+        members.iter().rfind(|member| member.key_text(&self.raw) == key).map(|member| member.value)
+    }
+
+    /// Gives `key` of an object with these members the JSON text `value`.
+    fn supply(&mut self, (at, members): (Span, &[Found]), key: &str, value: &[u8]) {
+        match self.get(members, key) {
+            Some(span) => self.splice.replace(span, Bytes::copy_from_slice(value)),
+            None => {
+                let comma: &[u8] = if members.is_empty() { b"" } else { b"," };
+                let member = [b"\"", key.as_bytes(), b"\":", value, comma].concat();
+                self.splice.insert(at.start + 1, member);
             }
-            true
         }
-        (Shape::Schema, Json::Bool(_)) => true,
-        (Shape::Schema, Json::Object(schema)) => {
-            properties(schema, at, taken);
-            true
-        }
-        _ => false,
     }
-}
 
-fn fit_members(object: &mut Map<String, Json>, members: &[Member], at: &str, taken: &mut Taken) -> bool {
-    members.iter().all(|Member { key, shape, required }| {
-        let Some(value) = object.get_mut(*key) else { return !required };
-        let at = if at.is_empty() { (*key).to_owned() } else { format!("{at}.{key}") };
-        if fits(value, shape, &at, taken) {
-            return true;
+    /// What need not have a name, but for clients, has the one it is known by.
+    fn supply_name(&mut self, known_by: Span) {
+        let whole = Span::all(&self.raw);
+        let members = self.members(whole);
+        if self.get(&members, "name").is_some_and(|name| self.begins(name, b'"')) {
+            return;
         }
-        if !required {
-            object.remove(*key);
-            taken.note(&at);
-        }
-        !required
-    })
-}
-
-/// Clients take a tool only with a schema of an object. One that does not say so means it, for nothing else can be.
-// MCP 2025-11-25 schema, Tool.inputSchema: `type: "object"`
-fn input_schema(tool: &mut Map<String, Json>, taken: &mut Taken) -> Result<(), &'static str> {
-    let Some(Json::Object(schema)) = tool.get_mut("inputSchema") else {
-        return Err("its inputSchema is missing or no object");
-    };
-    let is_object = |kind: &Json| kind == "object";
-    match schema.get("type") {
-        Some(kind) if is_object(kind) => return Ok(()),
-        None | Some(Json::Null) => {}
-        Some(Json::Array(kinds)) if kinds.iter().any(is_object) => {}
-        Some(_) => return Err("its inputSchema is not that of an object"),
+        let name = known_by.slice(&self.raw);
+        self.supply((whole, &members), "name", &name);
+        self.taken.note("name");
     }
-    schema.insert("type".to_owned(), "object".into());
-    taken.note("inputSchema.type");
-    Ok(())
-}
 
-/// SDK clients want objects for the schemas of properties, where JSON Schema also knows `true` and `false`, and names
-/// in `required`.
-fn properties(schema: &mut Map<String, Json>, at: &str, taken: &mut Taken) {
-    const NAMES: &[Member] =
-        &[may("properties", Shape::Object(&[])), may("required", Shape::Each(&Shape::Text))];
-    fit_members(schema, NAMES, at, taken);
-    let Some(Json::Object(properties)) = schema.get_mut("properties") else { return };
-    for (_, property) in properties.iter_mut().filter(|(_, property)| !property.is_object()) {
-        *property = if *property == Json::Bool(false) { json!({"not": {}}) } else { json!({}) };
-        taken.note(&format!("{at}.properties"));
+    /// Clients take a tool only with a schema of an object. One that does not say so means it, for nothing else can be.
+    // MCP 2025-11-25 schema, Tool.inputSchema: `type: "object"`
+    fn supply_type(&mut self) -> Result<(), &'static str> {
+        const OBJECT: &[u8] = br#""object""#;
+        let schema = self.get(&self.members(Span::all(&self.raw)), "inputSchema");
+        let Some(schema) = schema.filter(|schema| self.begins(*schema, b'{')) else {
+            return Err("its inputSchema is missing or no object");
+        };
+        let members = self.members(schema);
+        match self.get(&members, "type").map(|kind| self.value(kind)) {
+            None => {}
+            Some(kind) if kind.as_str().is_some_and(|kind| kind == "object") => return Ok(()),
+            Some(kind) if kind.is_null() => {}
+            Some(kind) if kind.parse::<Vec<Json>>().is_ok_and(|kinds| kinds.contains(&"object".into())) => {}
+            Some(_) => return Err("its inputSchema is not that of an object"),
+        }
+        self.supply((schema, &members), "type", OBJECT);
+        self.taken.note("inputSchema.type");
+        Ok(())
+    }
+
+    /// Whether the value at `span` is what it has to be once what need not be in it is taken out. `at` says where it stands.
+    // Depth is bounded: shapes do not contain themselves.
+    fn fits(&mut self, span: Span, shape: &Shape, at: &str) -> bool {
+        let value = self.value(span);
+        let is_flag = matches!(value.raw(), b"true" | b"false");
+        match shape {
+            Shape::Text => self.begins(span, b'"'),
+            Shape::Flag => is_flag,
+            Shape::Size => value.parse::<i64>().is_ok(),
+            Shape::Share => value.parse::<f64>().is_ok_and(|share| (0.0..=1.0).contains(&share)),
+            Shape::Moment => value.as_str().is_some_and(|text| is_moment(text.as_bytes())),
+            Shape::OneOf(words) => value.as_str().is_some_and(|text| words.contains(&text.as_ref())),
+            Shape::Object(members) => self.begins(span, b'{') && self.fit_members(span, members, at),
+            Shape::Each(shape) => self.begins(span, b'[') && self.fit_each(span, shape, at),
+            Shape::Schema => is_flag || self.begins(span, b'{') && self.fit_schema(span, at),
+        }
+    }
+
+    /// Always, for what does not fit goes.
+    fn fit_each(&mut self, span: Span, shape: &Shape, at: &str) -> bool {
+        let elements = object::elements(&self.raw, span, self.limits, usize::MAX).unwrap_or_default();
+        let stays: Vec<bool> = elements.iter().map(|element| self.fits(*element, shape, at)).collect();
+        if stays.contains(&false) {
+            self.taken.note(at);
+        }
+        self.keep(&elements, &stays);
+        true
+    }
+
+    /// Not where a required member does not; then the object goes as a whole, whatever was done in it.
+    fn fit_members(&mut self, span: Span, wanted: &[Member], at: &str) -> bool {
+        let (raw, members) = (self.raw.clone(), self.members(span));
+        let mut missing: Vec<&str> =
+            wanted.iter().filter(|wanted| wanted.required).map(|it| it.key).collect();
+        let mut stays = vec![true; members.len()];
+        for (member, stays) in members.iter().zip(&mut stays) {
+            let key = member.key_text(&raw);
+            let Some(wanted) = wanted.iter().find(|wanted| wanted.key == key) else { continue };
+            missing.retain(|missing| *missing != wanted.key);
+            let at = if at.is_empty() { key.into_owned() } else { format!("{at}.{key}") };
+            *stays = self.fits(member.value, &wanted.shape, &at);
+            if *stays {
+                continue;
+            }
+            if wanted.required {
+                return false;
+            }
+            self.taken.note(&at);
+        }
+        let places: Vec<Span> =
+            members.iter().map(|member| Span { start: member.key.start, end: member.value.end }).collect();
+        self.keep(&places, &stays);
+        missing.is_empty()
+    }
+
+    /// SDK clients want objects for the schemas of properties, where JSON Schema also knows `true` and `false`, and names
+    /// in `required`. Always, for what does not fit goes.
+    fn fit_schema(&mut self, span: Span, at: &str) -> bool {
+        const NAMES: &[Member] =
+            &[may("properties", Shape::Object(&[])), may("required", Shape::Each(&Shape::Text))];
+        self.fit_members(span, NAMES, at);
+        for member in self.members(span) {
+            if member.key_text(&self.raw) != "properties" || !self.begins(member.value, b'{') {
+                continue;
+            }
+            for property in self.members(member.value) {
+                if self.begins(property.value, b'{') {
+                    continue;
+                }
+                let is_never = self.value(property.value).raw() == b"false";
+                let schema: &[u8] = if is_never { br#"{"not":{}}"# } else { b"{}" };
+                self.splice.replace(property.value, schema);
+                self.taken.note(&format!("{at}.properties"));
+            }
+        }
+        true
+    }
+
+    /// Takes out those of the members or elements at `places` that do not stay: with the comma before it, or while none
+    /// before it stays, with the comma after it.
+    fn keep(&mut self, places: &[Span], stay: &[bool]) {
+        let mut is_any_kept = false;
+        for (n, (place, stays)) in places.iter().zip(stay).enumerate() {
+            is_any_kept |= stays;
+            if *stays {
+                continue;
+            }
+            let before = n.checked_sub(1).and_then(|before| places.get(before)).filter(|_| is_any_kept);
+            self.splice.remove(match before {
+                Some(before) => Span { start: before.end, end: place.end },
+                None => {
+                    let end = places.get(n + 1).map_or(place.end, |next| next.start);
+                    Span { start: place.start, end }
+                }
+            });
+        }
     }
 }
 
@@ -298,126 +412,4 @@ const AT_A_TIME: usize = 50;
 const TWICE: &str = "the list has another one of that name before it";
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    async fn mended(list: List, items: &Json) -> (Vec<Json>, Vec<String>) {
-        let page = json!({ list.key(): items }).to_string();
-        let items = ListPage::scan(&page.into(), list.key(), &Limits::default()).unwrap().items;
-        let (items, faults) = mend(list, items, &Limits::default()).await;
-        for item in &items {
-            let key: String = serde_json::from_slice(item.key_span.of(&item.raw)).unwrap();
-            assert_eq!(key, item.key);
-        }
-        let items = items.iter().map(|item| serde_json::from_slice(&item.raw).unwrap()).collect();
-        (items, faults.first.into_iter().map(|fault| format!("{}: {}", fault.item, fault.what)).collect())
-    }
-
-    #[tokio::test]
-    async fn what_clients_take_stays_byte_for_byte() {
-        let text = r#"{"tools":[{ "name":"t", "title":"T","inputSchema":{"$schema":"x","type":"object","properties":{"a":{"type":["string","null"]}},"required":["a"]},"outputSchema":{"anyOf":[]},"annotations":{"readOnlyHint":true,"own":1},"icons":[{"src":"data:,"}],"execution":{"taskSupport":"optional"},"_meta":{"n":1e2},"more":null}]}"#;
-        let items = ListPage::scan(&text.into(), "tools", &Limits::default()).unwrap().items;
-        let (after, faults) = mend(List::Tools, items.clone(), &Limits::default()).await;
-        assert_eq!((after, faults), (items, Faults::default()));
-    }
-
-    #[tokio::test]
-    async fn a_tool_without_the_schema_of_an_object_is_mended_or_left_out() {
-        let tool = |name: &str, schema: Json| json!({"name": name, "inputSchema": schema});
-        let (tools, faults) = mended(
-            List::Tools,
-            &json!([
-                {"name": "none"},
-                tool("null", Json::Null),
-                tool("text", json!({"type": "string"})),
-                tool("empty", json!({})),
-                tool("several", json!({"type": ["null", "object"]})),
-                tool("plain", json!({"type": "object"})),
-                tool("plain", json!({"type": "object", "properties": {}})),
-            ]),
-        )
-        .await;
-        let object = json!({"type": "object"});
-        let shown = ["empty", "several", "plain"].map(|name| tool(name, object.clone()));
-        assert_eq!(tools, shown);
-        let named: Vec<_> = faults.iter().map(|fault| fault.split_once(':').unwrap().0).collect();
-        assert_eq!(named, ["none", "null", "text", "empty", "several", "plain"]);
-        assert!(faults[0].ends_with("left out") && faults[3].contains("mended"), "{faults:?}");
-    }
-
-    #[tokio::test]
-    async fn members_that_clients_refuse_are_taken_out_and_others_stay() {
-        let (tools, faults) = mended(
-            List::Tools,
-            &json!([{
-                "name": "t", "title": null, "description": 7, "own": null,
-                "inputSchema": {"type": "object", "properties": {"a": true, "b": false, "c": null, "d": {}},
-                                "required": ["a", 1]},
-                "outputSchema": null,
-                "annotations": {"title": null, "readOnlyHint": "yes", "openWorldHint": false},
-                "icons": [{"src": "data:,", "theme": "blue"}, {"mimeType": "image/png"}],
-                "execution": {"taskSupport": "sometimes"}, "_meta": [],
-            }]),
-        )
-        .await;
-        let expected = json!([{
-            "name": "t", "own": null,
-            "inputSchema": {"type": "object", "properties": {"a": {}, "b": {"not": {}}, "c": {}, "d": {}},
-                            "required": ["a"]},
-            "annotations": {"openWorldHint": false},
-            "icons": [{"src": "data:,"}],
-            "execution": {},
-        }]);
-        assert_eq!(Json::from(tools), expected);
-        for member in ["title", "description", "inputSchema.properties", "annotations.readOnlyHint", "_meta"]
-        {
-            assert!(faults[0].contains(member), "{member}: {faults:?}");
-        }
-        let (prompts, _) = mended(
-            List::Prompts,
-            &json!([{"name": "p", "arguments": [{"name": "a", "required": null}, {"description": "no name"}]}]),
-        ).await;
-        assert_eq!(Json::from(prompts), json!([{"name": "p", "arguments": [{"name": "a"}]}]));
-    }
-
-    #[tokio::test]
-    async fn resources_have_a_name_and_a_uri() {
-        let (resources, faults) = mended(
-            List::Resources,
-            &json!([
-                {"uri": "a:b", "mimeType": null, "size": "7"},
-                {"uri": "not a uri", "name": "n"},
-                {"uri": "https://", "name": "n"},
-                {"uri": "http://host:99999/", "name": "n"},
-                {"uri": "a:1", "name": "n", "size": 1.5, "annotations": {"lastModified": "2026-07-28T09:30:00Z05:30"}},
-                {"uri": "a:2", "name": "n", "size": 1e30, "annotations": {"lastModified": "2026-07-28T09:30Z"}},
-                {"uri": "a:3", "name": "n", "size": i64::MAX as u64 + 1},
-                {"uri": "a:4", "name": "n", "size": i64::MAX},
-                {"uri": "file:///x", "name": "n", "annotations": {
-                    "audience": ["user", "god"], "priority": 3, "lastModified": "yesterday"}},
-            ]),
-        )
-        .await;
-        let expected = json!([
-            {"uri": "a:b", "name": "a:b"},
-            {"uri": "a:1", "name": "n", "annotations": {}},
-            {"uri": "a:2", "name": "n", "annotations": {}},
-            {"uri": "a:3", "name": "n"},
-            {"uri": "a:4", "name": "n", "size": i64::MAX},
-            {"uri": "file:///x", "name": "n", "annotations": {"audience": ["user"]}},
-        ]);
-        assert_eq!((Json::from(resources), faults.len()), (expected, 8));
-        let (templates, _) = mended(List::Templates, &json!([{"uriTemplate": "{+any}"}])).await;
-        assert_eq!(templates, [json!({"uriTemplate": "{+any}", "name": "{+any}"})]);
-    }
-
-    #[tokio::test]
-    async fn of_many_faults_some_are_kept() {
-        let tools: Vec<_> = (0..150).map(|n| json!({"name": format!("{n}{}", "x".repeat(500))})).collect();
-        let page = json!({"tools": tools}).to_string();
-        let items = ListPage::scan(&page.into(), "tools", &Limits::default()).unwrap().items;
-        let (_, faults) = mend(List::Tools, items, &Limits::default()).await;
-        assert_eq!((faults.first.len(), faults.more), (FAULTS_KEPT, 50));
-        assert_eq!(faults.first[0].item.len(), NAME_CHARS);
-    }
-}
+mod tests;

@@ -152,7 +152,7 @@ pub(super) fn tool(item: &Item, limits: &Limits) -> Option<(Item, Vec<Mirrored>)
         // invalid annotation. The server behind a pipe does not need the headers, so the tool is kept
         // without them.
         Err(_) => {
-            let plain = without_annotations(schema.of(&item.raw))?;
+            let plain = mirror::without_annotations(&schema.slice(&item.raw), limits).ok()?.into_bytes();
             let mut splice = Splice::new(item.raw.clone());
             splice.replace(schema, plain);
             let raw = splice.finish().into_bytes();
@@ -160,23 +160,5 @@ pub(super) fn tool(item: &Item, limits: &Limits) -> Option<(Item, Vec<Mirrored>)
             let key_span = page.get(&raw, "name")?;
             Some((Item { raw, key: item.key.clone(), key_span }, Vec::new()))
         }
-    }
-}
-
-fn without_annotations(schema: &[u8]) -> Option<Bytes> {
-    let mut json = serde_json::from_slice(schema).ok()?;
-    strip(&mut json);
-    Some(json.to_string().into())
-}
-
-// Depth is bounded: the scan of the message refused deeper ones.
-fn strip(json: &mut Json) {
-    match json {
-        Json::Object(members) => {
-            members.remove("x-mcp-header");
-            members.values_mut().for_each(strip);
-        }
-        Json::Array(elements) => elements.iter_mut().for_each(strip),
-        _ => {}
     }
 }

@@ -4,8 +4,16 @@
 
 use std::fmt;
 
+use bytes::Bytes;
 use serde::de::IgnoredAny;
 use serde_json::{Map, Value as Json};
+
+use crate::error::ScanError;
+use crate::limits::Limits;
+use crate::scanner::Scanner;
+use crate::span::Span;
+use crate::splice::{Parts, Splice};
+use crate::text;
 
 /// One argument that is mirrored in a header.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -71,6 +79,21 @@ pub fn mirrored(input_schema: &[u8]) -> Result<Vec<Mirrored>, InvalidAnnotation>
     let mut walk = Walk::default();
     walk.schema(&schema, Place::Root)?;
     Ok(walk.found)
+}
+
+/// The schema without what looks like an annotation, wherever it stands, and else byte for byte.
+///
+/// # Errors
+/// When it is no JSON, or nested too deep.
+pub fn without_annotations(input_schema: &Bytes, limits: &Limits) -> Result<Parts, ScanError> {
+    let mut strip = Strip {
+        scanner: Scanner::new(input_schema, Span::all(input_schema), limits),
+        bytes: input_schema,
+        splice: Splice::new(input_schema.clone()),
+    };
+    strip.value()?;
+    strip.scanner.end()?;
+    Ok(strip.splice.finish())
 }
 
 /// Whether a header's decoded value agrees with the JSON value it mirrors.
@@ -198,6 +221,72 @@ impl Walk {
     }
 }
 
+/// One pass, however deep the annotations stand: a schema may fill a whole list.
+struct Strip<'a> {
+    scanner: Scanner<'a>,
+    bytes: &'a [u8],
+    splice: Splice,
+}
+
+impl Strip<'_> {
+    /// Depth is bounded by the scanner.
+    fn value(&mut self) -> Result<(), ScanError> {
+        match self.scanner.peek() {
+            Some(b'{') => self.object(),
+            Some(b'[') => self.array(),
+            _ => Ok(self.scanner.value().map(drop)?),
+        }
+    }
+
+    fn array(&mut self) -> Result<(), ScanError> {
+        self.scanner.enter(b'[')?;
+        let mut more = !self.scanner.take(b']');
+        while more {
+            self.value()?;
+            more = self.scanner.take(b',');
+            if !more {
+                self.scanner.expect(b']')?;
+            }
+        }
+        self.scanner.leave();
+        Ok(())
+    }
+
+    /// A member goes with the comma before it, or while none before it stays, with the comma after it.
+    fn object(&mut self) -> Result<(), ScanError> {
+        self.scanner.enter(b'{')?;
+        let mut more = !self.scanner.take(b'}');
+        let (mut is_any_kept, mut before, mut gone_from) = (false, self.scanner.at(), None);
+        while more {
+            let key = self.scanner.key()?.span;
+            if let Some(start) = gone_from.take() {
+                self.splice.remove(Span { start, end: key.start });
+            }
+            if text::decode(key.of(self.bytes)).as_deref() == Some(KEYWORD) {
+                let end = self.scanner.value()?.end;
+                if is_any_kept {
+                    self.splice.remove(Span { start: before, end });
+                } else {
+                    gone_from = Some(key.start);
+                }
+            } else {
+                self.value()?;
+                is_any_kept = true;
+            }
+            before = self.scanner.at();
+            more = self.scanner.take(b',');
+            if !more {
+                self.scanner.expect(b'}')?;
+            }
+        }
+        if let Some(start) = gone_from {
+            self.splice.remove(Span { start, end: before });
+        }
+        self.scanner.leave();
+        Ok(())
+    }
+}
+
 /// RFC 9110 §5.6.2
 fn is_token(name: &str) -> bool {
     !name.is_empty()
@@ -206,7 +295,10 @@ fn is_token(name: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::{InvalidAnnotation, MirrorKind, Mirrored, matches, mirrored};
+    use bytes::Bytes;
+
+    use super::{InvalidAnnotation, MirrorKind, Mirrored, matches, mirrored, without_annotations};
+    use crate::limits::Limits;
 
     fn refused(schema: &str) -> Option<InvalidAnnotation> {
         mirrored(schema.as_bytes()).err()
@@ -261,6 +353,29 @@ mod tests {
             Some(InvalidAnnotation::Place)
         );
         assert_eq!(refused(r#"["x-mcp-header"]"#), Some(InvalidAnnotation::Schema));
+    }
+
+    #[test]
+    fn annotations_are_taken_out_and_all_else_stays() {
+        let stripped = |schema: &str| {
+            without_annotations(&Bytes::copy_from_slice(schema.as_bytes()), &Limits::default())
+                .map(|parts| String::from_utf8_lossy(&parts.into_bytes()).into_owned())
+        };
+        let table = [
+            (r#"{ "b" : 1.10, "a":-0 }"#, r#"{ "b" : 1.10, "a":-0 }"#),
+            (r#"{ "x-mcp-header":{"x-mcp-header":1} }"#, "{  }"),
+            (r#"{"x-mcp-header":1 , "a":[ 1e2, {"x\u002dmcp-header":7}]}"#, r#"{"a":[ 1e2, {}]}"#),
+            (r#"{"x-mcp-header":1,"x-mcp-header":2,"b":{"c":3 ,"x-mcp-header":1}}"#, r#"{"b":{"c":3}}"#),
+            (
+                r#"{"b":1 ,"x-mcp-header":1,"x-mcp-header":2,"c":"x-mcp-header"}"#,
+                r#"{"b":1,"c":"x-mcp-header"}"#,
+            ),
+            (r#"[[],{},[{"x-mcp-header":1}],"x"]"#, r#"[[],{},[{}],"x"]"#),
+        ];
+        for (schema, expected) in table {
+            assert_eq!(stripped(schema).ok().as_deref(), Some(expected));
+        }
+        assert!(stripped(r#"{"a":1"#).is_err() && stripped(&"[".repeat(2000)).is_err());
     }
 
     #[test]

@@ -149,7 +149,7 @@ fn only_the_tools_an_operator_names_are_shown() {
 fn tools_that_would_break_clients_are_mended_or_left_out() {
     let page = br#"{"tools":[
         {"name":"none"},
-        {"name":"bad","inputSchema":{"type":"object","properties":{"n":{"type":"number","x-mcp-header":"N"}}}},
+        {"name":"bad","inputSchema":{"type":"object","properties":{"n":{"type":"number","x-mcp-header":"N","maximum":1.10,"b":1,"a":[]}}}},
         {"name":"good","inputSchema":{"type":"object","properties":{"n":{"type":"integer","x-mcp-header":"N"}}}}]}"#;
     let page = Bytes::from_static(page);
     let tools = wire::mcp::list::ListPage::scan(&page, "tools", &Limits::default()).unwrap().items;
@@ -159,7 +159,12 @@ fn tools_that_would_break_clients_are_mended_or_left_out() {
     assert!(catalog.all.tool("bad").unwrap().mirrored.is_empty());
     assert_eq!(catalog.all.tool("good").unwrap().mirrored.len(), 1);
     let bytes = catalog.all.list(List::Tools).bytes();
-    assert_eq!(String::from_utf8_lossy(&bytes).matches("x-mcp-header").count(), 1);
+    let text = String::from_utf8_lossy(&bytes);
+    assert_eq!(text.matches("x-mcp-header").count(), 1);
+    assert!(
+        text.contains(r#"{"n":{"type":"number","maximum":1.10,"b":1,"a":[]}}"#),
+        "all else stays: {text}"
+    );
 }
 
 #[test]
