@@ -28,6 +28,8 @@ pub struct Part {
     pub instructions: Option<String>,
     /// Whether it completes arguments.
     pub completes: bool,
+    /// It declares nothing that could be listed, so it is asked for no list.
+    pub lists_nothing: bool,
     /// Which of its lists could not be read when they were last asked for, and why.
     pub unread: Vec<(List, Error)>,
     /// What is not shown as the server sent it, by list.

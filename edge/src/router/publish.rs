@@ -9,6 +9,7 @@ use super::lineup::{Entry, Lineup};
 use super::mend::Fault;
 use super::part::Part;
 use super::policy::{Policy, Rule};
+use super::refresh::LISTS_NOTHING;
 use super::template::TEMPLATES;
 use super::{Complaints, Shared};
 use crate::call::{List, ServerName};
@@ -132,8 +133,8 @@ impl Shared {
                 Some(Listing::Pending | Listing::Inherited(_)) | None => return Complaints::default(),
             }
         };
-        let mut all: Vec<String> =
-            part.unread.iter().map(|(list, why)| format!("{}: {why}", list.method().as_str())).collect();
+        let mut all: Vec<String> = part.lists_nothing.then(|| LISTS_NOTHING.to_owned()).into_iter().collect();
+        all.extend(part.unread.iter().map(|(list, why)| format!("{}: {why}", list.method().as_str())));
         all.extend(part.unmatched().map(|more| {
             let list = List::Templates.method().as_str();
             format!("{list}: {more} templates too many; URIs are held against the first {TEMPLATES} alone")

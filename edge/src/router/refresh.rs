@@ -98,6 +98,10 @@ async fn keep(router: &Arc<Shared>, index: usize, pool: &Pool) -> Infallible {
     }
 }
 
+/// Said of a server that shows nothing to anybody, which is hardly meant so.
+pub(super) const LISTS_NOTHING: &str =
+    "it declares neither tools, prompts nor resources among its capabilities, and so none are listed";
+
 /// The lists to ask for again.
 fn unread(part: &Part) -> Wanted {
     let has = |lists: &[List]| part.unread.iter().any(|(unread, _)| lists.contains(unread));
@@ -111,6 +115,9 @@ fn unread(part: &Part) -> Wanted {
 /// Log lines for what was not so `before`.
 fn tell(before: &Part, now: &Part, pool: &Pool) {
     let server = pool.name();
+    if now.lists_nothing && !before.lists_nothing {
+        tracing::warn!(%server, "{LISTS_NOTHING}");
+    }
     for (list, error) in &now.unread {
         if !before.unread.iter().any(|(known, _)| known == list) {
             let list = list.method().as_str();
@@ -180,6 +187,7 @@ async fn list(
     let facts = pool.facts().await?;
     part.instructions.clone_from(&facts.instructions);
     part.completes = facts.can("completions");
+    part.lists_nothing = !facts.can_list();
     for list in wanted.lists() {
         let now = *changes.borrow();
         match list {

@@ -426,3 +426,13 @@ fn more_templates_than_uris_are_held_against_are_counted_and_said() {
     assert_eq!(router.shared.metrics.templates_unmatched.get(), 0);
     assert_eq!(router.complaints(&ServerName::parse("a").unwrap()).all, Vec::<String>::new());
 }
+
+#[test]
+fn a_server_that_declares_no_list_is_complained_of() {
+    let router = router(&["a"]);
+    let complaints = || router.complaints(&ServerName::parse("a").unwrap()).all;
+    router.shared.listed(0, Part { lists_nothing: true, ..Part::default() });
+    assert_eq!(complaints(), [refresh::LISTS_NOTHING]);
+    router.shared.listed(0, Part::default());
+    assert_eq!(complaints(), Vec::<String>::new(), "one that declares tools may have none");
+}

@@ -7,7 +7,7 @@ use wire::mcp::version::ProtocolVersion;
 use wire::{Era, code};
 
 use super::settings::EraChoice;
-use crate::call::Outcome;
+use crate::call::{List, Outcome};
 use crate::error::{Blame, Error, Kind};
 
 /// What a server is.
@@ -29,6 +29,11 @@ impl Facts {
     /// Whether a capability is named at the top level of `capabilities`.
     pub fn can(&self, capability: &str) -> bool {
         member(&self.capabilities, capability).is_some()
+    }
+
+    /// Whether it offers anything that can be listed.
+    pub fn can_list(&self) -> bool {
+        List::ALL.into_iter().any(|list| self.can(list.capability()))
     }
 }
 

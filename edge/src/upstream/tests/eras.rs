@@ -48,7 +48,10 @@ async fn an_ordinary_error_means_legacy_on_a_new_connection() {
     assert_eq!(initialize["params"]["capabilities"]["roots"], json!({"listChanged": true}));
     let facts = facts.await.unwrap().unwrap();
     assert_eq!((facts.era, facts.instructions.as_deref()), (Era::Legacy, Some("be kind")));
-    assert!(facts.can("tools") && !facts.can("prompts"));
+    assert!(facts.can("tools") && !facts.can("prompts") && facts.can_list());
+    let of_none =
+        Facts { capabilities: Bytes::from_static(br#"{"logging":{},"completions":{}}"#), ..(*facts).clone() };
+    assert!(!of_none.can_list());
 }
 
 #[tokio::test(start_paused = true)]
