@@ -208,6 +208,28 @@ async fn keep(pipe: impl AsyncRead + Unpin, output: Arc<Mutex<String>>) {
     }
 }
 
+/// The processes that `parent` has started and that still run.
+///
+/// # Panics
+/// Where there is no `/proc`.
+pub fn children(parent: u32) -> Vec<u32> {
+    let processes = std::fs::read_dir("/proc").expect("a Linux system").flatten();
+    let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    pids.filter(|pid| stat(*pid).is_some_and(|(_, of)| of == parent)).collect()
+}
+
+/// Whether a process has ended. A zombie that somebody else has to reap is gone.
+pub fn is_gone(pid: u32) -> bool {
+    stat(pid).is_none_or(|(state, _)| state == "Z")
+}
+
+/// The state of a process, and its parent: proc(5).
+fn stat(pid: u32) -> Option<(String, u32)> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let mut fields = text.rsplit_once(") ")?.1.split(' ');
+    Some((fields.next()?.to_owned(), fields.next()?.parse().ok()?))
+}
+
 /// A release bridge in front of a command.
 pub struct Bridge {
     /// The program.
