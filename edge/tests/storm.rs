@@ -14,9 +14,10 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use testkit::client::{Answer, Client};
 use testkit::eventually;
-use testkit::process::{Bridge, Edge, Scratch, binary, free_address, signal, workspace};
+use testkit::process::{Bridge, Edge, Scratch, binary, free_address, is_gone, signal, workspace};
 use testkit::record::Record;
 use testkit::tap::Tap;
+use tokio::process::Command;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -39,12 +40,20 @@ impl Scripted {
     }
 
     async fn start_at(address: std::net::SocketAddr, name: &str, flags: &[&str]) -> Scripted {
+        Scripted::start_as(address, &[], (name, flags)).await
+    }
+
+    async fn start_as(
+        address: std::net::SocketAddr,
+        options: &[&str],
+        (name, flags): (&str, &[&str]),
+    ) -> Scripted {
         let scratch = Scratch::new();
         let path = scratch.path("record");
         let program = binary("scripted-server");
         let mut command = vec![program.to_str().unwrap(), "--name", name, "--record", path.to_str().unwrap()];
         command.extend(flags);
-        let bridge = Bridge::start_at(address, &[], &command).await;
+        let bridge = Bridge::start_at(address, options, &command).await;
         Scripted { bridge, record: Record::in_file(&path), _scratch: scratch }
     }
 
@@ -185,6 +194,34 @@ async fn calls_in_flight_fail_at_once_when_their_process_is_killed() {
         }
         let unharmed = client(&edge, number).await.call_tool("unharmed", json!({})).await;
         assert!(unharmed.text().contains("other"));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_that_hangs_is_replaced_and_ended() {
+    for (number, options) in [&[][..], &["--stdio", "handoff"]].into_iter().enumerate() {
+        let server = Scripted::start_as(free_address(), options, ("frozen", &["--tools", "1"])).await;
+        let scratch = Scratch::new();
+        let address = server.bridge.address;
+        let text = format!("servers: {{frozen: {{address: \"{address}\"}}}}\nlimits: {{call_timeout: 5s}}\n");
+        let mut command = Command::new(binary("mcp-edge"));
+        command.arg("--config").arg(scratch.write("edge.yaml", &text)).arg("--allow-unauthenticated");
+        let edge = Edge::start_with(command).await;
+        edge.ready().await;
+        let client = client(&edge, number).await;
+        client.call_tool("t0", json!({})).await;
+        let process = server.process_with(1).await;
+        signal(process, "STOP").await;
+        assert_eq!(client.call_tool("t0", json!({})).await.reason(), Some("timeout"));
+
+        let next = client.call_tool("t0", json!({})).await;
+        let answered: Value = serde_json::from_str(next.text()).unwrap();
+        assert_ne!(answered["process"], process, "whoever comes next has another process");
+        eventually("the old one to be gone", async || is_gone(process).then_some(())).await;
+        edge.process.wrote("server says nothing any more").await;
+        let body: Value = serde_json::from_str(&edge.readiness().await.1).unwrap();
+        let last = body["servers"]["frozen"]["last_error"].as_str().unwrap_or_default();
+        assert!(last.contains("did not answer in time"), "{body}");
     }
 }
 

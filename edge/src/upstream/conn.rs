@@ -11,10 +11,11 @@ mod news;
 mod own;
 mod pending;
 mod reader;
+mod silence;
 mod writer;
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
@@ -45,6 +46,7 @@ use crate::permit::{self, Permits, SlotPermit};
 use asks::Asks;
 pub(super) use pending::Job;
 use pending::{Pending, Work};
+use silence::Silence;
 
 /// Who opened a connection and is told what becomes of it. Called without a lock of the connection held.
 pub(super) trait Owner: Send + Sync {
@@ -108,6 +110,8 @@ pub(super) struct Conn {
     /// Both tasks are done, and so is the process.
     done: CancellationToken,
     in_flight: AtomicUsize,
+    /// How often something was read.
+    reads: AtomicU64,
     /// What the server said of itself in the handshake.
     facts: OnceLock<Facts>,
     this: Weak<Conn>,
@@ -125,6 +129,7 @@ struct State {
     requests: u64,
     /// The lowest level of log messages that the server was asked for, on a connection that calls take turns on.
     level: Option<Level>,
+    silence: Option<Silence>,
     last_used: Instant,
 }
 
@@ -157,6 +162,7 @@ impl Conn {
             asks: Asks::new(around.config.asks),
             requests: 0,
             level: None,
+            silence: None,
             last_used: Instant::now(),
         };
         let conn = Arc::new_cyclic(|this| Self {
@@ -168,6 +174,7 @@ impl Conn {
             cut: CancellationToken::new(),
             done: CancellationToken::new(),
             in_flight: AtomicUsize::new(0),
+            reads: AtomicU64::new(0),
             facts: OnceLock::new(),
             this: this.clone(),
         });
@@ -309,7 +316,7 @@ impl Conn {
         };
         for id in late {
             if let Some(pending) = self.take_back(id) {
-                self.around.metrics.timeouts.inc();
+                self.around.metrics.timeouts.inc_by(u64::from(pending.work.is_call()));
                 pending.work.fail(self.silent());
             }
         }

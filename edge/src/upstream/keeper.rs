@@ -57,6 +57,7 @@ async fn watch(shared: Arc<Shared>) {
 
 impl Shared {
     fn sweep(&self, now: Instant) {
+        self.leave_silent(now); // before their calls fail: whoever tries again at once gets another one
         let conns: Vec<_> = {
             let state = self.lock();
             let stays = |key: &super::roster::Key, retired: bool| key.outlives_idleness() && !retired;
@@ -88,6 +89,26 @@ impl Shared {
             }
             self.check_health(now).await;
         }
+    }
+
+    /// Gives no new call to connections whose server says nothing any more. What they have still ends in its own time, in an
+    /// answer if the server comes to itself; then they close, and their processes end.
+    fn leave_silent(&self, now: Instant) {
+        let conns: Vec<_> = {
+            let state = self.lock();
+            let active = state.roster.iter().filter(|(_, _, retired)| !retired);
+            active.map(|(_, conn, _)| conn.clone()).collect()
+        };
+        let silent: Vec<u64> =
+            conns.iter().filter(|conn| conn.is_silent(now)).map(|conn| conn.spec().number).collect();
+        let Some((conn, others)) = silent.split_first() else { return };
+        // One line a sweep, however many: what stops one process often stops all of them.
+        let others = others.len();
+        tracing::warn!(server = %self.server.name, conn, others, "server says nothing any more: its connection is replaced");
+        self.around.metrics.silent.inc_by(silent.len() as u64);
+        let mut state = self.lock();
+        state.roster.retire(|_, conn| silent.contains(&conn.spec().number));
+        state.last_error = Some("its process did not answer in time".to_owned());
     }
 
     /// Gives no new call to an address that left; its connections close when their calls end.

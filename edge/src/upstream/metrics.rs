@@ -18,6 +18,7 @@ pub struct Metrics {
     connections: Family<ByServer, Gauge>,
     opened: Family<ByServer, Counter>,
     died: Family<ByServer, Counter>,
+    silent: Family<ByServer, Counter>,
     in_flight: Family<ByServer, Gauge>,
     handshakes: Family<ByHandshake, Counter>,
     received: Family<ByServer, Counter>,
@@ -123,6 +124,11 @@ impl Metrics {
             self.died.clone(),
         );
         r.register(
+            "connections_silent",
+            "Connections given up because their process answered nothing for the time of a call; look at what it waits for",
+            self.silent.clone(),
+        );
+        r.register(
             "in_flight",
             "Calls a server is working on; flat at its slots, raise `slots` or add replicas",
             self.in_flight.clone(),
@@ -179,6 +185,7 @@ impl Metrics {
             connections: self.connections.get_or_create_owned(&label),
             opened: self.opened.get_or_create_owned(&label),
             died: self.died.get_or_create_owned(&label),
+            silent: self.silent.get_or_create_owned(&label),
             in_flight: self.in_flight.get_or_create_owned(&label),
             received: self.received.get_or_create_owned(&label),
             sent: self.sent.get_or_create_owned(&label),
@@ -200,6 +207,7 @@ pub(super) struct ServerMetrics {
     pub(super) connections: Gauge,
     pub(super) opened: Counter,
     pub(super) died: Counter,
+    pub(super) silent: Counter,
     pub(super) in_flight: Gauge,
     received: Counter,
     pub(super) sent: Counter,

@@ -78,7 +78,8 @@ pub(super) struct Roster {
 #[derive(Default)]
 struct Entry {
     conns: Vec<Arc<Conn>>,
-    /// Take no new call: their address left, or their principal may use the server no longer.
+    /// Take no new call: their address left, their process says nothing any more, or their principal may use the server no
+    /// longer.
     retired: Vec<Arc<Conn>>,
     opening: Option<Opening>,
 }

@@ -53,6 +53,11 @@ impl Asks {
         Self { open: Vec::new(), most, last_token: 0 }
     }
 
+    /// Whether none waits.
+    pub(super) fn is_empty(&self) -> bool {
+        self.open.is_empty()
+    }
+
     /// The token of a new one; `None` when as many wait as may.
     fn vacant(&mut self) -> Option<u64> {
         if self.open.len() >= self.most {

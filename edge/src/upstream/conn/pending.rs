@@ -50,6 +50,11 @@ impl Work {
         !matches!(self, Self::Own { method: Method::Initialize, .. })
     }
 
+    /// Whether it is a client's.
+    pub(super) fn is_call(&self) -> bool {
+        matches!(self, Self::Call { .. })
+    }
+
     /// Whether it is a listen of ours.
     pub(super) fn is_listen(&self) -> bool {
         matches!(self, Self::Own { method: Method::Listen, .. })

@@ -14,11 +14,12 @@ use wire::mcp::version::ProtocolVersion;
 use wire::{Era, Frame, Kind as MessageKind, Message, ScanError};
 
 use super::pending::{Pending, Work};
+use super::silence::Counted;
 use super::{CLOSE_GRACE, Conn, Job, NOTES, asks, draining, listens, news, session_over, writer};
 use crate::call::{Call, Event, InputRequired, Outcome};
 use crate::error::{Blame, Error, Kind};
 use crate::permit::Bound;
-use crate::upstream::link::{Incoming, Link};
+use crate::upstream::link::Link;
 use crate::upstream::metrics::Skip;
 use crate::upstream::modern::Judged;
 use crate::upstream::mux::{Standing, WireId};
@@ -30,7 +31,10 @@ pub(super) async fn run(conn: Arc<Conn>, link: Link) {
     let end = End(conn.clone());
     let writer = conn.around.tasks.spawn(writer::run(conn.clone(), link.outgoing));
     let mut reader = Reader {
-        frames: FrameReader::new(link.incoming, conn.around.config.limits.frame_bytes),
+        frames: FrameReader::new(
+            Counted { incoming: link.incoming, conn: conn.clone() },
+            conn.around.config.limits.frame_bytes,
+        ),
         conn: conn.clone(),
         quiet_until: None,
         unsaid: 0,
@@ -77,7 +81,7 @@ async fn reader_closing(conn: &Conn) {
 
 struct Reader {
     conn: Arc<Conn>,
-    frames: FrameReader<Incoming>,
+    frames: FrameReader<Counted>,
     /// Until when dropped messages are counted and not logged one by one.
     quiet_until: Option<Instant>,
     unsaid: u64,

@@ -76,7 +76,7 @@ enum Batch {
 impl Conn {
     /// What to write next. From here on a call in it counts as written.
     fn next_batch(&self, writer: &mut FrameWriter<Outgoing>) -> Batch {
-        let mut state = self.lock();
+        let (reads, mut state) = (self.reads(), self.lock());
         if state.phase != Phase::Open {
             return Batch::End;
         }
@@ -88,6 +88,10 @@ impl Conn {
                 Some(id) => {
                     if let Some(pending) = state.mux.get_mut(id) {
                         pending.written = true;
+                        let (is_call, deadline) = (pending.work.is_call(), pending.deadline);
+                        if is_call {
+                            state.awaited(reads, deadline);
+                        }
                     }
                 }
                 None => state.notes = state.notes.saturating_sub(1),

@@ -136,7 +136,7 @@ async fn an_ask_gives_its_call_time_and_ends_by_itself() {
     let mut reply = room.echo_in(&key, "a");
     let mut peer = room.accept_legacy().await;
     let request = peer.expect("tools/call").await;
-    tokio::time::sleep(Duration::from_secs(290)).await;
+    tokio::time::sleep(Duration::from_secs(280)).await;
     let start = Instant::now();
     peer.ask(json!(1), ELICIT, form()).await;
     let ask = asked(&mut reply).await;

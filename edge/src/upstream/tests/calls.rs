@@ -181,6 +181,8 @@ async fn a_silent_server_runs_into_the_deadline_and_is_told() {
     let mut peer = room.accept_legacy().await;
     let request = peer.expect("tools/call").await;
     let start = tokio::time::Instant::now();
+    let ping = peer.expect("ping").await;
+    peer.answer(&ping, json!({})).await;
     let error = failure(reply).await;
     assert_eq!(error.kind, Kind::Timeout);
     assert!(error.message.contains("`time`"), "{error}");

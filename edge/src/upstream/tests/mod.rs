@@ -13,6 +13,7 @@ mod leases;
 mod links;
 mod news;
 mod numbers;
+mod silence;
 mod subscriptions;
 mod tasks;
 mod wishes;

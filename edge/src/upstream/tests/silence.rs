@@ -1,0 +1,176 @@
+//! Servers that hang: nothing is read of them, or read and not answered.
+
+use super::*;
+use crate::error::Kind;
+
+/// The metric of connections that were given up.
+const SILENT: &str = "mcp_edge_upstream_connections_silent_total{";
+
+/// Lets the keeper look `seconds` long.
+async fn pass(seconds: u64) {
+    tokio::time::sleep(Duration::from_secs(seconds)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_hangs_is_replaced_when_its_call_times_out() {
+    let mut room = Setting::default().build();
+    let reply = room.echo("a");
+    let mut peer = room.accept_legacy().await;
+    peer.expect("tools/call").await;
+    let start = tokio::time::Instant::now();
+    assert_eq!(failure(reply).await.kind, Kind::Timeout);
+    assert_eq!(start.elapsed().as_secs() / 10, 30, "the call has its time: {:?}", start.elapsed());
+    peer.expect("ping").await;
+
+    let again = room.echo("b");
+    let mut other = room.accept_legacy().await;
+    other.serve_echo().await;
+    assert_eq!(result(again).await["content"], json!(["b"]), "it goes to another process at once");
+    assert_eq!(room.count(SILENT), 1);
+    let said = room.pool.status().last_error.unwrap();
+    assert!(said.contains("did not answer in time"), "{said}");
+    peer.ended().await;
+    pass(10).await;
+    assert_eq!(room.count("mcp_edge_upstream_connections{"), 1);
+    assert_eq!(room.count("mcp_edge_upstream_call_timeouts_total{"), 1, "a sign of life is no call");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_modern_server_is_asked_what_it_is() {
+    let mut room = Setting::default().era(EraChoice::Modern).build();
+    for _ in 0..2 {
+        let reply = room.echo("a");
+        let mut peer = room.accept_modern().await;
+        peer.expect("tools/call").await;
+        assert_eq!(failure(reply).await.kind, Kind::Timeout);
+        let asked = peer.expect("server/discover").await;
+        assert_eq!(asked["params"]["_meta"]["io.modelcontextprotocol/protocolVersion"], "2026-07-28");
+    }
+    assert_eq!(room.count(SILENT), 2);
+    assert_eq!(room.count("mcp_edge_upstream_call_timeouts_total{"), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_is_only_slow_keeps_its_connection() {
+    let mut room = Setting::default().build();
+    let reply = room.echo("slow");
+    let mut peer = room.accept_legacy().await;
+    let call = peer.expect("tools/call").await;
+    let ping = peer.expect("ping").await;
+    peer.refuse(&ping, -32601).await; // whatever it says
+    assert_eq!(failure(reply).await.kind, Kind::Timeout);
+    peer.expect("notifications/cancelled").await;
+    peer.answer(&call, json!({})).await;
+    let next = room.echo("b");
+    peer.serve_echo().await;
+    assert_eq!(result(next).await["content"], json!(["b"]), "the same process");
+    assert_eq!(room.count(SILENT), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn part_of_a_line_is_no_silence() {
+    let mut room = Setting::default().build();
+    let reply = room.echo("a");
+    let mut peer = room.accept_legacy().await;
+    let call = peer.expect("tools/call").await;
+    peer.expect("ping").await;
+    peer.raw(&format!(r#"{{"jsonrpc":"2.0","id":{},"result":{{"#, call["id"])).await;
+    assert_eq!(failure(reply).await.kind, Kind::Timeout);
+    peer.raw("}}\n").await;
+    let next = room.echo("b");
+    for _ in 0..2 {
+        peer.expect("notifications/cancelled").await; // the call, the ping
+    }
+    peer.serve_echo().await;
+    result(next).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn clients_that_leave_early_do_not_hide_a_server_that_hangs() {
+    let mut room = Setting::default().build();
+    let mut peer = None;
+    for n in 0..5 {
+        let reply = room.echo("a");
+        let peer = match &mut peer {
+            None => peer.insert(room.accept_legacy().await),
+            Some(peer) => peer,
+        };
+        peer.expect("tools/call").await;
+        assert!(timeout(Duration::from_secs(60), reply.outcome()).await.is_err(), "{n}");
+        peer.expect("notifications/cancelled").await;
+        if n == 3 {
+            pass(49).await; // the ping is on its way before the last one
+            peer.expect("ping").await;
+        }
+    }
+    pass(1).await;
+    let next = room.echo("b");
+    room.accept_legacy().await.serve_echo().await;
+    result(next).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_waits_for_its_client_is_not_silent() {
+    let mut room = Setting::default().config(|config| config.call_timeout = Duration::from_secs(60)).build();
+    let me = session(1);
+    let mut reply = room.echo_in(&me, "a");
+    let mut peer = room.accept_legacy().await;
+    let call = peer.expect("tools/call").await;
+    peer.ask(json!("q"), "elicitation/create", json!({"message": "?"})).await;
+    let ask = asked(&mut reply).await;
+    let beside = room.echo_in(&me, "b"); // the server reads it when it has its answer
+    peer.expect("tools/call").await;
+    assert_eq!(failure(beside).await.kind, Kind::Timeout);
+    pass(120).await;
+    ask.answer(Answer::Result(Bytes::from_static(br#"{"action":"decline"}"#)));
+    peer.expect("notifications/cancelled").await;
+    peer.read().await.expect("the client's answer");
+    peer.answer(&call, json!({"content": ["done"]})).await;
+    assert_eq!(result(reply).await["content"], json!(["done"]));
+    assert_eq!(room.count(SILENT), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn other_calls_of_a_server_that_hangs_have_their_time() {
+    let mut room = Setting::default().build();
+    let first = room.echo("a");
+    let mut peer = room.accept_legacy().await;
+    peer.expect("tools/call").await;
+    pass(100).await;
+    let second = room.echo("b");
+    let call = peer.expect("tools/call").await;
+    assert_eq!(failure(first).await.kind, Kind::Timeout);
+    pass(50).await; // it has come to itself
+    peer.answer(&call, json!({"content": ["late"]})).await;
+    assert_eq!(result(second).await["content"], json!(["late"]));
+    peer.ended().await;
+    assert_eq!(room.count(SILENT), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_whose_process_hangs_goes_on_with_another_one() {
+    let mut room = Setting::default().build();
+    let (me, mut heard) = session_heard(1);
+    let reply = room.echo_in(&me, "a");
+    let mut peer = room.accept_legacy().await;
+    peer.expect("tools/call").await;
+    assert_eq!(failure(reply).await.kind, Kind::Timeout);
+    let again = room.echo_in(&me, "b");
+    room.accept_legacy().await.serve_echo().await;
+    result(again).await;
+    let (method, _) = told(&mut heard).await;
+    assert_eq!(method, "notifications/tools/list_changed", "as after a death");
+    peer.ended().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leased_connection_that_hangs_frees_its_seat() {
+    let mut room = Setting::default().config(|config| config.connections_per_principal = 1).build();
+    for text in ["a", "b"] {
+        let reply = room.dispatch_as(r#"{"elicitation":{}}"#, echo(text));
+        let mut peer = room.accept_legacy().await;
+        peer.expect("tools/call").await;
+        assert_eq!(failure(reply).await.kind, Kind::Timeout);
+    }
+    assert_eq!(room.count(SILENT), 2);
+}
