@@ -341,11 +341,15 @@ impl Conn {
         Some(pending)
     }
 
-    /// Queues a message that is no request; `false` when `most` wait for a server that does not read.
+    /// Queues a message that is no request; `false` when `most` wait for a server that does not read. One that ends
+    /// misses it, by no fault of anybody's.
     fn note(&self, line: Parts, most: usize) -> bool {
         {
             let mut state = self.lock();
-            if state.phase != Phase::Open || state.notes >= most {
+            if state.phase != Phase::Open {
+                return true;
+            }
+            if state.notes >= most {
                 return false;
             }
             state.notes += 1;

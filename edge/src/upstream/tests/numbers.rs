@@ -85,3 +85,19 @@ async fn each_bound_that_is_hit_is_counted() {
     // Also whoever then found no place in the queue had found no slot.
     assert_eq!(room.count("mcp_edge_refused_total{bound=\"slots\"}"), 2);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_question_that_crosses_the_end_of_its_connection_is_no_flood() {
+    let mut room = Setting::default().config(|config| config.idle_timeout = Duration::from_secs(60)).build();
+    let reply = room.echo("a");
+    let mut peer = room.accept_legacy().await;
+    peer.serve_echo().await;
+    result(reply).await;
+    peer.ended().await;
+    peer.ask(json!(1), "roots/list", json!({})).await;
+    drop(peer);
+    while room.count("mcp_edge_upstream_connections{") > 0 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(room.count("mcp_edge_upstream_skipped_total{server=\"time\",reason=\"flood\"}"), 0);
+}
