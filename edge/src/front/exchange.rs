@@ -225,14 +225,14 @@ impl Exchange {
             Some(poll_fn(|context| self.poll_step(context)).await)
         };
         match step {
-            None => {}
+            None | Some(Step::Leave(_)) => {} // of that `poll_step` has made an end
             Some(Step::Message(message, weight)) => self.first = Some((message, weight)),
             // An error with a status of its own is JSON in any case: nothing of a stream was promised yet.
             Some(Step::End(answer)) if !accepts.json && answer.status == StatusCode::OK => {
                 return sse::single(&answer.message);
             }
+            Some(Step::Cancelled(_)) if accepts.events => return sse::empty(),
             Some(Step::End(answer) | Step::Cancelled(answer)) => return answer.into_json(),
-            Some(Step::Leave(_)) => {} // `poll_step` has made an end of it
         }
         let count = metrics.stream(StreamKind::Call);
         let (primed, feed) = self.into_feed();

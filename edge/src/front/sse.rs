@@ -90,6 +90,13 @@ pub(super) fn single(message: &Parts) -> Response<Body> {
     with_headers(Body::whole(event(message)))
 }
 
+/// A response that has no event: HTTP wants an answer, also to a request that its client has cancelled. One that takes
+/// nothing but JSON gets an error instead.
+// MCP 2025-11-25 basic/utilities/cancellation: no response to a cancelled request
+pub(super) fn empty() -> Response<Body> {
+    with_headers(Body::whole(Parts::new()))
+}
+
 fn with_headers(body: Body) -> Response<Body> {
     let mut response = Response::new(body);
     let headers = response.headers_mut();

@@ -235,15 +235,34 @@ async fn a_legacy_client_cancels_by_a_message_with_ids_of_both_types() {
     opened(&stage, 2).await;
     assert_eq!(stage.send(post(&cancel("99"), &headers)).await.status(), 202);
     assert_eq!(stage.send(post(&cancel(r#""1""#), &headers)).await.status(), 202);
-    let cancelled = json(text_id.await.unwrap()).await;
-    assert_eq!(cancelled["error"]["data"]["reason"], "cancelled");
+    assert_eq!(text(text_id.await.unwrap()).await, "");
     assert!(!number.is_finished());
     assert_eq!(stage.send(post(&cancel("1"), &headers)).await.status(), 202);
-    assert_eq!(json(number.await.unwrap()).await["id"], 1);
+    assert_eq!(text(number.await.unwrap()).await, "");
     for _ in 0..2 {
         let (_call, responder) = stage.take_open();
         assert!(responder.is_cancelled());
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_cancelled_before_its_stream_began_gets_an_empty_one_or_json_where_that_alone_is_taken() {
+    let stage = Stage::new();
+    let id = stage.session("2025-06-18").await;
+    let headers = [("mcp-session-id", id.as_str())];
+    let json_alone = [("mcp-session-id", id.as_str()), ("accept", "application/json")];
+    let both = sending(&stage, post(CALL, &headers));
+    let one = sending(&stage, post(&CALL.replace(r#""id":1"#, r#""id":2"#), &json_alone));
+    opened(&stage, 2).await;
+    for call in ["1", "2"] {
+        assert_eq!(stage.send(post(&cancel(call), &headers)).await.status(), 202);
+    }
+    let (both, one) = (both.await.unwrap(), one.await.unwrap());
+    assert_eq!(both.status(), 200);
+    assert_eq!(both.headers()["content-type"], "text/event-stream");
+    assert_eq!(text(both).await, "", "no response to a cancelled request");
+    assert_eq!(json(one).await["error"]["data"]["reason"], "cancelled");
+    assert_eq!(stage.metrics.in_flight(), 0);
 }
 
 #[tokio::test(start_paused = true)]
