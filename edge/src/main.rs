@@ -64,7 +64,7 @@ fn serve(config: Config) -> anyhow::Result<ExitCode> {
         let (has_file, asked) = (!config.said.files().is_empty(), Arc::new(Notify::new()));
         let load = Box::new(|| config::load_again(std::env::args_os(), variable));
         let reload = Reload { load, asked: asked.clone() };
-        let stop = async {
+        let stop = async || {
             loop {
                 tokio::select! {
                     _ = terminate.recv() => return Stop::Terminate,

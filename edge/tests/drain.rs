@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use testkit::client::Client;
 use testkit::eventually;
 use testkit::http::Response;
-use testkit::process::{Bridge, Edge, Scratch, binary};
+use testkit::process::{Bridge, Edge, Scratch, binary, children, is_gone};
 use tokio::process::Command;
 
 /// An edge with these limits before the demo server, and what it stands on.
@@ -137,20 +137,26 @@ async fn a_local_server_that_will_not_leave_is_not_left_behind() {
         .await;
 }
 
-fn children(parent: u32) -> Vec<u32> {
-    let processes = std::fs::read_dir("/proc").unwrap().flatten();
-    let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    pids.filter(|pid| stat(*pid).is_some_and(|(_, of)| of == parent)).collect()
-}
-
-/// A zombie that somebody else has to reap is gone.
-fn is_gone(pid: u32) -> bool {
-    stat(pid).is_none_or(|(state, _)| state == "Z")
-}
-
-/// The state of a process, and its parent: proc(5).
-fn stat(pid: u32) -> Option<(String, u32)> {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let mut fields = text.rsplit_once(") ")?.1.split(' ');
-    Some((fields.next()?.to_owned(), fields.next()?.parse().ok()?))
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_signal_ends_it_at_once_with_its_local_servers() {
+    for signal in ["TERM", "INT"] {
+        let scratch = Scratch::new();
+        let script = "trap '' TERM; while :; do sleep 1; done";
+        let file = scratch.write(
+            "edge.yaml",
+            &format!("servers: {{stubborn: {{command: [sh, -c, \"{script}\"]}}}}\nlimits: {{drain_delay: 500s, drain: 600s}}\n"),
+        );
+        let mut command = Command::new(binary("mcp-edge"));
+        command.arg("--config").arg(file).arg("--allow-unauthenticated");
+        let mut edge = Edge::start_with(command).await;
+        let pid = edge.process.pid();
+        let servers =
+            eventually("a server", async || Some(children(pid)).filter(|pids| !pids.is_empty())).await;
+        edge.process.signal("TERM").await;
+        edge.process.wrote("draining").await;
+        edge.process.signal(signal).await;
+        assert!(edge.process.ended().await.success());
+        eventually("the servers to be gone", async || servers.iter().all(|pid| is_gone(*pid)).then_some(()))
+            .await;
+    }
 }

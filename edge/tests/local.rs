@@ -8,12 +8,15 @@
     reason = "a panic here is a failed test"
 )]
 
+use std::ffi::OsStr;
 use std::process::Stdio;
+use std::time::Duration;
 
 use serde_json::{Value, json};
-use testkit::GUARD;
+use testkit::process::{Scratch, binary, children, is_gone, signal};
 use testkit::script::Script;
 use testkit::scripted::Listener;
+use testkit::{GUARD, eventually};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::time::timeout;
@@ -23,20 +26,26 @@ struct Local {
     /// Open until the client leaves.
     input: Option<ChildStdin>,
     output: Lines<BufReader<ChildStdout>>,
-    _server: Listener,
+    _server: Option<Listener>,
 }
 
 impl Local {
     async fn start() -> Self {
         let server = Listener::start(Script::from_flags(&["--name", "only", "--tools", "2"])).await;
+        let address = format!("--server=only={}", server.address());
+        Self { _server: Some(server), ..Self::start_with(&[address]) }
+    }
+
+    /// With these arguments.
+    fn start_with(arguments: &[impl AsRef<OsStr>]) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_mcp-edge"));
-        command.arg("--transport=stdio").arg(format!("--server=only={}", server.address()));
+        command.arg("--transport=stdio").args(arguments);
         command.env_remove("MCP_GATEWAY_AUTH_TOKEN").env_remove("MCP_EDGE_LOG").env_remove("MCP_EDGE_KEY");
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
         let mut process = command.spawn().unwrap();
         let input = process.stdin.take();
         let output = BufReader::new(process.stdout.take().unwrap()).lines();
-        Self { process, input, output, _server: server }
+        Self { process, input, output, _server: None }
     }
 
     async fn say(&mut self, message: Value) {
@@ -56,6 +65,19 @@ impl Local {
             self.ask(json!({"jsonrpc": "2.0", "id": 0, "method": "initialize", "params": params})).await;
         self.say(json!({"jsonrpc": "2.0", "method": "notifications/initialized"})).await;
         answer
+    }
+
+    /// Ends it as the SDKs' clients do, each step after the patience that they have.
+    // TypeScript SDK 1.32 client/stdio, close; Python SDK 2.3 mcp/client/stdio
+    async fn ended_by_an_sdk(mut self) {
+        self.input = None;
+        for step in ["TERM", "KILL"] {
+            if timeout(Duration::from_secs(2), self.process.wait()).await.is_ok() {
+                return;
+            }
+            signal(self.process.id().unwrap(), step).await;
+        }
+        self.process.wait().await.unwrap();
     }
 
     /// Waits for the end: the exit code, what was still written, and the log.
@@ -114,9 +136,47 @@ async fn a_modern_client_is_served_and_a_signal_ends_it_all() {
     assert_eq!(ack["method"], "notifications/subscriptions/acknowledged", "{ack}");
 
     // The input stays open: a read that waits must not hold the process.
-    testkit::process::signal(client.process.id().unwrap(), "TERM").await;
+    signal(client.process.id().unwrap(), "TERM").await;
     let (code, rest, log) = client.ended().await;
     assert_eq!((code, rest.len()), (0, 1), "{rest:?} {log}");
     let last: Value = serde_json::from_str(&rest[0]).unwrap();
     assert_eq!((&last["id"], &last["result"]["resultType"]), (&json!(4), &json!("complete")), "{last}");
+}
+
+/// A local server that goes on after the end of its input, and at SIGTERM.
+fn stubborn(scratch: &Scratch) -> String {
+    let script = format!("trap '' TERM; '{}'; while :; do sleep 1; done", binary("demo-server").display());
+    let file =
+        scratch.write("edge.yaml", &format!("servers: {{stubborn: {{command: [sh, -c, \"{script}\"]}}}}\n"));
+    format!("--config={}", file.display())
+}
+
+#[tokio::test]
+async fn local_servers_that_will_not_leave_are_gone_when_the_client_has_closed() {
+    let scratch = Scratch::new();
+    let mut client = Local::start_with(&[stubborn(&scratch)]);
+    client.initialize().await;
+    let call = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "add", "arguments": {"a": 1, "b": 2}}});
+    client.ask(call).await;
+    let servers = children(client.process.id().unwrap());
+    assert!(!servers.is_empty());
+    client.ended_by_an_sdk().await;
+    eventually("the servers to be gone", async || servers.iter().all(|pid| is_gone(*pid)).then_some(()))
+        .await;
+}
+
+#[tokio::test]
+async fn a_call_on_its_way_does_not_leave_its_server_behind() {
+    let scratch = Scratch::new();
+    let mut client = Local::start_with(&[stubborn(&scratch)]);
+    client.initialize().await;
+    let params = json!({"name": "sleep", "arguments": {"ms": 600_000}, "_meta": {"progressToken": 1}});
+    client.say(json!({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params})).await;
+    let pid = client.process.id().unwrap();
+    // The gateway's own process, and the session's.
+    let servers =
+        eventually("both servers", async || Some(children(pid)).filter(|pids| pids.len() > 1)).await;
+    client.ended_by_an_sdk().await;
+    eventually("the servers to be gone", async || servers.iter().all(|pid| is_gone(*pid)).then_some(()))
+        .await;
 }

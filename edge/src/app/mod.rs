@@ -7,7 +7,6 @@ mod reload;
 mod servers;
 mod status;
 
-use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -130,8 +129,9 @@ impl App {
         Ok(Self { drain, times, door, front, permits, servers, auth, reloader, busy_poll })
     }
 
-    /// Serves until `stop` resolves or the only client leaves, then drains. Meanwhile a changed configuration is taken.
-    pub async fn run(self, stop: impl Future<Output = Stop>, reload: Reload) {
+    /// Serves until `stop` resolves or the only client leaves, then drains, until `stop` resolves again: what is left is
+    /// dropped then, local servers with it. Meanwhile a changed configuration is taken.
+    pub async fn run(self, mut stop: impl AsyncFnMut() -> Stop, reload: Reload) {
         let watch = self.drain.watch();
         self.servers.start();
         if matches!(self.door, Door::Http(_)) {
@@ -140,16 +140,20 @@ impl App {
         watch.spawn(self.reloader.run(reload, watch.clone()));
         watch.spawn(self.busy_poll.run(watch.clone()));
         let open = self.door.serve(self.front, self.permits, &watch);
-        let stop = tokio::select! {
-            stop = stop => stop,
+        let why = tokio::select! {
+            biased; // a signal that comes along with the end of the input is the first, and leaves servers their time
+            why = stop() => why,
             () = open.deserted() => Stop::Interrupt,
         };
-        let delay = match stop {
+        let delay = match why {
             Stop::Terminate => self.times.delay,
             Stop::Interrupt => Duration::ZERO,
         };
         tracing::info!("draining");
-        self.drain.run(delay, self.times.grace).await;
+        tokio::select! {
+            () = self.drain.run(delay, self.times.grace) => {}
+            _ = stop() => tracing::warn!("told again to stop: what is on its way is cut off"),
+        }
         drop(open);
         tracing::info!("stopped");
     }

@@ -23,7 +23,7 @@ use crate::upstream::{Address, BadAddress};
     name = "mcp-edge",
     version,
     args_override_self = true,
-    after_help = "`mcp-edge check URL` goes to an endpoint as a client does and says what is wrong; see `mcp-edge check --help`."
+    after_help = "SIGTERM or Ctrl-C: what is on its way is finished, and then it ends; a second one ends it at once.\n`mcp-edge check URL` goes to an endpoint as a client does and says what is wrong; see `mcp-edge check --help`."
 )]
 pub(super) struct Flags {
     /// Configuration file (YAML)

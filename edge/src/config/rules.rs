@@ -36,6 +36,7 @@ pub(super) fn settle(
         // Its one session is the process: nothing could open another, and nobody else removes its endpoint.
         (draft.session.idle, draft.session.age) = (Duration::MAX, Duration::MAX);
         draft.drain_delay = Duration::ZERO;
+        draft.upstream.stop_grace = STOP_GRACE_OF_LOCAL;
     }
     draft.router.limits = draft.limits.clone();
     draft.router.late = draft.upstream.longest_way();
@@ -248,5 +249,10 @@ fn complete(server: &ServerDraft, prefix: Prefix) -> Option<Server> {
     })
 }
 
+/// What a local server has for each step of its end where the edge is a local server itself: after the end of its input,
+/// and after SIGTERM. SDK clients give a server 2 s from the end of its input to SIGTERM, and 2 s more to SIGKILL, which would
+/// leave ours behind: the whole ladder has to fit into the first of these, also on a busy machine. 500 ms: servers end within
+/// some ten milliseconds of the end of their input.
+const STOP_GRACE_OF_LOCAL: Duration = Duration::from_millis(500);
 /// Whom a token stands for when nothing is said.
 const PRINCIPAL: &str = "default";

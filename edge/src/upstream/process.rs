@@ -106,13 +106,28 @@ impl Process {
         self.pid
     }
 
+    /// How long it has for each step of the ladder.
+    pub(super) fn grace(&self) -> Duration {
+        self.grace
+    }
+
     /// The stop ladder, after the end of its input: wait, SIGTERM, wait, SIGKILL.
     ///
     /// The leader is reaped last. Until then its number is taken, so no signal can reach a stranger's group.
     // MCP 2025-11-25 basic/lifecycle, Shutdown: stdio
-    pub(super) async fn stop(mut self) {
+    pub(super) async fn stop(self) {
+        let grace = self.grace;
+        self.climb(grace).await;
+    }
+
+    /// The same for one that has had the time of the first step, from the end of its input on.
+    pub(super) async fn stop_overdue(self) {
+        self.climb(Duration::ZERO).await;
+    }
+
+    async fn climb(mut self, patience: Duration) {
         let Some(pid) = self.pid else { return };
-        if !exited(pid, self.grace).await {
+        if !exited(pid, patience).await {
             let _ = kill_process_group(pid, Signal::TERM); // it may be gone by now
             exited(pid, self.grace).await;
         }

@@ -40,16 +40,20 @@ pub(super) async fn run(conn: Arc<Conn>, link: Link) {
         unsaid: 0,
     };
     let pid = link.process.as_ref().and_then(Process::pid);
-    tokio::select! {
-        () = reader.read() => {}
-        () = outlived(pid) => {} // cancel-safe, as below
-        () = reader_closing(&conn) => {} // cancel-safe: what was read is not wanted any more
-    }
+    // Behind a bridge there is another ladder, and the end of the connection would cut it short.
+    let grace = link.process.as_ref().map_or(CLOSE_GRACE, Process::grace);
+    let is_overdue = tokio::select! {
+        () = reader.read() => false,
+        () = outlived(pid) => false, // cancel-safe, as below
+        is_overdue = reader_closing(&conn, grace) => is_overdue, // cancel-safe: what was read is not wanted any more
+    };
     drop(reader);
     conn.die();
     let _ = writer.await; // it ends by the cut, if not before; a panic in it was counted where it happened
-    if let Some(process) = link.process {
-        process.stop().await;
+    match link.process {
+        Some(process) if is_overdue => process.stop_overdue().await,
+        Some(process) => process.stop().await,
+        None => {}
     }
     drop(end);
 }
@@ -66,16 +70,16 @@ impl Drop for End {
     }
 }
 
-/// Resolves when the server had its time to end, after an end from our side.
-async fn reader_closing(conn: &Conn) {
+/// Resolves when the server had `grace` to end, after an end from our side; `false` if it is of no use any more before.
+async fn reader_closing(conn: &Conn, grace: Duration) -> bool {
     tokio::select! {
         () = conn.spec.until.cancelled() => conn.close(&session_over()),
         () = conn.around.stop.cancelled() => conn.close(&draining()),
         () = conn.closing.cancelled() => {}
     }
     tokio::select! {
-        () = conn.cut.cancelled() => {}
-        () = tokio::time::sleep(CLOSE_GRACE) => {}
+        () = conn.cut.cancelled() => false,
+        () = tokio::time::sleep(grace) => true,
     }
 }
 
