@@ -7,8 +7,6 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use http::Uri;
-
 use super::draft::{Draft, ERAS, ISOLATIONS, PREFIXES, SLUG, ServerDraft, TokenSource};
 use super::holder::{self, Holder};
 use super::keys;
@@ -62,7 +60,9 @@ const ROOT: &[Key<Draft>] = &[
     ("peers", |r, at, draft| r.section(at, PEERS, draft)),
     ("threads", |r, at, draft| set(&mut draft.threads, r.count(at))),
     ("busy_poll", |r, at, draft| draft.busy_poll = r.short_duration(at)),
-    ("hosts", |r, at, draft| draft.front.rules.hosts = r.texts(at)),
+    ("hosts", |r, at, draft| {
+        draft.front.rules.hosts = r.list(at).iter().filter_map(|item| r.parsed(item)).collect();
+    }),
     ("cors", |r, at, draft| r.section(at, CORS, draft)),
     ("tls", tls),
     ("auth", |r, at, draft| r.section(at, AUTH, draft)),
@@ -89,7 +89,7 @@ const TASKS: &[Key<Draft>] = &[
 ];
 
 const CORS: &[Key<Draft>] = &[("origins", |r, at, draft| {
-    draft.front.rules.origins = r.list(at).iter().filter_map(|item| origin(r, item)).collect();
+    draft.front.rules.origins = r.list(at).iter().filter_map(|item| r.parsed(item)).collect();
 })];
 
 const AUTH: &[Key<Draft>] = &[
@@ -215,17 +215,6 @@ fn token(r: &mut Reader<'_>, at: &At<'_>) -> TokenSource {
     let holder = holder::only(r, at, (token.holders, "token", nothing));
     let place = format!("{}:{}: {}", r.file.display(), at.line, at.path);
     TokenSource { holder, principal: token.principal, place }
-}
-
-/// A page's origin as browsers send it (RFC 6454 §6.2): scheme, host, port, nothing else.
-fn origin(r: &mut Reader<'_>, at: &At<'_>) -> Option<String> {
-    let text = r.text(at)?;
-    let rest = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
-    let fits = rest.is_some_and(|rest| !rest.contains(['/', '*', '@'])) && text.parse::<Uri>().is_ok();
-    if !fits {
-        r.problem(at, format!("`{text}` is no origin; write for example https://app.example.com"));
-    }
-    fits.then_some(text)
 }
 
 fn servers(r: &mut Reader<'_>, at: &At<'_>, draft: &mut Draft) {

@@ -86,7 +86,7 @@ use crate::session;
 
 pub use self::body::Body;
 pub use self::metrics::{Class as CallClass, Ending, Metrics};
-pub use self::origin::Rules;
+pub use self::origin::{Host, Origin, Rules};
 pub use self::park::Config as ParkConfig;
 pub use self::tasks::Config as TasksConfig;
 

@@ -4,6 +4,8 @@
 //! 127.0.0.1. `Host` and `Origin` tell: both are checked before anything else of a request is believed
 //! (ARCHITECTURE, security). What is not here: who the caller is.
 
+mod listed;
+
 use std::borrow::Cow;
 
 use http::header::{self, HeaderMap, HeaderValue};
@@ -16,15 +18,16 @@ use super::body::Body;
 use super::headers::single;
 use super::refusal::Refusal;
 
+pub use self::listed::{Host, Origin};
+
 /// Names and origins that are let in.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Rules {
-    /// Names this gateway answers to, with a port (only that one) or without (any). Empty: on loopback the
-    /// names of loopback, elsewhere any, because only the operator knows the names of a deployment.
-    pub hosts: Vec<String>,
-    /// Origins of web pages on other hosts that may use this gateway, as browsers write them
-    /// (`https://app.example.com`).
-    pub origins: Vec<String>,
+    /// Names this gateway answers to. Empty: on loopback the names of loopback, elsewhere any, because only the
+    /// operator knows the names of a deployment.
+    pub hosts: Vec<Host>,
+    /// Origins of web pages on other hosts that may use this gateway.
+    pub origins: Vec<Origin>,
     /// Whether the listener is reachable from this machine alone.
     pub loopback: bool,
 }
@@ -64,16 +67,12 @@ impl Rules {
         if self.hosts.is_empty() {
             return !self.loopback || host.is_loopback();
         }
-        self.hosts
-            .iter()
-            .filter_map(|listed| Place::parse(listed))
-            .any(|listed| listed.name == host.name && (listed.port.is_none() || listed.port == host.port))
+        let is_of = |port: u16| host.port == Some(port) || host.port.is_none() && is_default(port);
+        self.hosts.iter().any(|listed| listed.name == host.name && listed.port.is_none_or(is_of))
     }
 
     fn lists(&self, origin: &HeaderValue) -> bool {
-        self.origins
-            .iter()
-            .any(|listed| listed.trim_end_matches('/').as_bytes().eq_ignore_ascii_case(origin.as_bytes()))
+        self.origins.iter().any(|listed| listed.is(origin.as_bytes()))
     }
 }
 
@@ -190,9 +189,14 @@ impl<'a> Place<'a> {
 
     /// Schemes are ignored, for TLS may end in front of us; so a default port of either counts as none.
     fn is_same(&self, other: &Place<'_>) -> bool {
-        let port = |place: &Place<'_>| place.port.filter(|port| !matches!(port, 80 | 443));
+        let port = |place: &Place<'_>| place.port.filter(|port| !is_default(*port));
         self.name == other.name && port(self) == port(other)
     }
+}
+
+/// Whether clients leave the port out where the scheme is the one it belongs to.
+fn is_default(port: u16) -> bool {
+    matches!(port, 80 | 443)
 }
 
 /// Where the request was sent to.

@@ -131,8 +131,8 @@ fn a_whole_file_is_understood() {
     assert_eq!(tls.key, PathBuf::from("/run/tls.key"));
     assert_eq!(config.auth.tokens.len(), 2);
     assert!(config.front.rules.loopback);
-    assert_eq!(config.front.rules.hosts, ["edge.example"]);
-    assert_eq!(config.front.rules.origins, ["https://app.example.com"]);
+    assert_eq!(config.front.rules.hosts, ["edge.example".parse().unwrap()]);
+    assert_eq!(config.front.rules.origins, ["https://app.example.com".parse().unwrap()]);
     let frames =
         [&config.front.limits, &config.router.limits, &config.upstream.limits].map(|l| l.frame_bytes);
     assert_eq!((frames, config.front.limits.body_bytes), ([32 << 20; 3], 8 << 20));
@@ -370,6 +370,7 @@ fn wrong_values_are_all_told_at_once_with_their_keys() {
     let text = r#"
 listen: 8811
 cors: {origins: ["*", app.example.com]}
+hosts: ["https://127.0.0.1:21541", 127.0.0.1/]
 tls: {cert: a.crt}
 auth: {tokens: [{principal: ci}, plain]}
 servers:
@@ -384,25 +385,27 @@ limits: {body: 4, frame: [1MiB], drain: 5, queue: -1, session_idle: 48h}
         ("2: listen", "`8811` is no address to listen on"),
         ("3: cors.origins[0]", "`*` is no origin"),
         ("3: cors.origins[1]", "`app.example.com` is no origin"),
-        ("4: tls", "both `cert` and `key` belong here"),
-        ("5: auth.tokens[0]", "either `env` or `file` must say where the token is"),
-        ("5: auth.tokens[1]", "keys with values belong here"),
-        ("7: servers.Upper", "`Upper` is no server name"),
-        ("8: servers.both", "a server has either an `address` or a `command`"),
-        ("9: servers.lone", "`env` belongs to a `command`"),
-        ("10: servers.time.isolation", "`shard` is not one of `auto`, `session`, `principal` and `shared`"),
-        ("10: servers.time.connections", "`0` is no whole number above 0"),
-        ("10: servers.time.address[0]", "`a` "),
-        ("11: limits.body", "`4` is no size"),
-        ("11: limits.frame", "one value belongs here, not a list"),
-        ("11: limits.drain", "`5` is no duration"),
-        ("11: limits.queue", "`-1` is no whole number"),
+        ("4: hosts[0]", "`https://127.0.0.1:21541` is no name of a host"),
+        ("4: hosts[1]", "`127.0.0.1/` is no name of a host"),
+        ("5: tls", "both `cert` and `key` belong here"),
+        ("6: auth.tokens[0]", "either `env` or `file` must say where the token is"),
+        ("6: auth.tokens[1]", "keys with values belong here"),
+        ("8: servers.Upper", "`Upper` is no server name"),
+        ("9: servers.both", "a server has either an `address` or a `command`"),
+        ("10: servers.lone", "`env` belongs to a `command`"),
+        ("11: servers.time.isolation", "`shard` is not one of `auto`, `session`, `principal` and `shared`"),
+        ("11: servers.time.connections", "`0` is no whole number above 0"),
+        ("11: servers.time.address[0]", "`a` "),
+        ("12: limits.body", "`4` is no size"),
+        ("12: limits.frame", "one value belongs here, not a list"),
+        ("12: limits.drain", "`5` is no duration"),
+        ("12: limits.queue", "`-1` is no whole number"),
     ] {
         let wanted = format!("edge.yaml:{line}: {start}");
         assert!(said.iter().any(|said| said.starts_with(&wanted)), "{wanted}\nis not in\n{said:#?}");
     }
     assert!(said.contains(&"limits.session_idle: 172800s is more than `limits.session_age`, 86400s; lower it, or raise that too".to_owned()), "{said:#?}");
-    assert_eq!(said.len(), 17, "{said:#?}");
+    assert_eq!(said.len(), 19, "{said:#?}");
 }
 
 #[test]

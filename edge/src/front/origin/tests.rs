@@ -15,8 +15,9 @@ fn admit(rules: &Rules, head: &Head) -> Result<Admission, Refusal> {
 }
 
 fn rules(hosts: &[&str], origins: &[&str], loopback: bool) -> Rules {
-    let owned = |list: &[&str]| list.iter().map(|&text| text.to_owned()).collect();
-    Rules { hosts: owned(hosts), origins: owned(origins), loopback }
+    let hosts = hosts.iter().map(|text| text.parse().unwrap()).collect();
+    let origins = origins.iter().map(|text| text.parse().unwrap()).collect();
+    Rules { hosts, origins, loopback }
 }
 
 /// The status of the refusal, or 200.
@@ -40,11 +41,14 @@ fn hosts() {
     }
     let open = rules(&[], &[], false);
     assert_eq!(status(&open, "anything.example", None), 200);
-    let named = rules(&["mcp.example.com", "other.example:8443"], &[], true);
+    let named = rules(&["mcp.example.com", "other.example:8443", "tls.example:443"], &[], true);
     for (host, expected) in [
         ("MCP.example.com:1234", 200),
         ("other.example:8443", 200),
         ("other.example", 403),
+        ("tls.example:443", 200),
+        ("tls.example", 200), // clients leave the port of their scheme out
+        ("tls.example:8443", 403),
         ("localhost", 403),
     ] {
         assert_eq!(status(&named, host, None), expected, "{host}");

@@ -80,7 +80,7 @@ async fn credentials_come_before_everything_in_the_body() {
 
 #[tokio::test]
 async fn foreign_pages_are_turned_away_and_listed_ones_may_read() {
-    let rules = Rules { origins: vec!["https://app.example.com".to_owned()], ..Rules::default() };
+    let rules = Rules { origins: vec!["https://app.example.com".parse().unwrap()], ..Rules::default() };
     let stage = Stage::with(Setting { front: Config { rules, ..Config::default() }, ..Setting::default() });
     let foreign = [("origin", "https://evil.example")];
     assert_eq!(refusal(&stage, post(PING, &foreign)).await, (403, -32600));

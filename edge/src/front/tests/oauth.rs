@@ -68,7 +68,7 @@ async fn every_way_in_names_the_metadata_of_its_endpoint() {
 
 #[tokio::test]
 async fn metadata_is_for_everybody_and_for_pages_of_any_origin() {
-    let rules = Rules { hosts: vec!["edge.example".to_owned()], ..Rules::default() };
+    let rules = Rules { hosts: vec!["edge.example".parse().unwrap()], ..Rules::default() };
     let front = Config { rules, sse: false, ..Config::default() };
     let stage = Stage::with(Setting { front, ..setting(&Signer::new("k", "ES256")) });
     let foreign =
