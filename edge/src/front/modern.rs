@@ -199,14 +199,14 @@ fn check_supported(version: &str) -> Result<(), Refusal> {
         .with_data(json!({ "supported": [LATEST_MODERN.as_str()], "requested": version })))
 }
 
-/// Which headers a tool has is known when names are: until then the call waits here, at most `names_settle`.
+/// Which headers a tool has is known when names are: until then the call waits here, as it would in the router.
 async fn check_params(front: &Front, headers: &HeaderMap, arrival: &Arrival) -> Result<(), Refusal> {
     let Some(tool) = arrival.message.param("name").and_then(|name| name.as_str()) else { return Ok(()) };
-    let mut settled = front.rooms.gateway.settled();
-    // The router is gone with the process only.
-    let _ = settled.wait_for(|settled| *settled).await;
-    // An unknown tool is refused by the router, which knows the words for it.
     let (gateway, scope) = (&front.rooms.gateway, arrival.scope.as_ref());
+    if !*gateway.settled().borrow() {
+        gateway.settling().await?;
+    }
+    // An unknown tool is refused by the router, which knows the words for it.
     let Some(mirrored) = gateway.mirrored(&arrival.caller, scope, &tool) else { return Ok(()) };
     let unreadable = |error| front.unreadable(&error);
     headers::check_params(headers, &arrival.message, &mirrored, (&front.config.limits, unreadable))

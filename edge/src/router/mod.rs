@@ -25,6 +25,7 @@ mod template;
 mod views;
 
 use std::collections::HashSet;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -62,6 +63,9 @@ pub trait Gateway: Dispatch {
     /// Whether public names have been given out; before that no list is the truth.
     fn settled(&self) -> watch::Receiver<bool>;
 
+    /// Waits for that, at most `names_settle`; fails at once where it will not come any more.
+    fn settling(&self) -> Settling;
+
     /// What the servers (or the one in scope) tell a model about their use.
     fn instructions(&self, caller: &Caller, scope: Option<&ServerName>) -> Option<String>;
 
@@ -79,6 +83,9 @@ pub trait Gateway: Dispatch {
     /// Has `subscriber` hear of these resources, as far as their servers agree in time; resolves with those that do.
     fn subscribe(&self, subscriber: Subscriber, scope: Option<ServerName>, uris: Vec<String>) -> Accepted;
 }
+
+/// See [`Gateway::settling`].
+pub type Settling = Pin<Box<dyn Future<Output = Result<(), Error>> + Send>>;
 
 /// Counts of changes of the rendered lists; a count that moved means that clients should list again.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -308,15 +315,31 @@ impl Shared {
         self.seen_by(self.catalog(), caller)
     }
 
-    /// Names are not given out yet: the call waits for them, at most `names_settle`.
+    /// Names are not given out yet: the call waits for them.
     fn when_settled(self: Arc<Self>, call: Call) -> Reply {
+        let names = self.settling();
+        self.after(call, names)
+    }
+
+    /// Names, at most `names_settle` from now. A process that leaves gives none out any more: nobody has to wait for
+    /// them in vain, and a call that came by a load balancer may go to another replica.
+    fn settling(&self) -> impl Future<Output = Result<(), Error>> + Send + use<> {
         let (mut settled, patience) = (self.settled.subscribe(), self.config.names_settle);
-        self.after(call, async move {
-            let names = settled.wait_for(|settled| *settled);
-            let message = "the servers have not told their names yet; try again shortly";
-            let names = tokio::time::timeout(patience, names).await;
-            names.map(|_| ()).map_err(|_| Error::busy(Blame::Edge, RETRY_AFTER, message))
-        })
+        let drain = self.drain.clone();
+        async move {
+            // All arms are cancel-safe: each waits for something that stays as it is.
+            tokio::select! {
+                biased; // what has come counts in a process that leaves, too
+                _ = settled.wait_for(|settled| *settled) => Ok(()),
+                () = drain.leaving() => {
+                    Err(Error::new(Kind::Draining, Blame::Edge, "this gateway is stopping; connect again"))
+                }
+                () = tokio::time::sleep(patience) => {
+                    let message = "the servers have not told their names yet; try again shortly";
+                    Err(Error::busy(Blame::Edge, RETRY_AFTER, message))
+                }
+            }
+        }
     }
 
     /// Routes a call once `ready` allows it.
@@ -384,6 +407,10 @@ impl Gateway for Router {
 
     fn settled(&self) -> watch::Receiver<bool> {
         self.shared.settled.subscribe()
+    }
+
+    fn settling(&self) -> Settling {
+        Box::pin(self.shared.settling())
     }
 
     fn instructions(&self, caller: &Caller, scope: Option<&ServerName>) -> Option<String> {

@@ -9,9 +9,9 @@ use super::part::Part;
 use super::template::TEMPLATES;
 use super::*;
 use crate::call::{Affinity, Caller, Client, List, Outcome, Server, Subscribing, Subscription};
+use crate::ops::drain::Drain;
 use crate::permit::Permits;
 use bytes::Bytes;
-use std::pin::Pin;
 use wire::Message;
 use wire::mcp::level::Level;
 use wire::mcp::list::{Item, ListPage};
@@ -250,6 +250,27 @@ async fn calls_wait_for_names_and_no_longer_than_allowed() {
     let never = tests::router(&["a"]);
     let refused = answer(&never, call("me", None, Method::ToolsList, "{}")).await;
     assert_eq!(refused.unwrap_err(), Kind::Busy);
+    assert_eq!(
+        never.settling().await.unwrap_err().kind,
+        Kind::Busy,
+        "who asks for names alone is told the same"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_waits_for_names_that_a_process_which_leaves_does_not_give_out() {
+    let drain = Drain::new();
+    let start = tokio::time::Instant::now();
+    let entries = vec![entry("a", Told::default(), Arc::default())];
+    let router = Router::new(Config::default(), entries, Metrics::default(), drain.watch());
+    refresh::settle(&router);
+    let waiting = router.dispatch(call("me", None, Method::ToolsList, "{}"));
+    let names = router.settling();
+    let ladder = tokio::spawn(drain.run(Duration::from_secs(5), Duration::from_secs(20)));
+    assert_eq!(names.await.unwrap_err().kind, Kind::Draining);
+    let Outcome::Failed(error) = waiting.outcome().await else { panic!("there are no names") };
+    assert_eq!((error.kind, start.elapsed()), (Kind::Draining, Duration::ZERO));
+    ladder.abort();
 }
 
 #[tokio::test]

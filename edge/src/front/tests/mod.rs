@@ -42,8 +42,8 @@ use crate::call::{
     Subscription, reply,
 };
 use crate::ops::drain::{Drain, DrainWatch};
-use crate::permit::{self, Permits};
-use crate::router::{Accepted, Gateway, ListChanges};
+use crate::permit::{self, Permits, RETRY_AFTER};
+use crate::router::{Accepted, Gateway, ListChanges, Settling};
 use crate::seal::{self, Sealer};
 use crate::session;
 
@@ -85,6 +85,17 @@ impl Gateway for Script {
 
     fn settled(&self) -> watch::Receiver<bool> {
         self.settled.subscribe()
+    }
+
+    fn settling(&self) -> Settling {
+        let mut settled = self.settled.subscribe();
+        Box::pin(async move {
+            let names =
+                tokio::time::timeout(Duration::from_secs(15), settled.wait_for(|settled| *settled)).await;
+            names.map(|_| ()).map_err(|_| {
+                crate::error::Error::busy(crate::error::Blame::Edge, RETRY_AFTER, "no names yet")
+            })
+        })
     }
 
     fn instructions(&self, _: &Caller, scope: Option<&ServerName>) -> Option<String> {

@@ -114,6 +114,21 @@ async fn names_and_mirrored_arguments_must_agree() {
     assert_eq!(stage.send(post(&call, &all)).await.status(), 200);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_call_waits_for_names_no_longer_than_they_may_take() {
+    let stage = Stage::new();
+    stage.script.settled.send_replace(false);
+    let call = modern("tools/call", r#""name":"echo","arguments":{},"#);
+    let headers = [VERSION, ("mcp-method", "tools/call"), ("mcp-name", "echo")];
+    let response =
+        tokio::time::timeout(GUARD, stage.send(post(&call, &headers))).await.expect("it has a deadline");
+    assert_eq!(
+        (response.status(), response.headers().contains_key("retry-after")),
+        (503.try_into().unwrap(), true)
+    );
+    assert!(stage.script.seen.lock().unwrap().is_empty());
+}
+
 #[tokio::test]
 async fn notifications_are_taken_and_sessions_ignored() {
     let stage = Stage::new();
