@@ -19,7 +19,6 @@ use wire::{Kind, Message, code};
 use super::Front;
 use super::arrival::{Arrival, Begun};
 use super::body::Body;
-use super::classify::unreadable;
 use super::legacy;
 use super::media::Accepts;
 use super::metrics::StreamKind;
@@ -64,7 +63,7 @@ pub(super) fn take(
     let messages = envelope::batch(body, limits, MESSAGES).map_err(|error| {
         // Of an array, its elements are the members.
         if error.kind != ScanErrorKind::TooManyMembers {
-            return unreadable(&error);
+            return front.unreadable(&error);
         }
         front.rooms.permits.metrics().hit(Bound::Batch);
         let text = format!("a batch has at most {MESSAGES} messages; send the others in another one");

@@ -78,8 +78,8 @@ pub(super) fn classify(message: &Message, clues: Clues<'_>) -> Result<Class, Ref
     }
 }
 
-/// The refusal of a body that is no message.
-pub(super) fn unreadable(error: &ScanError) -> Refusal {
+/// The words for a body that is no message. Bounds that it is over are not counted here: `Front::unreadable` does both.
+pub(super) fn uncounted_refusal(error: &ScanError) -> Refusal {
     let code = match error.kind {
         ScanErrorKind::Syntax | ScanErrorKind::NotUtf8 => code::PARSE_ERROR,
         ScanErrorKind::TooDeep

@@ -435,7 +435,7 @@ impl Front {
             ScanErrorKind::TooManyMembers => self.rooms.permits.metrics().hit(Bound::Members),
             _ => {}
         }
-        classify::unreadable(error)
+        classify::uncounted_refusal(error)
     }
 
     async fn read<B>(&self, body: B, room: &mut Result<CallPermit, Bound>) -> Result<Bytes, Refusal>

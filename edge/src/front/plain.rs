@@ -10,6 +10,7 @@ use bytes::{Bytes, BytesMut};
 use http::Response;
 use tokio::time::Instant;
 use wire::code;
+use wire::error::ScanError;
 use wire::limits::Limits;
 use wire::mcp::method::Method;
 use wire::object::Object;
@@ -18,7 +19,6 @@ use wire::{Era, Message};
 
 use super::Front;
 use super::body::Body;
-use super::classify;
 use super::metrics::{Record, Subject};
 use super::refusal::Refusal;
 use super::reply::Manner;
@@ -32,7 +32,8 @@ pub(super) async fn call(
     permit: CallPermit,
     body: &Bytes,
 ) -> Result<Response<Body>, Refusal> {
-    let request = request(body, &front.config.limits)?;
+    let unreadable = |error| front.unreadable(&error);
+    let request = request(body, (&front.config.limits, unreadable))?;
     let started = Instant::now();
     let call = Call {
         caller,
@@ -56,13 +57,17 @@ pub(super) async fn call(
     Ok(answer.into_json())
 }
 
-/// The tool call that `body` stands for. A copy, because something has to be put around what came.
-fn request(body: &Bytes, limits: &Limits) -> Result<Message, Refusal> {
+/// The tool call that `body` stands for; what cannot be read is refused as `unreadable` says. A copy, because something
+/// has to be put around what came.
+fn request(
+    body: &Bytes,
+    (limits, unreadable): (&Limits, impl Fn(ScanError) -> Refusal),
+) -> Result<Message, Refusal> {
     if body.trim_ascii_start().first().is_some_and(|first| *first != b'{') {
         return Err(bad(r#"the body must be an object: {"method": "<tool>", "params": {…}}"#));
     }
     let whole = Span { start: 0, end: body.len() };
-    let object = Object::scan(body, whole, limits).map_err(|error| classify::unreadable(&error))?;
+    let object = Object::scan(body, whole, limits).map_err(&unreadable)?;
     let known = |key: &str| matches!(key, "method" | "params");
     if object.members().any(|member| !known(&member.key_text(body))) {
         return Err(bad("beside `method` and `params` nothing is known here; JSON-RPC goes to /mcp"));
@@ -83,7 +88,7 @@ fn request(body: &Bytes, limits: &Limits) -> Result<Message, Refusal> {
         text.extend_from_slice(arguments.of(body));
     }
     text.extend_from_slice(b"}}");
-    Message::scan(text.freeze(), limits).map_err(|error| classify::unreadable(&error))
+    Message::scan(text.freeze(), limits).map_err(unreadable)
 }
 
 fn bad(message: &'static str) -> Refusal {
@@ -95,9 +100,11 @@ const FRAME: &[u8] = br#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::front::classify;
 
     fn text(body: &'static str) -> Option<String> {
-        let message = request(&Bytes::from_static(body.as_bytes()), &Limits::default()).ok()?;
+        let unreadable = |error| classify::uncounted_refusal(&error);
+        let message = request(&Bytes::from_static(body.as_bytes()), (&Limits::default(), unreadable)).ok()?;
         String::from_utf8(message.bytes().to_vec()).ok()
     }
 

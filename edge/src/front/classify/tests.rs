@@ -91,7 +91,7 @@ fn what_is_no_message_is_refused_with_its_code_and_id() {
     ];
     for (text, code, id) in table {
         let error = Message::scan(text.into(), &Limits::default()).unwrap_err();
-        let refusal = unreadable(&error);
+        let refusal = uncounted_refusal(&error);
         assert_eq!(told(&refusal), (400, code.to_owned()), "{text}");
         if let Some(id) = id {
             assert_eq!(error.id.unwrap().as_bytes(), id.as_bytes(), "{text}");

@@ -88,7 +88,7 @@ fn mirrored_arguments_agree_with_their_headers() {
     let mirrored = mirrored(schema.as_bytes()).unwrap();
     let check = |arguments: &str, pairs: &[(&str, &str)]| {
         let message = message("tools/call", &format!(r#"{{"name":"t","arguments":{arguments}}}"#));
-        let unreadable = |error| classify::unreadable(&error);
+        let unreadable = |error| classify::uncounted_refusal(&error);
         check_params(&headers(pairs), &message, &mirrored, (&Limits::default(), unreadable)).is_ok()
     };
     let (region, size) = (("mcp-param-region", "eu"), ("mcp-param-size", "42"));

@@ -66,6 +66,13 @@ async fn messages_have_a_depth_and_objects_a_number_of_members() {
     let wide = format!(r#"{{"jsonrpc":"2.0","id":1,"method":"ping"{members}}}"#);
     assert_eq!(stage.send(post(&wide, &header)).await.status(), 400);
     assert_eq!((stage.hits("depth"), stage.hits("members")), (1, 1));
+    // The other ways in count as well.
+    let deep = format!(r#"{{"method":"a","params":{{"x":{}{}}}}}"#, "[".repeat(127), "]".repeat(127));
+    assert_eq!(stage.send(request("POST", "/mcp/call", &deep, &[])).await.status(), 400);
+    let older = stage.session("2025-03-26").await;
+    let batch = format!("[{}]", nested(127));
+    assert_eq!(stage.send(post(&batch, &[("mcp-session-id", &older)])).await.status(), 400);
+    assert_eq!((stage.hits("depth"), stage.hits("members")), (3, 1));
 }
 
 #[tokio::test]
