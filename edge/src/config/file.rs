@@ -16,7 +16,7 @@ use super::problem::Problem;
 use super::reader::{At, Key, Reader};
 use super::yaml::{self, BadYaml, Value};
 use crate::call::ServerName;
-use crate::listen::tls;
+use crate::listen::{self, tls};
 
 /// Puts what the file says into `draft`, and what is wrong with it into `problems`.
 pub(super) fn read(path: &Path, draft: &mut Draft, problems: &mut Vec<Problem>) {
@@ -54,11 +54,14 @@ pub(super) fn load(path: &Path, most: u64) -> io::Result<String> {
 /// A file of a hundred servers is 20 KiB; more than this is some other file.
 const MAX_BYTES: u64 = 1 << 20;
 
+/// As many as the largest machines have cores; each thread has a stack.
+const MOST_THREADS: usize = 1024;
+
 const ROOT: &[Key<Draft>] = &[
     ("listen", |r, at, draft| set(&mut draft.listen.address, r.parsed(at))),
     ("admin", |r, at, draft| set(&mut draft.admin.address, r.parsed(at))),
     ("peers", |r, at, draft| r.section(at, PEERS, draft)),
-    ("threads", |r, at, draft| set(&mut draft.threads, r.count(at))),
+    ("threads", |r, at, draft| set(&mut draft.threads, r.count_up_to(at, MOST_THREADS))),
     ("busy_poll", |r, at, draft| draft.busy_poll = r.short_duration(at)),
     ("hosts", |r, at, draft| {
         draft.front.rules.hosts = r.list(at).iter().filter_map(|item| r.parsed(item)).collect();
@@ -132,7 +135,9 @@ const LIMITS: &[Key<Draft>] = &[
     ("body", |r, at, draft| set(&mut draft.limits.body_bytes, r.bytes(at))),
     ("frame", |r, at, draft| set(&mut draft.limits.frame_bytes, r.bytes(at))),
     ("depth", |r, at, draft| set(&mut draft.limits.depth, r.count(at))),
-    ("headers", |r, at, draft| set(&mut draft.listen.http.header_bytes, r.bytes(at))),
+    ("headers", |r, at, draft| {
+        set(&mut draft.listen.http.header_bytes, r.bytes_from(at, listen::http::HEADER_BYTES_LEAST));
+    }),
     ("held_bytes", |r, at, draft| set(&mut draft.permits.held_bytes, r.bytes(at))),
     ("list_bytes", |r, at, draft| set(&mut draft.upstream.list_bytes, r.bytes(at))),
     ("policy_bytes", |r, at, draft| set(&mut draft.router.grant_bytes, r.bytes(at))),

@@ -143,32 +143,63 @@ impl Reader<'_> {
 
     /// A whole number, at least 1: a bound of none would stop everything.
     pub(super) fn count(&mut self, at: &At<'_>) -> Option<usize> {
-        self.scalar(at, |text| text.parse().ok().filter(|n| *n > 0), "no whole number above 0")
+        self.count_up_to(at, MOST_COUNT)
+    }
+
+    /// A whole number from 1 to `most`.
+    pub(super) fn count_up_to(&mut self, at: &At<'_>, most: usize) -> Option<usize> {
+        let count =
+            self.scalar(at, |text| text.parse().ok().filter(|n| *n > 0), "no whole number above 0")?;
+        self.at_most(at, count, (most, &most.to_string()))
     }
 
     /// A size with its unit.
     pub(super) fn bytes(&mut self, at: &At<'_>) -> Option<usize> {
-        self.scalar(
-            at,
-            |text| units::bytes(text).filter(|n| *n > 0),
-            "no size; write for example 64KiB or 4MiB",
-        )
+        let above_zero = |text: &str| units::bytes(text).filter(|n| *n > 0);
+        let bytes = self.scalar(at, above_zero, "no size; write for example 64KiB or 4MiB")?;
+        self.at_most(at, u64::try_from(bytes).unwrap_or(u64::MAX), (MOST_BYTES, "1024GiB"))?;
+        Some(bytes)
+    }
+
+    /// A size with its unit, not less than so many bytes.
+    pub(super) fn bytes_from(&mut self, at: &At<'_>, least: usize) -> Option<usize> {
+        let bytes = self.bytes(at)?;
+        if bytes < least {
+            self.problem(at, format!("{bytes} bytes are too few; take {least}B at least"));
+            return None;
+        }
+        Some(bytes)
     }
 
     /// A duration with its unit, above zero.
     pub(super) fn duration(&mut self, at: &At<'_>) -> Option<Duration> {
         let above_zero = |text: &str| units::duration(text).filter(|time| !time.is_zero());
-        self.scalar(at, above_zero, "no duration; write for example 500ms, 30s, 10m or 2h")
+        let time = self.scalar(at, above_zero, "no duration; write for example 500ms, 30s, 10m or 2h")?;
+        self.at_most(at, time, (LONGEST, "720h"))
     }
 
     /// A duration that may also be zero.
     pub(super) fn duration_or_zero(&mut self, at: &At<'_>) -> Option<Duration> {
-        self.scalar(at, units::duration, "no duration; write for example 0s, 500ms, 30s or 10m")
+        let time =
+            self.scalar(at, units::duration, "no duration; write for example 0s, 500ms, 30s or 10m")?;
+        self.at_most(at, time, (LONGEST, "720h"))
     }
 
     /// A duration that may be zero or some microseconds.
     pub(super) fn short_duration(&mut self, at: &At<'_>) -> Option<Duration> {
-        self.scalar(at, units::short_duration, "no duration; write for example 0us, 50us or 1ms")
+        let time =
+            self.scalar(at, units::short_duration, "no duration; write for example 0us, 50us or 1ms")?;
+        self.at_most(at, time, (LONGEST, "720h"))
+    }
+
+    /// The value if it is not above the most that makes sense, which is written so.
+    fn at_most<T: PartialOrd>(&mut self, at: &At<'_>, value: T, (most, written): (T, &str)) -> Option<T> {
+        if value > most {
+            let text = self.text(at)?;
+            self.problem(at, format!("`{text}` is too much; take {written} at most"));
+            return None;
+        }
+        Some(value)
     }
 
     /// One word of several.
@@ -191,6 +222,13 @@ impl Reader<'_> {
         value
     }
 }
+
+/// 30 days: what is longer is a slip, and times are added to the present, which must not overflow.
+const LONGEST: Duration = Duration::from_secs(30 * 24 * 3600);
+/// A million of anything here is more than a process has memory or files for, and few enough to be held in tables.
+const MOST_COUNT: usize = 1_000_000;
+/// 1 TiB, more than machines have: what is added to such a bound does not overflow.
+const MOST_BYTES: u64 = 1 << 40;
 
 /// `limits` and `body` to `limits.body`.
 fn under(path: &str, key: &str) -> String {

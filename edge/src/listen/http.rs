@@ -70,6 +70,10 @@ impl Default for Config {
     }
 }
 
+/// The least that `header_bytes` may be: what hyper reads at a time.
+// hyper 1, http1::Builder::max_buf_size: less is a panic
+pub const HEADER_BYTES_LEAST: usize = 8 << 10;
+
 /// What answers requests. Every closure of this shape is one.
 pub trait Handler: Clone + Send + Sync + 'static {
     /// The body of the answers.
