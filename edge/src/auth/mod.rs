@@ -18,8 +18,8 @@ use subtle::{Choice, ConditionallySelectable};
 use tokio::sync::watch;
 
 use self::denied::Fault;
-use self::oauth::Authority;
 use self::oauth::jwt::Jwt;
+use self::oauth::{Authority, Set};
 use crate::call::Caller;
 use crate::ops::drain::DrainWatch;
 
@@ -188,16 +188,30 @@ impl Authenticator {
     }
 
     fn decide(&self, headers: &HeaderMap, at: Endpoint<'_>) -> Result<Caller, Fault> {
+        let told = self.find(headers)?.tell(at);
+        // A reload in the middle of it takes back what was just told, although the token may count as before.
+        if matches!(told, Err((Fault::Key, ref by)) if self.authority().is_none_or(|now| !Arc::ptr_eq(by, &now)))
+        {
+            return self.find(headers)?.tell(at).map_err(|(fault, _)| fault);
+        }
+        told.map_err(|(fault, _)| fault)
+    }
+
+    /// What can be told without verifying a signature: under the lock that would keep a reload waiting, and with it every
+    /// other request.
+    fn find<'h>(&self, headers: &'h HeaderMap) -> Result<Found<'h>, Fault> {
         let holders = self.shared.holders.read().unwrap_or_else(PoisonError::into_inner);
         if let Some(anonymous) = &holders.anonymous {
-            return Ok(anonymous.clone());
+            return Ok(Found::Caller(anonymous.clone()));
         }
         match presented(headers) {
             Presented::Nothing => Err(Fault::Missing),
             Presented::Ambiguous => Err(Fault::Ambiguous),
             Presented::Token(token) => match (holders.of_token(token), &holders.authority) {
-                (Some(caller), _) => Ok(caller.clone()),
-                (None, Some(authority)) if Jwt::is_shape_of(token) => authority.caller(token, at.server),
+                (Some(caller), _) => Ok(Found::Caller(caller.clone())),
+                (None, Some(authority)) if Jwt::is_shape_of(token) => {
+                    Ok(Found::Signed { token, keys: authority.keys(), by: authority.clone() })
+                }
                 (None, _) => Err(Fault::Unknown),
             },
         }
@@ -287,6 +301,23 @@ impl Holders {
         }
         let place = usize::try_from(found).ok()?;
         self.tokens.get(place).map(|(_, caller)| caller)
+    }
+}
+
+/// Whoever presents a token, or who can tell, by the keys in force when it was looked for.
+enum Found<'h> {
+    Caller(Caller),
+    Signed { token: &'h [u8], keys: Option<Arc<Set>>, by: Arc<Authority> },
+}
+
+impl Found<'_> {
+    fn tell(self, at: Endpoint<'_>) -> Result<Caller, (Fault, Arc<Authority>)> {
+        match self {
+            Self::Caller(caller) => Ok(caller),
+            Self::Signed { token, keys, by } => {
+                by.caller_by(keys.as_deref(), token, at.server).map_err(|fault| (fault, by))
+            }
+        }
     }
 }
 

@@ -35,7 +35,7 @@ struct Held {
 
 /// Keys, each with what takes back what it has signed.
 #[derive(Debug)]
-pub(super) struct Set {
+pub(in crate::auth) struct Set {
     keys: Keys,
     revocations: Vec<Revocation>,
 }

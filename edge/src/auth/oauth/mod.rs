@@ -31,10 +31,12 @@ use tokio::time::Instant;
 
 use self::claims::{Claims, LEEWAY_SECS};
 use self::jwt::Jwt;
-use self::keyring::{Keyring, Set};
+use self::keyring::Keyring;
 use self::known::{Known, Verified, digest_of};
 use super::denied::Fault;
 use crate::call::Caller;
+
+pub(super) use self::keyring::Set;
 
 pub use self::claims::PREFIX;
 pub use self::issuer::{Issuer, KeysUrl, NoKeys, Source};
@@ -188,13 +190,24 @@ impl Authority {
         self.keyring.show();
     }
 
-    /// Whose token this is, if it counts at the endpoint of `server` or, without one, at that of all servers.
-    pub(super) fn caller(&self, token: &[u8], server: Option<&str>) -> Result<Caller, Fault> {
+    /// Those that tokens are verified with now.
+    pub(super) fn keys(&self) -> Option<Arc<Set>> {
+        self.keyring.in_force()
+    }
+
+    /// Whose token this is, if it counts at the endpoint of `server` or, without one, at that of all servers. By `keys` and
+    /// not by those in force: who was replaced since then has taken back what they signed, and must not count by new ones.
+    pub(super) fn caller_by(
+        &self,
+        keys: Option<&Set>,
+        token: &[u8],
+        server: Option<&str>,
+    ) -> Result<Caller, Fault> {
         let (digest, now) = (digest_of(token), unix_now());
         if let Some((caller, counts)) = self.known.find(&digest, server, now) {
             return if counts { Ok(caller) } else { Err(Fault::Audience) };
         }
-        let verified = self.verify(token, self.keyring.in_force().as_deref(), now)?;
+        let verified = self.verify(token, keys, now)?;
         let (caller, counts) = (verified.caller.clone(), verified.reach.covers(server));
         self.known.put(digest, verified);
         match counts {

@@ -30,6 +30,13 @@ pub(crate) fn claims(subject: &str) -> Value {
     })
 }
 
+impl Authority {
+    /// By the keys in force.
+    fn caller(&self, token: &[u8], server: Option<&str>) -> Result<Caller, Fault> {
+        self.caller_by(self.keys().as_deref(), token, server)
+    }
+}
+
 fn authority(signers: &[&Signer]) -> Authority {
     Authority::new(with_keys(signers), Metrics::default())
 }
@@ -324,4 +331,18 @@ async fn a_reload_asks_for_no_keys_that_are_there() {
     assert_eq!(issuer.fetches(), 1);
     assert!(next.news().await, "it is asked when there is a reason");
     assert_eq!(issuer.fetches(), 2);
+}
+
+#[tokio::test]
+async fn nothing_counts_by_terms_that_were_replaced_while_it_was_verified() {
+    let signer = Signer::new("k", "ES256");
+    let (authority, issuer) = with_issuer(&[&signer], Duration::ZERO).await;
+    let _keeping = kept_fresh(&authority);
+    assert!(authority.news().await);
+    let token = signer.token(&issuer.claims(EDGE, "ann"));
+    let keys = authority.keys();
+    let other = Config { scopes: vec!["other".to_owned()], ..authority.config.clone() };
+    let next = authority.becoming(other, Metrics::default());
+    assert!(next.keys().is_some(), "the key is in force still");
+    assert_eq!(authority.caller_by(keys.as_deref(), token.as_bytes(), None), Err(Fault::Key));
 }
