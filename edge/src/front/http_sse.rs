@@ -263,7 +263,13 @@ impl Channel {
                 let message = "this stream is initialized already";
                 Err(Refusal::bad_request(code::INVALID_REQUEST, message))
             }
-            State::Open(session) => legacy::take(front, arrival, session),
+            State::Open(session) => {
+                // Without it, for messages of other requests need not wait: those that are on their way at once have no
+                // order, and a session that is open here stays so.
+                let session = session.clone();
+                drop(state);
+                legacy::take(front, arrival, &session)
+            }
             State::Opening if method == Method::Initialize && kind == Kind::Request => {
                 let (session, answer) = legacy::open(front, &arrival)?;
                 *state = State::Open(session);
