@@ -12,7 +12,7 @@ use edge::app::{App, Reload, Stop, dry_run};
 use edge::config::{self, Command, Config};
 use edge::ops::busy_poll::BusyPoll;
 use edge::ops::check::Target;
-use edge::ops::log;
+use edge::ops::log::Log;
 use edge::ops::visit::Visit;
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
@@ -27,8 +27,8 @@ fn main() -> ExitCode {
     // and 4 MiB at the start. A kernel that has no such switch has none of this to save either.
     let _ = rustix::thread::disable_transparent_huge_pages(true);
     let outcome = match config::load(std::env::args_os(), variable) {
-        Ok(Command::Serve(config)) => serve(*config),
-        Ok(Command::DryRun(config)) => try_all(*config),
+        Ok(Command::Serve(config)) => logging(*config, serve),
+        Ok(Command::DryRun(config)) => logging(*config, try_all),
         Ok(Command::CheckHealth(target)) => check(&target),
         Ok(Command::Check(visit)) => pay(&visit),
         Ok(Command::Print(text)) => {
@@ -50,8 +50,19 @@ fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok()
 }
 
-fn serve(config: Config) -> anyhow::Result<ExitCode> {
-    log::init(&config.log)?;
+/// Runs it with a log; what went wrong is said after what was logged.
+fn logging(
+    config: Config,
+    run: impl FnOnce(Config, &Log) -> anyhow::Result<ExitCode>,
+) -> anyhow::Result<ExitCode> {
+    let log = Log::start(&config.log)?;
+    Ok(run(config, &log).unwrap_or_else(|error| {
+        log.say(&format!("mcp-edge: {error:#}"));
+        ExitCode::FAILURE
+    }))
+}
+
+fn serve(config: Config, log: &Log) -> anyhow::Result<ExitCode> {
     let busy_poll = BusyPoll::new(config.busy_poll);
     let runtime = serving(config.threads, &busy_poll)?;
     let served = runtime.block_on(async {
@@ -78,7 +89,7 @@ fn serve(config: Config) -> anyhow::Result<ExitCode> {
                 }
             }
         };
-        App::bind(config, busy_poll).await?.run(stop, reload).await;
+        App::bind(config, busy_poll, log.metrics()).await?.run(stop, reload).await;
         Ok(ExitCode::SUCCESS)
     });
     // Tasks that are left behind are dropped, and local servers of theirs killed. Nobody can take back a read of standard
@@ -87,7 +98,7 @@ fn serve(config: Config) -> anyhow::Result<ExitCode> {
     served
 }
 
-/// Whether this process was started so that it outlives its terminal, as by nohup. To be asked before a handler stands.
+/// Whether this process was started so that it outlives its terminal, as by nohup. Read this before installing the signal handler.
 // proc(5): a mask in hexadecimal, whose lowest bit is signal 1, SIGHUP
 fn ignores_hangup() -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
@@ -98,10 +109,10 @@ fn ignores_hangup() -> bool {
 /// Dropping takes no time; this is for a busy machine.
 const LAST_DROPS: Duration = Duration::from_millis(500);
 
-fn try_all(config: Config) -> anyhow::Result<ExitCode> {
-    // What a server says on its standard error is often why it does not answer.
-    log::init(&config.log)?;
+/// What a server says on its standard error is often why it does not answer, so it is logged before the report.
+fn try_all(config: Config, log: &Log) -> anyhow::Result<ExitCode> {
     let (report, all_answered) = runtime(config.threads)?.block_on(dry_run(config));
+    log.end();
     say(&mut std::io::stdout(), report.trim_end());
     Ok(if all_answered { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

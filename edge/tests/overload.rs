@@ -9,7 +9,10 @@
     reason = "a panic here is a failed test"
 )]
 
-use std::sync::Arc;
+use std::io::{Read, pipe};
+use std::os::fd::AsRawFd;
+use std::sync::{Arc, Mutex};
+use std::thread;
 
 use serde_json::json;
 use testkit::client::{Answer, Client};
@@ -124,4 +127,66 @@ async fn clients_that_vanish_in_mid_call_leave_nothing() {
     calls.abort_all(); // each drops its socket
     nothing_left(&edge).await;
     assert_eq!(client.call_tool("add", json!({"a": 1, "b": 2})).await.text(), "3");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_nobody_reads_holds_up_no_call() {
+    let (address, server) = (free_address(), binary("demo-server"));
+    let _bridge = Bridge::start_at(address, &[], &[server.to_str().unwrap()]).await;
+    // A pipe of ours in the place of its standard error.
+    let (mut unread, log) = pipe().unwrap();
+    let log_path = format!("/proc/{}/fd/{}", std::process::id(), log.as_raw_fd());
+    let mut command = Command::new("sh");
+    command.args(["-c", "exec \"$@\" 2>\"$LOG\"", "sh"]).env("LOG", log_path).arg(binary("mcp-edge"));
+    command.args(["--server", &format!("demo={address}"), "--allow-unauthenticated", "--log-calls"]);
+    let mut edge = Edge::start_with(command).await;
+    drop(log);
+    edge.ready().await;
+    let client = Arc::new(Client::modern(edge.address).connect().await);
+    let dropped = async || edge.metric("mcp_edge_log_lines_dropped_total").await.unwrap();
+    while dropped().await == 0.0 {
+        let mut calls = JoinSet::new();
+        for _ in 0..8 {
+            let client = client.clone();
+            calls.spawn(async move {
+                for _ in 0..100 {
+                    assert_eq!(client.call_tool("add", json!({"a": 1, "b": 2})).await.text(), "3");
+                }
+            });
+        }
+        calls.join_all().await;
+    }
+    let read = Arc::new(Mutex::new(String::new()));
+    let reading = {
+        let read = read.clone();
+        thread::spawn(move || {
+            let mut piece = [0; 4096];
+            while let Ok(bytes @ 1..) = unread.read(&mut piece) {
+                read.lock().unwrap().push_str(&String::from_utf8_lossy(&piece[..bytes]));
+            }
+        })
+    };
+    eventually("what is missing to be told", async || {
+        read.lock().unwrap().contains(" lines dropped, stderr was not read\n").then_some(())
+    })
+    .await;
+    edge.process.signal("INT").await;
+    assert!(edge.process.ended().await.success());
+    reading.join().unwrap();
+    assert!(read.lock().unwrap().trim_end().ends_with("stopped"), "the last lines are written");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_nobody_reads_does_not_keep_the_process() {
+    let (unread, log) = pipe().unwrap();
+    let log_path = format!("/proc/{}/fd/{}", std::process::id(), log.as_raw_fd());
+    let mut command = Command::new("sh");
+    // Its pipe is full before it begins.
+    let fill = "head -c 65536 /dev/zero >\"$LOG\"; exec \"$@\" 2>\"$LOG\"";
+    command.args(["-c", fill, "sh"]).env("LOG", log_path).arg(binary("mcp-edge"));
+    command.args(["--server", &format!("demo={}", free_address()), "--allow-unauthenticated"]);
+    let mut edge = Edge::start_with(command).await;
+    edge.process.signal("INT").await;
+    assert!(edge.process.ended().await.success());
+    drop((unread, log));
 }

@@ -18,7 +18,7 @@ use crate::listen;
 use crate::ops::busy_poll::BusyPoll;
 use crate::ops::drain::Drain;
 use crate::ops::files::OpenFiles;
-use crate::ops::metrics;
+use crate::ops::{log, metrics};
 use crate::peer::{self, Peers};
 use crate::permit::{self, Permits};
 use crate::seal::Sealer;
@@ -76,11 +76,16 @@ impl App {
     ///
     /// # Errors
     /// An address that cannot be bound, a certificate that cannot be read.
-    pub async fn bind(mut config: Config, busy_poll: BusyPoll) -> Result<Self, StartError> {
+    pub async fn bind(
+        mut config: Config,
+        busy_poll: BusyPoll,
+        log: &log::Metrics,
+    ) -> Result<Self, StartError> {
         limit_files(&mut config);
         let drain = Drain::new();
         let mut registry = metrics::registry();
         busy_poll.register(&mut registry);
+        log.register(&mut registry);
         let bounds = permit::Metrics::default();
         bounds.register(&mut registry);
         let permits = Permits::new(config.permits.clone(), bounds.clone());

@@ -1,17 +1,27 @@
 //! Logging: one line per event on stderr.
 //!
-//! Guarantees: an event is one line whatever its fields hold, because a server's words may be among them. What
-//! may be logged at all is the rule of those who log: never arguments, results or credentials.
+//! Guarantees: an event is one line whatever its fields hold, because a server's words may be among them; nobody waits for
+//! stderr to be read (`log/queue.rs`). What may be logged at all is the rule of those who log: never arguments, results or
+//! credentials.
 
+mod queue;
+
+use std::backtrace::{Backtrace, BacktraceStatus};
 use std::io::{self, Write};
+use std::panic::{self, PanicHookInfo};
+use std::thread;
+use std::time::Duration;
 
 use tracing::Subscriber;
 use tracing::level_filters::LevelFilter;
-use tracing::subscriber::SetGlobalDefaultError;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::{self, MakeWriter};
 use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::registry;
+
+use self::queue::Queue;
+
+pub use self::queue::Metrics;
 
 /// What is logged.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -22,12 +32,52 @@ pub struct Config {
     pub levels: Option<Targets>,
 }
 
-/// Sends the events of the whole process to stderr.
-///
-/// # Errors
-/// When that was done before.
-pub fn init(config: &Config) -> Result<(), SetGlobalDefaultError> {
-    tracing::subscriber::set_global_default(subscriber(config, io::stderr))
+/// The log of the whole process; it ends when this is dropped.
+pub struct Log {
+    queue: Queue,
+}
+
+impl Log {
+    /// Sends the events of the whole process to stderr, those of panics included.
+    ///
+    /// # Errors
+    /// When that was done before, or the system starts no thread.
+    pub fn start(config: &Config) -> io::Result<Self> {
+        let queue = Queue::start(io::stderr(), Metrics::default())?;
+        let subscriber = subscriber(config, queue.clone());
+        tracing::subscriber::set_global_default(subscriber).map_err(io::Error::other)?;
+        // The standard one writes to stderr itself, and would wait there.
+        panic::set_hook(Box::new(panicked));
+        Ok(Self { queue })
+    }
+
+    /// Says a line of the process itself after what was logged before.
+    pub fn say(&self, line: &str) {
+        self.queue.push(format!("{line}\n").as_bytes());
+    }
+
+    /// Waits a moment until all that was logged is written. What is logged later is lost.
+    pub fn end(&self) {
+        self.queue.close(LAST_LINES);
+    }
+
+    /// What is counted here.
+    pub fn metrics(&self) -> &Metrics {
+        self.queue.metrics()
+    }
+}
+
+impl Drop for Log {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+fn panicked(panic: &PanicHookInfo<'_>) {
+    let (thread, backtrace) = (thread::current(), Backtrace::capture());
+    // Only where RUST_BACKTRACE asks for it.
+    let backtrace = (backtrace.status() == BacktraceStatus::Captured).then(|| backtrace.to_string());
+    tracing::error!(thread = thread.name(), %panic, backtrace, "a task panicked");
 }
 
 fn subscriber<W>(config: &Config, writer: W) -> impl Subscriber + Send + Sync + use<W>
@@ -78,6 +128,9 @@ impl<W: Write> Write for Line<W> {
         self.0.flush()
     }
 }
+
+/// For the last lines of a process. A second: less than is left of a pod's 30 after the drain.
+const LAST_LINES: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
 mod tests {
