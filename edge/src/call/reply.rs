@@ -1,7 +1,7 @@
 //! The two ends of a call's answer.
 //!
 //! A lock held for a few instructions guards a bounded queue of events and one place for the outcome. No
-//! channel would do: `event` must never wait, progress must coalesce, and the outcome must always fit.
+//! channel would do: `event` must never wait, what matters least must go first, and the outcome must always fit.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -17,7 +17,7 @@ use wire::splice::Parts;
 use super::{Ask, InputRequired, ServerName};
 use crate::error::{Blame, Error, Kind};
 
-/// Bytes of events one reply holds for a client that reads slowly (ARCHITECTURE, backpressure): enough for
+/// Bytes of events one reply holds for a client that reads slowly (ARCHITECTURE, Bounds): enough for
 /// thousands of progress lines, small enough that 10,000 stuck streams fit into memory.
 pub const EVENT_BYTES: usize = 256 * 1024;
 
@@ -216,7 +216,7 @@ pub struct Responder {
 
 impl Responder {
     /// Queues an event; never waits. `false`: something was dropped, because the consumer is gone or its
-    /// [`EVENT_BYTES`] are spent; then the newest progress takes the place of the one before it.
+    /// [`EVENT_BYTES`] are spent; then what matters least goes, of equals the newest that was there.
     pub fn event(&self, event: Event) -> bool {
         self.offer(event).unwrap_or(false)
     }
@@ -225,7 +225,7 @@ impl Responder {
     /// dropping an ask answers it. `Ok(false)`: others than asks were dropped to make room.
     ///
     /// # Errors
-    /// The event, if the consumer is gone or asks alone fill its [`EVENT_BYTES`].
+    /// The event, if the consumer is gone or its [`EVENT_BYTES`] are full of what matters more.
     #[expect(clippy::result_large_err, reason = "what comes back is what was given, not an error")]
     pub fn offer(&self, event: Event) -> Result<bool, Event> {
         let mut fits = true;
@@ -241,11 +241,10 @@ impl Responder {
                 consumer.into_iter().for_each(Waker::wake);
                 return Err(event);
             }
+            let worth = event.worth();
             while shared.event_bytes + event.bytes() > EVENT_BYTES {
                 (fits, shared.lost) = (false, true);
-                // A server waits for the answer to an ask; what else is told can be left out.
-                let last = shared.events.iter().rposition(|old| !matches!(old, Event::Ask(_)));
-                let Some(old) = last.and_then(|at| shared.events.remove(at)) else { return Err(event) };
+                let Some(old) = shared.make_room(worth) else { return Err(event) };
                 shared.event_bytes = shared.event_bytes.saturating_sub(old.bytes());
             }
             shared.event_bytes += event.bytes();
@@ -337,6 +336,27 @@ impl Event {
             Self::Ask(ask) => ask.request.bytes().len(),
         }
     }
+
+    fn worth(&self) -> Worth {
+        match self {
+            Self::Progress(_) => Worth::Progress,
+            Self::Notice(Notice::Message, _) => Worth::Log,
+            Self::Notice(..) => Worth::News,
+            Self::Ask(_) => Worth::Ask,
+        }
+    }
+}
+
+/// What goes first where there is no room for all.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Worth {
+    /// The next one says more.
+    Progress,
+    Log,
+    /// Without it the client goes on with a list or a resource that is no longer so.
+    News,
+    /// A server waits for the answer.
+    Ask,
 }
 
 #[derive(Debug, Default)]
@@ -349,6 +369,18 @@ struct Shared {
     gone: bool,
     consumer: Option<Waker>,
     producer: Producer,
+}
+
+impl Shared {
+    /// Takes out the newest of those that matter least, if that is no more than `worth`; never an ask.
+    fn make_room(&mut self, worth: Worth) -> Option<Event> {
+        let newest_first = self.events.iter().enumerate().rev();
+        let (at, least) = newest_first.map(|(at, old)| (at, old.worth())).min_by_key(|(_, worth)| *worth)?;
+        if least == Worth::Ask || least > worth {
+            return None;
+        }
+        self.events.remove(at)
+    }
 }
 
 /// Who hears of a dropped consumer.
@@ -385,89 +417,4 @@ fn lock(shared: &Mutex<Shared>) -> MutexGuard<'_, Shared> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use wire::limits::Limits;
-
-    fn progress(n: usize) -> Event {
-        let text = format!(
-            r#"{{"jsonrpc":"2.0","method":"notifications/progress","params":{{"progressToken":1,"progress":{n}}}}}"#
-        );
-        Event::Progress(Message::scan(text.into(), &Limits::default()).unwrap())
-    }
-
-    #[tokio::test]
-    async fn events_come_before_the_outcome() {
-        let (responder, mut reply) = reply();
-        assert!(responder.event(progress(1)));
-        responder.finish(Outcome::Refused(Bytes::from_static(b"{}")));
-        assert!(matches!(reply.next().await, Next::Event(Event::Progress(_))));
-        assert!(matches!(reply.next().await, Next::Outcome(Outcome::Refused(_))));
-    }
-
-    #[tokio::test]
-    async fn unread_events_are_bounded_and_the_newest_wins() {
-        let (responder, mut reply) = reply();
-        let mut sent = 0;
-        while responder.event(progress(sent)) {
-            sent += 1;
-        }
-        assert!(!responder.event(progress(sent + 1)));
-        responder.finish(Outcome::Refused(Bytes::new()));
-        let (mut bytes, mut last) = (0, None);
-        while let Next::Event(event) = reply.next().await {
-            bytes += event.bytes();
-            let Event::Progress(message) = event else { panic!("progress") };
-            last = message.param("progress").and_then(|v| v.as_u64());
-        }
-        assert!(bytes <= EVENT_BYTES && bytes > EVENT_BYTES - 1000, "{bytes}");
-        assert_eq!(last, Some(sent as u64 + 1));
-    }
-
-    #[tokio::test]
-    async fn a_dropped_responder_fails_the_call() {
-        let (responder, reply) = reply();
-        drop(responder);
-        let Outcome::Failed(error) = reply.outcome().await else { panic!("a failure") };
-        assert_eq!(error.kind, Kind::Lost);
-    }
-
-    #[tokio::test]
-    async fn a_dropped_reply_wakes_the_producer() {
-        let (responder, reply) = reply();
-        let waiting = tokio::spawn(async move {
-            responder.cancelled().await;
-            responder.is_cancelled()
-        });
-        tokio::task::yield_now().await;
-        drop(reply);
-        assert!(waiting.await.unwrap());
-    }
-
-    #[test]
-    fn a_dropped_reply_tells_whom_it_was_told_to() {
-        #[derive(Default)]
-        struct Told(Mutex<Vec<u64>>);
-        impl Cancel for Told {
-            fn cancel(&self, token: u64) {
-                self.0.lock().unwrap().push(token);
-            }
-
-            fn park(&self, token: u64) {
-                self.0.lock().unwrap().push(token + 100);
-            }
-        }
-        let told = Arc::new(Told::default());
-        let (responder, gone) = reply();
-        assert!(responder.on_cancel(told.clone(), 7));
-        drop(gone);
-        assert!(!responder.on_cancel(told.clone(), 8), "the consumer is gone already");
-        let (finished, kept) = reply();
-        assert!(finished.on_cancel(told.clone(), 9));
-        kept.park();
-        finished.finish(Outcome::Refused(Bytes::new()));
-        kept.park();
-        drop(kept);
-        assert_eq!(*told.0.lock().unwrap(), [7, 109], "what has ended is neither parked nor cancelled");
-    }
-}
+mod tests;

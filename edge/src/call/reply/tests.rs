@@ -1,0 +1,116 @@
+use super::*;
+use wire::limits::Limits;
+
+fn progress(n: usize) -> Event {
+    let text = format!(
+        r#"{{"jsonrpc":"2.0","method":"notifications/progress","params":{{"progressToken":1,"progress":{n}}}}}"#
+    );
+    Event::Progress(Message::scan(text.into(), &Limits::default()).unwrap())
+}
+
+#[tokio::test]
+async fn events_come_before_the_outcome() {
+    let (responder, mut reply) = reply();
+    assert!(responder.event(progress(1)));
+    responder.finish(Outcome::Refused(Bytes::from_static(b"{}")));
+    assert!(matches!(reply.next().await, Next::Event(Event::Progress(_))));
+    assert!(matches!(reply.next().await, Next::Outcome(Outcome::Refused(_))));
+}
+
+#[tokio::test]
+async fn unread_events_are_bounded_and_the_newest_wins() {
+    let (responder, mut reply) = reply();
+    let mut sent = 0;
+    while responder.event(progress(sent)) {
+        sent += 1;
+    }
+    assert!(!responder.event(progress(sent + 1)));
+    responder.finish(Outcome::Refused(Bytes::new()));
+    let (mut bytes, mut last) = (0, None);
+    while let Next::Event(event) = reply.next().await {
+        bytes += event.bytes();
+        let Event::Progress(message) = event else { panic!("progress") };
+        last = message.param("progress").and_then(|v| v.as_u64());
+    }
+    assert!(bytes <= EVENT_BYTES && bytes > EVENT_BYTES - 1000, "{bytes}");
+    assert_eq!(last, Some(sent as u64 + 1));
+}
+
+fn notice(notice: Notice, text: &str) -> Event {
+    let text = format!(r#"{{"jsonrpc":"2.0","method":"notifications/x","params":{{"text":"{text}"}}}}"#);
+    Event::Notice(notice, Message::scan(text.into(), &Limits::default()).unwrap())
+}
+
+#[tokio::test]
+async fn what_makes_a_client_read_again_goes_last() {
+    let (responder, mut reply) = reply();
+    assert!(responder.event(notice(Notice::ToolsChanged, "")));
+    assert!(responder.event(notice(Notice::ResourceUpdated, "")));
+    let fill = || (0..).find(|n| !responder.event(progress(*n)));
+    fill();
+    let long = "x".repeat(EVENT_BYTES / 4);
+    for _ in 0..10 {
+        responder.event(notice(Notice::Message, &long));
+    }
+    fill();
+    assert!(!responder.event(notice(Notice::PromptsChanged, &long)), "it takes the place of something");
+    assert!(reply.take_lost());
+    responder.finish(Outcome::Refused(Bytes::new()));
+    let (mut logs, mut told) = (0, Vec::new());
+    while let Next::Event(event) = reply.next().await {
+        match event {
+            Event::Notice(Notice::Message, _) => logs += 1,
+            Event::Notice(notice, _) => told.push(notice),
+            Event::Progress(_) | Event::Ask(_) => {}
+        }
+    }
+    assert_eq!(told, [Notice::ToolsChanged, Notice::ResourceUpdated, Notice::PromptsChanged]);
+    assert_eq!(logs, 2, "of three that fit, one made room for news, and none for progress");
+}
+
+#[tokio::test]
+async fn a_dropped_responder_fails_the_call() {
+    let (responder, reply) = reply();
+    drop(responder);
+    let Outcome::Failed(error) = reply.outcome().await else { panic!("a failure") };
+    assert_eq!(error.kind, Kind::Lost);
+}
+
+#[tokio::test]
+async fn a_dropped_reply_wakes_the_producer() {
+    let (responder, reply) = reply();
+    let waiting = tokio::spawn(async move {
+        responder.cancelled().await;
+        responder.is_cancelled()
+    });
+    tokio::task::yield_now().await;
+    drop(reply);
+    assert!(waiting.await.unwrap());
+}
+
+#[test]
+fn a_dropped_reply_tells_whom_it_was_told_to() {
+    #[derive(Default)]
+    struct Told(Mutex<Vec<u64>>);
+    impl Cancel for Told {
+        fn cancel(&self, token: u64) {
+            self.0.lock().unwrap().push(token);
+        }
+
+        fn park(&self, token: u64) {
+            self.0.lock().unwrap().push(token + 100);
+        }
+    }
+    let told = Arc::new(Told::default());
+    let (responder, gone) = reply();
+    assert!(responder.on_cancel(told.clone(), 7));
+    drop(gone);
+    assert!(!responder.on_cancel(told.clone(), 8), "the consumer is gone already");
+    let (finished, kept) = reply();
+    assert!(finished.on_cancel(told.clone(), 9));
+    kept.park();
+    finished.finish(Outcome::Refused(Bytes::new()));
+    kept.park();
+    drop(kept);
+    assert_eq!(*told.0.lock().unwrap(), [7, 109], "what has ended is neither parked nor cancelled");
+}
