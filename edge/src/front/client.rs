@@ -11,6 +11,7 @@ use wire::span::Span;
 use wire::{Message, code};
 
 use super::refusal::Refusal;
+use crate::permit::{self, Bound};
 
 /// What a client declares that it can do; `place` is where it stands, as a refusal says it.
 ///
@@ -19,9 +20,11 @@ use super::refusal::Refusal;
 pub(super) fn capabilities(
     message: &Message,
     (place, value): (&str, Option<Value<'_>>),
+    bounds: &permit::Metrics,
 ) -> Result<Option<Bytes>, Refusal> {
     let Some(value) = object(place, value)? else { return Ok(None) };
     if value.raw().len() > CAPABILITIES_BYTES {
+        bounds.hit(Bound::Capabilities);
         let message = format!("{place} is larger than the {CAPABILITIES_BYTES} bytes that are kept of it");
         return Err(Refusal::bad_request(code::INVALID_PARAMS, message));
     }
@@ -35,11 +38,13 @@ pub(super) fn capabilities(
 pub(super) fn info(
     message: &Message,
     (place, value): (&str, Option<Value<'_>>),
+    bounds: &permit::Metrics,
 ) -> Result<Option<Bytes>, Refusal> {
     let Some(value) = object(place, value)? else { return Ok(None) };
     if value.raw().len() <= INFO_BYTES {
         return Ok(Some(value.span().slice(message.bytes())));
     }
+    bounds.hit(Bound::ClientInfo);
     Ok(shortened(value.raw()))
 }
 

@@ -56,9 +56,10 @@ pub(super) fn open(front: &Front, arrival: &Arrival) -> Result<(Arc<Session>, Pa
         return Err(Refusal::bad_request(code::INVALID_PARAMS, "params.protocolVersion must be a string"));
     };
     let version = negotiate(&asked);
+    let bounds = front.rooms.permits.metrics();
     let declared = ("params.capabilities", message.param("capabilities"));
-    let declared = client::capabilities(message, declared)?;
-    let info = client::info(message, ("params.clientInfo", message.param("clientInfo")))?;
+    let declared = client::capabilities(message, declared, bounds)?;
+    let info = client::info(message, ("params.clientInfo", message.param("clientInfo")), bounds)?;
     let offer = declared.as_deref().map(|declared| questions::offer(Capabilities::read(declared), version));
     // A copy, because a session must not keep the whole body in memory.
     let client = Client { info, capabilities: declared, offer }.copied();
@@ -341,4 +342,3 @@ fn unknown_method(request: &Message) -> Parts {
     let error = ErrorObject { code: code::METHOD_NOT_FOUND, message: "no such method".into(), data: None };
     refusal::message(request.id(), "error", Parts::from(error.to_bytes()))
 }
-// HTML Living Standard §9.2.4

@@ -29,7 +29,7 @@ use super::reply::Manner;
 use super::retry::{self, Retry};
 use super::{Front, Posted, client, headers, listen, tasks};
 use crate::call::{Affinity, Call, Caller, Client, ServerName};
-use crate::permit::Bound;
+use crate::permit::{self, Bound};
 
 /// Of tasks only clients hear that declare the extension in the request.
 // MCP extension io.modelcontextprotocol/tasks
@@ -44,7 +44,7 @@ pub(super) fn undeclared_tasks() -> Refusal {
 pub(super) async fn request(front: &Front, posted: Posted) -> Result<Response<Body>, Refusal> {
     let Posted { headers, accepts, arrival } = posted;
     let message = &arrival.message;
-    let claim = Claim::of(message)?;
+    let claim = Claim::of(message, front.rooms.permits.metrics())?;
     headers::check_version(&headers, &claim.version)?;
     check_supported(&claim.version)?;
     headers::check_method(&headers, message.method())?;
@@ -61,7 +61,7 @@ pub(super) async fn request(front: &Front, posted: Posted) -> Result<Response<Bo
 
 /// Starts one request that came without HTTP.
 pub(super) fn start(front: &Front, arrival: Arrival) -> Result<Begun, Refusal> {
-    let claim = Claim::of(&arrival.message)?;
+    let claim = Claim::of(&arrival.message, front.rooms.permits.metrics())?;
     check_supported(&claim.version)?;
     let (method, client) = (served(&arrival.message)?, claim.client);
     begin(front, arrival, method, client)
@@ -176,15 +176,16 @@ struct Claim<'a> {
 
 impl<'a> Claim<'a> {
     // MCP 2026-07-28 basic, _meta: version and capabilities are required, clientInfo is not
-    fn of(message: &'a Message) -> Result<Self, Refusal> {
+    fn of(message: &'a Message, bounds: &permit::Metrics) -> Result<Self, Refusal> {
         let missing = || Refusal::bad_request(code::INVALID_PARAMS, MISSING_META);
         let version = message
             .meta_value(meta::PROTOCOL_VERSION)
             .and_then(|value| value.as_str())
             .ok_or_else(missing)?;
         let (capabilities, info) = (meta::CLIENT_CAPABILITIES, meta::CLIENT_INFO);
-        let capabilities = client::capabilities(message, (capabilities, message.meta_value(capabilities)))?;
-        let info = client::info(message, (info, message.meta_value(info)))?;
+        let capabilities =
+            client::capabilities(message, (capabilities, message.meta_value(capabilities)), bounds)?;
+        let info = client::info(message, (info, message.meta_value(info)), bounds)?;
         let capabilities = Some(capabilities.ok_or_else(missing)?);
         Ok(Self { version, client: Client { info, capabilities, offer: None } })
     }

@@ -178,4 +178,5 @@ async fn what_a_client_says_of_itself_is_bounded() {
         assert!(short || info.len() == size);
         sent.await.unwrap();
     }
+    assert_eq!((stage.hits("capabilities"), stage.hits("client_info")), (1, 1));
 }
