@@ -96,7 +96,7 @@ impl Error {
 }
 
 impl Kind {
-    /// The word in `data.reason` (ARCHITECTURE, failure table); `None` for refusals, whose code says it all.
+    /// The word in `data.reason` (ARCHITECTURE, When things go wrong); `None` for refusals, whose code says it all.
     pub fn reason(&self) -> Option<&'static str> {
         match self {
             Self::Unreachable => Some("unreachable"),

@@ -1,8 +1,8 @@
 //! Rights to use bounded things, taken in one fixed order: connection → principal → bytes → slot.
 //!
-//! Only a slot is waited for, bounded in count and in time; every other bound answers at once. Each permit
-//! gives its room back when dropped, whatever happened meanwhile. What is not here: the answer to a refused
-//! caller (`front/reply.rs`).
+//! Two are waited for: a connection's, outside, in the kernel's backlog, and a slot, bounded in count and in time. Every
+//! other bound answers at once. Each permit gives its room back when dropped, whatever happened meanwhile. What is not
+//! here: seats of leased connections (`upstream/lease.rs`), and the answer to a refused caller (`front/reply.rs`).
 
 mod bound;
 mod listens;
@@ -169,12 +169,12 @@ impl Collector for Held {
         };
         gauge(
             "calls_held",
-            "Calls on their way; near the bound, add replicas or raise it",
+            "Calls that hold a place of limits.calls, from before their body is read; near it, add replicas or raise it",
             self.0.calls_in_flight(),
         )?;
         gauge(
             "held_bytes",
-            "Bytes of bodies held; near the bound, add replicas or raise it",
+            "Bytes of bodies, and of answers not yet fetched; near limits.held_bytes, add replicas or raise it",
             self.0.held_bytes(),
         )
     }

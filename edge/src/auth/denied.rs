@@ -74,7 +74,9 @@ impl Fault {
             Self::Ambiguous => "send exactly one `Authorization` header",
             Self::Unknown => "the bearer token is not valid here; check that it is current",
             Self::Malformed => "the token is no JWT that can be read",
-            Self::Type => "the token is not an access token that whoever has it may use",
+            Self::Type => {
+                "the token is no access token, or one that counts only with a key of its client (DPoP, mTLS)"
+            }
             Self::Algorithm => "the token is signed by an algorithm that is not taken here",
             Self::Issuer => "the token is from another issuer",
             Self::Audience => "the token is for another audience",

@@ -90,7 +90,7 @@ impl Default for Draft {
 }
 
 /// Half of the cores that this process may use, at least one: a call costs half as much CPU time on one thread as on two
-/// that hand it to and fro, and one answers 60,000 small calls a second (`bench/README.md`).
+/// that hand it to and fro, and one answers some 50,000 small calls a second (README, Performance).
 fn half_the_cores() -> usize {
     std::thread::available_parallelism().map_or(1, |cores| cores.get().div_ceil(2))
 }

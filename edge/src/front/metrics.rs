@@ -64,7 +64,7 @@ impl Metrics {
         );
         registry.register(
             "calls_in_flight",
-            "Calls on their way; near limits.calls add replicas",
+            "Calls that were dispatched and have not ended; all that is less than calls_held is still being read",
             self.in_flight.clone(),
         );
         registry.register(

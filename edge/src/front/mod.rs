@@ -1,9 +1,10 @@
 //! One HTTP request, from its head to its response.
 //!
 //! ```text
-//! path ─▶ Host, Origin ─▶ credentials ─▶ method ─▶ body ─▶ era ─▶ modern │ legacy ─▶ response
-//!  404        403             401          405      413     400
+//! path ─▶ Host, Origin ─▶ method ─▶ credentials ─▶ body ─▶ era ─▶ modern │ legacy ─▶ response
+//!  404        403          405          401         413     400
 //! ```
+//! Where a challenge leads to metadata, a GET hears of credentials first: clients look for it before they have a session.
 //! Nothing of a body is read before the caller is known, and nothing is dispatched before the message fits
 //! its era. The two adapters are the only places that know of eras; what they make of a request is a
 //! [`Call`](crate::call::Call). What is not here: sockets and TLS (`listen`), names (`router`).

@@ -296,7 +296,7 @@ impl Metrics {
         );
         registry.register(
             "connection_timeouts",
-            "Connections closed for doing nothing; many in Opening or Head look like an attack",
+            "Connections closed for doing nothing; many of the phase opening or head look like an attack",
             self.timeouts.clone(),
         );
         registry.register(
