@@ -5,8 +5,12 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::args::{DataPath, Settings};
 
-/// The limit the bridge was started with, as `(soft, hard)`; its children get it back.
-pub(crate) type OpenFiles = (rlim_t, rlim_t);
+/// The limit the bridge was started with; its children get it back.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct OpenFiles {
+    pub(crate) soft: rlim_t,
+    pub(crate) hard: rlim_t,
+}
 
 /// Raises the soft limit as far as the bounds need, and lowers the bounds to what fits under the hard one.
 /// Returns the old limit.
@@ -26,7 +30,7 @@ pub(crate) fn fit(settings: &mut Settings) -> OpenFiles {
         settings.max_connections = usize::try_from(processes).unwrap_or(settings.max_connections);
         settings.max_waiting = usize::try_from(waiting).unwrap_or(settings.max_waiting);
     }
-    (soft, hard)
+    OpenFiles { soft, hard }
 }
 
 fn needed(settings: &Settings) -> rlim_t {

@@ -1,9 +1,8 @@
 //! What all connections share while they handle an event: the poller, the deadlines, the log, the time, the settings.
 
-use nix::libc::rlim_t;
-
 use crate::args::Settings;
 use crate::clock::{Deadlines, Moment};
+use crate::files::OpenFiles;
 use crate::log::Log;
 use crate::orphan::Nonce;
 use crate::poller::Poller;
@@ -11,7 +10,7 @@ use crate::poller::Poller;
 pub(crate) struct Hub {
     pub(crate) settings: Settings,
     /// The limit of open files the bridge was started with, for its children.
-    pub(crate) open_files: (rlim_t, rlim_t),
+    pub(crate) open_files: OpenFiles,
     pub(crate) nonce: Nonce,
     pub(crate) poller: Poller,
     pub(crate) deadlines: Deadlines,
@@ -25,7 +24,7 @@ pub(crate) struct Hub {
 impl Hub {
     /// # Errors
     /// What the kernel said when asked for an epoll instance.
-    pub(crate) fn new(settings: Settings, open_files: (rlim_t, rlim_t)) -> nix::Result<Self> {
+    pub(crate) fn new(settings: Settings, open_files: OpenFiles) -> nix::Result<Self> {
         Ok(Self {
             settings,
             open_files,

@@ -9,11 +9,13 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 
 use nix::errno::Errno;
-use nix::libc::{self, rlim_t};
+use nix::libc;
 use nix::sys::prctl;
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::{SigHandler, SigSet, Signal, signal};
 use nix::unistd::{Pid, getppid};
+
+use crate::files::OpenFiles;
 
 /// A child that has ended and waits to be reaped, so its pid (and group id) cannot be anybody else's yet.
 #[derive(Debug, Clone, Copy)]
@@ -75,11 +77,11 @@ pub(crate) fn report_ended_children() -> nix::Result<()> {
 /// started with; and ties its life to the bridge's.
 ///
 /// None of this can be done from the parent without a moment in which the program already runs without it.
-pub(crate) fn before_exec(command: &mut Command, open_files: (rlim_t, rlim_t)) {
+pub(crate) fn before_exec(command: &mut Command, open_files: OpenFiles) {
     let bridge = Pid::this();
     let prepare = move || -> io::Result<()> {
         SigSet::empty().thread_set_mask()?;
-        setrlimit(Resource::RLIMIT_NOFILE, open_files.0, open_files.1)?;
+        setrlimit(Resource::RLIMIT_NOFILE, open_files.soft, open_files.hard)?;
         // Even a bridge that is killed outright leaves no server behind. The signal is sent when the *thread* that
         // forked ends, which is why the bridge has only one.
         prctl::set_pdeathsig(Signal::SIGKILL)?;

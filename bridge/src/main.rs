@@ -2,8 +2,8 @@
 //! nor JSON.
 //!
 //! One thread, one epoll. A file imports only files to its left:
-//! `failure < clock < address < args < command, install, files, kernel, backoff, log < orphan, poller < hub < process
-//! < spare, pump < connection < listeners < serve < main`.
+//! `failure < clock < address < args < command, help, install, files < kernel, backoff, log < orphan, poller < hub
+//! < process < spare, pump < connection < listeners < serve < main`.
 //!
 //! The way of a connection: `listeners` accepts it, `connection` waits for the first byte, `process` starts the server
 //! in its own group; `pump` copies through its pipes, unless it was handed the socket itself; `serve` reaps the process

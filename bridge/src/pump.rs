@@ -95,7 +95,7 @@ impl Pump {
         self.close_stdin_if_done(hub);
     }
 
-    /// Moves what the process has written on to the client. Returns whether there will be no more of it.
+    /// Moves what the process has written on to the client. Returns how it went on.
     pub(crate) fn pull_output(&mut self, socket: &OwnedFd, hub: &mut Hub) -> Output {
         if !self.outward.is_empty() {
             return Output::Blocked;

@@ -17,6 +17,7 @@ use crate::backoff::Backoff;
 use crate::clock::{self, Moment};
 use crate::connection::{Connection, Next};
 use crate::failure::Failure;
+use crate::files::OpenFiles;
 use crate::hub::Hub;
 use crate::kernel;
 use crate::listeners::Listeners;
@@ -93,7 +94,7 @@ struct OwnDeadlines {
 }
 
 impl Bridge {
-    fn new(settings: Settings, open_files: files::OpenFiles, listeners: Listeners) -> nix::Result<Self> {
+    fn new(settings: Settings, open_files: OpenFiles, listeners: Listeners) -> nix::Result<Self> {
         // Whoever loses his parent below us becomes our child, wherever we are in the tree of processes.
         prctl::set_child_subreaper(true)?;
         kernel::report_ended_children()?;
