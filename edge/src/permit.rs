@@ -34,10 +34,10 @@ pub struct Config {
     /// Calls on their way at a time. 10,000: one per connection.
     pub calls: usize,
     /// Calls of one principal on their way at a time; the global bound unless configured.
-    pub calls_per_principal: usize,
+    pub principal_calls: usize,
     /// Listens that one principal keeps open at a time. 64: a client needs one or two, and a host runs several
     /// clients under one token.
-    pub listens_per_principal: usize,
+    pub listens: usize,
     /// Bytes of request bodies and unfetched answers held at a time. 256 MiB: what a pod with the usual
     /// 512 MiB limit can spare.
     pub held_bytes: usize,
@@ -48,8 +48,8 @@ impl Default for Config {
         Self {
             connections: 10_000,
             calls: 10_000,
-            calls_per_principal: 10_000,
-            listens_per_principal: 64,
+            principal_calls: 10_000,
+            listens: 64,
             held_bytes: 256 << 20,
         }
     }
@@ -126,9 +126,9 @@ impl Permits {
         {
             let mut counts = lock(&shared.by_principal);
             let count = counts.entry(principal.clone()).or_default();
-            if *count >= shared.config.calls_per_principal.min(shared.config.calls) {
+            if *count >= shared.config.principal_calls.min(shared.config.calls) {
                 // Where both bounds are equal the process is full, not this one principal.
-                let own = shared.config.calls_per_principal < shared.config.calls;
+                let own = shared.config.principal_calls < shared.config.calls;
                 return Err(shared.hit(if own { Bound::PrincipalCalls } else { Bound::Calls }));
             }
             *count += 1;

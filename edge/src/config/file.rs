@@ -140,16 +140,16 @@ const LIMITS: &[Key<Draft>] = &[
     }),
     ("held_bytes", |r, at, draft| set(&mut draft.permits.held_bytes, r.bytes(at))),
     ("list_bytes", |r, at, draft| set(&mut draft.upstream.list_bytes, r.bytes(at))),
-    ("policy_bytes", |r, at, draft| set(&mut draft.router.grant_bytes, r.bytes(at))),
+    ("policy_bytes", |r, at, draft| set(&mut draft.router.policy_bytes, r.bytes(at))),
     ("task_bytes", |r, at, draft| set(&mut draft.front.tasks.result_bytes, r.bytes(at))),
     // Counts.
     ("connections", |r, at, draft| set(&mut draft.permits.connections, r.count(at))),
     ("calls", |r, at, draft| set(&mut draft.permits.calls, r.count(at))),
     ("principal_calls", |r, at, draft| draft.principal_calls = r.count(at)),
-    ("listens", |r, at, draft| set(&mut draft.permits.listens_per_principal, r.count(at))),
+    ("listens", |r, at, draft| set(&mut draft.permits.listens, r.count(at))),
     ("sessions", |r, at, draft| set(&mut draft.session.sessions, r.count(at))),
     ("principal_sessions", |r, at, draft| draft.principal_sessions = r.count(at)),
-    ("session_calls", |r, at, draft| set(&mut draft.session.calls_per_session, r.count(at))),
+    ("session_calls", |r, at, draft| set(&mut draft.session.session_calls, r.count(at))),
     ("slots", |r, at, draft| set(&mut draft.upstream.slots.slots, r.count(at))),
     ("queue", |r, at, draft| set(&mut draft.upstream.slots.queue, r.count(at))),
     ("tasks", |r, at, draft| set(&mut draft.front.tasks.tasks, r.count(at))),
@@ -158,7 +158,7 @@ const LIMITS: &[Key<Draft>] = &[
     ("asks", |r, at, draft| set(&mut draft.upstream.asks, r.count(at))),
     ("rounds", |r, at, draft| set(&mut draft.front.rounds, r.count(at))),
     ("principal_connections", |r, at, draft| {
-        set(&mut draft.upstream.connections_per_principal, r.count(at));
+        set(&mut draft.upstream.principal_connections, r.count(at));
     }),
     // Times of calls.
     ("queue_timeout", |r, at, draft| set(&mut draft.upstream.slots.queue_timeout, r.duration(at))),

@@ -30,8 +30,8 @@ pub(super) fn settle(
         let text = "no server is configured; name them with --servers NAME,… or under `servers` in the file";
         problems.push(Problem::new("", text));
     }
-    draft.permits.calls_per_principal = draft.principal_calls.unwrap_or(draft.permits.calls);
-    draft.session.sessions_per_principal = draft.principal_sessions.unwrap_or(draft.session.sessions);
+    draft.permits.principal_calls = draft.principal_calls.unwrap_or(draft.permits.calls);
+    draft.session.principal_sessions = draft.principal_sessions.unwrap_or(draft.session.sessions);
     if draft.transport == Transport::Stdio {
         // Its one session is the process: nothing could open another, and nobody else removes its endpoint.
         (draft.session.idle, draft.session.age) = (Duration::MAX, Duration::MAX);

@@ -25,7 +25,7 @@ impl Permits {
         let shared = &self.shared;
         let mut counts = lock(&shared.listens);
         let count = counts.entry(principal.clone()).or_default();
-        if *count >= shared.config.listens_per_principal {
+        if *count >= shared.config.listens {
             return Err(shared.hit(Bound::Listens));
         }
         *count += 1;
@@ -58,7 +58,7 @@ mod tests {
 
     #[test]
     fn listens_are_bounded_per_principal_and_are_no_calls() {
-        let config = Config { listens_per_principal: 2, calls: 1, ..Config::default() };
+        let config = Config { listens: 2, calls: 1, ..Config::default() };
         let permits = Permits::new(config, Metrics::default());
         let (a, b): (Arc<str>, Arc<str>) = ("a".into(), "b".into());
         let held = [permits.listen(&a).unwrap(), permits.listen(&a).unwrap()];

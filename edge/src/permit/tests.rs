@@ -18,7 +18,7 @@ fn every_bound_that_is_counted_is_explained() {
 }
 
 fn permits(calls: usize, own: usize, held_bytes: usize) -> Permits {
-    let config = Config { calls, calls_per_principal: own, held_bytes, ..Config::default() };
+    let config = Config { calls, principal_calls: own, held_bytes, ..Config::default() };
     Permits::new(config, Metrics::default())
 }
 

@@ -130,7 +130,7 @@ pub struct Terms {
     /// Bounds for scanning items.
     pub limits: Limits,
     /// Bytes of the lists that are made for those who may not use everything.
-    pub grant_bytes: usize,
+    pub policy_bytes: usize,
 }
 
 /// What is known of the views before they are built.

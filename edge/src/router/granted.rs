@@ -196,7 +196,7 @@ impl Shared {
         let mut limited = catalog.limited(grant.clone(), &self.terms);
         let bytes = limited.share(catalog);
         let held = &catalog.access.held;
-        let more = |held: usize| held.checked_add(bytes).filter(|held| *held <= self.terms.grant_bytes);
+        let more = |held: usize| held.checked_add(bytes).filter(|held| *held <= self.terms.policy_bytes);
         if held.fetch_update(Ordering::AcqRel, Ordering::Acquire, more).is_ok() {
             return limited;
         }

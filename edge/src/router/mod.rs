@@ -123,7 +123,7 @@ pub struct Config {
     /// Bytes of the lists that are made for principals who may not use everything, of all grants of the policy together.
     /// 128 MiB: as many as fifty different grants of a thousand large tools, or all of a hundred tools. While lists
     /// change those from before are held as well.
-    pub grant_bytes: usize,
+    pub policy_bytes: usize,
     /// Bounds for scanning what servers list.
     pub limits: Limits,
 }
@@ -138,7 +138,7 @@ impl Default for Config {
             refresh_gap: Duration::from_millis(500),
             view_bytes: 64 << 20,
             late: Duration::from_secs(60),
-            grant_bytes: 128 << 20,
+            policy_bytes: 128 << 20,
             limits: Limits::default(),
         }
     }
@@ -241,7 +241,7 @@ impl Router {
             tools: config.tools.clone(),
             fresh_ms: u32::try_from(config.fresh.as_millis()).unwrap_or(u32::MAX),
             limits: config.limits.clone(),
-            grant_bytes: config.grant_bytes,
+            policy_bytes: config.policy_bytes,
         };
         let policy = config.policy.clone();
         let shared = Arc::new(Shared {

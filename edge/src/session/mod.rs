@@ -53,9 +53,9 @@ pub struct Config {
     pub sessions: usize,
     /// Sessions of one principal; the bound of all unless configured, for with one token everybody is one
     /// principal.
-    pub sessions_per_principal: usize,
+    pub principal_sessions: usize,
     /// Calls of one session on their way. 256: what the queue of one server takes.
-    pub calls_per_session: usize,
+    pub session_calls: usize,
     /// Questions of servers that wait for the client. 64: as many as one connection may have.
     pub asks_per_session: usize,
     /// A session without a message, a call or an open stream ends after this. 30 m: a lunch break survives, a closed
@@ -72,8 +72,8 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             sessions: 10_000,
-            sessions_per_principal: 10_000,
-            calls_per_session: 256,
+            principal_sessions: 10_000,
+            session_calls: 256,
             asks_per_session: 64,
             idle: Duration::from_secs(30 * 60),
             age: Duration::from_secs(24 * 60 * 60),

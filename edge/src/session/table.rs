@@ -98,7 +98,7 @@ impl Table {
             return Err(Bound::Sessions.refusal());
         }
         let own = sessions.by_principal.entry(principal).or_default();
-        if *own >= shared.config.sessions_per_principal {
+        if *own >= shared.config.principal_sessions {
             shared.refusals.hit(Bound::Sessions);
             let message = "too many sessions of this principal; end one, or try again later";
             return Err(Error::busy(Blame::Downstream, RETRY_AFTER, message));
@@ -185,7 +185,7 @@ impl Shared {
                 announced: Arc::default(),
             },
             born: now,
-            calls_max: self.config.calls_per_session,
+            calls_max: self.config.session_calls,
             asks_max: self.config.asks_per_session,
             asks_mark: format!("{:016x}", u64::from_ne_bytes(mark)).into(),
             ended_streams_max,

@@ -79,7 +79,7 @@ impl Pool {
         let (announce, announcing) = mpsc::unbounded_channel();
         let shared = Arc::new_cyclic(|this| Shared {
             slots: Slots::new(config.slots, around.permits.metrics().clone()),
-            seats: Seats::new(config.connections_per_principal),
+            seats: Seats::new(config.principal_connections),
             subscriptions: Subscriptions::default(),
             task_ids: Arc::new(TaskIds::new(server.name.clone(), config.limits.clone())),
             config: Arc::new(config),

@@ -35,7 +35,7 @@ pub struct Config {
     /// Calls of one principal that each have a connection to a legacy server to themselves, because their clients can
     /// be asked. 16: with one token everybody is one principal, and a client that asks and never comes back keeps its
     /// connection until `parked_timeout`; each is a process.
-    pub connections_per_principal: usize,
+    pub principal_connections: usize,
     /// A connection without a call. 10 m: long enough for a person who thinks, short enough to scale to zero.
     pub idle_timeout: Duration,
     /// A batch of messages that a server does not read. 30 s: its own event loop may be busy for some time.
@@ -80,7 +80,7 @@ impl Default for Config {
             call_timeout_max: Duration::from_secs(3600),
             ask_timeout: Duration::from_secs(600),
             asks: 64,
-            connections_per_principal: 16,
+            principal_connections: 16,
             idle_timeout: Duration::from_secs(600),
             write_timeout: Duration::from_secs(30),
             resolve_interval: Duration::from_secs(5),

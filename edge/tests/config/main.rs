@@ -142,7 +142,7 @@ fn a_whole_file_is_understood() {
         "as long as a call may wait for a connection"
     );
     assert_eq!((config.permits.connections, config.session.sessions), (500, 700));
-    assert_eq!(config.session.sessions_per_principal, 700, "the bound of all unless it is given");
+    assert_eq!(config.session.principal_sessions, 700, "the bound of all unless it is given");
     assert_eq!(config.upstream.call_timeout, Duration::from_secs(60));
     assert_eq!((config.drain.delay.as_secs(), config.drain.grace.as_secs()), (5, 15));
 }

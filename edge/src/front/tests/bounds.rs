@@ -85,7 +85,7 @@ async fn an_id_longer_than_any_of_ours_is_unknown() {
 
 #[tokio::test]
 async fn sessions_are_counted_in_all_and_per_principal() {
-    let sessions = session::Config { sessions: 3, sessions_per_principal: 2, ..session::Config::default() };
+    let sessions = session::Config { sessions: 3, principal_sessions: 2, ..session::Config::default() };
     let tokens = vec![("secret-token-1", "a"), ("secret-token-2", "b")];
     let stage = Stage::with(Setting { sessions, tokens, ..Setting::default() });
     let (a, b) = (("authorization", "Bearer secret-token-1"), ("authorization", "Bearer secret-token-2"));
@@ -102,7 +102,7 @@ async fn sessions_are_counted_in_all_and_per_principal() {
 
 #[tokio::test(start_paused = true)]
 async fn calls_of_a_session_are_counted_and_have_different_ids() {
-    let sessions = session::Config { calls_per_session: 2, ..session::Config::default() };
+    let sessions = session::Config { session_calls: 2, ..session::Config::default() };
     let stage = Stage::with(Setting { sessions, ..Setting::default() });
     let id = stage.session("2025-11-25").await;
     let header = [("mcp-session-id", id.as_str())];
@@ -139,7 +139,7 @@ async fn calls_in_all_are_counted_and_small_messages_pass_nevertheless() {
 
 #[tokio::test(start_paused = true)]
 async fn calls_of_a_principal_are_counted() {
-    let permits = permit::Config { calls_per_principal: 1, ..permit::Config::default() };
+    let permits = permit::Config { principal_calls: 1, ..permit::Config::default() };
     let stage = Stage::with(Setting { permits, ..Setting::default() });
     let id = stage.session("2025-11-25").await;
     let _open = open_call(&stage, &id, 1).await;

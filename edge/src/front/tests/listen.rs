@@ -151,7 +151,7 @@ async fn a_filter_that_cannot_be_read_is_refused() {
 
 #[tokio::test(start_paused = true)]
 async fn listens_of_one_principal_are_bounded() {
-    let permits = permit::Config { listens_per_principal: 2, ..permit::Config::default() };
+    let permits = permit::Config { listens: 2, ..permit::Config::default() };
     let stage = Stage::with(Setting { permits, ..Setting::default() });
     let one = listen(&stage, "1", "{}").await;
     let _two = listen(&stage, "2", "{}").await;

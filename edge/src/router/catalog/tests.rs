@@ -26,7 +26,7 @@ fn part(tools: &[&str], resources: &[&str], templates: &[&str]) -> Part {
 
 fn terms(tools: Option<&[&str]>) -> Terms {
     let tools = tools.map(|tools| tools.iter().map(|&tool| tool.to_owned()).collect());
-    Terms { tools, fresh_ms: 30_000, limits: Limits::default(), grant_bytes: 0 }
+    Terms { tools, fresh_ms: 30_000, limits: Limits::default(), policy_bytes: 0 }
 }
 
 fn build(parts: &[(&str, Option<&Part>)], terms: &Terms) -> Catalog {

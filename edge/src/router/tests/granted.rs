@@ -42,8 +42,8 @@ async fn a_grant_without_room_for_its_lists_may_use_nothing() {
     let rules = vec![admin(), clock_user(), rule("eve", &["vault"], &["*"])];
     let entries: Vec<_> =
         ["vault", "clock"].map(|name| entry(name, Told::default(), Arc::default())).to_vec();
-    let router = |grant_bytes| {
-        let config = Config { policy: Some(rules.clone()), grant_bytes, ..Config::default() };
+    let router = |policy_bytes| {
+        let config = Config { policy: Some(rules.clone()), policy_bytes, ..Config::default() };
         let router = Router::new(config, entries.clone(), Metrics::default(), DrainWatch::default());
         router.shared.listed(0, whole(&["open"], "vault"));
         router.shared.listed(1, whole(&["now"], "clock"));

@@ -79,7 +79,7 @@ async fn a_client_that_cannot_be_asked_shares_its_principals_connection() {
 
 #[tokio::test(start_paused = true)]
 async fn as_many_calls_as_there_are_seats_and_the_next_waits() {
-    let mut room = Setting::default().config(|config| config.connections_per_principal = 2).build();
+    let mut room = Setting::default().config(|config| config.principal_connections = 2).build();
     let held = [room.filling("a"), room.filling("b")];
     let mut peers = [room.accept_legacy().await, room.accept_legacy().await];
     for peer in &mut peers {
@@ -112,7 +112,7 @@ async fn as_many_calls_as_there_are_seats_and_the_next_waits() {
 
 #[tokio::test(start_paused = true)]
 async fn a_seat_is_cleared_for_a_client_that_can_be_asked_other_things() {
-    let mut room = Setting::default().config(|config| config.connections_per_principal = 1).build();
+    let mut room = Setting::default().config(|config| config.principal_connections = 1).build();
     let reply = room.filling("a");
     let mut before = room.accept_legacy().await;
     before.serve_echo().await;
@@ -127,7 +127,7 @@ async fn a_seat_is_cleared_for_a_client_that_can_be_asked_other_things() {
 
 #[tokio::test(start_paused = true)]
 async fn a_seat_is_free_again_when_its_process_dies() {
-    let mut room = Setting::default().config(|config| config.connections_per_principal = 1).build();
+    let mut room = Setting::default().config(|config| config.principal_connections = 1).build();
     let reply = room.filling("a");
     let mut peer = room.accept_legacy().await;
     peer.expect("tools/call").await;
