@@ -6,7 +6,7 @@
 // MCP 2025-11-25 client/elicitation, URL Elicitation Required Error; 2026-07-28 basic/patterns/mrtr
 
 use std::fmt::Write;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use bytes::Bytes;
 use serde::Deserialize;
@@ -21,6 +21,7 @@ use super::park::{Subject, encode_subject};
 use super::refusal::ErrorObject;
 use crate::call::{Capabilities, Client, Outcome};
 use crate::error::{Blame, Error, Kind};
+use crate::ops::unix_time::now_unix_secs;
 use crate::permit::Bound;
 use crate::seal::{self, Sealer};
 
@@ -79,7 +80,7 @@ pub(super) fn ask(
     }
     let count = u8::try_from(visits.len()).unwrap_or(u8::MAX);
     let round = u8::try_from(rounds + 1).unwrap_or(u8::MAX);
-    let payload = [&[round, count][..], &now_secs().to_be_bytes(), &encode_subject(subject)].concat();
+    let payload = [&[round, count][..], &now_unix_secs().to_be_bytes(), &encode_subject(subject)].concat();
     let state = match sealer.seal(KIND, &payload) {
         Ok(state) => state,
         Err(error) => return Verdict::Failed(error),
@@ -124,7 +125,7 @@ pub(super) fn take(
             "this requestState belongs to another request; send it back with the request it came for",
         );
     }
-    let age_secs = now_secs().saturating_sub(u64::from_be_bytes(*issued));
+    let age_secs = now_unix_secs().saturating_sub(u64::from_be_bytes(*issued));
     if age_secs > MOST_AGE.as_secs() {
         return refuse("this requestState has expired; make the call again");
     }
@@ -162,11 +163,6 @@ fn without_answers(request: &Message, limits: &Limits) -> Result<Message, ScanEr
         splice.object(params).remove_where(|key| matches!(key, "inputResponses" | "requestState"));
     }
     Message::scan(splice.finish().into_bytes(), limits)
-}
-
-fn now_secs() -> u64 {
-    // A clock before 1970 makes states look old, which is the safe side.
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |age| age.as_secs())
 }
 
 /// The kind of token that such a state is.

@@ -6,8 +6,6 @@
 //! Nothing is kept here, so any process with the same key takes the retry.
 // MCP 2026-07-28 basic/patterns/mrtr, server requirements
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
 use bytes::Bytes;
 use ring::digest::{SHA256, digest as sha256};
 use wire::Message;
@@ -19,6 +17,7 @@ use super::digest::digest;
 use super::refusal::Refusal;
 use crate::call::{Caller, InputRequired, Outcome, ServerName};
 use crate::error::{self, Blame, Error};
+use crate::ops::unix_time::now_unix_secs;
 use crate::seal::{Kind, Sealer};
 
 /// The result that a modern client gets: the server's own, with our state in the place of its.
@@ -144,11 +143,6 @@ impl Promise {
 fn of_caller(caller: &Caller) -> [u8; 32] {
     let hash = sha256(&SHA256, caller.principal().as_bytes());
     hash.as_ref().first_chunk().copied().unwrap_or_default()
-}
-
-/// A clock before 1970 makes everything expire far too late for itself, and at once for others.
-fn now_unix_secs() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |age| age.as_secs())
 }
 
 fn bad(message: &'static str) -> Refusal {

@@ -9,4 +9,5 @@ pub mod files;
 pub mod fingerprint;
 pub mod log;
 pub mod metrics;
+pub mod unix_time;
 pub mod visit;

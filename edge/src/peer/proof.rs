@@ -1,6 +1,6 @@
 //! What one replica shows another: whose request it passes on, and that it has the keys.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use http::{Method, Uri};
 use ring::digest::{Context, SHA256};
@@ -8,6 +8,7 @@ use tokio::time::Instant;
 
 use crate::call::Caller;
 use crate::error::Error;
+use crate::ops::unix_time::now_unix_secs;
 use crate::seal::{Home, Kind, Sealer};
 
 /// A proof for a request of this caller, method and path, at that address, for a minute; what is in its body is not
@@ -21,9 +22,13 @@ pub(super) fn write(
     of: (&Method, &Uri, Home),
     caller: &Caller,
 ) -> Result<Box<str>, Error> {
-    let payload =
-        [&now().to_be_bytes()[..], &left(caller).to_be_bytes(), &digest(of), caller.principal().as_bytes()]
-            .concat();
+    let payload = [
+        &now_unix_secs().to_be_bytes()[..],
+        &left(caller).to_be_bytes(),
+        &digest(of),
+        caller.principal().as_bytes(),
+    ]
+    .concat();
     sealer.seal_like(token, KIND, &payload).unwrap_or_else(|| sealer.seal(KIND, &payload))
 }
 
@@ -33,7 +38,7 @@ pub(super) fn read(sealer: &Sealer, of: (&Method, &Uri, Home), proof: &str) -> O
     let (made, rest) = payload.split_first_chunk()?;
     let (left, rest) = rest.split_first_chunk()?;
     let (about, principal) = rest.split_first_chunk::<DIGEST_LEN>()?;
-    let is_fresh = now().abs_diff(u64::from_be_bytes(*made)) <= FRESH_SECS;
+    let is_fresh = now_unix_secs().abs_diff(u64::from_be_bytes(*made)) <= FRESH_SECS;
     let principal = std::str::from_utf8(principal).ok()?;
     (is_fresh && *about == digest(of)).then(|| Caller::vouched(principal, end(u64::from_be_bytes(*left))))
 }
@@ -57,11 +62,6 @@ fn digest((method, uri, to): (&Method, &Uri, Home)) -> [u8; DIGEST_LEN] {
     context.update(b" ");
     context.update(uri.path_and_query().map_or("/", |path| path.as_str()).as_bytes());
     context.finish().as_ref().first_chunk().copied().unwrap_or_default()
-}
-
-/// Seconds since 1970; a clock before that makes every proof look old.
-fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |age| age.as_secs())
 }
 
 /// Another name than proofs had that said no end (`peer`): none of them is read as one of these.
@@ -104,9 +104,13 @@ mod tests {
         let proof =
             write((&Sealer::new(&both).unwrap(), &token), (&post, &uri, at), &Caller::new("ann")).unwrap();
         assert_eq!(whose(&ours, (&post, &uri, at), &proof).as_deref(), Some("ann"));
-        let stale =
-            [&(now() - FRESH_SECS - 5).to_be_bytes()[..], &[255; 8], &digest((&post, &uri, at)), b"ann"]
-                .concat();
+        let stale = [
+            &(now_unix_secs() - FRESH_SECS - 5).to_be_bytes()[..],
+            &[255; 8],
+            &digest((&post, &uri, at)),
+            b"ann",
+        ]
+        .concat();
         let stale = ours.seal(KIND, &stale).unwrap();
         assert_eq!(whose(&ours, (&post, &uri, at), &stale), None);
     }
@@ -124,7 +128,7 @@ mod tests {
             assert_eq!(read(&sealer, of, &proof).unwrap().ends(), ends);
         }
         // As it was before it said so.
-        let old = [&now().to_be_bytes()[..], &digest(of), b"ann"].concat();
+        let old = [&now_unix_secs().to_be_bytes()[..], &digest(of), b"ann"].concat();
         let old = sealer.seal(Kind::of_size("peer", 4096), &old).unwrap();
         assert!(read(&sealer, of, &old).is_none());
     }

@@ -4,13 +4,14 @@
 //! Every field has a fixed place, so that all ids have one length. An id is no credential: whoever presents
 //! it must be the principal in it, every time.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use ring::digest::{SHA256, digest};
 use wire::mcp::version::ProtocolVersion;
 
 use super::Birth;
 use crate::call::{Caller, Capabilities, ServerName};
+use crate::ops::unix_time::now_unix_secs;
 use crate::seal::{HOME_LEN, Home, Kind};
 
 /// The kind of token that a session id is.
@@ -44,15 +45,13 @@ impl Ticket {
             instance,
             number,
             owner,
-            // A clock before 1970 makes the ticket look old, which is the safe side.
-            issued_at_unix_secs: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |age| age.as_secs()),
+            issued_at_unix_secs: now_unix_secs(),
         }
     }
 
     /// How long ago it was issued; nothing, where clocks differ so.
     pub(super) fn age(&self) -> Duration {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |age| age.as_secs());
-        Duration::from_secs(now.saturating_sub(self.issued_at_unix_secs))
+        Duration::from_secs(now_unix_secs().saturating_sub(self.issued_at_unix_secs))
     }
 
     /// The bytes to seal; always [`LEN`] of them.

@@ -11,8 +11,9 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::keys::{Algorithm, Keys};
-use super::{Config, Fault, Metrics, Pace, Source, unix_now};
+use super::{Config, Fault, Metrics, Pace, Source};
 use crate::call::Revocation;
+use crate::ops::unix_time::now_unix_secs;
 
 /// See the module.
 #[derive(Debug)]
@@ -205,7 +206,7 @@ impl Keyring {
             Ok((fetched, from)) => {
                 let (count, left_out) = (fetched.len(), fetched.left_out);
                 self.held.write().unwrap_or_else(PoisonError::into_inner).said =
-                    Some((Instant::now(), unix_now()));
+                    Some((Instant::now(), now_unix_secs()));
                 if self.take(fetched) && count > 0 {
                     tracing::info!(
                         issuer = issuer_name,

@@ -24,7 +24,7 @@ pub(crate) mod tests;
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use serde_json::json;
 use tokio::time::Instant;
@@ -35,6 +35,7 @@ use self::keyring::Keyring;
 use self::known::{Known, Verified, digest_of};
 use super::denied::Fault;
 use crate::call::Caller;
+use crate::ops::unix_time::now_unix_secs;
 
 pub(super) use self::keyring::Set;
 
@@ -203,7 +204,7 @@ impl Authority {
         token: &[u8],
         server: Option<&str>,
     ) -> Result<Caller, Fault> {
-        let (digest, now) = (digest_of(token), unix_now());
+        let (digest, now) = (digest_of(token), now_unix_secs());
         if let Some((caller, counts)) = self.known.find(&digest, server, now) {
             return if counts { Ok(caller) } else { Err(Fault::Audience) };
         }
@@ -244,11 +245,6 @@ impl Authority {
         }
         self.keyring.keep_fresh(&self.config).await;
     }
-}
-
-/// Seconds since 1970; a clock before that makes every token look early.
-fn unix_now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |age| age.as_secs())
 }
 
 /// How long a token is known at most before it is verified again: a day, whatever it says. What it opened stands as long as it
