@@ -11,7 +11,7 @@ use super::listen::Listen;
 use super::media::Accepts;
 use super::{refusal, sse};
 use crate::call::{Caller, ServerName};
-use crate::permit::{Bound, CallPermit};
+use crate::permit::{CallPermit, NoRoom};
 
 /// See the module.
 pub(super) struct Arrival {
@@ -19,7 +19,7 @@ pub(super) struct Arrival {
     /// The only server it may reach.
     pub(super) scope: Option<ServerName>,
     /// Room for a call, or why there is none; a message that is no call does not care.
-    pub(super) room: Result<CallPermit, Bound>,
+    pub(super) room: Result<CallPermit, NoRoom>,
     pub(super) message: Message,
 }
 

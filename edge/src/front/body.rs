@@ -19,7 +19,7 @@ use wire::splice::Parts;
 
 use crate::call::Caller;
 use crate::peer::Place;
-use crate::permit::{Bound, CallPermit};
+use crate::permit::{CallPermit, NoRoom};
 
 /// A response's body.
 #[derive(Default)]
@@ -134,7 +134,7 @@ pub(super) enum ReadError {
     /// It is larger than this many bytes, as announced or as it came.
     TooLarge(usize),
     /// A bound of the process is reached.
-    Full(Bound),
+    Full(NoRoom),
     /// It did not come in time.
     Slow,
     /// The connection broke, or the framing of the body did.
@@ -152,7 +152,7 @@ pub(super) async fn read<B>(
     body: B,
     limit_bytes: usize,
     patience: Duration,
-    room: &mut Result<CallPermit, Bound>,
+    room: &mut Result<CallPermit, NoRoom>,
 ) -> Result<Bytes, ReadError>
 where
     B: HttpBody<Data = Bytes>,

@@ -33,7 +33,7 @@ use super::tenure::Tenure;
 use super::{Front, batch, classify, legacy};
 use crate::call::{Caller, ServerName};
 use crate::error::{Blame, Error, Kind as ErrorKind};
-use crate::permit::Bound;
+use crate::permit::{Bound, NoRoom};
 use crate::seal::{self, Home, Sealer};
 use crate::session::Session;
 
@@ -141,7 +141,7 @@ pub(super) fn open(
         let mut open = channels.open();
         if open.len() >= front.config.channels {
             front.rooms.permits.metrics().hit(Bound::Sessions);
-            return Err(Bound::Sessions.refusal().into());
+            return Err(NoRoom::Sessions.refusal().into());
         }
         open.insert(number, channel.clone());
     }
@@ -295,7 +295,7 @@ impl Channel {
     fn place(&self, front: &Front) -> Result<OwnedSemaphorePermit, Refusal> {
         self.room.clone().try_acquire_owned().map_err(|_| {
             front.rooms.permits.metrics().hit(Bound::Answers);
-            Error { blame: Blame::Downstream, ..Bound::Answers.refusal() }.into()
+            NoRoom::Answers.refusal().into()
         })
     }
 

@@ -21,6 +21,13 @@ use wire::{Message, code};
 use super::questions::Edits;
 use super::refusal::{ErrorObject, Refusal};
 use crate::call::{Answer, Ask, Capabilities, Client};
+use crate::error::{Blame, Error, Kind};
+
+/// A server that would ask its client for ever; trying again would not help.
+pub(super) fn too_many_rounds(most: usize) -> Error {
+    let message = format!("the server wanted input more than {most} times for one call");
+    Error::new(Kind::Protocol, Blame::Upstream, message)
+}
 
 /// What is asked in one call.
 pub(super) struct Inputs {

@@ -43,7 +43,7 @@ use crate::call::{
 };
 use crate::error::{Blame, Error, Kind};
 use crate::ops::drain::DrainWatch;
-use crate::permit::{self, Bound, ListenPermit};
+use crate::permit::{self, Bound, ListenPermit, NoRoom};
 use crate::router::{Accepted, ListChanges};
 use crate::session::replay::Weight;
 use crate::session::{Said, Source};
@@ -101,11 +101,11 @@ pub(super) fn start(front: &Front, arrival: Arrival, client: Client) -> Result<L
     if filter.task_ids.take().is_some() && !tasks::knows_tasks(&client) {
         return Err(undeclared_tasks());
     }
-    let permit = rooms.permits.listen(caller.principal()).map_err(Bound::refusal)?;
+    let permit = rooms.permits.listen(caller.principal()).map_err(NoRoom::refusal)?;
     let uris = filter.resource_subscriptions.take().unwrap_or_default();
     if uris.iter().map(|uri| uri.len() + SUBSCRIPTION_COST).sum::<usize>() > SUBSCRIPTION_BYTES {
         rooms.permits.metrics().hit(Bound::Subscriptions);
-        return Err(Error { blame: Blame::Downstream, ..Bound::Subscriptions.refusal() }.into());
+        return Err(NoRoom::Subscriptions.refusal().into());
     }
     let mut changes = rooms.gateway.changes(&caller, scope.as_ref());
     // From here on nothing is missed.

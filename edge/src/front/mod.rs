@@ -80,7 +80,7 @@ use crate::call::{Caller, ServerName};
 use crate::error::Error;
 use crate::ops::drain::DrainWatch;
 use crate::peer::Peers;
-use crate::permit::{Bound, CallPermit, Permits};
+use crate::permit::{Bound, CallPermit, NoRoom, Permits};
 use crate::router::Gateway;
 use crate::seal::Sealer;
 use crate::session;
@@ -361,7 +361,7 @@ impl Front {
     {
         media::is_json(&headers)?;
         let (room, bytes) = self.receive(&whom.0, body).await?;
-        plain::call(self, whom, room.map_err(Bound::refusal)?, &bytes).await
+        plain::call(self, whom, room.map_err(NoRoom::refusal)?, &bytes).await
     }
 
     async fn post<B>(
@@ -410,7 +410,7 @@ impl Front {
         &self,
         caller: &Caller,
         body: B,
-    ) -> Result<(Result<CallPermit, Bound>, Bytes), Refusal>
+    ) -> Result<(Result<CallPermit, NoRoom>, Bytes), Refusal>
     where
         B: HttpBody<Data = Bytes>,
     {
@@ -423,7 +423,7 @@ impl Front {
     fn arrival(
         &self,
         (caller, scope): (Caller, Option<ServerName>),
-        (room, bytes): (Result<CallPermit, Bound>, Bytes),
+        (room, bytes): (Result<CallPermit, NoRoom>, Bytes),
     ) -> Result<Arrival, Refusal> {
         let message = Message::scan(bytes, &self.config.limits).map_err(|error| self.unreadable(&error))?;
         Ok(Arrival { caller, scope, room, message })
@@ -439,7 +439,7 @@ impl Front {
         classify::uncounted_refusal(error)
     }
 
-    async fn read<B>(&self, body: B, room: &mut Result<CallPermit, Bound>) -> Result<Bytes, Refusal>
+    async fn read<B>(&self, body: B, room: &mut Result<CallPermit, NoRoom>) -> Result<Bytes, Refusal>
     where
         B: HttpBody<Data = Bytes>,
     {

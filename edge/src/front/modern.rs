@@ -29,7 +29,7 @@ use super::reply::Manner;
 use super::retry::{self, Retry};
 use super::{Front, Posted, client, headers, listen, tasks};
 use crate::call::{Affinity, Call, Caller, Client, ServerName};
-use crate::permit::{self, Bound};
+use crate::permit::{self, NoRoom};
 
 /// Of tasks only clients hear that declare the extension in the request.
 // MCP extension io.modelcontextprotocol/tasks
@@ -112,7 +112,7 @@ fn begin(front: &Front, arrival: Arrival, method: Method, client: Client) -> Res
     {
         return Ok(Begun::Answered(refusal::message(message.id(), "result", result)));
     }
-    let permit = room.map_err(Bound::refusal)?;
+    let permit = room.map_err(NoRoom::refusal)?;
     let Some(id) = message.id().cloned() else {
         return Err(Refusal::bad_request(code::INVALID_REQUEST, "a request has an id"));
     };

@@ -29,7 +29,7 @@ use wire::splice::Parts;
 
 use super::Front;
 use super::digest::digest;
-use super::inputs::Inputs;
+use super::inputs::{Inputs, too_many_rounds};
 use super::reissue::{self, Verdict};
 use super::reply::Manner;
 use super::rounds::Terms;
@@ -37,7 +37,7 @@ use super::tasks::{Place, Slow, Tasks};
 use crate::call::{Call, Caller, Reply, ServerName};
 use crate::error::{Blame, Error, Kind};
 use crate::ops::drain::DrainWatch;
-use crate::permit::{self, Bound};
+use crate::permit::{self, Bound, NoRoom};
 use crate::seal::{self, Home, Sealer};
 
 /// Bounds of parked calls.
@@ -167,7 +167,7 @@ impl Parking {
     /// When it cannot become one: then it is over.
     pub(super) fn adopt(self, reply: Reply, manner: Manner) -> Result<Parts, Error> {
         let Self { caller, scope, inputs, place, terms, .. } = self;
-        let place = place.ok_or_else(|| Bound::Tasks.refusal())?;
+        let place = place.ok_or_else(|| NoRoom::Tasks.refusal())?;
         Ok(Tasks::adopt(&place, Slow { caller, scope, inputs, reply, manner, terms }))
     }
 
@@ -235,8 +235,7 @@ impl Park {
         let shared = &self.shared;
         if !inputs.next_round(shared.rounds) {
             shared.refusals.hit(Bound::Rounds);
-            let message = Bound::Rounds.refusal().message;
-            return Err(Error::new(Kind::Protocol, Blame::Upstream, message));
+            return Err(too_many_rounds(shared.rounds));
         }
         let number = shared.next_number.fetch_add(1, Ordering::Relaxed);
         let home = shared.sealer.home();
@@ -246,8 +245,8 @@ impl Park {
         let mut calls = shared.calls();
         if calls.len() >= shared.config.calls {
             drop(calls); // the call is cancelled now, and its connection has locks of its own
-            shared.refusals.hit(Bound::Parked);
-            return Err(Bound::Parked.refusal());
+            shared.refusals.hit(NoRoom::Parked);
+            return Err(NoRoom::Parked.refusal());
         }
         calls.insert(number, parked);
         shared.count.set(i64::try_from(calls.len()).unwrap_or(i64::MAX));

@@ -16,13 +16,12 @@ use wire::limits::Limits;
 use wire::splice::{Parts, Splice};
 use wire::{Message, ScanError};
 
-use super::inputs::Answers;
+use super::inputs::{Answers, too_many_rounds};
 use super::park::{Subject, encode_subject};
 use super::refusal::ErrorObject;
 use crate::call::{Capabilities, Client, Outcome};
 use crate::error::{Blame, Error, Kind};
 use crate::ops::unix_time::now_unix_secs;
-use crate::permit::Bound;
 use crate::seal::{self, Sealer};
 
 /// What becomes of a server's error.
@@ -76,7 +75,7 @@ pub(super) fn ask(
         });
     }
     if rounds >= most {
-        return Verdict::Failed(Error::new(Kind::Protocol, Blame::Upstream, Bound::Rounds.refusal().message));
+        return Verdict::Failed(too_many_rounds(most));
     }
     let count = u8::try_from(visits.len()).unwrap_or(u8::MAX);
     let round = u8::try_from(rounds + 1).unwrap_or(u8::MAX);

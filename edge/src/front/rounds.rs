@@ -30,9 +30,10 @@ use wire::object::Object;
 use wire::span::Span;
 use wire::splice::Splice;
 
+use super::inputs::too_many_rounds;
 use crate::call::{Answer, Answered, Ask, Call, InputRequired, Outcome, Reply};
 use crate::error::{self, Blame, Error};
-use crate::permit::{Bound, Permits};
+use crate::permit::{Bound, NoRoom, Permits};
 use crate::router::Gateway;
 use crate::seal::Sealer;
 
@@ -140,7 +141,7 @@ impl Rounds {
         (self.asked, self.pause) = (self.asked + 1, PAUSE_FIRST);
         if self.asked > self.terms.rounds {
             self.terms.permits.metrics().hit(Bound::Rounds);
-            return Err(too_many(self.terms.rounds));
+            return Err(too_many_rounds(self.terms.rounds));
         }
         let wait = Box::pin(sleep_until(ends));
         Ok(Phase::Asking(Box::new(Round::new(input.call, state, requests, wait))))
@@ -333,7 +334,7 @@ fn edited(
     }
     edit.done();
     let text = splice.finish().into_bytes();
-    call.permit.hold_bytes(text.len().saturating_sub(call.request.bytes().len())).map_err(Bound::refusal)?;
+    call.permit.hold_bytes(text.len().saturating_sub(call.request.bytes().len())).map_err(NoRoom::refusal)?;
     call.request = Message::scan(text, limits).map_err(|_| {
         let message = "what the client answered cannot be passed on: it is nested too deeply";
         Error::new(error::Kind::InvalidParams, Blame::Downstream, message)
@@ -361,11 +362,6 @@ fn refused(method: Method, kind: Kind) -> Outcome {
 
 fn unreadable() -> Error {
     let message = "the server wants input that no client can give";
-    Error::new(error::Kind::Protocol, Blame::Upstream, message)
-}
-
-fn too_many(rounds: usize) -> Error {
-    let message = format!("the server wanted input more than {rounds} times for one call");
     Error::new(error::Kind::Protocol, Blame::Upstream, message)
 }
 

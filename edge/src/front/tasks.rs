@@ -33,7 +33,7 @@ use super::timestamp::timestamp;
 use crate::call::{Caller, Capabilities, Client, Event, Next, Outcome, Reply, ServerName};
 use crate::error::{Blame, Error, Kind};
 use crate::ops::drain::DrainWatch;
-use crate::permit::{self, Bound};
+use crate::permit::{self, NoRoom};
 use crate::seal::{self, Home, Sealer};
 use book::{Book, Bounds, Settled};
 
@@ -318,8 +318,8 @@ impl Shared {
                 if failed { End::Failed(copy.freeze()) } else { End::Completed(copy.freeze()) }
             }
             Settled::Full => {
-                self.refusals.hit(Bound::TaskBytes);
-                End::Failed(manner.error(&Bound::TaskBytes.refusal()))
+                self.refusals.hit(NoRoom::TaskBytes);
+                End::Failed(manner.error(&NoRoom::TaskBytes.refusal()))
             }
             Settled::Unwanted => End::Cancelled,
         }

@@ -1,4 +1,5 @@
-//! The bounds by name: how often each was hit, and what its caller is told.
+//! The bounds by name: how often each was hit, and what callers are told for whom one has no room. What else is over a
+//! bound is refused by whoever knows what would help.
 
 use std::time::Duration;
 
@@ -110,51 +111,83 @@ impl Metrics {
     }
 
     /// Counts one hit.
-    pub fn hit(&self, bound: Bound) {
-        self.refused.get_or_create(&BoundLabel { bound }).inc();
+    pub fn hit(&self, bound: impl Into<Bound>) {
+        self.refused.get_or_create(&BoundLabel { bound: bound.into() }).inc();
     }
 }
 
-impl Bound {
+/// A bound that has no room for somebody now, and may have some a little later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "each is the bound of the same name")]
+pub enum NoRoom {
+    Connections,
+    Calls,
+    PrincipalCalls,
+    HeldBytes,
+    Sessions,
+    SessionCalls,
+    Answers,
+    Slots,
+    Queue,
+    QueueTimeout,
+    ServerConnections,
+    PrincipalConnections,
+    Subscriptions,
+    Listens,
+    Parked,
+    Tasks,
+    TaskBytes,
+}
+
+impl NoRoom {
     /// The refusal as an error for the caller, with the time after which trying again makes sense.
     pub fn refusal(self) -> Error {
-        let own = matches!(self, Self::PrincipalCalls | Self::PrincipalConnections | Self::Listens);
-        let blame = if own { Blame::Downstream } else { Blame::Edge };
-        let what = match self {
-            Self::Connections => "too many connections to this gateway",
-            Self::Calls => "too many calls on their way through this gateway",
-            Self::PrincipalCalls => "too many calls of this principal on their way",
-            Self::HeldBytes => "the gateway holds as many bytes of messages as it may",
-            Self::Sessions => "too many sessions on this gateway",
-            Self::SessionCalls => "too many calls of this session on their way",
-            Self::Head => "the head of the request is larger than this gateway takes",
-            Self::Depth => "the message is nested deeper than this gateway takes",
-            Self::Members => "an object of the message has more members than this gateway takes",
-            Self::Batch => "the batch has more messages than this gateway takes",
-            Self::Capabilities => "the client declares more than this gateway keeps",
-            Self::ClientInfo => "the client says more of itself than this gateway keeps",
-            Self::Initialize => "the stream was not initialized in time",
-            Self::Renewal => "nobody came with fresh credentials for the stream in time",
-            Self::Answers | Self::Outbox => "the client reads its answers too slowly",
-            Self::AskTimeout => "the client did not answer in time",
-            Self::Slots | Self::Queue => "too many calls wait for this server",
-            Self::QueueTimeout => "the server had no room for the call in time",
-            Self::ServerConnections => "the server has as many connections as it may",
-            Self::PrincipalConnections => {
-                "every connection to the server that this principal may have is in use by a call"
-            }
-            Self::Body => "the request body is larger than this gateway takes",
-            Self::Frame => "the server's message is larger than this gateway takes",
-            Self::EventBytes => "the client reads its events too slowly",
-            Self::Subscriptions => "too many subscriptions at once",
-            Self::Listens => "too many open listens of this principal",
-            Self::Rounds => "the server wanted input too often for one call",
-            Self::Asks => "too many questions of the server wait for the client",
-            Self::Parked => "too many calls wait for answers of their clients",
-            Self::Tasks => "too many tasks on this gateway",
-            Self::TaskBytes => "the gateway holds as many bytes of finished tasks as it may",
+        let (blame, what) = match self {
+            Self::Connections => (Blame::Edge, "too many connections to this gateway"),
+            Self::Calls => (Blame::Edge, "too many calls on their way through this gateway"),
+            Self::PrincipalCalls => (Blame::Downstream, "too many calls of this principal on their way"),
+            Self::HeldBytes => (Blame::Edge, "the gateway holds as many bytes of messages as it may"),
+            Self::Sessions => (Blame::Edge, "too many sessions on this gateway"),
+            Self::SessionCalls => (Blame::Downstream, "too many calls of this session on their way"),
+            Self::Answers => (Blame::Downstream, "the client reads its answers too slowly"),
+            Self::Slots | Self::Queue => (Blame::Edge, "too many calls wait for this server"),
+            Self::QueueTimeout => (Blame::Edge, "the server had no room for the call in time"),
+            Self::ServerConnections => (Blame::Edge, "the server has as many connections as it may"),
+            Self::PrincipalConnections => (
+                Blame::Downstream,
+                "every connection to the server that this principal may have is in use by a call",
+            ),
+            Self::Subscriptions => (Blame::Downstream, "too many subscriptions at once"),
+            Self::Listens => (Blame::Downstream, "too many open listens of this principal"),
+            Self::Parked => (Blame::Edge, "too many calls wait for answers of their clients"),
+            Self::Tasks => (Blame::Edge, "too many tasks on this gateway"),
+            Self::TaskBytes => (Blame::Edge, "the gateway holds as many bytes of finished tasks as it may"),
         };
         Error::busy(blame, RETRY_AFTER, format!("{what}; try again later"))
+    }
+}
+
+impl From<NoRoom> for Bound {
+    fn from(full: NoRoom) -> Self {
+        match full {
+            NoRoom::Connections => Self::Connections,
+            NoRoom::Calls => Self::Calls,
+            NoRoom::PrincipalCalls => Self::PrincipalCalls,
+            NoRoom::HeldBytes => Self::HeldBytes,
+            NoRoom::Sessions => Self::Sessions,
+            NoRoom::SessionCalls => Self::SessionCalls,
+            NoRoom::Answers => Self::Answers,
+            NoRoom::Slots => Self::Slots,
+            NoRoom::Queue => Self::Queue,
+            NoRoom::QueueTimeout => Self::QueueTimeout,
+            NoRoom::ServerConnections => Self::ServerConnections,
+            NoRoom::PrincipalConnections => Self::PrincipalConnections,
+            NoRoom::Subscriptions => Self::Subscriptions,
+            NoRoom::Listens => Self::Listens,
+            NoRoom::Parked => Self::Parked,
+            NoRoom::Tasks => Self::Tasks,
+            NoRoom::TaskBytes => Self::TaskBytes,
+        }
     }
 }
 

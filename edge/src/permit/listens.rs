@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex};
 
-use super::{Bound, Permits, lock};
+use super::{NoRoom, Permits, lock};
 
 /// Open listens by principal.
 pub(super) type Counts = Mutex<HashMap<Arc<str>, usize>>;
@@ -20,13 +20,13 @@ impl Permits {
     /// Room for one more listen of `principal`.
     ///
     /// # Errors
-    /// [`Bound::Listens`] when it has as many as it may.
-    pub fn listen(&self, principal: &Arc<str>) -> Result<ListenPermit, Bound> {
+    /// [`NoRoom::Listens`] when it has as many as it may.
+    pub fn listen(&self, principal: &Arc<str>) -> Result<ListenPermit, NoRoom> {
         let shared = &self.shared;
         let mut counts = lock(&shared.listens);
         let count = counts.entry(principal.clone()).or_default();
         if *count >= shared.config.listens {
-            return Err(shared.hit(Bound::Listens));
+            return Err(shared.hit(NoRoom::Listens));
         }
         *count += 1;
         Ok(ListenPermit { permits: self.clone(), principal: principal.clone() })
@@ -62,7 +62,7 @@ mod tests {
         let permits = Permits::new(config, Metrics::default());
         let (a, b): (Arc<str>, Arc<str>) = ("a".into(), "b".into());
         let held = [permits.listen(&a).unwrap(), permits.listen(&a).unwrap()];
-        assert_eq!(permits.listen(&a).unwrap_err(), Bound::Listens);
+        assert_eq!(permits.listen(&a).unwrap_err(), NoRoom::Listens);
         assert!(permits.listen(&b).is_ok() && permits.call(&a).is_ok());
         drop(held);
         assert!(permits.listen(&a).is_ok());

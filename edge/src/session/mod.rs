@@ -35,9 +35,9 @@ use wire::id::RequestId;
 use wire::mcp::version::ProtocolVersion;
 
 use crate::call::{Caller, Client, Reply, ServerName, SessionKey};
-use crate::error::{Blame, Error};
+use crate::error::Error;
 use crate::ops::drain::DrainWatch;
-use crate::permit::{self, Bound};
+use crate::permit::{self, NoRoom};
 use crate::router::ListChanges;
 use replay::{EventId, Room};
 use stream::{LISTENING, Stream};
@@ -203,9 +203,9 @@ impl Session {
             return Err(Refused::Duplicate);
         }
         if live.calls.len() >= self.calls_max {
-            self.refusals.hit(Bound::SessionCalls);
+            self.refusals.hit(NoRoom::SessionCalls);
             // The client's own doing, so it hears 429 and not 503.
-            return Err(Refused::Full(Error { blame: Blame::Downstream, ..Bound::SessionCalls.refusal() }));
+            return Err(Refused::Full(NoRoom::SessionCalls.refusal()));
         }
         let cancelled = self.key.ended.child_token();
         live.calls.insert(id.clone(), cancelled.clone());

@@ -24,7 +24,7 @@ use wire::mcp::meta;
 use super::roster::Key;
 use super::settings::Isolation;
 use crate::call::{Affinity, Call, Capabilities, Client};
-use crate::permit::Bound;
+use crate::permit::NoRoom;
 
 /// What a client can be asked, as far as it makes a difference to a server. A legacy server is told once for each
 /// connection, so this decides which connection a call can use.
@@ -140,18 +140,18 @@ impl Seats {
     /// A seat as soon as one is free, for who came first first.
     ///
     /// # Errors
-    /// [`Bound::PrincipalConnections`] when none came free within `patience`.
+    /// [`NoRoom::PrincipalConnections`] when none came free within `patience`.
     pub(super) async fn take(
         self: &Arc<Self>,
         principal: &Arc<str>,
         profile: Profile,
         patience: Duration,
-    ) -> Result<Lease, Bound> {
+    ) -> Result<Lease, NoRoom> {
         let turn = timeout(patience, self.turns(principal).acquire_owned()).await.ok().and_then(Result::ok);
         let lease = turn.and_then(|turn| self.sit(principal, profile, turn));
         lease.ok_or_else(|| {
             self.tidy(principal);
-            Bound::PrincipalConnections
+            NoRoom::PrincipalConnections
         })
     }
 

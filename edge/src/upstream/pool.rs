@@ -37,7 +37,7 @@ use crate::call::{
 };
 use crate::error::{Blame, Error, Kind};
 use crate::ops::drain::DrainWatch;
-use crate::permit::{Bound, Permits, QueuePermit, RETRY_AFTER, SlotPermit, Slots};
+use crate::permit::{NoRoom, Permits, QueuePermit, RETRY_AFTER, SlotPermit, Slots};
 
 /// One server, as many connections as it needs.
 pub struct Pool {
@@ -280,7 +280,7 @@ impl Shared {
     /// Lets a call wait for a slot, a connection or both, in a task of its own.
     pub(super) fn enqueue(&self, job: Box<Job>, slot: Option<SlotPermit>) {
         let (Ok(place), Some(this)) = (self.slots.queue(), self.this.upgrade()) else {
-            return job.responder.fail(Bound::Queue.refusal());
+            return job.responder.fail(NoRoom::Queue.refusal());
         };
         self.around.tasks.spawn(this.wait(job, slot, place));
     }
@@ -315,7 +315,7 @@ impl Shared {
     ) -> Result<(Arc<Conn>, SlotPermit), Error> {
         let slot = match slot {
             Some(slot) => slot,
-            None => place.slot().await.map_err(Bound::refusal)?,
+            None => place.slot().await.map_err(NoRoom::refusal)?,
         };
         let era = self.lock().verdict.era();
         let era = match era {
@@ -415,8 +415,8 @@ impl Shared {
         // The control connection is beyond the bound: without it nobody would see the server's lists.
         let calls = state.roster.len() - state.roster.count_of(&Key::Control);
         if *key != Key::Control && calls >= self.server.connections {
-            self.around.permits.metrics().hit(Bound::ServerConnections);
-            return Err(Bound::ServerConnections.refusal());
+            self.around.permits.metrics().hit(NoRoom::ServerConnections);
+            return Err(NoRoom::ServerConnections.refusal());
         }
         let (ended, opening) = watch::channel(None);
         state.roster.open(key.clone(), opening.clone());

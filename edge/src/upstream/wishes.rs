@@ -16,7 +16,7 @@ use super::pool::Shared;
 use super::roster::Key;
 use crate::call::{Affinity, Call, Event, Hear, Outcome, ServerName, SessionKey, Subscriber, Wished};
 use crate::error::{Blame, Error, Kind};
-use crate::permit::{self, Bound};
+use crate::permit::{self, Bound, NoRoom};
 
 impl Shared {
     /// Whether there is room for what a call wants to be kept in mind.
@@ -31,7 +31,7 @@ impl Shared {
     /// it is one of the subscriptions there.
     pub(super) fn take_subscription(&self, job: Box<Job>) {
         let (Ok(place), Some(this)) = (self.slots.queue(), self.this()) else {
-            return job.responder.fail(Bound::Queue.refusal());
+            return job.responder.fail(NoRoom::Queue.refusal());
         };
         self.around.tasks.spawn(async move {
             let era = match this.era().await {
@@ -98,8 +98,8 @@ impl Shared {
         if fits {
             return Ok(());
         }
-        self.around.permits.metrics().hit(Bound::Subscriptions);
-        Err(Error { blame: Blame::Downstream, ..Bound::Subscriptions.refusal() })
+        self.around.permits.metrics().hit(NoRoom::Subscriptions);
+        Err(NoRoom::Subscriptions.refusal())
     }
 
     /// The client wishes another level: the session's connection hears of it before any later call.
