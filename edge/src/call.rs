@@ -42,7 +42,7 @@ pub use capability::Capabilities;
 pub use input::InputRequired;
 pub use list::List;
 pub use reply::{Cancel, EVENT_BYTES, Event, Next, Outcome, Reply, Responder, reply};
-pub use subscription::{Hear, Subscriber, Subscription};
+pub use subscription::{Hear, SUBSCRIPTIONS_BYTES, Subscriber, Subscription, subscription_bytes};
 
 /// Anything that answers calls: the router, the pool of one server, a fake in a test.
 ///
@@ -163,10 +163,14 @@ pub struct SessionKey {
 impl SessionKey {
     /// Has the client hear that a list changed. `false` when that had to be dropped for want of room.
     pub fn tell_changed(&self, list: Notice) -> bool {
-        let text = format!(r#"{{"jsonrpc":"2.0","method":"{}"}}"#, list.as_str());
-        let message = Message::scan(text.into(), &Limits::default());
+        let message = Message::scan(list_changed(list), &Limits::default());
         message.is_ok_and(|message| self.strays.event(Event::Notice(list, message)))
     }
+}
+
+/// What a session's client hears of a changed list.
+pub fn list_changed(list: Notice) -> Bytes {
+    format!(r#"{{"jsonrpc":"2.0","method":"{}"}}"#, list.as_str()).into()
 }
 
 /// What a legacy client set once and expects to hold on every connection of its session.

@@ -31,6 +31,15 @@ pub trait Hear: Send + Sync {
     fn lost(&self) {}
 }
 
+/// What all subscriptions of one session, or of one listen, may cost together. 128 KiB: a thousand of the usual length, and
+/// with 10,000 sessions that all do their worst still within the memory of a large pod.
+pub const SUBSCRIPTIONS_BYTES: usize = 128 << 10;
+
+/// What a subscription costs: its URI, and 64 bytes for what is kept beside it.
+pub fn subscription_bytes(uri: &str) -> usize {
+    uri.len() + 64
+}
+
 /// News of one resource, as long as this is held.
 pub struct Subscription {
     uri: String,

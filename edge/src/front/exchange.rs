@@ -132,6 +132,40 @@ enum Step {
     Cancelled(Answer),
 }
 
+impl Waiting {
+    /// A call that was dispatched at `started`, as most are: without progress, and of a client that is asked nothing.
+    fn new(
+        front: &Front,
+        (era, method, id): (Era, Method, RequestId),
+        (reply, scope): (Reply, Option<ServerName>),
+        tie: Tie,
+        started: Instant,
+    ) -> Self {
+        let server = reply.server().cloned().or(scope);
+        let subject = Subject { era, method, server: server.clone(), log: front.config.log_calls, started };
+        let questions = match &tie {
+            Tie::Response(_) => None,
+            Tie::Session(in_flight, _) => Some(Questions::new(in_flight.session().clone())),
+        };
+        Self {
+            reply,
+            id,
+            progress_token: None,
+            manner: Manner { era, server },
+            record: Record::start(&front.rooms.metrics, subject),
+            tie,
+            empty: era == Era::Legacy && is_empty(method),
+            heard: true,
+            questions,
+            parking: None,
+            _room: None,
+            terms: front.rounds.clone(),
+            rounds: None,
+            steps: Steps::default(),
+        }
+    }
+}
+
 /// The client's progress token in a request.
 fn progress_token(request: &Message) -> Option<Bytes> {
     request.meta_value(meta::PROGRESS_TOKEN).map(|token| token.span().slice(request.bytes()))
@@ -154,31 +188,8 @@ impl Exchange {
             Tie::Response(_) | Tie::Session(..) => None,
         };
         let reply = front.rooms.gateway.dispatch(call);
-        let server = reply.server().cloned().or(scope);
-        let subject = Subject { era, method, server: server.clone(), log: front.config.log_calls, started };
-        let record = Record::start(&front.rooms.metrics, subject);
-        let questions = match &tie {
-            Tie::Response(_) => None,
-            Tie::Session(in_flight, _) => Some(Questions::new(in_flight.session().clone())),
-        };
-        let manner = Manner { era, server };
-        let empty = era == Era::Legacy && is_empty(method);
-        Self::waiting(Waiting {
-            reply,
-            id,
-            progress_token,
-            manner,
-            record,
-            tie,
-            empty,
-            heard: true,
-            questions,
-            parking,
-            _room: None,
-            terms: front.rounds.clone(),
-            rounds: None,
-            steps: Steps::default(),
-        })
+        let waiting = Waiting::new(front, (era, method, id), (reply, scope), tie, started);
+        Self::waiting(Waiting { progress_token, parking, ..waiting })
     }
 
     /// Goes on with a call that was parked; `request` took it up.
@@ -189,25 +200,11 @@ impl Exchange {
     ) -> Self {
         let Resumption { id, caller, scope, parked, room } = resumption;
         let Parked { inputs, reply, .. } = parked;
-        let server = reply.server().cloned().or(scope.clone());
-        let (era, log, started) = (Era::Modern, front.config.log_calls, Instant::now());
-        let subject = Subject { era, method, server: server.clone(), log, started };
-        Self::waiting(Waiting {
-            reply,
-            id,
-            progress_token: progress_token(request),
-            manner: Manner { era, server },
-            record: Record::start(&front.rooms.metrics, subject),
-            tie: Tie::Response(0),
-            empty: false,
-            heard: true,
-            questions: None,
-            parking: Some(Parking::again(front, request.bytes().clone(), (caller, scope), inputs)),
-            _room: Some(room),
-            terms: front.rounds.clone(),
-            rounds: None,
-            steps: Steps::default(),
-        })
+        let (call, tie) = ((Era::Modern, method, id), Tie::Response(0));
+        let waiting = Waiting::new(front, call, (reply, scope.clone()), tie, Instant::now());
+        let parking = Some(Parking::again(front, request.bytes().clone(), (caller, scope), inputs));
+        let (progress_token, _room) = (progress_token(request), Some(room));
+        Self::waiting(Waiting { progress_token, parking, _room, ..waiting })
     }
 
     fn waiting(waiting: Waiting) -> Self {

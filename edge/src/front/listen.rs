@@ -10,7 +10,6 @@
 // MCP 2026-07-28 basic/patterns/subscriptions
 
 use std::collections::{HashSet, VecDeque};
-use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 
@@ -18,7 +17,6 @@ use bytes::Bytes;
 use http::Response;
 use serde::Deserialize;
 use serde_json::json;
-use tokio::sync::watch;
 use wire::envelope::Value;
 use wire::id::RequestId;
 use wire::mcp::meta::SUBSCRIPTION_ID;
@@ -29,7 +27,7 @@ use wire::{Era, Message, code};
 use super::Front;
 use super::arrival::Arrival;
 use super::body::Body;
-use super::listening::{News, news};
+use super::listening::{Changes, News};
 use super::media::{self, Accepts};
 use super::metrics::StreamKind;
 use super::modern::undeclared_tasks;
@@ -38,11 +36,10 @@ use super::reply::Manner;
 use super::sse::{self, Feed};
 use super::tasks;
 use crate::call::{
-    Affinity, Caller, Client, Event, Hear, Next, Outcome, Reply, Responder, Standing, Subscriber,
-    Subscription, reply,
+    Affinity, Caller, Client, Event, Hear, Next, Outcome, Reply, Responder, SUBSCRIPTIONS_BYTES, Standing,
+    Subscriber, Subscription, reply, subscription_bytes,
 };
 use crate::error::{Blame, Error, Kind};
-use crate::ops::drain::DrainWatch;
 use crate::permit::{self, Bound, ListenPermit, NoRoom};
 use crate::router::{Accepted, ListChanges};
 use crate::session::replay::Weight;
@@ -54,16 +51,13 @@ pub(super) struct Listen {
     caller: Caller,
     filter: Filter,
     state: State,
-    changes: watch::Receiver<ListChanges>,
+    changes: Changes,
     /// What the client knows of.
     told: ListChanges,
-    /// Resolves when there may be more to say; made when there is nothing.
-    news: Option<Pin<Box<dyn Future<Output = News> + Send>>>,
     /// Updates of its resources.
     heard: Reply,
     /// Kept, for without subscriptions nobody else does, and its end would be that of `heard`.
     _ear: Arc<Ear>,
-    drain: DrainWatch,
     _permit: ListenPermit,
 }
 
@@ -103,13 +97,14 @@ pub(super) fn start(front: &Front, arrival: Arrival, client: Client) -> Result<L
     }
     let permit = rooms.permits.listen(caller.principal()).map_err(NoRoom::refusal)?;
     let uris = filter.resource_subscriptions.take().unwrap_or_default();
-    if uris.iter().map(|uri| uri.len() + SUBSCRIPTION_COST).sum::<usize>() > SUBSCRIPTION_BYTES {
+    if uris.iter().map(|uri| subscription_bytes(uri)).sum::<usize>() > SUBSCRIPTIONS_BYTES {
         rooms.permits.metrics().hit(Bound::Subscriptions);
         return Err(NoRoom::Subscriptions.refusal().into());
     }
-    let mut changes = rooms.gateway.changes(&caller, scope.as_ref());
+    let changes = rooms.gateway.changes(&caller, scope.as_ref());
+    let mut changes = Changes::new(changes, rooms.drain.clone());
     // From here on nothing is missed.
-    let told = *changes.borrow_and_update();
+    let told = changes.now();
     let (responder, heard) = reply();
     let ear = Arc::new(Ear { to: Mutex::new(Some(responder)), refusals: rooms.permits.metrics().clone() });
     let (client, affinity) = (Arc::new(client.copied()), Affinity::Principal);
@@ -117,20 +112,7 @@ pub(super) fn start(front: &Front, arrival: Arrival, client: Client) -> Result<L
     let mut once = HashSet::new();
     let uris: Vec<_> = uris.into_iter().filter(|uri| once.insert(uri.clone())).collect();
     let state = State::Opening(rooms.gateway.subscribe(subscriber, scope, uris));
-    let drain = rooms.drain.clone();
-    Ok(Listen {
-        id,
-        caller,
-        filter,
-        state,
-        changes,
-        told,
-        news: None,
-        heard,
-        _ear: ear,
-        drain,
-        _permit: permit,
-    })
+    Ok(Listen { id, caller, filter, state, changes, told, heard, _ear: ear, _permit: permit })
 }
 
 impl Filter {
@@ -237,14 +219,6 @@ impl Listen {
             }
         }
     }
-
-    fn poll_news(&mut self, context: &mut Context<'_>) -> Poll<News> {
-        let make = || Box::pin(news(self.changes.clone(), self.drain.clone())) as Pin<Box<_>>;
-        let news = self.news.get_or_insert_with(make);
-        let news = ready!(news.as_mut().poll(context));
-        self.news = None;
-        Poll::Ready(news)
-    }
 }
 
 impl Source for Listen {
@@ -258,7 +232,7 @@ impl Source for Listen {
                     return Poll::Ready(Said::Message(message, Weight::Lasting));
                 }
                 State::Open { waiting, .. } => {
-                    let now = *self.changes.borrow_and_update();
+                    let now = self.changes.now();
                     for notice in self.filter.changed(std::mem::replace(&mut self.told, now), now) {
                         if !waiting.contains(&notice) {
                             waiting.push_back(notice);
@@ -273,7 +247,7 @@ impl Source for Listen {
             if let Poll::Ready(said) = self.poll_heard(context) {
                 return Poll::Ready(said);
             }
-            match ready!(self.poll_news(context)) {
+            match ready!(self.changes.poll_news(context)) {
                 News::Changed => {}
                 News::End => return Poll::Ready(Said::Last(self.end())),
             }
@@ -313,8 +287,3 @@ impl Hear for Ear {
         }
     }
 }
-
-/// URIs of one listen, in bytes: as many as those of one session.
-const SUBSCRIPTION_BYTES: usize = 128 << 10;
-/// What a subscription takes beside its URI.
-const SUBSCRIPTION_COST: usize = 64;

@@ -16,7 +16,7 @@ use wire::mcp::method::Notice;
 use wire::splice::Parts;
 
 use super::questions::Questions;
-use crate::call::{Event, Next, Reply};
+use crate::call::{Event, Next, Reply, list_changed};
 use crate::ops::drain::DrainWatch;
 use crate::router::ListChanges;
 use crate::session::replay::Weight;
@@ -28,15 +28,20 @@ pub(super) struct Listening {
     /// What the session's own connections say.
     strayed: Option<Reply>,
     questions: Questions,
-    changes: watch::Receiver<ListChanges>,
-    drain: DrainWatch,
+    changes: Changes,
     /// Notifications not yet sent; at most one for each list and subscription.
     waiting: VecDeque<Bytes>,
+}
+
+/// How often lists changed, and the end of the process: for whoever tells a client of them.
+pub(super) struct Changes {
+    counts: watch::Receiver<ListChanges>,
+    drain: DrainWatch,
     /// Resolves when there may be more to say; made when there is nothing.
     news: Option<Pin<Box<dyn Future<Output = News> + Send>>>,
 }
 
-/// See [`news`].
+/// See [`Changes::poll_news`].
 pub(super) enum News {
     /// Lists may have changed.
     Changed,
@@ -44,8 +49,27 @@ pub(super) enum News {
     End,
 }
 
-/// What there is to say next to whoever follows `changes`.
-pub(super) async fn news(mut changes: watch::Receiver<ListChanges>, drain: DrainWatch) -> News {
+impl Changes {
+    pub(super) fn new(counts: watch::Receiver<ListChanges>, drain: DrainWatch) -> Self {
+        Self { counts, drain, news: None }
+    }
+
+    /// The counts now; news are what comes after them.
+    pub(super) fn now(&mut self) -> ListChanges {
+        *self.counts.borrow_and_update()
+    }
+
+    /// What there is to say next.
+    pub(super) fn poll_news(&mut self, context: &mut Context<'_>) -> Poll<News> {
+        let make = || Box::pin(news(self.counts.clone(), self.drain.clone())) as Pin<Box<_>>;
+        let news = self.news.get_or_insert_with(make);
+        let news = std::task::ready!(news.as_mut().poll(context));
+        self.news = None;
+        Poll::Ready(news)
+    }
+}
+
+async fn news(mut changes: watch::Receiver<ListChanges>, drain: DrainWatch) -> News {
     tokio::select! {
         biased;
         () = drain.stopping() => News::End,
@@ -64,20 +88,20 @@ impl Listening {
         drain: DrainWatch,
     ) -> Self {
         let questions = Questions::new(session.clone());
-        Self { session, strayed, questions, changes, drain, waiting: VecDeque::new(), news: None }
+        let changes = Changes::new(changes, drain);
+        Self { session, strayed, questions, changes, waiting: VecDeque::new() }
     }
 
     /// What changed since the client was last told, also while no stream was open.
     fn catch_up(&mut self) {
-        let now = *self.changes.borrow_and_update();
-        let news = self.session.news(now);
+        let news = self.session.news(self.changes.now());
         let all = [
-            (news.tools, TOOLS_CHANGED),
-            (news.prompts, PROMPTS_CHANGED),
-            (news.resources, RESOURCES_CHANGED),
+            (news.tools, Notice::ToolsChanged),
+            (news.prompts, Notice::PromptsChanged),
+            (news.resources, Notice::ResourcesChanged),
         ];
         let changed = all.into_iter().filter(|(changed, _)| *changed);
-        self.waiting.extend(changed.map(|(_, notice)| Bytes::from_static(notice.as_bytes())));
+        self.waiting.extend(changed.map(|(_, list)| list_changed(list)));
         if news.subscriptions {
             let wished = self.session.key().wishes.now();
             self.waiting.extend(wished.subscriptions.iter().map(|(_, uri)| updated(uri)));
@@ -115,14 +139,6 @@ impl Listening {
         }
         Poll::Pending
     }
-
-    fn poll_news(&mut self, context: &mut Context<'_>) -> Poll<News> {
-        let make = || Box::pin(news(self.changes.clone(), self.drain.clone())) as Pin<Box<_>>;
-        let news = self.news.get_or_insert_with(make);
-        let news = std::task::ready!(news.as_mut().poll(context));
-        self.news = None;
-        Poll::Ready(news)
-    }
 }
 
 impl Source for Listening {
@@ -142,7 +158,7 @@ impl Source for Listening {
             if self.notice_loss() {
                 continue;
             }
-            match std::task::ready!(self.poll_news(context)) {
+            match std::task::ready!(self.changes.poll_news(context)) {
                 News::Changed => {}
                 News::End => return Poll::Ready(Said::End),
             }
@@ -159,7 +175,3 @@ fn updated(uri: &str) -> Bytes {
     });
     notice.to_string().into()
 }
-
-const TOOLS_CHANGED: &str = r#"{"jsonrpc":"2.0","method":"notifications/tools/list_changed"}"#;
-const PROMPTS_CHANGED: &str = r#"{"jsonrpc":"2.0","method":"notifications/prompts/list_changed"}"#;
-const RESOURCES_CHANGED: &str = r#"{"jsonrpc":"2.0","method":"notifications/resources/list_changed"}"#;

@@ -14,7 +14,10 @@ use super::conn::{Conn, Job, silent};
 use super::facts::Facts;
 use super::pool::Shared;
 use super::roster::Key;
-use crate::call::{Affinity, Call, Event, Hear, Outcome, ServerName, SessionKey, Subscriber, Wished};
+use crate::call::{
+    Affinity, Call, Event, Hear, Outcome, SUBSCRIPTIONS_BYTES, ServerName, SessionKey, Subscriber, Wished,
+    subscription_bytes,
+};
 use crate::error::{Blame, Error, Kind};
 use crate::permit::{self, Bound, NoRoom};
 
@@ -202,9 +205,9 @@ fn uri(call: &Call) -> Option<String> {
 }
 
 fn has_room(wished: &Wished, server: &ServerName, uri: &str) -> bool {
-    let cost = |uri: &str| uri.len() + SUBSCRIPTION_COST;
-    let held: usize = wished.subscriptions.iter().map(|(_, uri)| cost(uri)).sum();
-    held + cost(uri) <= SUBSCRIPTION_BYTES || wished.subscriptions.contains(&(server.clone(), uri.to_owned()))
+    let held: usize = wished.subscriptions.iter().map(|(_, uri)| subscription_bytes(uri)).sum();
+    held + subscription_bytes(uri) <= SUBSCRIPTIONS_BYTES
+        || wished.subscriptions.contains(&(server.clone(), uri.to_owned()))
 }
 
 pub(super) fn level_params(level: Level) -> String {
@@ -212,8 +215,3 @@ pub(super) fn level_params(level: Level) -> String {
 }
 
 const AGREED: &[u8] = br#"{"resultType":"complete"}"#;
-/// Subscriptions of one session, in bytes of their URIs. 128 KiB: a thousand of the usual length, and with
-/// 10,000 sessions that all do their worst still within the memory of a large pod.
-const SUBSCRIPTION_BYTES: usize = 128 << 10;
-/// What a subscription takes beside its URI.
-const SUBSCRIPTION_COST: usize = 64;
