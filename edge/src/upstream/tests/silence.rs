@@ -165,7 +165,7 @@ async fn a_session_whose_process_hangs_goes_on_with_another_one() {
 
 #[tokio::test(start_paused = true)]
 async fn a_leased_connection_that_hangs_frees_its_seat() {
-    let mut room = Setting::default().config(|config| config.connections_per_principal = 1).build();
+    let mut room = Setting::default().config(|config| config.principal_connections = 1).build();
     for text in ["a", "b"] {
         let reply = room.dispatch_as(r#"{"elicitation":{}}"#, echo(text));
         let mut peer = room.accept_legacy().await;
