@@ -9,6 +9,7 @@ use bytes::Bytes;
 
 pub use self::value::Value;
 pub use crate::error::{ScanError, ScanErrorKind};
+use crate::frame::one_line;
 use crate::id::RequestId;
 use crate::limits::Limits;
 use crate::object::{self, Object, Passing};
@@ -52,10 +53,15 @@ impl Message {
     /// Scans one message. The whole text is checked: UTF-8, JSON, depth, and equal keys at the levels that are read
     /// (the message, its `params` or `result`, and the `_meta` in there).
     ///
+    /// What is taken is one line: a server takes a line for a message, and raw line breaks are only between tokens, where
+    /// a space means the same. Not before the scan: in a string they are no JSON, and would become another string.
+    ///
     /// # Errors
     /// What is wrong, where, and the id to answer to when it could be read.
+    // RFC 8259 §7: control characters in strings must be escaped
     pub fn scan(bytes: Bytes, limits: &Limits) -> Result<Message, ScanError> {
-        Message::scan_as(bytes, limits, false)
+        let message = Message::scan_as(bytes, limits, false)?;
+        Ok(Message { bytes: one_line(message.bytes), ..message })
     }
 
     /// The same for a message of a server: a response that does not say that it is JSON-RPC 2.0, and nothing else either
@@ -79,7 +85,7 @@ impl Message {
         }
     }
 
-    /// The message as it came.
+    /// The message as it came, but for line breaks between tokens.
     pub fn bytes(&self) -> &Bytes {
         &self.bytes
     }

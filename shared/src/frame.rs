@@ -143,7 +143,8 @@ impl Skipped {
     }
 }
 
-/// Makes a JSON text fit on one line. Valid JSON has raw line breaks only between tokens, where a space means the same.
+/// Makes a JSON text fit on one line. Valid JSON has raw line breaks only between tokens, where a space means the same: so
+/// it is scanned first, or what is no JSON becomes some.
 pub fn one_line(body: Bytes) -> Bytes {
     if memchr::memchr2(b'\n', b'\r', &body).is_none() {
         return body;

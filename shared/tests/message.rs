@@ -32,6 +32,18 @@ fn a_request_shows_its_parts() {
 }
 
 #[test]
+fn line_breaks_become_spaces_between_tokens_and_are_refused_in_strings() {
+    let text = "{\r\n\"id\":1,\n\"jsonrpc\":\"2.0\",\"method\":\"a\",\"params\":{\"x\":\r[1,\n2]}}\n";
+    let message = scan(text);
+    assert_eq!(message.bytes(), text.replace(['\r', '\n'], " ").as_bytes());
+    assert_eq!(message.param("x").expect("x").raw(), b"[1, 2]");
+    for line_break in ["\n", "\r", "\r\n"] {
+        let text = format!(r#"{{"jsonrpc":"2.0","id":1,"method":"a","params":{{"x":["1{line_break}2"]}}}}"#);
+        assert_eq!(refusal(&text).0, Syntax, "{text:?}");
+    }
+}
+
+#[test]
 fn notifications_and_responses_are_told_apart() {
     assert_eq!(scan(r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#).kind(), Kind::Notification);
     let response = scan(r#"{"result":{"_meta":{"a":1}},"jsonrpc":"2.0","id":4}"#);

@@ -60,7 +60,6 @@ use http::{Method, Request, Response, StatusCode, Uri};
 use http_body::Body as HttpBody;
 use wire::code;
 use wire::error::{ScanError, ScanErrorKind};
-use wire::frame::one_line;
 use wire::limits::Limits;
 use wire::splice::Parts;
 use wire::{Kind, Message};
@@ -405,7 +404,7 @@ impl Front {
         answered.await.map_err(|refusal| refusal.answering(id.as_ref()))
     }
 
-    /// A body as one line, with room for what it may turn out to be.
+    /// A body, with room for what it may turn out to be.
     async fn receive<B>(
         &self,
         caller: &Caller,
@@ -416,8 +415,7 @@ impl Front {
     {
         let mut room = self.rooms.permits.call(caller.principal());
         let bytes = self.read(body, &mut room).await?;
-        // A server reads lines, so a message becomes one: a copy only for clients that send indented JSON.
-        Ok((room, one_line(bytes)))
+        Ok((room, bytes))
     }
 
     fn arrival(

@@ -19,7 +19,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 use wire::code;
-use wire::frame::{Frame, one_line};
+use wire::frame::Frame;
 use wire::frame_io::{FrameReader, FrameWriter};
 use wire::id::RequestId;
 use wire::mcp::method::{Method, Notice};
@@ -154,7 +154,7 @@ impl Pipe {
     fn take(&mut self, frame: Frame) {
         let limits = &self.front.config.limits;
         let (refusal, id) = match frame {
-            Frame::Line(line) => match self.line(one_line(line)) {
+            Frame::Line(line) => match self.line(line) {
                 Ok(()) => return,
                 Err(refusal) => (refusal, None),
             },

@@ -134,6 +134,27 @@ async fn an_indented_message_becomes_one_line() {
     assert!(!stage.script.seen.lock().unwrap()[0].contains(['\r', '\n']));
 }
 
+/// Seen as another string than the client's: its line breaks had become spaces before anybody looked.
+#[tokio::test]
+async fn a_line_break_inside_a_string_is_refused_and_changes_nothing() {
+    let stage = Stage::new();
+    let id = stage.session("2025-03-26").await;
+    let session = [("mcp-session-id", id.as_str())];
+    for line_break in ["\n", "\r", "\r\n"] {
+        let text = format!(r#"{{"text":"a{line_break}b"}}"#);
+        let call = format!(r#"{{"jsonrpc":"2.0","id":1,"method":"tools/list","params":{text}}}"#);
+        let plain = format!(r#"{{"method":"echo","params":{text}}}"#);
+        for request in [
+            post(&call, &session),
+            post(&format!("[{call}]"), &session),
+            request("POST", "/mcp/call", &plain, &[]),
+        ] {
+            assert_eq!(refusal(&stage, request).await, (400, -32700), "{line_break:?}");
+        }
+    }
+    assert!(stage.script.seen.lock().unwrap().is_empty());
+}
+
 #[tokio::test]
 async fn health_and_readiness_are_told_in_a_word() {
     let stage = Stage::new();

@@ -71,6 +71,19 @@ async fn open_call(stage: &Stage) -> (Call, Responder) {
     stage.take_open()
 }
 
+/// A line ends with a newline; a carriage return may stand in it.
+#[tokio::test(start_paused = true)]
+async fn a_carriage_return_inside_a_string_is_refused() {
+    let stage = Stage::new();
+    let mut client = Local::start(&stage);
+    client.initialize().await;
+    let bad = LIST.replace("}", ",\"params\":{\"text\":\"a\rb\"}}");
+    assert_eq!(client.code(&bad).await, (1.into(), -32700));
+    stage.answer_next("{}");
+    assert_eq!(client.code(&LIST.replace(':', ":\r")).await, (1.into(), 0));
+    assert!(!stage.script.seen.lock().unwrap().iter().any(|seen| seen.contains('\r')));
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_legacy_client_is_served_on_one_session() {
     let stage = Stage::new();
