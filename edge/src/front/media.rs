@@ -4,7 +4,10 @@
 //! takes one form only gets that one. No revision prescribes 406 or 415; SDKs send them.
 
 use http::StatusCode;
-use http::header::{ACCEPT, CONTENT_TYPE, HeaderMap};
+use http::header::{
+    ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue,
+    TRANSFER_ENCODING,
+};
 use wire::code;
 
 use super::refusal::Refusal;
@@ -64,11 +67,24 @@ pub(super) fn no_stream_wanted() -> Refusal {
     not_acceptable("accept text/event-stream")
 }
 
-/// Checks that a body is JSON in UTF-8.
+/// Checks that a body is JSON in UTF-8, as it is.
 ///
 /// # Errors
-/// 415 when its `Content-Type` says otherwise.
+/// 415 when its `Content-Type` or `Content-Encoding` says otherwise, 501 when its `Transfer-Encoding` does.
 pub(super) fn is_json(headers: &HeaderMap) -> Result<(), Refusal> {
+    if !is_all(headers, CONTENT_ENCODING, "identity") {
+        // RFC 9110 §8.4, §15.5.16: the refusal says which would do
+        return Err(unsupported("send the body uncompressed, without Content-Encoding")
+            .with_header(ACCEPT_ENCODING, HeaderValue::from_static("identity")));
+    }
+    // RFC 9112 §6.1; of a body in chunks hyper takes the chunks apart, and nothing else
+    if !is_all(headers, TRANSFER_ENCODING, "chunked") {
+        return Err(Refusal::new(
+            StatusCode::NOT_IMPLEMENTED,
+            code::INVALID_REQUEST,
+            "the only Transfer-Encoding that is known here is chunked; send the body uncompressed",
+        ));
+    }
     let Some(value) = headers.get(CONTENT_TYPE) else { return Ok(()) };
     if value == JSON {
         return Ok(());
@@ -85,11 +101,20 @@ pub(super) fn is_json(headers: &HeaderMap) -> Result<(), Refusal> {
     if kind.trim().eq_ignore_ascii_case(JSON) && utf8 {
         return Ok(());
     }
-    Err(Refusal::new(
-        StatusCode::UNSUPPORTED_MEDIA_TYPE,
-        code::INVALID_REQUEST,
-        "send Content-Type: application/json, in UTF-8",
-    ))
+    Err(unsupported("send Content-Type: application/json, in UTF-8"))
+}
+
+/// Whether a header names nothing but `coding`.
+fn is_all(headers: &HeaderMap, name: HeaderName, coding: &str) -> bool {
+    headers.get_all(name).iter().all(|value| {
+        value
+            .to_str()
+            .is_ok_and(|text| text.split(',').all(|named| named.trim().eq_ignore_ascii_case(coding)))
+    })
+}
+
+fn unsupported(message: &'static str) -> Refusal {
+    Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, code::INVALID_REQUEST, message)
 }
 
 fn not_acceptable(message: &'static str) -> Refusal {
@@ -107,9 +132,8 @@ fn is_refused(parameters: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use http::HeaderValue;
 
-    fn headers(name: http::HeaderName, value: &str) -> HeaderMap {
+    fn headers(name: HeaderName, value: &str) -> HeaderMap {
         HeaderMap::from_iter([(name, HeaderValue::from_str(value).unwrap())])
     }
 
@@ -149,5 +173,24 @@ mod tests {
             assert_eq!(refusal.status(), StatusCode::UNSUPPORTED_MEDIA_TYPE, "{bad}");
         }
         assert!(is_json(&HeaderMap::new()).is_ok());
+    }
+
+    /// Seen as `not valid JSON at byte 0`.
+    #[test]
+    fn a_body_that_is_coded_is_refused_by_what_it_is_coded_in() {
+        for (name, value, expected) in [
+            (CONTENT_ENCODING, "gzip", Some(StatusCode::UNSUPPORTED_MEDIA_TYPE)),
+            (CONTENT_ENCODING, "identity, br", Some(StatusCode::UNSUPPORTED_MEDIA_TYPE)),
+            (CONTENT_ENCODING, "Identity", None),
+            (TRANSFER_ENCODING, "gzip, chunked", Some(StatusCode::NOT_IMPLEMENTED)),
+            (TRANSFER_ENCODING, "Chunked", None),
+        ] {
+            let refusal = is_json(&headers(name, value)).err();
+            assert_eq!(refusal.as_ref().map(Refusal::status), expected, "{value}");
+            let response = refusal.map(Refusal::into_response);
+            let takes = response.as_ref().and_then(|response| response.headers().get(ACCEPT_ENCODING));
+            let is_415 = expected == Some(StatusCode::UNSUPPORTED_MEDIA_TYPE);
+            assert_eq!(takes.map(HeaderValue::as_bytes), is_415.then_some(&b"identity"[..]), "{value}");
+        }
     }
 }

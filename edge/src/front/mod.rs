@@ -243,10 +243,10 @@ impl Front {
     where
         B: HttpBody<Data = Bytes>,
     {
-        let (Head { method, uri, headers, .. }, body) = request.into_parts();
+        let (Head { method, uri, version, headers, .. }, body) = request.into_parts();
         let response = match Route::of(uri.path()) {
             Route::To(door, slug) if self.config.serves(door) => {
-                let admission = self.config.rules.admit(&uri, &headers);
+                let admission = self.config.rules.admit((version, &uri), &headers);
                 self.door(admission, Knock { door, method, slug, uri: &uri, headers }, body).await
             }
             Route::Health => plain(&method, StatusCode::OK, "ok"),

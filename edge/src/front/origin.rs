@@ -10,7 +10,7 @@ use std::borrow::Cow;
 
 use http::header::{self, HeaderMap, HeaderValue};
 use http::uri::{Authority, Uri};
-use http::{Response, StatusCode};
+use http::{Response, StatusCode, Version};
 use wire::code;
 use wire::mcp::header::{LAST_EVENT_ID, METHOD, NAME, PARAM_PREFIX, PROTOCOL_VERSION, SESSION_ID};
 
@@ -42,10 +42,12 @@ pub(super) struct Admission {
 impl Rules {
     /// Checks `Host` and `Origin`.
     // MCP 2025-11-25 basic/transports, Security Warning: a present and invalid Origin is a 403
-    pub(super) fn admit(&self, uri: &Uri, headers: &HeaderMap) -> Result<Admission, Refusal> {
-        let host = host(uri, headers).ok_or_else(|| {
-            Refusal::new(StatusCode::BAD_REQUEST, code::INVALID_REQUEST, "send one valid Host header")
-        })?;
+    pub(super) fn admit(
+        &self,
+        (version, uri): (Version, &Uri),
+        headers: &HeaderMap,
+    ) -> Result<Admission, Refusal> {
+        let host = host(version, uri, headers)?;
         if !self.answers_to(&host) {
             return Err(forbidden("this gateway does not answer to that Host; add it to `hosts`"));
         }
@@ -200,14 +202,31 @@ fn is_default(port: u16) -> bool {
 }
 
 /// Where the request was sent to.
-// RFC 9112 §3.2.2: a target in absolute form counts more than Host; RFC 9113 §8.3.1: :authority
-fn host<'a>(uri: &Uri, headers: &'a HeaderMap) -> Option<Place<'a>> {
-    if let Some(authority) = uri.authority() {
-        return Place::of(authority);
+///
+/// # Errors
+/// 400 when that is missing, no host, or said twice and not alike.
+fn host<'a>(version: Version, uri: &Uri, headers: &'a HeaderMap) -> Result<Place<'a>, Refusal> {
+    let bad = |message| Refusal::bad_request(code::INVALID_REQUEST, message);
+    let named = || {
+        let host = single(headers, header::HOST).ok()??;
+        Place::parse(host.to_str().ok()?)
+    };
+    let Some(authority) = uri.authority() else { return named().ok_or_else(|| bad(ONE_HOST)) };
+    let place = Place::of(authority).ok_or_else(|| bad(ONE_HOST))?;
+    match version {
+        // RFC 9113 §8.3.1: a Host that names another one than :authority makes the request malformed
+        Version::HTTP_2
+            if headers.contains_key(header::HOST) && !named().is_some_and(|host| host.is_same(&place)) =>
+        {
+            Err(bad("`:authority` and Host name different hosts; leave Host out"))
+        }
+        // RFC 9112 §3.2, §3.2.2: Host has to be there, and then a target in absolute form counts, whatever it says
+        Version::HTTP_11 if named().is_none() => Err(bad(ONE_HOST)),
+        _ => Ok(place),
     }
-    let host = single(headers, header::HOST).ok()??;
-    Place::parse(host.to_str().ok()?)
 }
+
+const ONE_HOST: &str = "send one valid Host header";
 
 #[cfg(test)]
 mod tests;

@@ -18,7 +18,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{
-    ACCEPT, CONNECTION, CONTENT_TYPE, HeaderMap, HeaderName, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
+    ACCEPT, CONNECTION, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, TE, TRAILER,
+    TRANSFER_ENCODING, UPGRADE,
 };
 use http::uri::{Authority, Scheme};
 use http::{Method, Request, Response, Uri};
@@ -257,7 +258,8 @@ fn is_gone(error: &hyper_util::client::legacy::Error) -> bool {
 }
 
 /// What of a client's head a replica reads, beside what begins with `mcp-`.
-static PASSED: [HeaderName; 3] = [ACCEPT, CONTENT_TYPE, HeaderName::from_static("last-event-id")];
+static PASSED: [HeaderName; 4] =
+    [ACCEPT, CONTENT_ENCODING, CONTENT_TYPE, HeaderName::from_static("last-event-id")];
 /// Who passes a request on says so here.
 static PROOF: HeaderName = HeaderName::from_static("mcp-edge-peer");
 /// Of one connection, and no business of the next.

@@ -11,7 +11,7 @@ fn head(pairs: &[(&str, &str)]) -> Head {
 }
 
 fn admit(rules: &Rules, head: &Head) -> Result<Admission, Refusal> {
-    rules.admit(&head.uri, &head.headers)
+    rules.admit((head.version, &head.uri), &head.headers)
 }
 
 fn rules(hosts: &[&str], origins: &[&str], loopback: bool) -> Rules {
@@ -102,6 +102,38 @@ fn a_target_in_absolute_form_counts_more_than_host() {
     let mut head = head(&[("host", "localhost")]);
     head.uri = "http://evil.example/mcp".parse().unwrap();
     assert_eq!(admit(&loopback, &head).unwrap_err().status(), 403);
+    let target = |version, hosts: &[&str]| {
+        let mut head = self::head(&hosts.iter().map(|&host| ("host", host)).collect::<Vec<_>>());
+        head.uri = "http://localhost:8811/mcp".parse().unwrap();
+        head.version = version;
+        admit(&loopback, &head).map_or_else(|refusal| refusal.status().as_u16(), |_| 200)
+    };
+    for (hosts, expected) in
+        [(&["localhost:8811"][..], 200), (&["evil.example"], 200), (&[], 400), (&["a", "a"], 400)]
+    {
+        assert_eq!(target(Version::HTTP_11, hosts), expected, "{hosts:?}");
+    }
+    assert_eq!(target(Version::HTTP_10, &[]), 200);
+}
+
+/// Seen served by what `:authority` said alone.
+#[test]
+fn over_http_2_a_host_beside_the_authority_names_the_same() {
+    let open = rules(&[], &[], false);
+    for (authority, hosts, expected) in [
+        ("edge.example", &[][..], 200),
+        ("edge.example", &["Edge.example:443"], 200),
+        ("edge.example:8811", &["edge.example:8811"], 200),
+        ("edge.example:8811", &["edge.example"], 400),
+        ("edge.example", &["other.example"], 400),
+        ("edge.example", &[""], 400),
+        ("edge.example", &["edge.example", "edge.example"], 400),
+    ] {
+        let mut head = head(&hosts.iter().map(|&host| ("host", host)).collect::<Vec<_>>());
+        (head.version, head.uri) = (Version::HTTP_2, format!("http://{authority}/mcp").parse().unwrap());
+        let status = admit(&open, &head).map_or_else(|refusal| refusal.status().as_u16(), |_| 200);
+        assert_eq!(status, expected, "{authority} {hosts:?}");
+    }
 }
 
 #[test]
