@@ -24,9 +24,10 @@ use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
 use super::Metrics;
-use super::activity::{Activity, Watched};
+use super::activity::Activity;
 use super::again::Again;
 use super::pace::{Answer, Paced};
+use super::watched::Watched;
 use crate::ops::drain::DrainWatch;
 use crate::permit::{self, Bound};
 

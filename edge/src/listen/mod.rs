@@ -11,6 +11,7 @@ mod pace;
 #[cfg(test)]
 mod tests;
 pub mod tls;
+mod watched;
 
 use std::fmt;
 use std::future::{pending, poll_fn};
