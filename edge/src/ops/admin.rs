@@ -2,11 +2,14 @@
 //!
 //! Plain HTTP without authentication, so nothing secret may be served here. It has bounds of its own, so that
 //! it answers when the public listener is full, and it outlives that one: a process that drains still says so.
+//! Connections that ask nothing keep nobody out: an orchestrator that hears nothing here kills the process.
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::fmt;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -16,12 +19,14 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use prometheus_client::metrics::counter::Counter;
 use prometheus_client::registry::Registry;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::bind::{Address, BindError};
@@ -32,15 +37,24 @@ use super::metrics;
 pub struct Config {
     /// `[::]:9090`: the port scrapers expect; a NetworkPolicy keeps it inside.
     pub address: Address,
-    /// Connections at a time. 32: a scraper, the kubelet's probes, and a person with curl.
+    /// Connections at a time; for one more the oldest that has asked nothing is closed. 32: a scraper, the kubelet's
+    /// probes, and a person with curl.
     pub connections: usize,
+    /// From the opening of a connection to the end of its request's head. 2 s: who asks here does so at once, from
+    /// nearby, and a probe waits for 1 s by default.
+    pub head_timeout: Duration,
     /// The longest life of a connection, which serves one request. 10 s: Prometheus' own default timeout.
     pub timeout: Duration,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { address: Address::new("", 9090), connections: 32, timeout: Duration::from_secs(10) }
+        Self {
+            address: Address::new("", 9090),
+            connections: 32,
+            head_timeout: Duration::from_secs(2),
+            timeout: Duration::from_secs(10),
+        }
     }
 }
 
@@ -82,13 +96,19 @@ impl Admin {
     }
 
     /// Serves until the handle is dropped. Not a task of the drain, which would then wait for it.
-    pub fn serve(self, pages: Pages) -> AbortOnDropHandle<()> {
-        let (pages, config) = (Arc::new(pages), self.config);
+    pub fn serve(self, mut pages: Pages) -> AbortOnDropHandle<()> {
+        let silent = Counter::default();
+        pages.registry.register(
+            "admin_silent_connections_closed",
+            "Connections to this port that asked nothing in time, or while others waited; many look like an attack",
+            silent.clone(),
+        );
+        let (pages, config) = (Arc::new(pages), Arc::new(self.config));
         AbortOnDropHandle::new(tokio::spawn(async move {
             let mut listeners = JoinSet::new();
-            let room = Arc::new(Semaphore::new(config.connections));
+            let places = Arc::new(Places::new(config.connections, silent));
             for socket in self.sockets {
-                listeners.spawn(accept(socket, pages.clone(), room.clone(), config.timeout));
+                listeners.spawn(accept(socket, pages.clone(), places.clone(), config.clone()));
             }
             listeners.join_all().await;
         }))
@@ -101,18 +121,21 @@ impl fmt::Debug for Admin {
     }
 }
 
-async fn accept(socket: TcpListener, pages: Arc<Pages>, room: Arc<Semaphore>, longest: Duration) {
+async fn accept(socket: TcpListener, pages: Arc<Pages>, places: Arc<Places>, config: Arc<Config>) {
     let mut connections = JoinSet::new();
     loop {
-        // The semaphore is never closed.
-        let Ok(permit) = room.clone().acquire_owned().await else { return };
         match socket.accept().await {
             Ok((stream, _)) => {
-                let pages = pages.clone();
+                // At most for as long as a connection lives. The semaphore is never closed.
+                let Some(place) = places.take().await else { return };
+                let (pages, config) = (pages.clone(), config.clone());
                 connections.spawn(async move {
-                    let _held = permit;
-                    // A scraper that went away or is too slow asks again by itself.
-                    let _ = timeout(longest, serve(stream, pages)).await;
+                    let cut = place.cut.clone();
+                    tokio::select! {
+                        () = cut.cancelled() => (),
+                        // A scraper that went away or is too slow asks again by itself.
+                        _ = timeout(config.timeout, serve(stream, pages, place, config.head_timeout)) => (),
+                    }
                 });
             }
             Err(error) => {
@@ -124,19 +147,85 @@ async fn accept(socket: TcpListener, pages: Arc<Pages>, room: Arc<Semaphore>, lo
     }
 }
 
-async fn serve(stream: TcpStream, pages: Arc<Pages>) {
+async fn serve(stream: TcpStream, pages: Arc<Pages>, place: Place, head_timeout: Duration) {
+    let silent = place.places.silent_closed.clone();
     let answer = service_fn(move |request: Request<Incoming>| {
+        place.asked();
         let answer = page(&request, &pages);
         async move { Ok::<_, Infallible>(answer) }
     });
     let served = http1::Builder::new()
         .keep_alive(false)
         .max_buf_size(HEAD_BYTES)
-        .header_read_timeout(None) // the whole connection has one
+        .timer(TokioTimer::new())
+        .header_read_timeout(head_timeout)
         .serve_connection(TokioIo::new(stream), answer)
         .await;
     if let Err(error) = served {
+        if error.is_timeout() {
+            silent.inc();
+        }
         tracing::debug!(%error, "admin connection ended");
+    }
+}
+
+/// Room for connections.
+struct Places {
+    free: Arc<Semaphore>,
+    /// Connections that have asked nothing yet, by number, so that the oldest comes first.
+    silent: Mutex<BTreeMap<u64, CancellationToken>>,
+    next: AtomicU64,
+    silent_closed: Counter,
+}
+
+/// That of one connection, until it is dropped.
+struct Place {
+    places: Arc<Places>,
+    number: u64,
+    /// When another one needs it.
+    cut: CancellationToken,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Places {
+    fn new(connections: usize, silent_closed: Counter) -> Self {
+        let free = Arc::new(Semaphore::new(connections));
+        Self { free, silent: Mutex::default(), next: AtomicU64::new(0), silent_closed }
+    }
+
+    /// A place, if need be that of the oldest connection that has asked nothing.
+    async fn take(self: &Arc<Self>) -> Option<Place> {
+        let permit = match self.free.clone().try_acquire_owned() {
+            Ok(permit) => permit,
+            Err(_) => {
+                if let Some((_, oldest)) = self.silent().pop_first() {
+                    oldest.cancel();
+                    self.silent_closed.inc();
+                }
+                self.free.clone().acquire_owned().await.ok()?
+            }
+        };
+        let (number, cut) = (self.next.fetch_add(1, Ordering::Relaxed), CancellationToken::new());
+        self.silent().insert(number, cut.clone());
+        Some(Place { places: self.clone(), number, cut, _permit: permit })
+    }
+
+    // Nothing panics while the lock is held.
+    fn silent(&self) -> MutexGuard<'_, BTreeMap<u64, CancellationToken>> {
+        self.silent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Place {
+    /// The connection has asked something, and keeps its place until it is answered.
+    fn asked(&self) {
+        self.places.silent().remove(&self.number);
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.asked();
     }
 }
 
@@ -215,15 +304,44 @@ mod tests {
         assert!(ask(address, "POST /ready").await.starts_with("HTTP/1.1 405 "));
     }
 
+    async fn closed(stream: &mut TcpStream) {
+        let mut rest = Vec::new();
+        // A reset is as much an end as a FIN.
+        let _ = timeout(GUARD, stream.read_to_end(&mut rest)).await.expect("it is closed");
+    }
+
+    /// Seen as ten seconds without an answer to a probe, for 32 connections that said nothing.
     #[tokio::test]
     async fn silent_connections_do_not_keep_the_probes_out() {
-        let config = Config { connections: 2, timeout: Duration::from_millis(100), ..Config::default() };
+        let config =
+            Config { connections: 2, head_timeout: GUARD * 2, timeout: GUARD * 2, ..Config::default() };
         let (address, _, _task) = admin(config).await;
         let mut silent = Vec::new();
-        for _ in 0..4 {
-            silent.push(TcpStream::connect(address).await.unwrap());
+        for said in ["", "GET /health HTTP/1.1\r\n", "", ""] {
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            stream.write_all(said.as_bytes()).await.unwrap();
+            silent.push(stream);
         }
         assert!(ask(address, "GET /health").await.starts_with("HTTP/1.1 200 "));
+        for oldest in &mut silent[..3] {
+            closed(oldest).await;
+        }
+        silent[3].write_all(b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+        let mut answer = [0; 12];
+        timeout(GUARD, silent[3].read_exact(&mut answer)).await.unwrap().unwrap();
+        assert_eq!(&answer, b"HTTP/1.1 200");
+        let metrics = ask(address, "GET /metrics").await;
+        assert!(metrics.contains("admin_silent_connections_closed_total 3\n"), "{metrics}");
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_asks_nothing_is_closed_soon() {
+        let config =
+            Config { head_timeout: Duration::from_millis(50), timeout: GUARD * 2, ..Config::default() };
+        let (address, _, _task) = admin(config).await;
+        closed(&mut TcpStream::connect(address).await.unwrap()).await;
+        let metrics = ask(address, "GET /metrics").await;
+        assert!(metrics.contains("admin_silent_connections_closed_total 1\n"), "{metrics}");
     }
 
     #[tokio::test]
