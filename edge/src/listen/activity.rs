@@ -28,7 +28,7 @@ pub(super) enum Phase {
     Opening,
     Head,
     Idle,
-    /// Answers over HTTP/2, not taken: a long one is reset and its connection goes on, short ones end it.
+    /// Answers, not taken. Over HTTP/2 a long one is reset and its connection goes on; all others end it.
     Answer,
 }
 
@@ -51,6 +51,8 @@ struct State {
     multiplexed: bool,
     /// The process leaves: the next answer is the last.
     leaving: bool,
+    /// The client took nothing of what was written for too long.
+    untaken: bool,
     /// The connection's task. Requests of HTTP/2 end in tasks of their own.
     task: Option<Waker>,
 }
@@ -108,6 +110,7 @@ impl Activity {
                 debts: Debts::default(),
                 multiplexed: false,
                 leaving,
+                untaken: false,
                 task: None,
             }),
             head_timeout: config.head_timeout,
@@ -144,6 +147,16 @@ impl Activity {
     pub(super) fn may_leave(&self) -> bool {
         let state = self.lock();
         state.multiplexed || matches!(state.phase, Current::Busy { .. })
+    }
+
+    /// A write has made no progress for too long; the connection ends.
+    pub(super) fn not_taken(&self) {
+        self.lock().untaken = true;
+    }
+
+    /// Whether the connection ended so.
+    pub(super) fn was_not_taken(&self) -> bool {
+        self.lock().untaken
     }
 
     /// Resolves when the connection has done nothing, or its client taken nothing, for too long. Must be polled by the

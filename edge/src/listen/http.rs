@@ -24,7 +24,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
 use super::Metrics;
-use super::activity::Activity;
+use super::activity::{Activity, Phase};
 use super::again::Again;
 use super::pace::{Answer, Paced};
 use super::watched::Watched;
@@ -43,7 +43,8 @@ pub struct Config {
     /// A connection without a request. 620 s: load balancers keep theirs up to 600 s and must be the first to
     /// close, or they send requests into a closing connection.
     pub idle_timeout: Duration,
-    /// A write that makes no progress. 30 s: longer than any network hiccup that ends well.
+    /// A write that makes no progress. 30 s: longer than any network hiccup that ends well. To take some 64 KiB is
+    /// progress (`UNSENT_BYTES`); over HTTP/2, of one answer, to take any.
     pub write_timeout: Duration,
     /// Requests of one HTTP/2 connection at a time. 256: as many as a session may have calls.
     pub streams: u32,
@@ -190,7 +191,7 @@ impl<H: Handler> Service<H> {
         // In this order in both: `expired` judges what the connection has just done.
         tokio::select! {
             biased;
-            result = connection.as_mut() => return self.ended(result),
+            result = connection.as_mut() => return self.ended(result, &activity),
             phase = activity.expired() => return self.metrics.timed_out(phase),
             () = drain.leaving() => activity.leave(),
         }
@@ -199,7 +200,7 @@ impl<H: Handler> Service<H> {
             tokio::select! {
                 biased;
                 () = drain.gone() => return,
-                result = connection.as_mut() => return self.ended(result),
+                result = connection.as_mut() => return self.ended(result, &activity),
                 () = may_close(&drain, &activity), if !told => {
                     told = true;
                     connection.as_mut().inner().graceful_shutdown();
@@ -209,8 +210,12 @@ impl<H: Handler> Service<H> {
         }
     }
 
-    fn ended(&self, result: Result<(), BoxError>) {
+    fn ended(&self, result: Result<(), BoxError>, activity: &Activity) {
         let Err(error) = result else { return };
+        if activity.was_not_taken() {
+            self.metrics.timed_out(Phase::Answer);
+            return tracing::debug!("an answer that its client does not take ends its connection");
+        }
         // hyper answers this by itself: 431.
         if error.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_parse_too_large) {
             self.bounds.hit(Bound::Head);

@@ -27,6 +27,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::sleep;
@@ -72,6 +73,12 @@ impl Listener {
     /// The address or the file that does not work.
     pub async fn bind(config: Config, metrics: Metrics) -> Result<Self, ListenError> {
         let sockets = config.address.bind().await.map_err(ListenError::Bind)?;
+        for socket in &sockets {
+            // Accepted sockets have it from this one. A system without it only tells later that something was taken.
+            if let Err(error) = SockRef::from(socket).set_tcp_notsent_lowat(UNSENT_BYTES) {
+                tracing::debug!(%error, "the system decides by itself how much of an answer it holds");
+            }
+        }
         let load = |config| Tls::load(config, metrics.clone());
         let tls = config.tls.map(load).transpose().map_err(ListenError::Tls)?;
         Ok(Self { sockets, tls, http: config.http, metrics })
@@ -235,6 +242,11 @@ fn backoff(failures: u32) -> Duration {
     Duration::from_millis(50 << failures.min(5)).min(Duration::from_secs(1))
 }
 
+/// What the kernel holds of a connection's answers beside what is under way. 128 KiB: none of the speed of large results is
+/// lost. Of its own it holds up to 4 MB, and says only after a third of that that something was taken, which a slow reader
+/// may not reach within `write_timeout`; of this it says so after half: 64 KiB in 30 s, 2 kB/s, are enough.
+const UNSENT_BYTES: u32 = 128 << 10;
+
 static NEXT_CONNECTION: AtomicU64 = AtomicU64::new(1);
 
 /// What the listener sees.
@@ -297,7 +309,7 @@ impl Metrics {
         );
         registry.register(
             "connection_timeouts",
-            "Connections closed for doing nothing; many of the phase opening or head look like an attack",
+            "Connections closed, and answers over HTTP/2 reset, because nothing came or was taken; many of the phase opening or head look like an attack",
             self.timeouts.clone(),
         );
         registry.register(

@@ -45,7 +45,7 @@ struct State {
     handed: bool,
     /// Pieces that hyper or h2 hold.
     unwritten: usize,
-    /// When something was handed over, or taken, last.
+    /// When something was handed over, or any of it taken, last.
     moved: Option<Instant>,
     /// Waits for the last piece to be written.
     end: Option<Waker>,
@@ -66,6 +66,11 @@ impl Pace {
         state.unwritten += 1;
         state.moved = Some(Instant::now());
         Unwritten(self.clone())
+    }
+
+    /// Some of what was handed over is written.
+    fn taken(&self) {
+        self.lock().moved = Some(Instant::now());
     }
 
     /// The answer ends. What h2 holds of it then is the connection's to look after.
@@ -233,7 +238,7 @@ impl<D: Buf> Sending<D> {
         let rest = self.rest.as_mut()?;
         let piece = rest.copy_to_bytes(rest.chunk().len().min(PIECE_BYTES));
         self.rest.take_if(|rest| !rest.has_remaining());
-        Some(Piece { data: Data::Part(piece), _unwritten: Some(self.pace.hand()) })
+        Some(Piece { data: Data::Part(piece), unwritten: Some(self.pace.hand()) })
     }
 }
 
@@ -241,7 +246,7 @@ impl<D: Buf> Sending<D> {
 pub(super) struct Piece<D> {
     data: Data<D>,
     /// Told when this is written or given up.
-    _unwritten: Option<Unwritten>,
+    unwritten: Option<Unwritten>,
 }
 
 enum Data<D> {
@@ -251,7 +256,7 @@ enum Data<D> {
 
 impl<D> Piece<D> {
     fn whole(data: D, unwritten: Option<Unwritten>) -> Self {
-        Self { data: Data::Whole(data), _unwritten: unwritten }
+        Self { data: Data::Whole(data), unwritten }
     }
 }
 
@@ -278,6 +283,10 @@ impl<D: Buf> Buf for Piece<D> {
     }
 
     fn advance(&mut self, count: usize) {
+        // Of 256 answers on a slow connection each gets a part of a piece at a time.
+        if let Some(Unwritten(pace)) = &self.unwritten {
+            pace.taken();
+        }
         match &mut self.data {
             Data::Whole(data) => data.advance(count),
             Data::Part(data) => data.advance(count),
@@ -307,3 +316,30 @@ impl Drop for Unwritten {
 const SHORT_BYTES: usize = 16 << 10;
 /// Bytes handed to h2 at a time. 64 KiB: what it buffers of one stream.
 const PIECE_BYTES: usize = 64 << 10;
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::time::advance;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_part_of_a_piece_that_is_taken_is_progress() {
+        let pace = Arc::new(Pace::default());
+        let mut sending =
+            Sending { pace: pace.clone(), rest: Some(Bytes::from_static(b"abc")), in_pieces: true };
+        let mut piece = sending.piece().unwrap();
+        let began = Instant::now();
+        assert_eq!(pace.owed_since(), Some(began));
+        advance(Duration::from_secs(20)).await;
+        assert_eq!(pace.owed_since(), Some(began));
+        piece.advance(1);
+        assert_eq!(pace.owed_since(), Some(Instant::now()));
+        piece.advance(2);
+        drop(piece);
+        pace.asked();
+        assert_eq!(pace.owed_since(), None);
+    }
+}

@@ -39,6 +39,7 @@ impl<S> Watched<S> {
         let timeout = self.write_timeout;
         let timer = self.stalled.get_or_insert_with(|| Box::pin(sleep_until(Instant::now() + timeout)));
         ready!(timer.as_mut().poll(context));
+        self.activity.not_taken();
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 }

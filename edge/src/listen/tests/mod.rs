@@ -285,6 +285,24 @@ async fn a_client_that_does_not_read_is_dropped() {
     stream.write_all(b"GET / HTTP/1.1\r\nhost: edge\r\n\r\n").await.unwrap();
     eventually(|| served.metrics.connections_total.get() == 1).await;
     eventually(|| served.metrics.connections.get() == 0).await;
+    assert_eq!(served.metrics.timed_out_times(Phase::Answer), 1);
+}
+
+/// Seen as an answer that broke off although its client read all the time: of megabytes the kernel says late that some went.
+#[tokio::test]
+async fn the_kernel_holds_little_of_an_answer_that_is_not_taken() {
+    let http = http::Config { write_timeout: Duration::from_millis(500), ..http::Config::default() };
+    let served = serve(Config { http, ..Config::default() }, permit::Config::default(), flood).await;
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(64 << 10).unwrap();
+    let mut stream = socket.connect(served.address).await.unwrap();
+    stream.write_all(b"GET / HTTP/1.1\r\nhost: edge\r\n\r\n").await.unwrap();
+    eventually(|| served.metrics.connections_total.get() == 1).await;
+    eventually(|| served.metrics.connections.get() == 0).await;
+    let mut taken = Vec::new();
+    // A reset is as much an end as a FIN.
+    let _ = guarded(stream.read_to_end(&mut taken)).await;
+    assert!(taken.len() < 1 << 20, "{} bytes", taken.len());
 }
 
 #[tokio::test]
