@@ -9,9 +9,13 @@
 //! ```
 //! hyper has one timer for an idle connection and for a slow head; load balancers keep idle connections for
 //! ten minutes, and a head must not take that long. HTTP/2 has neither in hyper.
+//!
+//! And hyper does not hear that an HTTP/1 client has left as long as it holds bytes behind the request. The connection's
+//! task then has its stream look every now and then.
 
 use std::future::poll_fn;
 use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Poll, Waker, ready};
 use std::time::Duration;
@@ -38,6 +42,10 @@ words!(Phase { Opening => "opening", Head => "head", Idle => "idle", Answer => "
 #[derive(Debug)]
 pub(super) struct Activity {
     state: Mutex<State>,
+    /// hyper got bytes and has not waited for more since. Beside the lock, for it changes with every read.
+    inattentive: AtomicBool,
+    /// The stream is to look whether its client has left.
+    look: AtomicBool,
     head_timeout: Duration,
     idle_timeout: Duration,
     write_timeout: Duration,
@@ -53,8 +61,18 @@ struct State {
     leaving: bool,
     /// The client took nothing of what was written for too long.
     untaken: bool,
+    /// When the stream looks next.
+    look_at: Option<Instant>,
     /// The connection's task. Requests of HTTP/2 end in tasks of their own.
     task: Option<Waker>,
+}
+
+/// What a deadline is for.
+#[derive(Clone, Copy, Debug)]
+enum Due {
+    End(Phase),
+    Debts,
+    Look,
 }
 
 #[derive(Debug)]
@@ -111,8 +129,11 @@ impl Activity {
                 multiplexed: false,
                 leaving,
                 untaken: false,
+                look_at: None,
                 task: None,
             }),
+            inattentive: AtomicBool::new(false),
+            look: AtomicBool::new(false),
             head_timeout: config.head_timeout,
             idle_timeout: config.idle_timeout,
             write_timeout: config.write_timeout,
@@ -165,7 +186,7 @@ impl Activity {
         let mut timer = pin!(sleep(self.idle_timeout));
         poll_fn(|context| {
             loop {
-                let Some((phase, until)) = self.deadline(context.waker()) else { return Poll::Pending };
+                let Some((due, until)) = self.deadline(context.waker()) else { return Poll::Pending };
                 // A deadline moves away with every request. The timer follows when it fires, not before.
                 if until < timer.deadline() {
                     timer.as_mut().reset(until);
@@ -173,29 +194,58 @@ impl Activity {
                 ready!(timer.as_mut().poll(context));
                 if timer.deadline() < until {
                     timer.as_mut().reset(until);
-                } else if phase != Phase::Answer || self.lock().debts.turn(self.write_timeout) {
-                    return Poll::Ready(phase);
+                    continue;
+                }
+                match due {
+                    Due::End(phase) => return Poll::Ready(phase),
+                    Due::Debts if self.lock().debts.turn(self.write_timeout) => {
+                        return Poll::Ready(Phase::Answer);
+                    }
+                    Due::Debts => {}
+                    Due::Look => {
+                        self.lock().look_at = Some(Instant::now() + LOOK_EVERY);
+                        self.look.store(true, Ordering::Relaxed);
+                        context.waker().wake_by_ref(); // the stream is polled by the same task
+                    }
                 }
             }
         })
         .await
     }
 
-    fn deadline(&self, task: &Waker) -> Option<(Phase, Instant)> {
+    fn deadline(&self, task: &Waker) -> Option<(Due, Instant)> {
         let mut state = self.lock();
         if !state.task.as_ref().is_some_and(|known| known.will_wake(task)) {
             state.task = Some(task.clone());
         }
-        let idle = match state.phase {
-            Current::Waiting { phase, until } => Some((phase, until)),
+        let inattentive = !state.multiplexed && self.inattentive.load(Ordering::Relaxed);
+        let phase = match state.phase {
+            Current::Waiting { phase, until } => Some((Due::End(phase), until)),
+            Current::Busy { .. } if inattentive => {
+                Some((Due::Look, *state.look_at.get_or_insert_with(|| Instant::now() + LOOK_EVERY)))
+            }
             Current::Busy { .. } => None,
         };
-        let untaken = state.debts.until.map(|until| (Phase::Answer, until));
-        idle.into_iter().chain(untaken).min_by_key(|(_, until)| *until)
+        if !matches!(phase, Some((Due::Look, _))) {
+            state.look_at = None;
+        }
+        let untaken = state.debts.until.map(|until| (Due::Debts, until));
+        phase.into_iter().chain(untaken).min_by_key(|(_, until)| *until)
+    }
+
+    /// hyper waits for bytes, and so for the end of them.
+    pub(super) fn waits_for_bytes(&self) {
+        self.inattentive.store(false, Ordering::Relaxed);
+    }
+
+    /// Whether the stream is to look, once for each time.
+    pub(super) fn must_look(&self) -> bool {
+        self.look.load(Ordering::Relaxed) && self.look.swap(false, Ordering::Relaxed)
     }
 
     /// Bytes have come.
     pub(super) fn received(&self) {
+        self.inattentive.store(true, Ordering::Relaxed);
         let mut state = self.lock();
         if !state.multiplexed && matches!(state.phase, Current::Waiting { phase: Phase::Idle, .. }) {
             let until = Instant::now() + self.head_timeout;
@@ -264,6 +314,10 @@ impl Drop for InFlight {
         self.activity.ended();
     }
 }
+
+/// How often a stream looks whether its client has left, where hyper does not: the longest that a call goes on for nobody.
+/// 1 s: such clients are rare, and it costs no system call.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
 mod tests {

@@ -8,7 +8,7 @@ use std::convert::Infallible;
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use http::header::{CONNECTION, HeaderValue};
@@ -19,7 +19,7 @@ use hyper::rt::Executor;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, Interest};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
@@ -120,10 +120,13 @@ impl Protocols {
     }
 }
 
-/// A stream that can tell what its client speaks before anything of it is read.
+/// A stream that can tell what its client speaks before anything of it is read, and whether there is an end to it.
 pub(super) trait Opened {
     /// Whether it is HTTP/1 for certain; ready once the client has said something.
     fn is_http1(&self) -> impl Future<Output = bool> + Send;
+
+    /// Whether the client's side is at its end, whatever of it has not been read; known from the events of the socket.
+    fn has_ended(&self) -> bool;
 }
 
 impl Opened for TcpStream {
@@ -132,12 +135,22 @@ impl Opened for TcpStream {
         let seen = self.peek(&mut first).await.unwrap_or_default();
         first.get(..seen).is_some_and(|seen| !PREFACE.starts_with(seen))
     }
+
+    fn has_ended(&self) -> bool {
+        // Ready at once if anything is known: the bytes that are there, and the end behind them.
+        let known = pin!(self.ready(Interest::READABLE)).poll(&mut Context::from_waker(Waker::noop()));
+        matches!(known, Poll::Ready(Ok(known)) if known.is_read_closed())
+    }
 }
 
 impl Opened for TlsStream<TcpStream> {
     async fn is_http1(&self) -> bool {
         // RFC 7301 §3.2; a client that named no protocol is looked at as over plain TCP, by what it sends
         self.get_ref().1.alpn_protocol() == Some(b"http/1.1")
+    }
+
+    fn has_ended(&self) -> bool {
+        self.get_ref().0.has_ended()
     }
 }
 

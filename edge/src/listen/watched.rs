@@ -12,6 +12,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
 use super::activity::Activity;
+use super::http::Opened;
 
 /// The stream below hyper. Tells [`Activity`] of bytes, and fails a write that makes no progress: a client that
 /// does not read would hold its answer forever.
@@ -69,7 +70,11 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
-        ready!(Pin::new(&mut self.stream).poll_read(context, buffer))?;
+        let poll = Pin::new(&mut self.stream).poll_read(context, buffer);
+        if poll.is_pending() {
+            self.activity.waits_for_bytes();
+        }
+        ready!(poll)?;
         if buffer.filled().len() > before {
             self.activity.received();
         }
@@ -77,7 +82,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Watched<S> {
+impl<S: Opened + AsyncRead + AsyncWrite + Unpin> AsyncWrite for Watched<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -100,7 +105,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Watched<S> {
         self.stream.is_write_vectored()
     }
 
+    /// hyper comes here in each of its turns, unless the client does not take what is written, and that has its own end.
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // MCP 2026-07-28 streamable-http, Cancellation: closing the connection is one
+        if self.activity.must_look() && self.stream.has_ended() {
+            return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
+        }
         let poll = Pin::new(&mut self.stream).poll_flush(context);
         self.progress(context, poll)
     }

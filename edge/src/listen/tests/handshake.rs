@@ -79,6 +79,26 @@ async fn serve_tls(tls: tls::Config) -> Served {
     serve(Config { tls: Some(tls), ..Config::default() }, permit::Config::default(), hello).await
 }
 
+/// Over TLS as over plain TCP, see `leaving`.
+#[tokio::test]
+async fn a_client_that_said_more_than_its_request_takes_it_along_when_it_leaves() {
+    let (directory, authority) = (Directory::new("leaving"), authority());
+    let config = directory.config();
+    let (cert, key, _) = certificate(&authority);
+    write(&config.cert, &cert);
+    write(&config.key, &key);
+    let never = leaving::Never::default();
+    let config = Config { tls: Some(config), ..Config::default() };
+    let served = serve(config, permit::Config::default(), never.handler()).await;
+    let mut stream = connect(&served, client(&authority, &[])).await.unwrap();
+    stream.write_all(b"GET / HTTP/1.1\r\nhost: edge\r\n\r\n").await.unwrap();
+    never.requests(1).await;
+    stream.write_all(b"\r\n").await.unwrap();
+    stream.flush().await.unwrap();
+    drop(stream);
+    never.requests(0).await;
+}
+
 #[tokio::test]
 async fn the_protocol_is_agreed_in_the_handshake() {
     let (directory, authority) = (Directory::new("alpn"), authority());

@@ -2,6 +2,7 @@
 
 mod drain;
 mod handshake;
+mod leaving;
 mod pace;
 
 use std::future::Future;
@@ -303,32 +304,6 @@ async fn the_kernel_holds_little_of_an_answer_that_is_not_taken() {
     // A reset is as much an end as a FIN.
     let _ = guarded(stream.read_to_end(&mut taken)).await;
     assert!(taken.len() < 1 << 20, "{} bytes", taken.len());
-}
-
-#[tokio::test]
-async fn a_client_that_leaves_takes_its_request_along() {
-    let held = Arc::new(());
-    let waiting = held.clone();
-    let never = move |_: Request<Incoming>| {
-        let held = waiting.clone();
-        async move {
-            pending::<()>().await;
-            drop(held);
-            Response::new(Empty::<Bytes>::new())
-        }
-    };
-    let served = serve(Config::default(), permit::Config::default(), never).await;
-    let idle = Arc::strong_count(&held);
-    let mut one = http1_over(TcpStream::connect(served.address).await.unwrap()).await;
-    let mut two = http2_over(TcpStream::connect(served.address).await.unwrap()).await;
-    let requests = [
-        tokio::spawn(async move { one.send_request(get("/")).await.is_ok() }),
-        tokio::spawn(async move { two.send_request(get("/")).await.is_ok() }),
-    ];
-    // The listener's handler is cloned for each connection, and each request holds one more.
-    eventually(|| Arc::strong_count(&held) >= idle + 4).await;
-    requests.iter().for_each(JoinHandle::abort);
-    eventually(|| Arc::strong_count(&held) == idle).await;
 }
 
 #[tokio::test]
