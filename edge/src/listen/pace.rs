@@ -159,8 +159,9 @@ impl<F: Future> Future for Paced<F> {
 pin_project_lite::pin_project! {
     /// A body that keeps its connection busy until it is dropped.
     pub(super) struct Answer<B: Body> {
+        // None: an empty one.
         #[pin]
-        body: B,
+        body: Option<B>,
         // Only over HTTP/2.
         sending: Option<Box<Sending<B::Data>>>,
         in_flight: InFlight,
@@ -186,7 +187,12 @@ struct Sending<D> {
 impl<B: Body> Answer<B> {
     pub(super) fn new(body: B, in_flight: InFlight) -> Self {
         let sending = Pace::current().map(|pace| Box::new(Sending { pace, rest: None, in_pieces: false }));
-        Self { body, sending, in_flight }
+        Self { body: Some(body), sending, in_flight }
+    }
+
+    /// Nothing but a head.
+    pub(super) fn empty(in_flight: InFlight) -> Self {
+        Self { body: None, sending: None, in_flight }
     }
 }
 
@@ -198,22 +204,23 @@ impl<B: Body> Body for Answer<B> {
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Self::Data>, B::Error>>> {
-        let mut this = self.project();
+        let this = self.project();
+        let Some(mut body) = this.body.as_pin_mut() else { return Poll::Ready(None) };
         let Some(sending) = this.sending else {
-            let frame = ready!(this.body.poll_frame(context));
+            let frame = ready!(body.poll_frame(context));
             return Poll::Ready(
                 frame.map(|frame| frame.map(|frame| frame.map_data(|data| Piece::whole(data, None)))),
             );
         };
         sending.pace.asked();
         if sending.rest.is_none() {
-            let frame = match ready!(this.body.as_mut().poll_frame(context)) {
+            let frame = match ready!(body.as_mut().poll_frame(context)) {
                 Some(Ok(frame)) => frame,
                 Some(Err(error)) => return Poll::Ready(Some(Err(error))),
                 None => return sending.pace.poll_written(context).map(|()| None),
             };
             let is_short = frame.data_ref().is_none_or(|data| data.remaining() <= SHORT_BYTES);
-            sending.in_pieces |= !is_short || !this.body.is_end_stream();
+            sending.in_pieces |= !is_short || !body.is_end_stream();
             if is_short {
                 let unwritten = Some(sending.pace.hand());
                 return Poll::Ready(Some(Ok(frame.map_data(|data| Piece::whole(data, unwritten)))));
@@ -224,11 +231,12 @@ impl<B: Body> Body for Answer<B> {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.sending.as_ref().is_none_or(|sending| !sending.in_pieces) && self.body.is_end_stream()
+        self.sending.as_ref().is_none_or(|sending| !sending.in_pieces)
+            && self.body.as_ref().is_none_or(B::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        self.body.as_ref().map_or(SizeHint::with_exact(0), B::size_hint)
     }
 }
 
