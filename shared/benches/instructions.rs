@@ -12,7 +12,7 @@ use wire::splice::Splice;
 
 // The id map is the edge's own and needs nothing of it.
 #[allow(dead_code, unused_imports, reason = "the bench needs a part of it, and none of its tests")]
-#[path = "../../edge/src/upstream/mux.rs"]
+#[path = "../../edge/src/upstream/conn/mux.rs"]
 mod mux;
 
 /// Name, and what runs it so many times.

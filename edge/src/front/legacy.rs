@@ -2,8 +2,15 @@
 //! 2024-11-05 is served too): a handshake, a session, requests within it, and a stream beside them.
 //!
 //! What the client said once in its handshake is put beside each of its calls, and that is all the
-//! translation there is on the way in. What is not here: what belongs to no call (`listening`), and what is
+//! translation there is on the way in. What is not here: what belongs to no call (`own_stream`), and what is
 //! kept for clients whose connection broke (`session/replay`).
+
+pub(super) mod batch;
+pub(super) mod http_sse;
+pub(super) mod older;
+pub(super) mod outbox;
+pub(super) mod own_stream;
+mod tenure;
 
 use std::sync::Arc;
 
@@ -19,19 +26,19 @@ use wire::mcp::version::{ProtocolVersion, negotiate};
 use wire::splice::Parts;
 use wire::{Era, Kind, Message};
 
-use super::arrival::{Arrival, Begun};
-use super::batch;
+use self::own_stream::Listening;
+use super::asks::questions;
 use super::body::Body;
-use super::classify;
+use super::door::arrival::{Arrival, Begun};
+use super::door::classify;
+use super::door::headers;
+use super::door::media;
 use super::exchange::{Exchange, Tie};
-use super::listening::Listening;
-use super::media;
 use super::metrics::StreamKind;
 use super::modern::accepted;
-use super::questions;
 use super::refusal::{self, ErrorObject, Refusal};
 use super::sse::{self, Feed};
-use super::{Front, Posted, client, headers};
+use super::{Front, Posted, client};
 use crate::call::{Affinity, Call, Caller, Capabilities, Client, ServerName, Standing};
 use crate::permit::NoRoom;
 use crate::session::replay::EventId;

@@ -9,45 +9,21 @@
 //! its era. The two adapters are the only places that know of eras; what they make of a request is a
 //! [`Call`](crate::call::Call). What is not here: sockets and TLS (`listen`), names (`router`).
 
-mod arrival;
-mod batch;
+mod asks;
 mod body;
-mod classify;
 mod client;
-mod digest;
-mod elsewhere;
+mod door;
 mod exchange;
-mod headers;
-mod http_sse;
-mod inputs;
 mod legacy;
-mod listen;
-mod listening;
-mod media;
-mod metadata;
 mod metrics;
 mod modern;
-mod older;
-mod origin;
-mod outbox;
-mod park;
 mod plain;
-mod questions;
 mod refusal;
-mod reissue;
-mod relay;
 mod reply;
-mod retry;
-mod rounds;
-mod route;
 mod sse;
 pub mod stdio;
-mod steps;
-mod tasks;
-mod tenure;
 #[cfg(test)]
 mod tests;
-mod timestamp;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -64,16 +40,19 @@ use wire::limits::Limits;
 use wire::splice::Parts;
 use wire::{Kind, Message};
 
-use self::arrival::Arrival;
-use self::classify::{Class, Clues};
+use self::asks::park::Park;
+use self::asks::rounds;
+use self::door::arrival::Arrival;
+use self::door::classify::{Class, Clues};
+use self::door::media::Accepts;
+use self::door::origin::Admission;
+use self::door::route::{Door, Route};
+use self::door::{classify, headers, media, metadata};
 use self::exchange::Pace;
-use self::http_sse::Channels;
-use self::media::Accepts;
-use self::origin::Admission;
-use self::park::Park;
+use self::legacy::http_sse::Channels;
+use self::legacy::{batch, http_sse};
+use self::modern::tasks::Tasks;
 use self::refusal::Refusal;
-use self::route::{Door, Route};
-use self::tasks::Tasks;
 use crate::auth::{Authenticator, Endpoint};
 use crate::call::{Caller, ServerName};
 use crate::error::Error;
@@ -84,11 +63,11 @@ use crate::router::Gateway;
 use crate::seal::Sealer;
 use crate::session;
 
+pub use self::asks::park::Config as ParkConfig;
 pub use self::body::Body;
+pub use self::door::origin::{Host, Origin, Rules};
 pub use self::metrics::{Class as CallClass, Ending, Metrics};
-pub use self::origin::{Host, Origin, Rules};
-pub use self::park::Config as ParkConfig;
-pub use self::tasks::Config as TasksConfig;
+pub use self::modern::tasks::Config as TasksConfig;
 
 /// How the front behaves.
 #[derive(Clone, Debug)]

@@ -5,6 +5,10 @@
 //! came. What is not here: streams of news (`listen`), and how a call goes on that its client had to answer something
 //! for (`retry`).
 
+pub(super) mod listen;
+pub(super) mod tasks;
+mod timestamp;
+
 use std::borrow::Cow;
 use std::sync::Arc;
 
@@ -19,15 +23,18 @@ use wire::mcp::method::Method;
 use wire::mcp::version::{LATEST_MODERN, ProtocolVersion};
 use wire::splice::Parts;
 
-use super::arrival::{Arrival, Begun};
+use super::asks::inputs::Answers;
+use super::asks::retry;
+use super::asks::retry::Retry;
 use super::body::Body;
-use super::classify::{self, MISSING_META};
+use super::door::arrival::{Arrival, Begun};
+use super::door::classify;
+use super::door::classify::MISSING_META;
+use super::door::headers;
 use super::exchange::{Exchange, Resumption, Tie};
-use super::inputs::Answers;
 use super::refusal::{self, Refusal};
 use super::reply::Manner;
-use super::retry::{self, Retry};
-use super::{Front, Posted, client, headers, listen, tasks};
+use super::{Front, Posted, client};
 use crate::call::{Affinity, Call, Caller, Client, ServerName};
 use crate::permit::{self, NoRoom};
 

@@ -100,7 +100,7 @@ const FRAME: &[u8] = br#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::front::classify;
+    use crate::front::door::classify;
 
     fn text(body: &'static str) -> Option<String> {
         let unreadable = |error| classify::uncounted_refusal(&error);

@@ -25,11 +25,12 @@ use wire::id::RequestId;
 use wire::mcp::method::{Method, Notice};
 use wire::{Kind, Message};
 
-use super::arrival::{Arrival, Begun};
-use super::classify::{Class, Clues, classify};
-use super::outbox::{Messages, Outbox, outbox};
+use super::door::arrival::{Arrival, Begun};
+use super::door::classify::{Class, Clues, classify};
+use super::legacy::batch;
+use super::legacy::outbox::{Messages, Outbox, outbox};
 use super::refusal::Refusal;
-use super::{Front, batch, legacy, modern};
+use super::{Front, legacy, modern};
 use crate::call::Caller;
 use crate::ops::drain::DrainWatch;
 use crate::permit::Bound;

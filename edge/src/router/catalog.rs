@@ -128,7 +128,7 @@ pub struct Terms {
     /// How long a client may keep a list while every server is there.
     pub fresh_ms: u32,
     /// Bounds for scanning items.
-    pub limits: Limits,
+    pub(super) limits: Limits,
     /// Bytes of the lists that are made for those who may not use everything.
     pub policy_bytes: usize,
 }

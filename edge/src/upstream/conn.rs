@@ -7,7 +7,9 @@
 
 mod asks;
 mod listens;
+mod mux;
 mod news;
+mod outgoing;
 mod own;
 mod pending;
 mod reader;
@@ -29,16 +31,16 @@ use wire::mcp::method::Notice;
 use wire::splice::Parts;
 use wire::{Era, Message};
 
-use super::address::Endpoint;
+use self::mux::{Mux, WireId};
 use super::facts::Facts;
-use super::lease::Profile;
 use super::link::Link;
+use super::link::address::Endpoint;
 use super::metrics::ServerMetrics;
-use super::mux::{Mux, WireId};
+use super::modern;
+use super::pool::lease::Profile;
+use super::pool::tenant::Tenant;
 use super::settings::Config;
 use super::tasks::TaskIds;
-use super::tenant::Tenant;
-use super::{modern, outgoing};
 use crate::call::{Cancel, ServerName};
 use crate::error::{Blame, Error, Kind, Retry};
 use crate::permit::{self, Permits, SlotPermit};

@@ -13,8 +13,8 @@ use wire::{Era, code};
 use super::conn::{Conn, unneeded};
 use super::facts::{Facts, all_capabilities};
 use super::modern;
+use super::pool::roster::Key;
 use super::pool::{Pool, Shared};
-use super::roster::Key;
 use crate::call::{List, Listing, Outcome, SessionKey};
 use crate::error::{Error, Kind};
 

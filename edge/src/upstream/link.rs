@@ -1,6 +1,9 @@
 //! A byte stream in both directions to one process of a server, whatever carries it: TCP, a unix socket, the
 //! pipes of a local process, or a duplex in a test. It must not know what the bytes mean.
 
+pub(super) mod address;
+pub(super) mod process;
+
 use std::collections::HashMap;
 use std::future::Future;
 use std::io;
@@ -14,8 +17,8 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 
-use super::address::{Address, Endpoint};
-use super::process::{Command, Process};
+use self::address::{Address, Endpoint};
+use self::process::{Command, Process};
 use super::settings::Source;
 
 /// What a server sends.

@@ -10,37 +10,24 @@
 //! again elsewhere, any other is not; one connection is one process, used only by those the isolation allows;
 //! everything is bounded. Must not know of clients' connections, sessions' contents or public names.
 
-mod address;
 mod conn;
 mod control;
 mod facts;
-mod health;
-mod keeper;
-mod lease;
 mod legacy;
 mod link;
-mod listen;
 mod metrics;
 mod modern;
-mod mux;
-mod open;
-mod outgoing;
 mod pool;
-mod process;
-mod roster;
 mod settings;
 mod status;
-mod subscriptions;
 mod tasks;
-mod tenant;
-mod tender;
 #[cfg(test)]
 mod tests;
 mod wishes;
 
-pub use address::{Address, BadAddress};
 pub use control::Changes;
 pub use facts::Facts;
+pub use link::address::{Address, BadAddress};
 pub use metrics::Metrics;
 pub use pool::Pool;
 pub use settings::{Config, EraChoice, Isolation, ServerConfig, Source};

@@ -3,6 +3,13 @@
 //! The fast path takes a lock for a look-up and queues the call on a connection that is ready. Everything else
 //! (no slot, no connection, an era not known yet) waits in one task for each call, bounded by the queue.
 
+pub(super) mod health;
+mod keeper;
+pub(super) mod lease;
+mod open;
+pub(super) mod roster;
+pub(super) mod tenant;
+
 use std::hash::BuildHasher;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -15,22 +22,21 @@ use tokio_util::task::TaskTracker;
 use wire::mcp::method::Notice;
 use wire::{Era, Message};
 
+use self::health::Health;
+use self::lease::{Lease, Profile, Seats};
+use self::roster::{Key, Opening, Roster};
+use self::tenant::Tenant;
 use super::conn::{Conn, Ended, Job, Owner, Surroundings, draining, unneeded};
 use super::control::Changes;
 use super::facts::{Facts, Verdict};
-use super::health::Health;
-use super::keeper;
-use super::lease::{self, Lease, Profile, Seats};
+use super::link::process::Command;
 use super::link::{Dial, Dialer};
-use super::listen::Beside;
 use super::metrics::{Metrics, ServerMetrics};
-use super::process::Command;
-use super::roster::{Key, Opening, Roster};
 use super::settings::{Config, ServerConfig};
-use super::subscriptions::Subscriptions;
 use super::tasks::TaskIds;
-use super::tenant::Tenant;
 use super::wishes;
+use super::wishes::listen::Beside;
+use super::wishes::subscriptions::Subscriptions;
 use crate::call::{
     Affinity, Call, Dispatch, List, Listing, Reply, Server, ServerName, SessionKey, Subscriber, Subscribing,
     reply,

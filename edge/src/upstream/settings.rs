@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use wire::limits::Limits;
 
-use super::address::Address;
+use super::link::address::Address;
 use super::pool::TRIES;
 use crate::call::ServerName;
 use crate::ops::files::OpenFiles;

@@ -19,7 +19,7 @@ use wire::span::Span;
 use wire::splice::{Parts, Splice};
 
 use super::pool::Shared;
-use super::tenant::Tenant;
+use super::pool::tenant::Tenant;
 use crate::call::{Affinity, Call, Outcome, Rename, ServerName, SessionKey};
 use crate::error::{Blame, Error, Kind};
 

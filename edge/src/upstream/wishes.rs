@@ -1,6 +1,10 @@
 //! What a legacy client set once for its session, level and subscriptions: told to the session's connection, and
 //! told again to the one that takes its place.
 
+pub(super) mod listen;
+pub(super) mod subscriptions;
+mod tender;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +17,7 @@ use wire::{Era, Message};
 use super::conn::{Conn, Job, silent};
 use super::facts::Facts;
 use super::pool::Shared;
-use super::roster::Key;
+use super::pool::roster::Key;
 use crate::call::{
     Affinity, Call, Event, Hear, Outcome, SUBSCRIPTIONS_BYTES, ServerName, SessionKey, Subscriber, Wished,
     subscription_bytes,

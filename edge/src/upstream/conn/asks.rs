@@ -16,12 +16,13 @@ use wire::id::RequestId;
 use wire::mcp::meta;
 use wire::mcp::method::Ask as Kind;
 
+use super::mux::WireId;
+use super::outgoing;
 use super::{Conn, NOTES, Phase, State};
 use crate::call::{Answer, Answered, Ask, Event};
 use crate::permit::Bound;
-use crate::upstream::mux::WireId;
-use crate::upstream::outgoing;
-use crate::upstream::tenant::{self, Tenant};
+use crate::upstream::pool::tenant;
+use crate::upstream::pool::tenant::Tenant;
 
 /// The questions of one connection that wait.
 pub(super) struct Asks {

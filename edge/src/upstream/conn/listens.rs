@@ -6,12 +6,12 @@ use wire::id::RequestId;
 use wire::mcp::meta;
 use wire::mcp::method::{Method, Notice};
 
+use super::mux::WireId;
 use super::pending::{Pending, Work};
 use super::{Conn, State};
 use crate::call::Event;
 use crate::error::{Blame, Error, Kind};
 use crate::permit::Bound;
-use crate::upstream::mux::WireId;
 
 /// The listen that a notification names.
 pub(super) fn named(message: &Message) -> Option<WireId> {

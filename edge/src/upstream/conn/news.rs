@@ -5,12 +5,14 @@ use wire::mcp::level::Level;
 use wire::mcp::method::{Method, Notice};
 use wire::splice::Parts;
 
+use super::outgoing;
 use super::pending::Work;
 use super::{Conn, Queued, State};
 use crate::call::{Call, Event, SessionKey, reply};
 use crate::permit::Bound;
-use crate::upstream::tenant::Tenant;
-use crate::upstream::{lease, outgoing, wishes};
+use crate::upstream::pool::lease;
+use crate::upstream::pool::tenant::Tenant;
+use crate::upstream::wishes;
 
 /// Whether a notification on a connection of this tenant's is for its client alone. Clients without a session listen
 /// for all but log messages.

@@ -5,12 +5,12 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout};
 use wire::mcp::method::Method;
 
+use super::outgoing;
 use super::pending::{Pending, Work};
 use super::{Conn, Phase, Queued, State};
 use crate::call::{Outcome, Reply, Responder, reply};
 use crate::error::Error;
 use crate::permit;
-use crate::upstream::outgoing;
 
 impl Conn {
     /// Makes a request of our own and waits for its raw result, at most `patience`.

@@ -7,7 +7,7 @@ use wire::mcp::method::Method;
 use crate::call::{Call, Responder};
 use crate::error::Error;
 use crate::permit::SlotPermit;
-use crate::upstream::lease::Lease;
+use crate::upstream::pool::lease::Lease;
 
 /// A call and the place its answer goes to.
 pub(in crate::upstream) struct Job {

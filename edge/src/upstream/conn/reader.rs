@@ -13,6 +13,8 @@ use wire::mcp::method::{Ask, Notice};
 use wire::mcp::version::ProtocolVersion;
 use wire::{Era, Frame, Kind as MessageKind, Message, ScanError};
 
+use super::mux::{Standing, WireId};
+use super::outgoing;
 use super::pending::{Pending, Work};
 use super::silence::Counted;
 use super::{CLOSE_GRACE, Conn, Job, NOTES, asks, draining, listens, news, session_over, writer};
@@ -20,11 +22,10 @@ use crate::call::{Call, Event, InputRequired, Outcome};
 use crate::error::{Blame, Error, Kind};
 use crate::permit::Bound;
 use crate::upstream::link::Link;
+use crate::upstream::link::process::{Process, outlived};
 use crate::upstream::metrics::Skip;
 use crate::upstream::modern::Judged;
-use crate::upstream::mux::{Standing, WireId};
-use crate::upstream::process::{Process, outlived};
-use crate::upstream::{legacy, modern, outgoing, wishes};
+use crate::upstream::{legacy, modern, wishes};
 
 /// Reads until the connection ends, then sees to it that everything of it is gone.
 pub(super) async fn run(conn: Arc<Conn>, link: Link) {

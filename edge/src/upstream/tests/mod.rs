@@ -35,9 +35,9 @@ use wire::Message;
 use wire::limits::Limits;
 use wire::mcp::method::Method;
 
-use super::address::Endpoint;
 use super::control::Changes;
 use super::facts::Facts;
+use super::link::address::Endpoint;
 use super::link::{Dial, Finding, Found, Link, Pending};
 use super::metrics::Metrics;
 use super::pool::{Around, Pool};

@@ -1,0 +1,200 @@
+//! What a legacy server asks in a call, as a modern client sees it: `inputRequests` in a result, `inputResponses` in
+//! the retry.
+//!
+//! A server asks one thing at a time or several at once; those that come within a moment of the first go out
+//! together. A question that the client did not offer to answer is refused to the server here.
+// MCP 2026-07-28 basic/patterns/mrtr
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::time::{Sleep, sleep};
+use wire::limits::Limits;
+use wire::mcp::version::ProtocolVersion;
+use wire::object::Object;
+use wire::splice::{Parts, Splice};
+use wire::{Message, code};
+
+use super::questions::Edits;
+use crate::call::{Answer, Ask, Capabilities, Client};
+use crate::error::{Blame, Error, Kind};
+use crate::front::refusal::{ErrorObject, Refusal};
+
+/// A server that would ask its client for ever; trying again would not help.
+pub(super) fn too_many_rounds(most: usize) -> Error {
+    let message = format!("the server wanted input more than {most} times for one call");
+    Error::new(Kind::Protocol, Blame::Upstream, message)
+}
+
+/// What is asked in one call.
+pub(in crate::front) struct Inputs {
+    client: Arc<Client>,
+    /// By the key that the client knows it by.
+    open: Vec<(String, Ask)>,
+    /// Questions so far, so that no key comes twice in a call.
+    asked: u32,
+    rounds: usize,
+    /// While it lasts, more questions may join.
+    window: Option<Pin<Box<Sleep>>>,
+}
+
+impl Inputs {
+    /// Nothing asked yet of `client` in this call, which comes after so many rounds.
+    pub(super) fn new(client: Arc<Client>, rounds: usize) -> Self {
+        Self { client, open: Vec::new(), asked: 0, rounds, window: None }
+    }
+
+    /// Whom it is asked of.
+    pub(super) fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// Keeps of the client what it can be asked, and nothing of the request in which it said so.
+    pub(in crate::front) fn detach(&mut self) {
+        let can = Bytes::from(Capabilities::of(&self.client).to_json());
+        self.client = Arc::new(Client { capabilities: Some(can), ..Client::default() });
+    }
+
+    /// How often it was.
+    pub(super) fn rounds(&self) -> usize {
+        self.rounds
+    }
+
+    /// Takes a question that the client is to be asked soon, or refuses it.
+    pub(in crate::front) fn put(&mut self, ask: Ask) {
+        match self.keep(ask) {
+            None => self.wait_for_more(),
+            Some((ask, answer)) => ask.answer(answer),
+        }
+    }
+
+    /// Takes a question until the client comes for it. If the client cannot be asked this, it comes back with its
+    /// answer.
+    pub(in crate::front) fn keep(&mut self, ask: Ask) -> Option<(Ask, Answer)> {
+        if let Err(why) = edits(&ask, &self.client) {
+            let error = ErrorObject { code: code::INVALID_PARAMS, message: why.into(), data: None };
+            return Some((ask, Answer::Refused(error.to_bytes())));
+        }
+        self.asked += 1;
+        self.open.push((format!("ask-{}", self.asked), ask));
+        None
+    }
+
+    /// Whether the client is to answer anything.
+    pub(in crate::front) fn are_open(&self) -> bool {
+        self.open.iter().any(|(_, ask)| !ask.withdrawn.is_cancelled())
+    }
+
+    /// Takes out what was not answered.
+    pub(in crate::front) fn take_open(&mut self) -> Vec<(String, Ask)> {
+        std::mem::take(&mut self.open)
+    }
+
+    /// Ready when it is time to ask the client.
+    pub(super) fn poll_due(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        let Some(window) = &mut self.window else { return Poll::Pending };
+        std::task::ready!(window.as_mut().poll(context));
+        self.window = None;
+        self.open.retain(|(_, ask)| !ask.withdrawn.is_cancelled());
+        if self.open.is_empty() { Poll::Pending } else { Poll::Ready(()) }
+    }
+
+    /// Counts a round; `false` when there were `most` already.
+    pub(super) fn next_round(&mut self, most: usize) -> bool {
+        let more = self.rounds < most;
+        self.rounds += usize::from(more);
+        more
+    }
+
+    /// The members of `inputRequests`, in slices of what the server sent.
+    pub(in crate::front) fn requests(&self) -> Parts {
+        let mut all = Parts::new();
+        let mut lead = "";
+        for (key, ask) in self.open.iter().filter(|(_, ask)| !ask.withdrawn.is_cancelled()) {
+            let method = ask.kind.as_str();
+            all.push(Bytes::from(format!(r#"{lead}"{key}":{{"method":"{method}","params":"#)));
+            // `roots/list` may come without; the Go SDK's client takes no request that has none.
+            all.extend(params(ask, &self.client).unwrap_or_else(|| Bytes::from_static(b"{}").into()));
+            all.push(Bytes::from_static(b"}"));
+            lead = ",";
+        }
+        all
+    }
+
+    /// Passes the client's answers on. What it left out stays open, and is asked again; what it answers that was
+    /// not asked is ignored.
+    pub(super) fn answer(&mut self, answers: &Answers) {
+        self.take_answered(answers).into_iter().for_each(|(ask, answer)| ask.answer(answer));
+        if !self.open.is_empty() {
+            self.wait_for_more();
+        }
+    }
+
+    /// Takes out the questions that have an answer; passing it on may want other locks.
+    pub(in crate::front) fn take_answered(&mut self, answers: &Answers) -> Vec<(Ask, Answer)> {
+        self.open.retain(|(_, ask)| !ask.withdrawn.is_cancelled());
+        let mut answered = Vec::new();
+        for (key, ask) in std::mem::take(&mut self.open) {
+            match answers.get(&key) {
+                Some(answer) => answered.push((ask, Answer::Result(answer))),
+                None => self.open.push((key, ask)),
+            }
+        }
+        answered
+    }
+
+    fn wait_for_more(&mut self) {
+        self.window.get_or_insert_with(|| Box::pin(sleep(WINDOW)));
+    }
+}
+
+/// The request as this client may see it; a modern client's words are those of 2025-11-25, with less around them.
+fn edits(ask: &Ask, client: &Client) -> Result<Edits, &'static str> {
+    Edits::of(ask.kind, &ask.request, ProtocolVersion::V2026_07_28, client)
+}
+
+// MCP 2026-07-28 schema, InputRequest: without `_meta`; and a URL has no id, because nothing tells when it is done
+fn params(ask: &Ask, client: &Client) -> Option<Parts> {
+    let (request, edits) = (&ask.request, edits(ask, client).ok()?);
+    let mut splice = Splice::within(request.bytes().clone(), request.params()?.span());
+    edits.without(["_meta", "elicitationId"]).make(request, &mut splice, None);
+    Some(splice.finish())
+}
+
+/// `inputResponses` of a retry: objects by key.
+pub(in crate::front) struct Answers {
+    bytes: Bytes,
+    object: Option<Object>,
+}
+
+impl Answers {
+    /// Those in `request`; none is fine.
+    ///
+    /// # Errors
+    /// When it is not an object of objects.
+    pub(in crate::front) fn of(request: &Message, limits: &Limits) -> Result<Self, Refusal> {
+        let bytes = request.bytes().clone();
+        let Some(value) = request.param("inputResponses") else { return Ok(Self { bytes, object: None }) };
+        let wrong = || {
+            let message = "params.inputResponses must be an object that has an object for each key";
+            Refusal::bad_request(code::INVALID_PARAMS, message)
+        };
+        let object = Object::scan(&bytes, value.span(), limits).map_err(|_| wrong())?;
+        if object.members().any(|member| member.value.of(&bytes).first() != Some(&b'{')) {
+            return Err(wrong());
+        }
+        Ok(Self { bytes, object: Some(object) })
+    }
+
+    /// The answer under `key`, a JSON object.
+    pub(super) fn get(&self, key: &str) -> Option<Bytes> {
+        Some(self.object.as_ref()?.get(&self.bytes, key)?.slice(&self.bytes))
+    }
+}
+
+/// How long after a question others are waited for: longer than a server needs to write a second one, shorter than a
+/// person notices.
+const WINDOW: Duration = Duration::from_millis(10);

@@ -1,0 +1,347 @@
+//! Calls of modern clients that wait, while their clients answer what a legacy server has asked.
+//!
+//! The server's call stays in flight; what the client holds is a `requestState` that leads back to it.
+//!
+//! ```text
+//! asked ──▶ Parked ──retry with answers──▶ taken up ──▶ outcome │ asked again
+//!              └────── age, the end of the process ──▶ given up: asks refused, call cancelled upstream
+//! ```
+//! Guarantees: a state is good for one retry of the same request by the same principal, at the same path, while the
+//! call lives; what is parked is bounded in number and age. What is not here: what was asked and answered
+//! (`inputs`).
+// MCP 2026-07-28 basic/patterns/mrtr
+
+use std::collections::HashMap;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use prometheus_client::metrics::gauge::Gauge;
+use ring::digest::{SHA256, digest as hash};
+use tokio::time::{Instant, MissedTickBehavior, Sleep, interval, sleep};
+use wire::Message;
+use wire::limits::Limits;
+use wire::mcp::method::Method;
+use wire::splice::Parts;
+
+use super::digest::digest;
+use super::inputs::{Inputs, too_many_rounds};
+use super::reissue::{self, Verdict};
+use super::rounds::Terms;
+use crate::call::{Call, Caller, Reply, ServerName};
+use crate::error::{Blame, Error, Kind};
+use crate::front::Front;
+use crate::front::modern::tasks::{Place, Slow, Tasks};
+use crate::front::reply::Manner;
+use crate::ops::drain::DrainWatch;
+use crate::permit::{self, Bound, NoRoom};
+use crate::seal::{self, Home, Sealer};
+
+/// Bounds of parked calls.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Parked calls. 1,000: each holds a connection and with it a process, which run out long before.
+    pub calls: usize,
+    /// How long one waits for its client. 10 m: a person reads, looks something up and types.
+    pub age: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { calls: 1000, age: Duration::from_secs(600) }
+    }
+}
+
+/// The parked calls. Cheap to clone.
+#[derive(Clone)]
+pub(in crate::front) struct Park {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    config: Config,
+    /// How often one call may ask its client.
+    rounds: usize,
+    sealer: Sealer,
+    /// Tells this process's numbers from those of others that have the same key.
+    instance: [u8; INSTANCE_LEN],
+    next_number: AtomicU64,
+    refusals: permit::Metrics,
+    count: Gauge,
+    calls: Mutex<HashMap<u64, Parked>>,
+}
+
+/// Whose call it is, and which: what has to be the same in a retry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Subject {
+    pub(super) caller: Caller,
+    pub(super) scope: Option<ServerName>,
+    /// Of the request; see [`super::digest`].
+    pub(super) digest: [u8; DIGEST_LEN],
+}
+
+/// See the module.
+pub(in crate::front) struct Parked {
+    /// Dropped before the reply: the server hears that nobody answers, and then that nobody waits.
+    pub(in crate::front) inputs: Inputs,
+    pub(in crate::front) reply: Reply,
+    expires: Instant,
+}
+
+/// Why an exchange ends before its call does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::front) enum Due {
+    /// The client has to answer something first.
+    Park,
+    /// It takes long, and the client will come for it.
+    Task,
+}
+
+/// What it takes to park the call of an exchange, should its server ask.
+pub(in crate::front) struct Parking {
+    park: Park,
+    /// The whole message; scanned again only if it comes to that.
+    request: Bytes,
+    limits: Limits,
+    caller: Caller,
+    scope: Option<ServerName>,
+    pub(in crate::front) inputs: Inputs,
+    /// When the call becomes a task, if it does.
+    slow: Option<Pin<Box<Sleep>>>,
+    /// Room for the task, once it is due.
+    place: Option<Place>,
+    tasks: Tasks,
+    terms: Arc<Terms>,
+}
+
+impl Parking {
+    /// For a call that nothing was asked in yet, though its user may have been sent away so many times before.
+    pub(in crate::front) fn new(front: &Front, call: &Call, rounds: usize) -> Self {
+        let inputs = Inputs::new(call.client.clone(), rounds);
+        let whom = (call.caller.clone(), call.scope.clone());
+        let after = front.tasks.after(&call.client).filter(|_| call.method == Method::ToolsCall);
+        let slow = after.map(|after| Box::pin(sleep(after)));
+        Self { slow, ..Self::again(front, call.request.bytes().clone(), whom, inputs) }
+    }
+
+    /// For one that was parked before, and the request that took it up.
+    pub(in crate::front) fn again(
+        front: &Front,
+        request: Bytes,
+        (caller, scope): (Caller, Option<ServerName>),
+        inputs: Inputs,
+    ) -> Self {
+        let (park, limits) = (front.park.clone(), front.config.limits.clone());
+        Self {
+            park,
+            request,
+            limits,
+            caller,
+            scope,
+            inputs,
+            slow: None,
+            place: None,
+            tasks: front.tasks.clone(),
+            terms: front.rounds.clone(),
+        }
+    }
+
+    /// Ready when the client has to be asked, or the call becomes a task.
+    pub(in crate::front) fn poll_due(&mut self, context: &mut Context<'_>) -> Poll<Due> {
+        if self.inputs.poll_due(context).is_ready() {
+            return Poll::Ready(Due::Park);
+        }
+        let Some(slow) = &mut self.slow else { return Poll::Pending };
+        std::task::ready!(slow.as_mut().poll(context));
+        self.slow = None;
+        self.place = self.tasks.place(&self.caller);
+        if self.place.is_some() { Poll::Ready(Due::Task) } else { Poll::Pending }
+    }
+
+    /// Makes a task of the call; the result that hands it to its client.
+    ///
+    /// # Errors
+    /// When it cannot become one: then it is over.
+    pub(in crate::front) fn adopt(self, reply: Reply, manner: Manner) -> Result<Parts, Error> {
+        let Self { caller, scope, inputs, place, terms, .. } = self;
+        let place = place.ok_or_else(|| NoRoom::Tasks.refusal())?;
+        Ok(Tasks::adopt(&place, Slow { caller, scope, inputs, reply, manner, terms }))
+    }
+
+    /// Parks the call; the result that asks its client.
+    ///
+    /// # Errors
+    /// When it cannot be parked: then it is over.
+    // MCP 2026-07-28 schema, InputRequiredResult
+    pub(in crate::front) fn park(self, reply: Reply) -> Result<Parts, Error> {
+        let subject = self.subject()?;
+        let requests = self.inputs.requests();
+        let state = self.park.put(&subject, self.inputs, reply)?;
+        let mut result =
+            Parts::from(Bytes::from_static(br#"{"resultType":"input_required","inputRequests":{"#));
+        result.extend(requests);
+        result.push(Bytes::from(format!(r#"}},"requestState":"{state}"}}"#)));
+        Ok(result)
+    }
+
+    /// What a server's error comes to that wants the user to go somewhere; `None` for any other.
+    pub(in crate::front) fn visits(&self, error: &Bytes) -> Option<Verdict> {
+        let visits = reissue::urls(error)?;
+        let shared = &self.park.shared;
+        let rounds = (self.inputs.rounds(), shared.rounds);
+        if rounds.0 >= rounds.1 {
+            shared.refusals.hit(Bound::Rounds);
+        }
+        Some(match self.subject() {
+            Ok(subject) => reissue::ask(&shared.sealer, (&subject, self.inputs.client()), rounds, &visits),
+            Err(error) => Verdict::Failed(error),
+        })
+    }
+
+    fn subject(&self) -> Result<Subject, Error> {
+        let broken =
+            |_| Error::new(Kind::Lost, Blame::Edge, "the call's own request could not be read again");
+        let request = Message::scan(self.request.clone(), &self.limits).map_err(broken)?;
+        Ok(Subject { caller: self.caller.clone(), scope: self.scope.clone(), digest: digest(&request) })
+    }
+}
+
+impl Park {
+    /// Nothing parked yet. Starts the sweep as a task of `drain`, so it must be called inside a runtime.
+    ///
+    /// # Errors
+    /// When the system gives out no random numbers.
+    pub(in crate::front) fn new(
+        (config, rounds): (Config, usize),
+        sealer: Sealer,
+        (refusals, count): (permit::Metrics, Gauge),
+        drain: &DrainWatch,
+    ) -> Result<Self, Error> {
+        let (instance, next_number, calls) = (sealer.random()?, AtomicU64::new(1), Mutex::default());
+        let shared =
+            Arc::new(Shared { config, rounds, sealer, instance, next_number, refusals, count, calls });
+        drain.spawn(sweep(shared.clone(), drain.clone()));
+        Ok(Self { shared })
+    }
+
+    /// Parks a call; the state that its client comes back with.
+    ///
+    /// # Errors
+    /// When as many are parked as may be, or this one was as often as it may.
+    pub(super) fn put(&self, subject: &Subject, mut inputs: Inputs, reply: Reply) -> Result<Box<str>, Error> {
+        let shared = &self.shared;
+        if !inputs.next_round(shared.rounds) {
+            shared.refusals.hit(Bound::Rounds);
+            return Err(too_many_rounds(shared.rounds));
+        }
+        let number = shared.next_number.fetch_add(1, Ordering::Relaxed);
+        let home = shared.sealer.home();
+        let state = shared.sealer.seal(KIND, &encode((shared.instance, home), number, subject))?;
+        reply.park();
+        let parked = Parked { inputs, reply, expires: Instant::now() + shared.config.age };
+        let mut calls = shared.calls();
+        if calls.len() >= shared.config.calls {
+            drop(calls); // the call is cancelled now, and its connection has locks of its own
+            shared.refusals.hit(NoRoom::Parked);
+            return Err(NoRoom::Parked.refusal());
+        }
+        calls.insert(number, parked);
+        shared.count.set(i64::try_from(calls.len()).unwrap_or(i64::MAX));
+        Ok(state)
+    }
+
+    /// Where the call that `state` leads to is parked, if that is in another process.
+    pub(in crate::front) fn elsewhere(&self, state: &str) -> Option<Home> {
+        let payload = self.shared.sealer.open(KIND, state)?;
+        let (instance, home, ..) = decode(&payload)?;
+        (instance != self.shared.instance && home != self.shared.sealer.home()).then_some(home)
+    }
+
+    /// Takes up the call that `state` leads to. `None`: the state is none of this kind.
+    ///
+    /// # Errors
+    /// Why this request cannot go on with it.
+    pub(super) fn take(&self, state: &str, subject: &Subject) -> Option<Result<Parked, Error>> {
+        let payload = self.shared.sealer.open(KIND, state)?;
+        let (instance, _, number, rest) = decode(&payload)?;
+        Some(if rest != encode_subject(subject) {
+            let message =
+                "this requestState belongs to another request; send it back with the request it came for";
+            Err(Error::new(Kind::InvalidParams, Blame::Downstream, message))
+        } else if instance != self.shared.instance {
+            let message = "the process that held this call is gone, and the call with it; make it again";
+            Err(Error::new(Kind::Lost, Blame::Edge, message))
+        } else {
+            self.shared.remove(number).ok_or_else(|| {
+                let message = "this requestState was used already, or has expired; make the call again";
+                Error::new(Kind::InvalidParams, Blame::Downstream, message)
+            })
+        })
+    }
+}
+
+impl Shared {
+    fn remove(&self, number: u64) -> Option<Parked> {
+        let mut calls = self.calls();
+        let parked = calls.remove(&number);
+        self.count.set(i64::try_from(calls.len()).unwrap_or(i64::MAX));
+        drop(calls);
+        parked.filter(|parked| parked.expires > Instant::now())
+    }
+
+    /// Takes out those that `over` says yes to.
+    fn give_up(&self, over: impl Fn(&Parked) -> bool) {
+        let mut calls = self.calls();
+        let gone: Vec<_> = calls.extract_if(|_, parked| over(parked)).collect();
+        self.count.set(i64::try_from(calls.len()).unwrap_or(i64::MAX));
+        drop(calls); // before their connections hear of it
+        drop(gone);
+    }
+
+    fn calls(&self) -> MutexGuard<'_, HashMap<u64, Parked>> {
+        // Every state inside is valid at any point, so a poisoned lock carries no news.
+        self.calls.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Gives up what is too old, and at the end of the process everything: no retry can reach it any more.
+async fn sweep(shared: Arc<Shared>, drain: DrainWatch) {
+    let mut tick = interval(SWEEP);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        // Both arms are cancel-safe.
+        tokio::select! {
+            now = tick.tick() => shared.give_up(|parked| parked.expires <= now),
+            () = drain.stopping() => return shared.give_up(|_| true),
+        }
+    }
+}
+
+fn encode((instance, home): ([u8; INSTANCE_LEN], Home), number: u64, subject: &Subject) -> Vec<u8> {
+    [&instance[..], &home.encode(), &number.to_be_bytes(), &encode_subject(subject)].concat()
+}
+
+/// One length for all, and no field can run into the next.
+pub(super) fn encode_subject(subject: &Subject) -> Vec<u8> {
+    let scope = subject.scope.as_ref().map_or("", ServerName::as_str);
+    let principal = hash(&SHA256, subject.caller.principal().as_bytes());
+    let scope = hash(&SHA256, scope.as_bytes());
+    [principal.as_ref(), scope.as_ref(), &subject.digest].concat()
+}
+
+fn decode(payload: &[u8]) -> Option<([u8; INSTANCE_LEN], Home, u64, &[u8])> {
+    let (instance, rest) = payload.split_first_chunk()?;
+    let (home, rest) = rest.split_first_chunk()?;
+    let (number, rest) = rest.split_first_chunk()?;
+    Some((*instance, Home::decode(*home), u64::from_be_bytes(*number), rest))
+}
+
+/// The kind of token that the state of a parked call is.
+const KIND: seal::Kind = seal::Kind::new("parked");
+const INSTANCE_LEN: usize = 8;
+const DIGEST_LEN: usize = 32;
+/// How exact the age is; it is minutes.
+const SWEEP: Duration = Duration::from_secs(1);

@@ -1,0 +1,242 @@
+//! What servers ask a legacy client, in the words its revision knows.
+//!
+//! A question that the client did not offer to answer, or that its revision cannot express, is refused to
+//! the server here and never reaches the client. What is not here: which stream it goes on (`exchange`,
+//! `own_stream`), and its answer (`session/ask`).
+
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use serde_json::{Value, json};
+use wire::Message;
+use wire::code;
+use wire::mcp::meta;
+use wire::mcp::method::{Ask as Kind, Notice};
+use wire::mcp::version::ProtocolVersion;
+use wire::splice::{Parts, Splice};
+
+use crate::call::{Answer, Ask, Capabilities, Client};
+use crate::front::refusal::ErrorObject;
+use crate::session::{Asking, Session};
+
+/// The questions of one stream.
+pub(in crate::front) struct Questions {
+    session: Arc<Session>,
+    open: Vec<Asking>,
+}
+
+impl Questions {
+    pub(in crate::front) fn new(session: Arc<Session>) -> Self {
+        Self { session, open: Vec::new() }
+    }
+
+    /// The request to the client; `None` where there is nothing to ask, and the server knows.
+    pub(in crate::front) fn put(&mut self, ask: Ask) -> Option<Parts> {
+        if ask.withdrawn.is_cancelled() {
+            return None;
+        }
+        self.open.retain(Asking::is_open);
+        let (kind, request) = (ask.kind, ask.request.clone());
+        let edits = match Edits::of(kind, &request, self.session.version(), self.session.client()) {
+            Ok(edits) => edits,
+            Err(why) => {
+                let error = ErrorObject { code: code::INVALID_PARAMS, message: why.into(), data: None };
+                ask.answer(Answer::Refused(error.to_bytes()));
+                return None;
+            }
+        };
+        let id = request.id_span()?;
+        let asking = self.session.ask(ask)?;
+        let mut splice = Splice::new(request.bytes().clone());
+        splice.replace(id, asking.token());
+        // Servers number them: the same one may come from each, and leads to none.
+        if let Some(progress) = request.meta_value(meta::PROGRESS_TOKEN) {
+            splice.replace(progress.span(), asking.token());
+        }
+        edits.make(&request, &mut splice, Some(&asking.token()));
+        self.open.push(asking);
+        Some(splice.finish())
+    }
+
+    /// Ready with the notification that takes a question back.
+    // MCP 2025-11-25 basic/utilities/cancellation
+    pub(in crate::front) fn poll_withdrawn(&mut self, context: &mut Context<'_>) -> Poll<Parts> {
+        let mut index = 0;
+        while let Some(asking) = self.open.get_mut(index) {
+            if asking.poll_withdrawn(context).is_pending() {
+                index += 1;
+                continue;
+            }
+            let asking = self.open.swap_remove(index);
+            if asking.is_open() {
+                return Poll::Ready(cancelled(&asking.token()));
+            }
+        }
+        Poll::Pending
+    }
+}
+
+fn cancelled(id: &Bytes) -> Parts {
+    let mut message = Parts::from(Bytes::from(format!(
+        r#"{{"jsonrpc":"2.0","method":"{}","params":{{"requestId":"#,
+        Notice::Cancelled.as_str()
+    )));
+    message.push(id.clone());
+    message.push(Bytes::from_static(br#","reason":"the server no longer waits for the answer"}}"#));
+    message
+}
+
+/// The client's answer, as the server gets it.
+pub(in crate::front) fn answer(message: &Message) -> Answer {
+    let bytes = message.bytes();
+    if let (Some(_), Some(result)) = (message.result_object(), message.result()) {
+        return Answer::Result(result.span().slice(bytes));
+    }
+    match message.error().filter(wire::envelope::Value::is_object) {
+        Some(error) => Answer::Refused(error.span().slice(bytes)),
+        None => {
+            let message = "the client's answer is neither a result object nor an error object".into();
+            let error = ErrorObject { code: code::INTERNAL_ERROR, message, data: None };
+            Answer::Refused(error.to_bytes())
+        }
+    }
+}
+
+/// What a revision wants to be different in a request.
+#[derive(Debug, Default)]
+pub(super) struct Edits {
+    /// Members that go.
+    unwanted: Vec<&'static str>,
+    /// It lacks the id that this revision knows a question by.
+    nameless: bool,
+    schema: Option<Bytes>,
+}
+
+impl Edits {
+    /// # Errors
+    /// Why the client cannot be asked this.
+    pub(super) fn of(
+        kind: Kind,
+        request: &Message,
+        version: ProtocolVersion,
+        client: &Client,
+    ) -> Result<Self, &'static str> {
+        let can = Capabilities::of(client);
+        match kind {
+            Kind::Roots if can.has(Capabilities::ROOTS) => Ok(Self::default()),
+            Kind::Roots => Err("this client has no roots"),
+            Kind::Sampling => Self::of_sampling(request, version, can),
+            Kind::Elicitation => Self::of_elicitation(request, version, can),
+            Kind::Ping | Kind::Other => Err("clients are not asked this"),
+        }
+    }
+
+    // MCP 2025-11-25 client/sampling: tools are new in it, and only for clients that declare them
+    fn of_sampling(
+        request: &Message,
+        version: ProtocolVersion,
+        can: Capabilities,
+    ) -> Result<Self, &'static str> {
+        if !can.has(Capabilities::SAMPLING) {
+            return Err("this client does not sample");
+        }
+        let current = version >= ProtocolVersion::V2025_11_25;
+        let tools = request.param("tools").is_some() || request.param("toolChoice").is_some();
+        if tools && !(current && can.has(Capabilities::SAMPLING_TOOLS)) {
+            return Err("this client does not sample with tools");
+        }
+        // The same page: context only for clients that declare it; they are to leave out what they cannot give.
+        let context =
+            current && !can.has(Capabilities::SAMPLING_CONTEXT) && request.param("includeContext").is_some();
+        let unwanted = context.then_some("includeContext").into_iter().collect();
+        Ok(Self { unwanted, ..Self::default() })
+    }
+
+    // MCP 2025-06-18 and 2025-11-25 client/elicitation
+    fn of_elicitation(
+        request: &Message,
+        version: ProtocolVersion,
+        can: Capabilities,
+    ) -> Result<Self, &'static str> {
+        if version < ProtocolVersion::V2025_06_18 || !can.has(Capabilities::ELICITATION) {
+            return Err("this client cannot be asked for input");
+        }
+        let mode = request.param("mode").and_then(|mode| mode.as_str());
+        let url = mode.as_deref() == Some("url");
+        if version >= ProtocolVersion::V2025_11_25 {
+            // The same page, Capabilities: an empty object means forms
+            let offered = if url { can.has(Capabilities::URL) } else { can.has_forms() };
+            // MCP 2026-07-28 changelog: elicitationId is gone, so modern servers send none
+            let nameless = url && request.param("elicitationId").is_none();
+            let edits = Self { nameless, ..Self::default() };
+            return offered.then_some(edits).ok_or("this client does not take this mode of elicitation");
+        }
+        if url {
+            return Err("this client cannot be sent to a URL");
+        }
+        let schema = request.param("requestedSchema").map(|schema| older_schema(schema.raw())).transpose()?;
+        let unwanted = mode.is_some().then_some("mode").into_iter().collect();
+        Ok(Self { unwanted, schema: schema.flatten(), ..Self::default() })
+    }
+
+    /// The same, and without these members.
+    pub(super) fn without(mut self, unwanted: impl IntoIterator<Item = &'static str>) -> Self {
+        self.unwanted.extend(unwanted);
+        self
+    }
+
+    /// Edits the params of the request. `name` is a JSON string that no other question of the session has; where
+    /// questions have keys, none.
+    pub(super) fn make(self, request: &Message, splice: &mut Splice, name: Option<&Bytes>) {
+        let Some(params) = request.params() else { return };
+        let mut params = splice.object(params);
+        params.remove_where(|key| self.unwanted.contains(&key));
+        if let Some(name) = name.filter(|_| self.nameless) {
+            params.set("elicitationId", name.clone());
+        }
+        if let Some(schema) = self.schema {
+            params.set("requestedSchema", schema);
+        }
+        params.done();
+    }
+}
+
+/// What a client of `version` with these capabilities can be asked, in the words of the stateless form.
+// MCP 2026-07-28 schema, ClientCapabilities; what the revision cannot express is not declared
+pub(in crate::front) fn offer(can: Capabilities, version: ProtocolVersion) -> Bytes {
+    let mut can = can.without(Capabilities::ROOTS_CHANGED);
+    if version < ProtocolVersion::V2025_11_25 {
+        let later = [Capabilities::SAMPLING_TOOLS, Capabilities::SAMPLING_CONTEXT, Capabilities::URL];
+        can = later.into_iter().fold(can, Capabilities::without);
+    }
+    if version < ProtocolVersion::V2025_06_18 {
+        can = can.without(Capabilities::ALL_ELICITATION);
+    }
+    can.explicit().to_json().into()
+}
+
+/// The schema of a form in the words of 2025-06-18, which has no titled choices but `enumNames`, and no
+/// choice of several. `None`: it is in its words already.
+fn older_schema(schema: &[u8]) -> Result<Option<Bytes>, &'static str> {
+    let unreadable = "the requested schema cannot be read";
+    let mut schema: Value = serde_json::from_slice(schema).map_err(|_| unreadable)?;
+    let Some(fields) = schema.get_mut("properties").and_then(Value::as_object_mut) else { return Ok(None) };
+    let mut changed = false;
+    for field in fields.values_mut() {
+        if field.get("type").is_some_and(|kind| kind == "array") {
+            return Err("this client cannot be asked for several choices at once");
+        }
+        let Some(choices) = field.as_object_mut().and_then(|field| field.remove("oneOf")) else { continue };
+        let choices = choices.as_array().ok_or(unreadable)?;
+        let all =
+            |key: &str| choices.iter().map(|choice| choice.get(key).cloned()).collect::<Option<Vec<_>>>();
+        field["enum"] = all("const").ok_or(unreadable)?.into();
+        field["enumNames"] = all("title").ok_or(unreadable)?.into();
+        changed = true;
+    }
+    Ok(changed.then(|| json!(schema).to_string().into()))
+}
+
+#[cfg(test)]
+mod tests;

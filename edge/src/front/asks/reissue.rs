@@ -1,0 +1,174 @@
+//! Calls that a legacy server answers only after the user has been to a URL (−32042): a modern client is asked to send
+//! the user there, and its retry is made again as a new call.
+//!
+//! Nothing is kept between the two: all that is known of it is in the `requestState`, so any process that has the key
+//! takes the retry.
+// MCP 2025-11-25 client/elicitation, URL Elicitation Required Error; 2026-07-28 basic/patterns/mrtr
+
+use std::fmt::Write;
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde::Deserialize;
+use serde_json::json;
+use wire::code;
+use wire::limits::Limits;
+use wire::splice::{Parts, Splice};
+use wire::{Message, ScanError};
+
+use super::inputs::{Answers, too_many_rounds};
+use super::park::{Subject, encode_subject};
+use crate::call::{Capabilities, Client, Outcome};
+use crate::error::{Blame, Error, Kind};
+use crate::front::refusal::ErrorObject;
+use crate::ops::unix_time::now_unix_secs;
+use crate::seal::{self, Sealer};
+
+/// What becomes of a server's error.
+pub(in crate::front) enum Verdict {
+    /// The result that asks the client to send its user somewhere.
+    Ask(Parts),
+    /// The client has to hear this instead.
+    Told(ErrorObject),
+    /// It is over.
+    Failed(Error),
+}
+
+/// The URLs that a server's error names; `None` if it is any other error.
+pub(super) fn urls(error: &Bytes) -> Option<Vec<Visit>> {
+    #[derive(Deserialize)]
+    struct Required {
+        code: i64,
+        data: Data,
+    }
+    #[derive(Deserialize)]
+    struct Data {
+        elicitations: Vec<Visit>,
+    }
+    let required: Required = serde_json::from_slice(error).ok()?;
+    let fits = required.code == i64::from(code::URL_ELICITATION_REQUIRED)
+        && (1..=MOST_URLS).contains(&required.data.elicitations.len());
+    fits.then_some(required.data.elicitations)
+}
+
+/// Somewhere that the user has to go.
+#[derive(Deserialize)]
+pub(super) struct Visit {
+    #[serde(default)]
+    message: String,
+    url: String,
+}
+
+/// Asks the client to send its user to `visits`; `rounds` were asked before, of `most`.
+pub(super) fn ask(
+    sealer: &Sealer,
+    (subject, client): (&Subject, &Client),
+    (rounds, most): (usize, usize),
+    visits: &[Visit],
+) -> Verdict {
+    if !Capabilities::of(client).has(Capabilities::URL) {
+        // MCP 2026-07-28 basic, MissingRequiredClientCapability
+        return Verdict::Told(ErrorObject {
+            code: code::MISSING_CAPABILITY,
+            message: "the server needs a client that can send its user to a URL".into(),
+            data: Some(json!({ "requiredCapabilities": { "elicitation": { "url": {} } } })),
+        });
+    }
+    if rounds >= most {
+        return Verdict::Failed(too_many_rounds(most));
+    }
+    let count = u8::try_from(visits.len()).unwrap_or(u8::MAX);
+    let round = u8::try_from(rounds + 1).unwrap_or(u8::MAX);
+    let payload = [&[round, count][..], &now_unix_secs().to_be_bytes(), &encode_subject(subject)].concat();
+    let state = match sealer.seal(KIND, &payload) {
+        Ok(state) => state,
+        Err(error) => return Verdict::Failed(error),
+    };
+    let mut requests = String::new();
+    for (index, Visit { message, url }) in visits.iter().enumerate() {
+        let params = json!({ "mode": "url", "message": message, "url": url });
+        let comma = if index > 0 { "," } else { "" };
+        // A string takes whatever is written.
+        let _ =
+            write!(requests, r#"{comma}"{KEY}{index}":{{"method":"elicitation/create","params":{params}}}"#);
+    }
+    Verdict::Ask(Parts::from(Bytes::from(format!(
+        r#"{{"resultType":"input_required","inputRequests":{{{requests}}},"requestState":"{state}"}}"#
+    ))))
+}
+
+/// What a retry with a state of this kind comes to.
+pub(super) enum Again {
+    /// The call, with how often it was asked for a visit.
+    Call(Message, usize),
+    /// The user did not go: there is nothing to call for.
+    Declined(Outcome),
+}
+
+/// Reads `state`. `None`: it is none of this kind.
+///
+/// # Errors
+/// Why this request cannot go on with it.
+pub(super) fn take(
+    sealer: &Sealer,
+    state: &str,
+    (subject, request, answers): (&Subject, &Message, &Answers),
+    limits: &Limits,
+) -> Option<Result<Again, Error>> {
+    let payload = sealer.open(KIND, state)?;
+    let ([rounds, count], rest) = payload.split_first_chunk()?;
+    let (issued, rest) = rest.split_first_chunk()?;
+    let refuse = |message: &str| Some(Err(Error::new(Kind::InvalidParams, Blame::Downstream, message)));
+    if rest != encode_subject(subject) {
+        return refuse(
+            "this requestState belongs to another request; send it back with the request it came for",
+        );
+    }
+    let age_secs = now_unix_secs().saturating_sub(u64::from_be_bytes(*issued));
+    if age_secs > MOST_AGE.as_secs() {
+        return refuse("this requestState has expired; make the call again");
+    }
+    let went = |index| answers.get(&format!("{KEY}{index}")).is_none_or(|answer| action(&answer) == "accept");
+    if !(0..*count).all(went) {
+        return Some(Ok(Again::Declined(declined(request))));
+    }
+    let message = without_answers(request, limits).map(|call| Again::Call(call, usize::from(*rounds)));
+    Some(message.map_err(|_| Error::new(Kind::Lost, Blame::Edge, "the call could not be made again")))
+}
+
+fn action(answer: &[u8]) -> String {
+    #[derive(Deserialize)]
+    struct Answered {
+        action: String,
+    }
+    serde_json::from_slice::<Answered>(answer).map(|answered| answered.action).unwrap_or_default()
+}
+
+/// A tool's failure is for the model to read; other methods have no such form.
+fn declined(request: &Message) -> Outcome {
+    let message = "the user did not open the page that the server needs to go on";
+    if request.method() != "tools/call" {
+        return Outcome::Failed(Error::new(Kind::Cancelled, Blame::Downstream, message));
+    }
+    let content = json!([{ "type": "text", "text": message }]);
+    let result = json!({ "resultType": "complete", "content": content, "isError": true });
+    Outcome::Result(Parts::from(Bytes::from(result.to_string())))
+}
+
+/// The request as it was before there were answers: a legacy server knows none of this.
+fn without_answers(request: &Message, limits: &Limits) -> Result<Message, ScanError> {
+    let mut splice = Splice::new(request.bytes().clone());
+    if let Some(params) = request.params() {
+        splice.object(params).remove_where(|key| matches!(key, "inputResponses" | "requestState"));
+    }
+    Message::scan(splice.finish().into_bytes(), limits)
+}
+
+/// The kind of token that such a state is.
+const KIND: seal::Kind = seal::Kind::new("reissue");
+/// What keys begin with.
+const KEY: &str = "url-";
+/// URLs in one error. A server has one or two things to authorise.
+const MOST_URLS: usize = 16;
+/// As long as any call waits for its client.
+const MOST_AGE: Duration = Duration::from_secs(600);

@@ -1,0 +1,159 @@
+//! What another replica holds: whose it is, the token says that the client carries. The request goes there and the answer
+//! comes back as it is.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::request::Parts as Head;
+use http::{HeaderMap, Method, Request, Response, StatusCode, Uri};
+use http_body::Body as HttpBody;
+use serde_json::json;
+use wire::{Message, code};
+
+use super::headers;
+use super::route::Route;
+use crate::call::Caller;
+use crate::front::body::Body;
+use crate::front::legacy::http_sse;
+use crate::front::modern::tasks;
+use crate::front::refusal::Refusal;
+use crate::front::{Front, Knock, legacy, not_found, refused};
+use crate::ops::drain::DrainWatch;
+use crate::peer::{Passed, Peers, Unanswered};
+
+/// Where a request goes that is another replica's to answer.
+pub(in crate::front) struct Elsewhere<'a> {
+    peers: &'a Peers,
+    address: SocketAddr,
+    /// What says so.
+    token: String,
+    what: What,
+    drain: DrainWatch,
+}
+
+/// What it is about there.
+#[derive(Clone, Copy)]
+enum What {
+    Session,
+    Call,
+    Task,
+}
+
+impl Front {
+    /// Where the session is that a request names.
+    pub(in crate::front) fn session_elsewhere<'a>(
+        &self,
+        peers: Option<&'a Peers>,
+        headers: &HeaderMap,
+        caller: &Caller,
+    ) -> Option<Elsewhere<'a>> {
+        let peers = peers?;
+        let id = headers::single(headers, &headers::SESSION_ID).ok().flatten()?.to_str().ok()?;
+        let address = self.rooms.sessions.elsewhere(id, caller)?.address()?;
+        Some(self.elsewhere(peers, address, (id.to_owned(), What::Session)))
+    }
+
+    /// Where the channel is that a message's address names.
+    pub(in crate::front) fn channel_elsewhere<'a>(
+        &self,
+        peers: Option<&'a Peers>,
+        uri: &Uri,
+    ) -> Option<Elsewhere<'a>> {
+        let peers = peers?;
+        let (home, token) = http_sse::elsewhere(self, uri)?;
+        Some(self.elsewhere(peers, home.address()?, (token.to_owned(), What::Session)))
+    }
+
+    /// Where the parked call or the task is that a message of a client without sessions is about.
+    pub(in crate::front) fn held_elsewhere<'a>(
+        &self,
+        peers: Option<&'a Peers>,
+        message: &Message,
+    ) -> Option<Elsewhere<'a>> {
+        let peers = peers?;
+        let text = |key| message.param(key)?.as_str();
+        let state =
+            || text("requestState").and_then(|state| Some((self.park.elsewhere(&state)?, state, What::Call)));
+        let task = || {
+            let id = text("taskId").filter(|id| tasks::is_own(id))?;
+            let home = self.tasks.elsewhere(&id)?;
+            Some((home, tasks::token(&id).to_owned().into(), What::Task))
+        };
+        let (home, token, what) = state().or_else(task)?;
+        Some(self.elsewhere(peers, home.address()?, (token.into_owned(), what)))
+    }
+
+    fn elsewhere<'a>(
+        &self,
+        peers: &'a Peers,
+        address: SocketAddr,
+        (token, what): (String, What),
+    ) -> Elsewhere<'a> {
+        Elsewhere { peers, address, token, what, drain: self.rooms.drain.clone() }
+    }
+}
+
+impl Front {
+    /// Answers one request that another replica has passed on.
+    pub async fn handle_passed<B>(self: Arc<Self>, request: Request<B>) -> Response<Body>
+    where
+        B: HttpBody<Data = Bytes>,
+    {
+        let (Head { method, uri, headers, .. }, body) = request.into_parts();
+        let caller = self.rooms.peers.as_ref().and_then(|peers| peers.taken(&method, &uri, &headers));
+        let answer = match (caller, Route::of(uri.path())) {
+            (None, _) => Err(Refusal::new(
+                StatusCode::FORBIDDEN,
+                code::INVALID_REQUEST,
+                "only replicas with the same keys, and clocks within a minute, are served here",
+            )),
+            (Some(caller), Route::To(door, slug)) if self.config.serves(door) => {
+                let knock = Knock { door, method, slug, uri: &uri, headers };
+                self.known(knock, caller, None, body).await
+            }
+            (Some(_), _) => Err(not_found("nothing is served at this path")),
+        };
+        answer.unwrap_or_else(refused)
+    }
+}
+
+impl Elsewhere<'_> {
+    /// Passes the request on; what comes back. A stream of it ends when the credentials of `caller` are taken back.
+    ///
+    /// # Errors
+    /// As the process would say it that held this, were it gone from there; or that it did not answer.
+    pub(in crate::front) async fn pass(
+        self,
+        (method, uri, headers): (Method, Uri, HeaderMap),
+        body: Bytes,
+        caller: Caller,
+    ) -> Result<Response<Body>, Refusal> {
+        let (is_stream, drain) = (method == Method::GET, self.drain);
+        let passed = Passed { method, uri, headers, body, token: self.token };
+        match self.peers.pass(self.address, passed, &caller).await {
+            // As streams and calls of this process end.
+            Ok((response, place)) if is_stream => {
+                let until = async move { drain.stopping().await };
+                Ok(response.map(|body| Body::relayed((body, place), until, Some(caller))))
+            }
+            Ok((response, place)) => {
+                let until = async move { drain.gone().await };
+                Ok(response.map(|body| Body::relayed((body, place), until, None)))
+            }
+            Err(Unanswered::Gone) => Err(match self.what {
+                What::Session => legacy::unknown_session(),
+                What::Call => {
+                    lost("the process that held this call is gone, and the call with it; make it again")
+                }
+                What::Task => lost("the process that held this task is gone, and the task with it"),
+            }),
+            Err(Unanswered::Failed(error)) => Err(error.into()),
+        }
+    }
+}
+
+/// As the outcome of the call: its client did nothing wrong.
+fn lost(message: &'static str) -> Refusal {
+    Refusal::new(StatusCode::OK, code::INTERNAL_ERROR, message).with_data(json!({ "reason": "lost" }))
+}

@@ -1,0 +1,160 @@
+//! Several messages in one, which sessions of 2025-03-26 may send, and no others.
+//!
+//! Each is taken as if it had come alone. Over Streamable HTTP the answers come back in one array when all are
+//! there at once, or on one stream as they come, which cannot be resumed; a client that has one stream for everything
+//! finds them there. Bounded in messages; each call draws on the bounds of calls.
+// MCP 2025-03-26 basic/transports, Sending Messages to the Server; basic, Batching
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::Response;
+use wire::envelope;
+use wire::error::ScanErrorKind;
+use wire::mcp::method::Method;
+use wire::mcp::version::ProtocolVersion;
+use wire::splice::Parts;
+use wire::{Kind, Message, code};
+
+use super::outbox::outbox;
+use crate::call::{Caller, ServerName};
+use crate::front::Front;
+use crate::front::body::Body;
+use crate::front::door::arrival::{Arrival, Begun};
+use crate::front::door::media::Accepts;
+use crate::front::legacy;
+use crate::front::metrics::StreamKind;
+use crate::front::modern::accepted;
+use crate::front::refusal;
+use crate::front::refusal::Refusal;
+use crate::front::sse;
+use crate::front::sse::Feed;
+use crate::permit::Bound;
+use crate::session::Session;
+
+/// Whether a body is an array.
+pub(in crate::front) fn is_batch(body: &[u8]) -> bool {
+    body.trim_ascii_start().first() == Some(&b'[')
+}
+
+/// Whether a session may send batches.
+// MCP 2025-06-18 changelog: batching was removed
+pub(in crate::front) fn is_known_to(session: &Session) -> bool {
+    session.version() == ProtocolVersion::V2025_03_26
+}
+
+/// Takes all messages of a batch and answers it.
+pub(in crate::front) async fn answer(
+    front: &Front,
+    whom: (&Caller, Option<&ServerName>),
+    session: &Arc<Session>,
+    accepts: Accepts,
+    body: &Bytes,
+) -> Result<Response<Body>, Refusal> {
+    Ok(respond(front, take(front, whom, session, body)?, accepts).await)
+}
+
+/// Takes all messages of a batch; what comes of those that are answered.
+pub(in crate::front) fn take(
+    front: &Front,
+    whom: (&Caller, Option<&ServerName>),
+    session: &Arc<Session>,
+    body: &Bytes,
+) -> Result<Vec<Begun>, Refusal> {
+    let limits = &front.config.limits;
+    let messages = envelope::batch(body, limits, MESSAGES).map_err(|error| {
+        // Of an array, its elements are the members.
+        if error.kind != ScanErrorKind::TooManyMembers {
+            return front.unreadable(&error);
+        }
+        front.rooms.permits.metrics().hit(Bound::Batch);
+        let text = format!("a batch has at most {MESSAGES} messages; send the others in another one");
+        Refusal::bad_request(code::INVALID_REQUEST, text)
+    })?;
+    if messages.is_empty() {
+        // JSON-RPC 2.0 §6
+        return Err(Refusal::bad_request(code::INVALID_REQUEST, "an empty batch"));
+    }
+    let mut begun = Vec::with_capacity(messages.len());
+    for text in messages {
+        // A copy: a slice would keep the whole batch for as long as one call of it runs, and only its own bytes count.
+        match Message::scan(Bytes::copy_from_slice(&text), limits) {
+            Ok(message) => begun.extend(one(front, whom, session, message)),
+            Err(error) => begun.push(Begun::Answered(front.unreadable(&error).into_message())),
+        }
+    }
+    Ok(begun)
+}
+
+fn one(
+    front: &Front,
+    (caller, scope): (&Caller, Option<&ServerName>),
+    session: &Arc<Session>,
+    message: Message,
+) -> Option<Begun> {
+    let id = (message.kind() == Kind::Request).then(|| message.id().cloned()).flatten();
+    let begun = if Method::parse(message.method()) == Method::Initialize {
+        // MCP 2025-03-26 basic/lifecycle, Initialization: never part of a batch
+        Err(Refusal::bad_request(code::INVALID_REQUEST, "initialize cannot be part of a batch"))
+    } else {
+        let mut room = front.rooms.permits.call(caller.principal());
+        if let Ok(permit) = &mut room
+            && let Err(bound) = permit.hold_bytes(message.bytes().len())
+        {
+            room = Err(bound);
+        }
+        let arrival = Arrival { caller: caller.clone(), scope: scope.cloned(), room, message };
+        legacy::take(front, arrival, session)
+    };
+    match begun {
+        Ok(begun) => begun,
+        Err(refusal) => Some(Begun::Answered(refusal.answering(id.as_ref()).into_message())),
+    }
+}
+
+async fn respond(front: &Front, begun: Vec<Begun>, accepts: Accepts) -> Response<Body> {
+    if begun.is_empty() {
+        return accepted();
+    }
+    let at_once = begun.iter().all(|begun| matches!(begun, Begun::Answered(_)));
+    if accepts.json && (at_once || !accepts.events) {
+        return match array(begun).await {
+            Some(answers) => refusal::json(answers),
+            None => accepted(),
+        };
+    }
+    let (outbox, messages) = outbox(front.rooms.permits.metrics());
+    for begun in begun {
+        let outbox = outbox.clone();
+        front.rooms.drain.spawn(async move { outbox.deliver(Ok(Some(begun))).await });
+    }
+    let count = front.rooms.metrics.stream(StreamKind::Call);
+    sse::response(None, Feed::Plain(Box::new(messages)), front.config.keep_alive, count)
+}
+
+/// All answers in one array; all calls are on their way already. `None`: their client has cancelled them all.
+// JSON-RPC 2.0 §6: nothing rather than an empty array
+async fn array(begun: Vec<Begun>) -> Option<Parts> {
+    let mut array = Parts::default();
+    let mut separator: &'static [u8] = b"[";
+    for begun in begun {
+        let answer = match begun {
+            Begun::Answered(answer) => Some(answer),
+            Begun::Call(exchange) => exchange.answer().await,
+            Begun::Listen(_) => None, // unknown in the revision that has batches
+        };
+        if let Some(answer) = answer {
+            array.push(Bytes::from_static(separator));
+            array.extend(answer);
+            separator = b",";
+        }
+    }
+    if separator == b"[" {
+        return None;
+    }
+    array.push(Bytes::from_static(b"]"));
+    Some(array)
+}
+
+/// Messages of one batch. 64: no client in use sends more than a few, and each may start a call.
+const MESSAGES: usize = 64;

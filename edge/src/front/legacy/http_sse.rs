@@ -1,0 +1,367 @@
+//! The transport of 2024-11-05: a stream that the client opens first, and an address that its messages go to.
+//!
+//! ```text
+//! GET /sse ──▶ channel ──▶ event: endpoint ──▶ POST /messages?sessionId=… ──▶ 202
+//!                 ▲                                       │
+//!                 └────── everything said to the client ──┘   (outbox)
+//! ```
+//! Any legacy revision may be negotiated over it. Guarantees: a channel serves the principal that opened it,
+//! at its path; it carries one session, and they end together; what waits for a slow client is bounded.
+//! There is no resumption, because the transport has none.
+// MCP 2024-11-05 basic/transports, HTTP with SSE
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Response, StatusCode, Uri};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use wire::Kind;
+use wire::code;
+use wire::mcp::method::Method;
+
+use super::batch;
+use super::outbox::{Outbox, outbox};
+use super::tenure::Tenure;
+use crate::call::{Caller, ServerName};
+use crate::error::{Blame, Error, Kind as ErrorKind};
+use crate::front::body::Body;
+use crate::front::door::arrival::{Arrival, Begun};
+use crate::front::door::classify;
+use crate::front::metrics::StreamKind;
+use crate::front::modern::accepted;
+use crate::front::refusal::Refusal;
+use crate::front::sse;
+use crate::front::sse::Feed;
+use crate::front::{Front, legacy};
+use crate::permit::{Bound, NoRoom};
+use crate::seal::{self, Home, Sealer};
+use crate::session::Session;
+
+/// The open channels.
+pub(in crate::front) struct Channels {
+    sealer: Sealer,
+    /// Tells this process's numbers from those of others that have the same key.
+    instance: [u8; 8],
+    next_number: AtomicU64,
+    open: Mutex<HashMap<u64, Arc<Channel>>>,
+}
+
+/// One client.
+struct Channel {
+    number: u64,
+    caller: Caller,
+    tenure: Tenure,
+    scope: Option<ServerName>,
+    outbox: Outbox,
+    /// For answers on the spot that are not written yet.
+    room: Arc<Semaphore>,
+    state: Mutex<State>,
+    initialized: Notify,
+}
+
+/// `Opening → Open → Closed`, or straight to the end when no `initialize` comes.
+enum State {
+    Opening,
+    Open(Arc<Session>),
+    /// Terminal.
+    Closed,
+}
+
+impl Channels {
+    /// None is open.
+    ///
+    /// # Errors
+    /// When the system gives out no random numbers.
+    pub(in crate::front) fn new(sealer: Sealer) -> Result<Self, Error> {
+        let (instance, next_number) = (sealer.random()?, AtomicU64::new(1));
+        Ok(Self { sealer, instance, next_number, open: Mutex::default() })
+    }
+
+    /// The token that stands for a channel in its address; always of one length.
+    fn token(&self, number: u64) -> Result<Box<str>, Error> {
+        let mut payload = [self.instance, number.to_be_bytes()].concat();
+        payload.extend(self.sealer.home().encode());
+        self.sealer.seal(KIND, &payload)
+    }
+
+    /// The channel of that token, if `caller` may use it at this path.
+    fn find(&self, token: &str, caller: &Caller, scope: Option<&ServerName>) -> Option<Arc<Channel>> {
+        let payload = self.sealer.open(KIND, token)?;
+        let (instance, rest) = payload.split_first_chunk::<8>()?;
+        let number = u64::from_be_bytes(*rest.first_chunk()?);
+        let channel = self.open().get(&number).filter(|_| *instance == self.instance).cloned()?;
+        (channel.caller == *caller && channel.scope.as_ref() == scope).then_some(channel)
+    }
+
+    /// Where the channel of that token lives, if that is another process.
+    fn elsewhere(&self, token: &str) -> Option<Home> {
+        let payload = self.sealer.open(KIND, token)?;
+        let (instance, rest) = payload.split_first_chunk::<8>()?;
+        let home = Home::decode(*rest.last_chunk()?);
+        (*instance != self.instance && home != self.sealer.home()).then_some(home)
+    }
+
+    #[cfg(test)]
+    pub(in crate::front) fn count(&self) -> usize {
+        self.open().len()
+    }
+
+    fn open(&self) -> MutexGuard<'_, HashMap<u64, Arc<Channel>>> {
+        // Nothing panics while the lock is held, so poison carries no news.
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Opens a channel: its stream, which says first where messages go.
+pub(in crate::front) fn open(
+    front: &Arc<Front>,
+    uri: &Uri,
+    (caller, scope): (Caller, Option<ServerName>),
+) -> Result<Response<Body>, Refusal> {
+    let (channels, drain) = (&front.channels, &front.rooms.drain);
+    if drain.is_stopping() {
+        let message = "this gateway is stopping; connect again";
+        return Err(Error::new(ErrorKind::Draining, Blame::Edge, message).into());
+    }
+    let number = channels.next_number.fetch_add(1, Ordering::Relaxed);
+    let token = channels.token(number)?;
+    let (outbox, messages) = outbox(front.rooms.permits.metrics());
+    let tenure = Tenure::of(caller.clone());
+    let channel = Arc::new(Channel {
+        number,
+        caller,
+        tenure: tenure.clone(),
+        scope,
+        outbox,
+        room: Arc::new(Semaphore::new(ANSWERS)),
+        state: Mutex::new(State::Opening),
+        initialized: Notify::new(),
+    });
+    {
+        let mut open = channels.open();
+        if open.len() >= front.config.channels {
+            front.rooms.permits.metrics().hit(Bound::Sessions);
+            return Err(NoRoom::Sessions.refusal().into());
+        }
+        open.insert(number, channel.clone());
+    }
+    drain.spawn(attend(front.clone(), channel));
+    // Relative, so that a path prefix put before us by a proxy stays. RFC 3986 §5.2: the last segment of the
+    // stream's own path is replaced.
+    let up = if uri.path().ends_with('/') { "../" } else { "" };
+    let endpoint = Bytes::from(format!("event: endpoint\ndata: {up}messages?{SESSION}={token}\n\n"));
+    let count = front.rooms.metrics.stream(StreamKind::Sse);
+    let feed = Feed::Plain(Box::new(messages));
+    Ok(sse::standing(tenure, (Some(endpoint.into()), feed), front.config.keep_alive, count))
+}
+
+/// The channel that a message is for.
+pub(in crate::front) struct Addressee(Arc<Channel>);
+
+/// Finds the channel in the query of a message's address.
+pub(in crate::front) fn addressee(
+    front: &Front,
+    uri: &Uri,
+    caller: &Caller,
+    scope: Option<&ServerName>,
+) -> Result<Addressee, Refusal> {
+    let Some(token) = token(uri) else {
+        let message = "post to the address that the endpoint event of GET /sse names";
+        return Err(Refusal::bad_request(code::INVALID_REQUEST, message));
+    };
+    let channel = front.channels.find(token, caller, scope).ok_or_else(unknown)?;
+    // Who has fresh credentials keeps the stream that he came with older ones for: there is no second one to open.
+    channel.tenure.renew(caller);
+    Ok(Addressee(channel))
+}
+
+/// Where the channel of a message's address lives, if that is another process, and what says so.
+pub(in crate::front) fn elsewhere<'u>(front: &Front, uri: &'u Uri) -> Option<(Home, &'u str)> {
+    let token = token(uri)?;
+    Some((front.channels.elsewhere(token)?, token))
+}
+
+fn token(uri: &Uri) -> Option<&str> {
+    let mut pairs = uri.query().unwrap_or_default().split('&').filter_map(|pair| pair.split_once('='));
+    pairs.find(|(name, _)| *name == SESSION).map(|(_, token)| token)
+}
+
+fn unknown() -> Refusal {
+    Refusal::new(StatusCode::NOT_FOUND, code::INVALID_REQUEST, "unknown session; open a new stream")
+}
+
+/// Takes one message; what comes of it is said on the stream.
+pub(in crate::front) fn take(
+    front: &Front,
+    to: &Addressee,
+    arrival: Arrival,
+) -> Result<Response<Body>, Refusal> {
+    let Addressee(channel) = to;
+    if matches!(*channel.state(), State::Closed) {
+        return Err(unknown()); // it ended while the message was read
+    }
+    let id = (arrival.message.kind() == Kind::Request).then(|| arrival.message.id().cloned()).flatten();
+    let begun = channel.message(front, arrival).map_err(|refusal| refusal.answering(id.as_ref()));
+    let (room, running) = match &begun {
+        Ok(None) => return Ok(accepted()),
+        // The session bounds its calls; cancels and answers to what servers ask must come through beside them.
+        Ok(Some(Begun::Call(_))) => (None, Some(channel.tenure.call())),
+        Ok(Some(Begun::Listen(_))) => (None, None), // of another era; it has no end that could be waited for
+        Ok(Some(Begun::Answered(_))) | Err(_) => (Some(channel.place(front)?), None),
+    };
+    let outbox = channel.outbox.clone();
+    front.rooms.drain.spawn(async move {
+        outbox.deliver(begun).await;
+        drop((room, running));
+    });
+    Ok(accepted())
+}
+
+/// Takes a batch of `session`; what comes of its messages is said on the stream.
+pub(in crate::front) fn take_batch(
+    front: &Front,
+    Addressee(channel): &Addressee,
+    session: &Arc<Session>,
+    body: &Bytes,
+) -> Result<Response<Body>, Refusal> {
+    // One place for all answers on the spot, and before anything has begun: calls must not run when the client hears
+    // that nothing was taken.
+    let room = channel.place(front)?;
+    let batch = batch::take(front, (&channel.caller, channel.scope.as_ref()), session, body)?;
+    let (answers, calls): (Vec<_>, Vec<_>) =
+        batch.into_iter().partition(|begun| matches!(begun, Begun::Answered(_)));
+    for call in calls {
+        let (outbox, running) = (channel.outbox.clone(), channel.tenure.call());
+        front.rooms.drain.spawn(async move {
+            outbox.deliver(Ok(Some(call))).await;
+            drop(running);
+        });
+    }
+    let outbox = channel.outbox.clone();
+    front.rooms.drain.spawn(async move {
+        for answer in answers {
+            outbox.deliver(Ok(Some(answer))).await;
+        }
+        drop(room);
+    });
+    Ok(accepted())
+}
+
+impl Addressee {
+    /// Its session, if that may send batches.
+    pub(in crate::front) fn batching(&self) -> Option<Arc<Session>> {
+        match &*self.0.state() {
+            State::Open(session) => Some(session.clone()).filter(|session| batch::is_known_to(session)),
+            State::Opening | State::Closed => None,
+        }
+    }
+}
+
+impl Channel {
+    fn message(&self, front: &Front, arrival: Arrival) -> Result<Option<Begun>, Refusal> {
+        let (kind, method) = (arrival.message.kind(), Method::parse(arrival.message.method()));
+        // Under the lock, so that one session is opened however many ask for it at once.
+        let mut state = self.state();
+        match &*state {
+            State::Open(_) if method == Method::Initialize => {
+                let message = "this stream is initialized already";
+                Err(Refusal::bad_request(code::INVALID_REQUEST, message))
+            }
+            State::Open(session) => {
+                // Without it, for messages of other requests need not wait: those that are on their way at once have no
+                // order, and a session that is open here stays so.
+                let session = session.clone();
+                drop(state);
+                legacy::take(front, arrival, &session)
+            }
+            State::Opening if method == Method::Initialize && kind == Kind::Request => {
+                let (session, answer) = legacy::open(front, &arrival)?;
+                *state = State::Open(session);
+                self.initialized.notify_one();
+                Ok(Some(Begun::Answered(answer)))
+            }
+            // Clients look for the modern era here as well; with a result they would go on in it, where a
+            // stream of this transport has no place.
+            State::Opening if kind == Kind::Request && classify::is_modern(&arrival.message) => {
+                Err(Refusal::unknown_method(arrival.message.method()))
+            }
+            State::Opening if kind == Kind::Request && method == Method::Ping => {
+                Ok(Some(legacy::pong(&arrival.message)))
+            }
+            State::Opening if kind == Kind::Request => {
+                Err(Refusal::bad_request(code::INVALID_REQUEST, "send initialize first"))
+            }
+            State::Opening | State::Closed => Ok(None),
+        }
+    }
+
+    /// A place for answers on the spot.
+    fn place(&self, front: &Front) -> Result<OwnedSemaphorePermit, Refusal> {
+        self.room.clone().try_acquire_owned().map_err(|_| {
+            front.rooms.permits.metrics().hit(Bound::Answers);
+            NoRoom::Answers.refusal().into()
+        })
+    }
+
+    /// Its session, if it has one; without one it never will.
+    fn settle(&self) -> Option<Arc<Session>> {
+        let mut state = self.state();
+        match &*state {
+            State::Open(session) => Some(session.clone()),
+            State::Opening | State::Closed => {
+                *state = State::Closed;
+                None
+            }
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Every state is valid at any point, so poison carries no news.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Looks after a channel from its first to its last moment; the only one that ends it.
+async fn attend(front: Arc<Front>, channel: Arc<Channel>) {
+    let drain = &front.rooms.drain;
+    // All arms are cancel-safe: each waits for something that stays as it is.
+    tokio::select! {
+        () = channel.initialized.notified() => {}
+        () = channel.outbox.closed() => {}
+        () = drain.stopping() => {}
+        () = tokio::time::sleep(INITIALIZE_WITHIN) => front.rooms.permits.metrics().hit(Bound::Initialize),
+    }
+    if let Some(session) = channel.settle() {
+        let reader = legacy::listen(&front, &session);
+        let to_the_end = async {
+            channel.outbox.listen(reader).await;
+            session.key().ended.cancelled().await;
+        };
+        tokio::select! {
+            () = to_the_end => {}
+            () = channel.outbox.closed() => {
+                if channel.tenure.has_lapsed() {
+                    front.rooms.permits.metrics().hit(Bound::Renewal);
+                }
+            }
+            () = drain.cut() => {}
+        }
+        front.rooms.sessions.delete(&session);
+    }
+    // With the last answer on its way the outbox ends, and the stream with it.
+    front.channels.open().remove(&channel.number);
+}
+
+/// What these tokens are sealed as: they say nothing at `/mcp`, and session ids nothing here.
+const KIND: seal::Kind = seal::Kind::new("sse");
+/// The name that SDK servers use in the query, too.
+const SESSION: &str = "sessionId";
+/// From the opening of a stream to its `initialize`. 30 s: clients send it at once; without it a stream holds a
+/// place for nothing.
+const INITIALIZE_WITHIN: Duration = Duration::from_secs(30);
+/// Answers on the spot (to pings, to mistakes) of one channel that are not written yet; those of a batch count as one. 256:
+/// as many as calls.
+const ANSWERS: usize = 256;

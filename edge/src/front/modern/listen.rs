@@ -1,0 +1,292 @@
+//! A modern client's `subscriptions/listen`: what it wants to hear of, and the stream that tells it.
+//!
+//! ```text
+//! Opening ── servers agreed, or their time is over ──▶ Open ── the process stops ──▶ Over (terminal)
+//!    └─ nothing is told before the acknowledgement       └──── it lags ────────────────▲
+//! ```
+//! Guarantees: the acknowledgement comes first and names what will be heard; every message carries the id of the
+//! request as the client wrote it; what changed in between is told after it. The client ends a listen by closing
+//! its stream, or over one pipe by a notification; then its subscriptions end. It holds no call's permit.
+// MCP 2026-07-28 basic/patterns/subscriptions
+
+use std::collections::{HashSet, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http::Response;
+use serde::Deserialize;
+use serde_json::json;
+use wire::envelope::Value;
+use wire::id::RequestId;
+use wire::mcp::meta::SUBSCRIPTION_ID;
+use wire::mcp::method::Notice;
+use wire::splice::{Parts, Splice};
+use wire::{Era, Message, code};
+
+use super::tasks;
+use super::undeclared_tasks;
+use crate::call::{
+    Affinity, Caller, Client, Event, Hear, Next, Outcome, Reply, Responder, SUBSCRIPTIONS_BYTES, Standing,
+    Subscriber, Subscription, reply, subscription_bytes,
+};
+use crate::error::{Blame, Error, Kind};
+use crate::front::Front;
+use crate::front::body::Body;
+use crate::front::door::arrival::Arrival;
+use crate::front::door::media;
+use crate::front::door::media::Accepts;
+use crate::front::legacy::own_stream::{Changes, News};
+use crate::front::metrics::StreamKind;
+use crate::front::refusal;
+use crate::front::refusal::Refusal;
+use crate::front::reply::Manner;
+use crate::front::sse;
+use crate::front::sse::Feed;
+use crate::permit::{self, Bound, ListenPermit, NoRoom};
+use crate::router::{Accepted, ListChanges};
+use crate::session::replay::Weight;
+use crate::session::{Said, Source};
+
+/// See the module.
+pub(in crate::front) struct Listen {
+    id: RequestId,
+    caller: Caller,
+    filter: Filter,
+    state: State,
+    changes: Changes,
+    /// What the client knows of.
+    told: ListChanges,
+    /// Updates of its resources.
+    heard: Reply,
+    /// Kept, for without subscriptions nobody else does, and its end would be that of `heard`.
+    _ear: Arc<Ear>,
+    _permit: ListenPermit,
+}
+
+/// See the drawing above.
+enum State {
+    Opening(Accepted),
+    Open {
+        /// Notices of changed lists that are not sent yet.
+        waiting: VecDeque<Notice>,
+        _subscriptions: Vec<Subscription>,
+    },
+    Over,
+}
+
+/// What a client wants to hear of. Members that nobody knows are left out of the acknowledgement.
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct Filter {
+    tools_list_changed: Option<bool>,
+    prompts_list_changed: Option<bool>,
+    resources_list_changed: Option<bool>,
+    resource_subscriptions: Option<Vec<String>>,
+    task_ids: Option<Vec<String>>,
+}
+
+/// Opens a listen.
+pub(super) fn start(front: &Front, arrival: Arrival, client: Client) -> Result<Listen, Refusal> {
+    let Arrival { caller, scope, message, .. } = arrival;
+    let rooms = &front.rooms;
+    let Some(id) = message.id().cloned() else {
+        return Err(Refusal::bad_request(code::INVALID_REQUEST, "a request has an id"));
+    };
+    let mut filter = Filter::of(&message)?;
+    // MCP extension io.modelcontextprotocol/tasks, Subscribing to Task Notifications
+    if filter.task_ids.take().is_some() && !tasks::knows_tasks(&client) {
+        return Err(undeclared_tasks());
+    }
+    let permit = rooms.permits.listen(caller.principal()).map_err(NoRoom::refusal)?;
+    let uris = filter.resource_subscriptions.take().unwrap_or_default();
+    if uris.iter().map(|uri| subscription_bytes(uri)).sum::<usize>() > SUBSCRIPTIONS_BYTES {
+        rooms.permits.metrics().hit(Bound::Subscriptions);
+        return Err(NoRoom::Subscriptions.refusal().into());
+    }
+    let changes = rooms.gateway.changes(&caller, scope.as_ref());
+    let mut changes = Changes::new(changes, rooms.drain.clone());
+    // From here on nothing is missed.
+    let told = changes.now();
+    let (responder, heard) = reply();
+    let ear = Arc::new(Ear { to: Mutex::new(Some(responder)), refusals: rooms.permits.metrics().clone() });
+    let (client, affinity) = (Arc::new(client.copied()), Affinity::Principal);
+    let subscriber = Subscriber { caller: caller.clone(), client, affinity, ear: ear.clone() };
+    let mut once = HashSet::new();
+    let uris: Vec<_> = uris.into_iter().filter(|uri| once.insert(uri.clone())).collect();
+    let state = State::Opening(rooms.gateway.subscribe(subscriber, scope, uris));
+    Ok(Listen { id, caller, filter, state, changes, told, heard, _ear: ear, _permit: permit })
+}
+
+impl Filter {
+    fn of(message: &Message) -> Result<Self, Refusal> {
+        let filter = message.param("notifications").filter(Value::is_object);
+        filter.and_then(|filter| filter.parse().ok()).ok_or_else(|| {
+            let message = "params.notifications must be an object: toolsListChanged, promptsListChanged and \
+                           resourcesListChanged are booleans, resourceSubscriptions is an array of URIs";
+            Refusal::bad_request(code::INVALID_PARAMS, message)
+        })
+    }
+
+    /// The lists that changed and are wanted.
+    fn changed(&self, told: ListChanges, now: ListChanges) -> Vec<Notice> {
+        let lists = [
+            (self.tools_list_changed, told.tools != now.tools, Notice::ToolsChanged),
+            (self.prompts_list_changed, told.prompts != now.prompts, Notice::PromptsChanged),
+            (self.resources_list_changed, told.resources != now.resources, Notice::ResourcesChanged),
+        ];
+        let wanted = lists.into_iter().filter(|(wanted, changed, _)| *changed && *wanted == Some(true));
+        wanted.map(|(.., notice)| notice).collect()
+    }
+
+    /// The part of it that will be heard, a JSON object.
+    fn accepted(&self, subscriptions: &[Subscription]) -> serde_json::Value {
+        let lists = [
+            ("toolsListChanged", self.tools_list_changed),
+            ("promptsListChanged", self.prompts_list_changed),
+            ("resourcesListChanged", self.resources_list_changed),
+        ];
+        let mut accepted = serde_json::Map::new();
+        for (key, _) in lists.into_iter().filter(|(_, wanted)| *wanted == Some(true)) {
+            accepted.insert(key.to_owned(), true.into());
+        }
+        if !subscriptions.is_empty() {
+            let uris: Vec<_> = subscriptions.iter().map(Subscription::uri).collect();
+            accepted.insert("resourceSubscriptions".to_owned(), json!(uris));
+        }
+        accepted.into()
+    }
+}
+
+impl Listen {
+    /// As a response, which is a stream in any case.
+    pub(in crate::front) fn respond(self, front: &Front, accepts: Accepts) -> Response<Body> {
+        if !accepts.events {
+            return media::no_stream_wanted().answering(Some(&self.id)).into_response();
+        }
+        let count = front.rooms.metrics.stream(StreamKind::Listen);
+        let standing = Standing::of(self.caller.clone());
+        sse::standing(standing, (None, Feed::Plain(Box::new(self))), front.config.keep_alive, count)
+    }
+
+    fn acknowledgement(&self, subscriptions: &[Subscription]) -> Parts {
+        let notifications = format!(r#","notifications":{}"#, self.filter.accepted(subscriptions));
+        self.own(Notice::Acknowledged, &notifications)
+    }
+
+    /// A notification of our own; `members` of its params follow `_meta`.
+    fn own(&self, notice: Notice, members: &str) -> Parts {
+        let (method, meta) = (notice.as_str(), self.meta());
+        let text = format!(r#"{{"jsonrpc":"2.0","method":"{method}","params":{{"_meta":{meta}{members}}}}}"#);
+        Bytes::from(text).into()
+    }
+
+    fn meta(&self) -> String {
+        format!(r#"{{"{SUBSCRIPTION_ID}":{}}}"#, self.id)
+    }
+
+    /// A server's notification under the id of this listen.
+    fn tagged(&self, message: &Message) -> Option<Parts> {
+        let mut splice = Splice::new(message.bytes().clone());
+        match (message.meta(), message.params()) {
+            (Some(meta), _) => splice.object(meta).set(SUBSCRIPTION_ID, self.id.token().clone()),
+            (None, params) => splice.object(params?).set("_meta", self.meta()),
+        }
+        Some(splice.finish())
+    }
+
+    /// The proper end: the client may listen elsewhere.
+    // MCP 2026-07-28 basic/patterns/subscriptions, Graceful Closure
+    fn end(&mut self) -> Parts {
+        self.state = State::Over;
+        let result = format!(r#"{{"resultType":"complete","_meta":{}}}"#, self.meta());
+        refusal::message(Some(&self.id), "result", Bytes::from(result).into())
+    }
+
+    fn poll_heard(&mut self, context: &mut Context<'_>) -> Poll<Said> {
+        loop {
+            match ready!(self.heard.poll_next(context)) {
+                Next::Event(Event::Notice(_, message)) => {
+                    if let Some(message) = self.tagged(&message) {
+                        return Poll::Ready(Said::Message(message, Weight::Lasting));
+                    }
+                }
+                Next::Event(_) => {}
+                Next::Outcome(Outcome::Failed(error)) => {
+                    self.state = State::Over;
+                    let manner = Manner { era: Era::Modern, server: None };
+                    return Poll::Ready(Said::Last(manner.failed(&self.id, &error).message));
+                }
+                // An ear says nothing else at its end.
+                Next::Outcome(_) => return Poll::Pending,
+            }
+        }
+    }
+}
+
+impl Source for Listen {
+    fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Said> {
+        loop {
+            match &mut self.state {
+                State::Opening(accepted) => {
+                    let subscriptions = ready!(accepted.as_mut().poll(context));
+                    let message = self.acknowledgement(&subscriptions);
+                    self.state = State::Open { waiting: VecDeque::new(), _subscriptions: subscriptions };
+                    return Poll::Ready(Said::Message(message, Weight::Lasting));
+                }
+                State::Open { waiting, .. } => {
+                    let now = self.changes.now();
+                    for notice in self.filter.changed(std::mem::replace(&mut self.told, now), now) {
+                        if !waiting.contains(&notice) {
+                            waiting.push_back(notice);
+                        }
+                    }
+                    if let Some(notice) = waiting.pop_front() {
+                        return Poll::Ready(Said::Message(self.own(notice, ""), Weight::Lasting));
+                    }
+                }
+                State::Over => return Poll::Ready(Said::End),
+            }
+            if let Poll::Ready(said) = self.poll_heard(context) {
+                return Poll::Ready(said);
+            }
+            match ready!(self.changes.poll_news(context)) {
+                News::Changed => {}
+                News::End => return Poll::Ready(Said::Last(self.end())),
+            }
+        }
+    }
+}
+
+/// The place that updates go to until the client fetches them.
+struct Ear {
+    /// `None` once the client has lagged.
+    to: Mutex<Option<Responder>>,
+    refusals: permit::Metrics,
+}
+
+impl Hear for Ear {
+    fn updated(&self, message: &Message) {
+        let lagging = {
+            // Nothing panics while the lock is held, so poison carries no news.
+            let mut to = self.to.lock().unwrap_or_else(PoisonError::into_inner);
+            let Some(responder) = &*to else { return };
+            if responder.event(Event::Notice(Notice::ResourceUpdated, message.clone())) {
+                return;
+            }
+            to.take()
+        };
+        let Some(responder) = lagging.filter(|responder| !responder.is_cancelled()) else { return };
+        self.refusals.hit(Bound::EventBytes);
+        let message = "the client read this stream too slowly and missed news; listen again, and read anew";
+        responder.fail(Error::new(Kind::Lost, Blame::Downstream, message));
+    }
+
+    fn lost(&self) {
+        let taken = self.to.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(responder) = taken {
+            let message = "what these resources come from has changed; listen again, and read anew";
+            responder.fail(Error::new(Kind::Lost, Blame::Edge, message));
+        }
+    }
+}

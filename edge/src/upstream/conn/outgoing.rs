@@ -1,0 +1,104 @@
+//! A call as the line that goes to a server: the client's own bytes but for the id, the name and `_meta`,
+//! edited in one pass. The eras differ in what they do to `_meta`; the rest is here.
+
+use bytes::Bytes;
+use serde_json::Value;
+use wire::frame::one_line;
+use wire::id::RequestId;
+use wire::mcp::meta;
+use wire::splice::{Parts, Splice};
+use wire::{Era, Message};
+
+use super::mux::WireId;
+use crate::call::Call;
+use crate::upstream::{legacy, modern};
+
+/// The client's request with every byte on one line; a server takes a line for a message, so a raw line break
+/// would let a client write messages of its own to a process it shares. No copy when there is none.
+pub(super) fn flatten(call: &Call) -> Bytes {
+    one_line(call.request.bytes().clone())
+}
+
+/// `source` (the flattened request of `call`) as request `id` to a server of `era`.
+pub(super) fn request(call: &Call, source: Bytes, id: WireId, era: Era) -> Parts {
+    let id = RequestId::number(id.number());
+    let mut splice = Splice::new(source);
+    if let Some(span) = call.request.id_span() {
+        splice.replace_id(span, id.clone());
+    }
+    if let Some(rename) = &call.rename {
+        splice.replace(rename.span, rename.token.clone());
+    }
+    // A client's tokens may collide with another's; the request's id is as unique, and maps back as it does.
+    let progress = call.request.meta_value(meta::PROGRESS_TOKEN).map(|_| id.token());
+    match era {
+        Era::Legacy => legacy::edit_meta(&mut splice, &call.request, progress),
+        Era::Modern => modern::edit_meta(&mut splice, call, progress),
+    }
+    splice.finish()
+}
+
+/// A request of our own.
+pub(super) fn own(id: WireId, method: &str, params: &str) -> Parts {
+    let number = id.number();
+    Bytes::from(format!(r#"{{"jsonrpc":"2.0","id":{number},"method":"{method}","params":{params}}}"#)).into()
+}
+
+// MCP 2025-11-25 basic/utilities/cancellation; 2026-07-28 basic/transports/stdio, Cancellation
+pub(super) fn cancelled(id: WireId) -> Parts {
+    let number = id.number();
+    Bytes::from(format!(
+        r#"{{"jsonrpc":"2.0","method":"notifications/cancelled","params":{{"requestId":{number}}}}}"#
+    ))
+    .into()
+}
+
+/// That the client's roots changed.
+// MCP 2025-11-25 client/roots, Root List Changes
+pub(super) const ROOTS_CHANGED: Bytes =
+    Bytes::from_static(br#"{"jsonrpc":"2.0","method":"notifications/roots/list_changed"}"#);
+
+/// How far a client says that it has come with what the server asked under its own `token`, a JSON text. Made anew, for
+/// what the client sent may be long and waits here; `None` if it has no number.
+// MCP 2025-11-25 basic/utilities/progress
+pub(super) fn progress(token: &[u8], notice: &Message) -> Option<Parts> {
+    let number = |key| {
+        let raw = notice.param(key)?.raw();
+        let first = raw.first()?;
+        (raw.len() <= NUMBER_BYTES && (*first == b'-' || first.is_ascii_digit())).then_some(raw)
+    };
+    let mut line = Vec::from(PROGRESS);
+    line.extend_from_slice(token);
+    line.extend_from_slice(br#","progress":"#);
+    line.extend_from_slice(number("progress")?);
+    if let Some(total) = number("total") {
+        line.extend_from_slice(br#","total":"#);
+        line.extend_from_slice(total);
+    }
+    if let Some(said) = notice.param("message").and_then(|said| said.as_str()) {
+        let said: String = said.chars().take(SAID_CHARS).collect();
+        line.extend_from_slice(br#","message":"#);
+        line.extend_from_slice(Value::from(said).to_string().as_bytes());
+    }
+    line.extend_from_slice(b"}}");
+    Some(Bytes::from(line).into())
+}
+
+/// The answer to a request that a server made: `outcome` is the rest of the message, from its comma on.
+pub(super) fn answer(id: &RequestId, outcome: &'static str) -> Parts {
+    let head = Bytes::from_static(br#"{"jsonrpc":"2.0","id":"#);
+    [head, id.token(), Bytes::from_static(outcome.as_bytes())].into_iter().collect()
+}
+
+/// The same from what a client said: `value` is its `result` or its `error`, by `key`.
+pub(super) fn relayed(id: &RequestId, key: &'static str, value: Bytes) -> Parts {
+    let head = Bytes::from_static(br#"{"jsonrpc":"2.0","id":"#);
+    let middle = Bytes::from(format!(r#","{key}":"#));
+    [head, id.token(), middle, one_line(value), Bytes::from_static(b"}")].into_iter().collect()
+}
+
+const PROGRESS: &[u8] = br#"{"jsonrpc":"2.0","method":"notifications/progress","params":{"progressToken":"#;
+/// The longest number of a client that is passed on. 32: any double, and any integer of 64 bits.
+const NUMBER_BYTES: usize = 32;
+/// What is passed on of a client's own words. 1,000: more than anybody reads while he waits.
+const SAID_CHARS: usize = 1000;
