@@ -24,17 +24,15 @@ use wire::mcp::version::{LATEST_MODERN, ProtocolVersion};
 use wire::splice::Parts;
 
 use super::asks::inputs::Answers;
-use super::asks::retry;
-use super::asks::retry::Retry;
+use super::asks::retry::{self, Retry};
 use super::body::Body;
 use super::door::arrival::{Arrival, Begun};
-use super::door::classify;
-use super::door::classify::MISSING_META;
-use super::door::headers;
+use super::door::classify::{self, MISSING_META};
+use super::door::{Posted, headers};
 use super::exchange::{Exchange, Resumption, Tie};
 use super::refusal::{self, Refusal};
 use super::reply::Manner;
-use super::{Front, Posted, client};
+use super::{Front, client};
 use crate::call::{Affinity, Call, Caller, Client, ServerName};
 use crate::permit::{self, NoRoom};
 

@@ -27,10 +27,10 @@ use wire::{Kind, Message};
 
 use super::door::arrival::{Arrival, Begun};
 use super::door::classify::{Class, Clues, classify};
-use super::legacy::batch;
 use super::legacy::outbox::{Messages, Outbox, outbox};
+use super::legacy::{self, batch};
 use super::refusal::Refusal;
-use super::{Front, legacy, modern};
+use super::{Front, modern};
 use crate::call::Caller;
 use crate::ops::drain::DrainWatch;
 use crate::permit::Bound;

@@ -6,11 +6,10 @@ use wire::splice::Parts;
 
 use super::media::Accepts;
 use crate::call::{Caller, ServerName};
-use crate::front::Front;
 use crate::front::body::Body;
 use crate::front::exchange::Exchange;
 use crate::front::modern::listen::Listen;
-use crate::front::{refusal, sse};
+use crate::front::{Front, refusal, sse};
 use crate::permit::{CallPermit, NoRoom};
 
 /// See the module.

@@ -11,14 +11,14 @@ use http_body::Body as HttpBody;
 use serde_json::json;
 use wire::{Message, code};
 
-use super::headers;
 use super::route::Route;
+use super::{Knock, headers, not_found, refused};
 use crate::call::Caller;
+use crate::front::Front;
 use crate::front::body::Body;
-use crate::front::legacy::http_sse;
+use crate::front::legacy::{self, http_sse};
 use crate::front::modern::tasks;
 use crate::front::refusal::Refusal;
-use crate::front::{Front, Knock, legacy, not_found, refused};
 use crate::ops::drain::DrainWatch;
 use crate::peer::{Passed, Peers, Unanswered};
 

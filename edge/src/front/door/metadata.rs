@@ -13,8 +13,7 @@ use wire::splice::Parts;
 
 use super::route;
 use crate::front::body::Body;
-use crate::front::refusal;
-use crate::front::refusal::Refusal;
+use crate::front::refusal::{self, Refusal};
 use crate::front::{Front, not_found};
 
 /// The document about the endpoint at this path, or about the whole gateway if it is empty.

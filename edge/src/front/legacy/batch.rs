@@ -18,17 +18,14 @@ use wire::{Kind, Message, code};
 
 use super::outbox::outbox;
 use crate::call::{Caller, ServerName};
-use crate::front::Front;
 use crate::front::body::Body;
 use crate::front::door::arrival::{Arrival, Begun};
 use crate::front::door::media::Accepts;
-use crate::front::legacy;
 use crate::front::metrics::StreamKind;
 use crate::front::modern::accepted;
-use crate::front::refusal;
-use crate::front::refusal::Refusal;
-use crate::front::sse;
-use crate::front::sse::Feed;
+use crate::front::refusal::{self, Refusal};
+use crate::front::sse::{self, Feed};
+use crate::front::{Front, legacy};
 use crate::permit::Bound;
 use crate::session::Session;
 

@@ -24,8 +24,7 @@ use wire::mcp::method::Notice;
 use wire::splice::{Parts, Splice};
 use wire::{Era, Message, code};
 
-use super::tasks;
-use super::undeclared_tasks;
+use super::{tasks, undeclared_tasks};
 use crate::call::{
     Affinity, Caller, Client, Event, Hear, Next, Outcome, Reply, Responder, SUBSCRIPTIONS_BYTES, Standing,
     Subscriber, Subscription, reply, subscription_bytes,
@@ -34,15 +33,12 @@ use crate::error::{Blame, Error, Kind};
 use crate::front::Front;
 use crate::front::body::Body;
 use crate::front::door::arrival::Arrival;
-use crate::front::door::media;
-use crate::front::door::media::Accepts;
+use crate::front::door::media::{self, Accepts};
 use crate::front::legacy::own_stream::{Changes, News};
 use crate::front::metrics::StreamKind;
-use crate::front::refusal;
-use crate::front::refusal::Refusal;
+use crate::front::refusal::{self, Refusal};
 use crate::front::reply::Manner;
-use crate::front::sse;
-use crate::front::sse::Feed;
+use crate::front::sse::{self, Feed};
 use crate::permit::{self, Bound, ListenPermit, NoRoom};
 use crate::router::{Accepted, ListChanges};
 use crate::session::replay::Weight;

@@ -17,12 +17,10 @@ use wire::mcp::meta;
 use wire::mcp::method::Ask as Kind;
 
 use super::mux::WireId;
-use super::outgoing;
-use super::{Conn, NOTES, Phase, State};
+use super::{Conn, NOTES, Phase, State, outgoing};
 use crate::call::{Answer, Answered, Ask, Event};
 use crate::permit::Bound;
-use crate::upstream::pool::tenant;
-use crate::upstream::pool::tenant::Tenant;
+use crate::upstream::pool::tenant::{self, Tenant};
 
 /// The questions of one connection that wait.
 pub(super) struct Asks {

@@ -5,9 +5,8 @@ use wire::mcp::level::Level;
 use wire::mcp::method::{Method, Notice};
 use wire::splice::Parts;
 
-use super::outgoing;
 use super::pending::Work;
-use super::{Conn, Queued, State};
+use super::{Conn, Queued, State, outgoing};
 use crate::call::{Call, Event, SessionKey, reply};
 use crate::permit::Bound;
 use crate::upstream::pool::lease;

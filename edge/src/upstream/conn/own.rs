@@ -5,9 +5,8 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout};
 use wire::mcp::method::Method;
 
-use super::outgoing;
 use super::pending::{Pending, Work};
-use super::{Conn, Phase, Queued, State};
+use super::{Conn, Phase, Queued, State, outgoing};
 use crate::call::{Outcome, Reply, Responder, reply};
 use crate::error::Error;
 use crate::permit;

@@ -14,18 +14,17 @@ use wire::mcp::version::ProtocolVersion;
 use wire::{Era, Frame, Kind as MessageKind, Message, ScanError};
 
 use super::mux::{Standing, WireId};
-use super::outgoing;
 use super::pending::{Pending, Work};
 use super::silence::Counted;
-use super::{CLOSE_GRACE, Conn, Job, NOTES, asks, draining, listens, news, session_over, writer};
+use super::{CLOSE_GRACE, Conn, Job, NOTES, asks, draining, listens, news, outgoing, session_over, writer};
 use crate::call::{Call, Event, InputRequired, Outcome};
 use crate::error::{Blame, Error, Kind};
 use crate::permit::Bound;
 use crate::upstream::link::Link;
 use crate::upstream::link::process::{Process, outlived};
 use crate::upstream::metrics::Skip;
-use crate::upstream::modern::Judged;
-use crate::upstream::{legacy, modern, wishes};
+use crate::upstream::modern::{self, Judged};
+use crate::upstream::{legacy, wishes};
 
 /// Reads until the connection ends, then sees to it that everything of it is gone.
 pub(super) async fn run(conn: Arc<Conn>, link: Link) {

@@ -43,9 +43,8 @@ use super::metrics::Metrics;
 use super::pool::{Around, Pool};
 use super::settings::{Config, EraChoice, Isolation, ServerConfig, Source};
 use super::status::ServerState;
-use crate::call::List;
 use crate::call::{
-    Affinity, Answer, Ask, Call, Caller, Client, Dispatch, Event, Next, Outcome, Reply, ServerName,
+    Affinity, Answer, Ask, Call, Caller, Client, Dispatch, Event, List, Next, Outcome, Reply, ServerName,
     SessionKey,
 };
 use crate::error::Error;

@@ -27,11 +27,10 @@ use crate::call::{Affinity, Next, Outcome, Reply, Subscriber, Subscription};
 use crate::error::{Blame, Error, Kind};
 use crate::upstream::conn::{Conn, draining};
 use crate::upstream::legacy;
-use crate::upstream::pool::Shared;
 use crate::upstream::pool::health::Backoff;
-use crate::upstream::pool::lease;
 use crate::upstream::pool::roster::Key;
 use crate::upstream::pool::tenant::Tenant;
+use crate::upstream::pool::{Shared, lease};
 
 /// Why a connection is left.
 enum Left {
