@@ -22,7 +22,7 @@ use tokio_util::task::TaskTracker;
 use wire::mcp::method::Notice;
 use wire::{Era, Message};
 
-use self::health::Health;
+use self::health::{Health, Missed};
 use self::lease::{Lease, Profile, Seats};
 use self::roster::{Key, Opening, Roster};
 use self::tenant::Tenant;
@@ -75,6 +75,7 @@ impl Pool {
             roster: Roster::default(),
             verdict: Verdict::fixed(server.era),
             health: Health::new(Instant::now(), config.health_interval, seed),
+            missed: Missed::default(),
             facts: None,
             last_error: None,
             closes_at_once: false,
@@ -216,6 +217,7 @@ pub(super) struct State {
     pub(super) roster: Roster,
     pub(super) verdict: Verdict,
     pub(super) health: Health,
+    pub(super) missed: Missed,
     /// As of the last control connection.
     pub(super) facts: Option<Arc<Facts>>,
     pub(super) last_error: Option<String>,

@@ -42,17 +42,17 @@ impl Address {
     }
 }
 
-/// The order in which to try endpoints: those with the fewest connections first, and of equals another one
-/// each `turn`, so that replicas of the edge that start together do not all meet at the first.
-pub(in crate::upstream) fn spread(
+/// The order in which to try endpoints: those of the lowest rank first, and of equals another one each `turn`, so that
+/// replicas of the edge that start together do not all meet at the first.
+pub(in crate::upstream) fn spread<Rank: Ord>(
     mut endpoints: Vec<Endpoint>,
     turn: usize,
-    load: impl Fn(&Endpoint) -> usize,
+    rank: impl Fn(&Endpoint) -> Rank,
 ) -> Vec<Endpoint> {
     if let Some(shift) = turn.checked_rem(endpoints.len()) {
         endpoints.rotate_left(shift);
     }
-    endpoints.sort_by_cached_key(load);
+    endpoints.sort_by_cached_key(rank);
     endpoints
 }
 

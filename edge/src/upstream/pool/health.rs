@@ -9,9 +9,12 @@
 //!    └── forgotten, where none can look ──┘
 //! ```
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use tokio::time::Instant;
+
+use crate::upstream::link::address::Endpoint;
 
 /// What is known of a server.
 #[derive(Debug)]
@@ -93,6 +96,28 @@ impl Health {
     }
 }
 
+/// Endpoints that took no connection lately. No more than there were addresses in that time.
+#[derive(Debug, Default)]
+pub(in crate::upstream) struct Missed(HashMap<Endpoint, Instant>);
+
+impl Missed {
+    pub(super) fn note(&mut self, endpoint: &Endpoint, now: Instant) {
+        self.0.insert(endpoint.clone(), now);
+    }
+
+    pub(super) fn forget(&mut self, endpoint: &Endpoint) {
+        self.0.remove(endpoint);
+    }
+
+    pub(super) fn forget_before(&mut self, now: Instant) {
+        self.0.retain(|_, since| now.duration_since(*since) < MISSED_LATELY);
+    }
+
+    pub(super) fn has(&self, endpoint: &Endpoint) -> bool {
+        self.0.contains_key(endpoint)
+    }
+}
+
 /// Pauses that double up to a last one, each with a random part, so that many replicas do not come back at
 /// the same moment.
 #[derive(Debug)]
@@ -133,6 +158,9 @@ impl Backoff {
 const RECHECK_FIRST: Duration = Duration::from_millis(500);
 /// The longest that a server which came back is still taken for down; a connect that sends nothing is cheap.
 const RECHECK_LAST: Duration = Duration::from_secs(5);
+/// How long an endpoint that took no connection is tried after all others. 30 s: an attempt at one that swallows it costs
+/// 2 s, which one new connection in so long may pay to see whether it is back.
+const MISSED_LATELY: Duration = Duration::from_secs(30);
 
 #[cfg(test)]
 mod tests {

@@ -1,4 +1,4 @@
-//! Opening a connection: endpoints in order of load, a first answer from the server, again with backoff while
+//! Opening a connection: endpoints in order of load, those last that took none lately, a first answer from the server, again with backoff while
 //! there is time; and on the first connection of all, finding out the server's era.
 //!
 //! ```text
@@ -135,8 +135,10 @@ impl Shared {
         let endpoints = self.endpoints(deadline).await.map_err(Failure::Again)?;
         let turn = usize::try_from(self.number() ^ self.seed).unwrap_or_default();
         let endpoints = {
-            let state = self.lock();
-            spread(endpoints, turn, |endpoint| state.roster.load(endpoint))
+            let (mut state, now) = (self.lock(), Instant::now());
+            state.missed.forget_before(now);
+            // One that is gone has no load, and would be tried first by every new connection.
+            spread(endpoints, turn, |endpoint| (state.missed.has(endpoint), state.roster.load(endpoint)))
         };
         let mut failure = None::<Error>;
         for endpoint in &endpoints {
@@ -307,7 +309,11 @@ impl Shared {
         // The deadline bounds the tries; what follows a try that was begun in time has one of its own.
         let deadline = deadline.max(Instant::now() + CONNECT_LEAST).min(Instant::now() + CONNECT_MOST);
         let attempt = self.around.dial.dial(endpoint);
-        let link = self.in_time(deadline, attempt).await.map_err(Failure::Again)?;
+        let link = self.in_time(deadline, attempt).await.map_err(|error| {
+            self.lock().missed.note(endpoint, Instant::now());
+            Failure::Again(error)
+        })?;
+        self.lock().missed.forget(endpoint);
         self.reached();
         let server = self.server.name.clone();
         let (endpoint, until) = (endpoint.clone(), Tenant::until(tenant));

@@ -168,6 +168,32 @@ async fn an_address_that_does_not_even_refuse_takes_no_server_down() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_address_that_took_no_connection_is_tried_last_for_a_while() {
+    let mut room = Setting::default().build();
+    *room.dial.endpoints.lock().unwrap() = vec![Fake::endpoint(1), Fake::endpoint(2)];
+    *room.dial.holes.lock().unwrap() = vec![Fake::endpoint(2)];
+    let slow = Duration::from_secs(2);
+    let mut waits = Vec::new();
+    for number in 0..8 {
+        // A process of its own for each, so there is a connection to open.
+        let (start, reply) = (tokio::time::Instant::now(), room.echo_in(&session(number), "a"));
+        let mut peer = room.accept_legacy().await;
+        waits.push(start.elapsed());
+        peer.serve_echo().await;
+        result(reply).await;
+    }
+    assert_eq!(waits.iter().filter(|wait| **wait >= slow).count(), 1, "{waits:?}");
+    // Whether it is back is seen by the connections after that.
+    room.dial.holes.lock().unwrap().clear();
+    tokio::time::sleep(Duration::from_secs(31)).await;
+    let reply = room.echo_in(&session(8), "a");
+    let mut peer = room.accept_legacy().await;
+    assert_eq!(peer.endpoint, Fake::endpoint(2));
+    peer.serve_echo().await;
+    result(reply).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_server_of_which_one_address_is_full_and_another_is_gone_is_not_down() {
     let mut room = Setting::default().build();
     *room.dial.endpoints.lock().unwrap() = vec![Fake::endpoint(1), Fake::endpoint(2)];
