@@ -31,7 +31,12 @@ struct Local {
 
 impl Local {
     async fn start() -> Self {
-        let server = Listener::start(Script::from_flags(&["--name", "only", "--tools", "2"])).await;
+        Self::start_at(&["--name", "only", "--tools", "2"]).await
+    }
+
+    /// At a scripted server.
+    async fn start_at(flags: &[&str]) -> Self {
+        let server = Listener::start(Script::from_flags(flags)).await;
         let address = format!("--server=only={}", server.address());
         Self { _server: Some(server), ..Self::start_with(&[address]) }
     }
@@ -163,6 +168,24 @@ async fn local_servers_that_will_not_leave_are_gone_when_the_client_has_closed()
     client.ended_by_an_sdk().await;
     eventually("the servers to be gone", async || servers.iter().all(|pid| is_gone(*pid)).then_some(()))
         .await;
+}
+
+#[tokio::test]
+async fn a_client_that_says_all_at_once_and_leaves_is_answered() {
+    // Names are not given out yet when the input ends.
+    let mut client = Local::start_at(&["--name", "only", "--tools", "2", "--start-delay", "700"]).await;
+    let params = json!({"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "t", "version": "1"}});
+    client.say(json!({"jsonrpc": "2.0", "id": 0, "method": "initialize", "params": params})).await;
+    client.say(json!({"jsonrpc": "2.0", "method": "notifications/initialized"})).await;
+    client.say(json!({"jsonrpc": "2.0", "id": 1, "method": "tools/list"})).await;
+    let params = json!({"name": "t0", "arguments": {}});
+    client.say(json!({"jsonrpc": "2.0", "id": 2, "method": "tools/call", "params": params})).await;
+    client.input = None;
+    let (code, said, log) = client.ended().await;
+    let answers = said.iter().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let answers: Vec<_> = answers.filter(|message| message.get("id").is_some()).collect();
+    assert_eq!((code, answers.len()), (0, 3), "{said:#?} {log}");
+    assert!(answers.iter().all(|answer| answer.get("result").is_some()), "{answers:#?}");
 }
 
 #[tokio::test]

@@ -10,6 +10,8 @@ mod status;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use crate::auth::Authenticator;
 use crate::config::{Config, DrainConfig, Transport};
 use crate::error::Error;
@@ -21,6 +23,7 @@ use crate::ops::files::OpenFiles;
 use crate::ops::{log, metrics};
 use crate::peer::{self, Peers};
 use crate::permit::{self, Permits};
+use crate::router::Gateway;
 use crate::seal::Sealer;
 use crate::session;
 
@@ -144,23 +147,39 @@ impl App {
         }
         watch.spawn(self.reloader.run(reload, watch.clone()));
         watch.spawn(self.busy_poll.run(watch.clone()));
-        let open = self.door.serve(self.front, self.permits, &watch);
+        let open = self.door.serve(self.front, self.permits.clone(), &watch);
         let why = tokio::select! {
             biased; // a signal that comes along with the end of the input is the first, and leaves servers their time
-            why = stop() => why,
-            () = open.deserted() => Stop::Interrupt,
+            why = stop() => Some(why),
+            () = open.deserted() => None,
         };
-        let delay = match why {
-            Stop::Terminate => self.times.delay,
-            Stop::Interrupt => Duration::ZERO,
+        let drained = async {
+            // Calls of a client that said all at once wait for names, and a process that leaves gives out none.
+            if why.is_none() && self.permits.calls_in_flight() > 0 {
+                // Without names they fail for themselves.
+                let _ = self.servers.router.settling().await;
+            }
+            tracing::info!("draining");
+            let delay = if why == Some(Stop::Terminate) { self.times.delay } else { Duration::ZERO };
+            self.drain.run(delay, self.times.grace).await;
         };
-        tracing::info!("draining");
         tokio::select! {
-            () = self.drain.run(delay, self.times.grace) => {}
-            _ = stop() => tracing::warn!("told again to stop: what is on its way is cut off"),
+            () = drained => {}
+            () = told_again(stop, why.is_some()) => tracing::warn!("told again to stop: what is on its way is cut off"),
         }
         drop(open);
         tracing::info!("stopped");
+    }
+}
+
+/// Resolves with the next signal; after a first one not with its echo.
+async fn told_again(mut stop: impl AsyncFnMut() -> Stop, was_told: bool) {
+    let first = Instant::now();
+    loop {
+        stop().await;
+        if !was_told || first.elapsed() >= ECHO {
+            return;
+        }
     }
 }
 
@@ -191,3 +210,7 @@ fn limit_files(config: &mut Config) {
     }
     config.upstream.files = Some(files);
 }
+
+/// Terminals that close and wrappers that pass signals on to a whole group often send one twice. 300 ms: longer than that
+/// takes, and shorter than a person needs to press Ctrl-C again.
+const ECHO: Duration = Duration::from_millis(300);
