@@ -241,11 +241,12 @@ impl Responder {
                 consumer.into_iter().for_each(Waker::wake);
                 return Err(event);
             }
-            let worth = event.worth();
-            while shared.event_bytes + event.bytes() > EVENT_BYTES {
+            let over = (shared.event_bytes + event.bytes()).saturating_sub(EVENT_BYTES);
+            if over > 0 {
                 (fits, shared.lost) = (false, true);
-                let Some(old) = shared.make_room(worth) else { return Err(event) };
-                shared.event_bytes = shared.event_bytes.saturating_sub(old.bytes());
+                if !shared.make_room(over, event.worth()) {
+                    return Err(event);
+                }
             }
             shared.event_bytes += event.bytes();
             shared.events.push_back(event);
@@ -359,6 +360,10 @@ enum Worth {
     Ask,
 }
 
+impl Worth {
+    const THAT_GO: [Self; 3] = [Self::Progress, Self::Log, Self::News];
+}
+
 #[derive(Debug, Default)]
 struct Shared {
     events: VecDeque<Event>,
@@ -372,14 +377,36 @@ struct Shared {
 }
 
 impl Shared {
-    /// Takes out the newest of those that matter least, if that is no more than `worth`; never an ask.
-    fn make_room(&mut self, worth: Worth) -> Option<Event> {
-        let newest_first = self.events.iter().enumerate().rev();
-        let (at, least) = newest_first.map(|(at, old)| (at, old.worth())).min_by_key(|(_, worth)| *worth)?;
-        if least == Worth::Ask || least > worth {
-            return None;
+    /// Drops what matters least, of equals the newest, until so many bytes are free. Nothing goes if all that matters no
+    /// more than `worth` would not be enough; an ask never does.
+    fn make_room(&mut self, bytes: usize, worth: Worth) -> bool {
+        // Mostly a progress takes the place of the one before.
+        if let Some(last) =
+            self.events.pop_back_if(|last| last.worth() == Worth::Progress && last.bytes() >= bytes)
+        {
+            self.event_bytes -= last.bytes();
+            return true;
         }
-        self.events.remove(at)
+        let classes = || Worth::THAT_GO.into_iter().filter(|class| *class <= worth);
+        let of = |class| move |event: &&Event| event.worth() == class;
+        let most: usize =
+            classes().flat_map(|class| self.events.iter().filter(of(class))).map(Event::bytes).sum();
+        if most < bytes {
+            return false;
+        }
+        let (mut goes, mut free) = (vec![false; self.events.len()], 0);
+        for class in classes() {
+            for (event, goes) in self.events.iter().zip(&mut goes).rev() {
+                if free < bytes && event.worth() == class {
+                    *goes = true;
+                    free += event.bytes();
+                }
+            }
+        }
+        let mut goes = goes.into_iter();
+        self.events.retain(|_| goes.next() != Some(true));
+        self.event_bytes -= free;
+        true
     }
 }
 

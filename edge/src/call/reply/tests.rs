@@ -69,6 +69,23 @@ async fn what_makes_a_client_read_again_goes_last() {
 }
 
 #[tokio::test]
+async fn nothing_goes_for_what_finds_no_room_all_the_same() {
+    let (responder, mut reply) = reply();
+    let most = "x".repeat(EVENT_BYTES * 3 / 4);
+    assert!(responder.event(notice(Notice::ToolsChanged, &most)));
+    assert!(responder.event(notice(Notice::Message, "")));
+    assert!(responder.event(progress(1)));
+    assert!(responder.offer(notice(Notice::Message, &"x".repeat(EVENT_BYTES / 2))).is_err());
+    assert!(reply.take_lost());
+    responder.finish(Outcome::Refused(Bytes::new()));
+    let mut events = 0;
+    while let Next::Event(_) = reply.next().await {
+        events += 1;
+    }
+    assert_eq!(events, 3);
+}
+
+#[tokio::test]
 async fn a_dropped_responder_fails_the_call() {
     let (responder, reply) = reply();
     drop(responder);
