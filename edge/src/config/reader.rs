@@ -175,21 +175,21 @@ impl Reader<'_> {
     pub(super) fn duration(&mut self, at: &At<'_>) -> Option<Duration> {
         let above_zero = |text: &str| units::duration(text).filter(|time| !time.is_zero());
         let time = self.scalar(at, above_zero, "no duration; write for example 500ms, 30s, 10m or 2h")?;
-        self.at_most(at, time, (LONGEST, "720h"))
+        self.at_most(at, time, (LONGEST, "8784h"))
     }
 
     /// A duration that may also be zero.
     pub(super) fn duration_or_zero(&mut self, at: &At<'_>) -> Option<Duration> {
         let time =
             self.scalar(at, units::duration, "no duration; write for example 0s, 500ms, 30s or 10m")?;
-        self.at_most(at, time, (LONGEST, "720h"))
+        self.at_most(at, time, (LONGEST, "8784h"))
     }
 
     /// A duration that may be zero or some microseconds.
     pub(super) fn short_duration(&mut self, at: &At<'_>) -> Option<Duration> {
         let time =
             self.scalar(at, units::short_duration, "no duration; write for example 0us, 50us or 1ms")?;
-        self.at_most(at, time, (LONGEST, "720h"))
+        self.at_most(at, time, (LONGEST, "8784h"))
     }
 
     /// The value if it is not above the most that makes sense, which is written so.
@@ -223,10 +223,10 @@ impl Reader<'_> {
     }
 }
 
-/// 30 days: what is longer is a slip, and times are added to the present, which must not overflow.
-const LONGEST: Duration = Duration::from_secs(30 * 24 * 3600);
-/// A million of anything here is more than a process has memory or files for, and few enough to be held in tables.
-const MOST_COUNT: usize = 1_000_000;
+/// A leap year: what is longer is a slip, and times are added to the present, which must not overflow.
+const LONGEST: Duration = Duration::from_secs(366 * 24 * 3600);
+/// 2^20 of anything here is more than a process has memory or files for, and few enough to be held in tables.
+const MOST_COUNT: usize = 1 << 20;
 /// 1 TiB, more than machines have: what is added to such a bound does not overflow.
 const MOST_BYTES: u64 = 1 << 40;
 

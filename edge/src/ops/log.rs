@@ -77,7 +77,7 @@ fn panicked(panic: &PanicHookInfo<'_>) {
     let (thread, backtrace) = (thread::current(), Backtrace::capture());
     // Only where RUST_BACKTRACE asks for it.
     let backtrace = (backtrace.status() == BacktraceStatus::Captured).then(|| backtrace.to_string());
-    tracing::error!(thread = thread.name(), %panic, backtrace, "a task panicked");
+    tracing::error!(target: PANIC, thread = thread.name(), %panic, backtrace, "a task panicked");
 }
 
 fn subscriber<W>(config: &Config, writer: W) -> impl Subscriber + Send + Sync + use<W>
@@ -94,7 +94,8 @@ fn levels(config: &Config) -> Targets {
     let own = if config.verbose { LevelFilter::DEBUG } else { LevelFilter::INFO };
     let default =
         || Targets::new().with_default(LevelFilter::WARN).with_targets([("edge", own), ("mcp_edge", own)]);
-    config.levels.clone().unwrap_or_else(default)
+    // Whatever else is left out: a panic is a bug, and nothing but this tells of it.
+    config.levels.clone().unwrap_or_else(default).with_target(PANIC, LevelFilter::ERROR)
 }
 
 struct OneLine<W>(W);
@@ -129,6 +130,8 @@ impl<W: Write> Write for Line<W> {
     }
 }
 
+/// The target of panics.
+const PANIC: &str = "panic";
 /// For the last lines of a process. A second: less than is left of a pod's 30 after the drain.
 const LAST_LINES: Duration = Duration::from_secs(1);
 
@@ -181,5 +184,14 @@ mod tests {
         let levels = Some("hyper=info".parse().unwrap());
         let chosen = logged(&Config { verbose: true, levels }, emit);
         assert!(!chosen.contains("own step") && chosen.contains("foreign step"), "{chosen}");
+    }
+
+    #[test]
+    fn a_panic_is_told_whatever_is_left_out() {
+        for levels in ["off", "hyper=info", "edge=off"] {
+            let levels = Some(levels.parse().unwrap());
+            let emit = || tracing::error!(target: PANIC, "a task panicked");
+            assert!(logged(&Config { verbose: false, levels }, emit).contains("panicked"));
+        }
     }
 }

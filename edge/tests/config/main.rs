@@ -416,22 +416,22 @@ busy_poll: 18446744073709551615s
 limits:
   call_timeout_max: 18446744073709551615s
   drain_delay: 5s
-  drain: 721h
-  principal_connections: 1000001
+  drain: 8785h
+  principal_connections: 1048577
   headers: 8191B
   held_bytes: 17179869183GiB
-  session_age: 720h
-  calls: 1000000
+  session_age: 8784h
+  calls: 1048576
 ";
     let said = complaints("huge", text);
     assert_eq!(
         said,
         [
             "edge.yaml:1: threads: `1025` is too much; take 1024 at most",
-            "edge.yaml:2: busy_poll: `18446744073709551615s` is too much; take 720h at most",
-            "edge.yaml:4: limits.call_timeout_max: `18446744073709551615s` is too much; take 720h at most",
-            "edge.yaml:6: limits.drain: `721h` is too much; take 720h at most",
-            "edge.yaml:7: limits.principal_connections: `1000001` is too much; take 1000000 at most",
+            "edge.yaml:2: busy_poll: `18446744073709551615s` is too much; take 8784h at most",
+            "edge.yaml:4: limits.call_timeout_max: `18446744073709551615s` is too much; take 8784h at most",
+            "edge.yaml:6: limits.drain: `8785h` is too much; take 8784h at most",
+            "edge.yaml:7: limits.principal_connections: `1048577` is too much; take 1048576 at most",
             "edge.yaml:8: limits.headers: 8191 bytes are too few; take 8192B at least",
             "edge.yaml:9: limits.held_bytes: `17179869183GiB` is too much; take 1024GiB at most",
         ]

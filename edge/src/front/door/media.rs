@@ -105,12 +105,13 @@ pub(in crate::front) fn is_json(headers: &HeaderMap) -> Result<(), Refusal> {
 }
 
 /// Whether a header names nothing but `coding`.
+// RFC 9110 §5.6.1.2: members of a list that are empty are ignored
 fn is_all(headers: &HeaderMap, name: HeaderName, coding: &str) -> bool {
-    headers.get_all(name).iter().all(|value| {
-        value
-            .to_str()
-            .is_ok_and(|text| text.split(',').all(|named| named.trim().eq_ignore_ascii_case(coding)))
-    })
+    let fits = |named: &str| named.is_empty() || named.eq_ignore_ascii_case(coding);
+    headers
+        .get_all(name)
+        .iter()
+        .all(|value| value.to_str().is_ok_and(|text| text.split(',').map(str::trim).all(fits)))
 }
 
 fn unsupported(message: &'static str) -> Refusal {
@@ -182,6 +183,8 @@ mod tests {
             (CONTENT_ENCODING, "gzip", Some(StatusCode::UNSUPPORTED_MEDIA_TYPE)),
             (CONTENT_ENCODING, "identity, br", Some(StatusCode::UNSUPPORTED_MEDIA_TYPE)),
             (CONTENT_ENCODING, "Identity", None),
+            (CONTENT_ENCODING, "", None),
+            (CONTENT_ENCODING, "identity, ,", None),
             (TRANSFER_ENCODING, "gzip, chunked", Some(StatusCode::NOT_IMPLEMENTED)),
             (TRANSFER_ENCODING, "Chunked", None),
         ] {
