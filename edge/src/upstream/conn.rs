@@ -273,7 +273,8 @@ impl Conn {
     /// go on elsewhere.
     pub(super) fn close_idle(&self, before: Instant, retired: bool) {
         let state = self.lock();
-        if state.last_used <= before && !state.is_busy(self.spec.is_control || retired) {
+        let is_idle = state.last_used <= before && !state.is_busy(self.spec.is_control || retired);
+        if is_idle && !self.may_be_at_work(&state, Instant::now()) {
             self.begin_close(state, &unneeded());
         }
     }

@@ -77,8 +77,8 @@ impl Link {
 pub(super) struct Dialer {
     source: Source,
     command: Command,
-    /// What each name was when it was last resolved.
-    known: Mutex<HashMap<Address, Vec<Endpoint>>>,
+    /// What each name was when it was last resolved, and when that was.
+    known: Mutex<HashMap<Address, (Vec<Endpoint>, Instant)>>,
 }
 
 impl Dialer {
@@ -120,9 +120,12 @@ impl Dialer {
             match answers.remove(&at) {
                 Some(endpoints) => {
                     found.endpoints.extend_from_slice(&endpoints);
-                    known.insert(address.clone(), endpoints);
+                    known.insert(address.clone(), (endpoints, Instant::now()));
                 }
-                None => found.unsure.extend(known.get(address).into_iter().flatten().cloned()),
+                None => {
+                    let lately = known.get(address).filter(|(_, when)| when.elapsed() < KNOWN);
+                    found.unsure.extend(lately.into_iter().flat_map(|(endpoints, _)| endpoints).cloned());
+                }
             }
         }
         found
@@ -177,6 +180,9 @@ fn tune(stream: &TcpStream) -> io::Result<()> {
 /// What the other names of a server get when one is resolved. 1 s: a name server that works needs milliseconds, and
 /// a caller may be waiting.
 const OTHER_NAMES: Duration = Duration::from_secs(1);
+/// How long a name that is not resolved any more may only have a name server that fails. 60 s: one that starts anew is back,
+/// and the name of a pod that is gone does not keep its connections for good.
+const KNOWN: Duration = Duration::from_secs(60);
 /// Below the 350 s after which cloud networks forget an idle connection.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
@@ -203,7 +209,7 @@ mod tests {
         let command = Command::new(&server, &Config::default(), TaskTracker::new());
         let dialer = Dialer::new(source, command);
         let before = Endpoint::Tcp(([127, 0, 0, 7], 1).into());
-        dialer.known.lock().unwrap().insert(nowhere, vec![before.clone()]);
+        dialer.known.lock().unwrap().insert(nowhere, (vec![before.clone()], Instant::now()));
         let found = dialer.resolve(Instant::now() + Duration::from_secs(600)).await;
         assert_eq!(found.endpoints, [Endpoint::Tcp(([127, 0, 0, 1], 1).into())]);
         assert_eq!(found.unsure, [before]);

@@ -4,7 +4,7 @@
 //! (no slot, no connection, an era not known yet) waits in one task for each call, bounded by the queue.
 
 pub(super) mod health;
-mod keeper;
+pub(super) mod keeper;
 pub(super) mod lease;
 mod open;
 pub(super) mod roster;
@@ -22,7 +22,7 @@ use tokio_util::task::TaskTracker;
 use wire::mcp::method::Notice;
 use wire::{Era, Message};
 
-use self::health::{Health, Missed};
+use self::health::Health;
 use self::lease::{Lease, Profile, Seats};
 use self::roster::{Key, Opening, Roster};
 use self::tenant::Tenant;
@@ -75,7 +75,6 @@ impl Pool {
             roster: Roster::default(),
             verdict: Verdict::fixed(server.era),
             health: Health::new(Instant::now(), config.health_interval, seed),
-            missed: Missed::default(),
             facts: None,
             last_error: None,
             closes_at_once: false,
@@ -217,7 +216,6 @@ pub(super) struct State {
     pub(super) roster: Roster,
     pub(super) verdict: Verdict,
     pub(super) health: Health,
-    pub(super) missed: Missed,
     /// As of the last control connection.
     pub(super) facts: Option<Arc<Facts>>,
     pub(super) last_error: Option<String>,
@@ -421,7 +419,7 @@ impl Shared {
             return Err(Error::new(Kind::Unreachable, Blame::Upstream, why));
         }
         // The control connection is beyond the bound: without it nobody would see the server's lists.
-        let calls = state.roster.len() - state.roster.count_of(&Key::Control);
+        let calls = state.roster.places() - state.roster.count_of(&Key::Control);
         if *key != Key::Control && calls >= self.server.connections {
             self.around.permits.metrics().hit(NoRoom::ServerConnections);
             return Err(NoRoom::ServerConnections.refusal());

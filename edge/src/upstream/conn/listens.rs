@@ -2,12 +2,12 @@
 // MCP 2026-07-28 basic/patterns/subscriptions
 
 use wire::Message;
-use wire::id::RequestId;
 use wire::mcp::meta;
 use wire::mcp::method::{Method, Notice};
 
 use super::mux::WireId;
 use super::pending::{Pending, Work};
+use super::reader::ours;
 use super::{Conn, State};
 use crate::call::Event;
 use crate::error::{Blame, Error, Kind};
@@ -15,7 +15,7 @@ use crate::permit::Bound;
 
 /// The listen that a notification names.
 pub(super) fn named(message: &Message) -> Option<WireId> {
-    message.meta_value(meta::SUBSCRIPTION_ID)?.as_u64().map(WireId::from_number)
+    ours(&message.meta_value(meta::SUBSCRIPTION_ID)?)
 }
 
 impl Conn {
@@ -33,8 +33,7 @@ impl Conn {
     /// The server ends a listen without a result.
     // MCP 2026-07-28 basic/patterns/cancellation: servers send `notifications/cancelled` for nothing else
     pub(super) fn listen_cancelled(&self, notice: &Message) {
-        let id = notice.param("requestId").and_then(|id| RequestId::parse(id.raw())?.as_u64());
-        let Some(id) = id.map(WireId::from_number) else { return };
+        let Some(id) = notice.param("requestId").and_then(|id| ours(&id)) else { return };
         let pending = {
             let mut state = self.lock();
             if !state.mux.get_mut(id).is_some_and(|pending| pending.work.is_listen()) {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::time::Instant;
-use wire::envelope::{self, ScanErrorKind};
+use wire::envelope::{self, ScanErrorKind, Value};
 use wire::frame_io::FrameReader;
 use wire::id::RequestId;
 use wire::mcp::method::{Ask, Notice};
@@ -250,9 +250,8 @@ impl Reader {
             Some(tenant) => self.conn.around.task_ids.show_to(tenant, None, message),
             None => message,
         };
-        let token = message.param("progressToken").and_then(|token| token.as_u64());
-        let standing = match token {
-            Some(token) => self.conn.progressed(WireId::from_number(token), message),
+        let standing = match message.param("progressToken").and_then(|token| ours(&token)) {
+            Some(token) => self.conn.progressed(token, message),
             None => Standing::Unknown,
         };
         match standing {
@@ -374,6 +373,11 @@ impl Conn {
         }
         Standing::Open
     }
+}
+
+/// An id that we gave out, as a server brings it back: some make a text of it, which is nobody else's either.
+pub(super) fn ours(value: &Value<'_>) -> Option<WireId> {
+    RequestId::parse(value.raw())?.as_u64_or_digits().map(WireId::from_number)
 }
 
 /// Messages from this size on draw on the byte budget: below it, counting would cost more than the bytes.

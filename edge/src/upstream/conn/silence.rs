@@ -2,12 +2,13 @@
 //! call has. Shortly before it is asked for a sign of life, which a server at work gives at once.
 //!
 //! ```text
-//! Heard ──a call is written──▶ Awaited ──SIGN_OF_LIFE left──▶ Asked ──the call's time is over──▶ silent (terminal)
-//!   ▲                            │                              │
-//!   └────── anything is read, or the server waits for its client ┘
+//! Heard ──a call is written──▶ Awaited ──SIGN_OF_LIFE left──▶ Asked ──the call's time is over──▶ Silent ──as long again──▶ closed
+//!   ▲                            │                              │                               │
+//!   └────── anything is read, or the server waits for its client ┘  anything is read, and no other connection has its place
 //! ```
 //! One call is too little evidence: a tool may take longer than a call does, and its process has the state of a session.
-//! Nor does it matter what became of the call, for most clients leave long before its time is over.
+//! Nor does it matter what became of the call, for most clients leave long before its time is over. A server that cannot
+//! read while it works looks the same as one that hangs. So a silent one gets no call, and yet some time to finish.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -25,6 +26,7 @@ use crate::call::reply;
 use crate::upstream::facts::NO_CAPABILITIES;
 use crate::upstream::link::Incoming;
 use crate::upstream::modern;
+use crate::upstream::pool::keeper::SWEEP;
 
 /// A call waits, and nothing came since it was written.
 pub(super) struct Silence {
@@ -34,14 +36,22 @@ pub(super) struct Silence {
     ends: Instant,
     /// Whether a sign of life was asked for.
     asked: bool,
+    /// Whether the time went by.
+    over: bool,
 }
 
 impl State {
     /// A call that ends at `ends` is written.
     pub(super) fn awaited(&mut self, reads: u64, ends: Instant) {
         if self.silence.as_ref().is_none_or(|silence| silence.reads != reads) {
-            self.silence = Some(Silence { reads, ends, asked: false });
+            self.silence = Some(Silence { reads, ends, asked: false, over: false });
         }
+    }
+}
+
+impl State {
+    fn is_given_up(&self, reads: u64) -> bool {
+        self.silence.as_ref().is_some_and(|silence| silence.over && silence.reads == reads)
     }
 }
 
@@ -63,16 +73,41 @@ impl Conn {
             return false;
         };
         if silence.asked {
-            return silence.ends <= now;
+            silence.over = silence.ends <= now;
+            return silence.over;
         }
         let patience = SIGN_OF_LIFE.min(config.call_timeout.min(config.call_timeout_max) / 2);
-        if silence.ends <= now + patience {
-            silence.asked = true;
+        if silence.ends <= now + patience + SWEEP {
+            // It has all of it, also where nobody looked in time.
+            (silence.asked, silence.ends) = (true, silence.ends.max(now + patience));
             self.ask_sign_of_life(&mut state, patience);
             drop(state);
             self.wake.notify_one();
         }
         false
+    }
+
+    /// Whether it was silent for too long, and still is.
+    pub(in crate::upstream) fn is_given_up(&self) -> bool {
+        self.lock().is_given_up(self.reads())
+    }
+
+    /// Whether it was, and is no more. Says so once.
+    pub(in crate::upstream) fn speaks_again(&self) -> bool {
+        let reads = self.reads();
+        let mut state = self.lock();
+        let speaks = state.silence.as_ref().is_some_and(|silence| silence.over && silence.reads != reads);
+        if speaks {
+            state.silence = None;
+        }
+        speaks && state.phase == Phase::Open
+    }
+
+    /// Whether its process may be at work on what nobody waits for any more: ended now, it would lose that and its state.
+    pub(super) fn may_be_at_work(&self, state: &State, now: Instant) -> bool {
+        let more = self.around.config.call_timeout;
+        state.is_given_up(self.reads())
+            && state.silence.as_ref().is_some_and(|silence| now < silence.ends + more)
     }
 
     fn ask_sign_of_life(&self, state: &mut State, patience: Duration) {

@@ -24,6 +24,8 @@ pub(in crate::upstream) struct Health {
     next_check: Instant,
     backoff: Backoff,
     interval: Duration,
+    /// Endpoints that took no connection lately, and when that was. No more than there were addresses in that time.
+    missed: HashMap<Endpoint, Instant>,
 }
 
 #[derive(Debug)]
@@ -37,7 +39,8 @@ impl Health {
     /// Nothing known yet. A server that is up is checked every `interval`.
     pub(super) fn new(now: Instant, interval: Duration, seed: u64) -> Self {
         let backoff = Backoff::new(RECHECK_FIRST, RECHECK_LAST, seed);
-        Self { state: State::Unknown, since: now, next_check: now + interval, backoff, interval }
+        let missed = HashMap::new();
+        Self { state: State::Unknown, since: now, next_check: now + interval, backoff, interval, missed }
     }
 
     /// An endpoint took a connection. `true` when the server was down.
@@ -61,6 +64,22 @@ impl Health {
         self.state = State::Down { why };
         self.next_check = now + self.backoff.next();
         is_news
+    }
+
+    /// One endpoint took no connection.
+    pub(super) fn missed(&mut self, endpoint: &Endpoint, now: Instant) {
+        self.missed.retain(|_, since| now.duration_since(*since) < MISSED_LATELY);
+        self.missed.insert(endpoint.clone(), now);
+    }
+
+    /// One endpoint took a connection.
+    pub(super) fn met(&mut self, endpoint: &Endpoint) {
+        self.missed.remove(endpoint);
+    }
+
+    /// Whether an endpoint took no connection when one was last wanted of it, not long ago.
+    pub(super) fn was_missed(&self, endpoint: &Endpoint, now: Instant) -> bool {
+        self.missed.get(endpoint).is_some_and(|since| now.duration_since(*since) < MISSED_LATELY)
     }
 
     /// The server cannot be looked at; whether it is back shows when it is needed.
@@ -93,28 +112,6 @@ impl Health {
     /// Whether it is time to look again.
     pub(super) fn is_due(&self, now: Instant) -> bool {
         now >= self.next_check
-    }
-}
-
-/// Endpoints that took no connection lately. No more than there were addresses in that time.
-#[derive(Debug, Default)]
-pub(in crate::upstream) struct Missed(HashMap<Endpoint, Instant>);
-
-impl Missed {
-    pub(super) fn note(&mut self, endpoint: &Endpoint, now: Instant) {
-        self.0.insert(endpoint.clone(), now);
-    }
-
-    pub(super) fn forget(&mut self, endpoint: &Endpoint) {
-        self.0.remove(endpoint);
-    }
-
-    pub(super) fn forget_before(&mut self, now: Instant) {
-        self.0.retain(|_, since| now.duration_since(*since) < MISSED_LATELY);
-    }
-
-    pub(super) fn has(&self, endpoint: &Endpoint) -> bool {
-        self.0.contains_key(endpoint)
     }
 }
 

@@ -11,6 +11,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use super::Shared;
 use super::open::CONNECT_MOST;
 use crate::error::Error;
+use crate::upstream::conn::Conn;
 use crate::upstream::link::address::Endpoint;
 use crate::upstream::settings::Source;
 
@@ -92,10 +93,11 @@ impl Shared {
     }
 
     /// Gives no new call to connections whose server says nothing any more. What they have still ends in its own time, in an
-    /// answer if the server comes to itself; then they close, and their processes end.
+    /// answer if the server comes to itself; then they take calls again, or close if others have their place.
     fn leave_silent(&self, now: Instant) {
         let conns: Vec<_> = {
-            let state = self.lock();
+            let mut state = self.lock();
+            state.roster.take_back(Conn::speaks_again);
             let active = state.roster.iter().filter(|(_, _, retired)| !retired);
             active.map(|(_, conn, _)| conn.clone()).collect()
         };
@@ -176,7 +178,7 @@ enum Seen {
 }
 
 /// How exact deadlines and idle times are; they are tens of seconds and more.
-const SWEEP: Duration = Duration::from_secs(1);
+pub(in crate::upstream) const SWEEP: Duration = Duration::from_secs(1);
 /// A look at a name server. The next one is not far.
 const LOOK_UP: Duration = Duration::from_secs(2);
 /// Endpoints looked at beside each other. 8: a server has few, and each is an open file for a moment.

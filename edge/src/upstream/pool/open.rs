@@ -135,10 +135,10 @@ impl Shared {
         let endpoints = self.endpoints(deadline).await.map_err(Failure::Again)?;
         let turn = usize::try_from(self.number() ^ self.seed).unwrap_or_default();
         let endpoints = {
-            let (mut state, now) = (self.lock(), Instant::now());
-            state.missed.forget_before(now);
+            let (state, now) = (self.lock(), Instant::now());
             // One that is gone has no load, and would be tried first by every new connection.
-            spread(endpoints, turn, |endpoint| (state.missed.has(endpoint), state.roster.load(endpoint)))
+            let rank = |endpoint: &_| (state.health.was_missed(endpoint, now), state.roster.load(endpoint));
+            spread(endpoints, turn, rank)
         };
         let mut failure = None::<Error>;
         for endpoint in &endpoints {
@@ -310,10 +310,10 @@ impl Shared {
         let deadline = deadline.max(Instant::now() + CONNECT_LEAST).min(Instant::now() + CONNECT_MOST);
         let attempt = self.around.dial.dial(endpoint);
         let link = self.in_time(deadline, attempt).await.map_err(|error| {
-            self.lock().missed.note(endpoint, Instant::now());
+            self.lock().health.missed(endpoint, Instant::now());
             Failure::Again(error)
         })?;
-        self.lock().missed.forget(endpoint);
+        self.lock().health.met(endpoint);
         self.reached();
         let server = self.server.name.clone();
         let (endpoint, until) = (endpoint.clone(), Tenant::until(tenant));

@@ -138,6 +138,16 @@ impl Roster {
         }
     }
 
+    /// Gives calls again to retired connections of which `is_back` says yes, where no other has their place.
+    pub(super) fn take_back(&mut self, is_back: impl Fn(&Conn) -> bool) {
+        let mut alone =
+            self.entries.values_mut().filter(|entry| entry.conns.is_empty() && entry.opening.is_none());
+        for entry in &mut alone {
+            let back = entry.retired.iter().position(|conn| is_back(conn));
+            entry.conns.extend(back.map(|at| entry.retired.remove(at)));
+        }
+    }
+
     /// Every connection with its key, and whether it is retired.
     pub(in crate::upstream) fn iter(&self) -> impl Iterator<Item = (&Key, &Arc<Conn>, bool)> {
         self.entries.iter().flat_map(|(key, entry)| {
@@ -152,6 +162,11 @@ impl Roster {
             .values()
             .map(|entry| entry.conns.len() + entry.retired.len() + usize::from(entry.opening.is_some()))
             .sum()
+    }
+
+    /// The same without those that are only given time to end: what hangs takes nobody's place.
+    pub(super) fn places(&self) -> usize {
+        self.len() - self.iter().filter(|(_, conn, retired)| *retired && conn.is_given_up()).count()
     }
 
     /// Connections to one endpoint.

@@ -173,7 +173,7 @@ async fn an_address_that_took_no_connection_is_tried_last_for_a_while() {
     *room.dial.endpoints.lock().unwrap() = vec![Fake::endpoint(1), Fake::endpoint(2)];
     *room.dial.holes.lock().unwrap() = vec![Fake::endpoint(2)];
     let slow = Duration::from_secs(2);
-    let mut waits = Vec::new();
+    let (mut waits, mut peers) = (Vec::new(), Vec::new());
     for number in 0..8 {
         // A process of its own for each, so there is a connection to open.
         let (start, reply) = (tokio::time::Instant::now(), room.echo_in(&session(number), "a"));
@@ -181,6 +181,7 @@ async fn an_address_that_took_no_connection_is_tried_last_for_a_while() {
         waits.push(start.elapsed());
         peer.serve_echo().await;
         result(reply).await;
+        peers.push(peer);
     }
     assert_eq!(waits.iter().filter(|wait| **wait >= slow).count(), 1, "{waits:?}");
     // Whether it is back is seen by the connections after that.

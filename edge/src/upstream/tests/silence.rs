@@ -143,8 +143,63 @@ async fn other_calls_of_a_server_that_hangs_have_their_time() {
     pass(50).await; // it has come to itself
     peer.answer(&call, json!({"content": ["late"]})).await;
     assert_eq!(result(second).await["content"], json!(["late"]));
-    peer.ended().await;
     assert_eq!(room.count(SILENT), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_could_not_read_while_it_worked_keeps_its_state() {
+    let mut room = Setting::default().build();
+    let me = session(1);
+    let reply = room.echo_in(&me, "a");
+    let mut peer = room.accept_legacy().await;
+    let call = peer.expect("tools/call").await;
+    let ping = peer.expect("ping").await;
+    assert_eq!(failure(reply).await.kind, Kind::Timeout);
+    pass(200).await; // nobody waits for it any more
+    peer.answer(&call, json!({"content": ["late"]})).await;
+    peer.answer(&ping, json!({})).await;
+    pass(2).await;
+    for _ in 0..2 {
+        peer.expect("notifications/cancelled").await;
+    }
+    let next = room.echo_in(&me, "b");
+    peer.serve_echo().await;
+    assert_eq!(result(next).await["content"], json!(["b"]), "the same process");
+    assert_eq!(room.count(SILENT), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_comes_to_itself_when_another_has_its_place_ends() {
+    let mut room = Setting::default().build();
+    let reply = room.echo("a");
+    let mut peer = room.accept_legacy().await;
+    let call = peer.expect("tools/call").await;
+    assert_eq!(failure(reply).await.kind, Kind::Timeout);
+    let next = room.echo("b");
+    let mut other = room.accept_legacy().await;
+    other.serve_echo().await;
+    result(next).await;
+    peer.answer(&call, json!({"content": ["late"]})).await;
+    peer.ended().await;
+    let last = room.echo("c");
+    other.serve_echo().await;
+    result(last).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_hangs_takes_nobodys_place() {
+    let mut setting = Setting::default();
+    setting.server.connections = 1;
+    let mut room = setting.build();
+    let mut peers = Vec::new();
+    for text in ["a", "b"] {
+        let reply = room.echo(text);
+        let mut peer = room.accept_legacy().await;
+        peer.expect("tools/call").await;
+        assert_eq!(failure(reply).await.kind, Kind::Timeout);
+        peers.push(peer); // it does not even see the end of its input
+    }
+    assert_eq!(room.count(SILENT), 2);
 }
 
 #[tokio::test(start_paused = true)]
