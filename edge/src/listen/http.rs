@@ -43,8 +43,8 @@ pub struct Config {
     /// A connection without a request. 620 s: load balancers keep theirs up to 600 s and must be the first to
     /// close, or they send requests into a closing connection.
     pub idle_timeout: Duration,
-    /// A write that makes no progress. 30 s: longer than any network hiccup that ends well. To take some 64 KiB is
-    /// progress (`UNSENT_BYTES`); over HTTP/2, of one answer, to take any.
+    /// A write that makes no progress. 30 s: longer than any network hiccup that ends well, and than it takes until one
+    /// who reads 8 kB/s is seen to read (`UNSENT_BYTES`).
     pub write_timeout: Duration,
     /// Requests of one HTTP/2 connection at a time. 256: as many as a session may have calls.
     pub streams: u32,
@@ -53,7 +53,8 @@ pub struct Config {
     /// The same for all streams of a connection. 1 MiB: the most a connection can make the process hold.
     pub connection_window: u32,
     /// Silence after which an HTTP/2 peer is asked whether it is still there, and how long it may take to say
-    /// so. 20 s each: a vanished peer is noticed before the usual client gives up at 60 s.
+    /// so. 20 s each: a vanished peer is noticed before the usual client gives up at 60 s. What asks waits behind what the
+    /// kernel holds, so one who reads an answer has to read 20 kB/s.
     pub ping_every: Duration,
 }
 

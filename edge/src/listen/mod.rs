@@ -243,8 +243,9 @@ fn backoff(failures: u32) -> Duration {
 }
 
 /// What the kernel holds of a connection's answers beside what is under way. 128 KiB: none of the speed of large results is
-/// lost. Of its own it holds up to 4 MB, and says only after a third of that that something was taken, which a slow reader
-/// may not reach within `write_timeout`; of this it says so after half: 64 KiB in 30 s, 2 kB/s, are enough.
+/// lost. By itself it holds up to 4 MB, and says only after a third of that that something was taken, which a slow reader
+/// may not reach within `write_timeout`. Of this it says so after 128 KiB at most, and the window of a receiver opens in
+/// steps of about as much: with 8 kB/s both are over in time.
 const UNSENT_BYTES: u32 = 128 << 10;
 
 static NEXT_CONNECTION: AtomicU64 = AtomicU64::new(1);
