@@ -137,13 +137,15 @@ fn a_client_that_reads_nothing_slows_its_process_down_and_loses_nothing() {
 #[test]
 fn a_process_that_closes_stdin_still_answers_on_pipes() {
     let bridge = Bridge::shell(
-        &["--stdio", "pipe"],
+        &["--stdio", "pipe", "--stop-grace", "100ms"],
         "read x; exec <&-; echo closed; sleep 0.3; echo answer; sleep 1000",
     );
     let mut client = bridge.talk("x\n");
     assert_eq!(read_line(&mut client), "closed");
     client.write_all(&[b'y'; 300_000]).expect("what nobody reads does not block the client");
     assert_eq!(read_line(&mut client), "answer");
+    drop(client);
+    bridge.wait_for_log("] ended"); // killed now, the bridge would leave a process behind
 }
 
 #[test]

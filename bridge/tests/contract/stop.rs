@@ -59,6 +59,7 @@ fn sigterm_goes_to_the_whole_group() {
     assert_eq!(read_line(&mut client), "ready");
     client.shutdown(Shutdown::Write).expect("half closed");
     assert_eq!(read_line(&mut client), "child terminated");
+    bridge.wait_for_log("] ended"); // killed now, the bridge would leave a process behind
 }
 
 #[test]
