@@ -214,3 +214,24 @@ fn limit_files(config: &mut Config) {
 /// Terminals that close and wrappers that pass signals on to a whole group often send one twice. 300 ms: longer than that
 /// takes, and shorter than a person needs to press Ctrl-C again.
 const ECHO: Duration = Duration::from_millis(300);
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::sleep;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn an_echo_of_a_signal_is_no_second_one() {
+        for (was_told, ends_ms) in [(true, 1_050), (false, 50)] {
+            let start = Instant::now();
+            let mut pauses_ms = [50, 200, 800, 800].into_iter();
+            let stop = async || {
+                sleep(Duration::from_millis(pauses_ms.next().unwrap())).await;
+                Stop::Terminate
+            };
+            told_again(stop, was_told).await;
+            assert_eq!(start.elapsed().as_millis(), ends_ms);
+        }
+    }
+}
