@@ -214,5 +214,11 @@ mod tests {
         assert_eq!(found.endpoints, [Endpoint::Tcp(([127, 0, 0, 1], 1).into())]);
         assert_eq!(found.unsure, [before]);
         assert!(found.failure.is_some());
+
+        // A name that is gone does not keep them for good.
+        tokio::time::pause();
+        tokio::time::advance(KNOWN).await;
+        let found = dialer.resolve(Instant::now() + Duration::from_secs(600)).await;
+        assert_eq!(found.unsure, []);
     }
 }
