@@ -360,10 +360,6 @@ enum Worth {
     Ask,
 }
 
-impl Worth {
-    const THAT_GO: [Self; 3] = [Self::Progress, Self::Log, Self::News];
-}
-
 #[derive(Debug, Default)]
 struct Shared {
     events: VecDeque<Event>,
@@ -387,15 +383,12 @@ impl Shared {
             self.event_bytes -= last.bytes();
             return true;
         }
-        let classes = || Worth::THAT_GO.into_iter().filter(|class| *class <= worth);
-        let of = |class| move |event: &&Event| event.worth() == class;
-        let most: usize =
-            classes().flat_map(|class| self.events.iter().filter(of(class))).map(Event::bytes).sum();
-        if most < bytes {
+        let may_go = |event: &&Event| event.worth() <= worth.min(Worth::News);
+        if self.events.iter().filter(may_go).map(Event::bytes).sum::<usize>() < bytes {
             return false;
         }
         let (mut goes, mut free) = (vec![false; self.events.len()], 0);
-        for class in classes() {
+        for class in [Worth::Progress, Worth::Log, Worth::News] {
             for (event, goes) in self.events.iter().zip(&mut goes).rev() {
                 if free < bytes && event.worth() == class {
                     *goes = true;

@@ -157,7 +157,7 @@ impl Reader<'_> {
     pub(super) fn bytes(&mut self, at: &At<'_>) -> Option<usize> {
         let above_zero = |text: &str| units::bytes(text).filter(|n| *n > 0);
         let bytes = self.scalar(at, above_zero, "no size; write for example 64KiB or 4MiB")?;
-        self.at_most(at, u64::try_from(bytes).unwrap_or(u64::MAX), (MOST_BYTES, "1024GiB"))?;
+        self.at_most(at, u64::try_from(bytes).unwrap_or(u64::MAX), MOST_BYTES)?;
         Some(bytes)
     }
 
@@ -175,21 +175,21 @@ impl Reader<'_> {
     pub(super) fn duration(&mut self, at: &At<'_>) -> Option<Duration> {
         let above_zero = |text: &str| units::duration(text).filter(|time| !time.is_zero());
         let time = self.scalar(at, above_zero, "no duration; write for example 500ms, 30s, 10m or 2h")?;
-        self.at_most(at, time, (LONGEST, "8784h"))
+        self.at_most(at, time, LONGEST)
     }
 
     /// A duration that may also be zero.
     pub(super) fn duration_or_zero(&mut self, at: &At<'_>) -> Option<Duration> {
         let time =
             self.scalar(at, units::duration, "no duration; write for example 0s, 500ms, 30s or 10m")?;
-        self.at_most(at, time, (LONGEST, "8784h"))
+        self.at_most(at, time, LONGEST)
     }
 
     /// A duration that may be zero or some microseconds.
     pub(super) fn short_duration(&mut self, at: &At<'_>) -> Option<Duration> {
         let time =
             self.scalar(at, units::short_duration, "no duration; write for example 0us, 50us or 1ms")?;
-        self.at_most(at, time, (LONGEST, "8784h"))
+        self.at_most(at, time, LONGEST)
     }
 
     /// The value if it is not above the most that makes sense, which is written so.
@@ -224,11 +224,11 @@ impl Reader<'_> {
 }
 
 /// A leap year: what is longer is a slip, and times are added to the present, which must not overflow.
-const LONGEST: Duration = Duration::from_secs(366 * 24 * 3600);
+const LONGEST: (Duration, &str) = (Duration::from_secs(366 * 24 * 3600), "8784h");
 /// 2^20 of anything here is more than a process has memory or files for, and few enough to be held in tables.
 const MOST_COUNT: usize = 1 << 20;
 /// 1 TiB, more than machines have: what is added to such a bound does not overflow.
-const MOST_BYTES: u64 = 1 << 40;
+const MOST_BYTES: (u64, &str) = (1 << 40, "1024GiB");
 
 /// `limits` and `body` to `limits.body`.
 fn under(path: &str, key: &str) -> String {
