@@ -299,6 +299,11 @@ impl Text {
     }
 }
 
+/// Whether a text is an array, if it is JSON at all: a message is none.
+pub fn is_batch(text: &[u8]) -> bool {
+    text.trim_ascii_start().first() == Some(&b'[')
+}
+
 /// The elements of a batch, each as a slice of `bytes`; they are valid JSON, and not scanned any further.
 ///
 /// # Errors

@@ -18,6 +18,7 @@ use bytes::Bytes;
 use http::header::HeaderMap;
 use http::{Method, Response, StatusCode, Uri};
 use http_body::Body as HttpBody;
+use wire::envelope::is_batch;
 use wire::error::{ScanError, ScanErrorKind};
 use wire::{Kind, Message, code};
 
@@ -119,7 +120,7 @@ impl Front {
                 let to = http_sse::addressee(self, uri, &caller, scope.as_ref())?;
                 media::is_json(&headers)?;
                 let (room, bytes) = self.receive(&caller, body).await?;
-                if batch::is_batch(&bytes)
+                if is_batch(&bytes)
                     && let Some(session) = to.batching()
                 {
                     drop(room); // each call takes its own
@@ -171,7 +172,7 @@ impl Front {
         media::is_json(&headers)?;
         let accepts = Accepts::of(&headers)?;
         let (room, bytes) = self.receive(&caller, body).await?;
-        if batch::is_batch(&bytes) {
+        if is_batch(&bytes) {
             if let Some(elsewhere) = self.session_elsewhere(peers, &headers, &caller) {
                 return elsewhere.pass((Method::POST, uri.clone(), headers), bytes, caller).await;
             }

@@ -19,6 +19,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 use wire::code;
+use wire::envelope::is_batch;
 use wire::frame::Frame;
 use wire::frame_io::{FrameReader, FrameWriter};
 use wire::id::RequestId;
@@ -174,7 +175,7 @@ impl Pipe {
 
     fn line(&mut self, line: Bytes) -> Result<(), Refusal> {
         let session = self.session.clone().filter(|session| batch::is_known_to(session));
-        if let Some(session) = session.filter(|_| batch::is_batch(&line)) {
+        if let Some(session) = session.filter(|_| is_batch(&line)) {
             let batch = batch::take(&self.front, (&self.caller, None), &session, &line)?;
             batch.into_iter().for_each(|begun| self.answer(None, Ok(Some(begun))));
             return Ok(());

@@ -29,11 +29,6 @@ use crate::front::{Front, legacy};
 use crate::permit::Bound;
 use crate::session::Session;
 
-/// Whether a body is an array.
-pub(in crate::front) fn is_batch(body: &[u8]) -> bool {
-    body.trim_ascii_start().first() == Some(&b'[')
-}
-
 /// Whether a session may send batches.
 // MCP 2025-06-18 changelog: batching was removed
 pub(in crate::front) fn is_known_to(session: &Session) -> bool {

@@ -113,7 +113,11 @@ impl Reader {
     }
 
     fn line(&mut self, line: Bytes) {
-        if is_batch(&line) && self.conn.sends_batches() { self.batch(&line) } else { self.message(line) }
+        if envelope::is_batch(&line) && self.conn.sends_batches() {
+            self.batch(&line);
+        } else {
+            self.message(line);
+        }
     }
 
     /// Several messages in one line. Copies, for a slice would keep the whole line for as long as one of them is kept, and
@@ -332,10 +336,6 @@ impl Reader {
         self.quiet_until = Some(now + QUIET);
         self.unsaid = 0;
     }
-}
-
-fn is_batch(line: &[u8]) -> bool {
-    line.trim_ascii_start().first() == Some(&b'[')
 }
 
 impl Conn {
