@@ -222,7 +222,6 @@ impl Conn {
 
     /// Sends a call on its way, or hands it back when the connection takes none.
     pub(super) fn send(&self, job: Box<Job>, slot: SlotPermit) -> Result<(), (Box<Job>, SlotPermit)> {
-        let source = outgoing::flatten(&job.call);
         let now = Instant::now();
         let mut state = self.lock();
         if state.phase != Phase::Open {
@@ -237,7 +236,7 @@ impl Conn {
         if !job.responder.on_cancel(this, id.number()) {
             return Ok(()); // nobody waits for it any more
         }
-        let line = outgoing::request(&job.call, source, id, self.spec.era);
+        let line = outgoing::request(&job.call, id, self.spec.era);
         let level = if self.spec.era == Era::Modern { modern::level(&job.call) } else { None };
         let config = &self.around.config;
         *requests += 1;

@@ -13,16 +13,11 @@ use super::mux::WireId;
 use crate::call::Call;
 use crate::upstream::{legacy, modern};
 
-/// The client's request with every byte on one line; a server takes a line for a message, so a raw line break
-/// would let a client write messages of its own to a process it shares. No copy when there is none.
-pub(super) fn flatten(call: &Call) -> Bytes {
-    one_line(call.request.bytes().clone())
-}
-
-/// `source` (the flattened request of `call`) as request `id` to a server of `era`.
-pub(super) fn request(call: &Call, source: Bytes, id: WireId, era: Era) -> Parts {
+/// The client's request as request `id` to a server of `era`. It is one line, as every message that was scanned; a server
+/// takes a line for a message, so a raw line break would let a client write messages of its own to a process it shares.
+pub(super) fn request(call: &Call, id: WireId, era: Era) -> Parts {
     let id = RequestId::number(id.number());
-    let mut splice = Splice::new(source);
+    let mut splice = Splice::new(call.request.bytes().clone());
     if let Some(span) = call.request.id_span() {
         splice.replace_id(span, id.clone());
     }

@@ -47,9 +47,7 @@ impl State {
             self.silence = Some(Silence { reads, ends, asked: false, over: false });
         }
     }
-}
 
-impl State {
     fn is_given_up(&self, reads: u64) -> bool {
         self.silence.as_ref().is_some_and(|silence| silence.over && silence.reads == reads)
     }
