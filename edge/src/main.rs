@@ -23,8 +23,8 @@ use tokio::sync::Notify;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    // The allocator asks for huge pages, which count as used to their last byte: 16 KiB more for each idle session,
-    // and 4 MiB at the start. A kernel that has no such switch has none of this to save either.
+    // Where the kernel gives huge pages to everybody (`always`), each counts as used to its last byte: 16 KiB more for
+    // each idle session. A kernel that has no such switch has none of this to save either. Local servers inherit it.
     let _ = rustix::thread::disable_transparent_huge_pages(true);
     let outcome = match config::load(std::env::args_os(), variable) {
         Ok(Command::Serve(config)) => logging(*config, serve),
