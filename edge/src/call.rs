@@ -21,9 +21,10 @@ mod subscription;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 use wire::Message;
 use wire::limits::Limits;
@@ -55,19 +56,19 @@ pub trait Dispatch: Send + Sync {
 /// One server, as its neighbours see it.
 pub trait Server: Dispatch {
     /// The roots of a session's client changed: tells the connection that the session has open, if any.
-    fn roots_changed(&self, session: &SessionKey);
+    fn roots_changed(&self, session: &SessionHandle);
 
     /// These principals may use it no longer: what is theirs alone ends, connections with the calls that they have.
-    fn take_back(&self, is_denied: &dyn Fn(&str) -> bool);
+    fn revoke(&self, is_denied: &dyn Fn(&str) -> bool);
 
     /// The session wishes another level of log messages: tells the connection that it has open, if any.
-    fn tell_level(&self, session: &SessionKey);
+    fn tell_level(&self, session: &SessionHandle);
 
     /// A list as the connection shows it that the session has open; `None` without such a connection.
-    fn list(&self, session: &SessionKey, list: List) -> Listing;
+    fn list(&self, session: &SessionHandle, list: List) -> Listing;
 
     /// The tasks that run on the connection that the session has open, each as a JSON object.
-    fn tasks(&self, session: &SessionKey) -> Pin<Box<dyn Future<Output = Vec<Bytes>> + Send>>;
+    fn tasks(&self, session: &SessionHandle) -> Pin<Box<dyn Future<Output = Vec<Bytes>> + Send>>;
 
     /// Has `subscriber` hear of a resource, over the connection that its calls would use; an error when the server
     /// does not agree. Dropping the future takes the wish back.
@@ -137,14 +138,14 @@ impl Client {
 #[derive(Clone, Debug)]
 pub enum Affinity {
     /// The calls of one legacy session share a connection of their own.
-    Session(SessionKey),
+    Session(SessionHandle),
     /// No session: connections belong to the principal.
     Principal,
 }
 
 /// A legacy session as the upstream side sees it.
 #[derive(Clone, Debug)]
-pub struct SessionKey {
+pub struct SessionHandle {
     /// Unique in this process for its whole life.
     pub number: u64,
     /// Who opened it, and the only one it serves.
@@ -153,18 +154,18 @@ pub struct SessionKey {
     pub ended: CancellationToken,
     /// Takes what the session's own connections say outside any call, and what they ask then. Its other end
     /// feeds the stream that the client opens for it.
-    pub strays: Arc<Responder>,
+    pub unsolicited: Arc<Responder>,
     /// What the session's connections must be told again when one of them is opened anew.
     pub wishes: Arc<Wishes>,
     /// Lists that the session's connections announced as changed, until somebody looks.
     pub announced: Arc<Announced>,
 }
 
-impl SessionKey {
+impl SessionHandle {
     /// Has the client hear that a list changed. `false` when that had to be dropped for want of room.
     pub fn tell_changed(&self, list: Notice) -> bool {
         let message = Message::scan(list_changed(list), &Limits::default());
-        message.is_ok_and(|message| self.strays.event(Event::Notice(list, message)))
+        message.is_ok_and(|message| self.unsolicited.event(Event::Notice(list, message)))
     }
 }
 
@@ -193,22 +194,17 @@ pub struct Wished {
 impl Wishes {
     /// What is wished now.
     pub fn now(&self) -> Wished {
-        self.lock().clone()
+        self.inner.lock().clone()
     }
 
     /// The lowest level of log messages that is wished now.
     pub fn level(&self) -> Option<Level> {
-        self.lock().level
+        self.inner.lock().level
     }
 
     /// Changes what is wished; what `change` returns is passed on.
     pub fn change<T>(&self, change: impl FnOnce(&mut Wished) -> T) -> T {
-        change(&mut self.lock())
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Wished> {
-        // Every state inside is valid at any point, so a poisoned lock carries no news.
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+        change(&mut self.inner.lock())
     }
 }
 

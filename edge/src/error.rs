@@ -14,8 +14,9 @@ pub struct Error {
     pub kind: Kind,
     /// Who would have to change something.
     pub blame: Blame,
-    /// Whether the same call may be sent again.
-    pub retry: Retry,
+    /// The same call may be sent again once this much time has passed; `None` where it may have had effects, so that
+    /// only its caller can decide.
+    pub retry_after: Option<Duration>,
     /// One sentence for the caller.
     pub message: String,
 }
@@ -67,31 +68,20 @@ pub enum Blame {
     Edge,
 }
 
-/// Whether the same call may be sent again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Retry {
-    /// Nothing of the call was written to a server: another connection may take it.
-    Unsent,
-    /// Later, not before this much time has passed.
-    After(Duration),
-    /// The call may have had effects; only its caller can decide.
-    No,
-}
-
 impl Error {
     /// An error to be told to the caller as it stands.
     pub fn new(kind: Kind, blame: Blame, message: impl Into<String>) -> Self {
-        Self { kind, blame, retry: Retry::No, message: message.into() }
+        Self { kind, blame, retry_after: None, message: message.into() }
     }
 
-    /// The same error with another answer to "may I try again?".
-    pub fn with_retry(self, retry: Retry) -> Self {
-        Self { retry, ..self }
+    /// The same error, of a call that may be sent again after `delay`.
+    pub fn retry_after(self, delay: Duration) -> Self {
+        Self { retry_after: Some(delay), ..self }
     }
 
     /// A bound was hit: nothing was sent, and the caller may come back after `after`.
     pub fn busy(blame: Blame, after: Duration, message: impl Into<String>) -> Self {
-        Self::new(Kind::Busy, blame, message).with_retry(Retry::After(after))
+        Self::new(Kind::Busy, blame, message).retry_after(after)
     }
 }
 

@@ -9,11 +9,12 @@ mod listens;
 
 use std::collections::HashMap;
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::gauge::ConstGauge;
@@ -124,7 +125,7 @@ impl Permits {
     pub fn call(&self, principal: &Arc<str>) -> Result<CallPermit, NoRoom> {
         let shared = &self.shared;
         {
-            let mut counts = lock(&shared.by_principal);
+            let mut counts = shared.by_principal.lock();
             let count = counts.entry(principal.clone()).or_default();
             if *count >= shared.config.principal_calls.min(shared.config.calls) {
                 // Where both bounds are equal the process is full, not this one principal.
@@ -242,7 +243,7 @@ impl CallPermit {
             return;
         }
         self.shared.calls.fetch_sub(1, Ordering::Relaxed);
-        let mut counts = lock(&self.shared.by_principal);
+        let mut counts = self.shared.by_principal.lock();
         if let Some(count) = counts.get_mut(&self.principal) {
             *count -= 1;
             if *count == 0 {
@@ -377,11 +378,6 @@ impl Drop for QueuePermit {
 #[derive(Debug)]
 pub struct SlotPermit {
     _permit: OwnedSemaphorePermit,
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    // Every state inside is valid at any point, so a poisoned lock carries no news.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -72,7 +72,7 @@ impl Local {
         answer
     }
 
-    /// Ends it as the SDKs' clients do, each step after the patience that they have.
+    /// Ends it as the SDKs' clients do, each step after the timeout that they have.
     // TypeScript SDK 1.32 client/stdio, close; Python SDK 2.3 mcp/client/stdio
     async fn ended_by_an_sdk(mut self) {
         self.input = None;

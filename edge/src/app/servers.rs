@@ -1,9 +1,10 @@
 //! The upstream half: a pool for each configured server, and the router before them. Servers may come, go and change.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::registry::Registry;
 use tokio::time::{sleep, timeout};
@@ -74,7 +75,7 @@ impl Servers {
         });
         let placed: Vec<_> = config.servers.iter().map(|server| shared.place(server, config)).collect();
         let entries = placed.iter().map(Placed::entry).collect();
-        *shared.placed() = placed;
+        *shared.placed.lock() = placed;
         let router = Router::new(config.router.clone(), entries, router_metrics, drain.clone());
         Self { router, shared }
     }
@@ -82,7 +83,7 @@ impl Servers {
     /// Starts to list every server, and says once names are given out what an operator should know.
     pub(super) fn start(&self) {
         refresh::settle(&self.router);
-        for Placed { pool, gone, .. } in self.shared.placed().iter() {
+        for Placed { pool, gone, .. } in self.shared.placed.lock().iter() {
             refresh::follow(&self.router, pool.clone(), gone.clone());
         }
         let (servers, watch) = (self.clone(), self.shared.drain.clone());
@@ -103,7 +104,7 @@ impl Servers {
     /// is there no longer, or is another one, finishes the calls it has.
     pub(super) fn serve(&self, config: &Config) -> Changed {
         let mut changed = Changed::default();
-        let mut placed = self.shared.placed();
+        let mut placed = self.shared.placed.lock();
         let mut before = std::mem::take(&mut *placed);
         let mut new = Vec::new();
         for server in &config.servers {
@@ -141,7 +142,7 @@ impl Servers {
 
     /// In the configured order.
     pub(super) fn pools(&self) -> Vec<Arc<Pool>> {
-        self.shared.placed().iter().map(|placed| placed.pool.clone()).collect()
+        self.shared.placed.lock().iter().map(|placed| placed.pool.clone()).collect()
     }
 
     pub(super) fn is_one_principal(&self) -> bool {
@@ -150,11 +151,6 @@ impl Servers {
 }
 
 impl Shared {
-    fn placed(&self) -> MutexGuard<'_, Vec<Placed>> {
-        // Every state inside is valid at any point, so a poisoned lock carries no news.
-        self.placed.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn place(&self, server: &config::Server, config: &Config) -> Placed {
         // Which variables are secrets may change with the tokens; everything else is as it was at the start.
         let settings =
@@ -180,7 +176,7 @@ impl Shared {
         }
         pool.stop();
         let name = pool.name();
-        if !self.placed().iter().any(|placed| placed.pool.name() == name) {
+        if !self.placed.lock().iter().any(|placed| placed.pool.name() == name) {
             self.metrics.forget(name);
         }
     }

@@ -11,9 +11,10 @@ mod secret;
 #[cfg(test)]
 mod tests;
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 
 use http::header::{AUTHORIZATION, HeaderMap};
+use parking_lot::RwLock;
 use subtle::{Choice, ConditionallySelectable};
 use tokio::sync::watch;
 
@@ -102,13 +103,13 @@ impl Authenticator {
     /// The key of a configuration that must not be taken while this serves: a principal is a name of one issuer, and what
     /// is kept by it here would become somebody else's who is called the same by another.
     pub fn renames(&self, config: &Config) -> Option<&'static str> {
-        let holders = self.shared.holders.read().unwrap_or_else(PoisonError::into_inner);
+        let holders = self.shared.holders.read();
         holders.names.differs(config.oauth.as_ref())
     }
 
     /// Takes callers as `config` says from now on. Who came with what is not in it is revoked.
     pub fn replace(&self, config: Config) {
-        let mut holders = self.shared.holders.write().unwrap_or_else(PoisonError::into_inner);
+        let mut holders = self.shared.holders.write();
         let mut next = Holders::of(config, &self.shared.metrics);
         next.take_over(&holders, &self.shared.metrics);
         let before = std::mem::replace(&mut *holders, next);
@@ -200,7 +201,7 @@ impl Authenticator {
     /// What can be told without verifying a signature: under the lock that would keep a reload waiting, and with it every
     /// other request.
     fn find<'h>(&self, headers: &'h HeaderMap) -> Result<Found<'h>, Fault> {
-        let holders = self.shared.holders.read().unwrap_or_else(PoisonError::into_inner);
+        let holders = self.shared.holders.read();
         if let Some(anonymous) = &holders.anonymous {
             return Ok(Found::Caller(anonymous.clone()));
         }
@@ -225,7 +226,7 @@ impl Authenticator {
     }
 
     fn authority(&self) -> Option<Arc<Authority>> {
-        self.shared.holders.read().unwrap_or_else(PoisonError::into_inner).authority.clone()
+        self.shared.holders.read().authority.clone()
     }
 
     /// Whose tokens are taken.

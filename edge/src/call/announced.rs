@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use parking_lot::Mutex;
 use wire::mcp::method::Notice;
 
 use super::ServerName;
@@ -33,7 +33,7 @@ impl Waiting {
 impl Announced {
     /// Notes a changed list of `server`; `true` when nobody follows: then somebody has to look until [`left`](Self::left).
     pub fn note(&self, server: &ServerName, notice: Notice) -> bool {
-        let mut all = self.lock();
+        let mut all = self.waiting.lock();
         let waiting = all.entry(server.clone()).or_default();
         if !waiting.notices.contains(&notice) {
             waiting.notices.push(notice);
@@ -44,7 +44,7 @@ impl Announced {
 
     /// Who follows may leave, for nothing of `server` waits or is looked at; the next notice wants another one.
     pub fn left(&self, server: &ServerName) -> bool {
-        let mut all = self.lock();
+        let mut all = self.waiting.lock();
         let has_left = all.get(server).is_none_or(|waiting| !waiting.is_unknown());
         if has_left {
             all.remove(server);
@@ -54,7 +54,7 @@ impl Announced {
 
     /// Nobody looks at what waits of `server`, for it is another one by now.
     pub fn forget(&self, server: &ServerName) {
-        let mut all = self.lock();
+        let mut all = self.waiting.lock();
         if let Some(waiting) = all.get_mut(server) {
             (waiting.notices, waiting.followed) = (Vec::new(), false);
             if waiting.looking == 0 {
@@ -71,21 +71,16 @@ impl Announced {
 
     /// The servers of which something waits or is looked at.
     pub fn servers(&self) -> Vec<ServerName> {
-        let all = self.lock();
+        let all = self.waiting.lock();
         all.iter().filter(|(_, waiting)| waiting.is_unknown()).map(|(server, _)| server.clone()).collect()
     }
 
     /// Takes what waits of `server`. It waits again unless the look is [finished](Look::finish).
     pub fn take<'a>(&'a self, server: &'a ServerName) -> Look<'a> {
-        let mut waiting = self.lock();
+        let mut waiting = self.waiting.lock();
         let waiting = waiting.entry(server.clone()).or_default();
         waiting.looking += 1;
         Look { announced: self, server, notices: std::mem::take(&mut waiting.notices) }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<ServerName, Waiting>> {
-        // Every state inside is valid at any point, so a poisoned lock carries no news.
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -111,7 +106,7 @@ impl Look<'_> {
 
 impl Drop for Look<'_> {
     fn drop(&mut self) {
-        let mut all = self.announced.lock();
+        let mut all = self.announced.waiting.lock();
         if let Some(waiting) = all.get_mut(self.server) {
             waiting.looking -= 1;
             self.notices.retain(|notice| !waiting.notices.contains(notice));

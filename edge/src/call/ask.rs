@@ -103,7 +103,7 @@ impl fmt::Debug for Ask {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Mutex;
+    use parking_lot::Mutex;
 
     use super::*;
     use wire::limits::Limits;
@@ -113,7 +113,7 @@ mod tests {
 
     impl Answered for Answers {
         fn answered(&self, token: u64, answer: Answer) {
-            self.0.lock().unwrap().push((token, answer));
+            self.0.lock().push((token, answer));
         }
     }
 
@@ -129,7 +129,7 @@ mod tests {
         };
         ask(1).answer(Answer::Result(Bytes::from_static(b"{}")));
         drop(ask(2));
-        let answers = answers.0.lock().unwrap();
+        let answers = answers.0.lock();
         assert_eq!(answers.len(), 2);
         assert!(matches!(answers[0], (1, Answer::Result(_))));
         assert!(matches!(answers[1], (2, Answer::Nobody)));

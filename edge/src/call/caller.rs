@@ -2,9 +2,10 @@
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 /// The authenticated principal. Cheap to clone; two are the same if their principals are.
@@ -154,7 +155,7 @@ impl Standing {
     /// As long as those hold that the same principal has shown now, if that is longer. What another replica vouches for
     /// prolongs it, but takes nothing from here: what is taken back here ends the stream all the same.
     pub fn renew(&self, caller: &Caller) {
-        let mut held = self.held();
+        let mut held = self.0.lock();
         if held.caller != *caller || Arc::ptr_eq(&held.caller.0, &caller.0) {
             return;
         }
@@ -173,17 +174,12 @@ impl Standing {
 
     /// The same, and why.
     pub fn hold(&self) -> Hold {
-        let held = self.held();
+        let held = self.0.lock();
         match (held.caller.hold(), held.vouched) {
             (Hold::RanOut(_), Some(ends)) if ends > Instant::now() => Hold::Good,
             (Hold::RanOut(one), Some(other)) => Hold::RanOut(one.max(other)),
             (hold, _) => hold,
         }
-    }
-
-    fn held(&self) -> MutexGuard<'_, Held> {
-        // Every state is valid at any point, so poison carries no news.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

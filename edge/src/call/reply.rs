@@ -6,10 +6,11 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::future::poll_fn;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use wire::Message;
 use wire::mcp::method::Notice;
 use wire::splice::Parts;
@@ -123,23 +124,23 @@ impl Reply {
 
     /// Whether `next` would return at once.
     pub fn is_ready(&self) -> bool {
-        let shared = lock(&self.shared);
+        let shared = self.shared.lock();
         !shared.events.is_empty() || !matches!(shared.end, End::Open)
     }
 
     /// Whether a connection has the call: from then on nothing refuses it for want of room.
     pub fn is_under_way(&self) -> bool {
-        matches!(lock(&self.shared).producer, Producer::Told(..))
+        matches!(self.shared.lock().producer, Producer::Told(..))
     }
 
     /// Whether events were dropped for want of room since this was asked last.
     pub fn take_lost(&self) -> bool {
-        std::mem::take(&mut lock(&self.shared).lost)
+        std::mem::take(&mut self.shared.lock().lost)
     }
 
     /// The poll form of [`Reply::next`].
     pub fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Next> {
-        let mut shared = lock(&self.shared);
+        let mut shared = self.shared.lock();
         if let Some(event) = shared.events.pop_front() {
             shared.event_bytes = shared.event_bytes.saturating_sub(event.bytes());
             return Poll::Ready(Next::Event(event));
@@ -167,7 +168,7 @@ impl Reply {
 
     /// Says that nobody reads on before a person has answered something.
     pub fn park(&self) {
-        let producer = match &lock(&self.shared).producer {
+        let producer = match &self.shared.lock().producer {
             Producer::Told(whom, token) => Some((whom.clone(), *token)),
             Producer::Absent | Producer::Waiting(_) => None,
         };
@@ -196,7 +197,7 @@ impl Drop for Reply {
     fn drop(&mut self) {
         // Asks among the events answer when they are dropped: after the lock.
         let (producer, _events) = {
-            let mut shared = lock(&self.shared);
+            let mut shared = self.shared.lock();
             shared.gone = true;
             (std::mem::take(&mut shared.producer), std::mem::take(&mut shared.events))
         };
@@ -230,7 +231,7 @@ impl Responder {
     pub fn offer(&self, event: Event) -> Result<bool, Event> {
         let mut fits = true;
         let waker = {
-            let mut shared = lock(&self.shared);
+            let mut shared = self.shared.lock();
             if shared.gone {
                 return Err(event);
             }
@@ -270,7 +271,7 @@ impl Responder {
 
     /// Whether the consumer dropped its end.
     pub fn is_cancelled(&self) -> bool {
-        lock(&self.shared).gone
+        self.shared.lock().gone
     }
 
     /// Resolves when the consumer drops its end. One waiter at a time.
@@ -280,7 +281,7 @@ impl Responder {
 
     /// The poll form of [`Responder::cancelled`].
     pub fn poll_cancelled(&self, context: &mut Context<'_>) -> Poll<()> {
-        let mut shared = lock(&self.shared);
+        let mut shared = self.shared.lock();
         if shared.gone {
             return Poll::Ready(());
         }
@@ -294,7 +295,7 @@ impl Responder {
     /// A name and a number, not a waker: a connection learns which of its calls to cancel without a search and
     /// without an allocation for each call.
     pub fn on_cancel(&self, whom: Arc<dyn Cancel>, token: u64) -> bool {
-        let mut shared = lock(&self.shared);
+        let mut shared = self.shared.lock();
         if !shared.gone {
             shared.producer = Producer::Told(whom, token);
         }
@@ -303,7 +304,7 @@ impl Responder {
 
     fn end(&self, outcome: Outcome) {
         let (waker, _producer) = {
-            let mut shared = lock(&self.shared);
+            let mut shared = self.shared.lock();
             if !matches!(shared.end, End::Open) {
                 return;
             }
@@ -319,7 +320,7 @@ impl Responder {
 impl Drop for Responder {
     fn drop(&mut self) {
         // The usual case, and the error costs an allocation.
-        if !matches!(lock(&self.shared).end, End::Open) {
+        if !matches!(self.shared.lock().end, End::Open) {
             return;
         }
         self.end(Outcome::Failed(Error::new(
@@ -429,11 +430,6 @@ enum End {
     Open,
     Outcome(Outcome),
     Taken,
-}
-
-// Nothing panics while the lock is held, and every state in it is valid, so poison carries no news.
-fn lock(shared: &Mutex<Shared>) -> MutexGuard<'_, Shared> {
-    shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

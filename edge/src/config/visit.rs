@@ -67,7 +67,7 @@ pub(super) fn parse(
         token_variable: flags.token_env,
         authorities: flags.ca,
         admin,
-        patience: Duration::from_secs(flags.timeout),
+        timeout: Duration::from_secs(flags.timeout),
     })))
 }
 

@@ -14,7 +14,6 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use http_body_util::BodyExt;
 
 use hyper::body::Incoming;
-use tokio::time::timeout;
 use wire::splice::Parts;
 
 use crate::call::Caller;
@@ -141,7 +140,7 @@ pub(super) enum ReadError {
     Broken,
 }
 
-/// Reads a body of at most `limit_bytes` within `patience`.
+/// Reads a body of at most `limit_bytes` within `timeout`.
 ///
 /// `room` is the call's permit, or the bound that refused one. Notifications and answers need no permit, and
 /// before the body is read nobody knows what it is: so without one a small body is still read.
@@ -151,18 +150,20 @@ pub(super) enum ReadError {
 pub(super) async fn read<B>(
     body: B,
     limit_bytes: usize,
-    patience: Duration,
+    timeout: Duration,
     room: &mut Result<CallPermit, NoRoom>,
 ) -> Result<Bytes, ReadError>
 where
     B: HttpBody<Data = Bytes>,
 {
     let reading = match room {
-        Ok(permit) => timeout(patience, collect(body, limit_bytes, Some(permit))).await,
-        Err(bound) => match timeout(patience, collect(body, SMALL_BYTES.min(limit_bytes), None)).await {
-            Ok(Err(ReadError::TooLarge(_))) => Ok(Err(ReadError::Full(*bound))),
-            other => other,
-        },
+        Ok(permit) => tokio::time::timeout(timeout, collect(body, limit_bytes, Some(permit))).await,
+        Err(bound) => {
+            match tokio::time::timeout(timeout, collect(body, SMALL_BYTES.min(limit_bytes), None)).await {
+                Ok(Err(ReadError::TooLarge(_))) => Ok(Err(ReadError::Full(*bound))),
+                other => other,
+            }
+        }
     };
     reading.unwrap_or(Err(ReadError::Slow))
 }

@@ -176,7 +176,9 @@ pub(super) fn open_stream(
 /// What belongs to no call of this session.
 pub(super) fn listen(front: &Front, session: &Arc<Session>) -> Reader {
     let (changes, drain) = (session.changes(), front.rooms.drain.clone());
-    session.listen(|strayed| Box::new(Listening::new(session.clone(), strayed, changes, drain)))
+    session.listen(|unsolicited_events| {
+        Box::new(Listening::new(session.clone(), unsolicited_events, changes, drain))
+    })
 }
 
 fn stream(front: &Front, caller: &Caller, (first, reader): (Option<Parts>, Reader)) -> Response<Body> {

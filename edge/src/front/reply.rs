@@ -22,7 +22,7 @@ use super::body::Body;
 use super::metrics::Ending;
 use super::refusal::{self, ErrorObject, Refusal};
 use crate::call::{Outcome, ServerName};
-use crate::error::{Blame, Error, Kind, Retry};
+use crate::error::{Blame, Error, Kind};
 use crate::permit::RETRY_AFTER;
 
 /// What an answer depends on beside the outcome.
@@ -282,18 +282,16 @@ fn data_of(kind: &Kind, server: Option<&ServerName>) -> Option<Value> {
 }
 
 fn retry_after_secs(error: &Error) -> Option<u64> {
-    let after = match (&error.kind, error.retry) {
-        (_, Retry::After(after)) => after,
-        (Kind::Draining, _) => RETRY_AFTER, // another replica takes it, or the next process
-        _ => return None,
-    };
+    // While draining, another replica takes it, or the next process.
+    let draining = (error.kind == Kind::Draining).then_some(RETRY_AFTER);
+    let after = error.retry_after.or(draining)?;
     // RFC 9110 §10.2.3: whole seconds; rounded up, for zero invites a storm
     Some(after.as_secs().max(1) + u64::from(after > Duration::from_secs(1) && after.subsec_nanos() > 0))
 }
 
 /// Where it comes this far, nobody was told of a capability.
 fn nobody_to_ask() -> Error {
-    let message = "the server wants input first, and there is nobody here who could give it";
+    let message = "the server requires input from the client, which this kind of request cannot give";
     Error::new(Kind::Protocol, Blame::Upstream, message)
 }
 

@@ -15,12 +15,13 @@
 
 use std::future::poll_fn;
 use std::pin::pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Poll, Waker, ready};
 use std::time::Duration;
 
 use http::Version;
+use parking_lot::Mutex;
 use tokio::time::{Instant, sleep};
 
 use super::http::Config;
@@ -142,7 +143,7 @@ impl Activity {
 
     /// A request begins; it ends when the guard is dropped.
     pub(super) fn request(self: &Arc<Self>, version: Version) -> InFlight {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         state.multiplexed |= version == Version::HTTP_2;
         state.phase = match state.phase {
             Current::Busy { requests } => Current::Busy { requests: requests + 1 },
@@ -153,31 +154,31 @@ impl Activity {
 
     /// From now on answers are the last of their connection.
     pub(super) fn leave(&self) {
-        self.lock().leaving = true;
+        self.state.lock().leaving = true;
     }
 
     /// Whether an answer that begins now must say that it is the last. HTTP/2 has no such header
     /// (RFC 9113 §8.2.2).
     pub(super) fn is_last_answer(&self) -> bool {
-        let state = self.lock();
+        let state = self.state.lock();
         state.leaving && !state.multiplexed
     }
 
     /// Whether the connection can be told to leave without losing a request that is being sent right now:
     /// HTTP/2 has GOAWAY for that, HTTP/1 only the answer to a request.
     pub(super) fn may_leave(&self) -> bool {
-        let state = self.lock();
+        let state = self.state.lock();
         state.multiplexed || matches!(state.phase, Current::Busy { .. })
     }
 
     /// A write has made no progress for too long; the connection ends.
     pub(super) fn not_taken(&self) {
-        self.lock().untaken = true;
+        self.state.lock().untaken = true;
     }
 
     /// Whether the connection ended so.
     pub(super) fn was_not_taken(&self) -> bool {
-        self.lock().untaken
+        self.state.lock().untaken
     }
 
     /// Resolves when the connection has done nothing, or its client taken nothing, for too long. Must be polled by the
@@ -198,12 +199,12 @@ impl Activity {
                 }
                 match due {
                     Due::End(phase) => return Poll::Ready(phase),
-                    Due::Debts if self.lock().debts.turn(self.write_timeout) => {
+                    Due::Debts if self.state.lock().debts.turn(self.write_timeout) => {
                         return Poll::Ready(Phase::Answer);
                     }
                     Due::Debts => {}
                     Due::Look => {
-                        self.lock().look_at = Some(Instant::now() + LOOK_EVERY);
+                        self.state.lock().look_at = Some(Instant::now() + LOOK_EVERY);
                         self.look.store(true, Ordering::Relaxed);
                         context.waker().wake_by_ref(); // the stream is polled by the same task
                     }
@@ -214,7 +215,7 @@ impl Activity {
     }
 
     fn deadline(&self, task: &Waker) -> Option<(Due, Instant)> {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         if !state.task.as_ref().is_some_and(|known| known.will_wake(task)) {
             state.task = Some(task.clone());
         }
@@ -246,7 +247,7 @@ impl Activity {
     /// Bytes have come.
     pub(super) fn received(&self) {
         self.inattentive.store(true, Ordering::Relaxed);
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         if !state.multiplexed && matches!(state.phase, Current::Waiting { phase: Phase::Idle, .. }) {
             let until = Instant::now() + self.head_timeout;
             state.phase = Current::Waiting { phase: Phase::Head, until };
@@ -255,7 +256,7 @@ impl Activity {
 
     fn ended(&self) {
         let waker = {
-            let mut state = self.lock();
+            let mut state = self.state.lock();
             match &mut state.phase {
                 Current::Busy { requests } if *requests > 1 => {
                     *requests -= 1;
@@ -272,11 +273,6 @@ impl Activity {
             waker.wake();
         }
     }
-
-    // Nothing panics while the lock is held, and every state in it is valid, so poison carries no news.
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 /// One request, from its head to the last byte of its answer.
@@ -288,7 +284,7 @@ pub(super) struct InFlight {
 impl InFlight {
     /// An answer has gone over as a whole and is not written yet; the guard stays until it is.
     pub(super) fn owe(&self) -> Debt {
-        let mut state = self.activity.lock();
+        let mut state = self.activity.state.lock();
         let debts = &mut state.debts;
         debts.until.get_or_insert_with(|| Instant::now() + self.activity.write_timeout);
         debts.young += 1;
@@ -305,7 +301,7 @@ pub(super) struct Debt {
 
 impl Drop for Debt {
     fn drop(&mut self) {
-        self.activity.lock().debts.paid(self.period);
+        self.activity.state.lock().debts.paid(self.period);
     }
 }
 

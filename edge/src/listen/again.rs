@@ -8,9 +8,11 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
+
+use parking_lot::Mutex;
 
 pin_project_lite::pin_project! {
     /// See the module.
@@ -56,7 +58,7 @@ impl<F: Future> Future for Again<F> {
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
         let mut this = self.project();
-        this.own.task.lock().unwrap_or_else(PoisonError::into_inner).clone_from(context.waker());
+        this.own.task.lock().clone_from(context.waker());
         for _ in 0..TURNS {
             this.own.state.store(POLLING, Ordering::Release);
             if let Poll::Ready(output) = this.future.as_mut().poll(&mut Context::from_waker(this.waker)) {
@@ -80,7 +82,7 @@ impl Wake for Own {
     fn wake_by_ref(self: &Arc<Self>) {
         let woken = self.state.compare_exchange(POLLING, AGAIN, Ordering::AcqRel, Ordering::Acquire);
         if woken == Err(IDLE) {
-            self.task.lock().unwrap_or_else(PoisonError::into_inner).wake_by_ref();
+            self.task.lock().wake_by_ref();
         }
     }
 }
@@ -138,11 +140,11 @@ mod tests {
         let task = Waker::from(count.clone());
         let kept = Mutex::new(None);
         let mut again = pin!(Again::new(poll_fn(|context| {
-            *kept.lock().unwrap() = Some(context.waker().clone());
+            *kept.lock() = Some(context.waker().clone());
             Poll::<()>::Pending
         })));
         assert!(again.as_mut().poll(&mut Context::from_waker(&task)).is_pending());
-        kept.lock().unwrap().take().unwrap().wake();
+        kept.lock().take().unwrap().wake();
         assert_eq!(count.0.load(Ordering::Relaxed), 1);
     }
 

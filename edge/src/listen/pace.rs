@@ -18,11 +18,12 @@
 use std::future::Future;
 use std::io::IoSlice;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Buf, Bytes};
 use http_body::{Body, Frame, SizeHint};
+use parking_lot::Mutex;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::activity::{Debt, InFlight, Phase};
@@ -61,7 +62,7 @@ impl Pace {
 
     /// Data is handed over; the guard goes with it until it is written or given up.
     fn hand(self: &Arc<Self>) -> Unwritten {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         state.handed = true;
         state.unwritten += 1;
         state.moved = Some(Instant::now());
@@ -70,12 +71,12 @@ impl Pace {
 
     /// Some of what was handed over is written.
     fn taken(&self) {
-        self.lock().moved = Some(Instant::now());
+        self.state.lock().moved = Some(Instant::now());
     }
 
     /// The answer ends. What h2 holds of it then is the connection's to look after.
     fn leave(&self, in_flight: &InFlight) {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         if state.unwritten > 0 {
             state.debt = Some(in_flight.owe());
         }
@@ -83,7 +84,7 @@ impl Pace {
 
     /// hyper asks for more: it has found room for what it was handed.
     fn asked(&self) {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         if std::mem::take(&mut state.handed) {
             state.moved = Some(Instant::now());
         }
@@ -91,23 +92,18 @@ impl Pace {
 
     /// Since when the client has taken nothing of what it could take.
     fn owed_since(&self) -> Option<Instant> {
-        let state = self.lock();
+        let state = self.state.lock();
         state.moved.filter(|_| state.handed || state.unwritten > 0)
     }
 
     /// Ready when everything that counts has been written.
     fn poll_written(&self, context: &Context<'_>) -> Poll<()> {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         if state.unwritten == 0 {
             return Poll::Ready(());
         }
         state.end = Some(context.waker().clone());
         Poll::Pending
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        // Every state inside is valid at any point, so a poisoned lock carries no news.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -308,7 +304,7 @@ struct Unwritten(Arc<Pace>);
 impl Drop for Unwritten {
     fn drop(&mut self) {
         let (end, _debt) = {
-            let mut state = self.0.lock();
+            let mut state = self.0.state.lock();
             state.unwritten -= 1;
             state.moved = Some(Instant::now());
             if state.unwritten == 0 { (state.end.take(), state.debt.take()) } else { (None, None) }

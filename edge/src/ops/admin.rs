@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::fmt;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -20,6 +20,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use parking_lot::Mutex;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::registry::Registry;
 use tokio::net::{TcpListener, TcpStream};
@@ -198,7 +199,7 @@ impl Places {
         let permit = match self.free.clone().try_acquire_owned() {
             Ok(permit) => permit,
             Err(_) => {
-                if let Some((_, oldest)) = self.silent().pop_first() {
+                if let Some((_, oldest)) = self.silent.lock().pop_first() {
                     oldest.cancel();
                     self.silent_closed.inc();
                 }
@@ -206,20 +207,15 @@ impl Places {
             }
         };
         let (number, cut) = (self.next.fetch_add(1, Ordering::Relaxed), CancellationToken::new());
-        self.silent().insert(number, cut.clone());
+        self.silent.lock().insert(number, cut.clone());
         Some(Place { places: self.clone(), number, cut, _permit: permit })
-    }
-
-    // Nothing panics while the lock is held.
-    fn silent(&self) -> MutexGuard<'_, BTreeMap<u64, CancellationToken>> {
-        self.silent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Place {
     /// The connection has asked something, and keeps its place until it is answered.
     fn asked(&self) {
-        self.places.silent().remove(&self.number);
+        self.places.silent.lock().remove(&self.number);
     }
 }
 

@@ -138,14 +138,15 @@ const LAST_LINES: Duration = Duration::from_secs(1);
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::{Arc, Mutex};
+    use parking_lot::Mutex;
+    use std::sync::Arc;
 
     #[derive(Clone, Default)]
     struct Sink(Arc<Mutex<Vec<u8>>>);
 
     impl Write for Sink {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.lock().unwrap().extend_from_slice(bytes);
+            self.0.lock().extend_from_slice(bytes);
             Ok(bytes.len())
         }
 
@@ -158,7 +159,7 @@ mod tests {
         let sink = Sink::default();
         let writer = sink.clone();
         tracing::subscriber::with_default(subscriber(config, move || writer.clone()), emit);
-        String::from_utf8(sink.0.lock().unwrap().clone()).unwrap()
+        String::from_utf8(sink.0.lock().clone()).unwrap()
     }
 
     #[test]

@@ -3,9 +3,11 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
-use super::{NoRoom, Permits, lock};
+use parking_lot::Mutex;
+
+use super::{NoRoom, Permits};
 
 /// Open listens by principal.
 pub(super) type Counts = Mutex<HashMap<Arc<str>, usize>>;
@@ -23,7 +25,7 @@ impl Permits {
     /// [`NoRoom::Listens`] when it has as many as it may.
     pub fn listen(&self, principal: &Arc<str>) -> Result<ListenPermit, NoRoom> {
         let shared = &self.shared;
-        let mut counts = lock(&shared.listens);
+        let mut counts = shared.listens.lock();
         let count = counts.entry(principal.clone()).or_default();
         if *count >= shared.config.listens {
             return Err(shared.hit(NoRoom::Listens));
@@ -35,7 +37,7 @@ impl Permits {
 
 impl Drop for ListenPermit {
     fn drop(&mut self) {
-        let mut counts = lock(&self.permits.shared.listens);
+        let mut counts = self.permits.shared.listens.lock();
         if let Some(count) = counts.get_mut(&self.principal) {
             *count -= 1;
             if *count == 0 {
@@ -66,6 +68,6 @@ mod tests {
         assert!(permits.listen(&b).is_ok() && permits.call(&a).is_ok());
         drop(held);
         assert!(permits.listen(&a).is_ok());
-        assert!(lock(&permits.shared.listens).is_empty(), "who has none is not kept in mind");
+        assert!(permits.shared.listens.lock().is_empty(), "who has none is not kept in mind");
     }
 }

@@ -75,9 +75,9 @@ pub(super) fn idle_globs(router: &Router) -> Vec<(String, String)> {
 
 /// What principals have of servers that they may use no longer ends: news of resources at once, connections of their own
 /// with the calls on them. Calls that were on their way to a connection are looked after later.
-pub(super) fn take_back(router: &Router) {
+pub(super) fn revoke(router: &Router) {
     let (shared, policy) = (router.shared.clone(), router.catalog().access.policy.clone());
-    router.catalog().take_back();
+    router.catalog().revoke();
     shared.ears.close(&policy);
     router.shared.drain.spawn(async move {
         tokio::select! {
@@ -86,7 +86,7 @@ pub(super) fn take_back(router: &Router) {
                 let catalog = shared.catalog();
                 // A later policy looks after itself.
                 if Arc::ptr_eq(&catalog.access.policy, &policy) {
-                    catalog.take_back();
+                    catalog.revoke();
                 }
             }
         }
@@ -94,11 +94,11 @@ pub(super) fn take_back(router: &Router) {
 }
 
 impl Catalog {
-    fn take_back(&self) {
+    fn revoke(&self) {
         // A principal is looked up once, and not for each of its sessions at each server.
         let callers = RefCell::new(HashMap::<String, Caller>::new());
         for (_, entry) in self.lineup.iter() {
-            entry.server.take_back(&|principal| {
+            entry.server.revoke(&|principal| {
                 let mut callers = callers.borrow_mut();
                 let caller = match callers.get(principal) {
                     Some(known) => known,

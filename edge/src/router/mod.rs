@@ -26,9 +26,10 @@ mod views;
 
 use std::collections::HashSet;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::{Mutex, RwLock};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
@@ -37,7 +38,7 @@ use wire::limits::Limits;
 use wire::mcp::mirror::Mirrored;
 
 use crate::call::{
-    Call, Caller, Dispatch, Next, Reply, Responder, ServerName, SessionKey, Subscriber, reply,
+    Call, Caller, Dispatch, Next, Reply, Responder, ServerName, SessionHandle, Subscriber, reply,
 };
 use crate::error::{Blame, Error, Kind};
 use crate::ops::drain::DrainWatch;
@@ -74,7 +75,7 @@ pub trait Gateway: Dispatch {
     fn mirrored(&self, caller: &Caller, scope: Option<&ServerName>, tool: &str) -> Option<Arc<[Mirrored]>>;
 
     /// The roots of a session's client changed, which its servers may want to hear.
-    fn roots_changed(&self, session: &SessionKey);
+    fn roots_changed(&self, session: &SessionHandle);
 
     /// How often the rendered lists changed that `caller` sees, of all servers together or of the one in scope. Counted
     /// while somebody has what is returned.
@@ -270,7 +271,7 @@ impl Router {
             refresh::settle(self);
         }
         if changed.policy {
-            granted::take_back(self);
+            granted::revoke(self);
         }
     }
 
@@ -293,7 +294,7 @@ impl Router {
 impl Shared {
     /// What public names lead to now.
     fn catalog(&self) -> Arc<Catalog> {
-        self.catalog.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.catalog.read().clone()
     }
 
     /// The servers that calls may reach now.
@@ -324,7 +325,7 @@ impl Shared {
     /// Names, at most `names_settle` from now. A process that leaves gives none out any more: nobody has to wait for
     /// them in vain, and a call that came by a load balancer may go to another replica.
     fn settling(&self) -> impl Future<Output = Result<(), Error>> + Send + use<> {
-        let (mut settled, patience) = (self.settled.subscribe(), self.config.names_settle);
+        let (mut settled, timeout) = (self.settled.subscribe(), self.config.names_settle);
         let drain = self.drain.clone();
         async move {
             // All arms are cancel-safe: each waits for something that stays as it is.
@@ -334,7 +335,7 @@ impl Shared {
                 () = drain.leaving() => {
                     Err(Error::new(Kind::Draining, Blame::Edge, "this gateway is stopping; connect again"))
                 }
-                () = tokio::time::sleep(patience) => {
+                () = tokio::time::sleep(timeout) => {
                     let message = "the servers have not told their names yet; try again shortly";
                     Err(Error::busy(Blame::Edge, RETRY_AFTER, message))
                 }
@@ -423,7 +424,7 @@ impl Gateway for Router {
         catalog.sight(scope)?.surface.tool(tool).map(|route| route.mirrored.clone())
     }
 
-    fn roots_changed(&self, session: &SessionKey) {
+    fn roots_changed(&self, session: &SessionHandle) {
         for (_, entry) in self.shared.catalog_for(&session.caller).lineup.iter() {
             entry.server.roots_changed(session);
         }

@@ -24,14 +24,14 @@ use super::mend::mend;
 use super::refresh::{Wanted, pause};
 use super::views::{Looked, View};
 use super::{Entry, Router, Shared};
-use crate::call::{Affinity, Call, List, Reply, ServerName, SessionKey};
+use crate::call::{Affinity, Call, List, Reply, ServerName, SessionHandle};
 use crate::error::Error;
 
 /// Looks at what the sessions of this server announce, for as long as they say so and it is not `gone`.
 pub(super) async fn follow(
     router: Router,
     (index, name): (usize, ServerName),
-    (mut announcing, gone): (UnboundedReceiver<SessionKey>, CancellationToken),
+    (mut announcing, gone): (UnboundedReceiver<SessionHandle>, CancellationToken),
 ) {
     loop {
         let session = tokio::select! {
@@ -94,7 +94,7 @@ impl Shared {
         })
     }
 
-    async fn look_until_done(self: &Arc<Self>, session: &SessionKey, (index, name): (usize, &ServerName)) {
+    async fn look_until_done(self: &Arc<Self>, session: &SessionHandle, (index, name): (usize, &ServerName)) {
         let view = self.view(session);
         loop {
             sleep(view.gap(index).unwrap_or(self.config.refresh_gap)).await;
@@ -106,7 +106,7 @@ impl Shared {
     }
 
     /// Lists over the session's own connection what it announced. What cannot be read waits again.
-    async fn look(self: &Arc<Self>, session: &SessionKey, index: usize) {
+    async fn look(self: &Arc<Self>, session: &SessionHandle, index: usize) {
         // Not the whole line-up, which would keep servers that are gone.
         let Some(Entry { name, server, .. }) = self.lineup().get(index).cloned() else { return };
         let view = self.view(session);

@@ -1,7 +1,7 @@
 //! What the servers said last, and the catalogs made of it: built anew with each word that differs, and put in the
 //! place of the one before as a whole.
 
-use std::sync::{Arc, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use super::catalog::{Catalog, GivenNames, Known, Member};
 use super::granted::Access;
@@ -45,7 +45,7 @@ pub(super) struct Telling(Arc<Shared>);
 
 impl Drop for Telling {
     fn drop(&mut self) {
-        let mut state = self.0.lock_state();
+        let mut state = self.0.state.lock();
         state.telling = state.telling.saturating_sub(1);
         let is_due = state.telling == 0 && std::mem::take(&mut state.listed_meanwhile);
         let published = if is_due && !state.waits { self.0.publish(&mut state) } else { None };
@@ -108,14 +108,9 @@ pub(super) fn members<'a>(lineup: &'a Lineup, parts: &'a [Option<Arc<Part>>]) ->
 }
 
 impl Shared {
-    pub(super) fn lock_state(&self) -> MutexGuard<'_, State> {
-        // Every state inside is valid at any point, so a poisoned lock carries no news.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// The servers among these that have never listed.
     pub(super) fn unheard(&self, among: &Lineup) -> Vec<ServerName> {
-        let state = self.lock_state();
+        let state = self.state.lock();
         let is_heard = |number: usize| matches!(state.parts.get(number), Some(Listing::Listed(_)));
         among.iter().filter(|(number, _)| !is_heard(*number)).map(|(_, entry)| entry.name.clone()).collect()
     }
@@ -123,7 +118,7 @@ impl Shared {
     /// See [`super::Router::complaints`].
     pub(super) fn complaints(&self, name: &ServerName) -> Complaints {
         let part = {
-            let state = self.lock_state();
+            let state = self.state.lock();
             let number = state.lineup.number(name.as_str());
             match number.and_then(|number| state.parts.get(number)) {
                 Some(Listing::Listed(part)) => part.clone(),
@@ -160,12 +155,12 @@ impl Shared {
 
     /// The servers as they are configured now, as a number.
     pub(super) fn configured(&self) -> u64 {
-        self.lock_state().configured
+        self.state.lock().configured
     }
 
     /// Gives out names now, whoever has answered; unless other servers are configured by now.
     pub(super) fn settle(self: &Arc<Self>, configured: u64) {
-        let mut state = self.lock_state();
+        let mut state = self.state.lock();
         if state.configured == configured && (!self.is_settled() || state.waits) {
             let published = self.give_out(&mut state);
             drop(state);
@@ -175,7 +170,7 @@ impl Shared {
 
     /// See [`super::Router::reconfigure`].
     pub(super) fn reconfigure(self: &Arc<Self>, servers: Vec<Entry>, rules: Option<&[Rule]>) -> Changed {
-        let mut state = self.lock_state();
+        let mut state = self.state.lock();
         let before = state.lineup.clone();
         let lineup = before.followed_by(servers);
         let is_other_policy = state.policy.rules() != rules;
@@ -229,7 +224,7 @@ impl Shared {
     }
 
     fn update(self: &Arc<Self>, number: usize, listing: Listing) {
-        let mut state = self.lock_state();
+        let mut state = self.state.lock();
         let is_configured = state.lineup.get(number).is_some();
         // It may have been listed while the configuration changed.
         let Some(part) = state.parts.get_mut(number).filter(|_| is_configured) else { return };
@@ -253,7 +248,7 @@ impl Shared {
 
     /// A change is being told from now on, until what this returns is dropped.
     pub(super) fn telling(self: &Arc<Self>) -> Telling {
-        self.lock_state().telling += 1;
+        self.state.lock().telling += 1;
         Telling(self.clone())
     }
 
@@ -287,7 +282,7 @@ impl Shared {
     /// The catalog before, and the one that is in its place now.
     fn replace(&self, catalog: Catalog) -> (Arc<Catalog>, Arc<Catalog>) {
         let catalog = Arc::new(catalog);
-        let mut current = self.catalog.write().unwrap_or_else(PoisonError::into_inner);
+        let mut current = self.catalog.write();
         (std::mem::replace(&mut *current, catalog.clone()), catalog)
     }
 

@@ -5,7 +5,9 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher, RandomState};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
 
 /// URIs remembered in all. 65,536 hashes of 8 bytes with their bookkeeping are about 4 MB.
 pub(super) const SEEN_URIS: usize = 65_536;
@@ -33,7 +35,7 @@ impl Seen {
     /// `server` showed `uri` to `principal`. The latest word counts.
     pub(super) fn remember(&self, principal: &Arc<str>, uri: &str, server: usize) {
         let key = self.key(principal, uri);
-        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut inner = self.inner.lock();
         if inner.servers.insert(key, server).is_none() {
             inner.order.push_back(key);
         }
@@ -46,7 +48,7 @@ impl Seen {
 
     /// The server that showed `uri` to `principal`.
     pub(super) fn server(&self, principal: &Arc<str>, uri: &str) -> Option<usize> {
-        let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        let inner = self.inner.lock();
         inner.servers.get(&self.key(principal, uri)).copied()
     }
 

@@ -5,10 +5,11 @@ use std::collections::HashMap;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::task::Poll;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::task::yield_now;
 use tokio::time::timeout;
@@ -41,7 +42,7 @@ struct Followed {
 impl News {
     /// Follows what `caller` sees in one view.
     pub(super) fn follow(&self, caller: &Caller, only: Option<&ServerName>) -> watch::Receiver<ListChanges> {
-        let mut followed = self.followed();
+        let mut followed = self.followed.lock();
         if followed.counts.len() >= followed.most {
             followed.clear();
         }
@@ -49,7 +50,7 @@ impl News {
     }
 
     fn followers(&self) -> Vec<Follower> {
-        let mut followed = self.followed();
+        let mut followed = self.followed.lock();
         followed.clear();
         followed.counts.keys().cloned().collect()
     }
@@ -58,7 +59,7 @@ impl News {
         if differ == ListChanges::default() {
             return;
         }
-        if let Some(sender) = self.followed().counts.get(follower) {
+        if let Some(sender) = self.followed.lock().counts.get(follower) {
             sender.send_modify(|changes| {
                 changes.tools += differ.tools;
                 changes.prompts += differ.prompts;
@@ -69,12 +70,7 @@ impl News {
 
     #[cfg(test)]
     pub(super) fn followed_by(&self) -> usize {
-        self.followed().counts.len()
-    }
-
-    fn followed(&self) -> MutexGuard<'_, Followed> {
-        // Every state inside is valid at any point, so a poisoned lock carries no news.
-        self.followed.lock().unwrap_or_else(PoisonError::into_inner)
+        self.followed.lock().counts.len()
     }
 }
 
@@ -248,7 +244,7 @@ impl Ears {
     fn lend(&self, (caller, server): (&Caller, &ServerName), to: Arc<dyn Hear>) -> Arc<dyn Hear> {
         let (caller, server) = (caller.clone(), server.clone());
         let ear = Arc::new(Ear { caller, server, to, is_deaf: AtomicBool::new(false) });
-        let mut lent = self.lent();
+        let mut lent = self.lent.lock();
         if lent.len() == lent.capacity() {
             lent.retain(|ear| ear.strong_count() > 0);
         }
@@ -259,16 +255,12 @@ impl Ears {
     /// Whoever hears of a server that `policy` denies them hears no more, and is told so.
     pub(super) fn close(&self, policy: &Policy) {
         let is_denied = |ear: &Arc<Ear>| !policy.allows(&ear.caller, ear.server.as_str());
-        let denied: Vec<_> = self.lent().iter().filter_map(Weak::upgrade).filter(is_denied).collect();
+        let denied: Vec<_> = self.lent.lock().iter().filter_map(Weak::upgrade).filter(is_denied).collect();
         for ear in denied {
             if !ear.is_deaf.swap(true, Ordering::AcqRel) {
                 ear.lost();
             }
         }
-    }
-
-    fn lent(&self) -> MutexGuard<'_, Vec<Weak<Ear>>> {
-        self.lent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

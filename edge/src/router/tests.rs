@@ -12,6 +12,7 @@ use crate::call::{Affinity, Caller, Client, List, Outcome, Server, Subscribing, 
 use crate::ops::drain::Drain;
 use crate::permit::Permits;
 use bytes::Bytes;
+use parking_lot::Mutex;
 use wire::Message;
 use wire::mcp::level::Level;
 use wire::mcp::list::{Item, ListPage};
@@ -51,14 +52,14 @@ impl Dispatch for Echo {
 }
 
 impl Server for Echo {
-    fn roots_changed(&self, session: &SessionKey) {
-        self.1.lock().unwrap().push((session.number, None));
+    fn roots_changed(&self, session: &SessionHandle) {
+        self.1.lock().push((session.number, None));
     }
 
-    fn take_back(&self, _: &dyn Fn(&str) -> bool) {}
+    fn revoke(&self, _: &dyn Fn(&str) -> bool) {}
 
-    fn tell_level(&self, session: &SessionKey) {
-        let mut told = self.1.lock().unwrap();
+    fn tell_level(&self, session: &SessionHandle) {
+        let mut told = self.1.lock();
         told.push((session.number, session.wishes.now().level));
     }
 
@@ -69,8 +70,8 @@ impl Server for Echo {
         Box::pin(std::future::ready(Ok(Subscription::new(uri, ()))))
     }
 
-    fn list(&self, _: &SessionKey, list: List) -> crate::call::Listing {
-        match &*self.2.lock().unwrap() {
+    fn list(&self, _: &SessionHandle, list: List) -> crate::call::Listing {
+        match &*self.2.lock() {
             Own::Closed => Box::pin(std::future::ready(None)),
             Own::Refuses(_, refused) if *refused == list => {
                 let error = Error::new(Kind::Protocol, Blame::Upstream, "refused");
@@ -87,7 +88,7 @@ impl Server for Echo {
         }
     }
 
-    fn tasks(&self, session: &SessionKey) -> Pin<Box<dyn Future<Output = Vec<Bytes>> + Send>> {
+    fn tasks(&self, session: &SessionHandle) -> Pin<Box<dyn Future<Output = Vec<Bytes>> + Send>> {
         let task = format!(r#"{{"taskId":"{}.{}"}}"#, self.0, session.number);
         Box::pin(std::future::ready(vec![task.into()]))
     }
@@ -357,13 +358,13 @@ async fn subscribers_hear_from_the_servers_that_have_the_resources() {
 }
 
 fn in_session(number: u64, call: Call) -> Call {
-    let (strays, _) = reply();
+    let (unsolicited, _) = reply();
     let ended = tokio_util::sync::CancellationToken::new();
-    let key = SessionKey {
+    let key = SessionHandle {
         number,
         caller: call.caller.clone(),
         ended,
-        strays: Arc::new(strays),
+        unsolicited: Arc::new(unsolicited),
         wishes: Arc::default(),
         announced: Arc::default(),
     };
@@ -382,7 +383,7 @@ async fn a_level_is_the_sessions_on_every_server() {
     assert!(answer(&router, level(None, r#""warning""#)).await.is_ok());
     assert!(answer(&router, level(Some("b"), r#""debug""#)).await.is_ok());
     let heard = [Level::Warning, Level::Warning, Level::Debug].map(|level| (7, Some(level)));
-    assert_eq!(*told.lock().unwrap(), heard);
+    assert_eq!(*told.lock(), heard);
     for odd in [r#""loud""#, "1", "null"] {
         assert_eq!(answer(&router, level(None, odd)).await.unwrap_err(), Kind::InvalidParams);
     }

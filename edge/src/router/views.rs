@@ -7,9 +7,10 @@
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use wire::mcp::list::Item;
 
 use super::Shared;
@@ -17,7 +18,7 @@ use super::catalog::{Catalog, GivenNames, Known};
 use super::lineup::Lineup;
 use super::part::Part;
 use super::publish::members;
-use crate::call::{Affinity, Caller, List, SessionKey};
+use crate::call::{Affinity, Caller, List, SessionHandle};
 
 /// The views of all sessions that have one.
 pub(super) struct Views {
@@ -110,22 +111,22 @@ impl Views {
         if !self.any.load(Ordering::Acquire) {
             return None;
         }
-        self.lock().get(&session).cloned()
+        self.views.lock().get(&session).cloned()
     }
 
     /// The view of a session, and whether it is new.
     fn enter(&self, session: u64) -> (Arc<View>, bool) {
-        let mut views = self.lock();
+        let mut views = self.views.lock();
         self.any.store(true, Ordering::Release);
         let is_new = !views.contains_key(&session);
         (views.entry(session).or_default().clone(), is_new)
     }
 
     fn remove(&self, session: u64) {
-        let mut views = self.lock();
+        let mut views = self.views.lock();
         if let Some(view) = views.remove(&session) {
             // A call on its way may hold it still.
-            *view.own() = Own { ended: true, ..Own::default() };
+            *view.own.lock() = Own { ended: true, ..Own::default() };
         }
         self.any.store(!views.is_empty(), Ordering::Release);
     }
@@ -138,14 +139,14 @@ impl Views {
 
     /// What another session's view was built from the same.
     fn built(&self, own: &Own, common: &Arc<Catalog>) -> Option<Arc<Built>> {
-        let built = self.lock_built().get(&self.key(own, common))?.upgrade()?;
+        let built = self.built.lock().get(&self.key(own, common))?.upgrade()?;
         let is_same =
             built.is_beside(common) && built.names_before == own.names && same(&built.lists, &own.lists);
         is_same.then_some(built)
     }
 
     fn share(&self, own: &Own, built: &Arc<Built>) {
-        let mut all = self.lock_built();
+        let mut all = self.built.lock();
         all.retain(|_, built| built.strong_count() > 0);
         all.insert(self.key(own, &built.beside), Arc::downgrade(built));
     }
@@ -156,15 +157,6 @@ impl Views {
         self.hasher.hash_one((Arc::as_ptr(common), lists))
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<u64, Arc<View>>> {
-        // Every state inside these is valid at any point, so a poisoned lock carries no news.
-        self.views.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn lock_built(&self) -> MutexGuard<'_, HashMap<u64, Weak<Built>>> {
-        self.built.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     #[cfg(test)]
     pub(super) fn bytes(&self) -> usize {
         self.bytes.load(Ordering::Acquire)
@@ -172,26 +164,22 @@ impl Views {
 }
 
 impl View {
-    fn own(&self) -> MutexGuard<'_, Own> {
-        self.own.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Between an announcement of a server and the next look at it.
     pub(super) fn gap(&self, server: usize) -> Option<Duration> {
-        self.own().looks.get(&server)?.gap
+        self.own.lock().looks.get(&server)?.gap
     }
 
     pub(super) fn set_gap(&self, server: usize, gap: Duration) {
-        self.own().looks.entry(server).or_default().gap = Some(gap);
+        self.own.lock().looks.entry(server).or_default().gap = Some(gap);
     }
 
     /// Whether clients do not wait for a look at this server.
     pub(super) fn is_late(&self, server: usize) -> bool {
-        self.own().looks.get(&server).is_some_and(|looks| looks.is_late)
+        self.own.lock().looks.get(&server).is_some_and(|looks| looks.is_late)
     }
 
     pub(super) fn set_late(&self, server: usize, is_late: bool) {
-        self.own().looks.entry(server).or_default().is_late = is_late;
+        self.own.lock().looks.entry(server).or_default().is_late = is_late;
     }
 }
 
@@ -232,7 +220,7 @@ impl Shared {
     }
 
     /// The view of a session, which ends with it.
-    pub(super) fn view(self: &Arc<Self>, session: &SessionKey) -> Arc<View> {
+    pub(super) fn view(self: &Arc<Self>, session: &SessionHandle) -> Arc<View> {
         let (view, is_new) = self.views.enter(session.number);
         if is_new {
             let (shared, session) = (self.clone(), session.clone());
@@ -262,13 +250,13 @@ impl Shared {
     /// does.
     pub(super) fn change(
         &self,
-        session: &SessionKey,
+        session: &SessionHandle,
         view: &View,
         (server, lists): (usize, Vec<(List, Looked)>),
     ) -> bool {
         let before = self.catalog_of(&session.caller, &Affinity::Session(session.clone()));
         {
-            let mut own = view.own();
+            let mut own = view.own.lock();
             if own.ended {
                 return false;
             }
@@ -296,7 +284,7 @@ impl Shared {
         !differing.is_empty()
     }
 
-    fn tell_lists(&self, session: &SessionKey, lists: impl Iterator<Item = List>) {
+    fn tell_lists(&self, session: &SessionHandle, lists: impl Iterator<Item = List>) {
         let mut notices = Vec::new();
         for notice in lists.map(List::changed) {
             if !notices.contains(&notice) {
@@ -313,7 +301,7 @@ impl Shared {
     /// The catalog with a session's own lists in place, as far as its client may see them, and the lists that it had to
     /// lose for want of room.
     fn seen_in(&self, view: &View, common: Arc<Catalog>) -> (Arc<Catalog>, Vec<(usize, List)>) {
-        let (mut own, mut lost) = (view.own(), Vec::new());
+        let (mut own, mut lost) = (view.own.lock(), Vec::new());
         let configured = common.configured();
         if own.given_out != common.given_out || !Arc::ptr_eq(&own.lineup, configured) {
             lost.extend(own.lists.keys().filter(|(server, _)| configured.get(*server).is_none()).copied());

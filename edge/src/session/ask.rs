@@ -29,7 +29,7 @@ impl Session {
     /// Keeps `ask` for the client's answer. `None`: the session has ended, or as many wait as may.
     pub fn ask(self: &Arc<Self>, ask: Ask) -> Option<Asking> {
         let withdrawn = Box::pin(ask.withdrawn.clone().cancelled_owned());
-        let mut live = self.live();
+        let mut live = self.live.lock();
         if live.phase == Phase::Ended || live.asked.open.len() >= self.asks_max {
             let full = live.phase != Phase::Ended;
             drop(live); // dropping the ask refuses it, which may want the lock
@@ -49,7 +49,7 @@ impl Session {
     // MCP 2025-11-25 basic, Responses: a response answers the request of its id, once
     pub fn answer(&self, id: &RequestId, answer: Answer) -> bool {
         let Some(number) = self.asked_number(id.as_bytes()) else { return false };
-        let ask = self.live().asked.open.remove(&number);
+        let ask = self.live.lock().asked.open.remove(&number);
         match ask {
             Some(ask) => {
                 ask.answer(answer);
@@ -63,7 +63,7 @@ impl Session {
     // MCP 2025-11-25 basic/utilities/progress
     pub fn progressed(&self, token: &[u8], notice: &Message) {
         let Some(number) = self.asked_number(token) else { return };
-        let asker = self.live().asked.open.get(&number).and_then(Ask::asker);
+        let asker = self.live.lock().asked.open.get(&number).and_then(Ask::asker);
         if let Some(asker) = asker {
             asker.progressed(notice); // after the lock: connections have their own
         }
@@ -97,7 +97,7 @@ impl Asking {
 
     /// Whether the client has not answered yet.
     pub fn is_open(&self) -> bool {
-        self.session.live().asked.open.contains_key(&self.number)
+        self.session.live.lock().asked.open.contains_key(&self.number)
     }
 
     /// Ready when the server wants no answer any more. Not to be asked again then.
@@ -108,7 +108,7 @@ impl Asking {
 
 impl Drop for Asking {
     fn drop(&mut self) {
-        let ask = self.session.live().asked.open.remove(&self.number);
+        let ask = self.session.live.lock().asked.open.remove(&self.number);
         drop(ask); // after the lock: it refuses the question
     }
 }

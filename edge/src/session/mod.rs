@@ -23,18 +23,19 @@ mod ticket;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use wire::id::RequestId;
 use wire::mcp::version::ProtocolVersion;
 
-use crate::call::{Caller, Client, Reply, ServerName, SessionKey};
+use crate::call::{Caller, Client, Reply, ServerName, SessionHandle};
 use crate::error::Error;
 use crate::ops::drain::DrainWatch;
 use crate::permit::{self, NoRoom};
@@ -101,7 +102,7 @@ pub struct Birth {
 pub struct Session {
     id: Box<str>,
     birth: Birth,
-    key: SessionKey,
+    key: SessionHandle,
     born: Instant,
     calls_max: usize,
     asks_max: usize,
@@ -120,7 +121,7 @@ struct Live {
     calls: HashMap<RequestId, CancellationToken>,
     asked: ask::Asked,
     /// What the session's connections said outside any call; taken by the stream that carries it.
-    strayed: Option<Reply>,
+    unsolicited_events: Option<Reply>,
     /// By number: of calls, and under [`LISTENING`] the one that carries what belongs to no call.
     streams: BTreeMap<u64, Arc<Stream>>,
     next_stream: u64,
@@ -179,14 +180,14 @@ impl Session {
     }
 
     /// How the upstream side knows this session.
-    pub fn key(&self) -> &SessionKey {
+    pub fn key(&self) -> &SessionHandle {
         &self.key
     }
 
     /// The client has taken the handshake's answer: from now on it may be told things.
     // MCP 2025-11-25 basic/lifecycle, Initialization
     pub fn initialized(&self) {
-        let mut live = self.live();
+        let mut live = self.live.lock();
         live.phase = live.phase.initialized();
     }
 
@@ -195,7 +196,7 @@ impl Session {
     /// # Errors
     /// Why the call may not start.
     pub fn begin(self: &Arc<Self>, id: RequestId) -> Result<InFlight, Refused> {
-        let mut live = self.live();
+        let mut live = self.live.lock();
         if live.phase == Phase::Ended {
             return Err(Refused::Ended);
         }
@@ -215,18 +216,18 @@ impl Session {
 
     /// Cancels the call of that id; whether there was one.
     pub fn cancel(&self, id: &RequestId) -> bool {
-        let call = self.live().calls.get(id).cloned();
+        let call = self.live.lock().calls.get(id).cloned();
         call.inspect(CancellationToken::cancel).is_some()
     }
 
     /// A stream for what belongs to no call; a reader that was there ends. `source` is asked for once in the
     /// life of a session: what it yields while nobody reads waits for the next reader.
     pub fn listen(self: &Arc<Self>, source: impl FnOnce(Option<Reply>) -> Box<dyn Source>) -> Reader {
-        let mut live = self.live();
+        let mut live = self.live.lock();
         let stream = match live.streams.get(&LISTENING) {
             Some(stream) => stream.clone(),
             None => {
-                let source = (live.phase != Phase::Ended).then(|| source(live.strayed.take()));
+                let source = (live.phase != Phase::Ended).then(|| source(live.unsolicited_events.take()));
                 let stream = Arc::new(Stream::new(LISTENING, source, self.room.clone(), None));
                 if live.phase != Phase::Ended {
                     live.streams.insert(LISTENING, stream.clone());
@@ -241,7 +242,7 @@ impl Session {
     /// A stream for what one call yields, which goes on without a reader until the process is cut. `lost` is
     /// what is said to a client that comes back when too much of it is no longer kept.
     pub fn stream(self: &Arc<Self>, source: Box<dyn Source>, drain: DrainWatch, lost: Bytes) -> Reader {
-        let mut live = self.live();
+        let mut live = self.live.lock();
         live.next_stream += 1;
         let number = live.next_stream;
         let stream = Arc::new(Stream::new(number, Some(source), self.room.clone(), Some((drain, lost))));
@@ -266,7 +267,7 @@ impl Session {
         if id.session != self.key.number {
             return Resumed::Unknown;
         }
-        let live = self.live();
+        let live = self.live.lock();
         let (stream, was) = (live.streams.get(&id.stream).cloned(), id.stream <= live.next_stream);
         drop(live);
         match stream {
@@ -278,13 +279,13 @@ impl Session {
 
     /// What the client knows may be wrong: it is told of everything as changed.
     pub fn lost_track(&self) {
-        self.live().stale = true;
+        self.live.lock().stale = true;
     }
 
     /// Which lists changed since the client was last told; it counts as told now. Nothing is told before the
     /// client is ready.
     pub fn news(&self, now: ListChanges) -> News {
-        let mut live = self.live();
+        let mut live = self.live.lock();
         let seen = std::mem::replace(&mut live.seen, now);
         if live.phase != Phase::Ready {
             return News::default();
@@ -300,7 +301,7 @@ impl Session {
 
     /// The client has shown itself.
     fn touch(&self) {
-        self.live().last_active = Instant::now();
+        self.live.lock().last_active = Instant::now();
     }
 
     /// Whether `caller` may use it at this path.
@@ -310,34 +311,34 @@ impl Session {
 
     /// Whether no call and no stream is open, and since when.
     fn idle_since(&self) -> Option<Instant> {
-        let live = self.live();
+        let live = self.live.lock();
         (live.calls.is_empty() && live.listeners == 0).then_some(live.last_active)
     }
 
     /// Drops what streams keep for too long, and streams of which nothing is left.
     fn expire_streams(&self, now: Instant) {
-        let streams: Vec<_> = self.live().streams.values().cloned().collect();
+        let streams: Vec<_> = self.live.lock().streams.values().cloned().collect();
         streams.iter().filter(|stream| !stream.expire(now)).for_each(|stream| self.forget(stream));
     }
 
     fn forget(&self, stream: &Stream) {
-        self.live().streams.remove(&stream.number());
+        self.live.lock().streams.remove(&stream.number());
     }
 
     fn listener_came(&self) {
-        self.live().listeners += 1;
+        self.live.lock().listeners += 1;
     }
 
     fn listener_left(&self) {
-        let mut live = self.live();
+        let mut live = self.live.lock();
         live.listeners = live.listeners.saturating_sub(1);
         live.last_active = Instant::now();
     }
 
     fn end(&self) {
-        let mut live = self.live();
+        let mut live = self.live.lock();
         live.phase = Phase::Ended;
-        let (streams, unheard) = (std::mem::take(&mut live.streams), live.strayed.take());
+        let (streams, unheard) = (std::mem::take(&mut live.streams), live.unsolicited_events.take());
         let unanswered = std::mem::take(&mut live.asked);
         drop(live); // what was asked is refused now, and may want the lock
         drop((unheard, unanswered));
@@ -346,11 +347,6 @@ impl Session {
         if let Some(listening) = streams.get(&LISTENING) {
             listening.close();
         }
-    }
-
-    fn live(&self) -> MutexGuard<'_, Live> {
-        // Nothing panics while the lock is held, and every state in it is valid, so poison carries no news.
-        self.live.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -411,7 +407,7 @@ impl InFlight {
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        let mut live = self.session.live();
+        let mut live = self.session.live.lock();
         live.calls.remove(&self.id);
         live.last_active = Instant::now();
     }

@@ -12,10 +12,11 @@
 
 use std::fmt;
 use std::future::poll_fn;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use tokio::time::Instant;
 use wire::splice::Parts;
 
@@ -92,14 +93,14 @@ impl Stream {
 
     /// A reader from the end of what was said so far.
     pub(super) fn attach(self: &Arc<Self>, session: &Arc<Session>) -> Reader {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         let seq = state.ring.last();
         self.reader(session, &mut state, seq)
     }
 
     /// A reader from behind `seq`.
     pub(super) fn resume(self: &Arc<Self>, session: &Arc<Session>, seq: u64) -> Resumed {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         state.ring.expire(Instant::now());
         if seq > state.ring.last() {
             return Resumed::Unknown;
@@ -131,7 +132,7 @@ impl Stream {
 
     /// Ends it: whoever reads, reads no more.
     pub(super) fn close(&self) {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         state.reader += 1;
         let (source, waker) = (state.source.take(), state.waker.take());
         drop(state); // what the source holds may want other locks
@@ -143,23 +144,18 @@ impl Stream {
 
     /// Drops what is too old. `false`: then nothing is left of a stream that has ended.
     pub(super) fn expire(&self, now: Instant) -> bool {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         state.ring.expire(now);
         state.source.is_some() || !state.ring.is_empty()
     }
 
     /// Counts what is lost with it, when it makes room for others.
     pub(super) fn count_lost(&self, room: &Room) {
-        room.forget(&self.lock().ring);
+        room.forget(&self.state.lock().ring);
     }
 
     pub(super) fn has_ended(&self) -> bool {
-        self.lock().source.is_none()
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        // Every state inside is valid at any point, so a poisoned lock carries no news.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().source.is_none()
     }
 }
 
@@ -217,7 +213,7 @@ impl Reader {
 
     /// The next message and where it stands in the stream. `None`: the stream is over, or has another reader.
     pub fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<(EventId, Parts)>> {
-        let mut state = self.stream.lock();
+        let mut state = self.stream.state.lock();
         if state.reader != self.number {
             return Poll::Ready(None);
         }
@@ -249,7 +245,7 @@ impl Drop for Reader {
         // anything then.
         let can_spawn = !self.alone && tokio::runtime::Handle::try_current().is_ok();
         let Some(drain) = self.stream.alone.clone().filter(|_| can_spawn) else { return };
-        let mut state = self.stream.lock();
+        let mut state = self.stream.state.lock();
         if state.reader == self.number && state.source.is_some() {
             let seq = state.ring.last();
             let mut keeper = self.stream.reader(&self.session, &mut state, seq);

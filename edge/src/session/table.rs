@@ -4,10 +4,11 @@
 //! there are millions of requests a second. What is not here: what a session does (`session`).
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -20,7 +21,7 @@ use super::ask::Asked;
 use super::replay::{self, Room};
 use super::ticket::{self, Ticket};
 use super::{Birth, Config, Live, Phase, Session};
-use crate::call::{Caller, ServerName, SessionKey, reply};
+use crate::call::{Caller, ServerName, SessionHandle, reply};
 use crate::error::{Blame, Error, Kind};
 use crate::ops::drain::DrainWatch;
 use crate::ops::metrics::words;
@@ -92,7 +93,7 @@ impl Table {
         }
         let principal = birth.caller.principal().clone();
         let session = Arc::new(shared.session(birth)?);
-        let mut sessions = shared.sessions();
+        let mut sessions = shared.sessions.lock();
         if sessions.by_number.len() >= shared.config.sessions {
             shared.refusals.hit(NoRoom::Sessions);
             return Err(NoRoom::Sessions.refusal());
@@ -118,7 +119,7 @@ impl Table {
         if ticket.instance != self.shared.instance || ticket.principal != ticket::principal(caller) {
             return None;
         }
-        let session = self.shared.sessions().by_number.get(&ticket.number).cloned()?;
+        let session = self.shared.sessions.lock().by_number.get(&ticket.number).cloned()?;
         if !session.serves(caller, scope) {
             return None;
         }
@@ -156,9 +157,9 @@ impl Shared {
         let number = self.next_number.fetch_add(1, Ordering::Relaxed);
         let ticket = Ticket::issue(&birth, (self.instance, self.sealer.home()), number);
         let id = self.sealer.seal(ticket::KIND, &ticket.encode())?;
-        let (strays, strayed) = reply();
+        let (unsolicited, unsolicited_events) = reply();
         let live = Live {
-            strayed: Some(strayed),
+            unsolicited_events: Some(unsolicited_events),
             phase: Phase::Opening,
             calls: HashMap::new(),
             asked: Asked::default(),
@@ -176,11 +177,11 @@ impl Shared {
         Ok(Session {
             id,
             birth,
-            key: SessionKey {
+            key: SessionHandle {
                 number,
                 caller,
                 ended: CancellationToken::new(),
-                strays: Arc::new(strays),
+                unsolicited: Arc::new(unsolicited),
                 wishes: Arc::default(),
                 announced: Arc::default(),
             },
@@ -207,7 +208,7 @@ impl Shared {
     }
 
     fn end(&self, session: &Session, cause: Cause) {
-        let mut sessions = self.sessions();
+        let mut sessions = self.sessions.lock();
         if sessions.by_number.remove(&session.key.number).is_none() {
             return; // somebody else ended it meanwhile
         }
@@ -224,26 +225,21 @@ impl Shared {
         self.metrics.ended.get_or_create(&EndLabel { cause }).inc();
     }
 
-    fn sessions(&self) -> MutexGuard<'_, Sessions> {
-        // Nothing panics while the lock is held, so poison carries no news.
-        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Ends what has expired; how many are left.
     fn sweep(&self) -> usize {
         let now = Instant::now();
-        let all: Vec<_> = self.sessions().by_number.values().cloned().collect();
+        let all: Vec<_> = self.sessions.lock().by_number.values().cloned().collect();
         for session in &all {
             match self.expiry(session, now) {
                 Some(cause) => self.end(session, cause),
                 None => session.expire_streams(now),
             }
         }
-        self.sessions().by_number.len()
+        self.sessions.lock().by_number.len()
     }
 
     fn end_all(&self) {
-        let all: Vec<_> = self.sessions().by_number.values().cloned().collect();
+        let all: Vec<_> = self.sessions.lock().by_number.values().cloned().collect();
         all.iter().for_each(|session| self.end(session, Cause::Drain));
     }
 }

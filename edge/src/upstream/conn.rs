@@ -18,10 +18,11 @@ mod writer;
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -42,7 +43,7 @@ use super::pool::tenant::Tenant;
 use super::settings::Config;
 use super::tasks::TaskIds;
 use crate::call::{Cancel, ServerName};
-use crate::error::{Blame, Error, Kind, Retry};
+use crate::error::{Blame, Error, Kind};
 use crate::permit::{self, Permits, SlotPermit};
 
 use asks::Asks;
@@ -217,13 +218,13 @@ impl Conn {
 
     /// Whether it takes calls.
     pub(super) fn is_open(&self) -> bool {
-        self.lock().phase == Phase::Open
+        self.state.lock().phase == Phase::Open
     }
 
     /// Sends a call on its way, or hands it back when the connection takes none.
     pub(super) fn send(&self, job: Box<Job>, slot: SlotPermit) -> Result<(), (Box<Job>, SlotPermit)> {
         let now = Instant::now();
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         if state.phase != Phase::Open {
             return Err((job, slot));
         }
@@ -264,14 +265,14 @@ impl Conn {
     /// Ends the connection in good order: `why` for what is in flight, the end of the stream for the server,
     /// and a moment for its process to end.
     pub(super) fn close(&self, why: &Error) {
-        let state = self.lock();
+        let state = self.state.lock();
         self.begin_close(state, why);
     }
 
     /// The same, if nothing is in flight and nothing was since `before`. Listens do not count if it is `retired`: they
     /// go on elsewhere.
     pub(super) fn close_idle(&self, before: Instant, retired: bool) {
-        let state = self.lock();
+        let state = self.state.lock();
         let is_idle = state.last_used <= before && !state.is_busy(self.spec.is_control || retired);
         if is_idle && !self.may_be_at_work(&state, Instant::now()) {
             self.begin_close(state, &unneeded());
@@ -293,7 +294,7 @@ impl Conn {
     /// The link is of no use any more.
     fn die(&self) {
         let (was, pending) = {
-            let mut state = self.lock();
+            let mut state = self.state.lock();
             (std::mem::replace(&mut state.phase, Phase::Closed), state.clear())
         };
         self.closing.cancel();
@@ -313,11 +314,11 @@ impl Conn {
     pub(super) fn sweep(&self, now: Instant) {
         self.sweep_asks(now);
         let late: Vec<WireId> = {
-            let state = self.lock();
+            let state = self.state.lock();
             state.mux.iter().filter(|(_, pending)| pending.deadline <= now).map(|(id, _)| id).collect()
         };
         for id in late {
-            if let Some(pending) = self.take_back(id) {
+            if let Some(pending) = self.cancel_in_flight(id) {
                 self.around.metrics.timeouts.inc_by(u64::from(pending.work.is_call()));
                 pending.work.fail(self.silent());
             }
@@ -325,9 +326,9 @@ impl Conn {
     }
 
     /// Takes a request out of the table: unsent it is forgotten, else the server is told to stop.
-    fn take_back(&self, id: WireId) -> Option<Pending> {
+    fn cancel_in_flight(&self, id: WireId) -> Option<Pending> {
         let (pending, asks) = {
-            let mut state = self.lock();
+            let mut state = self.state.lock();
             let pending = state.mux.close(id)?;
             state.last_used = Instant::now();
             if !pending.written {
@@ -347,7 +348,7 @@ impl Conn {
     /// misses it, by no fault of anybody's.
     fn note(&self, line: Parts, most: usize) -> bool {
         {
-            let mut state = self.lock();
+            let mut state = self.state.lock();
             if state.phase != Phase::Open {
                 return true;
             }
@@ -398,20 +399,15 @@ impl Conn {
     fn silent(&self) -> Error {
         silent(&self.spec.server)
     }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        // Every state inside is valid at any point, so a poisoned lock carries no news.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 impl Cancel for Conn {
     fn cancel(&self, token: u64) {
-        drop(self.take_back(WireId::from_number(token)));
+        drop(self.cancel_in_flight(WireId::from_number(token)));
     }
 
     fn park(&self, token: u64) {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         if let Some(pending) = state.mux.get_mut(WireId::from_number(token)) {
             pending.work.park();
         }
@@ -453,7 +449,7 @@ pub(super) fn draining() -> Error {
         Blame::Edge,
         "this gateway is stopping, or serves this server no longer; try again",
     )
-    .with_retry(Retry::After(permit::RETRY_AFTER))
+    .retry_after(permit::RETRY_AFTER)
 }
 
 /// What the calls of a session end for that ends before them.

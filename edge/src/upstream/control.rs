@@ -2,7 +2,7 @@
 //! their change. The catalog's view of a pool.
 
 use std::collections::HashSet;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use tokio::sync::{mpsc, watch};
@@ -15,7 +15,7 @@ use super::facts::{Facts, all_capabilities};
 use super::modern;
 use super::pool::roster::Key;
 use super::pool::{Pool, Shared};
-use crate::call::{List, Listing, Outcome, SessionKey};
+use crate::call::{List, Listing, Outcome, SessionHandle};
 use crate::error::{Error, Kind};
 
 /// Counts of what the control connection saw; a count that moved means that something should be listed again.
@@ -72,8 +72,8 @@ impl Pool {
 
     /// Sessions whose own connections announced a changed list, each once until somebody has looked. The first who
     /// asks follows.
-    pub fn announcing(&self) -> Option<mpsc::UnboundedReceiver<SessionKey>> {
-        self.announcing.lock().unwrap_or_else(PoisonError::into_inner).take()
+    pub fn announcing(&self) -> Option<mpsc::UnboundedReceiver<SessionHandle>> {
+        self.announcing.lock().take()
     }
 
     /// News of the server's lists and of its connection.
@@ -89,16 +89,16 @@ impl Shared {
 
     async fn control(&self) -> Result<(Arc<Conn>, Arc<Facts>), Error> {
         let conn = self.connection(&Key::Control, None).await?;
-        let facts = self.lock().facts.clone().ok_or_else(|| self.busy())?;
+        let facts = self.state.lock().facts.clone().ok_or_else(|| self.busy())?;
         Ok((conn, facts))
     }
 
     /// A list as the connection shows it that a session has open; one that is just being opened is waited for.
-    pub(super) fn list_of(&self, session: &SessionKey, list: List) -> Listing {
+    pub(super) fn list_of(&self, session: &SessionHandle, list: List) -> Listing {
         let (this, session) = (self.this(), session.clone());
         Box::pin(async move {
             let this = this?;
-            let opening = this.lock().roster.opening(&Key::Session(session.number));
+            let opening = this.state.lock().roster.opening(&Key::Session(session.number));
             if let Some(mut opening) = opening.filter(|_| this.session_conn(&session).is_none()) {
                 // How it ended is asked of the roster.
                 let _ = opening.wait_for(Option::is_some).await;
@@ -112,7 +112,7 @@ impl Shared {
     }
 
     /// A session's own connection shows another list than before, to that session alone.
-    pub(super) fn announced(&self, session: &SessionKey, notice: Notice) {
+    pub(super) fn announced(&self, session: &SessionHandle, notice: Notice) {
         // Nobody lists what is not configured any more, and its name may be another's.
         if !self.announce.is_closed()
             && session.announced.note(&self.server.name, notice)

@@ -20,14 +20,14 @@ use crate::call::{Call, Outcome};
 
 /// Shakes hands on a new connection. `capabilities` is a JSON object: servers register tools by it, and ask
 /// only for what it names.
-pub(super) async fn shake(conn: &Conn, capabilities: &str, patience: Duration) -> Result<Facts, Refusal> {
+pub(super) async fn shake(conn: &Conn, capabilities: &str, timeout: Duration) -> Result<Facts, Refusal> {
     // MCP 2025-11-25 basic/lifecycle, Initialization
     let own = conn.spec().tenant.as_ref().and_then(|tenant| tenant.info());
     let info = own.map_or_else(identity, str::to_owned);
     let params = format!(
         r#"{{"protocolVersion":"{LATEST_LEGACY}","capabilities":{capabilities},"clientInfo":{info}}}"#
     );
-    let result = Refusal::judge(conn.ask(Method::Initialize, &params, patience).await)?;
+    let result = Refusal::judge(conn.ask(Method::Initialize, &params, timeout).await)?;
     let answer: InitializeResult = serde_json::from_slice(&result)
         .map_err(|_| Refusal::Unusable("its answer to initialize is malformed"))?;
     // Any revision with a handshake will do: they differ in content, not in form.

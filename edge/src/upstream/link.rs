@@ -8,9 +8,9 @@ use std::collections::HashMap;
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
@@ -113,8 +113,7 @@ impl Dialer {
                 }
             }
         }
-        // Nothing panics while the lock is held, so poison carries no news.
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.known.lock();
         let mut found = Found { failure, ..Found::default() };
         for (at, address) in addresses.iter().enumerate() {
             match answers.remove(&at) {
@@ -209,7 +208,7 @@ mod tests {
         let command = Command::new(&server, &Config::default(), TaskTracker::new());
         let dialer = Dialer::new(source, command);
         let before = Endpoint::Tcp(([127, 0, 0, 7], 1).into());
-        dialer.known.lock().unwrap().insert(nowhere, (vec![before.clone()], Instant::now()));
+        dialer.known.lock().insert(nowhere, (vec![before.clone()], Instant::now()));
         let found = dialer.resolve(Instant::now() + Duration::from_secs(600)).await;
         assert_eq!(found.endpoints, [Endpoint::Tcp(([127, 0, 0, 1], 1).into())]);
         assert_eq!(found.unsure, [before]);

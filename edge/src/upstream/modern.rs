@@ -21,9 +21,9 @@ use crate::call::{Affinity, Call, Outcome, input};
 
 /// Asks a new connection what the server is. Not required by the revision, but it shows whether a process
 /// answers at all before a call is entrusted to it: a bridge that is full closes at the first byte.
-pub(super) async fn shake(conn: &Conn, capabilities: &str, patience: Duration) -> Result<Facts, Refusal> {
+pub(super) async fn shake(conn: &Conn, capabilities: &str, timeout: Duration) -> Result<Facts, Refusal> {
     let params = own_params("", capabilities);
-    let result = Refusal::judge(conn.ask(Method::Discover, &params, patience).await)?;
+    let result = Refusal::judge(conn.ask(Method::Discover, &params, timeout).await)?;
     let answer: DiscoverResult = serde_json::from_slice(&result)
         .map_err(|_| Refusal::Unusable("its answer to server/discover is malformed"))?;
     // MCP 2026-07-28 basic/versioning: a client picks from the versions that the server supports.

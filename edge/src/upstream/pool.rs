@@ -12,9 +12,10 @@ pub(super) mod tenant;
 
 use std::hash::BuildHasher;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -38,8 +39,8 @@ use super::wishes;
 use super::wishes::listen::Beside;
 use super::wishes::subscriptions::Subscriptions;
 use crate::call::{
-    Affinity, Call, Dispatch, List, Listing, Reply, Server, ServerName, SessionKey, Subscriber, Subscribing,
-    reply,
+    Affinity, Call, Dispatch, List, Listing, Reply, Server, ServerName, SessionHandle, Subscriber,
+    Subscribing, reply,
 };
 use crate::error::{Blame, Error, Kind};
 use crate::ops::drain::DrainWatch;
@@ -48,7 +49,7 @@ use crate::permit::{NoRoom, Permits, QueuePermit, RETRY_AFTER, SlotPermit, Slots
 /// One server, as many connections as it needs.
 pub struct Pool {
     shared: Arc<Shared>,
-    pub(super) announcing: Mutex<Option<mpsc::UnboundedReceiver<SessionKey>>>,
+    pub(super) announcing: Mutex<Option<mpsc::UnboundedReceiver<SessionHandle>>>,
 }
 
 impl Pool {
@@ -98,7 +99,7 @@ impl Pool {
             seed,
             this: this.clone(),
         });
-        shared.around.metrics.era(shared.lock().verdict.era());
+        shared.around.metrics.era(shared.state.lock().verdict.era());
         keeper::start(&shared);
         Arc::new(Self { shared, announcing: Mutex::new(Some(announcing)) })
     }
@@ -130,15 +131,15 @@ impl Dispatch for Pool {
 }
 
 impl Server for Pool {
-    fn roots_changed(&self, session: &SessionKey) {
+    fn roots_changed(&self, session: &SessionHandle) {
         if let Some(conn) = self.shared.session_conn(session) {
             conn.roots_changed();
         }
     }
 
-    fn take_back(&self, is_denied: &dyn Fn(&str) -> bool) {
+    fn revoke(&self, is_denied: &dyn Fn(&str) -> bool) {
         self.shared.subscriptions.release_of(is_denied);
-        self.shared.lock().roster.retire(|key, conn| {
+        self.shared.state.lock().roster.retire(|key, conn| {
             let session = conn.spec().tenant.as_ref().and_then(|tenant| tenant.session());
             let principal = session.map(|session| session.caller.principal()).or_else(|| key.principal());
             let is_over = principal.is_some_and(|principal| is_denied(principal));
@@ -152,15 +153,15 @@ impl Server for Pool {
         });
     }
 
-    fn tell_level(&self, session: &SessionKey) {
+    fn tell_level(&self, session: &SessionHandle) {
         self.shared.tell_level(session);
     }
 
-    fn list(&self, session: &SessionKey, list: List) -> Listing {
+    fn list(&self, session: &SessionHandle, list: List) -> Listing {
         self.shared.list_of(session, list)
     }
 
-    fn tasks(&self, session: &SessionKey) -> Pin<Box<dyn Future<Output = Vec<Bytes>> + Send>> {
+    fn tasks(&self, session: &SessionHandle) -> Pin<Box<dyn Future<Output = Vec<Bytes>> + Send>> {
         self.shared.list_tasks(session)
     }
 
@@ -198,7 +199,7 @@ pub(super) struct Shared {
     pub(super) config: Arc<Config>,
     pub(super) around: Around,
     pub(super) changes: watch::Sender<Changes>,
-    pub(super) announce: mpsc::UnboundedSender<SessionKey>,
+    pub(super) announce: mpsc::UnboundedSender<SessionHandle>,
     /// No more connections.
     pub(super) stop: CancellationToken,
     /// For jitter.
@@ -207,7 +208,7 @@ pub(super) struct Shared {
     pub(super) seats: Arc<Seats>,
     pub(super) task_ids: Arc<TaskIds>,
     pub(super) subscriptions: Subscriptions,
-    state: Mutex<State>,
+    pub(super) state: Mutex<State>,
     this: Weak<Self>,
 }
 
@@ -226,11 +227,6 @@ pub(super) struct State {
 }
 
 impl Shared {
-    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
-        // Every state inside is valid at any point, so a poisoned lock carries no news.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     pub(super) fn this(&self) -> Option<Arc<Self>> {
         self.this.upgrade()
     }
@@ -258,15 +254,15 @@ impl Shared {
     }
 
     /// The connection that a session has open to a legacy server.
-    pub(super) fn session_conn(&self, session: &SessionKey) -> Option<Arc<Conn>> {
-        let state = self.lock();
+    pub(super) fn session_conn(&self, session: &SessionHandle) -> Option<Arc<Conn>> {
+        let state = self.state.lock();
         let conn = state.roster.ready(&Key::Session(session.number))?;
         conn.spec().tenant.is_some().then(|| conn.clone())
     }
 
     fn ready(&self, job: &mut Job) -> Option<Arc<Conn>> {
         let call = &job.call;
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         let era = state.verdict.last()?;
         if let Some(profile) = lease::needed(call, self.server.isolation, era) {
             job.lease = self.seats.try_take(call.caller.principal(), profile);
@@ -323,7 +319,7 @@ impl Shared {
             Some(slot) => slot,
             None => place.slot().await.map_err(NoRoom::refusal)?,
         };
-        let era = self.lock().verdict.era();
+        let era = self.state.lock().verdict.era();
         let era = match era {
             Some(era) => era,
             None => self.facts().await?.era,
@@ -332,7 +328,7 @@ impl Shared {
             return Ok((self.leased(call, (lease, profile)).await?, slot));
         }
         *lease = None;
-        let key = self.key(&self.lock(), call, era);
+        let key = self.key(&self.state.lock(), call, era);
         self.check(call)?;
         let tenant = match (&key, &call.affinity) {
             (Key::Session(_), Affinity::Session(session)) => {
@@ -363,8 +359,8 @@ impl Shared {
         let lease = match lease.take() {
             Some(held) => lease.insert(held),
             None => {
-                let patience = self.config.slots.queue_timeout;
-                let taken = self.seats.take(call.caller.principal(), profile, patience).await;
+                let timeout = self.config.slots.queue_timeout;
+                let taken = self.seats.take(call.caller.principal(), profile, timeout).await;
                 lease.insert(taken.map_err(|bound| {
                     self.around.permits.metrics().hit(bound);
                     bound.refusal()
@@ -391,7 +387,7 @@ impl Shared {
         tenant: Option<Arc<Tenant>>,
     ) -> Result<Arc<Conn>, Error> {
         let mut opening = {
-            let mut state = self.lock();
+            let mut state = self.state.lock();
             // One that has just died may not have been taken out yet.
             if let Some(conn) = state.roster.ready(key).filter(|conn| conn.is_open()) {
                 return Ok(conn.clone());
@@ -406,7 +402,7 @@ impl Shared {
             Ok(Some(result)) => result,
             // Its task panicked; the next attempt starts afresh.
             Ok(None) | Err(_) => {
-                self.lock().roster.opened(key, None);
+                self.state.lock().roster.opened(key, None);
                 Err(Error::new(Kind::Lost, Blame::Edge, "the attempt to connect was lost inside the gateway"))
             }
         }
@@ -468,7 +464,7 @@ impl Owner for Shared {
 
     fn left(&self, conn: &Conn, how: Ended) {
         let lost_control = {
-            let mut state = self.lock();
+            let mut state = self.state.lock();
             let key = state.roster.remove(conn.spec().number);
             if let Some(key) = key.as_ref().filter(|key| state.roster.ready(key).is_none()) {
                 self.seats.declared(key, None);

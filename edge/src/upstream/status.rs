@@ -43,7 +43,7 @@ impl Pool {
 
     /// How the server is doing.
     pub fn status(&self) -> ServerStatus {
-        let state = self.shared().lock();
+        let state = self.shared().state.lock();
         let connections = state.roster.iter().count();
         ServerStatus {
             state: match (state.health.is_down(), connections, state.health.is_up()) {

@@ -20,7 +20,7 @@ use wire::splice::{Parts, Splice};
 
 use super::pool::Shared;
 use super::pool::tenant::Tenant;
-use crate::call::{Affinity, Call, Outcome, Rename, ServerName, SessionKey};
+use crate::call::{Affinity, Call, Outcome, Rename, ServerName, SessionHandle};
 use crate::error::{Blame, Error, Kind};
 
 /// Makes and reads the ids of one server.
@@ -177,7 +177,7 @@ impl Shared {
     /// The tasks of a session, each as an object; none where the server has no list of them.
     pub(super) fn list_tasks(
         &self,
-        session: &SessionKey,
+        session: &SessionHandle,
     ) -> Pin<Box<dyn Future<Output = Vec<Bytes>> + Send + 'static>> {
         let conn = self.session_conn(session).filter(|conn| conn.can("tasks"));
         let (Some(conn), Some(this), session) = (conn, self.this(), session.number) else {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 use wire::mcp::level::Level;
 use wire::mcp::method::{Method, Notice};
 use wire::{Era, Message};
@@ -19,7 +19,7 @@ use super::facts::Facts;
 use super::pool::Shared;
 use super::pool::roster::Key;
 use crate::call::{
-    Affinity, Call, Event, Hear, Outcome, SUBSCRIPTIONS_BYTES, ServerName, SessionKey, Subscriber, Wished,
+    Affinity, Call, Event, Hear, Outcome, SUBSCRIPTIONS_BYTES, ServerName, SessionHandle, Subscriber, Wished,
     subscription_bytes,
 };
 use crate::error::{Blame, Error, Kind};
@@ -50,10 +50,10 @@ impl Shared {
                 drop(place);
                 return this.enqueue(job, None);
             }
-            let patience = this.config.call_timeout.min(this.config.call_timeout_max);
+            let timeout = this.config.call_timeout.min(this.config.call_timeout_max);
             let kept = tokio::select! {
                 () = job.responder.cancelled() => return,
-                kept = timeout(patience, this.subscribe_session(&job.call)) => kept,
+                kept = tokio::time::timeout(timeout, this.subscribe_session(&job.call)) => kept,
             };
             match kept {
                 Ok(Ok(())) => job.responder.finish(Outcome::Result(Bytes::from_static(AGREED).into())),
@@ -90,7 +90,7 @@ impl Shared {
         Ok(())
     }
 
-    async fn release_at_end(self: Arc<Self>, session: SessionKey) {
+    async fn release_at_end(self: Arc<Self>, session: SessionHandle) {
         tokio::select! {
             () = session.ended.cancelled() => {}
             () = self.stop.cancelled() => {}
@@ -98,7 +98,7 @@ impl Shared {
         self.subscriptions.release_all(session.number);
     }
 
-    fn check_room(&self, call: &Call, session: &SessionKey) -> Result<(), Error> {
+    fn check_room(&self, call: &Call, session: &SessionHandle) -> Result<(), Error> {
         let Some(uri) = uri(call) else { return Ok(()) };
         let fits = call.method == Method::ResourcesUnsubscribe
             || session.wishes.change(|wished| has_room(wished, &self.server.name, &uri));
@@ -110,18 +110,18 @@ impl Shared {
     }
 
     /// The client wishes another level: the session's connection hears of it before any later call.
-    pub(super) fn tell_level(&self, session: &SessionKey) {
+    pub(super) fn tell_level(&self, session: &SessionHandle) {
         let Some(level) = session.wishes.level() else { return };
         let Some(conn) = self.session_conn(session).filter(|conn| conn.can("logging")) else { return };
-        let patience = self.config.handshake_timeout;
-        if let Ok(reply) = conn.request(Method::SetLevel, &level_params(level), patience) {
+        let timeout = self.config.handshake_timeout;
+        if let Ok(reply) = conn.request(Method::SetLevel, &level_params(level), timeout) {
             // What it says to that helps nobody, but a dropped reply would be a cancellation.
-            self.around.tasks.spawn(timeout(patience, reply.outcome()));
+            self.around.tasks.spawn(tokio::time::timeout(timeout, reply.outcome()));
         }
     }
 
     /// Tells a new connection what its session wishes, before the first call; returns what it was told.
-    pub(super) async fn replay(&self, conn: &Conn, session: &SessionKey, facts: &Facts) -> Wished {
+    pub(super) async fn replay(&self, conn: &Conn, session: &SessionHandle, facts: &Facts) -> Wished {
         let wished = session.wishes.now();
         let deadline = Instant::now() + self.config.handshake_timeout;
         let left = || deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
@@ -140,7 +140,7 @@ impl Shared {
 
     /// A session's connection is there. What was wished meanwhile is told now; and a client whose server had
     /// another process before is told to look at its lists again.
-    pub(super) fn moved_in(&self, session: &SessionKey, facts: &Facts, told: &Wished) {
+    pub(super) fn moved_in(&self, session: &SessionHandle, facts: &Facts, told: &Wished) {
         let (level, is_first) =
             session.wishes.change(|wished| (wished.level, wished.servers.insert(self.server.name.clone())));
         if level != told.level {
@@ -185,13 +185,13 @@ pub(super) fn is_subscription(method: Method) -> bool {
 
 /// Where a session hears of its resources: beside all its calls.
 struct Ear {
-    session: SessionKey,
+    session: SessionHandle,
     refusals: permit::Metrics,
 }
 
 impl Hear for Ear {
     fn updated(&self, message: &Message) {
-        if !self.session.strays.event(Event::Notice(Notice::ResourceUpdated, message.clone())) {
+        if !self.session.unsolicited.event(Event::Notice(Notice::ResourceUpdated, message.clone())) {
             self.refusals.hit(Bound::EventBytes);
         }
     }

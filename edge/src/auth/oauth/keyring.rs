@@ -4,9 +4,10 @@
 //! issuer is away, for [`Pace::oldest`] at most; how often the issuer is asked depends on no token. What a key set says
 //! counts, also if there is no key in it. It must not know tokens.
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::RwLock;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 
@@ -89,7 +90,7 @@ impl Keyring {
 
     /// For another place of keys than that of `before`: of those that are found there too, all goes on.
     pub(super) fn after(before: &Self, source: &Source) -> Self {
-        let held = before.held();
+        let held = before.held.read();
         let set = held.set.clone().or_else(|| held.before.clone());
         Self::following((set, held.said), source, before.metrics.clone())
     }
@@ -116,12 +117,12 @@ impl Keyring {
 
     /// Those that tokens are checked with.
     pub(super) fn in_force(&self) -> Option<Arc<Set>> {
-        self.held().set.clone().filter(|set| !set.keys.is_empty())
+        self.held.read().set.clone().filter(|set| !set.keys.is_empty())
     }
 
     /// Puts these in force; whether they are others than before.
     pub(super) fn take(&self, keys: Keys) -> bool {
-        let mut held = self.held.write().unwrap_or_else(PoisonError::into_inner);
+        let mut held = self.held.write();
         let is_other = held.set.as_ref().is_none_or(|set| set.keys != keys);
         let mut gone = (None, None);
         if is_other {
@@ -136,7 +137,7 @@ impl Keyring {
 
     /// Takes back all that the keys have signed; they stay in force.
     pub(super) fn revoke(&self) {
-        let mut held = self.held.write().unwrap_or_else(PoisonError::into_inner);
+        let mut held = self.held.write();
         held.before.take().iter().for_each(|set| set.revoke());
         if let Some(set) = held.set.take() {
             set.revoke();
@@ -146,7 +147,7 @@ impl Keyring {
 
     /// Puts the gauges right.
     pub(super) fn show(&self) {
-        let held = self.held();
+        let held = self.held.read();
         self.metrics
             .has(held.set.as_ref().map_or(0, |set| set.keys.len()), held.said.map_or(0, |(_, at)| at));
     }
@@ -171,7 +172,7 @@ impl Keyring {
         let pace = config.pace;
         let mut failures = 0;
         // A reload that changes something else does not ask for them again.
-        let (is_running, said) = (self.fetches.borrow().is_running, self.held().said);
+        let (is_running, said) = (self.fetches.borrow().is_running, self.held.read().said);
         if let Some((last, _)) = said.filter(|_| !is_running && self.in_force().is_some()) {
             self.until_due(last, pace.period, pace.between).await;
         }
@@ -205,8 +206,7 @@ impl Keyring {
         match keys.keys(issuer, authorities.clone()).await {
             Ok((fetched, from)) => {
                 let (count, left_out) = (fetched.len(), fetched.left_out);
-                self.held.write().unwrap_or_else(PoisonError::into_inner).said =
-                    Some((Instant::now(), now_unix_secs()));
+                self.held.write().said = Some((Instant::now(), now_unix_secs()));
                 if self.take(fetched) && count > 0 {
                     tracing::info!(
                         issuer = issuer_name,
@@ -242,7 +242,7 @@ impl Keyring {
 
     /// Puts keys out of force of which the issuer has said nothing for so long; whether it did.
     fn has_aged(&self, oldest: Duration) -> bool {
-        let mut held = self.held.write().unwrap_or_else(PoisonError::into_inner);
+        let mut held = self.held.write();
         if held.said.is_none_or(|(at, _)| at.elapsed() < oldest) {
             return false;
         }
@@ -262,12 +262,7 @@ impl Keyring {
     /// As if there never were any; what was signed by them goes on.
     #[cfg(test)]
     pub(super) fn forget(&self) {
-        self.held.write().unwrap().set = None;
-    }
-
-    fn held(&self) -> std::sync::RwLockReadGuard<'_, Held> {
-        // Every state is valid at any point, so poison carries no news.
-        self.held.read().unwrap_or_else(PoisonError::into_inner)
+        self.held.write().set = None;
     }
 }
 

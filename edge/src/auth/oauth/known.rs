@@ -5,8 +5,8 @@
 //! one goes, and with it what nobody has shown for a while. Tokens themselves are not kept.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use parking_lot::Mutex;
 use prometheus_client::metrics::counter::Counter;
 use ring::digest::{SHA256, digest};
 
@@ -65,7 +65,7 @@ impl Known {
     /// The caller of a token that was verified and is valid still, and whether it counts at the endpoint of `server`;
     /// `now` in seconds since 1970.
     pub(super) fn find(&self, token: &Digest, server: Option<&str>, now: u64) -> Option<(Caller, bool)> {
-        let mut all = self.generations();
+        let mut all = self.generations.lock();
         let answer = |known: &Verified| (known.caller.clone(), known.reach.covers(server));
         if let Some(known) = all.young.get(token) {
             return known.holds(now).then(|| answer(known));
@@ -80,18 +80,13 @@ impl Known {
 
     /// Keeps what is known of a token.
     pub(super) fn put(&self, token: Digest, verified: Verified) {
-        let gone = self.generations().put(self.most, token, verified);
+        let gone = self.generations.lock().put(self.most, token, verified);
         self.forget(gone);
     }
 
     /// Half of all that is known, for which nobody is to wait under the lock.
     fn forget(&self, gone: Generation) {
         self.forgotten.inc_by(gone.values().filter(|known| !known.caller.is_over()).count() as u64);
-    }
-
-    fn generations(&self) -> MutexGuard<'_, Generations> {
-        // Every state is valid at any point, so poison carries no news.
-        self.generations.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -129,7 +124,7 @@ mod tests {
         for number in 0..1_000 {
             known.put(token(number), verified(60));
             assert!(known.find(&token(0), None, 0).is_some(), "{number}");
-            let all = known.generations();
+            let all = known.generations.lock();
             assert!(all.young.len() + all.old.len() <= 20);
         }
         assert!(known.find(&token(1), None, 0).is_none() && known.find(&token(999), None, 0).is_some());

@@ -1,4 +1,5 @@
 use super::*;
+use parking_lot::Mutex;
 use wire::limits::Limits;
 
 fn progress(n: usize) -> Event {
@@ -111,11 +112,11 @@ fn a_dropped_reply_tells_whom_it_was_told_to() {
     struct Told(Mutex<Vec<u64>>);
     impl Cancel for Told {
         fn cancel(&self, token: u64) {
-            self.0.lock().unwrap().push(token);
+            self.0.lock().push(token);
         }
 
         fn park(&self, token: u64) {
-            self.0.lock().unwrap().push(token + 100);
+            self.0.lock().push(token + 100);
         }
     }
     let told = Arc::new(Told::default());
@@ -129,5 +130,5 @@ fn a_dropped_reply_tells_whom_it_was_told_to() {
     finished.finish(Outcome::Refused(Bytes::new()));
     kept.park();
     drop(kept);
-    assert_eq!(*told.0.lock().unwrap(), [7, 109], "what has ended is neither parked nor cancelled");
+    assert_eq!(*told.0.lock(), [7, 109], "what has ended is neither parked nor cancelled");
 }

@@ -13,12 +13,13 @@
 
 use std::collections::HashMap;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use prometheus_client::metrics::gauge::Gauge;
 use ring::digest::{SHA256, digest as hash};
 use tokio::time::{Instant, MissedTickBehavior, Sleep, interval, sleep};
@@ -242,7 +243,7 @@ impl Park {
         let state = shared.sealer.seal(KIND, &encode((shared.instance, home), number, subject))?;
         reply.park();
         let parked = Parked { inputs, reply, expires: Instant::now() + shared.config.age };
-        let mut calls = shared.calls();
+        let mut calls = shared.calls.lock();
         if calls.len() >= shared.config.calls {
             drop(calls); // the call is cancelled now, and its connection has locks of its own
             shared.refusals.hit(NoRoom::Parked);
@@ -285,7 +286,7 @@ impl Park {
 
 impl Shared {
     fn remove(&self, number: u64) -> Option<Parked> {
-        let mut calls = self.calls();
+        let mut calls = self.calls.lock();
         let parked = calls.remove(&number);
         self.count.set(i64::try_from(calls.len()).unwrap_or(i64::MAX));
         drop(calls);
@@ -294,16 +295,11 @@ impl Shared {
 
     /// Takes out those that `over` says yes to.
     fn give_up(&self, over: impl Fn(&Parked) -> bool) {
-        let mut calls = self.calls();
+        let mut calls = self.calls.lock();
         let gone: Vec<_> = calls.extract_if(|_, parked| over(parked)).collect();
         self.count.set(i64::try_from(calls.len()).unwrap_or(i64::MAX));
         drop(calls); // before their connections hear of it
         drop(gone);
-    }
-
-    fn calls(&self) -> MutexGuard<'_, HashMap<u64, Parked>> {
-        // Every state inside is valid at any point, so a poisoned lock carries no news.
-        self.calls.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

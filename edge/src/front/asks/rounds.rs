@@ -15,11 +15,12 @@
 
 use std::collections::VecDeque;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use serde_json::json;
 use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -132,7 +133,7 @@ impl Rounds {
         let requests = requests(&input, &self.terms.limits).ok_or_else(unreadable)?;
         input.call.pin = Some(input.server.clone());
         if requests.is_empty() {
-            // It asks for patience alone.
+            // It asks for timeout alone.
             let pause = self.pause;
             self.pause = (pause * 2).min(PAUSE_LAST);
             let wait = Box::pin(sleep_until(ends.min(now + pause)));
@@ -226,7 +227,7 @@ impl Round {
             self.withdrawn.cancel();
             return Poll::Ready(Progress::Withdrawn);
         }
-        let mut answers = self.answers.lock();
+        let mut answers = self.answers.0.lock();
         let given = self.wanted.iter().zip(&answers.given);
         for (Wanted { kind, .. }, answer) in given.clone() {
             if let (Some(Answer::Refused(_) | Answer::Nobody), true) = (answer, *kind != Kind::Elicitation) {
@@ -267,17 +268,12 @@ impl Answers {
     fn new(count: usize) -> Self {
         Self(Mutex::new(Given { given: vec![None; count], waker: None }))
     }
-
-    fn lock(&self) -> MutexGuard<'_, Given> {
-        // Every state inside is valid at any point, so a poisoned lock carries no news.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 impl Answered for Answers {
     fn answered(&self, token: u64, answer: Answer) {
         let waker = {
-            let mut answers = self.lock();
+            let mut answers = self.0.lock();
             if let Some(place) = usize::try_from(token).ok().and_then(|token| answers.given.get_mut(token)) {
                 *place = Some(answer);
             }
@@ -370,7 +366,7 @@ fn too_late() -> Error {
     Error::new(error::Kind::Timeout, Blame::Downstream, message)
 }
 
-/// The first pause where a server asks for patience alone: most of what is waited for is done by then.
+/// The first pause where a server asks for timeout alone: most of what is waited for is done by then.
 const PAUSE_FIRST: Duration = Duration::from_millis(250);
 /// The longest: what takes minutes may be noticed this much later.
 const PAUSE_LAST: Duration = Duration::from_secs(5);

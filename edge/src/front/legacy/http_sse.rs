@@ -11,12 +11,13 @@
 // MCP 2024-11-05 basic/transports, HTTP with SSE
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Response, StatusCode, Uri};
+use parking_lot::Mutex;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use wire::Kind;
 use wire::code;
@@ -92,7 +93,7 @@ impl Channels {
         let payload = self.sealer.open(KIND, token)?;
         let (instance, rest) = payload.split_first_chunk::<8>()?;
         let number = u64::from_be_bytes(*rest.first_chunk()?);
-        let channel = self.open().get(&number).filter(|_| *instance == self.instance).cloned()?;
+        let channel = self.open.lock().get(&number).filter(|_| *instance == self.instance).cloned()?;
         (channel.caller == *caller && channel.scope.as_ref() == scope).then_some(channel)
     }
 
@@ -106,12 +107,7 @@ impl Channels {
 
     #[cfg(test)]
     pub(in crate::front) fn count(&self) -> usize {
-        self.open().len()
-    }
-
-    fn open(&self) -> MutexGuard<'_, HashMap<u64, Arc<Channel>>> {
-        // Nothing panics while the lock is held, so poison carries no news.
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+        self.open.lock().len()
     }
 }
 
@@ -141,7 +137,7 @@ pub(in crate::front) fn open(
         initialized: Notify::new(),
     });
     {
-        let mut open = channels.open();
+        let mut open = channels.open.lock();
         if open.len() >= front.config.channels {
             front.rooms.permits.metrics().hit(Bound::Sessions);
             return Err(NoRoom::Sessions.refusal().into());
@@ -200,7 +196,7 @@ pub(in crate::front) fn take(
     arrival: Arrival,
 ) -> Result<Response<Body>, Refusal> {
     let Addressee(channel) = to;
-    if matches!(*channel.state(), State::Closed) {
+    if matches!(*channel.state.lock(), State::Closed) {
         return Err(unknown()); // it ended while the message was read
     }
     let id = (arrival.message.kind() == Kind::Request).then(|| arrival.message.id().cloned()).flatten();
@@ -253,7 +249,7 @@ pub(in crate::front) fn take_batch(
 impl Addressee {
     /// Its session, if that may send batches.
     pub(in crate::front) fn batching(&self) -> Option<Arc<Session>> {
-        match &*self.0.state() {
+        match &*self.0.state.lock() {
             State::Open(session) => Some(session.clone()).filter(|session| batch::is_known_to(session)),
             State::Opening | State::Closed => None,
         }
@@ -264,7 +260,7 @@ impl Channel {
     fn message(&self, front: &Front, arrival: Arrival) -> Result<Option<Begun>, Refusal> {
         let (kind, method) = (arrival.message.kind(), Method::parse(arrival.message.method()));
         // Under the lock, so that one session is opened however many ask for it at once.
-        let mut state = self.state();
+        let mut state = self.state.lock();
         match &*state {
             State::Open(_) if method == Method::Initialize => {
                 let message = "this stream is initialized already";
@@ -308,7 +304,7 @@ impl Channel {
 
     /// Its session, if it has one; without one it never will.
     fn settle(&self) -> Option<Arc<Session>> {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         match &*state {
             State::Open(session) => Some(session.clone()),
             State::Opening | State::Closed => {
@@ -316,11 +312,6 @@ impl Channel {
                 None
             }
         }
-    }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        // Every state is valid at any point, so poison carries no news.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -352,7 +343,7 @@ async fn attend(front: Arc<Front>, channel: Arc<Channel>) {
         front.rooms.sessions.delete(&session);
     }
     // With the last answer on its way the outbox ends, and the stream with it.
-    front.channels.open().remove(&channel.number);
+    front.channels.open.lock().remove(&channel.number);
 }
 
 /// What these tokens are sealed as: they say nothing at `/mcp`, and session ids nothing here.

@@ -26,7 +26,7 @@ use crate::session::{Said, Session, Source};
 pub(super) struct Listening {
     session: Arc<Session>,
     /// What the session's own connections say.
-    strayed: Option<Reply>,
+    unsolicited_events: Option<Reply>,
     questions: Questions,
     changes: Changes,
     /// Notifications not yet sent; at most one for each list and subscription.
@@ -83,13 +83,13 @@ async fn news(mut changes: watch::Receiver<ListChanges>, drain: DrainWatch) -> N
 impl Listening {
     pub(super) fn new(
         session: Arc<Session>,
-        strayed: Option<Reply>,
+        unsolicited_events: Option<Reply>,
         changes: watch::Receiver<ListChanges>,
         drain: DrainWatch,
     ) -> Self {
         let questions = Questions::new(session.clone());
         let changes = Changes::new(changes, drain);
-        Self { session, strayed, questions, changes, waiting: VecDeque::new() }
+        Self { session, unsolicited_events, questions, changes, waiting: VecDeque::new() }
     }
 
     /// What changed since the client was last told, also while no stream was open.
@@ -110,7 +110,7 @@ impl Listening {
 
     /// Whether something was lost since this was asked last: the client is told of everything as changed then.
     fn notice_loss(&self) -> bool {
-        let lost = self.strayed.as_ref().is_some_and(Reply::take_lost);
+        let lost = self.unsolicited_events.as_ref().is_some_and(Reply::take_lost);
         if lost {
             self.session.lost_track();
         }
@@ -121,14 +121,14 @@ impl Listening {
         if let Poll::Ready(message) = self.questions.poll_withdrawn(context) {
             return Poll::Ready(message);
         }
-        while let Some(strayed) = &mut self.strayed {
-            let message = match std::task::ready!(strayed.poll_next(context)) {
+        while let Some(unsolicited_events) = &mut self.unsolicited_events {
+            let message = match std::task::ready!(unsolicited_events.poll_next(context)) {
                 Next::Event(Event::Notice(_, message)) => Some(Parts::from(message.bytes().clone())),
                 Next::Event(Event::Ask(ask)) => self.questions.put(ask),
                 // Progress belongs to a call, and this is none.
                 Next::Event(Event::Progress(_)) => None,
                 Next::Outcome(_) => {
-                    self.strayed = None;
+                    self.unsolicited_events = None;
                     None
                 }
             };

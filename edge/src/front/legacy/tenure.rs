@@ -9,9 +9,10 @@
 //! What is taken back ends it at once. Guarantees: without fresh credentials nothing new begins, for each message needs its
 //! own, and calls have deadlines; so this is bounded. It must not know what is sent.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use crate::call::{Caller, Hold, Standing};
@@ -46,21 +47,16 @@ impl Tenure {
 
     /// A call begins.
     pub(super) fn call(&self) -> Running {
-        self.calls().running += 1;
+        self.calls.lock().running += 1;
         Running(self.clone())
     }
 
     /// Whether nobody came with fresh credentials in time.
     pub(super) fn has_lapsed(&self) -> bool {
         let Hold::RanOut(then) = self.standing.hold() else { return false };
-        let calls = self.calls();
+        let calls = self.calls.lock();
         let since = calls.ended.map_or(then, |ended| ended.max(then));
         calls.running == 0 && since.elapsed() >= RENEW_WITHIN
-    }
-
-    fn calls(&self) -> MutexGuard<'_, Calls> {
-        // Every state is valid at any point, so poison carries no news.
-        self.calls.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -72,7 +68,7 @@ impl Stands for Tenure {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        let mut calls = self.0.calls();
+        let mut calls = self.0.calls.lock();
         calls.running = calls.running.saturating_sub(1);
         calls.ended = Some(Instant::now());
     }

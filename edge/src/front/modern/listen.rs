@@ -10,11 +10,12 @@
 // MCP 2026-07-28 basic/patterns/subscriptions
 
 use std::collections::{HashSet, VecDeque};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http::Response;
+use parking_lot::Mutex;
 use serde::Deserialize;
 use serde_json::json;
 use wire::envelope::Value;
@@ -264,8 +265,7 @@ struct Ear {
 impl Hear for Ear {
     fn updated(&self, message: &Message) {
         let lagging = {
-            // Nothing panics while the lock is held, so poison carries no news.
-            let mut to = self.to.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut to = self.to.lock();
             let Some(responder) = &*to else { return };
             if responder.event(Event::Notice(Notice::ResourceUpdated, message.clone())) {
                 return;
@@ -279,7 +279,7 @@ impl Hear for Ear {
     }
 
     fn lost(&self) {
-        let taken = self.to.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let taken = self.to.lock().take();
         if let Some(responder) = taken {
             let message = "what these resources come from has changed; listen again, and read anew";
             responder.fail(Error::new(Kind::Lost, Blame::Edge, message));

@@ -15,10 +15,11 @@
 mod book;
 
 use std::future::poll_fn;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::{BufMut, Bytes, BytesMut};
+use parking_lot::Mutex;
 use prometheus_client::metrics::gauge::Gauge;
 use serde_json::json;
 use tokio::time::{Instant, MissedTickBehavior, interval};
@@ -192,7 +193,7 @@ impl Tasks {
     // MCP extension tasks, tasks/get
     pub(super) fn get(&self, id: &str, whom: (&Caller, Option<&ServerName>)) -> Result<Parts, Error> {
         let task = self.shared.find(id, whom)?;
-        let over = task.state().end.is_some();
+        let over = task.state.lock().end.is_some();
         let shown = self.shared.render(&task, "complete");
         if over {
             self.shared.book(|book| book.spend(id, false));
@@ -212,7 +213,7 @@ impl Tasks {
         answers: &Answers,
     ) -> Result<Parts, Error> {
         let task = self.shared.find(id, whom)?;
-        let answered = task.state().inputs.take_answered(answers);
+        let answered = task.state.lock().inputs.take_answered(answers);
         answered.into_iter().for_each(|(ask, answer)| ask.answer(answer));
         Ok(ACK.into())
     }
@@ -265,7 +266,7 @@ impl Shared {
     }
 
     fn render(&self, task: &Task, result_type: &str) -> Parts {
-        let state = task.state();
+        let state = task.state.lock();
         let (status, member) = match &state.end {
             Some(End::Completed(result)) => ("completed", Some(("result", Parts::from(result.clone())))),
             Some(End::Failed(error)) => ("failed", Some(("error", Parts::from(error.clone())))),
@@ -345,8 +346,7 @@ impl Shared {
     /// Looks into the book. What had to make room is dropped after the lock, for it may want others.
     fn book<T>(&self, act: impl FnOnce(&mut Book<Arc<Task>>) -> T) -> T {
         let (done, _gone) = {
-            // Every state inside is valid at any point, so a poisoned lock carries no news.
-            let mut book = self.book.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut book = self.book.lock();
             let done = act(&mut book);
             self.count.set(i64::try_from(book.len()).unwrap_or(i64::MAX));
             (done, book.take_gone())
@@ -366,7 +366,7 @@ impl Task {
     /// The first end counts; whether this is it.
     fn end(&self, end: End) -> bool {
         let (first, unanswered) = {
-            let mut state = self.state();
+            let mut state = self.state.lock();
             let first = state.end.is_none();
             if first {
                 (state.end, state.updated) = (Some(end), SystemTime::now());
@@ -375,11 +375,6 @@ impl Task {
         };
         drop(unanswered); // which refuses them, and wants other locks
         first
-    }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        // Every state inside is valid at any point, so a poisoned lock carries no news.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -426,7 +421,7 @@ async fn next(reply: &mut Reply, rounds: &mut Rounds) -> Next {
 
 fn heard(task: &Task, event: Event) {
     let refused = {
-        let mut state = task.state();
+        let mut state = task.state.lock();
         state.updated = SystemTime::now();
         match event {
             Event::Ask(ask) => state.inputs.keep(ask),

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 use wire::mcp::method;
 
@@ -23,12 +24,12 @@ impl Answered for Server {
             Answer::Refused(error) => format!("error {}", String::from_utf8(error.to_vec()).unwrap()),
             Answer::Nobody => "nobody".to_owned(),
         };
-        self.0.lock().unwrap().push((token, text));
+        self.0.lock().push((token, text));
     }
 
     fn progressed(&self, token: u64, notice: &Message) {
         let text = format!("at {}", notice.param("progress").unwrap().as_u64().unwrap());
-        self.0.lock().unwrap().push((token, text));
+        self.0.lock().push((token, text));
     }
 }
 
@@ -53,7 +54,7 @@ impl Server {
     }
 
     pub(super) fn heard(&self) -> Vec<(u64, String)> {
-        std::mem::take(&mut *self.0.lock().unwrap())
+        std::mem::take(&mut *self.0.lock())
     }
 }
 
@@ -77,7 +78,7 @@ async fn open_call(stage: &Stage, id: &str) -> (tokio::task::JoinHandle<Response
     (sent, call, responder)
 }
 
-fn key(call: &Call) -> SessionKey {
+fn key(call: &Call) -> SessionHandle {
     let Affinity::Session(key) = &call.affinity else { panic!("a session's call") };
     key.clone()
 }
@@ -147,11 +148,12 @@ async fn an_ask_outside_calls_waits_for_the_sessions_stream() {
     let key = key(&call);
     responder.finish(Outcome::Result(Slices::from(Bytes::from_static(b"{}"))));
     sent.await.unwrap();
-    key.strays.event(Event::Ask(server.asks(1).0));
+    key.unsolicited.event(Event::Ask(server.asks(1).0));
     let (late, withdrawn) = server.asks(2);
-    key.strays.event(Event::Ask(late));
+    key.unsolicited.event(Event::Ask(late));
     withdrawn.cancel();
-    key.strays.event(notice(r#"{"jsonrpc":"2.0","method":"notifications/message","params":{"data":1}}"#));
+    key.unsolicited
+        .event(notice(r#"{"jsonrpc":"2.0","method":"notifications/message","params":{"data":1}}"#));
     tokio::time::sleep(Duration::from_secs(60)).await;
     assert!(server.heard().is_empty());
     let mut stream = listen(&stage, &id).await;
@@ -238,10 +240,10 @@ async fn the_end_of_a_session_or_a_call_ends_its_asks() {
     answer(&stage, &id, &asked["id"], r#""result":{}"#).await;
 
     let mut listening = listen(&stage, &id).await;
-    key(&call).strays.event(Event::Ask(server.asks(2).0));
+    key(&call).unsolicited.event(Event::Ask(server.asks(2).0));
     next(&mut listening).await;
     drop(listening);
-    key(&call).strays.event(Event::Ask(server.asks(3).0));
+    key(&call).unsolicited.event(Event::Ask(server.asks(3).0));
     assert!(server.heard().is_empty());
     stage.send(request("DELETE", "/mcp", "", &[("mcp-session-id", &id)])).await;
     let mut heard = server.heard();
@@ -282,8 +284,8 @@ async fn nothing_crosses_from_one_session_to_another() {
     let mut foreign =
         stage.send(request("GET", "/mcp", "", &[b, ("mcp-session-id", &other)])).await.into_body();
     primed(&mut foreign).await;
-    key(&call).strays.event(Event::Ask(server.asks(1).0));
-    key(&call).strays.event(notice(r#"{"jsonrpc":"2.0","method":"notifications/resources/updated"}"#));
+    key(&call).unsolicited.event(Event::Ask(server.asks(1).0));
+    key(&call).unsolicited.event(notice(r#"{"jsonrpc":"2.0","method":"notifications/resources/updated"}"#));
     responder.event(Event::Ask(server.asks(2).0));
     responder.event(notice(r#"{"jsonrpc":"2.0","method":"notifications/message"}"#));
     let mut stream = sent.await.unwrap().into_body();

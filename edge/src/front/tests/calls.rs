@@ -39,7 +39,7 @@ async fn a_legacy_client_calls_a_tool() {
     assert_eq!(response.status(), 200);
     assert_eq!(response.headers()["content-type"], "application/json");
     assert_eq!(text(response).await, r#"{"jsonrpc":"2.0","id":1,"result":{"content":[]}}"#);
-    assert_eq!(stage.script.seen.lock().unwrap().as_slice(), [CALL]);
+    assert_eq!(stage.script.seen.lock().as_slice(), [CALL]);
     assert_eq!(stage.metrics.calls(CallClass::ToolsCall, Ending::Ok), 1);
     assert_eq!((stage.metrics.in_flight(), stage.permits.calls_in_flight()), (0, 0));
 }
@@ -117,7 +117,7 @@ async fn a_long_silence_begins_a_stream_that_says_it_is_alive() {
         let start = Instant::now();
         let response = sending(&stage, post(CALL, &[("mcp-session-id", &id)]));
         opened(&stage, 1).await;
-        stage.script.open.lock().unwrap()[0].1.on_cancel(Arc::new(Nobody), 1);
+        stage.script.open.lock()[0].1.on_cancel(Arc::new(Nobody), 1);
         let response = response.await.unwrap();
         assert_eq!(start.elapsed(), silence);
         let mut stream = response.into_body();

@@ -131,7 +131,7 @@ async fn an_indented_message_becomes_one_line() {
     stage.answer_next("{}");
     let body = "{\r\n \"jsonrpc\":\"2.0\",\n\"id\":1,\n\"method\":\"tools/list\"}\n";
     assert_eq!(stage.send(post(body, &[("mcp-session-id", &id)])).await.status(), 200);
-    assert!(!stage.script.seen.lock().unwrap()[0].contains(['\r', '\n']));
+    assert!(!stage.script.seen.lock()[0].contains(['\r', '\n']));
 }
 
 /// Seen as another string than the client's: its line breaks had become spaces before anybody looked.
@@ -152,7 +152,7 @@ async fn a_line_break_inside_a_string_is_refused_and_changes_nothing() {
             assert_eq!(refusal(&stage, request).await, (400, -32700), "{line_break:?}");
         }
     }
-    assert!(stage.script.seen.lock().unwrap().is_empty());
+    assert!(stage.script.seen.lock().is_empty());
 }
 
 #[tokio::test]

@@ -39,7 +39,7 @@ fn change(stage: &Stage, tools: u64, prompts: u64, resources: u64) {
 fn update(stage: &Stage, listen: usize, params: &str) {
     let text = format!(r#"{{"jsonrpc":"2.0","method":"notifications/resources/updated","params":{params}}}"#);
     let message = Message::scan(text.into(), &wire::limits::Limits::default()).unwrap();
-    let ear = stage.script.subscribers.lock().unwrap()[listen].ear.clone();
+    let ear = stage.script.subscribers.lock()[listen].ear.clone();
     ear.updated(&message);
 }
 
@@ -64,7 +64,7 @@ async fn what_is_heard_is_acknowledged_and_everything_carries_the_clients_id() {
         assert_eq!(ack["params"], serde_json::json!({"_meta": {KEY: expected}, "notifications": accepted}));
         assert_eq!(held(&stage), 1);
 
-        let place = stage.script.subscribers.lock().unwrap().len() - 1;
+        let place = stage.script.subscribers.lock().len() - 1;
         update(&stage, place, r#"{"uri":"a://1"}"#);
         update(&stage, place, &format!(r#"{{"uri":"a://1/x","_meta":{{"{KEY}":99,"v/x":1}}}}"#));
         let first = heard(&mut stream).await;

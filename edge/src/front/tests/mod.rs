@@ -21,12 +21,13 @@ mod tasks;
 mod watching;
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
+use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
 use serde_json::Value;
 use tokio::sync::watch;
@@ -38,7 +39,7 @@ use wire::splice::Parts as Slices;
 use super::{Body, Config, Front, Metrics, Rooms};
 use crate::auth::{self, Authenticator, Secret, Token};
 use crate::call::{
-    Call, Caller, Dispatch, Event, Outcome, Reply, Responder, ServerName, SessionKey, Subscriber,
+    Call, Caller, Dispatch, Event, Outcome, Reply, Responder, ServerName, SessionHandle, Subscriber,
     Subscription, reply,
 };
 use crate::ops::drain::{Drain, DrainWatch};
@@ -68,12 +69,12 @@ struct Script {
 impl Dispatch for Script {
     fn dispatch(&self, call: Call) -> Reply {
         let text = String::from_utf8(call.request.bytes().to_vec()).unwrap();
-        self.seen.lock().unwrap().push(text);
-        if let Some(outcome) = self.ready.lock().unwrap().pop_front() {
+        self.seen.lock().push(text);
+        if let Some(outcome) = self.ready.lock().pop_front() {
             return Reply::ready(outcome);
         }
         let (responder, reply) = reply();
-        self.open.lock().unwrap().push((call, responder));
+        self.open.lock().push((call, responder));
         reply
     }
 }
@@ -103,11 +104,11 @@ impl Gateway for Script {
     }
 
     fn mirrored(&self, _: &Caller, _: Option<&ServerName>, _: &str) -> Option<Arc<[Mirrored]>> {
-        self.mirrored.lock().unwrap().clone()
+        self.mirrored.lock().clone()
     }
 
-    fn roots_changed(&self, session: &SessionKey) {
-        self.roots.lock().unwrap().push(session.number);
+    fn roots_changed(&self, session: &SessionHandle) {
+        self.roots.lock().push(session.number);
     }
 
     fn changes(&self, _: &Caller, _: Option<&ServerName>) -> watch::Receiver<ListChanges> {
@@ -119,7 +120,7 @@ impl Gateway for Script {
         let held = held.map(|uri| Subscription::new(uri, self.held.clone())).collect();
         // Who hears of nothing is not kept, as a real server keeps nobody without a subscription.
         if !uris.is_empty() {
-            self.subscribers.lock().unwrap().push(subscriber);
+            self.subscribers.lock().push(subscriber);
         }
         Box::pin(std::future::ready(held))
     }
@@ -218,16 +219,16 @@ impl Stage {
 
     fn answer_next(&self, result: &'static str) {
         let result = Slices::from(Bytes::from_static(result.as_bytes()));
-        self.script.ready.lock().unwrap().push_back(Outcome::Result(result));
+        self.script.ready.lock().push_back(Outcome::Result(result));
     }
 
     /// The oldest call that is still open.
     fn take_open(&self) -> (Call, Responder) {
-        self.script.open.lock().unwrap().remove(0)
+        self.script.open.lock().remove(0)
     }
 
     fn open_calls(&self) -> usize {
-        self.script.open.lock().unwrap().len()
+        self.script.open.lock().len()
     }
 }
 

@@ -111,14 +111,14 @@ async fn questions_come_as_a_result_and_answers_with_the_retry() {
         "ask-4": {"roots": []}, "never-asked": {}
     });
     let second = sent(&stage, &retry(2, &state_of(&message), &answers), None);
-    until(|| server.0.lock().unwrap().len() >= 4).await;
+    until(|| server.0.lock().len() >= 4).await;
     let heard: Vec<_> = server.heard().into_iter().map(|(_, text)| text).collect();
     assert_eq!(heard[0], r#"result {"action":"accept","content":{"n":1.5}}"#);
     assert_eq!(heard[3], r#"result {"roots":[]}"#);
     responder.finish(result(r#"{"resultType":"complete","content":[]}"#));
     let (status, message) = second.await.unwrap();
     assert_eq!((status, &message["id"], &message["result"]["content"]), (200, &value!(2), &value!([])));
-    assert_eq!(stage.script.seen.lock().unwrap().len(), 1, "one call for the server");
+    assert_eq!(stage.script.seen.lock().len(), 1, "one call for the server");
 }
 
 #[tokio::test(start_paused = true)]
@@ -128,7 +128,7 @@ async fn progress_goes_on_under_the_token_of_the_retry() {
     let body = retry(2, &state, &value!({"ask-1": {"action": "decline"}}));
     let response =
         tokio::spawn(stage.front.clone().handle(post(&body, &modern_headers("tools/call", "echo"))));
-    until(|| !server.0.lock().unwrap().is_empty()).await;
+    until(|| !server.0.lock().is_empty()).await;
     responder.event(progress(1));
     let mut stream = response.await.unwrap().into_body();
     assert!(event(&mut stream).await.unwrap().contains(r#""progressToken":"t2""#));
@@ -168,7 +168,7 @@ async fn a_state_is_good_once_and_for_its_own_request_alone() {
     assert!(server.heard().is_empty() && !responder.is_cancelled(), "nothing of it did any harm");
 
     let good = sent(&stage, &retry(2, &state, &answers), mine);
-    until(|| !server.0.lock().unwrap().is_empty()).await;
+    until(|| !server.0.lock().is_empty()).await;
     assert!(refused(retry(2, &state, &answers), mine).await.contains("already"));
     responder.finish(result(r#"{"resultType":"complete"}"#));
     assert_eq!(good.await.unwrap().1["result"]["resultType"], "complete");
@@ -194,7 +194,7 @@ async fn what_is_left_out_is_asked_again_and_rounds_are_bounded() {
     let state = state_of(&message);
     // A new question of the same call has a key of its own.
     let third = sent(&stage, &retry(4, &state, &value!({"ask-1": {"action": "accept"}})), None);
-    until(|| !server.0.lock().unwrap().is_empty()).await;
+    until(|| !server.0.lock().is_empty()).await;
     ask(&responder, &server, 3, "roots/list", "");
     let (status, message) = third.await.unwrap();
     assert_eq!(
@@ -278,7 +278,7 @@ async fn what_the_client_did_not_offer_is_refused_to_the_server() {
     ] {
         ask(&responder, &server, token, method, params);
     }
-    until(|| server.0.lock().unwrap().len() >= 3).await;
+    until(|| server.0.lock().len() >= 3).await;
     assert!(server.heard().iter().all(|(_, text)| text.starts_with(r#"error {"code":-32602"#)));
     responder.finish(result(r#"{"resultType":"complete"}"#));
     assert_eq!(first.await.unwrap().1["result"]["resultType"], "complete");
@@ -301,7 +301,7 @@ const GO: &str = r#"{"code":-32042,"message":"first log in","data":{"elicitation
 async fn a_url_that_must_be_visited_first_is_asked_for_and_the_call_made_again() {
     let stage = Stage::new();
     let required = || Outcome::Refused(Bytes::from_static(GO.as_bytes()));
-    stage.script.ready.lock().unwrap().push_back(required());
+    stage.script.ready.lock().push_back(required());
     let (_, message) = sent(&stage, &call(1, ""), None).await.unwrap();
     assert_eq!(
         message["result"]["inputRequests"]["url-0"],
@@ -312,7 +312,7 @@ async fn a_url_that_must_be_visited_first_is_asked_for_and_the_call_made_again()
     let went = value!({"url-0": {"action": "accept"}});
     let (_, message) = sent(&stage, &retry(2, &state, &went), None).await.unwrap();
     assert_eq!(message["result"]["content"], value!(["in"]));
-    let calls = std::mem::take(&mut *stage.script.seen.lock().unwrap());
+    let calls = std::mem::take(&mut *stage.script.seen.lock());
     assert!(calls.len() == 2 && !calls[1].contains("inputResponses") && !calls[1].contains("requestState"));
 
     let (_, message) =
@@ -320,16 +320,16 @@ async fn a_url_that_must_be_visited_first_is_asked_for_and_the_call_made_again()
     assert_eq!(message["result"]["isError"], true);
     let other = retry(4, &state, &went).replace("[1,2]", "[2]");
     assert_eq!(sent(&stage, &other, None).await.unwrap().0, 400);
-    assert!(stage.script.seen.lock().unwrap().is_empty());
+    assert!(stage.script.seen.lock().is_empty());
 
     // A server that never has enough.
     let mut state = state;
     for round in 2..=10 {
-        stage.script.ready.lock().unwrap().push_back(required());
+        stage.script.ready.lock().push_back(required());
         let (_, message) = sent(&stage, &retry(round, &state, &went), None).await.unwrap();
         state = state_of(&message);
     }
-    stage.script.ready.lock().unwrap().push_back(required());
+    stage.script.ready.lock().push_back(required());
     let (_, message) = sent(&stage, &retry(11, &state, &went), None).await.unwrap();
     assert_eq!(message["error"]["data"]["reason"], "protocol", "{message}");
     assert_eq!(stage.hits("rounds"), 1);
@@ -338,7 +338,7 @@ async fn a_url_that_must_be_visited_first_is_asked_for_and_the_call_made_again()
 #[tokio::test(start_paused = true)]
 async fn a_client_that_cannot_be_sent_to_a_url_hears_which_capability_is_missing() {
     let stage = Stage::new();
-    stage.script.ready.lock().unwrap().push_back(Outcome::Refused(Bytes::from_static(GO.as_bytes())));
+    stage.script.ready.lock().push_back(Outcome::Refused(Bytes::from_static(GO.as_bytes())));
     let (status, message) =
         sent(&stage, &call_of(1, r#"{"elicitation":{"form":{}}}"#, ""), None).await.unwrap();
     assert_eq!((status, &message["error"]["code"]), (400, &value!(-32021)));

@@ -11,7 +11,7 @@ fn call(path: &str, body: &str, headers: &[(&str, &str)]) -> Request<Full<Bytes>
 
 /// Status and error of a call that the gateway answers like this.
 async fn refused(stage: &Stage, outcome: Outcome) -> (u16, Value) {
-    stage.script.ready.lock().unwrap().push_back(outcome);
+    stage.script.ready.lock().push_back(outcome);
     let response = stage.send(call("/mcp/call", ADD, &[])).await;
     let status = response.status().as_u16();
     (status, json(response).await["error"].take())
@@ -27,7 +27,7 @@ async fn a_tool_answers_with_its_result_alone() {
     assert_eq!(text(response).await, r#"{"content":[{"type":"text","text":"5"}]}"#);
     let sent =
         r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"add","arguments":{"a":2,"b":3}}}"#;
-    assert_eq!(*stage.script.seen.lock().unwrap(), [sent]);
+    assert_eq!(*stage.script.seen.lock(), [sent]);
     assert_eq!(stage.metrics.calls(crate::front::CallClass::ToolsCall, crate::front::Ending::Ok), 1);
 
     let response = tokio::spawn(stage.front.clone().handle(call(
@@ -84,7 +84,7 @@ async fn it_is_a_door_like_any_other() {
         assert_eq!(response.status(), 405, "{method}");
         assert_eq!(response.headers()["allow"], "POST");
     }
-    assert!(stage.script.seen.lock().unwrap().is_empty());
+    assert!(stage.script.seen.lock().is_empty());
 }
 
 #[tokio::test]

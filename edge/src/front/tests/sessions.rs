@@ -30,7 +30,7 @@ async fn the_servers_hear_of_changed_roots() {
         let response = stage.send(post(changed, &[("mcp-session-id", id.as_str())])).await;
         assert_eq!(response.status(), 202);
     }
-    let roots = stage.script.roots.lock().unwrap();
+    let roots = stage.script.roots.lock();
     assert!(roots.len() == 2 && roots[0] > roots[1], "each from its own session");
 }
 
@@ -82,7 +82,7 @@ fn too_much() -> Event {
 }
 
 /// The session of `id` as its servers know it.
-async fn key(stage: &Stage, id: &str) -> SessionKey {
+async fn key(stage: &Stage, id: &str) -> SessionHandle {
     let headers = [("mcp-session-id", id)];
     stage.send(post(READY, &headers)).await;
     let sent = tokio::spawn(stage.front.clone().handle(post(LIST, &headers)));
@@ -98,7 +98,7 @@ async fn what_is_lost_beside_calls_is_told_as_changed() {
     let id = stage.session("2025-11-25").await;
     let key = key(&stage, &id).await;
     let mut stream = listen(&stage, &id).await;
-    assert!(!key.strays.event(too_much()));
+    assert!(!key.unsolicited.event(too_much()));
     for list in ["tools", "prompts", "resources"] {
         assert_eq!(next(&mut stream).await["method"], format!("notifications/{list}/list_changed"));
     }
@@ -106,12 +106,12 @@ async fn what_is_lost_beside_calls_is_told_as_changed() {
 
 /// A server that says too much as soon as it hears that its question was refused: while the stream is being read, and
 /// nobody is there to be woken.
-struct Rash(SessionKey);
+struct Rash(SessionHandle);
 
 impl Answered for Rash {
     fn answered(&self, _: u64, _: Answer) {
         let Self(key) = self;
-        assert!(!key.strays.event(too_much()));
+        assert!(!key.unsolicited.event(too_much()));
     }
 }
 
@@ -126,7 +126,13 @@ async fn what_is_lost_while_the_stream_is_read_is_told_too() {
     let text = r#"{"jsonrpc":"2.0","id":1,"method":"roots/list"}"#;
     let request = Message::scan(text.into(), &wire::limits::Limits::default()).unwrap();
     let server = Arc::new(Rash(key.clone()));
-    key.strays.event(Event::Ask(Ask::new(method::Ask::Roots, request, CancellationToken::new(), server, 1)));
+    key.unsolicited.event(Event::Ask(Ask::new(
+        method::Ask::Roots,
+        request,
+        CancellationToken::new(),
+        server,
+        1,
+    )));
     // Sooner than the stream is looked at again to say that it is alive.
     let told = tokio::time::timeout(Duration::from_secs(5), reading).await.expect("told in time").unwrap();
     assert_eq!(told["method"], "notifications/tools/list_changed");
@@ -216,7 +222,7 @@ async fn what_is_no_call_is_answered_here() {
         let response = stage.send(post(taken, &session)).await;
         assert_eq!((response.status().as_u16(), text(response).await.as_str()), (202, ""), "{taken}");
     }
-    assert!(stage.script.seen.lock().unwrap().is_empty());
+    assert!(stage.script.seen.lock().is_empty());
 }
 
 #[tokio::test]

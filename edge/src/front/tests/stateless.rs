@@ -35,7 +35,7 @@ async fn discover_is_answered_here() {
     let headers = modern_headers("server/discover", "");
     let response = stage.send(request("POST", "/servers/time/mcp", &body, &headers)).await;
     assert_eq!(json(response).await["result"]["instructions"], "use time well");
-    assert!(stage.script.seen.lock().unwrap().is_empty());
+    assert!(stage.script.seen.lock().is_empty());
 }
 
 #[tokio::test]
@@ -88,7 +88,7 @@ async fn meta_comes_before_headers_and_headers_before_the_version() {
     let response = stage.send(post(&future, &[other])).await;
     let data = json(response).await["error"]["data"].clone();
     assert_eq!(data, serde_json::json!({ "supported": ["2026-07-28"], "requested": "2027-01-01" }));
-    assert!(stage.script.seen.lock().unwrap().is_empty());
+    assert!(stage.script.seen.lock().is_empty());
 }
 
 #[tokio::test]
@@ -100,7 +100,7 @@ async fn names_and_mirrored_arguments_must_agree() {
     assert_eq!(refusal(&stage, &call, &headers("echo")[..2]).await, (400, -32020));
     assert_eq!(refusal(&stage, &modern("tools/call", ""), &headers("echo")).await, (400, -32602));
     let schema = br#"{"properties":{"region":{"type":"string","x-mcp-header":"Region"}}}"#;
-    *stage.script.mirrored.lock().unwrap() = Some(wire::mcp::mirror::mirrored(schema).unwrap().into());
+    *stage.script.mirrored.lock() = Some(wire::mcp::mirror::mirrored(schema).unwrap().into());
     assert_eq!(refusal(&stage, &call, &headers("echo")).await, (400, -32020), "no Mcp-Param-Region");
     stage.script.settled.send_replace(false);
     let early = tokio::spawn(stage.front.clone().handle(post(&call, &headers("echo"))));
@@ -126,7 +126,7 @@ async fn a_call_waits_for_names_no_longer_than_they_may_take() {
         (response.status(), response.headers().contains_key("retry-after")),
         (503.try_into().unwrap(), true)
     );
-    assert!(stage.script.seen.lock().unwrap().is_empty());
+    assert!(stage.script.seen.lock().is_empty());
 }
 
 #[tokio::test]

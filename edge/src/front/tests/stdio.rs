@@ -81,7 +81,7 @@ async fn a_carriage_return_inside_a_string_is_refused() {
     assert_eq!(client.code(&bad).await, (1.into(), -32700));
     stage.answer_next("{}");
     assert_eq!(client.code(&LIST.replace(':', ":\r")).await, (1.into(), 0));
-    assert!(!stage.script.seen.lock().unwrap().iter().any(|seen| seen.contains('\r')));
+    assert!(!stage.script.seen.lock().iter().any(|seen| seen.contains('\r')));
 }
 
 #[tokio::test(start_paused = true)]
@@ -109,7 +109,7 @@ async fn a_legacy_client_is_served_on_one_session() {
     let again = r#"{"jsonrpc":"2.0","id":5,"method":"initialize","params":{"protocolVersion":"2025-11-25"}}"#;
     assert_eq!(client.code(again).await, (5.into(), -32600));
     assert_eq!(stage.sessions.open(), 1);
-    let seen = stage.script.seen.lock().unwrap().len();
+    let seen = stage.script.seen.lock().len();
     assert_eq!(seen, 1);
     assert!(client.leave().await.is_empty());
     assert_eq!(stage.sessions.open(), 0, "the session ends with the pipe");

@@ -3,6 +3,7 @@
 use std::fmt::Write;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
 use tracing::field::{Field, Visit};
 use tracing::span;
@@ -24,7 +25,7 @@ async fn what_goes_in_comes_out_or_is_on_its_way() {
         Outcome::Refused(Bytes::from_static(br#"{"code":-32602,"message":"no"}"#)),
         Outcome::Failed(Error::new(Kind::TooLarge, Blame::Upstream, "too large")),
     ] {
-        stage.script.ready.lock().unwrap().push_back(outcome);
+        stage.script.ready.lock().push_back(outcome);
         stage.send(post(CALL, &header)).await;
     }
     let mut stream = stage.send(post(CALL, &header)).await.into_body();
@@ -46,7 +47,7 @@ async fn labels_are_words_of_closed_sets() {
     let stage = Stage::new();
     let id = stage.session("2025-11-25").await;
     let failed = Outcome::Failed(Error::new(Kind::TooLarge, Blame::Upstream, "too large"));
-    stage.script.ready.lock().unwrap().push_back(failed);
+    stage.script.ready.lock().push_back(failed);
     stage.send(post(CALL, &[("mcp-session-id", &id)])).await;
     stage.send(request("DELETE", "/mcp", "", &[("mcp-session-id", &id)])).await;
     let mut registry = Registry::with_prefix("mcp_edge");
@@ -79,7 +80,7 @@ async fn a_call_is_logged_once_and_without_its_arguments() {
     let headers = modern_headers("tools/call", "sesame");
     let response = stage.send(request("POST", "/servers/time/mcp", &body, &headers)).await;
     assert_eq!(response.status(), 200);
-    let lines = lines.lock().unwrap();
+    let lines = lines.lock();
     let calls: Vec<_> = lines.iter().filter(|line| line.contains("message=call")).collect();
     assert_eq!(calls.len(), 1, "{lines:?}");
     for field in
@@ -121,7 +122,7 @@ impl tracing::Subscriber for Journal {
     fn event(&self, event: &tracing::Event<'_>) {
         let mut line = Line(String::new());
         event.record(&mut line);
-        self.lines.lock().unwrap().push(line.0);
+        self.lines.lock().push(line.0);
     }
 
     fn enter(&self, _: &span::Id) {}

@@ -1,5 +1,7 @@
 //! Answers over HTTP/2 to clients that do not take them.
 
+use parking_lot::Mutex;
+
 use super::*;
 use crate::listen::activity::Phase;
 use ::http::HeaderMap;
@@ -25,10 +27,10 @@ impl Held {
 
     /// Answers the first request with them and others with a word.
     async fn served(&self, write_timeout: Duration) -> Served {
-        let first = std::sync::Mutex::new(Some(self.bytes.clone()));
+        let first = Mutex::new(Some(self.bytes.clone()));
         let first = Arc::new(first);
         let handler = move |_: Request<Incoming>| {
-            let bytes = first.lock().unwrap().take().unwrap_or(Bytes::from_static(b"word"));
+            let bytes = first.lock().take().unwrap_or(Bytes::from_static(b"word"));
             async move { Response::new(Full::<Bytes>::from(bytes)) }
         };
         let http = http::Config { write_timeout, ..http::Config::default() };

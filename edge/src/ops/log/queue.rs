@@ -8,10 +8,11 @@
 //! ```
 
 use std::io::{self, Write};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::thread::{self, park_timeout};
 use std::time::Duration;
 
+use parking_lot::{Condvar, Mutex};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::registry::Registry;
 use tracing_subscriber::fmt::MakeWriter;
@@ -83,7 +84,7 @@ impl Queue {
 
     /// Takes a line with its end, or several.
     pub(super) fn push(&self, lines: &[u8]) {
-        let mut state = self.shared.state();
+        let mut state = self.shared.state.lock();
         let held = state.held.len() + state.writing_bytes;
         if state.phase == Phase::Ended || held + lines.len() > HELD_BYTES {
             state.missing += 1;
@@ -99,14 +100,14 @@ impl Queue {
     }
 
     /// Waits until all is written that was pushed before, at most so long.
-    pub(super) fn close(&self, patience: Duration) {
-        let mut state = self.shared.state();
+    pub(super) fn close(&self, timeout: Duration) {
+        let mut state = self.shared.state.lock();
         if state.phase == Phase::Open {
             state.phase = Phase::Closing;
         }
         self.shared.changed.notify_all();
         let not_ended = |state: &mut State| state.phase != Phase::Ended;
-        drop(self.shared.changed.wait_timeout_while(state, patience, not_ended));
+        self.shared.changed.wait_while_for(&mut state, not_ended, timeout);
     }
 }
 
@@ -122,13 +123,13 @@ impl Shared {
                 // Whether this is read too, the next lines show.
                 let _ = write_all(&mut to, notice.as_bytes());
             }
-            self.state().writing_bytes = 0;
+            self.state.lock().writing_bytes = 0;
         }
     }
 
     /// What is to be written next, and how many lines are missing after it; `None` at the end.
     fn next(&self) -> Option<(Vec<u8>, u64)> {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         loop {
             if !state.held.is_empty() || state.missing > 0 {
                 let lines = std::mem::take(&mut state.held);
@@ -140,13 +141,8 @@ impl Shared {
                 self.changed.notify_all();
                 return None;
             }
-            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            self.changed.wait(&mut state);
         }
-    }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        // Every state is valid at any point, so poison carries no news.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -231,7 +227,7 @@ mod tests {
         let queue = Queue::start(to, Metrics::default()).unwrap();
         queue.push(&vec![b'x'; HELD_BYTES]);
         queue.close(Duration::ZERO);
-        let state = queue.shared.state();
+        let state = queue.shared.state.lock();
         assert!(
             state.phase == Phase::Closing && state.held.len() + state.writing_bytes > 0,
             "no pipe takes it all"

@@ -18,7 +18,7 @@ use rustls::pki_types::ServerName;
 use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, lookup_host};
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -31,7 +31,7 @@ pub(super) struct Line {
     host: String,
     port: u16,
     tls: Option<Arc<ClientConfig>>,
-    patience: Duration,
+    timeout: Duration,
     /// The largest answer that is read.
     largest: usize,
     open: Option<Open>,
@@ -43,12 +43,12 @@ struct Open {
 }
 
 impl Line {
-    pub(super) fn new(uri: Uri, patience: Duration, authorities: Option<&Path>) -> Result<Self, Trouble> {
+    pub(super) fn new(uri: Uri, timeout: Duration, authorities: Option<&Path>) -> Result<Self, Trouble> {
         let is_tls = uri.scheme_str() == Some("https");
         let tls = if is_tls { Some(trust::client(authorities)?) } else { None };
         let host = uri.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']').to_owned();
         let port = uri.port_u16().unwrap_or(if is_tls { 443 } else { 80 });
-        Ok(Self { uri, host, port, tls, patience, largest: LARGEST, open: None })
+        Ok(Self { uri, host, port, tls, timeout, largest: LARGEST, open: None })
     }
 
     /// The same with another bound on an answer.
@@ -139,7 +139,8 @@ impl Line {
             return Err(Trouble::Broken("the connection is gone".to_owned()));
         };
         let sent = open.client.send_request(request);
-        let response = timeout(self.patience, sent).await.map_err(|_| self.silent("an answer"))?;
+        let response =
+            tokio::time::timeout(self.timeout, sent).await.map_err(|_| self.silent("an answer"))?;
         self.read(response.map_err(|error| self.broken(&error))?).await
     }
 
@@ -158,11 +159,11 @@ impl Line {
     }
 
     async fn within<T>(&self, what: &'static str, step: impl Future<Output = T>) -> Result<T, Trouble> {
-        timeout(self.patience, step).await.map_err(|_| self.silent(what))
+        tokio::time::timeout(self.timeout, step).await.map_err(|_| self.silent(what))
     }
 
     fn silent(&self, what: &'static str) -> Trouble {
-        Trouble::Silent { what, seconds: self.patience.as_secs() }
+        Trouble::Silent { what, seconds: self.timeout.as_secs() }
     }
 
     fn broken(&self, error: &hyper::Error) -> Trouble {

@@ -38,7 +38,7 @@ pub struct Visit {
     /// The admin listener, to hear how each server is.
     pub admin: Option<Uri>,
     /// The longest wait for one answer.
-    pub patience: Duration,
+    pub timeout: Duration,
 }
 
 /// How the endpoint is spoken to, once that is known.
@@ -77,7 +77,7 @@ impl Visit {
     /// The first thing that is wrong.
     pub async fn pay(&self, say: &mut impl FnMut(String)) -> Result<(), Trouble> {
         say(self.url.to_string());
-        let mut line = Line::new(self.url.clone(), self.patience, self.authorities.as_deref())?;
+        let mut line = Line::new(self.url.clone(), self.timeout, self.authorities.as_deref())?;
         for found in line.open().await? {
             say(found);
         }
@@ -211,7 +211,7 @@ impl Visit {
     /// How each server is, where the admin listener is named.
     async fn servers(&self, say: &mut impl FnMut(String)) -> Result<(), Trouble> {
         let Some(admin) = &self.admin else { return Ok(()) };
-        let mut line = Line::new(admin.clone(), self.patience, self.authorities.as_deref())?;
+        let mut line = Line::new(admin.clone(), self.timeout, self.authorities.as_deref())?;
         line.open().await?;
         let answer = line.send(http::Request::get(admin.path()), &Value::Null).await?;
         let Some(servers) = answer.body.get("servers").and_then(Value::as_object) else {

@@ -99,7 +99,7 @@ mod tests {
             token: token.to_owned(),
             authorities: None,
             admin: None,
-            patience: Duration::from_secs(1),
+            timeout: Duration::from_secs(1),
         }
     }
 

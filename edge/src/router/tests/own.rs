@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::super::own::{PATIENCE, follow};
 use super::*;
 use crate::call::Event;
+use parking_lot::Mutex;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -13,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 struct Stage {
     router: Router,
     own: Arc<Mutex<Own>>,
-    announce: UnboundedSender<SessionKey>,
+    announce: UnboundedSender<SessionHandle>,
     gone: CancellationToken,
 }
 
@@ -30,17 +31,17 @@ impl Stage {
     }
 
     fn shows(&self, part: Part) {
-        *self.own.lock().unwrap() = Own::Lists(Box::new(part));
+        *self.own.lock() = Own::Lists(Box::new(part));
     }
 
     /// The session's connection to `b` announces a change, as a pool does it.
-    fn changes(&self, session: &SessionKey) {
+    fn changes(&self, session: &SessionHandle) {
         if session.announced.note(&ServerName::parse("b").unwrap(), Notice::ToolsChanged) {
             self.announce.send(session.clone()).unwrap();
         }
     }
 
-    async fn tools(&self, session: Option<&SessionKey>, scope: Option<&str>) -> Vec<String> {
+    async fn tools(&self, session: Option<&SessionHandle>, scope: Option<&str>) -> Vec<String> {
         let mut call = call("me", scope, Method::ToolsList, "{}");
         if let Some(session) = session {
             call.affinity = Affinity::Session(session.clone());
@@ -50,7 +51,7 @@ impl Stage {
         names.map(str::to_owned).collect()
     }
 
-    async fn use_tool(&self, session: &SessionKey, name: &str) -> Result<serde_json::Value, Kind> {
+    async fn use_tool(&self, session: &SessionHandle, name: &str) -> Result<serde_json::Value, Kind> {
         let params = format!(r#"{{"name":"{name}"}}"#);
         let call = call("me", None, Method::ToolsCall, &params);
         answer(&self.router, Call { affinity: Affinity::Session(session.clone()), ..call }).await
@@ -61,11 +62,14 @@ fn name_of_b() -> ServerName {
     ServerName::parse("b").unwrap()
 }
 
-pub(super) fn session(number: u64) -> (SessionKey, Reply) {
-    let (strays, heard) = reply();
+pub(super) fn session(number: u64) -> (SessionHandle, Reply) {
+    let (unsolicited, heard) = reply();
     let ended = CancellationToken::new();
     let (wishes, announced) = (Arc::default(), Arc::default());
-    (SessionKey { number, caller: me(), ended, strays: Arc::new(strays), wishes, announced }, heard)
+    (
+        SessionHandle { number, caller: me(), ended, unsolicited: Arc::new(unsolicited), wishes, announced },
+        heard,
+    )
 }
 
 fn tools(names: &[&str]) -> Part {
@@ -148,12 +152,12 @@ async fn a_list_and_an_unknown_name_wait_for_the_look_and_not_for_a_busy_server(
     let began = Instant::now();
     stage.changes(&one);
     assert_eq!(stage.use_tool(&one, "unlocked").await.unwrap()["server"], "b");
-    *stage.own.lock().unwrap() = Own::Closed;
+    *stage.own.lock() = Own::Closed;
     stage.changes(&one);
     assert_eq!(stage.tools(Some(&one), None).await, ["x", "y"], "its connection is gone");
     assert_eq!(began.elapsed(), Duration::ZERO);
 
-    *stage.own.lock().unwrap() = Own::Silent;
+    *stage.own.lock() = Own::Silent;
     stage.changes(&one);
     assert_eq!(stage.use_tool(&one, "y").await.unwrap()["server"], "b");
     assert_eq!(began.elapsed(), Duration::ZERO, "a name that is known does not wait");
@@ -264,7 +268,7 @@ async fn one_list_that_cannot_be_read_costs_no_other_and_is_looked_at_again_by_o
     let stage = Stage::new();
     let (one, mut heard) = session(1);
     let shown = Part { prompts: items("prompts", r#"{"name":"own"}"#), ..tools(&["y", "unlocked"]) };
-    *stage.own.lock().unwrap() = Own::Refuses(Box::new(shown.clone()), List::Tools);
+    *stage.own.lock() = Own::Refuses(Box::new(shown.clone()), List::Tools);
     let begun = tokio::runtime::Handle::current().metrics().num_alive_tasks();
     let server = ServerName::parse("b").unwrap();
     for notice in [Notice::ToolsChanged, Notice::PromptsChanged] {
@@ -289,7 +293,7 @@ async fn one_list_that_cannot_be_read_costs_no_other_and_is_looked_at_again_by_o
 async fn a_client_waits_once_for_a_server_that_does_not_answer() {
     let stage = Stage::new();
     let (one, mut heard) = session(1);
-    *stage.own.lock().unwrap() = Own::Silent;
+    *stage.own.lock() = Own::Silent;
     let began = Instant::now();
     stage.changes(&one);
     for _ in 0..5 {

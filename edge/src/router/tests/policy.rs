@@ -276,9 +276,9 @@ async fn what_is_wished_of_all_servers_reaches_those_that_may_be_used() {
     let level = in_session(7, level);
     let Affinity::Session(session) = level.affinity.clone() else { panic!("a session") };
     answer(&stage.router, level).await.unwrap();
-    assert_eq!(stage.told.lock().unwrap().len(), 2, "clock and forge");
+    assert_eq!(stage.told.lock().len(), 2, "clock and forge");
     stage.router.roots_changed(&session);
-    assert_eq!(stage.told.lock().unwrap().len(), 4);
+    assert_eq!(stage.told.lock().len(), 4);
 
     let tasks = in_session(7, call("ci-7", None, Method::TasksList, "{}"));
     let tasks = answer(&stage.router, tasks).await.unwrap();
@@ -351,7 +351,7 @@ async fn a_session_sees_of_its_own_lists_what_it_may() {
         let tools = whole(tools, "x").tools;
         (server, vec![(List::Tools, shared.looked(server, List::Tools, tools))])
     };
-    let see = async |session: &SessionKey| {
+    let see = async |session: &SessionHandle| {
         let list = call(session.caller.principal(), None, Method::ToolsList, "{}");
         let list = Call { affinity: Affinity::Session(session.clone()), ..list };
         let list = answer(&stage.router, list).await.unwrap();
@@ -384,7 +384,7 @@ async fn a_session_sees_of_its_own_lists_what_it_may() {
     assert_eq!(see(&one).await, ["clock__forge__melt", "clock__now", "reset"].map(str::to_owned).into());
 }
 
-pub(super) fn session_of(principal: &str, number: u64) -> (SessionKey, Reply) {
+pub(super) fn session_of(principal: &str, number: u64) -> (SessionHandle, Reply) {
     let (key, heard) = own::session(number);
-    (SessionKey { caller: Caller::new(principal), ..key }, heard)
+    (SessionHandle { caller: Caller::new(principal), ..key }, heard)
 }

@@ -168,7 +168,7 @@ async fn nothing_is_kept_of_servers_that_are_gone() {
         stage.serve(&[&a]);
         stage.router.shared.listed(number, part("x"));
     }
-    let held = stage.router.shared.lock_state().parts();
+    let held = stage.router.shared.state.lock().parts();
     assert_eq!(held.iter().flatten().count(), 1);
     let catalog = stage.router.catalog();
     assert!(Arc::ptr_eq(&catalog.alone[0], &catalog.alone[10]), "one empty view for all of them");

@@ -1,5 +1,7 @@
 //! A policy that changes while calls, sessions and listens go on.
 
+use parking_lot::Mutex;
+
 use super::super::policy::tests::rule;
 use super::policy::{Stage, admin, clock_user, vault_user, whole};
 use super::*;
@@ -33,11 +35,11 @@ struct Listener(Mutex<(usize, usize)>);
 
 impl Hear for Listener {
     fn updated(&self, _: &Message) {
-        self.0.lock().unwrap().0 += 1;
+        self.0.lock().0 += 1;
     }
 
     fn lost(&self) {
-        self.0.lock().unwrap().1 += 1;
+        self.0.lock().1 += 1;
     }
 }
 
@@ -52,24 +54,24 @@ impl Dispatch for Speaker {
 }
 
 impl Server for Speaker {
-    fn roots_changed(&self, _: &SessionKey) {}
-    fn tell_level(&self, _: &SessionKey) {}
+    fn roots_changed(&self, _: &SessionHandle) {}
+    fn tell_level(&self, _: &SessionHandle) {}
 
-    fn take_back(&self, is_denied: &dyn Fn(&str) -> bool) {
+    fn revoke(&self, is_denied: &dyn Fn(&str) -> bool) {
         let denied = ["ci-1", "eve"].iter().filter(|principal| is_denied(principal));
-        self.1.lock().unwrap().extend(denied.map(|principal| (*principal).to_owned()));
+        self.1.lock().extend(denied.map(|principal| (*principal).to_owned()));
     }
 
     fn subscribe(&self, subscriber: Subscriber, uri: String) -> Subscribing {
-        self.0.lock().unwrap().push(subscriber.ear);
+        self.0.lock().push(subscriber.ear);
         Box::pin(std::future::ready(Ok(Subscription::new(uri, ()))))
     }
 
-    fn list(&self, _: &SessionKey, _: List) -> crate::call::Listing {
+    fn list(&self, _: &SessionHandle, _: List) -> crate::call::Listing {
         Box::pin(std::future::ready(None))
     }
 
-    fn tasks(&self, _: &SessionKey) -> Pin<Box<dyn Future<Output = Vec<Bytes>> + Send>> {
+    fn tasks(&self, _: &SessionHandle) -> Pin<Box<dyn Future<Output = Vec<Bytes>> + Send>> {
         Box::pin(std::future::ready(Vec::new()))
     }
 }
@@ -94,17 +96,17 @@ async fn news_of_a_server_end_when_it_is_denied() {
         r#"{"jsonrpc":"2.0","method":"notifications/resources/updated","params":{"uri":"vault://r"}}"#;
     let update = Message::scan(update.into(), &Limits::default()).unwrap();
     let say = || {
-        let ears = speaker.0.lock().unwrap().clone();
+        let ears = speaker.0.lock().clone();
         assert!(Arc::ptr_eq(&ears[0], &ears[1]), "one ear hears of each message once");
         [&ears[0], &ears[2]].into_iter().for_each(|ear| ear.updated(&update));
-        listeners.each_ref().map(|(_, ear)| *ear.0.lock().unwrap())
+        listeners.each_ref().map(|(_, ear)| *ear.0.lock())
     };
     assert_eq!(say(), [(1, 0), (1, 0)]);
     router.reconfigure(entries.clone(), Some(&[vault_user()]));
     assert_eq!(say(), [(1, 1), (2, 0)], "and the one that may not use it any more is told so");
-    assert_eq!(*speaker.1.lock().unwrap(), ["ci-1"]);
+    assert_eq!(*speaker.1.lock(), ["ci-1"]);
     tokio::time::sleep(Duration::from_secs(120)).await;
-    assert_eq!(*speaker.1.lock().unwrap(), ["ci-1", "ci-1"], "what was on its way is looked after");
+    assert_eq!(*speaker.1.lock(), ["ci-1", "ci-1"], "what was on its way is looked after");
     let again = Subscriber {
         caller: Caller::new("ci-1"),
         client: Arc::default(),

@@ -94,11 +94,11 @@ impl Conn {
         let request = self.around.task_ids.show_to(tenant, None, request);
         let config = &self.around.config;
         let unheard = {
-            let mut state = self.lock();
+            let mut state = self.state.lock();
             let State { phase: Phase::Open, mux, asks, .. } = &mut *state else { return };
             let asking = mux.iter().filter(|(_, pending)| pending.work.may_ask());
             let call = asking.min_by_key(|(_, pending)| pending.age).map(|(id, _)| id);
-            let beside = tenant.session().map(|session| &session.strays);
+            let beside = tenant.session().map(|session| &session.unsolicited);
             if call.is_none() && beside.is_none() {
                 drop(state);
                 self.note(outgoing::answer(&id, unattributed(kind)), NOTES);
@@ -123,7 +123,7 @@ impl Conn {
                 pending.deadline = pending.deadline.max(extended);
                 pending.work.events()
             });
-            let beside = beside.map(|strays| &**strays);
+            let beside = beside.map(|unsolicited| &**unsolicited);
             match events.or(beside) {
                 Some(events) => events.offer(Event::Ask(ask)),
                 None => Err(Event::Ask(ask)),
@@ -138,7 +138,7 @@ impl Conn {
 
     /// Notes with the call in flight, if it can be but one, that its client lacks what the server asks for.
     pub(super) fn lacks(&self, kind: Kind, request: &Message) {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         let asking: Vec<_> = state
             .mux
             .iter()
@@ -160,7 +160,7 @@ impl Conn {
     pub(super) fn ask_cancelled(&self, notice: &Message) {
         let id = notice.param("requestId").and_then(|id| RequestId::parse(id.raw()));
         let Some(id) = id else { return };
-        let ended = self.lock().end_asks(self.around.config.call_timeout, |ask| ask.id == id);
+        let ended = self.state.lock().end_asks(self.around.config.call_timeout, |ask| ask.id == id);
         for ask in ended {
             ask.withdrawn.cancel();
         }
@@ -168,7 +168,7 @@ impl Conn {
 
     /// Withdraws the questions whose time is over.
     pub(super) fn sweep_asks(&self, now: Instant) {
-        let late = self.lock().end_asks(self.around.config.call_timeout, |ask| ask.deadline <= now);
+        let late = self.state.lock().end_asks(self.around.config.call_timeout, |ask| ask.deadline <= now);
         late.iter().for_each(|_| self.around.permits.metrics().hit(Bound::AskTimeout));
         self.withdraw(late);
     }
@@ -201,7 +201,7 @@ impl Conn {
 
 impl Answered for Conn {
     fn answered(&self, token: u64, answer: Answer) {
-        let ended = self.lock().end_asks(self.around.config.call_timeout, |ask| ask.token == token);
+        let ended = self.state.lock().end_asks(self.around.config.call_timeout, |ask| ask.token == token);
         for ask in ended {
             self.answer_ask(&ask, answer.clone());
         }
@@ -211,7 +211,7 @@ impl Answered for Conn {
     // MCP 2025-11-25 basic/utilities/progress: either side may tell of it
     fn progressed(&self, token: u64, notice: &Message) {
         let (now, config) = (Instant::now(), &self.around.config);
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         let State { asks, mux, .. } = &mut *state;
         let Some(ask) = asks.open.iter_mut().find(|ask| ask.token == token) else { return };
         let line = ask.progress.as_ref().and_then(|token| outgoing::progress(token, notice));

@@ -21,7 +21,7 @@ pub(super) fn named(message: &Message) -> Option<WireId> {
 impl Conn {
     /// Passes a notification on to its listen; `false` when there is none under this id.
     pub(super) fn heard(&self, id: WireId, notice: Notice, message: Message) -> bool {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         let Some(pending) = state.mux.get_mut(id) else { return false };
         let Work::Own { method: Method::Listen, responder } = &pending.work else { return false };
         if !responder.event(Event::Notice(notice, message)) {
@@ -35,7 +35,7 @@ impl Conn {
     pub(super) fn listen_cancelled(&self, notice: &Message) {
         let Some(id) = notice.param("requestId").and_then(|id| ours(&id)) else { return };
         let pending = {
-            let mut state = self.lock();
+            let mut state = self.state.lock();
             if !state.mux.get_mut(id).is_some_and(|pending| pending.work.is_listen()) {
                 return;
             }

@@ -7,7 +7,7 @@ use wire::splice::Parts;
 
 use super::pending::Work;
 use super::{Conn, Queued, State, outgoing};
-use crate::call::{Call, Event, SessionKey, reply};
+use crate::call::{Call, Event, SessionHandle, reply};
 use crate::permit::Bound;
 use crate::upstream::pool::lease;
 use crate::upstream::pool::tenant::Tenant;
@@ -47,7 +47,7 @@ impl Conn {
             return;
         }
         let told = |queued: &Queued| queued.line.iter().next() == Some(&outgoing::ROOTS_CHANGED);
-        if !self.lock().outbox.iter().any(told) {
+        if !self.state.lock().outbox.iter().any(told) {
             self.pass_client(outgoing::ROOTS_CHANGED.into());
         }
     }
@@ -69,8 +69,8 @@ impl Conn {
             let params = wishes::level_params(level);
             // What the server says to that helps nobody.
             let (responder, _) = reply();
-            let patience = self.around.config.handshake_timeout;
-            self.queue_own(state, (Method::SetLevel, &params), responder, patience);
+            let timeout = self.around.config.handshake_timeout;
+            self.queue_own(state, (Method::SetLevel, &params), responder, timeout);
         }
     }
 
@@ -85,7 +85,7 @@ impl Conn {
     /// Log messages go to the one call that may have caused them, if it asked for such.
     // MCP 2026-07-28 server/utilities/logging
     fn tell_caller(&self, message: Message) -> bool {
-        let state = self.lock();
+        let state = self.state.lock();
         let Some((_, pending)) = state.mux.iter().find(|(_, pending)| pending.work.may_ask()) else {
             return true;
         };
@@ -97,20 +97,20 @@ impl Conn {
 
     /// Log messages with the oldest call in flight, whose log they most likely are, and everything else beside all
     /// calls.
-    fn tell_session(&self, session: &SessionKey, notice: Notice, message: Message) -> bool {
+    fn tell_session(&self, session: &SessionHandle, notice: Notice, message: Message) -> bool {
         let message = self.around.task_ids.show_message(session.number, Some(notice), message);
         if notice != Notice::Message {
-            return session.strays.event(Event::Notice(notice, message));
+            return session.unsolicited.event(Event::Notice(notice, message));
         }
         let wished = session.wishes.level();
         if wished.is_some_and(|least| level(&message).is_some_and(|level| level < least)) {
             return true;
         }
-        let state = self.lock();
+        let state = self.state.lock();
         let calls = state.mux.iter().filter_map(|(_, pending)| Some((pending.age, pending.work.events()?)));
         match calls.min_by_key(|(age, _)| *age) {
             Some((_, events)) => events.event(Event::Notice(notice, message)),
-            None => session.strays.event(Event::Notice(notice, message)),
+            None => session.unsolicited.event(Event::Notice(notice, message)),
         }
     }
 }
@@ -120,7 +120,7 @@ impl Conn {
     /// when none did, or several: nothing in the message names its call, and it may be somebody else's data.
     // MCP 2026-07-28 basic/transports/stdio has no key for it
     pub(super) fn pass_log(&self, message: Message) -> bool {
-        let state = self.lock();
+        let state = self.state.lock();
         let asked =
             state.mux.iter().filter_map(|(_, pending)| Some((pending.level?, pending.work.events()?)));
         let mut asked = asked.take(2);

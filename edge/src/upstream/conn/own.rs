@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 use wire::mcp::method::Method;
 
 use super::pending::{Pending, Work};
@@ -12,13 +12,13 @@ use crate::error::Error;
 use crate::permit;
 
 impl Conn {
-    /// Makes a request of our own and waits for its raw result, at most `patience`.
-    pub(in crate::upstream) async fn ask(&self, method: Method, params: &str, patience: Duration) -> Outcome {
-        let reply = match self.request(method, params, patience) {
+    /// Makes a request of our own and waits for its raw result, at most `timeout`.
+    pub(in crate::upstream) async fn ask(&self, method: Method, params: &str, timeout: Duration) -> Outcome {
+        let reply = match self.request(method, params, timeout) {
             Ok(reply) => reply,
             Err(error) => return Outcome::Failed(error),
         };
-        match timeout(patience, reply.outcome()).await {
+        match tokio::time::timeout(timeout, reply.outcome()).await {
             Ok(outcome) => outcome,
             Err(_) => Outcome::Failed(self.silent()),
         }
@@ -29,10 +29,10 @@ impl Conn {
         &self,
         method: Method,
         params: &str,
-        patience: Duration,
+        timeout: Duration,
     ) -> Result<Reply, Error> {
         let (responder, reply) = reply();
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         if state.phase != Phase::Open {
             return Err(self.died());
         }
@@ -40,7 +40,7 @@ impl Conn {
         if let Some(this) = self.this.upgrade() {
             responder.on_cancel(this, id.number());
         }
-        self.queue_own(&mut state, (method, params), responder, patience);
+        self.queue_own(&mut state, (method, params), responder, timeout);
         drop(state);
         self.wake.notify_one();
         Ok(reply)
@@ -52,11 +52,11 @@ impl Conn {
         state: &mut State,
         (method, params): (Method, &str),
         responder: Responder,
-        patience: Duration,
+        timeout: Duration,
     ) {
         let State { mux, outbox, requests, .. } = state;
         let Some(vacant) = mux.vacant() else { return };
-        let (id, limit) = (vacant.id(), Instant::now() + patience);
+        let (id, limit) = (vacant.id(), Instant::now() + timeout);
         *requests += 1;
         let work = Work::Own { method, responder };
         vacant.fill(Pending {

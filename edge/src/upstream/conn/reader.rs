@@ -349,7 +349,7 @@ impl Conn {
         // Some servers keep ids as text; official clients take their answers too.
         let id = id.and_then(RequestId::as_u64_or_digits).map(WireId::from_number);
         let id = id.ok_or(Standing::Unknown)?;
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         // What was not written cannot have been answered: the id was guessed.
         if state.mux.get_mut(id).is_some_and(|pending| !pending.written) {
             return Err(Standing::Unknown);
@@ -363,7 +363,7 @@ impl Conn {
 
     /// Passes progress on and gives its call more time, if one waits under the token.
     fn progressed(&self, id: WireId, message: Message) -> Standing {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         let Some(pending) = state.mux.get_mut(id) else { return state.mux.standing(id) };
         // A request of ours asks for no progress.
         let Work::Call { job, .. } = &pending.work else { return Standing::Unknown };

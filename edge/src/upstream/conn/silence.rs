@@ -62,7 +62,7 @@ impl Conn {
     /// Whether the server left a call and the request for a sign of life unanswered. Asks for that when it is time.
     pub(in crate::upstream) fn is_silent(&self, now: Instant) -> bool {
         let (reads, config) = (self.reads(), &self.around.config);
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         // Where it waits for its client itself it may wait with everything.
         if state.phase != Phase::Open || !state.asks.is_empty() {
             state.silence = None;
@@ -74,11 +74,11 @@ impl Conn {
             silence.over = silence.ends <= now;
             return silence.over;
         }
-        let patience = SIGN_OF_LIFE.min(config.call_timeout.min(config.call_timeout_max) / 2);
-        if silence.ends <= now + patience + SWEEP {
+        let timeout = SIGN_OF_LIFE.min(config.call_timeout.min(config.call_timeout_max) / 2);
+        if silence.ends <= now + timeout + SWEEP {
             // It has all of it, also where nobody looked in time.
-            (silence.asked, silence.ends) = (true, silence.ends.max(now + patience));
-            self.ask_sign_of_life(&mut state, patience);
+            (silence.asked, silence.ends) = (true, silence.ends.max(now + timeout));
+            self.ask_sign_of_life(&mut state, timeout);
             drop(state);
             self.wake.notify_one();
         }
@@ -87,13 +87,13 @@ impl Conn {
 
     /// Whether it was silent for too long, and still is.
     pub(in crate::upstream) fn is_given_up(&self) -> bool {
-        self.lock().is_given_up(self.reads())
+        self.state.lock().is_given_up(self.reads())
     }
 
     /// Whether it was, and is no more. Says so once.
     pub(in crate::upstream) fn speaks_again(&self) -> bool {
         let reads = self.reads();
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         let speaks = state.silence.as_ref().is_some_and(|silence| silence.over && silence.reads != reads);
         if speaks {
             state.silence = None;
@@ -108,16 +108,16 @@ impl Conn {
             && state.silence.as_ref().is_some_and(|silence| now < silence.ends + more)
     }
 
-    fn ask_sign_of_life(&self, state: &mut State, patience: Duration) {
+    fn ask_sign_of_life(&self, state: &mut State, timeout: Duration) {
         // Whatever it says to that will do.
         let (responder, _) = reply();
         match self.spec.era {
             // MCP 2025-11-25 basic/utilities/ping: the receiver must respond promptly
-            Era::Legacy => self.queue_own(state, (Method::Ping, "{}"), responder, patience),
+            Era::Legacy => self.queue_own(state, (Method::Ping, "{}"), responder, timeout),
             // MCP 2026-07-28 server/discover: there is no ping, and servers must implement this
             Era::Modern => {
                 let params = modern::own_params("", NO_CAPABILITIES);
-                self.queue_own(state, (Method::Discover, &params), responder, patience);
+                self.queue_own(state, (Method::Discover, &params), responder, timeout);
             }
         }
     }

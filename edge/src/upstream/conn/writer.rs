@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use tokio::task::yield_now;
-use tokio::time::timeout;
 use wire::frame_io::FrameWriter;
 
 use super::{Conn, Phase};
@@ -31,12 +30,12 @@ impl Drop for PanicWatch<'_> {
 }
 
 async fn write(conn: &Conn, writer: &mut FrameWriter<Outgoing>) {
-    let patience = conn.around.config.write_timeout;
+    let timeout = conn.around.config.write_timeout;
     loop {
         match conn.next_batch(writer) {
             Batch::Lines { bytes } => {
                 conn.around.metrics.sent.inc_by(bytes);
-                match timeout(patience, writer.write_put()).await {
+                match tokio::time::timeout(timeout, writer.write_put()).await {
                     Ok(Ok(())) => {}
                     Ok(Err(error)) => {
                         tracing::debug!(server = %conn.spec.server, conn = conn.spec.number, %error, "write failed");
@@ -57,7 +56,7 @@ async fn write(conn: &Conn, writer: &mut FrameWriter<Outgoing>) {
                 }
             }
             Batch::End => {
-                let _ = timeout(patience, writer.shutdown()).await; // the reader sees what came of it
+                let _ = tokio::time::timeout(timeout, writer.shutdown()).await; // the reader sees what came of it
                 return;
             }
         }
@@ -76,7 +75,7 @@ enum Batch {
 impl Conn {
     /// What to write next. From here on a call in it counts as written.
     fn next_batch(&self, writer: &mut FrameWriter<Outgoing>) -> Batch {
-        let (reads, mut state) = (self.reads(), self.lock());
+        let (reads, mut state) = (self.reads(), self.state.lock());
         if state.phase != Phase::Open {
             return Batch::End;
         }

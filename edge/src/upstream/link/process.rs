@@ -125,9 +125,9 @@ impl Process {
         self.climb(Duration::ZERO).await;
     }
 
-    async fn climb(mut self, patience: Duration) {
+    async fn climb(mut self, timeout: Duration) {
         let Some(pid) = self.pid else { return };
-        if !exited(pid, patience).await {
+        if !exited(pid, timeout).await {
             let _ = kill_process_group(pid, Signal::TERM); // it may be gone by now
             exited(pid, self.grace).await;
         }

@@ -60,7 +60,7 @@ impl Shared {
     fn sweep(&self, now: Instant) {
         self.leave_silent(now); // before their calls fail: whoever tries again at once gets another one
         let conns: Vec<_> = {
-            let state = self.lock();
+            let state = self.state.lock();
             let stays = |key: &super::roster::Key, retired: bool| key.outlives_idleness() && !retired;
             state
                 .roster
@@ -96,8 +96,8 @@ impl Shared {
     /// answer if the server comes to itself; then they take calls again, or close if others have their place.
     fn leave_silent(&self, now: Instant) {
         let conns: Vec<_> = {
-            let mut state = self.lock();
-            state.roster.take_back(Conn::speaks_again);
+            let mut state = self.state.lock();
+            state.roster.reinstate(Conn::speaks_again);
             let active = state.roster.iter().filter(|(_, _, retired)| !retired);
             active.map(|(_, conn, _)| conn.clone()).collect()
         };
@@ -108,14 +108,15 @@ impl Shared {
         let others = others.len();
         tracing::warn!(server = %self.server.name, conn, others, "server says nothing any more: its connection is replaced");
         self.around.metrics.silent.inc_by(silent.len() as u64);
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         state.roster.retire(|_, conn| silent.contains(&conn.spec().number));
         state.last_error = Some("its process did not answer in time".to_owned());
     }
 
     /// Gives no new call to an address that left; its connections close when their calls end.
     async fn follow_addresses(&self) {
-        let has_names = matches!(self.server.source, Source::Endpoints(_)) && self.lock().roster.len() > 0;
+        let has_names =
+            matches!(self.server.source, Source::Endpoints(_)) && self.state.lock().roster.len() > 0;
         if !has_names {
             return;
         }
@@ -124,13 +125,13 @@ impl Shared {
             return;
         }
         let stay: HashSet<Endpoint> = found.endpoints.into_iter().chain(found.unsure).collect();
-        self.lock().roster.retire(|_, conn| !stay.contains(&conn.spec().endpoint));
+        self.state.lock().roster.retire(|_, conn| !stay.contains(&conn.spec().endpoint));
     }
 
     /// Looks whether a server that sleeps, or is down, takes connections.
     async fn check_health(self: &Arc<Self>, now: Instant) {
         let is_due = {
-            let state = self.lock();
+            let state = self.state.lock();
             let sleeps = state.health.is_up() && state.roster.len() == 0;
             state.health.is_due(now) && (sleeps || state.health.is_down())
         };

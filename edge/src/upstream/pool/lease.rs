@@ -12,11 +12,11 @@
 //! ```
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::timeout;
 use wire::Era;
 use wire::mcp::level::Level;
 use wire::mcp::meta;
@@ -140,14 +140,17 @@ impl Seats {
     /// A seat as soon as one is free, for who came first first.
     ///
     /// # Errors
-    /// [`NoRoom::PrincipalConnections`] when none came free within `patience`.
+    /// [`NoRoom::PrincipalConnections`] when none came free within `timeout`.
     pub(super) async fn take(
         self: &Arc<Self>,
         principal: &Arc<str>,
         profile: Profile,
-        patience: Duration,
+        timeout: Duration,
     ) -> Result<Lease, NoRoom> {
-        let turn = timeout(patience, self.turns(principal).acquire_owned()).await.ok().and_then(Result::ok);
+        let turn = tokio::time::timeout(timeout, self.turns(principal).acquire_owned())
+            .await
+            .ok()
+            .and_then(Result::ok);
         let lease = turn.and_then(|turn| self.sit(principal, profile, turn));
         lease.ok_or_else(|| {
             self.tidy(principal);
@@ -156,7 +159,7 @@ impl Seats {
     }
 
     fn turns(&self, principal: &Arc<str>) -> Arc<Semaphore> {
-        self.rows().entry(principal.clone()).or_insert_with(|| Row::new(self.most)).free.clone()
+        self.rows.lock().entry(principal.clone()).or_insert_with(|| Row::new(self.most)).free.clone()
     }
 
     /// Whoever has a turn finds a seat: there are as many.
@@ -166,7 +169,7 @@ impl Seats {
         profile: Profile,
         turn: OwnedSemaphorePermit,
     ) -> Option<Lease> {
-        let mut rows = self.rows();
+        let mut rows = self.rows.lock();
         let row = rows.get_mut(principal)?;
         let fit = |seat: &Seat| match seat.declared {
             Some(declared) if declared == profile => 0,
@@ -181,7 +184,7 @@ impl Seats {
 
     /// The seat that clients of this profile use first.
     fn home(&self, principal: &Arc<str>, profile: Profile) -> usize {
-        let rows = self.rows();
+        let rows = self.rows.lock();
         let Some(row) = rows.get(principal) else { return 0 };
         let own = row.seats.iter().position(|seat| seat.declared == Some(profile));
         let empty = || row.seats.iter().position(|seat| *seat == Seat::default());
@@ -192,7 +195,7 @@ impl Seats {
     pub(super) fn declared(&self, key: &Key, profile: Option<Profile>) {
         let Key::Seat(principal, index) = key else { return };
         {
-            let mut rows = self.rows();
+            let mut rows = self.rows.lock();
             let row = match profile {
                 Some(_) => Some(rows.entry(principal.clone()).or_insert_with(|| Row::new(self.most))),
                 None => rows.get_mut(principal),
@@ -205,7 +208,7 @@ impl Seats {
     }
 
     fn tidy(&self, principal: &Arc<str>) {
-        let mut rows = self.rows();
+        let mut rows = self.rows.lock();
         let is_unused = |row: &Row| {
             Arc::strong_count(&row.free) == 1 && row.seats.iter().all(|seat| *seat == Seat::default())
         };
@@ -214,14 +217,9 @@ impl Seats {
         }
     }
 
-    fn rows(&self) -> MutexGuard<'_, HashMap<Arc<str>, Row>> {
-        // Every state inside is valid at any point, so a poisoned lock carries no news.
-        self.rows.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     #[cfg(test)]
     fn is_empty(&self) -> bool {
-        self.rows().is_empty()
+        self.rows.lock().is_empty()
     }
 }
 
@@ -240,7 +238,7 @@ impl Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         {
-            let mut rows = self.seats.rows();
+            let mut rows = self.seats.rows.lock();
             let seat = rows.get_mut(&self.principal).and_then(|row| row.seats.get_mut(self.index));
             if let Some(seat) = seat {
                 seat.taken = false;

@@ -69,7 +69,7 @@ impl Shared {
             Ok((conn, facts)) => Ok(self.take_in(&key, conn, facts).await),
             Err(error) => {
                 tracing::warn!(server = %self.server.name, kind = ?error.kind, %error, "upstream connection failed");
-                let mut state = self.lock();
+                let mut state = self.state.lock();
                 state.roster.opened(&key, None);
                 state.last_error = Some(error.message.clone());
                 Err(error)
@@ -90,7 +90,7 @@ impl Shared {
 
     fn admit(&self, key: &Key, conn: Arc<Conn>, facts: Facts) -> Arc<Conn> {
         {
-            let mut state = self.lock();
+            let mut state = self.state.lock();
             // It may have died since; whoever waits for it finds out when it sends.
             state.roster.opened(key, conn.is_open().then(|| conn.clone()));
             if let Some(profile) = conn.spec().tenant.as_ref().and_then(|tenant| tenant.profile()) {
@@ -135,7 +135,7 @@ impl Shared {
         let endpoints = self.endpoints(deadline).await.map_err(Failure::Again)?;
         let turn = usize::try_from(self.number() ^ self.seed).unwrap_or_default();
         let endpoints = {
-            let (state, now) = (self.lock(), Instant::now());
+            let (state, now) = (self.state.lock(), Instant::now());
             // One that is gone has no load, and would be tried first by every new connection.
             let rank = |endpoint: &_| (state.health.was_missed(endpoint, now), state.roster.load(endpoint));
             spread(endpoints, turn, rank)
@@ -155,7 +155,7 @@ impl Shared {
     }
 
     async fn meet(&self, key: &Key, tenant: Option<&Arc<Tenant>>, at: (&Endpoint, Instant)) -> Met {
-        let era = self.lock().verdict.era();
+        let era = self.state.lock().verdict.era();
         match era {
             Some(era) => self.shake(key, self.connect(key, at, era, tenant).await?).await,
             None => self.find_out(key, tenant, at).await,
@@ -165,7 +165,7 @@ impl Shared {
     /// The first connection to a server whose era is not known.
     async fn find_out(&self, key: &Key, tenant: Option<&Arc<Tenant>>, at: (&Endpoint, Instant)) -> Met {
         let mut silent = false;
-        if !self.lock().closes_at_once {
+        if !self.state.lock().closes_at_once {
             let mut probed = self.probe(key, tenant, at).await?;
             if matches!(probed, Probed::Refused(Refusal::Gone)) {
                 // A full bridge closes too. Twice in a row is a process that ends at what it does not know.
@@ -182,7 +182,7 @@ impl Shared {
                     return self.shake(key, self.connect(key, at, Era::Modern, tenant).await?).await;
                 }
                 Probed::Refused(Refusal::Ended(error)) => return Err(Failure::Final(error)),
-                Probed::Refused(Refusal::Gone) => self.lock().closes_at_once = true,
+                Probed::Refused(Refusal::Gone) => self.state.lock().closes_at_once = true,
                 Probed::Refused(Refusal::Silent) => silent = true,
                 Probed::Refused(Refusal::Refused | Refusal::Unusable(_)) => {}
             }
@@ -226,10 +226,10 @@ impl Shared {
             None if *key == Key::Control => all_capabilities(era),
             None => NO_CAPABILITIES,
         };
-        let patience = self.config.handshake_timeout;
+        let timeout = self.config.handshake_timeout;
         let shaken = match era {
-            Era::Legacy => legacy::shake(&conn, capabilities, patience).await,
-            Era::Modern => modern::shake(&conn, capabilities, patience).await,
+            Era::Legacy => legacy::shake(&conn, capabilities, timeout).await,
+            Era::Modern => modern::shake(&conn, capabilities, timeout).await,
         };
         let refusal = match shaken {
             Ok(facts) => {
@@ -273,7 +273,7 @@ impl Shared {
 
     /// The server did not take a handshake of `era`. `true` when that changes what is known of it.
     fn doubt(&self, era: Era, is_modern: bool) -> bool {
-        let verdict = self.lock().verdict;
+        let verdict = self.state.lock().verdict;
         match verdict {
             Verdict::Fixed(_) => false,
             _ if is_modern && era == Era::Legacy => {
@@ -290,7 +290,7 @@ impl Shared {
 
     fn learn(&self, verdict: Verdict) {
         {
-            let mut state = self.lock();
+            let mut state = self.state.lock();
             state.verdict = verdict;
             state.closes_at_once &= verdict.era().is_none();
         }
@@ -310,10 +310,10 @@ impl Shared {
         let deadline = deadline.max(Instant::now() + CONNECT_LEAST).min(Instant::now() + CONNECT_MOST);
         let attempt = self.around.dial.dial(endpoint);
         let link = self.in_time(deadline, attempt).await.map_err(|error| {
-            self.lock().health.missed(endpoint, Instant::now());
+            self.state.lock().health.missed(endpoint, Instant::now());
             Failure::Again(error)
         })?;
-        self.lock().health.met(endpoint);
+        self.state.lock().health.met(endpoint);
         self.reached();
         let server = self.server.name.clone();
         let (endpoint, until) = (endpoint.clone(), Tenant::until(tenant));
@@ -349,13 +349,13 @@ impl Shared {
 
     /// A new number for a connection.
     fn number(&self) -> u64 {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         state.next_number += 1;
         state.next_number
     }
 
     pub(super) fn reached(&self) {
-        if self.lock().health.reached(Instant::now()) {
+        if self.state.lock().health.reached(Instant::now()) {
             tracing::info!(server = %self.server.name, "server is back");
         }
         self.around.metrics.down.set(0);
@@ -364,7 +364,7 @@ impl Shared {
 
     /// Nothing stands against another try, though nobody looked.
     pub(super) fn may_be_back(&self) {
-        self.lock().health.forget(Instant::now());
+        self.state.lock().health.forget(Instant::now());
         self.around.metrics.down.set(0);
         self.changes.send_if_modified(|changes| std::mem::replace(&mut changes.down, false));
     }
@@ -378,7 +378,7 @@ impl Shared {
     }
 
     fn is_news_that_down(&self, why: &str) -> bool {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         let is_news = state.health.not_reached(Instant::now(), why.to_owned());
         if is_news {
             state.beside_listen = Beside::default(); // what comes back may be another version of it

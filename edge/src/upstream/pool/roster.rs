@@ -139,7 +139,7 @@ impl Roster {
     }
 
     /// Gives calls again to retired connections of which `is_back` says yes, where no other has their place.
-    pub(super) fn take_back(&mut self, is_back: impl Fn(&Conn) -> bool) {
+    pub(super) fn reinstate(&mut self, is_back: impl Fn(&Conn) -> bool) {
         let mut alone =
             self.entries.values_mut().filter(|entry| entry.conns.is_empty() && entry.opening.is_none());
         for entry in &mut alone {

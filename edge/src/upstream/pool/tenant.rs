@@ -9,7 +9,7 @@ use wire::frame::one_line;
 use wire::mcp::method::Ask;
 
 use super::lease::Profile;
-use crate::call::{Capabilities, Client, SessionKey};
+use crate::call::{Capabilities, Client, SessionHandle};
 
 /// Whose connection it is, if one client's alone.
 pub(in crate::upstream) struct Tenant {
@@ -21,13 +21,13 @@ pub(in crate::upstream) struct Tenant {
 
 enum Whose {
     /// A legacy session's, from its first call to its end.
-    Session(SessionKey),
+    Session(SessionHandle),
     /// That of one call after the other, all of clients that can be asked the same.
     Lease(Profile),
 }
 
 impl Tenant {
-    pub(in crate::upstream) fn of_session(session: &SessionKey, client: &Client) -> Self {
+    pub(in crate::upstream) fn of_session(session: &SessionHandle, client: &Client) -> Self {
         Self {
             whose: Whose::Session(session.clone()),
             can: Capabilities::of(client),
@@ -40,7 +40,7 @@ impl Tenant {
     }
 
     /// The session, if it is one's.
-    pub(in crate::upstream) fn session(&self) -> Option<&SessionKey> {
+    pub(in crate::upstream) fn session(&self) -> Option<&SessionHandle> {
         match &self.whose {
             Whose::Session(session) => Some(session),
             Whose::Lease(_) => None,

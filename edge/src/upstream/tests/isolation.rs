@@ -143,14 +143,14 @@ async fn a_name_that_does_not_resolve_for_a_moment_ends_nothing() {
     peer.serve_echo().await;
     result(reply).await;
     // Its other name still resolves.
-    *room.dial.endpoints.lock().unwrap() = vec![Fake::endpoint(9)];
-    *room.dial.unsure.lock().unwrap() = vec![Fake::endpoint(1)];
+    *room.dial.endpoints.lock() = vec![Fake::endpoint(9)];
+    *room.dial.unsure.lock() = vec![Fake::endpoint(1)];
     tokio::time::sleep(Duration::from_secs(60)).await;
     let reply = room.echo_in(&key, "meanwhile");
     peer.serve_echo().await;
     result(reply).await;
     // Now it leads elsewhere.
-    room.dial.unsure.lock().unwrap().clear();
+    room.dial.unsure.lock().clear();
     peer.ended().await;
 }
 
@@ -161,7 +161,7 @@ async fn an_address_that_left_gets_no_new_call_and_closes_when_its_calls_end() {
     let long = room.echo_in(&key, "long");
     let mut old = room.accept_legacy().await;
     let request = old.expect("tools/call").await;
-    *room.dial.endpoints.lock().unwrap() = vec![Fake::endpoint(9)];
+    *room.dial.endpoints.lock() = vec![Fake::endpoint(9)];
     tokio::time::sleep(Duration::from_secs(10)).await;
     let next = room.echo_in(&key, "next");
     let mut new = room.accept_legacy().await;

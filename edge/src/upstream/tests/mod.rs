@@ -20,11 +20,12 @@ mod wishes;
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, DuplexStream, ReadHalf, WriteHalf};
 use tokio::sync::mpsc;
@@ -45,7 +46,7 @@ use super::settings::{Config, EraChoice, Isolation, ServerConfig, Source};
 use super::status::ServerState;
 use crate::call::{
     Affinity, Answer, Ask, Call, Caller, Client, Dispatch, Event, List, Next, Outcome, Reply, ServerName,
-    SessionKey,
+    SessionHandle,
 };
 use crate::error::Error;
 use crate::ops::drain::Drain;
@@ -175,12 +176,12 @@ impl Room {
         self.dispatch(echo(text))
     }
 
-    fn echo_in(&self, session: &SessionKey, text: &str) -> Reply {
+    fn echo_in(&self, session: &SessionHandle, text: &str) -> Reply {
         self.dispatch_in(session, echo(text))
     }
 
     /// A call of a session whose client can be asked everything.
-    fn dispatch_in(&self, session: &SessionKey, request: Value) -> Reply {
+    fn dispatch_in(&self, session: &SessionHandle, request: Value) -> Reply {
         let capabilities = r#"{"roots":{"listChanged":true},"sampling":{},"elicitation":{},"tasks":{}}"#;
         let client = Client {
             info: Some(Bytes::from_static(br#"{"name":"c","version":"7"}"#)),
@@ -196,20 +197,20 @@ fn echo(text: &str) -> Value {
     json!({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "echo", "arguments": {"text": text}}})
 }
 
-fn session(number: u64) -> SessionKey {
+fn session(number: u64) -> SessionHandle {
     session_heard(number).0
 }
 
 /// A session, and what its connections say beside calls.
-fn session_heard(number: u64) -> (SessionKey, Reply) {
-    let (strays, heard) = crate::call::reply();
+fn session_heard(number: u64) -> (SessionHandle, Reply) {
+    let (unsolicited, heard) = crate::call::reply();
     let ended = CancellationToken::new();
     (
-        SessionKey {
+        SessionHandle {
             number,
             caller: Caller::new("me"),
             ended,
-            strays: Arc::new(strays),
+            unsolicited: Arc::new(unsolicited),
             wishes: Arc::default(),
             announced: Arc::default(),
         },
@@ -396,7 +397,7 @@ impl Fake {
     }
 
     fn set_down(&self, down: bool) {
-        *self.down.lock().unwrap() = down;
+        *self.down.lock() = down;
     }
 
     fn dialled(&self) -> usize {
@@ -409,21 +410,20 @@ impl Fake {
     }
 
     async fn outcome(&self, endpoint: &Endpoint) -> io::Result<()> {
-        if self.holes.lock().unwrap().contains(endpoint) {
+        if self.holes.lock().contains(endpoint) {
             std::future::pending::<()>().await;
         }
-        if *self.down.lock().unwrap() {
+        if *self.down.lock() {
             return Err(io::ErrorKind::ConnectionRefused.into());
         }
-        self.failures.lock().unwrap().pop_front().map_or(Ok(()), |kind| Err(kind.into()))
+        self.failures.lock().pop_front().map_or(Ok(()), |kind| Err(kind.into()))
     }
 }
 
 impl Dial for Fake {
     fn endpoints(&self, _: tokio::time::Instant) -> Finding<'_> {
         Box::pin(async {
-            let (endpoints, unsure) =
-                (self.endpoints.lock().unwrap().clone(), self.unsure.lock().unwrap().clone());
+            let (endpoints, unsure) = (self.endpoints.lock().clone(), self.unsure.lock().clone());
             Found { endpoints, unsure, failure: None }
         })
     }

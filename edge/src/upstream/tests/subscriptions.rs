@@ -245,7 +245,7 @@ async fn what_is_taken_back_from_a_principal_ends_and_what_others_use_goes_on() 
     let about = |method: &str, uri: &str| json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": {"uri": uri}});
     let of = |principal: &str, number| {
         let (key, heard) = session_heard(number);
-        (SessionKey { caller: Caller::new(principal), ..key }, heard)
+        (SessionHandle { caller: Caller::new(principal), ..key }, heard)
     };
     let ((ann, heard_ann), (bea, mut heard_bea)) = (of("ann", 1), of("bea", 2));
     let mut room = Setting::default().isolation(Isolation::Shared).build();
@@ -255,7 +255,7 @@ async fn what_is_taken_back_from_a_principal_ends_and_what_others_use_goes_on() 
     for reply in replies {
         result(reply).await;
     }
-    room.pool.take_back(&|principal| principal == "ann");
+    room.pool.revoke(&|principal| principal == "ann");
     peer.notify(UPDATED, json!({"uri": "x://1"})).await;
     assert_eq!(told(&mut heard_bea).await.1, json!({"uri": "x://1"}));
     assert!(!heard_ann.is_ready() && room.dial.dialled() == 1);
@@ -271,9 +271,9 @@ async fn what_is_taken_back_from_a_principal_ends_and_what_others_use_goes_on() 
     let subscribing = room.dispatch_in(&ann, about(SUBSCRIBE, "x://1"));
     peer.agree(SUBSCRIBE, "x://1").await;
     result(subscribing).await;
-    room.pool.take_back(&|principal| principal == "bea");
+    room.pool.revoke(&|principal| principal == "bea");
     assert_eq!(ann.wishes.now().subscriptions.len(), 1);
-    room.pool.take_back(&|principal| principal == "ann");
+    room.pool.revoke(&|principal| principal == "ann");
     assert!(ann.wishes.now().subscriptions.is_empty(), "no later connection takes it up again");
     peer.answer(&request, json!({"content": []})).await;
     result(reply).await;
@@ -391,7 +391,7 @@ async fn subscriptions_leave_an_address_that_left() {
         };
         let mut old = serve(&mut room).await;
         let _held = held(subscribing).await;
-        *room.dial.endpoints.lock().unwrap() = vec![Fake::endpoint(2)];
+        *room.dial.endpoints.lock() = vec![Fake::endpoint(2)];
         let new = serve(&mut room).await;
         assert_ne!(old.endpoint, new.endpoint);
         old.ended().await;

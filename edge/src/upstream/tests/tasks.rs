@@ -16,7 +16,7 @@ fn on(method: &str, id: &str) -> Value {
 }
 
 /// Starts a task whose own id is `t1`; what the client is shown.
-async fn start(room: &mut Room, key: &SessionKey) -> (Peer, String) {
+async fn start(room: &mut Room, key: &SessionHandle) -> (Peer, String) {
     let reply = room.dispatch_in(key, task_call());
     let mut peer = room.accept_legacy().await;
     let request = peer.expect("tools/call").await;

@@ -13,7 +13,7 @@ fn about(method: &str, uri: &str) -> Value {
     json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": {"uri": uri}})
 }
 
-fn subscriptions(key: &SessionKey) -> Vec<String> {
+fn subscriptions(key: &SessionHandle) -> Vec<String> {
     key.wishes.now().subscriptions.into_iter().map(|(_, uri)| uri).collect()
 }
 

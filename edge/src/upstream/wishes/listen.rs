@@ -53,11 +53,11 @@ struct Acknowledged {
 }
 
 impl Listening {
-    async fn open(conn: &Conn, filter: &str, patience: Duration) -> Result<Self, Error> {
+    async fn open(conn: &Conn, filter: &str, timeout: Duration) -> Result<Self, Error> {
         let capabilities =
             if conn.spec().is_control { all_capabilities(Era::Modern) } else { NO_CAPABILITIES };
         let params = modern::own_params(&format!(r#""notifications":{filter},"#), capabilities);
-        let deadline = Instant::now() + patience;
+        let deadline = Instant::now() + timeout;
         let mut reply = conn.request(Method::Listen, &params, NO_END)?;
         loop {
             match timeout_at(deadline, reply.next()).await {
@@ -136,13 +136,13 @@ impl Shared {
         &self,
         conn: &Conn,
         filter: &str,
-        patience: Duration,
+        timeout: Duration,
     ) -> Result<Listening, Error> {
-        if self.lock().beside_listen == Beside::Silent {
+        if self.state.lock().beside_listen == Beside::Silent {
             return Err(refusal(conn, Kind::InvalidParams, SILENT));
         }
-        let listening = Listening::open(conn, filter, patience).await?;
-        let mut state = self.lock();
+        let listening = Listening::open(conn, filter, timeout).await?;
+        let mut state = self.state.lock();
         if state.beside_listen == Beside::Unopened {
             state.beside_listen = Beside::Untried;
         }
@@ -156,7 +156,7 @@ impl Shared {
         conn: &Conn,
         asked: impl Future<Output = Outcome>,
     ) -> Outcome {
-        let before = self.lock().beside_listen;
+        let before = self.state.lock().beside_listen;
         if conn.spec().era == Era::Legacy || matches!(before, Beside::Answers | Beside::Silent) {
             return asked.await;
         }
@@ -170,14 +170,14 @@ impl Shared {
             },
         };
         if before == Beside::Untried && !matches!(outcome, Outcome::Failed(_)) {
-            self.lock().beside_listen = Beside::Answers;
+            self.state.lock().beside_listen = Beside::Answers;
         }
         outcome
     }
 
     fn is_silent_beside_listen(&self) -> bool {
         {
-            let mut state = self.lock();
+            let mut state = self.state.lock();
             if state.beside_listen != Beside::Untried {
                 return false;
             }

@@ -4,12 +4,13 @@
 //! as one subscriber holds it, however many there are.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use tokio::sync::watch;
 use wire::Message;
 
-use crate::call::{Hear, SessionKey, Subscription};
+use crate::call::{Hear, SessionHandle, Subscription};
 use crate::error::Error;
 use crate::upstream::pool::roster::Key;
 use crate::upstream::pool::tenant::Tenant;
@@ -84,7 +85,7 @@ impl Subscriptions {
         ear: Arc<dyn Hear>,
         tend: impl FnOnce(Arc<Tended>),
     ) -> (Subscription, watch::Receiver<Standing>) {
-        let mut inner = self.lock();
+        let mut inner = self.inner.lock();
         let tended = inner.by_key.entry(key).or_insert_with_key(|key| {
             let (key, wants) = (key.clone(), Mutex::default());
             let tended = Arc::new(Tended { key, tenant, wants, changed: watch::Sender::default() });
@@ -97,7 +98,7 @@ impl Subscriptions {
 
     /// Ends tending, unless something is wanted; whether it did.
     pub(super) fn forget(&self, tended: &Tended) -> bool {
-        let mut inner = self.lock();
+        let mut inner = self.inner.lock();
         let is_unwanted = tended.is_unwanted();
         if is_unwanted {
             inner.by_key.remove(&tended.key);
@@ -107,30 +108,30 @@ impl Subscriptions {
 
     /// From now on they are on the connection of this number.
     pub(super) fn settle(&self, number: u64, tended: &Arc<Tended>) {
-        self.lock().by_conn.insert(number, tended.clone());
+        self.inner.lock().by_conn.insert(number, tended.clone());
     }
 
     /// That connection is no longer used for them.
     pub(super) fn leave(&self, number: u64) {
-        self.lock().by_conn.remove(&number);
+        self.inner.lock().by_conn.remove(&number);
     }
 
     /// Whether somebody hears of something over this connection.
     pub(in crate::upstream) fn are_on(&self, number: u64) -> bool {
-        self.lock().by_conn.get(&number).is_some_and(|tended| !tended.is_unwanted())
+        self.inner.lock().by_conn.get(&number).is_some_and(|tended| !tended.is_unwanted())
     }
 
     /// A server says on the connection of this number that a resource changed.
     pub(in crate::upstream) fn updated(&self, number: u64, message: &Message) {
-        let tended = self.lock().by_conn.get(&number).cloned();
+        let tended = self.inner.lock().by_conn.get(&number).cloned();
         if let Some(tended) = tended {
             tended.updated(message);
         }
     }
 
     /// Keeps a session's subscription. `true`: it is the session's first.
-    pub(super) fn keep(&self, session: &SessionKey, subscription: Subscription) -> bool {
-        let mut inner = self.lock();
+    pub(super) fn keep(&self, session: &SessionHandle, subscription: Subscription) -> bool {
+        let mut inner = self.inner.lock();
         let is_first = !inner.by_session.contains_key(&session.number);
         let kept = inner
             .by_session
@@ -144,13 +145,13 @@ impl Subscriptions {
 
     /// Ends a session's subscription to `uri`.
     pub(super) fn release(&self, session: u64, uri: &str) {
-        let released = self.lock().by_session.get_mut(&session).and_then(|kept| kept.held.remove(uri));
+        let released = self.inner.lock().by_session.get_mut(&session).and_then(|kept| kept.held.remove(uri));
         drop(released);
     }
 
     /// Ends all subscriptions of the sessions of these principals.
     pub(in crate::upstream) fn release_of(&self, is_denied: impl Fn(&str) -> bool) {
-        let mut inner = self.lock();
+        let mut inner = self.inner.lock();
         let kept = inner.by_session.values_mut().filter(|kept| is_denied(&kept.principal));
         // The session stays, for what it subscribes to later ends with it too.
         let released: Vec<_> = kept.map(|kept| std::mem::take(&mut kept.held)).collect();
@@ -160,20 +161,15 @@ impl Subscriptions {
 
     /// Ends all subscriptions of a session.
     pub(super) fn release_all(&self, session: u64) {
-        let released = self.lock().by_session.remove(&session);
+        let released = self.inner.lock().by_session.remove(&session);
         drop(released);
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Inner> {
-        // Every state inside is valid at any point, so a poisoned lock carries no news.
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Tended {
     fn add(self: &Arc<Self>, uri: &str, ear: Arc<dyn Hear>) -> (Subscription, watch::Receiver<Standing>) {
         let (token, standing, is_new) = {
-            let mut wants = self.wants();
+            let mut wants = self.wants.lock();
             wants.last_token += 1;
             let token = wants.last_token;
             let is_new = !wants.uris.contains_key(uri);
@@ -194,7 +190,7 @@ impl Tended {
 
     fn remove(&self, uri: &str, token: u64) {
         let gone = {
-            let mut wants = self.wants();
+            let mut wants = self.wants.lock();
             let Some(want) = wants.uris.get_mut(uri) else { return };
             want.ears.retain(|(other, _)| *other != token);
             let gone = if want.ears.is_empty() { wants.uris.remove(uri) } else { None };
@@ -213,25 +209,25 @@ impl Tended {
 
     /// Whether nobody wants anything.
     pub(super) fn is_unwanted(&self) -> bool {
-        self.wants().uris.is_empty()
+        self.wants.lock().uris.is_empty()
     }
 
     /// What is wanted and was not refused.
     pub(super) fn uris(&self) -> Vec<String> {
-        let wants = self.wants();
+        let wants = self.wants.lock();
         wants.uris.iter().filter(|(_, want)| want.is_open()).map(|(uri, _)| uri.clone()).collect()
     }
 
     /// Whether `uri` is wanted and was not refused.
     pub(super) fn is_open(&self, uri: &str) -> bool {
-        self.wants().uris.get(uri).is_some_and(Want::is_open)
+        self.wants.lock().uris.get(uri).is_some_and(Want::is_open)
     }
 
     /// The server agreed to `uri`. Where it had before, on another connection or in another listen, what came in
     /// between is unknown, and those who listen hear of it as changed if `missed`.
     pub(super) fn agreed(&self, uri: &str, missed: bool) {
         let before = {
-            let mut wants = self.wants();
+            let mut wants = self.wants.lock();
             let Some(want) = wants.uris.get_mut(uri) else { return };
             want.deaths = 0;
             want.standing.send_replace(Standing::Held)
@@ -243,7 +239,7 @@ impl Tended {
 
     /// The server did not agree to `uri`; whether that is the end of it. What it once agreed to stays wanted.
     pub(super) fn refused(&self, uri: &str, error: &Error) -> bool {
-        let wants = self.wants();
+        let wants = self.wants.lock();
         let Some(want) = wants.uris.get(uri) else { return true };
         want.standing.send_if_modified(|standing| {
             let is_asked = matches!(standing, Standing::Asked);
@@ -268,7 +264,7 @@ impl Tended {
             return false;
         }
         let lost = {
-            let mut wants = self.wants();
+            let mut wants = self.wants.lock();
             let Some(want) = wants.uris.get_mut(uri) else { return false };
             want.deaths += 1;
             if want.deaths < MOST_DEATHS {
@@ -282,19 +278,19 @@ impl Tended {
 
     /// Whether a process may have died of something that is wanted.
     pub(super) fn is_deadly(&self) -> bool {
-        self.wants().uris.values().any(|want| want.deaths > 0)
+        self.wants.lock().uris.values().any(|want| want.deaths > 0)
     }
 
     /// Whether somebody waits for the server's answer.
     pub(super) fn is_awaited(&self) -> bool {
-        self.wants().uris.values().any(|want| matches!(*want.standing.borrow(), Standing::Asked))
+        self.wants.lock().uris.values().any(|want| matches!(*want.standing.borrow(), Standing::Asked))
     }
 
     /// Tells everybody who wants to hear of the resource that `message` names, each once.
     pub(super) fn updated(&self, message: &Message) {
         let Some(uri) = message.param("uri").and_then(|uri| uri.as_str()) else { return };
         let ears = {
-            let wants = self.wants();
+            let wants = self.wants.lock();
             each_once(covering(&uri).filter_map(|own| wants.uris.get(own)).flat_map(|want| &want.ears))
         };
         ears.iter().for_each(|ear| ear.updated(message));
@@ -302,7 +298,7 @@ impl Tended {
 
     /// Tells everybody, each once, that nothing more will be heard.
     pub(super) fn lose(&self) {
-        let wants = std::mem::take(&mut self.wants().uris);
+        let wants = std::mem::take(&mut self.wants.lock().uris);
         let ears = each_once(wants.values().flat_map(|want| &want.ears));
         ears.iter().for_each(|ear| ear.lost());
     }
@@ -311,11 +307,6 @@ impl Tended {
         if let Some(message) = super::listen::updated(uri) {
             self.updated(&message);
         }
-    }
-
-    fn wants(&self) -> MutexGuard<'_, Wants> {
-        // Every state inside is valid at any point, so a poisoned lock carries no news.
-        self.wants.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

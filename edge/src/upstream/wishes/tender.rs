@@ -73,7 +73,7 @@ impl Shared {
 
     /// How the server is spoken to, found out if need be.
     pub(super) async fn era(&self) -> Result<Era, Error> {
-        let era = self.lock().verdict.era();
+        let era = self.state.lock().verdict.era();
         match era {
             Some(era) => Ok(era),
             None => Ok(self.facts().await?.era),
