@@ -41,7 +41,9 @@ def test_files_of_the_guide_to_add_a_server_are_valid(tmp_path):
     spec = find(documents, "Deployment", "mcp-gateway")["spec"]["template"]["spec"]
     assert [one["name"] for one in spec["containers"]][0] == "gateway"
     assert "--servers=duckduckgo,fetch,time" in spec["containers"][0]["args"]
-    assert {"ip": "127.0.0.4", "hostnames": ["mcp-time"]} in spec["hostAliases"]
+    assert spec["containers"][0]["args"][-1] == "--server=time=unix:/run/mcp/time/sock"
+    mounts = [mount["mountPath"] for mount in spec["containers"][0]["volumeMounts"]]
+    assert sorted(mounts) == ["/run/mcp/duckduckgo", "/run/mcp/fetch", "/run/mcp/time"]
     server = next(one for one in spec["containers"] if one["name"] == "mcp-time")
     assert server["securityContext"]["capabilities"] == {"drop": ["ALL"]}
 

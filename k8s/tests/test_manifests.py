@@ -16,6 +16,7 @@ TYPES = {
     "Gateway": "@kubernetes-models/gateway-api/gateway.networking.k8s.io/v1",
     "HTTPRoute": "@kubernetes-models/gateway-api/gateway.networking.k8s.io/v1",
     "Certificate": "@kubernetes-models/cert-manager/cert-manager.io/v1",
+    "PrometheusRule": "@kubernetes-models/prometheus-operator/monitoring.coreos.com/v1",
     "ServiceMonitor": "@kubernetes-models/prometheus-operator/monitoring.coreos.com/v1",
 }
 
@@ -111,20 +112,26 @@ def test_names_are_those_that_users_have(name):
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if "sidecar" in name])
-def test_bridges_of_one_pod_have_addresses_of_their_own(name):
+def test_bridges_of_one_pod_share_a_socket_with_the_edge_alone(name):
+    """Containers of a pod share loopback: a bridge that listened there could be reached by all other servers."""
     spec = find(load(name), "Deployment", "mcp-gateway")["spec"]["template"]["spec"]
-    aliases = {host: alias["ip"] for alias in spec["hostAliases"] for host in alias["hostnames"]}
-    listens = {}
-    for container in spec["containers"]:
-        if container["name"] == "gateway":
-            continue
-        listen = container["args"][container["args"].index("--listen") + 1]
-        listens[container["name"]] = listen
-        assert listen == f"{aliases[container['name']]}:4444"
-        assert listen.startswith("127.")
+    assert "hostAliases" not in spec
+    volumes = {volume["name"]: volume for volume in spec["volumes"]}
+    gateway = spec["containers"][0]
+    servers = [container for container in spec["containers"] if container["name"] != "gateway"]
+    assert gateway["name"] == "gateway" and len(servers) == 2
+    for container in servers:
+        server = container["name"].removeprefix("mcp-")
+        listen = f"unix:/run/mcp/{server}/sock"
+        assert container["args"].count("--listen") == 1
+        assert container["args"][container["args"].index("--listen") + 1] == listen
+        assert f"--server={server}={listen}" in gateway["args"]
         for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
             assert container[probe]["exec"]["command"][-2:] == ["--check", listen]
-    assert len(listens) == 2 == len(set(listens.values()))
+        (mounted,) = [mount for mount in container["volumeMounts"] if mount["mountPath"].startswith("/run")]
+        assert mounted["mountPath"] == f"/run/mcp/{server}" and "emptyDir" in volumes[mounted["name"]]
+        holders = [one["name"] for one in spec["containers"] for mount in one.get("volumeMounts", []) if mount["name"] == mounted["name"]]
+        assert holders == ["gateway", container["name"]]
 
 
 def test_only_the_edge_reaches_the_servers():
@@ -264,7 +271,7 @@ def test_there_is_time_to_drain(name):
 def test_hosts_are_replaced(component):
     rendered = json.dumps(load(f"multi-pod with {component}"))
     assert "example.com" not in rendered
-    assert ("mcp.example.org" in rendered) == (component not in ("servicemonitor", "replicas"))
+    assert ("mcp.example.org" in rendered) == (component not in ("servicemonitor", "prometheusrule", "replicas"))
 
 
 def test_dockerfiles_and_scripts_pass_their_linters():

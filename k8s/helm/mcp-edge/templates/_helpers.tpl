@@ -1,43 +1,123 @@
-{{/* The image of edge and bridge. */}}
+{{/* The image with the edge and the bridge. */}}
 {{- define "mcp.image" -}}
 {{- $i := .Values.image -}}
 {{- if $i.digest }}{{ $i.repository }}@{{ $i.digest }}{{ else }}{{ $i.repository }}:{{ $i.tag | default .Chart.AppVersion }}{{ end -}}
 {{- end -}}
 
-{{- define "mcp.labels" -}}
+{{/* Labels of pods. The chart's version is not among them: it would replace every pod with each new chart. */}}
+{{- define "mcp.podLabels" -}}
 app.kubernetes.io/part-of: mcp-gateway
-app.kubernetes.io/managed-by: {{ .Release.Service }}
-app.kubernetes.io/instance: {{ .Release.Name }}
-helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
+app.kubernetes.io/managed-by: {{ .Release.Service | quote }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
+{{- end -}}
+
+{{/* Labels of all other objects. */}}
+{{- define "mcp.labels" -}}
+{{ include "mcp.podLabels" . }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | quote }}
+{{- end -}}
+
+{{/* nodeSelector, tolerations and affinity of a pod; takes the values that hold them. */}}
+{{- define "mcp.placement" -}}
+{{- with .nodeSelector }}
+nodeSelector:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .tolerations }}
+tolerations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .affinity }}
+affinity:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end -}}
+
+{{/* Refuses values that would render objects which do not work, or which let in more than they seem to. */}}
+{{- define "mcp.checks" -}}
+{{- $sidecar := eq .Values.shape "sidecar" -}}
+{{- $names := list -}}
+{{- range .Values.servers -}}
+{{- if has .name $names -}}
+{{- fail (printf "servers: two of them are named %s" .name) -}}
+{{- end -}}
+{{- $names = append $names .name -}}
+{{- if and (not .address) (regexMatch "^gateway(-admin|-peers)?$" .name) -}}
+{{- fail (printf "servers: %s is reserved: the objects of such a server would have the names of the edge's own (mcp-%s); choose another name" .name .name) -}}
+{{- end -}}
+{{- end -}}
+{{- if .Values.networkPolicy.enabled -}}
+{{- range list "blocked" "blocked6" -}}
+{{- if not (kindIs "slice" (index $.Values.networkPolicy .)) -}}
+{{- fail (printf "networkPolicy.%s: give a list; [] blocks nothing" .) -}}
+{{- end -}}
+{{- end -}}
+{{- range .Values.servers -}}
+{{- if .address -}}
+{{- if and $sidecar (not .egress) -}}
+{{- fail (printf "servers: with shape sidecar, %s (address) needs `egress` rules that name its address in `to`: they hold for the whole pod, and without `to` every server in it could connect to that port anywhere" .name) -}}
+{{- end -}}
+{{- range .egress -}}
+{{- if and $sidecar (not .to) -}}
+{{- fail "servers: with shape sidecar, each `egress` rule of a server with `address` needs `to`: the rule holds for all servers of the pod" -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{/* Volumes: names are unique in a pod. */}}
+{{- $ofGateway := list "config" "tls" -}}
+{{- if $sidecar -}}
+{{- $ofGateway = append $ofGateway "docker-mcp-tools" -}}
+{{- range .Values.servers -}}
+{{- $ofGateway = concat $ofGateway (list (printf "tmp-%s" .name) (printf "socket-%s" .name)) -}}
+{{- end -}}
+{{- end -}}
+{{- range .Values.gateway.extraVolumes -}}
+{{- if has .name $ofGateway -}}
+{{- fail (printf "gateway.extraVolumes: the pod already has a volume named %s; choose another name" .name) -}}
+{{- end -}}
+{{- $ofGateway = append $ofGateway .name -}}
+{{- end -}}
+{{- range $server := .Values.servers -}}
+{{- $ofPod := ternary $ofGateway (list "docker-mcp-tools" "tmp") $sidecar -}}
+{{- range $server.volumes -}}
+{{- if has .name $ofPod -}}
+{{- fail (printf "servers: %s brings a volume named %s, and its pod already has one of that name%s; choose another name" $server.name .name (ternary " (with shape sidecar all servers share a pod)" "" $sidecar)) -}}
+{{- end -}}
+{{- $ofPod = append $ofPod .name -}}
+{{- end -}}
+{{- if $sidecar }}{{ $ofGateway = $ofPod }}{{ end -}}
+{{- end -}}
 {{- end -}}
 
 {{- define "mcp.podSecurity" -}}
 runAsNonRoot: true
-runAsUser: {{ . }}
-runAsGroup: {{ . }}
-fsGroup: {{ . }}
+runAsUser: {{ int64 . }}
+runAsGroup: {{ int64 . }}
+fsGroup: {{ int64 . }}
 seccompProfile:
   type: RuntimeDefault
 {{- end -}}
 
-{{/* What every container is locked into; takes a dict of user and readOnly. */}}
+{{/* The security context of every container; takes a dict of user and readOnly. */}}
 {{- define "mcp.locked" -}}
 allowPrivilegeEscalation: false
 privileged: false
 readOnlyRootFilesystem: {{ .readOnly }}
 runAsNonRoot: true
-runAsUser: {{ .user }}
-runAsGroup: {{ .user }}
+runAsUser: {{ int64 .user }}
+runAsGroup: {{ int64 .user }}
 capabilities:
   drop: [ALL]
 seccompProfile:
   type: RuntimeDefault
 {{- end -}}
 
-{{/* No shell in this image, so no `sh -c cp`: the bridge copies itself. */}}
+{{/* The image has no shell, so `sh -c cp` cannot work: the bridge copies itself. */}}
 {{- define "mcp.copyBridge" -}}
 - name: copy-bridge
-  image: {{ include "mcp.image" . }}
+  image: {{ include "mcp.image" . | quote }}
   imagePullPolicy: {{ .Values.image.pullPolicy }}
   command: [/misc/docker-mcp-bridge, --install, /docker-mcp/misc]
   resources:
@@ -50,11 +130,14 @@ seccompProfile:
       mountPath: /docker-mcp
 {{- end -}}
 
-{{/* A server's container. Takes a dict of root, server (with its defaults), listen ("" = all addresses) and tmp. */}}
+{{/* A server's container. Takes a dict of server (with its defaults), listen ("" = port 4444 of all addresses), tmp and
+     socket: the volumes that are mounted at /tmp, and where the socket of `listen` is ("" = none). */}}
 {{- define "mcp.server" -}}
+{{- $own := list -}}
+{{- range .server.env }}{{ $own = append $own .name }}{{ end -}}
 - name: mcp-{{ .server.name }}
-  image: {{ .server.image }}
-  imagePullPolicy: {{ .root.Values.image.pullPolicy }}
+  image: {{ .server.image | quote }}
+  imagePullPolicy: {{ .server.pullPolicy }}
   command: [/docker-mcp/misc/docker-mcp-bridge]
   args:
     {{- if .listen }}
@@ -74,10 +157,14 @@ seccompProfile:
       containerPort: 4444
   {{- end }}
   env:
+    {{- if not (has "HOME" $own) }}
     - name: HOME
       value: /tmp
+    {{- end }}
+    {{- if not (has "DOCKER_MCP_BRIDGE_MAX_CONNECTIONS" $own) }}
     - name: DOCKER_MCP_BRIDGE_MAX_CONNECTIONS
-      value: {{ .server.maxConnections | quote }}
+      value: {{ .server.maxConnections | int64 | quote }}
+    {{- end }}
     {{- with .server.env }}
     {{- toYaml . | nindent 4 }}
     {{- end }}
@@ -111,36 +198,43 @@ seccompProfile:
     - name: docker-mcp-tools
       mountPath: /docker-mcp
       readOnly: true
-    - name: {{ .tmp }}
+    - name: {{ .tmp | quote }}
       mountPath: /tmp
+    {{- with .socket }}
+    - name: {{ . | quote }}
+      mountPath: {{ printf "/run/mcp/%s" $.server.name | quote }}
+    {{- end }}
     {{- with .server.volumeMounts }}
     {{- toYaml . | nindent 4 }}
     {{- end }}
 {{- end -}}
 
-{{/* Out of a server's pod: names and the web, but not what is inside. */}}
+{{/* Egress of a server's pod: DNS and the web, but nothing inside. Without ports there is no rule for the web: a rule
+     without ports would open all of them. */}}
 {{- define "mcp.webEgress" -}}
 - ports:
     - {port: 53, protocol: UDP}
     - {port: 53, protocol: TCP}
+{{- with .Values.networkPolicy.webPorts }}
 - to:
     - ipBlock:
         cidr: 0.0.0.0/0
-        except: {{ toJson .Values.networkPolicy.blocked }}
+        except: {{ toJson $.Values.networkPolicy.blocked }}
     - ipBlock:
         cidr: ::/0
-        except: {{ toJson .Values.networkPolicy.blocked6 }}
+        except: {{ toJson $.Values.networkPolicy.blocked6 }}
   ports:
-    {{- range .Values.networkPolicy.webPorts }}
-    - {port: {{ . }}, protocol: TCP}
+    {{- range . }}
+    - {port: {{ int64 . }}, protocol: TCP}
     {{- end }}
+{{- end }}
 {{- end -}}
 
 {{- define "mcp.secretName" -}}
 {{ .Values.auth.existingSecret | default "mcp-gateway-secret" }}
 {{- end -}}
 
-{{/* The Secret with the key that replicas share; "" where gateway.extraEnv brings the key. */}}
+{{/* The name of the Secret with the key that replicas share; "" where gateway.extraEnv brings the key. */}}
 {{- define "mcp.keySecretName" -}}
 {{- $own := false -}}
 {{- range .Values.gateway.extraEnv }}{{ if eq .name "MCP_EDGE_KEY" }}{{ $own = true }}{{ end }}{{ end -}}
@@ -151,15 +245,15 @@ seccompProfile:
 {{- define "mcp.replicated" -}}
 {{- if gt (int .Values.gateway.replicas) 1 -}}
 {{- if eq .Values.shape "sidecar" -}}
-{{- fail "gateway.replicas: with shape sidecar each replica would bring all servers along; take shape multi-pod, where a server has pods of its own, or leave it at 1" -}}
+{{- fail "gateway.replicas: with shape sidecar each replica would bring all servers along; take shape multi-pod, where each server has its own pods, or leave it at 1" -}}
 {{- end -}}
 yes
 {{- end -}}
 {{- end -}}
 
-{{/* The edge's configuration file, "" where flags say all. */}}
+{{/* The edge's configuration file; "" where flags are enough. */}}
 {{- define "mcp.config" -}}
-{{- $config := deepCopy .Values.config -}}
+{{- $config := deepCopy (.Values.config | default dict) -}}
 {{- if .Values.tls.enabled -}}
 {{- $_ := set $config "tls" (dict "cert" "/etc/mcp-gateway/tls/tls.crt" "key" "/etc/mcp-gateway/tls/tls.key") -}}
 {{- end -}}
