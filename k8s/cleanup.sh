@@ -5,12 +5,12 @@ set -euo pipefail
 
 usage() {
     cat <<'TEXT'
-Removes what deploy.sh made: objects with the label app.kubernetes.io/part-of=mcp-gateway that Helm does not own. The token,
-the key of replicas and the namespace stay. Safe to run again.
+Removes what deploy.sh created: objects with the label app.kubernetes.io/part-of=mcp-gateway that Helm does not own. The
+Secrets with the token and the replicas' key stay, and so does the namespace. It may be run again.
 
   ./cleanup.sh [-n NAMESPACE] [--secret] [--dry-run]
-    --secret    token and key too: every client needs a new token afterwards
-    --dry-run   only list what would go
+    --secret    removes both Secrets too; afterwards every client needs a new token
+    --dry-run   only list what would be removed
 TEXT
 }
 
@@ -28,16 +28,16 @@ done
 need_cluster
 ours=app.kubernetes.io/part-of=mcp-gateway,app.kubernetes.io/managed-by!=Helm
 kinds=deployment.apps,service,serviceaccount,configmap,networkpolicy.networking.k8s.io,ingress.networking.k8s.io,horizontalpodautoscaler.autoscaling,poddisruptionbudget.policy
-# Kinds of overlays, where the cluster has them.
-known=$(kubectl api-resources -o name) || fail "the cluster does not tell what kinds it has; ask for the right to discover them"
+# Kinds that overlays use, where the cluster has them.
+known=$(kubectl api-resources -o name) || fail "the cluster does not list its kinds; ask for the right to discover them"
 for kind in ingressroutes.traefik.io serverstransports.traefik.io gateways.gateway.networking.k8s.io \
-    httproutes.gateway.networking.k8s.io certificates.cert-manager.io servicemonitors.monitoring.coreos.com; do
+    httproutes.gateway.networking.k8s.io certificates.cert-manager.io servicemonitors.monitoring.coreos.com prometheusrules.monitoring.coreos.com; do
     ! grep -qx "$kind" <<<"$known" || kinds+=,$kind
 done
 
 found=$(k get "$kinds" -l "$ours" -o name) || fail "the objects cannot be listed; ask for the right to list them"
 if [ -z "$found" ]; then
-    say "Nothing of ours is there$(in_namespace)."
+    say "There is nothing to remove$(in_namespace)."
 else
     say "Removing$(in_namespace):"
     say "$found"

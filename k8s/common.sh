@@ -1,4 +1,4 @@
-# What the scripts share; sourced, not run.
+# Functions that the scripts share; sourced, not run.
 # shellcheck shell=bash
 
 # shellcheck disable=SC2034 # used by those who source this
@@ -10,12 +10,12 @@ fail() {
     printf '%s: %s\n' "$(basename "$0")" "$*" >&2
     exit 1
 }
-# Wrong usage, as other tools have it.
+# Wrong usage: exit code 2, as in other tools.
 misuse() {
     printf '%s: %s; see --help\n' "$(basename "$0")" "$*" >&2
     exit 2
 }
-# The value of an option, or a sentence if it is missing.
+# value OPTION VALUE: prints the value, or ends with a sentence if it is missing.
 value() {
     [ -n "${2:-}" ] || misuse "$1 needs a value"
     printf '%s' "$2"
@@ -31,11 +31,15 @@ need_cluster() {
         fail "the cluster does not answer; check \`kubectl config current-context\` and that the cluster runs. kubectl says: ${said##*$'\n'}"
 }
 in_namespace() { [ -n "$namespace" ] && printf ' in namespace %s' "$namespace"; true; }
-# The option to repeat in a command that we tell the user.
+# The option to add to a command that is shown to the user.
 flag_namespace() { [ -n "$namespace" ] && printf ' -n %s' "$namespace"; true; }
 
 need_gateway() {
     k get deployment mcp-gateway >/dev/null 2>&1 ||
         fail "there is no Deployment mcp-gateway$(in_namespace); run ./deploy.sh$(flag_namespace) first, or name its namespace with -n"
+}
+# https where the edge serves TLS itself: the overlay tls and the chart mount its certificate as the volume tls.
+scheme() {
+    [ -n "$(k get deployment mcp-gateway -o 'jsonpath={.spec.template.spec.volumes[?(@.name=="tls")].name}')" ] && echo https || echo http
 }
 token() { k get secret mcp-gateway-secret -o "jsonpath={.data.api_key}" | base64 -d; }

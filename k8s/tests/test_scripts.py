@@ -1,4 +1,4 @@
-"""The scripts, with a kubectl that remembers what it was told."""
+"""The scripts, with a kubectl that records commands (fake/kubectl)."""
 
 import json
 import os
@@ -81,7 +81,7 @@ def test_deploy_of_replicas_makes_their_key_once(cluster):
     assert gateway["spec"]["replicas"] == 2
     cluster.say("crds", "ingressroutes.traefik.io\nserverstransports.traefik.io")
     again = cluster.run("deploy.sh", "--overlay", "replicas", "--overlay", "traefik", "--host", "mcp.example.org")
-    assert "Secret mcp-gateway-key is there and stays as it is" in again.stdout and "Left over" not in again.stdout
+    assert "Secret mcp-gateway-key exists and stays as it is" in again.stdout and "Left over" not in again.stdout
     assert json.loads(secret.read_text())["token"] == key
     assert key not in again.stdout + again.stderr + json.dumps(cluster.calls())
     one = cluster.run("deploy.sh")
@@ -179,7 +179,7 @@ def test_cleanup_takes_what_is_ours_and_nothing_else(cluster):
     cluster.run("cleanup.sh")
     assert cluster.objects() == {*foreign, "default.secret.mcp-gateway-secret"}
     again = cluster.run("cleanup.sh", "--secret").stdout
-    assert "Nothing of ours is there" in again
+    assert "There is nothing to remove" in again
     assert cluster.objects() == set(foreign)
     cluster.say("forbidden")
     assert "cannot be listed" in cluster.run("cleanup.sh", ok=(1,)).stderr
@@ -191,7 +191,7 @@ def test_port_forward_leaves_a_taken_port_alone(cluster):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         done = cluster.run("port-forward-mcp.sh", str(port), ok=(1,))
-        assert f"something listens on port {port} already" in done.stderr
+        assert f"port {port} is in use" in done.stderr
         assert not any("port-forward" in call for call in cluster.calls())
         assert taken.fileno() >= 0
     assert "eighty is no port" in cluster.run("port-forward-mcp.sh", "eighty", ok=(2,)).stderr
@@ -237,3 +237,46 @@ def test_test_script_tells_good_from_bad(cluster, tmp_path):
     cluster.say("unready")
     done = cluster.run("test.sh", ok=(1,), FAKE_BACKEND="127.0.0.1:1")
     assert "the port-forward did not start" in done.stderr and "pod is not running" in done.stderr
+
+
+def test_test_script_takes_an_edge_with_oauth(cluster, tmp_path):
+    """There GET /mcp is 401, which leads clients to the authorization server."""
+    oauth = 'oauth: {resource: "https://mcp.example.org/mcp", issuer: "https://127.0.0.1:1"}'
+    (tmp_path / "oauth.yaml").write_text(f"auth: {{tokens: [{{env: MCP_GATEWAY_AUTH_TOKEN, principal: default}}], {oauth}}}\n")
+    with edge_with_demo_server(tmp_path, f"--config={tmp_path / 'oauth.yaml'}") as edge:
+        cluster.run("deploy.sh", MCP_GATEWAY_AUTH_TOKEN=edge.token)
+        assert run("curl", "-sS", "-o", "/dev/null", "-w", "%{http_code}", f"http://{edge.address}/mcp").stdout == "401"
+        done = cluster.run("test.sh", FAKE_BACKEND=edge.address)
+        assert done.stdout.count("\nok    ") == 5 and "All well." in done.stdout
+
+
+def test_scripts_speak_https_to_an_edge_that_does(cluster, tmp_path):
+    cluster.say("crds", "certificates.cert-manager.io")
+    key, cert = tmp_path / "tls.key", tmp_path / "tls.crt"
+    options = ["-x509", "-nodes", "-days", "2", "-subj", "/CN=mcp.example.org", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"]
+    run("openssl", "req", *options, "-keyout", key, "-out", cert)
+    (tmp_path / "tls.yaml").write_text(f"tls: {{cert: {cert}, key: {key}}}\n")
+    with edge_with_demo_server(tmp_path, f"--config={tmp_path / 'tls.yaml'}") as edge:
+        done = cluster.run("deploy.sh", "--overlay", "tls", "--host", "mcp.example.org", MCP_GATEWAY_AUTH_TOKEN=edge.token)
+        # There is no proxy in front that would serve 443.
+        assert "https://mcp.example.org:8811/mcp" in done.stdout
+        for arguments in ([], ["--https"]):
+            assert "All well." in cluster.run("test.sh", *arguments, FAKE_BACKEND=edge.address).stdout
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        with subprocess.Popen([K8S / "port-forward-mcp.sh", str(port)], env={**cluster.env, "FAKE_BACKEND": edge.address}, stdout=subprocess.PIPE, text=True) as forward:
+            try:
+                command = ["curl", "-sS", "--insecure", "--max-time", "5", f"https://localhost:{port}/mcp"]
+                assert "GET requires an active session" in eventually(lambda: run(*command, ok=None).stdout)
+            finally:
+                forward.terminate()
+            said = forward.stdout.read()
+        assert f"curl --insecure https://localhost:{port}/mcp" in said and "http://" not in said
+
+
+def test_cleanup_takes_alerts_too(cluster):
+    cluster.say("crds", "servicemonitors.monitoring.coreos.com\nprometheusrules.monitoring.coreos.com")
+    cluster.run("deploy.sh", "--overlay", "servicemonitor", "--overlay", "prometheusrule")
+    assert "default.prometheusrule.mcp-gateway" in cluster.objects()
+    cluster.run("cleanup.sh")
+    assert cluster.objects() == {"default.secret.mcp-gateway-secret"}
