@@ -121,6 +121,14 @@ impl Connection {
         matches!(self.stage, Stage::Running(..))
     }
 
+    /// When its process was started, if it still runs.
+    pub(crate) fn running_since(&self) -> Option<Moment> {
+        match &self.stage {
+            Stage::Running(process, _) => Some(process.started),
+            _ => None,
+        }
+    }
+
     pub(crate) fn process(&mut self) -> Option<&mut Process> {
         match &mut self.stage {
             Stage::Running(process, _) => Some(process),

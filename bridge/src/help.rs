@@ -38,7 +38,8 @@ Stopping:
   --stop-grace T           from the end of the input to SIGTERM; SIGKILL follows
                            2s later (default 5s)
   --drain T                on SIGTERM or SIGINT, time for connections to finish;
-                           a second signal ends it (default 20s)
+                           a second signal ends it, unless it comes within
+                           300ms of the first (default 20s)
 
 Instead of serving:
   --install DIR            copy this program into DIR

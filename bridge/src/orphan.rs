@@ -39,27 +39,38 @@ impl Nonce {
         })
     }
 
-    /// Ends every adopted process whose connection has none any more. `is_ours` knows the processes that belong to
-    /// connections, `is_live` the connections that have one. Returns whom it ended.
-    pub(crate) fn sweep(
-        &self,
-        is_ours: impl Fn(Pid) -> bool,
-        is_live: impl Fn(u64) -> bool,
-    ) -> Vec<(Pid, u64)> {
-        let mut ended = Vec::new();
+    /// Sends SIGKILL to every adopted process whose connection has no process any more. `is_ours` says whether a process
+    /// is the one of a connection, `is_live` whether a connection has one.
+    pub(crate) fn sweep(&self, is_ours: impl Fn(Pid) -> bool, is_live: impl Fn(u64) -> bool) -> Sweep {
+        let mut sweep = Sweep::default();
         for pid in children().unwrap_or_default() {
             if is_ours(pid) {
                 continue;
             }
-            if let Some(connection) = self.connection_of(pid).filter(|connection| !is_live(*connection)) {
+            match self.connection_of(pid) {
+                Some(connection) if is_live(connection) => {}
                 // A child that only we can reap: its pid cannot have become somebody else's since.
-                if kill(pid, Signal::SIGKILL).is_ok() {
-                    ended.push((pid, connection));
+                Some(connection) if kill(pid, Signal::SIGKILL).is_ok() => {
+                    sweep.killed.push((pid, connection));
                 }
+                Some(_) => {}
+                // A process loses its environment before it hands its children on.
+                None if is_exiting(pid) => sweep.exiting += 1,
+                None => {}
             }
         }
-        ended
+        sweep
     }
+}
+
+/// What a sweep of the bridge's children found. A later one may find more while some are on their way out: their own
+/// children are handed on to the bridge only when they end.
+#[derive(Debug, Default)]
+pub(crate) struct Sweep {
+    /// Pid and connection of those that were sent SIGKILL.
+    pub(crate) killed: Vec<(Pid, u64)>,
+    /// How many others are exiting, or have ended and are not reaped yet.
+    pub(crate) exiting: usize,
 }
 
 /// The bridge's children, adopted ones included.
@@ -83,8 +94,19 @@ fn parse_pid(text: &str) -> Option<Pid> {
 }
 
 fn is_child(pid: Pid) -> bool {
-    // proc(5), /proc/pid/stat: `pid (name) state ppid …`, and the name may hold anything, parentheses too.
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    let parent = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_ascii_whitespace().nth(1));
-    parent.and_then(parse_pid) == Some(Pid::this())
+    stat_field(pid, 1).as_deref().and_then(parse_pid) == Some(Pid::this())
 }
+
+fn is_exiting(pid: Pid) -> bool {
+    stat_field(pid, 6).and_then(|flags| flags.parse().ok()).is_some_and(|flags: u32| flags & PF_EXITING != 0)
+}
+
+/// A field of /proc/pid/stat, counted from the process's state (proc(5): `pid (name) state ppid …`). The name may hold
+/// anything, parentheses too.
+fn stat_field(pid: Pid, index: usize) -> Option<String> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(index).map(str::to_owned)
+}
+
+/// The kernel's `include/linux/sched.h`; zombies keep it.
+const PF_EXITING: u32 = 0x4;

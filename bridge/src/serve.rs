@@ -59,6 +59,9 @@ struct Bridge {
     last_number: u64,
     backoff: Backoff,
     refusals: Refusals,
+    /// How many adopted processes were on their way out at the last sweep. Each of them will be reported by a SIGCHLD,
+    /// and the sweep that follows finds the children that it leaves to the bridge.
+    exiting_orphans: usize,
     /// Some process's stderr is not read until the log has room again.
     stderr_waits: bool,
     phase: Phase,
@@ -66,13 +69,15 @@ struct Bridge {
 }
 
 /// ```text
-/// Serving ──SIGTERM──▶ Draining ──drain over, second signal──▶ Stopping ──all gone, or the ladder's end──▶ exit 0
-///                          └──no connection left──▶ exit 0
+/// Serving ──SIGTERM──▶ Draining ──drain over, later signal──▶ Stopping ──all gone, or the ladder's end──▶ Over: exit 0
+///                          └──all gone──▶ Over
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
     Serving,
-    Draining,
+    Draining {
+        since: Moment,
+    },
     Stopping,
     /// Terminal.
     Over,
@@ -112,6 +117,7 @@ impl Bridge {
             last_number: 0,
             backoff: Backoff::default(),
             refusals: Refusals::default(),
+            exiting_orphans: 0,
             stderr_waits: false,
             phase: Phase::Serving,
             own_deadlines: OwnDeadlines::default(),
@@ -133,12 +139,16 @@ impl Bridge {
             }
             self.hub.log.flush();
             self.resume_stderr();
-            if self.phase != Phase::Serving && self.connections.is_empty() && self.spares.is_empty() {
+            if self.phase != Phase::Serving && self.is_all_gone() {
                 self.phase = Phase::Over;
             }
         }
         self.hub.log.event(format_args!("stopped"));
         Ok(())
+    }
+
+    fn is_all_gone(&self) -> bool {
+        self.connections.is_empty() && self.spares.is_empty() && self.exiting_orphans == 0
     }
 
     fn timeout(&self) -> Option<Moment> {
@@ -221,10 +231,10 @@ impl Bridge {
                 for number in waiting.map(|(number, _)| *number).collect::<Vec<u64>>() {
                     self.end(number);
                 }
-                self.enter(Phase::Draining, self.hub.settings.drain);
+                self.enter(Phase::Draining { since: self.hub.now }, self.hub.settings.drain);
             }
-            Phase::Draining => self.stop_all(),
-            Phase::Stopping | Phase::Over => {}
+            Phase::Draining { since } if self.hub.now.saturating_sub(since) >= SIGNAL_ECHO => self.stop_all(),
+            Phase::Draining { .. } | Phase::Stopping | Phase::Over => {}
         }
     }
 
@@ -233,9 +243,9 @@ impl Bridge {
         self.hub.deadlines.set(PHASE, &mut self.own_deadlines.phase, None);
         match self.phase {
             Phase::Serving | Phase::Over => {}
-            Phase::Draining => self.stop_all(),
+            Phase::Draining { .. } => self.stop_all(),
             Phase::Stopping => {
-                let processes = self.processes();
+                let processes = self.processes() + self.exiting_orphans;
                 let clients = self.connections.values().filter(|connection| !connection.is_running()).count();
                 self.hub.log.event(format_args!(
                     "leaving {processes} processes that outlive SIGKILL and {clients} clients that take nothing"
@@ -268,5 +278,8 @@ const SPARES: u64 = u64::MAX - 1;
 const EVENTS_A_TURN: usize = 256;
 /// How soon a log that could not be written is tried again.
 const LOG_RETRY: Moment = Moment::from_millis(50);
+/// npm, uv and make forward the Ctrl-C of a terminal that has sent it to the bridge as well. 300 ms: longer than that takes,
+/// and shorter than a person needs to press Ctrl-C again. The edge uses the same time.
+const SIGNAL_ECHO: Moment = Moment::from_millis(300);
 /// After the stop grace: SIGTERM's two seconds, then SIGKILL, then what the kernel needs to tear down large processes.
 const LAST_RESORT: Moment = Moment::from_secs(5);

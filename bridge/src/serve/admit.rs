@@ -18,7 +18,7 @@ impl Bridge {
                     // EMFILE and its kind: the connection stays in the backlog and would be reported again at once.
                     self.hub.log.event(format_args!("cannot accept: {error}"));
                     self.pause_accepting();
-                    return self.end_oldest_idle();
+                    return self.end_oldest_idle(None);
                 }
             }
         }
@@ -33,14 +33,18 @@ impl Bridge {
         }
         let idle = self.connections.values().filter(|connection| connection.is_idle()).count();
         if idle > self.hub.settings.max_waiting {
-            // Whoever came last is the likeliest to say something soon.
-            self.end_oldest_idle();
+            self.end_oldest_idle(Some(number));
         }
     }
 
-    fn end_oldest_idle(&mut self) {
-        let oldest = self.connections.iter().find(|(_, connection)| connection.is_idle());
-        if let Some(number) = oldest.map(|(number, _)| *number) {
+    /// Ends the oldest connection that has sent nothing, other than the `newest`, which is the likeliest to send something
+    /// soon. Only if there is none, the oldest whose process has ended: its client may still send, and closing would then
+    /// reset the connection and destroy output on its way.
+    fn end_oldest_idle(&mut self, newest: Option<u64>) {
+        let mut idle = self.connections.iter().filter(|(_, connection)| connection.is_idle()).peekable();
+        let oldest = idle.peek().map(|(number, _)| **number);
+        let silent = idle.find(|(number, connection)| connection.is_waiting() && Some(**number) != newest);
+        if let Some(number) = silent.map(|(number, _)| *number).or(oldest) {
             self.end(number);
         }
     }

@@ -32,9 +32,11 @@ impl Bridge {
             self.connections.get(&number).is_some_and(Connection::is_running)
                 || self.spares.iter().any(|spare| spare.number == number)
         };
-        for (pid, number) in self.hub.nonce.sweep(is_ours, is_live) {
+        let sweep = self.hub.nonce.sweep(is_ours, is_live);
+        for (pid, number) in &sweep.killed {
             self.hub.log.event(format_args!("[{number}] ended orphan pid={pid}"));
         }
+        self.exiting_orphans = sweep.killed.len() + sweep.exiting;
         self.fill_spares();
     }
 
@@ -54,25 +56,35 @@ impl Bridge {
     fn process_ended(&mut self, number: u64, how: Ending) {
         if let Some(at) = self.spares.iter().position(|spare| spare.number == number) {
             let spare = self.spares.remove(at);
-            // Nobody asked it to leave, so it is no better than a crash, whatever its status.
-            self.judge(spare.started(), true);
+            // Nobody asked it to leave, so it is no better than a crash, whatever its status. A running process excuses
+            // nothing here: the bridge starts the next spare by itself, and must not do so in a tight loop.
+            if self.is_quick(spare.started()) {
+                self.crashed();
+            } else {
+                self.backoff.works();
+            }
             return spare.ended(how, &mut self.hub);
         }
         let Some(connection) = self.connections.get_mut(&number) else { return };
         let Some(process) = connection.process() else { return };
         let (started, failed) = (process.started, how != Ending::Status(0) && !process.was_asked_to_leave());
         let next = connection.process_ended(how, &mut self.hub);
-        self.judge(started, failed);
-        self.act(number, next);
-    }
-
-    /// Tells the backoff what became of a process.
-    fn judge(&mut self, started: Moment, failed: bool) {
-        if failed && self.hub.now.saturating_sub(started) < QUICKLY {
+        if failed && self.is_quick(started) && !self.is_command_proven() {
             self.crashed();
         } else {
             self.backoff.works();
         }
+        self.act(number, next);
+    }
+
+    fn is_quick(&self, started: Moment) -> bool {
+        self.hub.now.saturating_sub(started) < QUICKLY
+    }
+
+    /// Whether a client is served by a process that has lived: then the command works, and a process that crashes next to
+    /// it may have been crashed by its own client, for which no other client should have to wait.
+    fn is_command_proven(&self) -> bool {
+        self.connections.values().filter_map(Connection::running_since).any(|started| !self.is_quick(started))
     }
 
     pub(super) fn read_stderr(&mut self, number: u64) {

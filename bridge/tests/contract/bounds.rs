@@ -4,6 +4,8 @@ use std::io::Write;
 use std::process::Command;
 use std::time::Duration;
 
+use nix::sys::socket::{setsockopt, sockopt};
+
 use crate::support::{
     Bridge, DATA_PATHS, SYSTEM_TICKS, USER_TICKS, binary, now, pause, read_all, read_line, stat, wait_until,
 };
@@ -44,6 +46,40 @@ fn a_crash_loop_is_slowed_down_and_forgiven() {
         std::fs::write(&flag, "").expect("written");
         wait_until("it is tried again", || read_all_or_line(&mut bridge.talk("back\n")) == "back");
         assert_eq!(read_line(&mut bridge.talk("and stays\n")), "and stays");
+    }
+}
+
+/// Seen: one client that crashed its server again and again kept all new clients out.
+#[test]
+fn crashes_next_to_a_process_that_lives_close_the_bridge_to_nobody() {
+    for path in DATA_PATHS {
+        let server = "read x; [ $x = crash ] && exit 1; echo $x; exec cat";
+        let bridge = Bridge::shell(&["--stdio", path], server);
+        let mut healthy = bridge.talk("well\n");
+        assert_eq!(read_line(&mut healthy), "well");
+        pause(Duration::from_millis(1_100)); // longer than a process that fails at its start would live
+        for _ in 0..8 {
+            assert_eq!(read_all(&mut bridge.talk("crash\n")), b"");
+        }
+        wait_until("all have crashed", || bridge.log().matches("status=1").count() == 8);
+        assert_eq!(read_line(&mut bridge.talk("other\n")), "other", "{path}");
+    }
+}
+
+/// Closing a connection whose client still sends resets it, and what it has not taken yet is lost.
+#[test]
+fn over_max_waiting_a_client_that_still_reads_its_output_is_kept() {
+    for path in DATA_PATHS {
+        let server = "head -c 60000 /dev/zero; exit 0";
+        let bridge = Bridge::shell(&["--stdio", path, "--max-waiting", "2"], server);
+        let mut client = bridge.connect();
+        setsockopt(&client, sockopt::RcvBuf, &4096).expect("set");
+        client.write_all(b"x\n").expect("sent");
+        bridge.wait_for_log("ended pid=");
+        let mut flood: Vec<_> = (0..10).map(|_| bridge.connect()).collect();
+        assert_eq!(read_all(&mut flood[0]), b"", "{path}: the oldest that has sent nothing is closed");
+        client.write_all(b"more\n").expect("sent");
+        assert_eq!(read_all(&mut client).len(), 60_000, "{path}");
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use nix::sys::socket::{setsockopt, sockopt};
 
-use crate::support::{Bridge, DATA_PATHS, binary, is_alive, now, read_all, read_line, wait_until};
+use crate::support::{Bridge, DATA_PATHS, binary, is_alive, now, pause, read_all, read_line, wait_until};
 
 #[test]
 fn an_idle_bridge_stops_at_once() {
@@ -89,6 +89,26 @@ fn not_even_a_client_that_takes_nothing_keeps_the_bridge() {
     drop(client);
 }
 
+/// Seen: the bridge left while the orphan that it had just killed still had children of its own.
+#[test]
+fn drain_with_an_orphan_that_has_children_ends_them_before_the_exit() {
+    for path in DATA_PATHS {
+        // What `setsid bash` starts never belongs to the server's group, and becomes the bridge's child only when bash ends.
+        let server = "setsid bash -c 'sleep 1000 & sleep 1000; :' & cat";
+        let mut bridge = Bridge::shell(&["--stdio", path, "--drain", "100ms"], server);
+        let mut client = bridge.talk("x\n");
+        assert_eq!(read_line(&mut client), "x");
+        wait_until("all have started", || bridge.servers().len() == 5);
+        let servers = bridge.servers();
+        bridge.signal(Signal::SIGTERM);
+        assert_eq!(read_all(&mut client), b"");
+        drop(client);
+        assert_eq!(bridge.exit_status().code(), Some(0));
+        let left: Vec<i32> = servers.into_iter().filter(|pid| is_alive(*pid)).collect();
+        assert!(left.is_empty(), "{path}: {left:?} outlive the bridge");
+    }
+}
+
 #[test]
 fn a_second_signal_ends_the_drain() {
     let mut bridge = Bridge::start(&["--drain", "1h"], &["cat"]);
@@ -96,8 +116,26 @@ fn a_second_signal_ends_the_drain() {
     assert_eq!(read_line(&mut client), "x");
     bridge.signal(Signal::SIGINT);
     bridge.wait_for_log("draining");
+    pause(Duration::from_millis(400)); // longer than what counts as an echo
     bridge.signal(Signal::SIGINT);
     assert_eq!(read_all(&mut client), b"");
+    drop(client);
+    assert_eq!(bridge.exit_status().code(), Some(0));
+}
+
+/// A terminal's Ctrl-C reaches every process of its group, and npm, uv and make forward it once more.
+#[test]
+fn signal_repeated_at_once_does_not_end_the_drain() {
+    let mut bridge = Bridge::start(&["--drain", "1h"], &["cat"]);
+    let mut client = bridge.talk("x\n");
+    assert_eq!(read_line(&mut client), "x");
+    // Of one signal the kernel would keep only one pending.
+    bridge.signal(Signal::SIGINT);
+    bridge.signal(Signal::SIGTERM);
+    for line in ["one", "two"] {
+        client.write_all(format!("{line}\n").as_bytes()).expect("sent");
+        assert_eq!(read_line(&mut client), line, "the drain goes on");
+    }
     drop(client);
     assert_eq!(bridge.exit_status().code(), Some(0));
 }

@@ -5,6 +5,7 @@
 use std::fmt;
 
 use bytes::Bytes;
+use memchr::memmem;
 use serde::de::IgnoredAny;
 use serde_json::{Map, Value as Json};
 
@@ -71,7 +72,7 @@ impl std::error::Error for InvalidAnnotation {}
 /// # Errors
 /// When one annotation is invalid, for then none of them counts.
 pub fn mirrored(input_schema: &[u8]) -> Result<Vec<Mirrored>, InvalidAnnotation> {
-    if memchr::memmem::find(input_schema, KEYWORD.as_bytes()).is_none() {
+    if !may_hold_keyword(input_schema) {
         return Ok(Vec::new());
     }
     let schema: Map<String, Json> =
@@ -79,6 +80,18 @@ pub fn mirrored(input_schema: &[u8]) -> Result<Vec<Mirrored>, InvalidAnnotation>
     let mut walk = Walk::default();
     walk.schema(&schema, Place::Root)?;
     Ok(walk.found)
+}
+
+/// Whether a key of `schema` may be the keyword, written as it is or with some characters escaped. `false` is certain
+/// and spares most schemas the parser.
+fn may_hold_keyword(schema: &[u8]) -> bool {
+    let is_escape_of_keyword_byte = |at: usize| {
+        let digits = schema.get(at + ASCII_ESCAPE.len()..).and_then(|rest| rest.get(..2));
+        let byte = digits.and_then(|digits| u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok());
+        byte.is_some_and(|byte| KEYWORD.as_bytes().contains(&byte))
+    };
+    memmem::find(schema, KEYWORD.as_bytes()).is_some()
+        || memmem::find_iter(schema, ASCII_ESCAPE).any(is_escape_of_keyword_byte)
 }
 
 /// The schema without what looks like an annotation, wherever it stands, and else byte for byte.
@@ -118,6 +131,8 @@ fn integer(number: &str) -> Option<i64> {
 }
 
 const KEYWORD: &str = "x-mcp-header";
+/// How JSON escapes an ASCII letter or hyphen, before its two hex digits (RFC 8259 §7).
+const ASCII_ESCAPE: &[u8] = br"\u00";
 
 #[derive(Clone, Copy)]
 enum Place<'a> {
@@ -322,6 +337,17 @@ mod tests {
         ];
         assert_eq!(mirrored(schema), Ok(expected));
         assert_eq!(mirrored(b"no annotation, no parse"), Ok(vec![]));
+        assert_eq!(mirrored(br#"no parse for caf\u00e9, \u0026 or \u00"#), Ok(vec![]));
+    }
+
+    #[test]
+    fn annotation_with_an_escaped_key_is_found_like_a_plain_one() {
+        for key in [r"x\u002dmcp-header", r"x\u002Dmcp-header", r"\u0078\u002d\u006d\u0063\u0070-header"] {
+            let schema = format!(r#"{{"properties":{{"a":{{"type":"string","{key}":"A"}}}}}}"#);
+            let found = mirrored(schema.as_bytes()).expect("a valid schema");
+            assert_eq!(found.iter().map(|one| one.header.as_str()).collect::<Vec<_>>(), ["A"], "{key}");
+            assert_eq!(refused(&format!(r#"{{"{key}":"A"}}"#)), Some(InvalidAnnotation::Place), "{key}");
+        }
     }
 
     #[test]
