@@ -43,7 +43,7 @@ fn what_is_missing_or_wrong_is_refused() {
         ("policy: []\n", "edge.yaml:1: policy", "nobody could use anything"),
         ("policy: [alice]\n", "edge.yaml:1: policy[0]", "keys with values belong here"),
         ("policy:\n  alice:\n", "edge.yaml:2: policy.alice", "say what it may use"),
-        ("policy:\n  '': {}\n", "edge.yaml:2: policy.", "an empty glob fits nothing"),
+        ("policy:\n  '': {}\n", "edge.yaml:2: policy.", "an empty glob matches nothing"),
         (
             "policy:\n  a: {severs: [x]}\n",
             "edge.yaml:2: policy.a.severs",
@@ -51,7 +51,11 @@ fn what_is_missing_or_wrong_is_refused() {
         ),
         ("policy:\n  a: {servers:}\n", "edge.yaml:2: policy.a.servers", "`[]` is none"),
         ("policy:\n  a: {tools: [b, '']}\n", "edge.yaml:2: policy.a.tools[1]", "a value belongs here"),
-        ("policy:\n  a: {tools: [b, '!']}\n", "edge.yaml:2: policy.a.tools[1]", "an empty glob fits nothing"),
+        (
+            "policy:\n  a: {tools: [b, '!']}\n",
+            "edge.yaml:2: policy.a.tools[1]",
+            "an empty glob matches nothing",
+        ),
         (
             "policy:\n  a: {tools: ['!b', c]}\n",
             "edge.yaml:2: policy.a.tools[0]",
