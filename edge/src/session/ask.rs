@@ -71,14 +71,14 @@ impl Session {
 
     fn asked_number(&self, token: &[u8]) -> Option<u64> {
         let text = std::str::from_utf8(token).ok()?;
-        let number = text.strip_prefix("\"ask-")?.strip_suffix('"')?.strip_prefix(&*self.asks_mark)?;
-        let number: u64 = number.strip_prefix('-')?.parse().ok()?;
+        let (_, number) = text.strip_prefix("\"ask-")?.strip_suffix('"')?.split_once('-')?;
+        let number: u64 = number.parse().ok()?;
         // One spelling for each number: what differs from what was sent is no answer to it.
         (self.asked_token(number) == token).then_some(number)
     }
 
     fn asked_token(&self, number: u64) -> Bytes {
-        format!("\"ask-{}-{number}\"", self.asks_mark).into()
+        format!("\"ask-{:016x}-{number}\"", self.mark).into()
     }
 }
 

@@ -106,8 +106,9 @@ pub struct Session {
     born: Instant,
     calls_max: usize,
     asks_max: usize,
-    /// Part of every question's id, so that one session cannot guess those of another.
-    asks_mark: Box<str>,
+    /// Random, and part of every event id and of every question's id: an id of another session, also of one from
+    /// before a restart, never matches here.
+    mark: u64,
     ended_streams_max: usize,
     refusals: permit::Metrics,
     room: Arc<Room>,
@@ -252,19 +253,14 @@ impl Session {
         let others: Vec<_> =
             live.streams.values().filter(|other| other.number() != LISTENING).cloned().collect();
         drop(live); // a stream's lock comes first
-        let ended: Vec<_> = others.into_iter().filter(|other| other.has_ended()).collect();
-        let over = ended.len().saturating_sub(self.ended_streams_max);
-        for oldest in ended.iter().take(over) {
-            oldest.count_lost(&self.room);
-            self.forget(oldest);
-        }
+        self.evict_ended(&others);
         stream.attach(self)
     }
 
     /// The stream in which a client stopped reading at `id`.
     // MCP 2025-11-25 basic/transports, Resumability: that stream's later messages and no other's
     pub fn resume(self: &Arc<Self>, id: EventId) -> Resumed {
-        if id.session != self.key.number {
+        if id.session != self.mark {
             return Resumed::Unknown;
         }
         let live = self.live.lock();
@@ -319,6 +315,21 @@ impl Session {
     fn expire_streams(&self, now: Instant) {
         let streams: Vec<_> = self.live.lock().streams.values().cloned().collect();
         streams.iter().filter(|stream| !stream.expire(now)).for_each(|stream| self.forget(stream));
+    }
+
+    /// Drops ended streams beyond their bound: first those that a client has read to the end, then the rest, each in
+    /// the order in which they ended.
+    fn evict_ended(&self, streams: &[Arc<Stream>]) {
+        let mut ended: Vec<_> = streams.iter().filter_map(|stream| Some((stream.ended()?, stream))).collect();
+        let over = ended.len().saturating_sub(self.ended_streams_max);
+        if over == 0 {
+            return;
+        }
+        ended.sort_by_key(|(ended, _)| (!ended.is_delivered, ended.at));
+        for (_, stream) in ended.into_iter().take(over) {
+            stream.count_lost(&self.room);
+            self.forget(stream);
+        }
     }
 
     fn forget(&self, stream: &Stream) {

@@ -57,7 +57,8 @@ impl Default for Config {
 // MCP 2025-11-25 basic/transports, Resumability: unique in the session, and it tells the stream
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EventId {
-    /// The number of the session, so that an id that outlived its session means nothing in the next one.
+    /// The random mark of the session, so that an id that outlived its session, or its process, means nothing in
+    /// another one.
     pub session: u64,
     /// The number of the stream in its session.
     pub stream: u64,
@@ -133,6 +134,11 @@ impl Ring {
         self.last
     }
 
+    /// The number of the latest event that is no longer kept and would be missed; 0 if there is none.
+    pub fn lost(&self) -> u64 {
+        self.lost
+    }
+
     /// Whether nothing is kept.
     pub fn is_empty(&self) -> bool {
         self.events.is_empty()
@@ -143,20 +149,45 @@ impl Ring {
     pub fn push(&mut self, message: &Parts, weight: Weight, now: Instant) -> u64 {
         self.expire(now);
         self.last += 1;
-        let (seq, bytes, room) = (self.last, message.len_bytes(), self.room.clone());
-        while self.events.len() >= room.config.events && self.drop_one(Reason::Events) {}
-        while self.bytes + bytes > room.config.stream_bytes && self.drop_one(Reason::StreamBytes) {}
-        while !room.take(bytes) {
-            if !self.drop_one(Reason::Bytes) {
-                self.count_out(seq, weight, Reason::Bytes);
-                return seq;
-            }
+        let (seq, bytes) = (self.last, message.len_bytes());
+        if let Err(reason) = self.reserve(bytes, weight) {
+            self.count_out(seq, weight, reason);
+            return seq;
         }
         self.bytes += bytes;
         let mut copy = BytesMut::with_capacity(bytes);
         message.iter().for_each(|slice| copy.put_slice(slice));
         self.events.push_back(Kept { seq, at: now, weight, message: copy.freeze() });
         seq
+    }
+
+    /// Reserves room for an event, and drops others for it. A passing event drops only passing ones: it is not worth
+    /// one whose loss would have to be told.
+    fn reserve(&mut self, bytes: usize, weight: Weight) -> Result<(), Reason> {
+        let room = self.room.clone();
+        let (events_max, bytes_max) = (room.config.events, room.config.stream_bytes);
+        let may_exceed = weight == Weight::Lasting; // the newest one is kept whatever its size
+        if !self.drop_while(weight, Reason::Events, |ring| ring.events.len() >= events_max) && !may_exceed {
+            return Err(Reason::Events);
+        }
+        if !self.drop_while(weight, Reason::StreamBytes, |ring| ring.bytes + bytes > bytes_max) && !may_exceed
+        {
+            return Err(Reason::StreamBytes);
+        }
+        if !self.drop_while(weight, Reason::Bytes, |_| !room.take(bytes)) {
+            return Err(Reason::Bytes);
+        }
+        Ok(())
+    }
+
+    /// Drops events as long as there is no room; `false` when there is none left that may go.
+    fn drop_while(&mut self, weight: Weight, reason: Reason, is_full: impl Fn(&Self) -> bool) -> bool {
+        while is_full(self) {
+            if !self.drop_one(weight, reason) {
+                return false;
+            }
+        }
+        true
     }
 
     /// What comes after `seq`.
@@ -168,10 +199,14 @@ impl Ring {
         Since::From(self.events.iter().skip(start).map(|kept| (kept.seq, &kept.message)))
     }
 
+    /// Whether what happened `at` that time is no longer kept `now`.
+    pub fn is_too_old(&self, at: Instant, now: Instant) -> bool {
+        now.duration_since(at) >= self.room.config.age
+    }
+
     /// Drops what is too old.
     pub fn expire(&mut self, now: Instant) {
-        while self.events.front().is_some_and(|oldest| now.duration_since(oldest.at) >= self.room.config.age)
-        {
+        while self.events.front().is_some_and(|oldest| self.is_too_old(oldest.at, now)) {
             self.drop_at(0, Reason::Age);
         }
         if self.events.is_empty() {
@@ -179,10 +214,11 @@ impl Ring {
         }
     }
 
-    /// The oldest that nobody would miss, else the oldest. `false`: there is none.
-    fn drop_one(&mut self, reason: Reason) -> bool {
+    /// Drops the oldest passing event, else for a lasting one the oldest of all. `false`: none may go.
+    fn drop_one(&mut self, weight: Weight, reason: Reason) -> bool {
         let passing = self.events.iter().position(|kept| kept.weight == Weight::Passing);
-        self.drop_at(passing.unwrap_or(0), reason)
+        let oldest = (weight == Weight::Lasting).then_some(0);
+        passing.or(oldest).is_some_and(|index| self.drop_at(index, reason))
     }
 
     fn drop_at(&mut self, index: usize, reason: Reason) -> bool {

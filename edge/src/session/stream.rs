@@ -55,6 +55,10 @@ struct State {
     ring: Ring,
     /// `None` once there is nothing more to come.
     source: Option<Box<dyn Source>>,
+    /// When `source` ended.
+    ended_at: Option<Instant>,
+    /// The latest event that a reader took for a client, and not just to keep it.
+    delivered: u64,
     /// Counts readers; the latest is the one that reads.
     reader: u64,
     waker: Option<Waker>,
@@ -83,7 +87,8 @@ impl Stream {
         ending: Option<(DrainWatch, Bytes)>,
     ) -> Self {
         let (alone, lost) = ending.unzip();
-        let state = State { ring: Ring::new(room), source, reader: 0, waker: None };
+        let ended_at = source.is_none().then(Instant::now);
+        let state = State { ring: Ring::new(room), source, ended_at, delivered: 0, reader: 0, waker: None };
         Self { number, alone, lost: lost.unwrap_or_default(), state: Mutex::new(state) }
     }
 
@@ -134,7 +139,7 @@ impl Stream {
     pub(super) fn close(&self) {
         let mut state = self.state.lock();
         state.reader += 1;
-        let (source, waker) = (state.source.take(), state.waker.take());
+        let (source, waker) = (state.end(), state.waker.take());
         drop(state); // what the source holds may want other locks
         drop(source);
         if let Some(waker) = waker {
@@ -142,11 +147,15 @@ impl Stream {
         }
     }
 
-    /// Drops what is too old. `false`: then nothing is left of a stream that has ended.
+    /// Drops what is too old. `false`: the stream has ended and its client needs nothing more of it. A stream that
+    /// lost events stays, because a resumption of it must be answered with `lost`: as long as an event would be kept,
+    /// and, if the client certainly missed one, until others need the place.
     pub(super) fn expire(&self, now: Instant) -> bool {
         let mut state = self.state.lock();
         state.ring.expire(now);
-        state.source.is_some() || !state.ring.is_empty()
+        let Some(ended_at) = state.ended_at.filter(|_| state.ring.is_empty()) else { return true };
+        let lost = state.ring.lost();
+        lost > state.delivered || (lost > 0 && !state.ring.is_too_old(ended_at, now))
     }
 
     /// Counts what is lost with it, when it makes room for others.
@@ -154,9 +163,20 @@ impl Stream {
         room.forget(&self.state.lock().ring);
     }
 
-    pub(super) fn has_ended(&self) -> bool {
-        self.state.lock().source.is_none()
+    /// When the stream ended and what its client has of it; `None` while more may come.
+    pub(super) fn ended(&self) -> Option<EndedStream> {
+        let state = self.state.lock();
+        let is_delivered = state.delivered >= state.ring.last();
+        state.ended_at.map(|at| EndedStream { at, is_delivered })
     }
+}
+
+/// What decides how soon an ended stream makes room for others.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct EndedStream {
+    pub(super) at: Instant,
+    /// A reader took the last event for a client.
+    pub(super) is_delivered: bool,
 }
 
 impl State {
@@ -179,17 +199,22 @@ impl State {
             }
             Poll::Ready(Said::Message(message, weight)) => (message, weight),
             Poll::Ready(Said::Last(message)) => {
-                self.source = None;
+                self.end();
                 (message, Weight::Lasting)
             }
             Poll::Ready(Said::End) => {
-                self.source = None;
+                self.end();
                 return Poll::Ready(None);
             }
         };
         // What is on its way to the client counts where it came from, and what is kept for its return here.
         let seq = self.ring.push(&message, weight, Instant::now());
         Poll::Ready(Some((seq, message)))
+    }
+
+    fn end(&mut self) -> Option<Box<dyn Source>> {
+        self.ended_at.get_or_insert_with(Instant::now);
+        self.source.take()
     }
 }
 
@@ -208,7 +233,7 @@ pub struct Reader {
 impl Reader {
     /// Where it stands: before what it takes next.
     pub fn position(&self) -> EventId {
-        EventId { session: self.session.key.number, stream: self.stream.number, seq: self.seq }
+        EventId { session: self.session.mark, stream: self.stream.number, seq: self.seq }
     }
 
     /// The next message and where it stands in the stream. `None`: the stream is over, or has another reader.
@@ -218,6 +243,9 @@ impl Reader {
             return Poll::Ready(None);
         }
         let next = std::task::ready!(state.poll_after(self.seq, context));
+        if let Some((seq, _)) = next.as_ref().filter(|_| !self.alone) {
+            state.delivered = state.delivered.max(*seq);
+        }
         drop(state);
         Poll::Ready(next.map(|(seq, message)| {
             self.seq = seq;

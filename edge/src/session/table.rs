@@ -171,7 +171,7 @@ impl Shared {
             stale: false,
         };
         let replay = self.config.replay.clone();
-        let mark: [u8; 8] = self.sealer.random()?;
+        let mark = u64::from_ne_bytes(self.sealer.random()?);
         let ended_streams_max = replay.ended_streams;
         let caller = birth.caller.clone();
         Ok(Session {
@@ -188,7 +188,7 @@ impl Shared {
             born: now,
             calls_max: self.config.session_calls,
             asks_max: self.config.asks_per_session,
-            asks_mark: format!("{:016x}", u64::from_ne_bytes(mark)).into(),
+            mark,
             ended_streams_max,
             refusals: self.refusals.clone(),
             room: Arc::new(Room::new(replay, self.metrics.replay.clone(), self.replay_bytes.clone())),

@@ -208,3 +208,14 @@ async fn what_goes_to_the_client_is_no_copy_and_what_is_kept_is_one() {
     let (_, kept) = poll_fn(|context| again.poll_next(context)).await.unwrap();
     assert!(place(&kept) != said.as_ptr() && kept.into_bytes() == said);
 }
+
+#[tokio::test]
+async fn event_id_of_another_process_is_unknown() {
+    let drain = Drain::new();
+    let [one, two] = ['a', 'b'].map(|key| process(sealed_with(key), &drain).open(birth("p")).unwrap());
+    assert_eq!(one.key().number, two.key().number);
+    let (first, second) = (listen(&one).position(), listen(&two).position());
+    assert_eq!((first.stream, first.seq), (second.stream, second.seq));
+    assert!(matches!(one.resume(first), Resumed::From(_)));
+    assert!(matches!(two.resume(first), Resumed::Unknown), "as after a restart");
+}

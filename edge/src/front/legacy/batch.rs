@@ -5,12 +5,15 @@
 //! finds them there. Bounded in messages; each call draws on the bounds of calls.
 // MCP 2025-03-26 basic/transports, Sending Messages to the Server; basic, Batching
 
+use std::future::poll_fn;
 use std::sync::Arc;
+use std::task::Poll;
 
 use bytes::Bytes;
 use http::Response;
 use wire::envelope;
 use wire::error::ScanErrorKind;
+use wire::mcp::meta;
 use wire::mcp::method::Method;
 use wire::mcp::version::ProtocolVersion;
 use wire::splice::Parts;
@@ -67,15 +70,20 @@ pub(in crate::front) fn take(
         // JSON-RPC 2.0 §6
         return Err(Refusal::bad_request(code::INVALID_REQUEST, "an empty batch"));
     }
-    let mut begun = Vec::with_capacity(messages.len());
-    for text in messages {
-        // A copy: a slice would keep the whole batch for as long as one call of it runs, and only its own bytes count.
-        match Message::scan(Bytes::copy_from_slice(&text), limits) {
-            Ok(message) => begun.extend(one(front, whom, session, message)),
-            Err(error) => begun.push(Begun::Answered(front.unreadable(&error).into_message())),
-        }
+    // Copies: a slice would keep the whole batch for as long as one call of it runs, and only its own bytes count.
+    let scanned: Vec<_> =
+        messages.iter().map(|text| Message::scan(Bytes::copy_from_slice(text), limits)).collect();
+    let is_modern = |message: &Message| message.meta_value(meta::PROTOCOL_VERSION).is_some();
+    if scanned.iter().flatten().any(is_modern) {
+        // MCP 2026-07-28 streamable-http, Sending Messages: the body is a single message
+        let text = "a request of 2026-07-28 or later cannot be part of a batch";
+        return Err(Refusal::bad_request(code::INVALID_REQUEST, text));
     }
-    Ok(begun)
+    let start = |message| match message {
+        Ok(message) => one(front, whom, session, message),
+        Err(error) => Some(Begun::Answered(front.unreadable(&error).into_message())),
+    };
+    Ok(scanned.into_iter().filter_map(start).collect())
 }
 
 fn one(
@@ -124,28 +132,45 @@ async fn respond(front: &Front, begun: Vec<Begun>, accepts: Accepts) -> Response
     sse::response(None, Feed::Plain(Box::new(messages)), front.config.keep_alive, count)
 }
 
-/// All answers in one array; all calls are on their way already. `None`: their client has cancelled them all.
+/// All answers in one array. `None`: the client has cancelled all of its calls.
 // JSON-RPC 2.0 §6: nothing rather than an empty array
 async fn array(begun: Vec<Begun>) -> Option<Parts> {
-    let mut array = Parts::default();
-    let mut separator: &'static [u8] = b"[";
-    for begun in begun {
-        let answer = match begun {
+    let answers = join_all(begun.into_iter().map(|begun| async {
+        match begun {
             Begun::Answered(answer) => Some(answer),
             Begun::Call(exchange) => exchange.answer().await,
             Begun::Listen(_) => None, // unknown in the revision that has batches
-        };
-        if let Some(answer) = answer {
-            array.push(Bytes::from_static(separator));
-            array.extend(answer);
-            separator = b",";
         }
+    }));
+    let mut array = Parts::default();
+    let mut separator: &'static [u8] = b"[";
+    for answer in answers.await.into_iter().flatten() {
+        array.push(Bytes::from_static(separator));
+        array.extend(answer);
+        separator = b",";
     }
     if separator == b"[" {
         return None;
     }
     array.push(Bytes::from_static(b"]"));
     Some(array)
+}
+
+/// The outputs of all `futures`, in their order. They are polled together: a call that is not polled is neither
+/// cancelled nor asked anything.
+async fn join_all<F: Future>(futures: impl Iterator<Item = F>) -> Vec<F::Output> {
+    let mut pending: Vec<_> = futures.map(|future| (Some(Box::pin(future)), None)).collect();
+    poll_fn(|context| {
+        for (future, output) in &mut pending {
+            let polled = future.as_mut().map(|future| future.as_mut().poll(context));
+            if let Some(Poll::Ready(ready)) = polled {
+                (*future, *output) = (None, Some(ready));
+            }
+        }
+        if pending.iter().all(|(future, _)| future.is_none()) { Poll::Ready(()) } else { Poll::Pending }
+    })
+    .await;
+    pending.into_iter().filter_map(|(_, output)| output).collect()
 }
 
 /// Messages of one batch. 64: no client in use sends more than a few, and each may start a call.

@@ -83,6 +83,40 @@ async fn a_batch_whose_calls_are_cancelled_has_no_answer() {
     assert_eq!(text(response).await, "");
 }
 
+#[tokio::test(start_paused = true)]
+async fn later_call_of_one_array_is_cancelled_while_an_earlier_one_runs() {
+    let stage = Stage::new();
+    let id = stage.session("2025-03-26").await;
+    let call =
+        |id: u64| format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"tools/call","params":{{"name":"a"}}}}"#);
+    let headers = [("mcp-session-id", id.as_str()), ("accept", "application/json")];
+    let body = format!("[{},{}]", call(1), call(2));
+    let sent = tokio::spawn(stage.front.clone().handle(post(&body, &headers)));
+    until(|| stage.open_calls() >= 2).await;
+    let mut open = [stage.take_open(), stage.take_open()];
+    open.sort_by_key(|(call, _)| call.request.id().map(|id| id.as_bytes().to_vec()));
+    let [(_, first), (_, second)] = open;
+    let cancel = r#"{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":2}}"#;
+    assert_eq!(send(&stage, &id, cancel).await.status(), 202);
+    let cancelled = tokio::time::timeout(Duration::from_secs(60), second.cancelled()).await;
+    assert!(cancelled.is_ok(), "the server hears of it while the first call runs");
+    first.finish(Outcome::Result(Slices::from(Bytes::from_static(b"{}"))));
+    let answers = json(sent.await.unwrap()).await;
+    assert_eq!(answers, serde_json::json!([{"jsonrpc":"2.0","id":1,"result":{}}]));
+}
+
+#[tokio::test]
+async fn batch_with_a_modern_request_is_refused_as_a_whole() {
+    let stage = Stage::new();
+    let id = stage.session("2025-03-26").await;
+    let modern = r#"{"jsonrpc":"2.0","id":2,"method":"tools/list","params":{"_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientCapabilities":{}}}}"#;
+    let body = format!(r#"[{{"jsonrpc":"2.0","id":1,"method":"tools/list"}},{modern}]"#);
+    let response = send(&stage, &id, &body).await;
+    assert_eq!(response.status(), 400);
+    assert_eq!(json(response).await["error"]["code"], -32600);
+    assert_eq!(stage.open_calls(), 0, "none of it was started");
+}
+
 #[tokio::test]
 async fn a_batch_is_bounded_and_of_one_revision() {
     let stage = Stage::new();

@@ -151,8 +151,10 @@ async fn an_id_means_nothing_in_another_session() {
     drop(stream);
     finish(responder, r#"{"secret":1}"#);
     quiet(&stage).await;
-    let (session, rest) = last.split_once('-').unwrap();
-    let stolen = format!("{:x}-{rest}", u64::from_str_radix(session, 16).unwrap() + 1);
+    let own = stage.send(request("GET", "/mcp", "", &[("mcp-session-id", &other)])).await;
+    let own = primed(&mut own.into_body()).await;
+    let (_, rest) = last.split_once('-').unwrap();
+    let stolen = format!("{}-{rest}", own.split_once('-').unwrap().0);
     for odd in [last.as_str(), stolen.as_str(), "nonsense", "", "1-1-1-1"] {
         let resumed = resume(&stage, &other, odd).await;
         assert_eq!(resumed.status(), 200, "{odd}");
@@ -178,6 +180,28 @@ async fn what_is_too_old_is_refused_and_never_passed_over() {
     assert_eq!(kept.status(), 200);
     drop(kept);
     tokio::time::sleep(Duration::from_secs(40)).await;
+    assert_lost(resume(&stage, &session, &last).await, 1).await;
+}
+
+/// The request of that id is answered with the error `lost`.
+async fn assert_lost(resumed: Response<Body>, id: u64) {
+    assert_eq!(resumed.status(), 200);
+    let answer = text(resumed).await;
+    let data = answer.strip_prefix("event: message\ndata: ").unwrap();
+    let message: Value = serde_json::from_str(data).unwrap();
+    assert_eq!((&message["id"], &message["error"]["code"]), (&id.into(), &(-32603).into()));
+    assert_eq!(message["error"]["data"]["reason"], "lost");
+}
+
+#[tokio::test(start_paused = true)]
+async fn stream_read_to_its_end_is_gone_when_its_events_are_too_old() {
+    let stage = Stage::new();
+    let session = stage.session("2025-11-25").await;
+    let (mut stream, responder) = streaming(&stage, &session, 1).await;
+    let last = primed(&mut stream).await;
+    finish(responder, "{}");
+    message(&mut stream).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(310)).await;
     let refused = resume(&stage, &session, &last).await;
     assert_eq!(refused.status(), 410);
     assert_eq!(json(refused).await["error"]["data"]["reason"], "lost");
@@ -194,11 +218,54 @@ async fn a_request_whose_events_are_lost_is_answered_with_an_error() {
     drop(stream);
     finish(responder, Box::leak(format!(r#"{{"a":"{}"}}"#, "x".repeat(300)).into_boxed_str()));
     quiet(&stage).await;
-    let answer = text(resume(&stage, &session, &last).await).await;
-    let data = answer.strip_prefix("event: message\ndata: ").unwrap();
-    let message: Value = serde_json::from_str(data).unwrap();
-    assert_eq!((&message["id"], &message["error"]["code"]), (&7.into(), &(-32603).into()));
-    assert_eq!(message["error"]["data"]["reason"], "lost");
+    assert_lost(resume(&stage, &session, &last).await, 7).await;
+    tokio::time::sleep(Duration::from_secs(60 * 20)).await;
+    assert_lost(resume(&stage, &session, &last).await, 7).await;
+}
+
+fn with_ended_streams(ended_streams: usize) -> Stage {
+    let replay = replay::Config { ended_streams, ..replay::Config::default() };
+    let sessions = session::Config { replay, ..session::Config::default() };
+    Stage::with(Setting { sessions, ..Setting::default() })
+}
+
+/// A call that ends when its client has left; the id of its first event, and its server's side.
+async fn left(stage: &Stage, session: &str, id: u64) -> (String, Responder) {
+    let (mut stream, responder) = streaming(stage, session, id).await;
+    (primed(&mut stream).await, responder)
+}
+
+#[tokio::test(start_paused = true)]
+async fn ended_streams_make_room_in_the_order_in_which_they_ended() {
+    let stage = with_ended_streams(1);
+    let session = stage.session("2025-11-25").await;
+    let (first, long) = left(&stage, &session, 1).await;
+    let (second, short) = left(&stage, &session, 2).await;
+    finish(short, "{}");
+    until(|| stage.metrics.in_flight() == 1).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    finish(long, "{}");
+    quiet(&stage).await;
+    let _third = streaming(&stage, &session, 3).await;
+    assert_eq!(resume(&stage, &session, &second).await.status(), 410);
+    assert_eq!(resume(&stage, &session, &first).await.status(), 200, "its answer came last");
+}
+
+#[tokio::test(start_paused = true)]
+async fn ended_streams_that_were_read_make_room_first() {
+    let stage = with_ended_streams(1);
+    let session = stage.session("2025-11-25").await;
+    let (unread, responder) = left(&stage, &session, 1).await;
+    finish(responder, "{}");
+    quiet(&stage).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let (mut stream, responder) = streaming(&stage, &session, 2).await;
+    let read = primed(&mut stream).await;
+    finish(responder, "{}");
+    message(&mut stream).await.unwrap();
+    let _third = streaming(&stage, &session, 3).await;
+    assert_eq!(resume(&stage, &session, &read).await.status(), 410);
+    assert_eq!(resume(&stage, &session, &unread).await.status(), 200);
 }
 
 #[tokio::test(start_paused = true)]

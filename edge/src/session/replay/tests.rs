@@ -124,3 +124,18 @@ fn progress_goes_first_and_is_not_missed() {
     fill(&mut ring, 1, 1);
     assert_eq!(since(&ring, 0), Some(vec![1, 6, 7]));
 }
+
+#[test]
+fn passing_event_never_displaces_a_lasting_one() {
+    for config in [
+        Config { events: 2, ..Config::default() },
+        Config { stream_bytes: 20, ..Config::default() },
+        Config { session_bytes: 20, ..Config::default() },
+    ] {
+        let (mut ring, metrics) = ring(config);
+        fill(&mut ring, 2, 10);
+        ring.push(&Bytes::from_static(b"p").into(), Weight::Passing, Instant::now());
+        assert_eq!((since(&ring, 0), ring.last()), (Some(vec![1, 2]), 3), "nothing is lost");
+        assert_eq!(metrics.bytes(), 20);
+    }
+}
