@@ -20,7 +20,7 @@ use crate::call::{Answer, Ask, Capabilities, Client};
 use crate::front::refusal::ErrorObject;
 use crate::session::{Asking, Session};
 
-/// The questions of one stream.
+/// The questions that went out on one stream. When it ends, the session keeps those that are open.
 pub(in crate::front) struct Questions {
     session: Arc<Session>,
     open: Vec<Asking>,
@@ -59,6 +59,14 @@ impl Questions {
         Some(splice.finish())
     }
 
+    /// Takes over the open questions of streams that have ended, which reported a withdrawal until then.
+    pub(in crate::front) fn take_over_orphaned(&mut self, context: &mut Context<'_>) {
+        while let Poll::Ready(asking) = self.session.poll_orphaned(context) {
+            self.open.retain(Asking::is_open);
+            self.open.push(asking);
+        }
+    }
+
     /// Ready with the notification that takes a question back.
     // MCP 2025-11-25 basic/utilities/cancellation
     pub(in crate::front) fn poll_withdrawn(&mut self, context: &mut Context<'_>) -> Poll<Parts> {
@@ -69,8 +77,9 @@ impl Questions {
                 continue;
             }
             let asking = self.open.swap_remove(index);
-            if asking.is_open() {
-                return Poll::Ready(cancelled(&asking.token()));
+            let token = asking.token();
+            if asking.take_back() {
+                return Poll::Ready(cancelled(&token));
             }
         }
         Poll::Pending
