@@ -88,6 +88,11 @@ impl Inputs {
         self.open.iter().any(|(_, ask)| !ask.withdrawn.is_cancelled())
     }
 
+    /// Takes out what the server does not want to know any more.
+    pub(in crate::front) fn take_withdrawn(&mut self) -> Vec<(String, Ask)> {
+        self.open.extract_if(.., |(_, ask)| ask.withdrawn.is_cancelled()).collect()
+    }
+
     /// Takes out what was not answered.
     pub(in crate::front) fn take_open(&mut self) -> Vec<(String, Ask)> {
         std::mem::take(&mut self.open)
