@@ -60,6 +60,18 @@ pub enum Next {
     Outcome(Outcome),
 }
 
+/// Whether the client reads the events of a reply. Producers that can choose between replies go by it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum EventReader {
+    /// Each event reaches the client as it comes.
+    #[default]
+    Present,
+    /// Events do not reach the client now, and may never.
+    Absent,
+    /// No event will reach the client by this reply.
+    Gone,
+}
+
 /// Who can take a call back: the connection it is on.
 pub trait Cancel: Send + Sync {
     /// The consumer of the call that was registered under `token` is gone. Called without a lock held.
@@ -126,6 +138,11 @@ impl Reply {
     pub fn is_ready(&self) -> bool {
         let shared = self.shared.lock();
         !shared.events.is_empty() || !matches!(shared.end, End::Open)
+    }
+
+    /// Says whether the client reads the events from now on.
+    pub fn set_reader(&self, reader: EventReader) {
+        self.shared.lock().reader = reader;
     }
 
     /// Whether a connection has the call: from then on nothing refuses it for want of room.
@@ -269,6 +286,16 @@ impl Responder {
         self.end(Outcome::Failed(error));
     }
 
+    /// Whether the client reads the events.
+    pub fn reader(&self) -> EventReader {
+        self.shared.lock().reader
+    }
+
+    /// Says whether the client reads the events from now on, where the consumer's end has been given away.
+    pub fn set_reader(&self, reader: EventReader) {
+        self.shared.lock().reader = reader;
+    }
+
     /// Whether the consumer dropped its end.
     pub fn is_cancelled(&self) -> bool {
         self.shared.lock().gone
@@ -369,6 +396,7 @@ struct Shared {
     /// Events were dropped for want of room.
     lost: bool,
     gone: bool,
+    reader: EventReader,
     consumer: Option<Waker>,
     producer: Producer,
 }

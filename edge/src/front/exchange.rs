@@ -8,6 +8,8 @@
 //! Late, because a status cannot be taken back once a stream has begun, and one JSON response costs less
 //! everywhere. What a client's leaving means is the era's business, said by [`Tie`].
 
+mod waiting;
+
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -20,24 +22,20 @@ use wire::id::RequestId;
 use wire::mcp::meta;
 use wire::mcp::method::Method;
 use wire::mcp::version::ProtocolVersion;
-use wire::splice::{Parts, Splice};
+use wire::splice::Parts;
 use wire::{Era, Message};
 
 use super::Front;
 use super::asks::park::{Due, Parked, Parking};
 use super::asks::questions::Questions;
-use super::asks::reissue::Verdict;
-use super::asks::relay;
-use super::asks::rounds::{self, Rounds, Turn};
+use super::asks::rounds::{self, Rounds};
 use super::asks::steps::Steps;
 use super::body::Body;
 use super::door::media::Accepts;
-use super::legacy::older;
 use super::metrics::{Metrics, Record, StreamKind, Subject};
 use super::reply::{Answer, Manner};
 use super::sse::{self, Feed};
-use crate::call::{Call, Caller, Event, Next, Outcome, Reply, ServerName};
-use crate::error::{Blame, Error, Kind};
+use crate::call::{Call, Caller, EventReader, Reply, ServerName};
 use crate::ops::drain::DrainWatch;
 use crate::permit::CallPermit;
 use crate::session::replay::Weight;
@@ -69,6 +67,8 @@ struct Waiting {
     empty: bool,
     /// Whether the client hears what comes before the outcome.
     heard: bool,
+    /// Whether it does at the moment; passed on to the call of each round.
+    reader: EventReader,
     /// What was asked in the course of the call of a session.
     questions: Option<Questions>,
     /// The same for a client without one, whose call can be parked.
@@ -156,6 +156,7 @@ impl Waiting {
             tie,
             empty: era == Era::Legacy && is_empty(method),
             heard: true,
+            reader: EventReader::Present,
             questions,
             parking: None,
             _room: None,
@@ -214,7 +215,7 @@ impl Exchange {
     /// The response, once it is known which.
     pub(super) async fn respond(mut self, accepts: Accepts, pace: Pace, metrics: &Metrics) -> Response<Body> {
         if let State::Waiting(waiting) = &mut self.state {
-            waiting.heard = accepts.events;
+            waiting.hear(accepts.events);
         }
         let step = if accepts.events {
             self.first_step(pace).await
@@ -275,7 +276,7 @@ impl Exchange {
     /// The last message alone, without a stream; `None` for a call that its client cancelled.
     pub(super) async fn answer(mut self) -> Option<Parts> {
         if let State::Waiting(waiting) = &mut self.state {
-            waiting.heard = false;
+            waiting.hear(false);
         }
         loop {
             match poll_fn(|context| self.poll_next(context)).await {
@@ -315,6 +316,12 @@ impl Source for Exchange {
             Step::Cancelled(_) | Step::Leave(_) => Said::End,
         })
     }
+
+    fn set_reader(&mut self, reader: EventReader) {
+        if let State::Waiting(waiting) = &mut self.state {
+            waiting.set_reader(reader);
+        }
+    }
 }
 
 impl Drop for Exchange {
@@ -324,174 +331,6 @@ impl Drop for Exchange {
         // A runtime that is going down drops its tasks; there is nothing left to run the call then.
         if tokio::runtime::Handle::try_current().is_ok() {
             drain.clone().spawn(waiting.finish_alone());
-        }
-    }
-}
-
-impl Waiting {
-    fn poll_step(&mut self, context: &mut Context<'_>) -> Poll<Step> {
-        if let Tie::Session(in_flight, _) = &mut self.tie
-            && in_flight.poll_cancelled(context).is_ready()
-        {
-            return Poll::Ready(self.cancelled());
-        }
-        loop {
-            if let Some(questions) = &mut self.questions
-                && let Poll::Ready(message) = questions.poll_withdrawn(context)
-            {
-                return Poll::Ready(Step::Message(message, Weight::Lasting));
-            }
-            let next = match self.rounds.as_mut().filter(|rounds| !rounds.is_calling()) {
-                Some(rounds) => match ready!(rounds.poll(context)) {
-                    Turn::Ask(ask) => Next::Event(Event::Ask(ask)),
-                    Turn::Over(outcome) => Next::Outcome(outcome),
-                    Turn::Again(reply) => {
-                        self.reply = reply;
-                        self.steps.restart();
-                        continue;
-                    }
-                    Turn::Withdrawn => continue,
-                },
-                None => match self.reply.poll_next(context) {
-                    Poll::Ready(next) => next,
-                    Poll::Pending => {
-                        let due = self.parking.as_mut().map(|parking| parking.poll_due(context));
-                        return due.unwrap_or(Poll::Pending).map(Step::Leave);
-                    }
-                },
-            };
-            let message = match (next, &self.tie) {
-                (Next::Event(event), _) => self.event(event),
-                (Next::Outcome(Outcome::InputRequired(input)), Tie::Session(..)) => {
-                    let rounds = self.rounds.get_or_insert_with(|| Box::new(Rounds::new(self.terms.clone())));
-                    rounds.begin(*input);
-                    continue;
-                }
-                (Next::Outcome(Outcome::InputRequired(input)), Tie::Response(_)) => {
-                    let outcome = relay::wrap(&self.terms.sealer, &input);
-                    drop(input); // and the room of its call: the next round is another request
-                    let Outcome::Result(result) = outcome else { return Poll::Ready(self.end(outcome)) };
-                    let answer = self.manner.asking(&self.id, result);
-                    self.record.end(answer.ending);
-                    return Poll::Ready(Step::End(answer));
-                }
-                (Next::Outcome(outcome), _) => return Poll::Ready(self.end(outcome)),
-            };
-            if let Some((message, weight)) = message {
-                return Poll::Ready(Step::Message(message, weight));
-            }
-        }
-    }
-
-    fn end(&mut self, outcome: Outcome) -> Step {
-        let outcome = match outcome {
-            Outcome::Result(_) if self.empty => Outcome::Result(Bytes::from_static(b"{}").into()),
-            other => match self.tie.version() {
-                Some(version) => older::outcome((self.record.method(), version), other, &self.terms),
-                None => other,
-            },
-        };
-        let answer = self.answer(outcome);
-        self.record.end(answer.ending);
-        Step::End(answer)
-    }
-
-    fn answer(&self, outcome: Outcome) -> Answer {
-        let (id, manner) = (&self.id, &self.manner);
-        let visits = match (&outcome, &self.parking) {
-            (Outcome::Refused(error), Some(parking)) => parking.visits(error),
-            _ => None,
-        };
-        match visits {
-            None => manner.answer(id, outcome),
-            Some(Verdict::Ask(result)) => manner.asking(id, result),
-            Some(Verdict::Told(error)) => manner.answer(id, Outcome::Refused(error.to_bytes())),
-            Some(Verdict::Failed(error)) => manner.failed(id, &error),
-        }
-    }
-
-    /// What the client hears of it. An ask that it does not hear is dropped, which refuses it.
-    fn event(&mut self, event: Event) -> Option<(Parts, Weight)> {
-        let event = match (event, &mut self.parking) {
-            (Event::Ask(ask), Some(parking)) => {
-                parking.inputs.put(ask);
-                return None;
-            }
-            (event, _) => event,
-        };
-        if !self.heard {
-            return None;
-        }
-        match event {
-            Event::Progress(message) => Some((self.progress(&message)?, Weight::Passing)),
-            Event::Notice(_, message) => Some((message.bytes().clone().into(), Weight::Lasting)),
-            Event::Ask(ask) => Some((self.questions.as_mut()?.put(ask)?, Weight::Lasting)),
-        }
-    }
-
-    /// The client knows only its own token.
-    // MCP 2025-11-25 basic/utilities/progress: the token comes back as it was sent
-    fn progress(&mut self, message: &Message) -> Option<Parts> {
-        let token = self.progress_token.clone()?;
-        let span = message.param(meta::PROGRESS_TOKEN)?.span();
-        let mut splice = Splice::new(message.bytes().clone());
-        splice.replace(span, token);
-        let rises = self.questions.is_none() || self.steps.edit(message, &mut splice);
-        rises.then(|| splice.finish())
-    }
-
-    /// Lets the call go on without a client that waits; the answer that tells it how to come back.
-    fn leave(self, due: Due) -> Answer {
-        let Self { reply, id, manner, mut record, parking, .. } = self;
-        let lost = || Error::new(Kind::Lost, Blame::Edge, "the call cannot wait for its client");
-        let left = parking.ok_or_else(lost).and_then(|parking| match due {
-            Due::Park => parking.park(reply),
-            Due::Task => parking.adopt(reply, manner.clone()),
-        });
-        let answer = match (left, due) {
-            (Ok(result), Due::Park) => manner.asking(&id, result),
-            (Ok(result), Due::Task) => manner.answer(&id, Outcome::Result(result)),
-            (Err(error), _) => manner.failed(&id, &error),
-        };
-        record.end(answer.ending);
-        answer
-    }
-
-    /// The client has cancelled the call, or its session has ended before it did, which the client has to hear.
-    fn cancelled(&mut self) -> Step {
-        let ended = match &self.tie {
-            Tie::Session(in_flight, drain) if in_flight.session_ended() => Some(drain.is_cut()),
-            Tie::Session(..) | Tie::Response(_) => None,
-        };
-        let error = match ended {
-            None => Error::new(Kind::Cancelled, Blame::Downstream, "the client cancelled the call"),
-            Some(false) => {
-                Error::new(Kind::Cancelled, Blame::Downstream, "the session ended before the call did")
-            }
-            Some(true) => Error::new(Kind::Draining, Blame::Edge, "this gateway is stopping; connect again"),
-        };
-        let answer = self.manner.failed(&self.id, &error);
-        self.record.end(answer.ending);
-        if ended.is_some() { Step::End(answer) } else { Step::Cancelled(answer) }
-    }
-
-    /// What a client hears that comes back too late. An answer, because SDK clients do not take the refusal of
-    /// a resumption as the end of their request, but wait on until their own time-out.
-    fn lost(&self) -> Bytes {
-        let message = "the connection broke, and what came meanwhile is no longer kept";
-        self.manner.failed(&self.id, &Error::new(Kind::Lost, Blame::Downstream, message)).message.into_bytes()
-    }
-
-    /// The client has left before there was anything to come back to; the call goes on.
-    async fn finish_alone(mut self: Box<Self>) {
-        let Tie::Session(_, drain) = &self.tie else { return };
-        let drain = drain.clone();
-        (self.heard, self.questions) = (false, None);
-        let to_its_end =
-            async { while let Step::Message(..) = poll_fn(|context| self.poll_step(context)).await {} };
-        tokio::select! {
-            () = to_its_end => {}
-            () = drain.cut() => {}
         }
     }
 }

@@ -121,7 +121,8 @@ fn begin(front: &Front, arrival: Arrival, method: Method, client: Client) -> Res
     let Some(id) = message.id().cloned() else {
         return Err(Refusal::bad_request(code::INVALID_REQUEST, "a request has an id"));
     };
-    let (message, pin, rounds) = match retry::of(front, (&caller, scope.as_ref()), method, message)? {
+    let (message, pin, rounds) = match retry::of(front, (&caller, scope.as_ref()), &client, method, message)?
+    {
         Retry::None(message) => (message, None, 0),
         Retry::Relay(message, server) => (message, Some(server), 0),
         Retry::Again(message, rounds) => (message, None, rounds),

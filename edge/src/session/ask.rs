@@ -1,13 +1,22 @@
 //! What servers have asked this session's client, until it answers.
 //!
+//! ```text
+//!                 ┌─ its stream has ended ──▶ orphaned ─┐
+//!  put on a ──────┤                             │       ├─▶ answered by the client │ withdrawn by the server or by time
+//!  stream         └─────────────────────────────┼───────┘   │ refused when the session ends
+//!                            the session's own stream takes it over: it can still report a withdrawal
+//! ```
 //! Guarantees: an answer reaches the server that asked in this session, once; answers nobody waits for are
-//! ignored; a question that is forgotten, or whose session ends, is refused to its server.
+//! ignored; the end of a stream or of a call answers nothing in the client's place; a question whose session ends is
+//! refused to its server.
+// MCP 2025-11-25 basic/transports, Sending Messages: an answer comes in a POST of its own, whatever stream carried
+// the request
 
 use std::collections::HashMap;
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use tokio_util::sync::WaitForCancellationFutureOwned;
@@ -23,6 +32,25 @@ use crate::permit::Bound;
 pub(super) struct Asked {
     open: HashMap<u64, Ask>,
     latest: u64,
+    /// Open questions whose stream has ended.
+    orphaned: Vec<u64>,
+    /// Wakes the session's own stream, which takes them over.
+    waker: Option<Waker>,
+}
+
+impl Asked {
+    /// Takes out the orphaned questions that are withdrawn: no stream reported that, and nobody waits for an answer.
+    fn take_withdrawn(&mut self) -> Vec<Ask> {
+        let (open, mut withdrawn) = (&mut self.open, Vec::new());
+        self.orphaned.retain(|number| {
+            let waits = open.get(number).is_some_and(|ask| !ask.withdrawn.is_cancelled());
+            if !waits {
+                withdrawn.extend(open.remove(number));
+            }
+            waits
+        });
+        withdrawn
+    }
 }
 
 impl Session {
@@ -30,6 +58,7 @@ impl Session {
     pub fn ask(self: &Arc<Self>, ask: Ask) -> Option<Asking> {
         let withdrawn = Box::pin(ask.withdrawn.clone().cancelled_owned());
         let mut live = self.live.lock();
+        let _dropped_after_the_lock = live.asked.take_withdrawn();
         if live.phase == Phase::Ended || live.asked.open.len() >= self.asks_max {
             let full = live.phase != Phase::Ended;
             drop(live); // dropping the ask refuses it, which may want the lock
@@ -59,6 +88,19 @@ impl Session {
         }
     }
 
+    /// Takes over a question whose stream has ended; ready when there is one.
+    pub fn poll_orphaned(self: &Arc<Self>, context: &mut Context<'_>) -> Poll<Asking> {
+        let mut live = self.live.lock();
+        while let Some(number) = live.asked.orphaned.pop() {
+            if let Some(ask) = live.asked.open.get(&number) {
+                let withdrawn = Box::pin(ask.withdrawn.clone().cancelled_owned());
+                return Poll::Ready(Asking { session: self.clone(), number, withdrawn });
+            }
+        }
+        live.asked.waker = Some(context.waker().clone());
+        Poll::Pending
+    }
+
     /// The client is at work on the question that it knows by this token: who asked hears it, and nobody else.
     // MCP 2025-11-25 basic/utilities/progress
     pub fn progressed(&self, token: &[u8], notice: &Message) {
@@ -82,7 +124,8 @@ impl Session {
     }
 }
 
-/// A question that was put to the client. Dropping it takes the question back.
+/// A question that was put to the client, in the hands of the stream that it went out on. Dropping it leaves an open
+/// question to the session.
 pub struct Asking {
     session: Arc<Session>,
     number: u64,
@@ -104,12 +147,29 @@ impl Asking {
     pub fn poll_withdrawn(&mut self, context: &mut Context<'_>) -> Poll<()> {
         self.withdrawn.as_mut().poll(context)
     }
+
+    /// Takes the question back; whether it was still open.
+    pub fn take_back(self) -> bool {
+        // A temporary would keep the lock while the question is dropped, which answers it.
+        let ask = self.session.live.lock().asked.open.remove(&self.number);
+        ask.is_some()
+    }
 }
 
 impl Drop for Asking {
     fn drop(&mut self) {
-        let ask = self.session.live.lock().asked.open.remove(&self.number);
-        drop(ask); // after the lock: it refuses the question
+        let waker = {
+            let mut live = self.session.live.lock();
+            let asked = &mut live.asked;
+            if !asked.open.contains_key(&self.number) {
+                return;
+            }
+            asked.orphaned.push(self.number);
+            asked.waker.take()
+        };
+        if let Some(waker) = waker {
+            waker.wake();
+        }
     }
 }
 

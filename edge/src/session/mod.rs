@@ -35,7 +35,7 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use wire::id::RequestId;
 use wire::mcp::version::ProtocolVersion;
 
-use crate::call::{Caller, Client, Reply, ServerName, SessionHandle};
+use crate::call::{Caller, Client, EventReader, Reply, ServerName, SessionHandle};
 use crate::error::Error;
 use crate::ops::drain::DrainWatch;
 use crate::permit::{self, NoRoom};
@@ -338,12 +338,16 @@ impl Session {
 
     fn listener_came(&self) {
         self.live.lock().listeners += 1;
+        self.key.unsolicited.set_reader(EventReader::Present);
     }
 
     fn listener_left(&self) {
         let mut live = self.live.lock();
         live.listeners = live.listeners.saturating_sub(1);
         live.last_active = Instant::now();
+        if live.listeners == 0 {
+            self.key.unsolicited.set_reader(EventReader::Absent);
+        }
     }
 
     fn end(&self) {

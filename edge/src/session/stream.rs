@@ -22,12 +22,18 @@ use wire::splice::Parts;
 
 use super::Session;
 use super::replay::{EventId, Ring, Room, Since, Weight};
+use crate::call::EventReader;
 use crate::ops::drain::DrainWatch;
 
 /// Where messages to one client come from: a call, or what belongs to no call.
 pub trait Source: Send {
     /// The next message, as JSON-RPC text. Not asked again after the last one.
     fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Said>;
+
+    /// Whether a client reads the messages from now on, or they are only kept for its return.
+    fn set_reader(&mut self, reader: EventReader) {
+        let _ = reader;
+    }
 }
 
 /// What [`Source::poll_next`] yields.
@@ -100,7 +106,7 @@ impl Stream {
     pub(super) fn attach(self: &Arc<Self>, session: &Arc<Session>) -> Reader {
         let mut state = self.state.lock();
         let seq = state.ring.last();
-        self.reader(session, &mut state, seq)
+        self.reader(session, &mut state, seq, EventReader::Present)
     }
 
     /// A reader from behind `seq`.
@@ -117,22 +123,32 @@ impl Stream {
         if nothing_left && state.source.is_none() {
             return Resumed::Complete;
         }
-        Resumed::From(self.reader(session, &mut state, seq))
+        Resumed::From(self.reader(session, &mut state, seq, EventReader::Present))
     }
 
     fn gone(&self) -> Resumed {
         if self.number == LISTENING { Resumed::Stale } else { Resumed::Gone(Some(self.lost.clone())) }
     }
 
-    fn reader(self: &Arc<Self>, session: &Arc<Session>, state: &mut State, seq: u64) -> Reader {
+    fn reader(
+        self: &Arc<Self>,
+        session: &Arc<Session>,
+        state: &mut State,
+        seq: u64,
+        client: EventReader,
+    ) -> Reader {
         state.reader += 1;
+        if let Some(source) = &mut state.source {
+            source.set_reader(client);
+        }
         if let Some(waker) = state.waker.take() {
             waker.wake(); // the reader before this one, to its end
         }
         if self.number == LISTENING {
             session.listener_came();
         }
-        Reader { session: session.clone(), stream: self.clone(), number: state.reader, seq, alone: false }
+        let alone = client != EventReader::Present;
+        Reader { session: session.clone(), stream: self.clone(), number: state.reader, seq, alone }
     }
 
     /// Ends it: whoever reads, reads no more.
@@ -276,8 +292,7 @@ impl Drop for Reader {
         let mut state = self.stream.state.lock();
         if state.reader == self.number && state.source.is_some() {
             let seq = state.ring.last();
-            let mut keeper = self.stream.reader(&self.session, &mut state, seq);
-            keeper.alone = true;
+            let keeper = self.stream.reader(&self.session, &mut state, seq, EventReader::Absent);
             drop(state);
             drain.clone().spawn(keeper.keep(drain));
         }

@@ -21,7 +21,7 @@ use super::ask::Asked;
 use super::replay::{self, Room};
 use super::ticket::{self, Ticket};
 use super::{Birth, Config, Live, Phase, Session};
-use crate::call::{Caller, ServerName, SessionHandle, reply};
+use crate::call::{Caller, EventReader, ServerName, SessionHandle, reply};
 use crate::error::{Blame, Error, Kind};
 use crate::ops::drain::DrainWatch;
 use crate::ops::metrics::words;
@@ -158,6 +158,7 @@ impl Shared {
         let ticket = Ticket::issue(&birth, (self.instance, self.sealer.home()), number);
         let id = self.sealer.seal(ticket::KIND, &ticket.encode())?;
         let (unsolicited, unsolicited_events) = reply();
+        unsolicited.set_reader(EventReader::Absent); // until the client opens a stream
         let live = Live {
             unsolicited_events: Some(unsolicited_events),
             phase: Phase::Opening,

@@ -334,7 +334,8 @@ impl Conn {
             if !pending.written {
                 state.outbox.retain(|queued| queued.id != Some(id));
             }
-            (pending, state.asks.take(|ask| ask.call == Some(id)))
+            let asks = state.asks_of_cancelled(&pending);
+            (pending, asks)
         };
         self.answered(&pending.work);
         if pending.written && pending.work.may_be_cancelled() {

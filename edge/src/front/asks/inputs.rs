@@ -74,9 +74,8 @@ impl Inputs {
     /// Takes a question until the client comes for it. If the client cannot be asked this, it comes back with its
     /// answer.
     pub(in crate::front) fn keep(&mut self, ask: Ask) -> Option<(Ask, Answer)> {
-        if let Err(why) = edits(&ask, &self.client) {
-            let error = ErrorObject { code: code::INVALID_PARAMS, message: why.into(), data: None };
-            return Some((ask, Answer::Refused(error.to_bytes())));
+        if let Some(refusal) = refusal(&ask, &self.client) {
+            return Some((ask, refusal));
         }
         self.asked += 1;
         self.open.push((format!("ask-{}", self.asked), ask));
@@ -86,6 +85,11 @@ impl Inputs {
     /// Whether the client is to answer anything.
     pub(in crate::front) fn are_open(&self) -> bool {
         self.open.iter().any(|(_, ask)| !ask.withdrawn.is_cancelled())
+    }
+
+    /// Takes out what the server does not want to know any more.
+    pub(in crate::front) fn take_withdrawn(&mut self) -> Vec<(String, Ask)> {
+        self.open.extract_if(.., |(_, ask)| ask.withdrawn.is_cancelled()).collect()
     }
 
     /// Takes out what was not answered.
@@ -124,10 +128,19 @@ impl Inputs {
         all
     }
 
-    /// Passes the client's answers on. What it left out stays open, and is asked again; what it answers that was
-    /// not asked is ignored.
-    pub(super) fn answer(&mut self, answers: &Answers) {
+    /// Goes on with the retry of `client`. Its answers are passed on, and what it answers that was not asked is ignored.
+    /// What it left out is asked again, unless this request does not declare the capability any more: then that is
+    /// refused.
+    // MCP 2026-07-28 basic, _meta: capabilities are those of the request, and none are inferred from an earlier one
+    pub(super) fn resume(&mut self, client: Arc<Client>, answers: &Answers) {
         self.take_answered(answers).into_iter().for_each(|(ask, answer)| ask.answer(answer));
+        self.client = client;
+        for (key, ask) in std::mem::take(&mut self.open) {
+            match refusal(&ask, &self.client) {
+                None => self.open.push((key, ask)),
+                Some(refusal) => ask.answer(refusal),
+            }
+        }
         if !self.open.is_empty() {
             self.wait_for_more();
         }
@@ -149,6 +162,13 @@ impl Inputs {
     fn wait_for_more(&mut self) {
         self.window.get_or_insert_with(|| Box::pin(sleep(WINDOW)));
     }
+}
+
+/// What the server gets if this client cannot be asked this.
+fn refusal(ask: &Ask, client: &Client) -> Option<Answer> {
+    let why = edits(ask, client).err()?;
+    let error = ErrorObject { code: code::INVALID_PARAMS, message: why.into(), data: None };
+    Some(Answer::Refused(error.to_bytes()))
 }
 
 /// The request as this client may see it; a modern client's words are those of 2025-11-25, with less around them.

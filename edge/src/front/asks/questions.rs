@@ -20,7 +20,7 @@ use crate::call::{Answer, Ask, Capabilities, Client};
 use crate::front::refusal::ErrorObject;
 use crate::session::{Asking, Session};
 
-/// The questions of one stream.
+/// The questions that went out on one stream. When it ends, the session keeps those that are open.
 pub(in crate::front) struct Questions {
     session: Arc<Session>,
     open: Vec<Asking>,
@@ -59,6 +59,14 @@ impl Questions {
         Some(splice.finish())
     }
 
+    /// Takes over the open questions of streams that have ended, which reported a withdrawal until then.
+    pub(in crate::front) fn take_over_orphaned(&mut self, context: &mut Context<'_>) {
+        while let Poll::Ready(asking) = self.session.poll_orphaned(context) {
+            self.open.retain(Asking::is_open);
+            self.open.push(asking);
+        }
+    }
+
     /// Ready with the notification that takes a question back.
     // MCP 2025-11-25 basic/utilities/cancellation
     pub(in crate::front) fn poll_withdrawn(&mut self, context: &mut Context<'_>) -> Poll<Parts> {
@@ -69,8 +77,9 @@ impl Questions {
                 continue;
             }
             let asking = self.open.swap_remove(index);
-            if asking.is_open() {
-                return Poll::Ready(cancelled(&asking.token()));
+            let token = asking.token();
+            if asking.take_back() {
+                return Poll::Ready(cancelled(&token));
             }
         }
         Poll::Pending
@@ -110,7 +119,8 @@ pub(super) struct Edits {
     unwanted: Vec<&'static str>,
     /// It lacks the id that this revision knows a question by.
     nameless: bool,
-    schema: Option<Bytes>,
+    /// Members that get another value.
+    replaced: Option<(&'static str, Bytes)>,
 }
 
 impl Edits {
@@ -150,7 +160,12 @@ impl Edits {
         let context =
             current && !can.has(Capabilities::SAMPLING_CONTEXT) && request.param("includeContext").is_some();
         let unwanted = context.then_some("includeContext").into_iter().collect();
-        Ok(Self { unwanted, ..Self::default() })
+        let messages = match request.param("messages") {
+            Some(messages) if !current => downgrade_messages(messages.raw())?,
+            _ => None,
+        };
+        let replaced = messages.map(|messages| ("messages", messages));
+        Ok(Self { unwanted, replaced, ..Self::default() })
     }
 
     // MCP 2025-06-18 and 2025-11-25 client/elicitation
@@ -177,7 +192,8 @@ impl Edits {
         }
         let schema = request.param("requestedSchema").map(|schema| older_schema(schema.raw())).transpose()?;
         let unwanted = mode.is_some().then_some("mode").into_iter().collect();
-        Ok(Self { unwanted, schema: schema.flatten(), ..Self::default() })
+        let replaced = schema.flatten().map(|schema| ("requestedSchema", schema));
+        Ok(Self { unwanted, replaced, ..Self::default() })
     }
 
     /// The same, and without these members.
@@ -195,8 +211,8 @@ impl Edits {
         if let Some(name) = name.filter(|_| self.nameless) {
             params.set("elicitationId", name.clone());
         }
-        if let Some(schema) = self.schema {
-            params.set("requestedSchema", schema);
+        if let Some((key, value)) = self.replaced {
+            params.set(key, value);
         }
         params.done();
     }
@@ -236,6 +252,39 @@ fn older_schema(schema: &[u8]) -> Result<Option<Bytes>, &'static str> {
         changed = true;
     }
     Ok(changed.then(|| json!(schema).to_string().into()))
+}
+
+/// The messages of a sampling request for revisions before 2025-11-25, in which a message has one block of content:
+/// each block of several becomes a message of its own, of the same role. `None`: each has one already.
+// MCP 2025-11-25 schema, SamplingMessage; 2025-06-18 schema, SamplingMessage
+fn downgrade_messages(messages: &[u8]) -> Result<Option<Bytes>, &'static str> {
+    let Ok(Value::Array(messages)) = serde_json::from_slice(messages) else { return Ok(None) };
+    let (mut all, mut changed) = (Vec::new(), false);
+    for mut message in messages {
+        let Some(content) = message.get_mut("content").map(Value::take) else {
+            all.push(message);
+            continue;
+        };
+        let blocks = match content {
+            Value::Array(blocks) => {
+                changed = true;
+                blocks
+            }
+            block => vec![block],
+        };
+        for block in blocks {
+            let kind = block.get("type").and_then(Value::as_str);
+            if matches!(kind, Some("tool_use" | "tool_result")) {
+                return Err("this client does not sample with tools");
+            }
+            let mut message = message.clone();
+            if let Some(message) = message.as_object_mut() {
+                message.insert("content".to_owned(), block);
+            }
+            all.push(message);
+        }
+    }
+    Ok(changed.then(|| Value::Array(all).to_string().into()))
 }
 
 #[cfg(test)]

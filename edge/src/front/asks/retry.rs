@@ -2,6 +2,8 @@
 //! brings, and how the call goes on.
 // MCP 2026-07-28 basic/patterns/mrtr
 
+use std::sync::Arc;
+
 use wire::mcp::method::Method;
 use wire::{Message, code};
 
@@ -10,7 +12,7 @@ use super::inputs::Answers;
 use super::park::{Parked, Subject};
 use super::reissue::{self, Again};
 use super::relay;
-use crate::call::{Caller, Outcome, ServerName};
+use crate::call::{Caller, Client, Outcome, ServerName};
 use crate::error::Kind;
 use crate::front::Front;
 use crate::front::refusal::Refusal;
@@ -29,13 +31,14 @@ pub(in crate::front) enum Retry {
     Over(Outcome),
 }
 
-/// What `message` retries.
+/// What `message` retries, a request of `client`.
 ///
 /// # Errors
 /// A state that is not good for this request.
 pub(in crate::front) fn of(
     front: &Front,
     (caller, scope): (&Caller, Option<&ServerName>),
+    client: &Client,
     method: Method,
     message: Message,
 ) -> Result<Retry, Refusal> {
@@ -49,7 +52,7 @@ pub(in crate::front) fn of(
     let subject = Subject { caller: caller.clone(), scope: scope.cloned(), digest: digest(&message) };
     match front.park.take(&state, &subject) {
         Some(Ok(mut parked)) => {
-            parked.inputs.answer(&answers);
+            parked.inputs.resume(Arc::new(client.clone()), &answers);
             return Ok(Retry::Parked(message, Box::new(parked)));
         }
         // The client did nothing wrong.

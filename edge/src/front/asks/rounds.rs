@@ -23,7 +23,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use serde_json::json;
 use tokio::time::{Instant, Sleep, sleep_until};
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use wire::Message;
 use wire::limits::Limits;
 use wire::mcp::method::{Ask as Kind, Method};
@@ -78,8 +78,8 @@ struct Round {
     /// Not put to the client yet.
     asks: VecDeque<Ask>,
     answers: Arc<Answers>,
-    /// Takes all questions back.
-    withdrawn: CancellationToken,
+    /// Takes all questions back, also when the round is dropped.
+    withdrawn: DropGuard,
     /// `None` once it was ready.
     wait: Option<Pin<Box<Sleep>>>,
 }
@@ -156,7 +156,7 @@ impl Rounds {
                 Progress::Ask(ask) => return Poll::Ready(Turn::Ask(ask)),
                 Progress::Withdrawn => return Poll::Ready(Turn::Withdrawn),
                 Progress::Refused(kind) => {
-                    round.withdrawn.cancel();
+                    round.withdrawn.token().cancel();
                     self.phase = Phase::Over(refused(round.call.method, kind));
                     // First the questions that are still open are taken back.
                     return Poll::Ready(Turn::Withdrawn);
@@ -213,7 +213,7 @@ impl Round {
             wanted.push(Wanted { key, kind });
             asks.push_back(Ask::new(kind, request, withdrawn.clone(), answers.clone(), token));
         }
-        Self { call, state, wanted, asks, answers, withdrawn, wait: Some(wait) }
+        Self { call, state, wanted, asks, answers, withdrawn: withdrawn.drop_guard(), wait: Some(wait) }
     }
 
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<Progress> {
@@ -224,7 +224,9 @@ impl Round {
             && wait.as_mut().poll(context).is_ready()
         {
             self.wait = None;
-            self.withdrawn.cancel();
+            self.withdrawn.token().cancel();
+            // Whoever holds the questions may notice late that they are withdrawn, or never.
+            self.answers.give_up();
             return Poll::Ready(Progress::Withdrawn);
         }
         let mut answers = self.answers.0.lock();
@@ -267,6 +269,13 @@ struct Given {
 impl Answers {
     fn new(count: usize) -> Self {
         Self(Mutex::new(Given { given: vec![None; count], waker: None }))
+    }
+
+    /// Nobody answers what is still open.
+    fn give_up(&self) {
+        for place in self.0.lock().given.iter_mut().filter(|place| place.is_none()) {
+            *place = Some(Answer::Nobody);
+        }
     }
 }
 

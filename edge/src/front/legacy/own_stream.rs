@@ -118,6 +118,7 @@ impl Listening {
     }
 
     fn poll_strayed(&mut self, context: &mut Context<'_>) -> Poll<Parts> {
+        self.questions.take_over_orphaned(context);
         if let Poll::Ready(message) = self.questions.poll_withdrawn(context) {
             return Poll::Ready(message);
         }

@@ -388,7 +388,7 @@ async fn drive(
     let end = loop {
         // All arms are cancel-safe: what was not returned stays queued.
         let next = tokio::select! {
-            next = next(&mut reply, &mut rounds) => next,
+            next = next(&task, &mut reply, &mut rounds) => next,
             () = task.cancelled.cancelled() => return,
             () = shared.drain.cut() => {
                 let message = "this gateway is stopping, and its tasks with it";
@@ -405,7 +405,7 @@ async fn drive(
 }
 
 /// The next thing that happens, be the call at its server or between two rounds.
-async fn next(reply: &mut Reply, rounds: &mut Rounds) -> Next {
+async fn next(task: &Task, reply: &mut Reply, rounds: &mut Rounds) -> Next {
     loop {
         if rounds.is_calling() {
             return reply.next().await;
@@ -414,7 +414,10 @@ async fn next(reply: &mut Reply, rounds: &mut Rounds) -> Next {
             Turn::Ask(ask) => return Next::Event(Event::Ask(ask)),
             Turn::Over(outcome) => return Next::Outcome(outcome),
             Turn::Again(next) => *reply = next,
-            Turn::Withdrawn => {}
+            Turn::Withdrawn => {
+                let withdrawn = task.state.lock().inputs.take_withdrawn();
+                drop(withdrawn); // after the lock: dropping a question answers it
+            }
         }
     }
 }

@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use wire::mcp::method;
 
 use super::*;
-use crate::call::{Affinity, Answer, Answered, Ask};
+use crate::call::{Affinity, Answer, Answered, Ask, EventReader};
 
 const CALL: &str = r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"echo"}}"#;
 const READY: &str = r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#;
@@ -227,17 +227,99 @@ async fn whoever_cannot_be_asked_is_not() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_end_of_a_session_or_a_call_ends_its_asks() {
+async fn an_ask_outlives_the_call_that_it_was_delivered_with() {
+    let (stage, server) = (Stage::new(), Arc::new(Server::default()));
+    let id = session(&stage, &[]).await;
+    let (sent, _call, responder) = open_call(&stage, &id).await;
+    responder.event(Event::Ask(server.asks(1).0));
+    let (withdrawn_late, withdrawn) = server.asks(2);
+    responder.event(Event::Ask(withdrawn_late));
+    let mut stream = sent.await.unwrap().into_body();
+    let asked = [next(&mut stream).await, next(&mut stream).await];
+    responder.finish(Outcome::Result(Slices::from(Bytes::from_static(b"{}"))));
+    assert_eq!(next(&mut stream).await["id"], 1);
+    assert_eq!(event(&mut stream).await, None);
+    drop(stream);
+    assert_eq!(server.heard(), [], "nobody answers in the user's place");
+
+    let mut listening = listen(&stage, &id).await;
+    silent(&mut listening).await;
+    withdrawn.cancel();
+    let cancelled = next(&mut listening).await;
+    assert_eq!(cancelled["method"], "notifications/cancelled");
+    assert_eq!(cancelled["params"]["requestId"], asked[1]["id"]);
+    answer(&stage, &id, &asked[0]["id"], r#""result":{"by":"user"}"#).await;
+    assert_eq!(server.heard(), [(2, "nobody".to_owned()), (1, r#"result {"by":"user"}"#.to_owned())]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_ask_outlives_the_cancelled_call_that_it_was_delivered_with() {
+    let (stage, server) = (Stage::new(), Arc::new(Server::default()));
+    let id = session(&stage, &[]).await;
+    let (sent, _call, responder) = open_call(&stage, &id).await;
+    responder.event(Event::Ask(server.asks(1).0));
+    let mut stream = sent.await.unwrap().into_body();
+    let asked = next(&mut stream).await;
+    // The client has not read this one yet.
+    responder.event(Event::Ask(server.asks(2).0));
+    let cancel = r#"{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":1}}"#;
+    stage.send(post(cancel, &[("mcp-session-id", &id)])).await;
+    assert_eq!(event(&mut stream).await, None);
+    let mut listening = listen(&stage, &id).await;
+    let unread = next(&mut listening).await;
+    for (token, asked) in [(1, asked), (2, unread)] {
+        answer(&stage, &id, &asked["id"], r#""result":{}"#).await;
+        assert_eq!(server.heard(), [(token, "result {}".to_owned())]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn asks_of_a_call_whose_client_left_go_to_the_sessions_stream() {
+    let (stage, server) = (Stage::new(), Arc::new(Server::default()));
+    let id = session(&stage, &[]).await;
+    let (sent, _call, responder) = open_call(&stage, &id).await;
+    assert_eq!(responder.reader(), EventReader::Present);
+    sent.abort();
+    until(|| responder.reader() == EventReader::Gone).await;
+    responder.event(Event::Ask(server.asks(1).0));
+    let mut listening = listen(&stage, &id).await;
+    let asked = next(&mut listening).await;
+    answer(&stage, &id, &asked["id"], r#""result":{}"#).await;
+    assert_eq!(server.heard(), [(1, "result {}".to_owned())]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn connections_know_which_streams_are_read() {
+    let stage = Stage::new();
+    let id = session(&stage, &[]).await;
+    let (sent, call, responder) = open_call(&stage, &id).await;
+    let own_stream = key(&call).unsolicited;
+    assert_eq!(own_stream.reader(), EventReader::Absent);
+    let listening = listen(&stage, &id).await;
+    assert_eq!(own_stream.reader(), EventReader::Present);
+    drop(listening);
+    assert_eq!(own_stream.reader(), EventReader::Absent);
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    let mut stream = sent.await.unwrap().into_body();
+    let last = primed(&mut stream).await;
+    assert_eq!(responder.reader(), EventReader::Present);
+    drop(stream);
+    assert_eq!(responder.reader(), EventReader::Absent);
+    let headers = [("mcp-session-id", id.as_str()), ("last-event-id", last.as_str())];
+    let _resumed = stage.send(request("GET", "/mcp", "", &headers)).await.into_body();
+    assert_eq!(responder.reader(), EventReader::Present);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_end_of_a_session_ends_its_asks() {
     let (stage, server) = (Stage::new(), Arc::new(Server::default()));
     let id = session(&stage, &[]).await;
     let (sent, call, responder) = open_call(&stage, &id).await;
     responder.event(Event::Ask(server.asks(1).0));
     let mut stream = sent.await.unwrap().into_body();
-    let asked = next(&mut stream).await;
+    next(&mut stream).await;
     responder.finish(Outcome::Result(Slices::from(Bytes::from_static(b"{}"))));
     assert_eq!(next(&mut stream).await["id"], 1);
-    assert_eq!(server.heard(), [(1, "nobody".to_owned())]);
-    answer(&stage, &id, &asked["id"], r#""result":{}"#).await;
 
     let mut listening = listen(&stage, &id).await;
     key(&call).unsolicited.event(Event::Ask(server.asks(2).0));
@@ -248,7 +330,7 @@ async fn the_end_of_a_session_or_a_call_ends_its_asks() {
     stage.send(request("DELETE", "/mcp", "", &[("mcp-session-id", &id)])).await;
     let mut heard = server.heard();
     heard.sort();
-    assert_eq!(heard, [(2, "nobody".to_owned()), (3, "nobody".to_owned())]);
+    assert_eq!(heard, [1, 2, 3].map(|token| (token, "nobody".to_owned())));
 }
 
 #[tokio::test(start_paused = true)]
@@ -266,8 +348,20 @@ async fn asks_of_a_session_are_counted() {
     assert_eq!(server.heard(), [(2, "nobody".to_owned())]);
     assert_eq!(stage.hits("asks"), 1);
     answer(&stage, &id, &asked["id"], r#""result":{}"#).await;
-    responder.event(Event::Ask(server.asks(3).0));
+    let (third, withdrawn) = server.asks(3);
+    responder.event(Event::Ask(third));
     next(&mut stream).await;
+    responder.finish(Outcome::Result(Slices::from(Bytes::from_static(b"{}"))));
+    next(&mut stream).await;
+    server.heard();
+    let (sent, _call, responder) = open_call(&stage, &id).await;
+    responder.event(Event::Ask(server.asks(4).0));
+    until(|| !server.0.lock().is_empty()).await;
+    assert_eq!(server.heard(), [(4, "nobody".to_owned())], "one is open, though its call has ended");
+    withdrawn.cancel();
+    responder.event(Event::Ask(server.asks(5).0));
+    next(&mut sent.await.unwrap().into_body()).await;
+    assert_eq!(server.heard(), [(3, "nobody".to_owned())], "what is withdrawn makes room");
 }
 
 #[tokio::test(start_paused = true)]

@@ -344,3 +344,31 @@ async fn a_client_that_cannot_be_sent_to_a_url_hears_which_capability_is_missing
     assert_eq!((status, &message["error"]["code"]), (400, &value!(-32021)));
     assert_eq!(message["error"]["data"]["requiredCapabilities"], value!({"elicitation": {"url": {}}}));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_retry_is_asked_what_it_declares_itself() {
+    let (stage, server) = (Stage::new(), Arc::new(Server::default()));
+    let (state, responder) = parked(&stage, &server).await;
+    ask(&responder, &server, 2, "elicitation/create", FORM);
+    ask(&responder, &server, 3, "roots/list", "");
+    let answers = value!({"ask-1": {"action": "accept"}});
+    let extra = format!(r#""inputResponses":{answers},"requestState":"{state}","#);
+    let second = sent(&stage, &call_of(2, r#"{"roots":{}}"#, &extra), None);
+    until(|| !server.0.lock().is_empty()).await;
+    let (_, message) = second.await.unwrap();
+    let asked = message["result"]["inputRequests"].as_object().unwrap();
+    assert_eq!(asked.values().map(|asked| &asked["method"]).collect::<Vec<_>>(), ["roots/list"]);
+    let heard = server.heard();
+    assert_eq!(heard[0], (1, r#"result {"action":"accept"}"#.to_owned()), "its answers count in any case");
+    assert!(heard[1].0 == 2 && heard[1].1.contains("-32602"), "{heard:?}");
+    assert_eq!(heard.len(), 2);
+
+    // What was open when the client came back, too.
+    let extra = format!(r#""inputResponses":{{}},"requestState":"{}","#, state_of(&message));
+    let third = sent(&stage, &call_of(3, "{}", &extra), None);
+    until(|| !server.0.lock().is_empty()).await;
+    let heard = server.heard();
+    assert!(heard[0].0 == 3 && heard[0].1.contains("-32602"), "{heard:?}");
+    responder.finish(result(r#"{"resultType":"complete","content":[]}"#));
+    assert_eq!(third.await.unwrap().1["result"]["resultType"], "complete");
+}

@@ -112,7 +112,7 @@ fn params(call: &Call) -> Value {
     serde_json::from_slice::<Value>(call.request.bytes()).unwrap()["params"].clone()
 }
 
-fn want(call: Call, responder: Responder, result: Value) {
+pub(super) fn want(call: Call, responder: Responder, result: Value) {
     want_text(call, responder, &result.to_string());
 }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde_json::json as value;
 
 use super::asks::Server;
+use super::rounds::want;
 use super::*;
 use crate::call::Caller;
 use crate::front::TasksConfig;
@@ -132,6 +133,27 @@ async fn questions_of_a_task_wait_for_its_client() {
     assert_eq!(server.heard(), [(1, r#"result {"action":"decline"}"#.to_owned())]);
     responder.finish(Outcome::Refused(Bytes::from_static(br#"{"code":-32002,"message":"no"}"#)));
     assert_eq!(until(&stage, id, "failed").await["error"], value!({"code": -32602, "message": "no"}));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_task_whose_input_does_not_come_in_time_goes_on_without() {
+    let tokens = vec![("secret-of-ann", "ann")];
+    let front = Config { tasks: slow(), rounds_time: Duration::from_secs(60), ..Config::default() };
+    let stage = Stage::with(Setting { front, tokens, ..Setting::default() });
+    let call = body("tools/call", r#""name":"echo""#, KNOWS);
+    let (_, handle) = of(&stage, "secret-of-ann", ("tools/call", "echo"), &call).await;
+    let id = handle["result"]["taskId"].as_str().unwrap();
+    let (call, responder) = stage.take_open();
+    let form = value!({"method": "elicitation/create", "params": {"message": "?", "requestedSchema": {}}});
+    want(call, responder, value!({"inputRequests": {"k": form}}));
+    until(&stage, id, "input_required").await;
+    tokio::time::sleep(Duration::from_secs(61)).await;
+    let again = stage.script.seen.lock().last().unwrap().clone();
+    assert!(again.contains(r#""inputResponses":{"k":{"action":"cancel"}}"#), "{again}");
+    let working = until(&stage, id, "working").await;
+    assert!(working.get("inputRequests").is_none());
+    stage.take_open().1.finish(result(100));
+    until(&stage, id, "completed").await;
 }
 
 #[tokio::test(start_paused = true)]

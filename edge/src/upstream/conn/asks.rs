@@ -5,6 +5,10 @@
 //!  Open ───┼─ its time is over, its call cancelled ─▶ withdrawn; the server gets an error
 //!          └─ cancelled by the server, dead ────────▶ withdrawn
 //! ```
+//! Nothing in a question names the call that it serves: each call in flight that may ask could have asked it. So a
+//! question ends with a cancelled call only when no other such call is left, and it extends the deadline of all of them.
+//! The end of a call does not end it: the client may still answer.
+// MCP 2025-11-25 basic/transports, Sending Messages
 
 use std::time::Duration;
 
@@ -16,9 +20,10 @@ use wire::id::RequestId;
 use wire::mcp::meta;
 use wire::mcp::method::Ask as Kind;
 
-use super::mux::WireId;
+use super::mux::Mux;
+use super::pending::Pending;
 use super::{Conn, NOTES, Phase, State, outgoing};
-use crate::call::{Answer, Answered, Ask, Event};
+use crate::call::{Answer, Answered, Ask, Event, EventReader, Responder, SessionHandle};
 use crate::permit::Bound;
 use crate::upstream::pool::tenant::{self, Tenant};
 
@@ -36,8 +41,8 @@ pub(super) struct Open {
     /// The server's own.
     id: RequestId,
     kind: Kind,
-    /// The call it came with, if any was in flight.
-    pub(super) call: Option<WireId>,
+    /// How many requests the connection had made when it came. A call of a later age did not ask it.
+    asked_at: u64,
     pub(super) withdrawn: CancellationToken,
     /// Under which the server wants to hear of progress, as JSON.
     progress: Option<Bytes>,
@@ -72,39 +77,73 @@ impl Asks {
     }
 }
 
+impl Open {
+    /// Whether the server may have asked it for this request.
+    fn may_come_from(&self, pending: &Pending) -> bool {
+        pending.work.may_ask() && pending.age <= self.asked_at
+    }
+}
+
 impl State {
-    /// Takes out what ended without its call. The silence of that call counts from now on again.
+    /// Takes out questions that have ended. For calls that wait for no other question the timeout begins anew.
     fn end_asks(&mut self, call_timeout: Duration, over: impl Fn(&Open) -> bool) -> Vec<Open> {
         let ended = self.asks.take(over);
-        for id in ended.iter().filter_map(|ask| ask.call) {
-            let waits = self.asks.open.iter().any(|ask| ask.call == Some(id));
-            if let Some(pending) = self.mux.get_mut(id).filter(|_| !waits) {
-                pending.deadline = (Instant::now() + call_timeout).min(pending.limit);
+        let (asks, deadline) = (&self.asks, Instant::now() + call_timeout);
+        let waits = |pending: &Pending| asks.open.iter().any(|ask| ask.may_come_from(pending));
+        for pending in self.mux.iter_mut() {
+            if ended.iter().any(|ask| ask.may_come_from(pending)) && !waits(pending) {
+                pending.deadline = deadline.min(pending.limit);
             }
         }
         ended
     }
+
+    /// Takes out the questions that only a call which was just cancelled can have asked.
+    pub(super) fn asks_of_cancelled(&mut self, cancelled: &Pending) -> Vec<Open> {
+        let mux = &self.mux;
+        self.asks.take(|ask| {
+            cancelled.written
+                && ask.may_come_from(cancelled)
+                && !mux.iter().any(|(_, other)| ask.may_come_from(other))
+        })
+    }
+
+    /// The reply that a question goes out with: of the oldest call that may ask and whose client reads what comes
+    /// before the outcome; else the session's own stream, if its client reads that. Where nobody reads, a call whose
+    /// client may come back to it goes before the session's own stream. `None` where there is nobody to ask.
+    fn ask_place<'a>(&'a self, session: Option<&'a SessionHandle>) -> Option<&'a Responder> {
+        let calls = self.mux.iter().filter(|(_, pending)| pending.work.may_ask());
+        let calls = calls.filter_map(|(_, pending)| Some((pending.work.events()?, pending.age)));
+        let call =
+            calls.map(|(events, age)| (events.reader(), age, events)).min_by_key(|call| (call.0, call.1));
+        let own = session.map(|session| &*session.unsolicited);
+        let own_is_read = own.is_some_and(|own| own.reader() == EventReader::Present);
+        match call {
+            Some((EventReader::Present, _, call)) => Some(call),
+            Some((EventReader::Absent, _, call)) if !own_is_read => Some(call),
+            Some((_, _, call)) => Some(own.unwrap_or(call)),
+            None => own,
+        }
+    }
 }
 
 impl Conn {
-    /// Puts a question to the client: with the oldest call in flight that may ask, for nothing tells which it
-    /// belongs to; else beside all calls, where a session has a place for it.
+    /// Puts a question to the client, on the stream that [`State::ask_place`] finds.
     pub(super) fn relay(&self, tenant: &Tenant, kind: Kind, (id, request): (RequestId, Message)) {
         let Some(this) = self.this.upgrade() else { return };
         let request = self.around.task_ids.show_to(tenant, None, request);
         let config = &self.around.config;
         let unheard = {
             let mut state = self.state.lock();
-            let State { phase: Phase::Open, mux, asks, .. } = &mut *state else { return };
-            let asking = mux.iter().filter(|(_, pending)| pending.work.may_ask());
-            let call = asking.min_by_key(|(_, pending)| pending.age).map(|(id, _)| id);
-            let beside = tenant.session().map(|session| &session.unsolicited);
-            if call.is_none() && beside.is_none() {
+            if state.phase != Phase::Open {
+                return;
+            }
+            if state.ask_place(tenant.session()).is_none() {
                 drop(state);
                 self.note(outgoing::answer(&id, unattributed(kind)), NOTES);
                 return;
             }
-            let Some(token) = asks.vacant() else {
+            let Some(token) = state.asks.vacant() else {
                 drop(state);
                 self.around.permits.metrics().hit(Bound::Asks);
                 self.note(outgoing::answer(&id, TOO_MANY), NOTES);
@@ -116,15 +155,11 @@ impl Conn {
             let progress = progress.map(|token| token.raw()).filter(|token| token.len() <= TOKEN_BYTES);
             let progress = progress.map(Bytes::copy_from_slice);
             let ask = Ask::new(kind, request, withdrawn.clone(), this, token);
-            asks.open.push(Open { token, id, kind, call, withdrawn, progress, deadline, limit });
-            let pending = call.and_then(|id| mux.get_mut(id));
-            let events = pending.and_then(|pending| {
-                let extended = (deadline + config.call_timeout).min(pending.limit);
-                pending.deadline = pending.deadline.max(extended);
-                pending.work.events()
-            });
-            let beside = beside.map(|unsolicited| &**unsolicited);
-            match events.or(beside) {
+            let asked_at = state.requests;
+            let open = Open { token, id, kind, asked_at, withdrawn, progress, deadline, limit };
+            extend_askers(&mut state.mux, &open, config.call_timeout);
+            state.asks.open.push(open);
+            match state.ask_place(tenant.session()) {
                 Some(events) => events.offer(Event::Ask(ask)),
                 None => Err(Event::Ask(ask)),
             }
@@ -217,12 +252,17 @@ impl Answered for Conn {
         let line = ask.progress.as_ref().and_then(|token| outgoing::progress(token, notice));
         let Some(line) = line else { return };
         ask.deadline = (now + config.ask_timeout).min(ask.limit);
-        if let Some(pending) = ask.call.and_then(|id| mux.get_mut(id)) {
-            let extended = (ask.deadline + config.call_timeout).min(pending.limit);
-            pending.deadline = pending.deadline.max(extended);
-        }
+        extend_askers(mux, ask, config.call_timeout);
         drop(state);
         self.pass_client(line);
+    }
+}
+
+/// Extends the deadlines of the calls that may have asked `ask`: none of them ends while the client thinks.
+fn extend_askers(mux: &mut Mux<Pending>, ask: &Open, call_timeout: Duration) {
+    for pending in mux.iter_mut().filter(|pending| ask.may_come_from(pending)) {
+        let extended = (ask.deadline + call_timeout).min(pending.limit);
+        pending.deadline = pending.deadline.max(extended);
     }
 }
 

@@ -121,6 +121,11 @@ impl<T> Mux<T> {
             .filter_map(|(place, index)| Some((WireId::new(index, place.generation), place.entry.as_ref()?)))
     }
 
+    /// Everything that waits, to be changed.
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut T> {
+        self.places.iter_mut().filter_map(|place| place.entry.as_mut())
+    }
+
     /// Takes out everything.
     pub(super) fn drain(&mut self) -> Vec<(WireId, T)> {
         let ids: Vec<_> = self.iter().map(|(id, _)| id).collect();

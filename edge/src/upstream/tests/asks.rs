@@ -3,6 +3,8 @@
 use super::*;
 use tokio::time::Instant;
 
+use crate::call::EventReader;
+
 const ELICIT: &str = "elicitation/create";
 const SAMPLE: &str = "sampling/createMessage";
 
@@ -60,6 +62,77 @@ async fn an_ask_goes_to_the_oldest_call_that_may_ask_and_its_answer_back() {
     assert!(!silent.is_ready(), "a completion asks nothing");
     drop(second);
     let _ = &mut silent;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_ask_goes_to_a_stream_that_is_read() {
+    let mut room = Setting::default().build();
+    let (key, mut own_stream) = session_heard(1);
+    let mut first = room.echo_in(&key, "first");
+    let mut peer = room.accept_legacy().await;
+    peer.expect("tools/call").await;
+    let mut second = room.echo_in(&key, "second");
+    peer.expect("tools/call").await;
+    for (readers, place) in [
+        ([EventReader::Present, EventReader::Present, EventReader::Present], 0),
+        ([EventReader::Absent, EventReader::Present, EventReader::Present], 1),
+        ([EventReader::Gone, EventReader::Absent, EventReader::Present], 2),
+        ([EventReader::Gone, EventReader::Absent, EventReader::Absent], 1),
+        ([EventReader::Gone, EventReader::Gone, EventReader::Absent], 2),
+    ] {
+        let replies = [&mut first, &mut second, &mut own_stream];
+        for (reply, reader) in replies.iter().zip(readers) {
+            reply.set_reader(reader);
+        }
+        peer.ask(json!(1), ELICIT, form()).await;
+        let ask = asked(replies.into_iter().nth(place).unwrap()).await;
+        ask.answer(Answer::Result(Bytes::from_static(b"{}")));
+        assert_eq!(peer.read().await.unwrap()["id"], 1, "{readers:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_ask_ends_with_the_last_cancelled_call_that_may_have_asked_it() {
+    let mut room = Setting::default().build();
+    let (key, _own_stream) = session_heard(1);
+    let mut first = room.echo_in(&key, "first");
+    let mut peer = room.accept_legacy().await;
+    peer.expect("tools/call").await;
+    let second = room.echo_in(&key, "second");
+    peer.expect("tools/call").await;
+    peer.ask(json!("q"), ELICIT, form()).await;
+    let ask = asked(&mut first).await;
+    let third = room.echo_in(&key, "third");
+    peer.expect("tools/call").await;
+    drop(first);
+    peer.expect("notifications/cancelled").await;
+    assert!(!ask.withdrawn.is_cancelled(), "the second call may have asked it");
+    drop(second);
+    peer.expect("notifications/cancelled").await;
+    assert_eq!(peer.read().await.unwrap()["id"], "q", "the third came later");
+    assert!(ask.withdrawn.is_cancelled());
+    drop(third);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_ask_gives_time_to_all_calls_that_may_have_asked_it() {
+    let mut room = Setting::default().build();
+    let (key, _own_stream) = session_heard(1);
+    let mut first = room.echo_in(&key, "first");
+    let mut peer = room.accept_legacy().await;
+    let first_request = peer.expect("tools/call").await;
+    let second = room.echo_in(&key, "second");
+    let second_request = peer.expect("tools/call").await;
+    peer.ask(json!("q"), ELICIT, form()).await;
+    let ask = asked(&mut first).await;
+    peer.answer(&first_request, json!({})).await;
+    result(first).await;
+    tokio::time::sleep(Duration::from_secs(500)).await;
+    assert!(!ask.withdrawn.is_cancelled());
+    ask.answer(Answer::Result(Bytes::from_static(b"{}")));
+    assert_eq!(peer.read().await.unwrap()["id"], "q");
+    peer.answer(&second_request, json!({"content": ["late"]})).await;
+    assert_eq!(result(second).await["content"], json!(["late"]));
 }
 
 #[tokio::test(start_paused = true)]

@@ -65,6 +65,29 @@ fn an_older_client_is_asked_in_its_own_words() {
 }
 
 #[test]
+fn an_older_client_gets_one_block_of_content_in_a_message() {
+    let ask = |messages: &str, version| {
+        edited("sampling/createMessage", &format!(r#""messages":{messages},"maxTokens":1"#), version, ALL)
+    };
+    let several = r#"[{"role":"user","content":[{"type":"text","text":"a"},{"type":"text","text":"b"}]},
+        {"role":"assistant","content":{"type":"text","text":"c"}},{"role":"user","content":[]},{"role":"user"},7]"#;
+    let text = |text: &str| json!({"type": "text", "text": text});
+    let expected = json!([
+        {"role": "user", "content": text("a")},
+        {"role": "user", "content": text("b")},
+        {"role": "assistant", "content": text("c")},
+        {"role": "user"},
+        7,
+    ]);
+    assert_eq!(ask(several, OLD).unwrap()["messages"], expected);
+    let unchanged: Value = serde_json::from_str(several).unwrap();
+    assert_eq!(ask(several, NEW).unwrap()["messages"], unchanged);
+    let tools = r#"[{"role":"assistant","content":[{"type":"tool_use","id":"1","name":"n","input":{}}]}]"#;
+    assert!(ask(tools, OLD).is_err());
+    assert!(ask(tools, NEW).is_ok());
+}
+
+#[test]
 fn context_is_asked_of_clients_that_give_it() {
     let params = r#""includeContext":"thisServer","maxTokens":1"#;
     let asked = edited("sampling/createMessage", params, NEW, r#"{"sampling":{}}"#).unwrap();
