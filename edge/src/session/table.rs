@@ -173,13 +173,14 @@ impl Shared {
         let replay = self.config.replay.clone();
         let mark: [u8; 8] = self.sealer.random()?;
         let ended_streams_max = replay.ended_streams;
-        let caller = birth.caller.clone();
+        let (caller, version) = (birth.caller.clone(), birth.version);
         Ok(Session {
             id,
             birth,
             key: SessionHandle {
                 number,
                 caller,
+                version,
                 ended: CancellationToken::new(),
                 unsolicited: Arc::new(unsolicited),
                 wishes: Arc::default(),
