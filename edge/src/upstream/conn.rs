@@ -223,7 +223,6 @@ impl Conn {
 
     /// Sends a call on its way, or hands it back when the connection takes none.
     pub(super) fn send(&self, job: Box<Job>, slot: SlotPermit) -> Result<(), (Box<Job>, SlotPermit)> {
-        let now = Instant::now();
         let mut state = self.state.lock();
         if state.phase != Phase::Open {
             return Err((job, slot));
@@ -241,15 +240,9 @@ impl Conn {
         let level = if self.spec.era == Era::Modern { modern::level(&job.call) } else { None };
         let config = &self.around.config;
         *requests += 1;
-        vacant.fill(Pending {
-            work: Work::Call { job, slot },
-            age: *requests,
-            level,
-            written: false,
-            missing: None,
-            deadline: now + config.call_timeout.min(config.call_timeout_max),
-            limit: now + config.call_timeout_max,
-        });
+        let work = Work::Call { job, slot };
+        let pending = Pending::new(work, *requests, config.call_timeout, config.call_timeout_max);
+        vacant.fill(Pending { level, ..pending });
         outbox.push_back(Queued { id: Some(id), line });
         drop(state);
         self.opened();
@@ -310,12 +303,15 @@ impl Conn {
         self.done.cancelled().await;
     }
 
-    /// Fails the calls whose deadline has passed, and cancels them upstream.
+    /// Fails the calls whose deadline has passed, and cancels them upstream. A detached call of a process that hangs is not
+    /// waited for any longer either, or it would keep that process.
     pub(super) fn sweep(&self, now: Instant) {
         self.sweep_asks(now);
         let late: Vec<WireId> = {
             let state = self.state.lock();
-            state.mux.iter().filter(|(_, pending)| pending.deadline <= now).map(|(id, _)| id).collect()
+            let hangs = self.hangs(&state, now);
+            let is_late = |pending: &Pending| pending.deadline <= now || (hangs && pending.detached);
+            state.mux.iter().filter(|(_, pending)| is_late(pending)).map(|(id, _)| id).collect()
         };
         for id in late {
             if let Some(pending) = self.cancel_in_flight(id) {
@@ -410,6 +406,13 @@ impl Cancel for Conn {
         let mut state = self.state.lock();
         if let Some(pending) = state.mux.get_mut(WireId::from_number(token)) {
             pending.work.park();
+        }
+    }
+
+    fn detach(&self, token: u64) {
+        let mut state = self.state.lock();
+        if let Some(pending) = state.mux.get_mut(WireId::from_number(token)) {
+            pending.detach();
         }
     }
 }

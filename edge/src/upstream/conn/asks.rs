@@ -79,7 +79,7 @@ impl State {
         for id in ended.iter().filter_map(|ask| ask.call) {
             let waits = self.asks.open.iter().any(|ask| ask.call == Some(id));
             if let Some(pending) = self.mux.get_mut(id).filter(|_| !waits) {
-                pending.deadline = (Instant::now() + call_timeout).min(pending.limit);
+                pending.renew(call_timeout);
             }
         }
         ended

@@ -366,9 +366,12 @@ impl Conn {
         let mut state = self.state.lock();
         let Some(pending) = state.mux.get_mut(id) else { return state.mux.standing(id) };
         // A request of ours asks for no progress.
-        let Work::Call { job, .. } = &pending.work else { return Standing::Unknown };
-        pending.deadline = (Instant::now() + self.around.config.call_timeout).min(pending.limit);
-        if !job.responder.event(Event::Progress(message)) {
+        if !pending.work.is_call() {
+            return Standing::Unknown;
+        }
+        pending.renew(self.around.config.call_timeout);
+        let was_taken = pending.work.events().is_none_or(|events| events.event(Event::Progress(message)));
+        if !was_taken {
             self.around.permits.metrics().hit(Bound::EventBytes);
         }
         Standing::Open

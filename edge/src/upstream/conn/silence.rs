@@ -108,6 +108,11 @@ impl Conn {
             && state.silence.as_ref().is_some_and(|silence| now < silence.ends + more)
     }
 
+    /// Whether it was silent for twice the time that a call has: nothing is expected of its process any more.
+    pub(super) fn hangs(&self, state: &State, now: Instant) -> bool {
+        state.is_given_up(self.reads()) && !self.may_be_at_work(state, now)
+    }
+
     fn ask_sign_of_life(&self, state: &mut State, timeout: Duration) {
         // Whatever it says to that will do.
         let (responder, _) = reply();
