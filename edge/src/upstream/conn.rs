@@ -7,13 +7,13 @@
 
 mod asks;
 mod listens;
+mod liveness;
 mod mux;
 mod news;
 mod outgoing;
 mod own;
 mod pending;
 mod reader;
-mod silence;
 mod writer;
 
 use std::collections::VecDeque;
@@ -47,9 +47,9 @@ use crate::error::{Blame, Error, Kind};
 use crate::permit::{self, Permits, SlotPermit};
 
 use asks::Asks;
+use liveness::Liveness;
 pub(super) use pending::Job;
 use pending::{Pending, Work};
-use silence::Silence;
 
 /// Who opened a connection and is told what becomes of it. Called without a lock of the connection held.
 pub(super) trait Owner: Send + Sync {
@@ -132,7 +132,7 @@ struct State {
     requests: u64,
     /// The lowest level of log messages that the server was asked for, on a connection that calls take turns on.
     level: Option<Level>,
-    silence: Option<Silence>,
+    liveness: Liveness,
     last_used: Instant,
 }
 
@@ -165,7 +165,7 @@ impl Conn {
             asks: Asks::new(around.config.asks),
             requests: 0,
             level: None,
-            silence: None,
+            liveness: Liveness::new(&around.config),
             last_used: Instant::now(),
         };
         let conn = Arc::new_cyclic(|this| Self {
@@ -267,7 +267,7 @@ impl Conn {
     pub(super) fn close_idle(&self, before: Instant, retired: bool) {
         let state = self.state.lock();
         let is_idle = state.last_used <= before && !state.is_busy(self.spec.is_control || retired);
-        if is_idle && !self.may_be_at_work(&state, Instant::now()) {
+        if is_idle && !self.may_be_working(&state, Instant::now()) {
             self.begin_close(state, &unneeded());
         }
     }

@@ -119,7 +119,7 @@ async fn a_detached_call_of_a_server_that_hangs_fails_after_twice_the_time_of_a_
 }
 
 #[tokio::test(start_paused = true)]
-async fn part_of_a_line_is_no_silence() {
+async fn part_of_a_line_counts_as_sign_of_life() {
     let mut room = Setting::default().build();
     let reply = room.echo("a");
     let mut peer = room.accept_legacy().await;
