@@ -31,6 +31,7 @@ use wire::limits::Limits;
 use wire::mcp::level::Level;
 use wire::mcp::list::Item;
 use wire::mcp::method::{Method, Notice};
+use wire::mcp::version::ProtocolVersion;
 use wire::span::Span;
 
 use crate::error::Error;
@@ -150,6 +151,8 @@ pub struct SessionHandle {
     pub number: u64,
     /// Who opened it, and the only one it serves.
     pub caller: Caller,
+    /// The revision that was negotiated when it was opened.
+    pub version: ProtocolVersion,
     /// Cancelled when the session ends; its connections close then.
     pub ended: CancellationToken,
     /// Takes what the session's own connections say outside any call, and what they ask then. Its other end

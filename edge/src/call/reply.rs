@@ -80,6 +80,10 @@ pub trait Cancel: Send + Sync {
     /// The consumer waits for a person before it reads on: what others could use meanwhile is given back. Called
     /// without a lock held.
     fn park(&self, token: u64);
+
+    /// No client waits at a connection for the outcome any more: from now on the call may take as long as any call
+    /// may. Called without a lock held.
+    fn detach(&self, token: u64);
 }
 
 /// A new pair.
@@ -185,12 +189,22 @@ impl Reply {
 
     /// Says that nobody reads on before a person has answered something.
     pub fn park(&self) {
-        let producer = match &self.shared.lock().producer {
-            Producer::Told(whom, token) => Some((whom.clone(), *token)),
-            Producer::Absent | Producer::Waiting(_) => None,
+        let connection = self.shared.lock().connection();
+        if let Some((connection, token)) = connection {
+            connection.park(token);
+        }
+    }
+
+    /// Says that no client waits at a connection for the outcome, as of a task: the call may take as long as any call
+    /// may, whether a connection has it already or not.
+    pub fn detach(&self) {
+        let connection = {
+            let mut shared = self.shared.lock();
+            shared.detached = true;
+            shared.connection()
         };
-        if let Some((whom, token)) = producer {
-            whom.park(token);
+        if let Some((connection, token)) = connection {
+            connection.detach(token);
         }
     }
 
@@ -301,6 +315,11 @@ impl Responder {
         self.shared.lock().gone
     }
 
+    /// Whether no client waits at a connection for the outcome.
+    pub fn is_detached(&self) -> bool {
+        self.shared.lock().detached
+    }
+
     /// Resolves when the consumer drops its end. One waiter at a time.
     pub async fn cancelled(&self) {
         poll_fn(|context| self.poll_cancelled(context)).await;
@@ -397,11 +416,21 @@ struct Shared {
     lost: bool,
     gone: bool,
     reader: EventReader,
+    /// See [`Reply::detach`].
+    detached: bool,
     consumer: Option<Waker>,
     producer: Producer,
 }
 
 impl Shared {
+    /// The connection that has the call, and the call's token there.
+    fn connection(&self) -> Option<(Arc<dyn Cancel>, u64)> {
+        match &self.producer {
+            Producer::Told(whom, token) => Some((whom.clone(), *token)),
+            Producer::Absent | Producer::Waiting(_) => None,
+        }
+    }
+
     /// Drops what matters least, of equals the newest, until so many bytes are free. Nothing goes if all that matters no
     /// more than `worth` would not be enough; an ask never does.
     fn make_room(&mut self, bytes: usize, worth: Worth) -> bool {

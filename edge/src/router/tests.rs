@@ -17,6 +17,7 @@ use wire::Message;
 use wire::mcp::level::Level;
 use wire::mcp::list::{Item, ListPage};
 use wire::mcp::method::{Method, Notice};
+use wire::mcp::version::ProtocolVersion;
 
 /// A server that answers every call with its own name and the bytes that would reach it.
 struct Echo(&'static str, Told, Arc<Mutex<Own>>);
@@ -363,6 +364,7 @@ fn in_session(number: u64, call: Call) -> Call {
     let key = SessionHandle {
         number,
         caller: call.caller.clone(),
+        version: ProtocolVersion::V2025_11_25,
         ended,
         unsolicited: Arc::new(unsolicited),
         wishes: Arc::default(),

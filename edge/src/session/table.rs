@@ -174,13 +174,14 @@ impl Shared {
         let replay = self.config.replay.clone();
         let mark = u64::from_ne_bytes(self.sealer.random()?);
         let ended_streams_max = replay.ended_streams;
-        let caller = birth.caller.clone();
+        let (caller, version) = (birth.caller.clone(), birth.version);
         Ok(Session {
             id,
             birth,
             key: SessionHandle {
                 number,
                 caller,
+                version,
                 ended: CancellationToken::new(),
                 unsolicited: Arc::new(unsolicited),
                 wishes: Arc::default(),

@@ -7,13 +7,13 @@
 
 mod asks;
 mod listens;
+mod liveness;
 mod mux;
 mod news;
 mod outgoing;
 mod own;
 mod pending;
 mod reader;
-mod silence;
 mod writer;
 
 use std::collections::VecDeque;
@@ -47,9 +47,9 @@ use crate::error::{Blame, Error, Kind};
 use crate::permit::{self, Permits, SlotPermit};
 
 use asks::Asks;
+use liveness::Liveness;
 pub(super) use pending::Job;
 use pending::{Pending, Work};
-use silence::Silence;
 
 /// Who opened a connection and is told what becomes of it. Called without a lock of the connection held.
 pub(super) trait Owner: Send + Sync {
@@ -132,7 +132,7 @@ struct State {
     requests: u64,
     /// The lowest level of log messages that the server was asked for, on a connection that calls take turns on.
     level: Option<Level>,
-    silence: Option<Silence>,
+    liveness: Liveness,
     last_used: Instant,
 }
 
@@ -165,7 +165,7 @@ impl Conn {
             asks: Asks::new(around.config.asks),
             requests: 0,
             level: None,
-            silence: None,
+            liveness: Liveness::new(&around.config),
             last_used: Instant::now(),
         };
         let conn = Arc::new_cyclic(|this| Self {
@@ -223,7 +223,6 @@ impl Conn {
 
     /// Sends a call on its way, or hands it back when the connection takes none.
     pub(super) fn send(&self, job: Box<Job>, slot: SlotPermit) -> Result<(), (Box<Job>, SlotPermit)> {
-        let now = Instant::now();
         let mut state = self.state.lock();
         if state.phase != Phase::Open {
             return Err((job, slot));
@@ -241,15 +240,9 @@ impl Conn {
         let level = if self.spec.era == Era::Modern { modern::level(&job.call) } else { None };
         let config = &self.around.config;
         *requests += 1;
-        vacant.fill(Pending {
-            work: Work::Call { job, slot },
-            age: *requests,
-            level,
-            written: false,
-            missing: None,
-            deadline: now + config.call_timeout.min(config.call_timeout_max),
-            limit: now + config.call_timeout_max,
-        });
+        let work = Work::Call { job, slot };
+        let pending = Pending::new(work, *requests, config.call_timeout, config.call_timeout_max);
+        vacant.fill(Pending { level, ..pending });
         outbox.push_back(Queued { id: Some(id), line });
         drop(state);
         self.opened();
@@ -274,7 +267,7 @@ impl Conn {
     pub(super) fn close_idle(&self, before: Instant, retired: bool) {
         let state = self.state.lock();
         let is_idle = state.last_used <= before && !state.is_busy(self.spec.is_control || retired);
-        if is_idle && !self.may_be_at_work(&state, Instant::now()) {
+        if is_idle && !self.may_be_working(&state, Instant::now()) {
             self.begin_close(state, &unneeded());
         }
     }
@@ -310,12 +303,15 @@ impl Conn {
         self.done.cancelled().await;
     }
 
-    /// Fails the calls whose deadline has passed, and cancels them upstream.
+    /// Fails the calls whose deadline has passed, and cancels them upstream. A detached call of a process that hangs is not
+    /// waited for any longer either, or it would keep that process.
     pub(super) fn sweep(&self, now: Instant) {
         self.sweep_asks(now);
         let late: Vec<WireId> = {
             let state = self.state.lock();
-            state.mux.iter().filter(|(_, pending)| pending.deadline <= now).map(|(id, _)| id).collect()
+            let hangs = self.hangs(&state, now);
+            let is_late = |pending: &Pending| pending.deadline <= now || (hangs && pending.detached);
+            state.mux.iter().filter(|(_, pending)| is_late(pending)).map(|(id, _)| id).collect()
         };
         for id in late {
             if let Some(pending) = self.cancel_in_flight(id) {
@@ -411,6 +407,13 @@ impl Cancel for Conn {
         let mut state = self.state.lock();
         if let Some(pending) = state.mux.get_mut(WireId::from_number(token)) {
             pending.work.park();
+        }
+    }
+
+    fn detach(&self, token: u64) {
+        let mut state = self.state.lock();
+        if let Some(pending) = state.mux.get_mut(WireId::from_number(token)) {
+            pending.detach();
         }
     }
 }

@@ -16,7 +16,7 @@ use wire::{Era, Message, code};
 use super::conn::Conn;
 use super::facts::{Facts, Refusal, identity, server_info};
 use super::tasks::TaskIds;
-use crate::call::{Call, Outcome};
+use crate::call::{Affinity, Call, Outcome};
 
 /// Shakes hands on a new connection. `capabilities` is a JSON object: servers register tools by it, and ask
 /// only for what it names.
@@ -45,21 +45,48 @@ pub(super) async fn shake(conn: &Conn, capabilities: &str, timeout: Duration) ->
     })
 }
 
-/// Takes the protocol's own keys out of `_meta` (a legacy server may give them a meaning of its own), and
-/// `_meta` itself if nothing stays: some servers trip over an empty one.
-pub(super) fn edit_meta(splice: &mut Splice, request: &Message, progress: Option<Bytes>) {
-    let (Some(params), Some(meta)) = (request.params(), request.meta()) else { return };
-    let bytes = request.bytes();
-    let stays = |key: &str| !meta::is_protocol_key(key);
-    if !meta.members().any(|member| stays(&member.key_text(bytes))) {
-        splice.object(params).remove("_meta");
-        return;
+/// Makes the `params` of a call those that a legacy server knows: `_meta` without the protocol's own keys, and no `task`
+/// of a client that could not fetch what becomes of it.
+pub(super) fn edit_params(splice: &mut Splice, call: &Call, progress: Option<Bytes>) {
+    let keeps_task = call.method != Method::ToolsCall || knows_tasks(&call.affinity);
+    edit(splice, &call.request, progress, keeps_task);
+}
+
+/// Takes the protocol's own keys out of the `_meta` of a message.
+pub(super) fn edit_meta(splice: &mut Splice, message: &Message) {
+    edit(splice, message, None, true);
+}
+
+fn edit(splice: &mut Splice, message: &Message, progress: Option<Bytes>, keeps_task: bool) {
+    let Some(params) = message.params() else { return };
+    let keeps_meta = message.meta().is_none_or(|meta| {
+        // A legacy server may give the protocol's keys a meaning of its own.
+        let bytes = message.bytes();
+        let stays = |key: &str| !meta::is_protocol_key(key);
+        let is_needed = meta.members().any(|member| stays(&member.key_text(bytes)));
+        if is_needed {
+            let mut edit = splice.object(meta);
+            edit.remove_where(meta::is_protocol_key);
+            if let Some(token) = progress {
+                edit.set(meta::PROGRESS_TOKEN, token);
+            }
+        }
+        is_needed
+    });
+    let mut edit = splice.object(params);
+    if !keeps_meta {
+        edit.remove("_meta"); // some servers trip over an empty one
     }
-    let mut edit = splice.object(meta);
-    edit.remove_where(meta::is_protocol_key);
-    if let Some(token) = progress {
-        edit.set(meta::PROGRESS_TOKEN, token);
+    if !keeps_task {
+        edit.remove("task");
     }
+}
+
+/// Whether a client knows the tasks that a call asks for with `task`. To any other client a server's CreateTaskResult is
+/// the end of the call, without a way to its result.
+// MCP 2025-11-25 basic/utilities/tasks; they are no part of the revisions before and after
+fn knows_tasks(affinity: &Affinity) -> bool {
+    matches!(affinity, Affinity::Session(session) if session.version >= ProtocolVersion::V2025_11_25)
 }
 
 /// The result in the modern form: the same bytes, and the members that every modern result has.

@@ -33,7 +33,7 @@ use super::facts::{Facts, Verdict};
 use super::link::process::Command;
 use super::link::{Dial, Dialer};
 use super::metrics::{Metrics, ServerMetrics};
-use super::settings::{Config, ServerConfig};
+use super::settings::{Config, ServerConfig, TRIES};
 use super::tasks::TaskIds;
 use super::wishes;
 use super::wishes::listen::Beside;
@@ -491,8 +491,6 @@ impl Owner for Shared {
     }
 }
 
-/// Connections tried for one call: a call that nothing was written of three times has met something systematic.
-pub(super) const TRIES: u8 = 3;
 /// Calls in flight on each connection of a `shared` server before another one is opened.
 const SHARED_CALLS: usize = 8;
 /// Connections of a `shared` server: a process answers many calls, but some of them block it.

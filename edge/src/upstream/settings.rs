@@ -7,7 +7,6 @@ use std::time::Duration;
 use wire::limits::Limits;
 
 use super::link::address::Address;
-use super::pool::TRIES;
 use crate::call::ServerName;
 use crate::ops::files::OpenFiles;
 use crate::permit::SlotConfig;
@@ -180,3 +179,8 @@ pub enum EraChoice {
     /// With `initialize`.
     Legacy,
 }
+
+/// Connections tried for one call. 3: a call of which nothing was written three times has met something systematic.
+pub(super) const TRIES: u8 = 3;
+/// How often deadlines, idle times and liveness are looked at. 1 s: they are tens of seconds and more.
+pub(super) const SWEEP: Duration = Duration::from_secs(1);

@@ -118,6 +118,10 @@ fn a_dropped_reply_tells_whom_it_was_told_to() {
         fn park(&self, token: u64) {
             self.0.lock().push(token + 100);
         }
+
+        fn detach(&self, token: u64) {
+            self.0.lock().push(token + 200);
+        }
     }
     let told = Arc::new(Told::default());
     let (responder, gone) = reply();
@@ -127,8 +131,12 @@ fn a_dropped_reply_tells_whom_it_was_told_to() {
     let (finished, kept) = reply();
     assert!(finished.on_cancel(told.clone(), 9));
     kept.park();
+    assert!(!finished.is_detached());
+    kept.detach();
+    assert!(finished.is_detached());
     finished.finish(Outcome::Refused(Bytes::new()));
     kept.park();
+    kept.detach();
     drop(kept);
-    assert_eq!(*told.0.lock(), [7, 109], "what has ended is neither parked nor cancelled");
+    assert_eq!(*told.0.lock(), [7, 109, 209], "what has ended is neither parked, detached nor cancelled");
 }

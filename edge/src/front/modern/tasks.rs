@@ -179,6 +179,7 @@ impl Tasks {
             state: Mutex::new(State { inputs, said: None, updated: now, end: None }),
         });
         reply.park(); // nobody waits at a connection for it any more
+        reply.detach();
         let rounds = Rounds::new(terms);
         shared.drain.spawn(drive(shared.clone(), task.clone(), (reply, rounds), manner));
         let result = shared.render(&task, "task");
@@ -413,7 +414,10 @@ async fn next(task: &Task, reply: &mut Reply, rounds: &mut Rounds) -> Next {
         match poll_fn(|context| rounds.poll(context)).await {
             Turn::Ask(ask) => return Next::Event(Event::Ask(ask)),
             Turn::Over(outcome) => return Next::Outcome(outcome),
-            Turn::Again(next) => *reply = next,
+            Turn::Again(next) => {
+                next.detach();
+                *reply = next;
+            }
             Turn::Withdrawn => {
                 let withdrawn = task.state.lock().inputs.take_withdrawn();
                 drop(withdrawn); // after the lock: dropping a question answers it

@@ -67,7 +67,15 @@ pub(super) fn session(number: u64) -> (SessionHandle, Reply) {
     let ended = CancellationToken::new();
     let (wishes, announced) = (Arc::default(), Arc::default());
     (
-        SessionHandle { number, caller: me(), ended, unsolicited: Arc::new(unsolicited), wishes, announced },
+        SessionHandle {
+            number,
+            caller: me(),
+            version: ProtocolVersion::V2025_11_25,
+            ended,
+            unsolicited: Arc::new(unsolicited),
+            wishes,
+            announced,
+        },
         heard,
     )
 }

@@ -88,11 +88,11 @@ impl State {
     /// Takes out questions that have ended. For calls that wait for no other question the timeout begins anew.
     fn end_asks(&mut self, call_timeout: Duration, over: impl Fn(&Open) -> bool) -> Vec<Open> {
         let ended = self.asks.take(over);
-        let (asks, deadline) = (&self.asks, Instant::now() + call_timeout);
+        let asks = &self.asks;
         let waits = |pending: &Pending| asks.open.iter().any(|ask| ask.may_come_from(pending));
         for pending in self.mux.iter_mut() {
             if ended.iter().any(|ask| ask.may_come_from(pending)) && !waits(pending) {
-                pending.deadline = deadline.min(pending.limit);
+                pending.renew(call_timeout);
             }
         }
         ended

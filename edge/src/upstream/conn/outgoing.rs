@@ -27,7 +27,7 @@ pub(super) fn request(call: &Call, id: WireId, era: Era) -> Parts {
     // A client's tokens may collide with another's; the request's id is as unique, and maps back as it does.
     let progress = call.request.meta_value(meta::PROGRESS_TOKEN).map(|_| id.token());
     match era {
-        Era::Legacy => legacy::edit_meta(&mut splice, &call.request, progress),
+        Era::Legacy => legacy::edit_params(&mut splice, call, progress),
         Era::Modern => modern::edit_meta(&mut splice, call, progress),
     }
     splice.finish()

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use tokio::time::Instant;
 use wire::mcp::method::Method;
 
 use super::pending::{Pending, Work};
@@ -56,18 +55,9 @@ impl Conn {
     ) {
         let State { mux, outbox, requests, .. } = state;
         let Some(vacant) = mux.vacant() else { return };
-        let (id, limit) = (vacant.id(), Instant::now() + timeout);
+        let id = vacant.id();
         *requests += 1;
-        let work = Work::Own { method, responder };
-        vacant.fill(Pending {
-            work,
-            age: *requests,
-            level: None,
-            written: false,
-            missing: None,
-            deadline: limit,
-            limit,
-        });
+        vacant.fill(Pending::new(Work::Own { method, responder }, *requests, timeout, timeout));
         outbox.push_back(Queued { id: Some(id), line: outgoing::own(id, method.as_str(), params) });
         if method != Method::Listen {
             self.opened(); // the server is not at work on it

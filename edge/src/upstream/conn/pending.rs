@@ -1,5 +1,7 @@
 //! A request that waits for its answer.
 
+use std::time::Duration;
+
 use tokio::time::Instant;
 use wire::mcp::level::Level;
 use wire::mcp::method::Method;
@@ -30,10 +32,36 @@ pub(super) struct Pending {
     pub(super) written: bool,
     /// What the server asked for in its course that its client did not declare: capabilities, a JSON object.
     pub(super) missing: Option<&'static str>,
+    /// Whether it has all the time that any call may have: no client waits at a connection for it.
+    pub(super) detached: bool,
     /// When it fails if nothing is heard of it.
     pub(super) deadline: Instant,
     /// When it fails whatever is heard of it.
     pub(super) limit: Instant,
+}
+
+impl Pending {
+    /// A request that is queued now: it fails after `timeout` if nothing is heard of it, and after `most` in any case.
+    pub(super) fn new(work: Work, age: u64, timeout: Duration, most: Duration) -> Self {
+        let limit = Instant::now() + most;
+        let detached = work.events().is_some_and(Responder::is_detached);
+        let mut pending =
+            Self { work, age, level: None, written: false, missing: None, detached, deadline: limit, limit };
+        pending.renew(timeout);
+        pending
+    }
+
+    /// Gives it `timeout` from now on.
+    pub(super) fn renew(&mut self, timeout: Duration) {
+        if !self.detached {
+            self.deadline = (Instant::now() + timeout).min(self.limit);
+        }
+    }
+
+    /// Gives it all the time that any call may have.
+    pub(super) fn detach(&mut self) {
+        (self.detached, self.deadline) = (true, self.limit);
+    }
 }
 
 /// Whose request it is.

@@ -13,9 +13,9 @@ use wire::mcp::method::{Ask, Notice};
 use wire::mcp::version::ProtocolVersion;
 use wire::{Era, Frame, Kind as MessageKind, Message, ScanError};
 
+use super::liveness::CountingReader;
 use super::mux::{Standing, WireId};
 use super::pending::{Pending, Work};
-use super::silence::Counted;
 use super::{CLOSE_GRACE, Conn, Job, NOTES, asks, draining, listens, news, outgoing, session_over, writer};
 use crate::call::{Call, Event, InputRequired, Outcome};
 use crate::error::{Blame, Error, Kind};
@@ -32,7 +32,7 @@ pub(super) async fn run(conn: Arc<Conn>, link: Link) {
     let writer = conn.around.tasks.spawn(writer::run(conn.clone(), link.outgoing));
     let mut reader = Reader {
         frames: FrameReader::new(
-            Counted { incoming: link.incoming, conn: conn.clone() },
+            CountingReader { incoming: link.incoming, conn: conn.clone() },
             conn.around.config.limits.frame_bytes,
         ),
         conn: conn.clone(),
@@ -85,7 +85,7 @@ async fn reader_closing(conn: &Conn, grace: Duration) -> bool {
 
 struct Reader {
     conn: Arc<Conn>,
-    frames: FrameReader<Counted>,
+    frames: FrameReader<CountingReader>,
     /// Until when dropped messages are counted and not logged one by one.
     quiet_until: Option<Instant>,
     unsaid: u64,
@@ -366,9 +366,12 @@ impl Conn {
         let mut state = self.state.lock();
         let Some(pending) = state.mux.get_mut(id) else { return state.mux.standing(id) };
         // A request of ours asks for no progress.
-        let Work::Call { job, .. } = &pending.work else { return Standing::Unknown };
-        pending.deadline = (Instant::now() + self.around.config.call_timeout).min(pending.limit);
-        if !job.responder.event(Event::Progress(message)) {
+        if !pending.work.is_call() {
+            return Standing::Unknown;
+        }
+        pending.renew(self.around.config.call_timeout);
+        let was_taken = pending.work.events().is_none_or(|events| events.event(Event::Progress(message)));
+        if !was_taken {
             self.around.permits.metrics().hit(Bound::EventBytes);
         }
         Standing::Open

@@ -89,7 +89,7 @@ impl Conn {
                         pending.written = true;
                         let (is_call, deadline) = (pending.work.is_call(), pending.deadline);
                         if is_call {
-                            state.awaited(reads, deadline);
+                            state.liveness.call_written(reads, deadline);
                         }
                     }
                 }

@@ -13,7 +13,7 @@ use super::open::CONNECT_MOST;
 use crate::error::Error;
 use crate::upstream::conn::Conn;
 use crate::upstream::link::address::Endpoint;
-use crate::upstream::settings::Source;
+use crate::upstream::settings::{SWEEP, Source};
 
 /// Starts the keeper's two tasks: one never waits for the network, so that no deadline is late for it.
 pub(super) fn start(shared: &Arc<Shared>) {
@@ -58,7 +58,7 @@ async fn watch(shared: Arc<Shared>) {
 
 impl Shared {
     fn sweep(&self, now: Instant) {
-        self.leave_silent(now); // before their calls fail: whoever tries again at once gets another one
+        self.retire_unresponsive(now); // before their calls fail: a retry must get another connection
         let conns: Vec<_> = {
             let state = self.state.lock();
             let stays = |key: &super::roster::Key, retired: bool| key.outlives_idleness() && !retired;
@@ -92,24 +92,24 @@ impl Shared {
         }
     }
 
-    /// Gives no new call to connections whose server says nothing any more. What they have still ends in its own time, in an
-    /// answer if the server comes to itself; then they take calls again, or close if others have their place.
-    fn leave_silent(&self, now: Instant) {
+    /// Retires connections whose process became unresponsive. Calls in flight there keep their time, and are answered if the
+    /// process recovers; then its connection takes calls again, or closes if another one took its place.
+    fn retire_unresponsive(&self, now: Instant) {
         let conns: Vec<_> = {
             let mut state = self.state.lock();
-            state.roster.reinstate(Conn::speaks_again);
+            state.roster.reinstate(Conn::recover);
             let active = state.roster.iter().filter(|(_, _, retired)| !retired);
             active.map(|(_, conn, _)| conn.clone()).collect()
         };
-        let silent: Vec<u64> =
-            conns.iter().filter(|conn| conn.is_silent(now)).map(|conn| conn.spec().number).collect();
-        let Some((conn, others)) = silent.split_first() else { return };
-        // One line a sweep, however many: what stops one process often stops all of them.
+        let unresponsive: Vec<u64> =
+            conns.iter().filter(|conn| conn.check_liveness(now)).map(|conn| conn.spec().number).collect();
+        let Some((conn, others)) = unresponsive.split_first() else { return };
+        // One line per sweep: what stops one process often stops all of them.
         let others = others.len();
         tracing::warn!(server = %self.server.name, conn, others, "server says nothing any more: its connection is replaced");
-        self.around.metrics.silent.inc_by(silent.len() as u64);
+        self.around.metrics.silent.inc_by(unresponsive.len() as u64);
         let mut state = self.state.lock();
-        state.roster.retire(|_, conn| silent.contains(&conn.spec().number));
+        state.roster.retire(|_, conn| unresponsive.contains(&conn.spec().number));
         state.last_error = Some("its process did not answer in time".to_owned());
     }
 
@@ -178,8 +178,6 @@ enum Seen {
     CannotLook,
 }
 
-/// How exact deadlines and idle times are; they are tens of seconds and more.
-pub(in crate::upstream) const SWEEP: Duration = Duration::from_secs(1);
 /// A look at a name server. The next one is not far.
 const LOOK_UP: Duration = Duration::from_secs(2);
 /// Endpoints looked at beside each other. 8: a server has few, and each is an open file for a moment.

@@ -166,7 +166,7 @@ impl Roster {
 
     /// The same without those that are only given time to end: what hangs takes nobody's place.
     pub(super) fn places(&self) -> usize {
-        self.len() - self.iter().filter(|(_, conn, retired)| *retired && conn.is_given_up()).count()
+        self.len() - self.iter().filter(|(_, conn, retired)| *retired && conn.is_unresponsive()).count()
     }
 
     /// Connections to one endpoint.

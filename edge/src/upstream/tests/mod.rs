@@ -11,9 +11,9 @@ mod input;
 mod isolation;
 mod leases;
 mod links;
+mod liveness;
 mod news;
 mod numbers;
-mod silence;
 mod subscriptions;
 mod tasks;
 mod wishes;
@@ -35,6 +35,7 @@ use tokio_util::task::TaskTracker;
 use wire::Message;
 use wire::limits::Limits;
 use wire::mcp::method::Method;
+use wire::mcp::version::ProtocolVersion;
 
 use super::control::Changes;
 use super::facts::Facts;
@@ -209,6 +210,7 @@ fn session_heard(number: u64) -> (SessionHandle, Reply) {
         SessionHandle {
             number,
             caller: Caller::new("me"),
+            version: ProtocolVersion::V2025_11_25,
             ended,
             unsolicited: Arc::new(unsolicited),
             wishes: Arc::default(),

@@ -62,6 +62,40 @@ async fn a_tasks_id_leads_its_session_back_to_it() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn task_param_of_a_client_without_these_tasks_is_left_out() {
+    let mut room = Setting::default().isolation(Isolation::Principal).build();
+    let (key, _heard) = session_heard(1);
+    let older = SessionHandle { version: ProtocolVersion::V2025_06_18, ..key.clone() };
+    let with_meta = json!({"_meta": {"x": 1}, "task": {"ttl": 1}, "name": "slow"});
+    let with_meta = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": with_meta});
+    let slow = json!({"name": "slow", "arguments": {}});
+    let mut peer = None;
+    for (session, call, expected) in [
+        (None, task_call(), slow.clone()),
+        (Some(&older), task_call(), slow),
+        (None, with_meta.clone(), json!({"_meta": {"x": 1}, "name": "slow"})),
+        (Some(&key), with_meta.clone(), with_meta["params"].clone()),
+    ] {
+        let reply = match session {
+            None => room.dispatch(call),
+            Some(session) => room.pool.dispatch(Call {
+                caller: Caller::new("ann"),
+                affinity: Affinity::Session(session.clone()),
+                ..room.call(call)
+            }),
+        };
+        let peer = match &mut peer {
+            None => peer.insert(room.accept_legacy().await),
+            Some(peer) => peer,
+        };
+        let request = peer.expect("tools/call").await;
+        assert_eq!(request["params"], expected, "{session:?}");
+        peer.answer(&request, json!({"content": []})).await;
+        result(reply).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_task_of_another_session_is_unknown() {
     for isolation in [Isolation::Session, Isolation::Principal] {
         let mut room = Setting::default().isolation(isolation).build();

@@ -405,7 +405,7 @@ fn tell_of(tended: &Tended, notice: Notice, message: Message) {
 
 fn untagged(message: Message) -> Option<Message> {
     let mut splice = Splice::new(message.bytes().clone());
-    legacy::edit_meta(&mut splice, &message, None);
+    legacy::edit_meta(&mut splice, &message);
     Message::scan(splice.finish().into_bytes(), &Limits::default()).ok()
 }
 

@@ -68,7 +68,58 @@ async fn a_server_that_is_only_slow_keeps_its_connection() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn part_of_a_line_is_no_silence() {
+async fn a_detached_call_may_take_as_long_as_any_call_may() {
+    let mut room = Setting::default().build();
+    // Once on its way, once before it is sent.
+    let mut reply = room.echo("a");
+    let mut peer = room.accept_legacy().await;
+    let first = peer.expect("tools/call").await;
+    reply.detach();
+    let second = room.echo("b");
+    second.detach();
+    let second_call = peer.expect("tools/call").await;
+    let ping = peer.expect("ping").await;
+    peer.answer(&ping, json!({})).await;
+    pass(1000).await;
+    peer.notify("notifications/progress", json!({"progressToken": first["id"], "progress": 1})).await;
+    assert!(matches!(event(&mut reply).await, Event::Progress(_)));
+    pass(1000).await; // progress does not shorten its time
+    peer.answer(&first, json!({"content": ["a"]})).await;
+    assert_eq!(result(reply).await["content"], json!(["a"]));
+    assert_eq!(failure(second).await.kind, Kind::Timeout, "after `call_timeout_max`");
+    assert_eq!(peer.expect("notifications/cancelled").await["params"]["requestId"], second_call["id"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_detached_call_keeps_its_time_when_its_client_has_answered() {
+    let mut room = Setting::default().build();
+    let mut reply = room.dispatch_as(r#"{"elicitation":{}}"#, echo("a"));
+    let mut peer = room.accept_legacy().await;
+    let call = peer.expect("tools/call").await;
+    reply.detach();
+    peer.ask(json!("q"), "elicitation/create", json!({"message": "?"})).await;
+    asked(&mut reply).await.answer(Answer::Result(Bytes::from_static(br#"{"action":"decline"}"#)));
+    peer.read().await.expect("the client's answer");
+    pass(1000).await;
+    peer.answer(&call, json!({"content": ["a"]})).await;
+    assert_eq!(result(reply).await["content"], json!(["a"]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_detached_call_of_a_server_that_hangs_fails_after_twice_the_time_of_a_call() {
+    let mut room = Setting::default().build();
+    let reply = room.echo("a");
+    let mut peer = room.accept_legacy().await;
+    peer.expect("tools/call").await;
+    reply.detach();
+    let start = tokio::time::Instant::now();
+    assert_eq!(failure(reply).await.kind, Kind::Timeout);
+    assert_eq!(start.elapsed().as_secs() / 10, 60, "{:?}", start.elapsed());
+    peer.ended().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn part_of_a_line_counts_as_sign_of_life() {
     let mut room = Setting::default().build();
     let reply = room.echo("a");
     let mut peer = room.accept_legacy().await;
