@@ -316,7 +316,7 @@ impl Conn {
         for id in late {
             if let Some(pending) = self.cancel_in_flight(id) {
                 self.around.metrics.timeouts.inc_by(u64::from(pending.work.is_call()));
-                pending.work.fail(self.silent());
+                pending.work.fail(self.timed_out());
             }
         }
     }
@@ -392,8 +392,8 @@ impl Conn {
         Error::new(Kind::Died, Blame::Upstream, message)
     }
 
-    fn silent(&self) -> Error {
-        silent(&self.spec.server)
+    fn timed_out(&self) -> Error {
+        timed_out(&self.spec.server)
     }
 }
 
@@ -435,7 +435,7 @@ impl State {
 }
 
 /// What a call ends for that was not answered in its time.
-pub(super) fn silent(server: &ServerName) -> Error {
+pub(super) fn timed_out(server: &ServerName) -> Error {
     let message = format!("server `{server}` did not answer in time");
     Error::new(Kind::Timeout, Blame::Upstream, message)
 }

@@ -172,7 +172,7 @@ impl Shared {
         };
         // A server that shakes hands in this time lists in it.
         let asked = conn.ask(list.method(), &params, self.config.handshake_timeout);
-        match self.ask_beside_listen(conn, asked).await {
+        match self.ask_during_listen(conn, asked).await {
             Outcome::Result(result) => Ok(Some(result.into_bytes())),
             Outcome::Refused(error) if is_unknown_method(&error) => Ok(None),
             Outcome::Refused(error) => {

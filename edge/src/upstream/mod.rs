@@ -18,12 +18,13 @@ mod link;
 mod metrics;
 mod modern;
 mod pool;
+mod session_settings;
 mod settings;
 mod status;
+mod subscriptions;
 mod tasks;
 #[cfg(test)]
 mod tests;
-mod wishes;
 
 pub use control::Changes;
 pub use facts::Facts;

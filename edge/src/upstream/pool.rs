@@ -34,10 +34,10 @@ use super::link::process::Command;
 use super::link::{Dial, Dialer};
 use super::metrics::{Metrics, ServerMetrics};
 use super::settings::{Config, ServerConfig, TRIES};
+use super::subscriptions;
+use super::subscriptions::registry::Subscriptions;
+use super::subscriptions::server_listen::ListenConcurrency;
 use super::tasks::TaskIds;
-use super::wishes;
-use super::wishes::listen::Beside;
-use super::wishes::subscriptions::Subscriptions;
 use crate::call::{
     Affinity, Call, Dispatch, List, Listing, Reply, Server, ServerName, SessionHandle, Subscriber,
     Subscribing, reply,
@@ -79,7 +79,7 @@ impl Pool {
             facts: None,
             last_error: None,
             closes_at_once: false,
-            beside_listen: Beside::default(),
+            listen_concurrency: ListenConcurrency::default(),
             next_number: 0,
         };
         // Bounded by the sessions that are open.
@@ -121,7 +121,7 @@ impl Dispatch for Pool {
         }
         let (responder, reply) = reply();
         let job = Box::new(Job { call, responder, lease: None, tries: 0 });
-        if wishes::is_subscription(job.call.method) {
+        if subscriptions::is_subscription(job.call.method) {
             self.shared.take_subscription(job); // rare, and looked at more closely
         } else {
             self.shared.take(job);
@@ -154,7 +154,7 @@ impl Server for Pool {
     }
 
     fn tell_level(&self, session: &SessionHandle) {
-        self.shared.tell_level(session);
+        self.shared.send_level(session);
     }
 
     fn list(&self, session: &SessionHandle, list: List) -> Listing {
@@ -222,7 +222,7 @@ pub(super) struct State {
     pub(super) last_error: Option<String>,
     /// It closed two probes at once, as a process does that ends at a request it does not know.
     pub(super) closes_at_once: bool,
-    pub(super) beside_listen: Beside,
+    pub(super) listen_concurrency: ListenConcurrency,
     pub(super) next_number: u64,
 }
 
@@ -329,7 +329,7 @@ impl Shared {
         }
         *lease = None;
         let key = self.key(&self.state.lock(), call, era);
-        self.check(call)?;
+        self.check_subscription(call)?;
         let tenant = match (&key, &call.affinity) {
             (Key::Session(_), Affinity::Session(session)) => {
                 Some(Arc::new(Tenant::of_session(session, &call.client)))
@@ -454,7 +454,7 @@ impl Owner for Shared {
             return self.announced(session, notice);
         }
         if notice == Notice::ResourceUpdated {
-            return self.subscriptions.updated(conn.spec().number, message);
+            return self.subscriptions.publish(conn.spec().number, message);
         }
         // A call's own connection changes nobody else's view of the server.
         if conn.spec().is_control {

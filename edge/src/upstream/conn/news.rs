@@ -11,7 +11,7 @@ use crate::call::{Call, Event, SessionHandle, reply};
 use crate::permit::Bound;
 use crate::upstream::pool::lease;
 use crate::upstream::pool::tenant::Tenant;
-use crate::upstream::wishes;
+use crate::upstream::session_settings::level_params;
 
 /// Whether a notification on a connection of this tenant's is for its client alone. Clients without a session listen
 /// for all but log messages.
@@ -66,7 +66,7 @@ impl Conn {
         let Some(level) = lease::level(call).filter(|level| state.level != Some(*level)) else { return };
         if self.can("logging") {
             state.level = Some(level);
-            let params = wishes::level_params(level);
+            let params = level_params(level);
             // What the server says to that helps nobody.
             let (responder, _) = reply();
             let timeout = self.around.config.handshake_timeout;

@@ -19,7 +19,7 @@ impl Conn {
         };
         match tokio::time::timeout(timeout, reply.outcome()).await {
             Ok(outcome) => outcome,
-            Err(_) => Outcome::Failed(self.silent()),
+            Err(_) => Outcome::Failed(self.timed_out()),
         }
     }
 

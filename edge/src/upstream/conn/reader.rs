@@ -24,7 +24,7 @@ use crate::upstream::link::Link;
 use crate::upstream::link::process::{Process, outlived};
 use crate::upstream::metrics::Skip;
 use crate::upstream::modern::{self, Judged};
-use crate::upstream::{legacy, wishes};
+use crate::upstream::{legacy, subscriptions};
 
 /// Reads until the connection ends, then sees to it that everything of it is gone.
 pub(super) async fn run(conn: Arc<Conn>, link: Link) {
@@ -179,7 +179,7 @@ impl Reader {
                     return responder.finish(Outcome::InputRequired(input));
                 };
                 if matches!(outcome, Outcome::Result(_)) {
-                    wishes::agreed(&call, &self.conn.spec.server);
+                    subscriptions::note_accepted(&call, &self.conn.spec.server);
                 }
                 // The caller may send its next call at once: what this one held is free by then.
                 drop((call, slot, lease));

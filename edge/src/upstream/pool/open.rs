@@ -25,7 +25,7 @@ use crate::upstream::facts::{Facts, NO_CAPABILITIES, Refusal, Verdict, all_capab
 use crate::upstream::link::Pending;
 use crate::upstream::link::address::{Endpoint, spread};
 use crate::upstream::metrics::Handshake;
-use crate::upstream::wishes::listen::Beside;
+use crate::upstream::subscriptions::server_listen::ListenConcurrency;
 use crate::upstream::{legacy, modern};
 
 /// Why an attempt at one endpoint failed.
@@ -82,9 +82,9 @@ impl Shared {
         conn.met(facts.clone());
         let session = conn.spec().tenant.as_ref().and_then(|tenant| tenant.session()).cloned();
         let Some(session) = session else { return self.admit(key, conn, facts) };
-        let told = self.replay(&conn, &session, &facts).await;
+        let sent = self.replay_settings(&conn, &session, &facts).await;
         let conn = self.admit(key, conn, facts.clone());
-        self.moved_in(&session, &facts, &told);
+        self.session_connected(&session, &facts, &sent);
         conn
     }
 
@@ -381,7 +381,7 @@ impl Shared {
         let mut state = self.state.lock();
         let is_news = state.health.not_reached(Instant::now(), why.to_owned());
         if is_news {
-            state.beside_listen = Beside::default(); // what comes back may be another version of it
+            state.listen_concurrency = ListenConcurrency::default(); // what comes back may be another version of it
         }
         is_news
     }

@@ -14,9 +14,9 @@ mod links;
 mod liveness;
 mod news;
 mod numbers;
+mod session_settings;
 mod subscriptions;
 mod tasks;
-mod wishes;
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
