@@ -1,77 +1,40 @@
-//! What a legacy client sets once for its session, the log level and subscriptions: sent to the session's connection, and sent
-//! again to the connection that replaces it.
+//! The settings of a legacy session as far as servers are concerned, its log level and subscriptions: what requests change
+//! them, and how much they may take.
 
-use std::time::Duration;
-
-use tokio::time::Instant;
 use wire::mcp::level::Level;
-use wire::mcp::method::{Method, Notice};
+use wire::mcp::method::Method;
 
-use super::conn::Conn;
-use super::facts::Facts;
-use super::pool::Shared;
-use crate::call::{Outcome, SessionHandle, Wished};
-use crate::permit::Bound;
+use crate::call::{Affinity, Call, SUBSCRIPTIONS_BYTES, ServerName, Wished, subscription_bytes};
 
-impl Shared {
-    /// Sends the session's log level to the connection that it has open, if any, ahead of all later calls.
-    pub(super) fn send_level(&self, session: &SessionHandle) {
-        let Some(level) = session.wishes.level() else { return };
-        let Some(conn) = self.session_conn(session).filter(|conn| conn.can("logging")) else { return };
-        let timeout = self.config.handshake_timeout;
-        if let Ok(reply) = conn.request(Method::SetLevel, &level_params(level), timeout) {
-            // The answer does not matter, but dropping the reply would cancel the request.
-            self.around.tasks.spawn(tokio::time::timeout(timeout, reply.outcome()));
-        }
-    }
+/// Whether a method subscribes to a resource, or unsubscribes from one.
+pub(super) fn is_subscription(method: Method) -> bool {
+    matches!(method, Method::ResourcesSubscribe | Method::ResourcesUnsubscribe)
+}
 
-    /// Sends the session's settings to a new connection, before the first call; returns what was sent.
-    pub(super) async fn replay_settings(
-        &self,
-        conn: &Conn,
-        session: &SessionHandle,
-        facts: &Facts,
-    ) -> Wished {
-        let wished = session.wishes.now();
-        let deadline = Instant::now() + self.config.handshake_timeout;
-        let left = || deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
-        if let Some(level) = wished.level.filter(|_| facts.can("logging")) {
-            conn.ask(Method::SetLevel, &level_params(level), left()).await;
-        }
-        for (_, uri) in wished.subscriptions.iter().filter(|(server, _)| *server == self.server.name) {
-            let params = format!(r#"{{"uri":{}}}"#, serde_json::Value::from(uri.as_str()));
-            let outcome = conn.ask(Method::ResourcesSubscribe, &params, left()).await;
-            if !matches!(outcome, Outcome::Result(_)) {
-                tracing::warn!(server = %self.server.name, conn = conn.spec().number, "subscription not taken up again");
-            }
-        }
-        wished
-    }
+/// The resource that a call names.
+pub(super) fn uri(call: &Call) -> Option<String> {
+    Some(call.request.param("uri")?.as_str()?.into_owned())
+}
 
-    /// A session's connection takes calls. Sends the level again if it changed since `sent`; if the session had another process
-    /// here before, notifies its client that the lists may have changed.
-    pub(super) fn session_connected(&self, session: &SessionHandle, facts: &Facts, sent: &Wished) {
-        let (level, is_first) =
-            session.wishes.change(|wished| (wished.level, wished.servers.insert(self.server.name.clone())));
-        if level != sent.level {
-            self.send_level(session);
+/// Whether a subscription to `uri` fits into what one session may hold, or is there already.
+pub(super) fn has_room(wished: &Wished, server: &ServerName, uri: &str) -> bool {
+    let held: usize = wished.subscriptions.iter().map(|(_, uri)| subscription_bytes(uri)).sum();
+    held + subscription_bytes(uri) <= SUBSCRIPTIONS_BYTES
+        || wished.subscriptions.contains(&(server.clone(), uri.to_owned()))
+}
+
+/// Records with the session that the server accepted its subscribe or unsubscribe request. A subscription that finds no room
+/// by now is not renewed on a later connection.
+pub(super) fn note_accepted(call: &Call, server: &ServerName) {
+    let Affinity::Session(session) = &call.affinity else { return };
+    let Some(uri) = uri(call).filter(|_| is_subscription(call.method)) else { return };
+    session.wishes.change(|wished| {
+        if call.method == Method::ResourcesUnsubscribe {
+            wished.subscriptions.remove(&(server.clone(), uri));
+        } else if has_room(wished, server, &uri) {
+            wished.subscriptions.insert((server.clone(), uri));
         }
-        if is_first {
-            return;
-        }
-        let lists = [
-            ("tools", Notice::ToolsChanged),
-            ("prompts", Notice::PromptsChanged),
-            ("resources", Notice::ResourcesChanged),
-        ];
-        for (_, notice) in lists.into_iter().filter(|(capability, _)| facts.can(capability)) {
-            // The client is notified in any case; the lists it reads then must be those of the new process.
-            self.announced(session, notice);
-            if !session.tell_changed(notice) {
-                self.around.permits.metrics().hit(Bound::EventBytes);
-            }
-        }
-    }
+    });
 }
 
 /// The params of `logging/setLevel`.

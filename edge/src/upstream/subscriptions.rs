@@ -12,16 +12,14 @@ use wire::mcp::method::{Method, Notice};
 use wire::{Era, Message};
 
 use super::conn::{Job, timed_out};
-use super::pool::Shared;
-use super::pool::roster::Key;
-use crate::call::{
-    Affinity, Call, Event, Outcome, SUBSCRIPTIONS_BYTES, ServerName, SessionHandle, Subscriber, UpdateSink,
-    Wished, subscription_bytes,
-};
+use super::key::Key;
+use super::pool::PoolInner;
+use super::session_settings::{has_room, is_subscription, note_accepted, uri};
+use crate::call::{Affinity, Call, Event, Outcome, SessionHandle, Subscriber, UpdateSink};
 use crate::error::{Blame, Error, Kind};
 use crate::permit::{self, Bound, NoRoom};
 
-impl Shared {
+impl PoolInner {
     /// Checks that a session has room for the subscription that `call` asks for. Any other call passes.
     ///
     /// # Errors
@@ -38,7 +36,7 @@ impl Shared {
         let (Ok(place), Some(this)) = (self.slots.queue(), self.this()) else {
             return job.responder.fail(NoRoom::Queue.refusal());
         };
-        self.around.tasks.spawn(async move {
+        self.deps.tasks.spawn(async move {
             let era = match this.era().await {
                 Ok(era) => era,
                 Err(error) => return job.responder.fail(error),
@@ -57,7 +55,7 @@ impl Shared {
                 Ok(Ok(())) => job.responder.finish(Outcome::Result(Bytes::from_static(DONE).into())),
                 Ok(Err(error)) => job.responder.fail(error),
                 Err(_) => {
-                    this.around.metrics.timeouts.inc();
+                    this.deps.metrics.timeouts.inc();
                     job.responder.fail(timed_out(&this.server.name));
                 }
             }
@@ -75,13 +73,13 @@ impl Shared {
         } else {
             self.check_room(call, session)?;
             let sink =
-                SessionSink { session: session.clone(), refusals: self.around.permits.metrics().clone() };
+                SessionSink { session: session.clone(), refusals: self.deps.permits.metrics().clone() };
             let (caller, client, affinity) =
                 (call.caller.clone(), call.client.clone(), call.affinity.clone());
             let subscriber = Subscriber { caller, client, affinity, sink: Arc::new(sink) };
             let subscription = self.clone().subscribe(subscriber, uri).await?;
             if self.subscriptions.keep(session, subscription) {
-                self.around.tasks.spawn(self.clone().release_at_end(session.clone()));
+                self.deps.tasks.spawn(self.clone().release_at_end(session.clone()));
             }
         }
         note_accepted(call, &self.server.name);
@@ -103,28 +101,9 @@ impl Shared {
         if fits {
             return Ok(());
         }
-        self.around.permits.metrics().hit(NoRoom::Subscriptions);
+        self.deps.permits.metrics().hit(NoRoom::Subscriptions);
         Err(NoRoom::Subscriptions.refusal())
     }
-}
-
-/// Records with the session that the server accepted its subscribe or unsubscribe request. A subscription that finds no room
-/// by now is not renewed on a later connection.
-pub(super) fn note_accepted(call: &Call, server: &ServerName) {
-    let Affinity::Session(session) = &call.affinity else { return };
-    let Some(uri) = uri(call).filter(|_| is_subscription(call.method)) else { return };
-    session.wishes.change(|wished| {
-        if call.method == Method::ResourcesUnsubscribe {
-            wished.subscriptions.remove(&(server.clone(), uri));
-        } else if has_room(wished, server, &uri) {
-            wished.subscriptions.insert((server.clone(), uri));
-        }
-    });
-}
-
-/// Whether a method subscribes to a resource, or unsubscribes from one.
-pub(super) fn is_subscription(method: Method) -> bool {
-    matches!(method, Method::ResourcesSubscribe | Method::ResourcesUnsubscribe)
 }
 
 /// Delivers updates to a session, outside its calls.
@@ -146,16 +125,6 @@ impl UpdateSink for SessionSink {
             self.refusals.hit(Bound::EventBytes);
         }
     }
-}
-
-fn uri(call: &Call) -> Option<String> {
-    Some(call.request.param("uri")?.as_str()?.into_owned())
-}
-
-fn has_room(wished: &Wished, server: &ServerName, uri: &str) -> bool {
-    let held: usize = wished.subscriptions.iter().map(|(_, uri)| subscription_bytes(uri)).sum();
-    held + subscription_bytes(uri) <= SUBSCRIPTIONS_BYTES
-        || wished.subscriptions.contains(&(server.clone(), uri.to_owned()))
 }
 
 const DONE: &[u8] = br#"{"resultType":"complete"}"#;

@@ -20,7 +20,7 @@ use super::mux::WireId;
 use super::{Conn, NOTES, Phase, State, outgoing};
 use crate::call::{Answer, Answered, Ask, Event};
 use crate::permit::Bound;
-use crate::upstream::pool::tenant::{self, Tenant};
+use crate::upstream::exclusive_client::{self, ExclusiveClient};
 
 /// The questions of one connection that wait.
 pub(super) struct Asks {
@@ -89,10 +89,10 @@ impl State {
 impl Conn {
     /// Puts a question to the client: with the oldest call in flight that may ask, for nothing tells which it
     /// belongs to; else beside all calls, where a session has a place for it.
-    pub(super) fn relay(&self, tenant: &Tenant, kind: Kind, (id, request): (RequestId, Message)) {
+    pub(super) fn relay(&self, tenant: &ExclusiveClient, kind: Kind, (id, request): (RequestId, Message)) {
         let Some(this) = self.this.upgrade() else { return };
-        let request = self.around.task_ids.show_to(tenant, None, request);
-        let config = &self.around.config;
+        let request = self.context.task_ids.show_to(tenant, None, request);
+        let config = &self.context.config;
         let unheard = {
             let mut state = self.state.lock();
             let State { phase: Phase::Open, mux, asks, .. } = &mut *state else { return };
@@ -101,13 +101,13 @@ impl Conn {
             let beside = tenant.session().map(|session| &session.unsolicited);
             if call.is_none() && beside.is_none() {
                 drop(state);
-                self.note(outgoing::answer(&id, unattributed(kind)), NOTES);
+                self.queue_note(outgoing::answer(&id, unattributed(kind)), NOTES);
                 return;
             }
             let Some(token) = asks.vacant() else {
                 drop(state);
-                self.around.permits.metrics().hit(Bound::Asks);
-                self.note(outgoing::answer(&id, TOO_MANY), NOTES);
+                self.context.permits.metrics().hit(Bound::Asks);
+                self.queue_note(outgoing::answer(&id, TOO_MANY), NOTES);
                 return;
             };
             let (now, withdrawn) = (Instant::now(), CancellationToken::new());
@@ -130,7 +130,7 @@ impl Conn {
             }
         };
         if !matches!(unheard, Ok(true)) {
-            self.around.permits.metrics().hit(Bound::EventBytes);
+            self.context.permits.metrics().hit(Bound::EventBytes);
         }
         // After the lock: dropping the question answers it.
         drop(unheard);
@@ -151,7 +151,7 @@ impl Conn {
             _ => None,
         };
         if let Some(pending) = pending {
-            pending.missing = tenant::required(kind, request);
+            pending.missing = exclusive_client::required(kind, request);
         }
     }
 
@@ -160,7 +160,7 @@ impl Conn {
     pub(super) fn ask_cancelled(&self, notice: &Message) {
         let id = notice.param("requestId").and_then(|id| RequestId::parse(id.raw()));
         let Some(id) = id else { return };
-        let ended = self.state.lock().end_asks(self.around.config.call_timeout, |ask| ask.id == id);
+        let ended = self.state.lock().end_asks(self.context.config.call_timeout, |ask| ask.id == id);
         for ask in ended {
             ask.withdrawn.cancel();
         }
@@ -168,8 +168,8 @@ impl Conn {
 
     /// Withdraws the questions whose time is over.
     pub(super) fn sweep_asks(&self, now: Instant) {
-        let late = self.state.lock().end_asks(self.around.config.call_timeout, |ask| ask.deadline <= now);
-        late.iter().for_each(|_| self.around.permits.metrics().hit(Bound::AskTimeout));
+        let late = self.state.lock().end_asks(self.context.config.call_timeout, |ask| ask.deadline <= now);
+        late.iter().for_each(|_| self.context.permits.metrics().hit(Bound::AskTimeout));
         self.withdraw(late);
     }
 
@@ -185,9 +185,9 @@ impl Conn {
     fn answer_ask(&self, ask: &Open, answer: Answer) {
         let line = match answer {
             Answer::Result(value) => {
-                let session = self.spec.tenant.as_ref().and_then(|tenant| tenant.session());
+                let session = self.spec.client.as_ref().and_then(|tenant| tenant.session());
                 let value = match session {
-                    Some(session) => self.around.task_ids.own_in_answer(session.number, value),
+                    Some(session) => self.context.task_ids.own_in_answer(session.number, value),
                     None => value,
                 };
                 outgoing::relayed(&ask.id, "result", value)
@@ -195,13 +195,13 @@ impl Conn {
             Answer::Refused(value) => outgoing::relayed(&ask.id, "error", value),
             Answer::Nobody => outgoing::answer(&ask.id, unanswered(ask.kind)),
         };
-        self.note(line, NOTES.saturating_add(self.around.config.asks));
+        self.queue_note(line, NOTES.saturating_add(self.context.config.asks));
     }
 }
 
 impl Answered for Conn {
     fn answered(&self, token: u64, answer: Answer) {
-        let ended = self.state.lock().end_asks(self.around.config.call_timeout, |ask| ask.token == token);
+        let ended = self.state.lock().end_asks(self.context.config.call_timeout, |ask| ask.token == token);
         for ask in ended {
             self.answer_ask(&ask, answer.clone());
         }
@@ -210,7 +210,7 @@ impl Answered for Conn {
     /// The question has its time anew, and so has its call; the server hears it under its own token.
     // MCP 2025-11-25 basic/utilities/progress: either side may tell of it
     fn progressed(&self, token: u64, notice: &Message) {
-        let (now, config) = (Instant::now(), &self.around.config);
+        let (now, config) = (Instant::now(), &self.context.config);
         let mut state = self.state.lock();
         let State { asks, mux, .. } = &mut *state;
         let Some(ask) = asks.open.iter_mut().find(|ask| ask.token == token) else { return };
@@ -222,7 +222,7 @@ impl Answered for Conn {
             pending.deadline = pending.deadline.max(extended);
         }
         drop(state);
-        self.pass_client(line);
+        self.queue_from_client(line);
     }
 }
 

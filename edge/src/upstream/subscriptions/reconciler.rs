@@ -27,11 +27,11 @@ use super::server_listen::{RETRY_FIRST, RETRY_LAST, STABLE_AFTER, ServerListen};
 use crate::call::{Affinity, Next, Outcome, Reply, Subscriber, Subscription};
 use crate::error::{Blame, Error, Kind};
 use crate::upstream::conn::{Conn, draining};
-use crate::upstream::legacy;
+use crate::upstream::exclusive_client::ExclusiveClient;
+use crate::upstream::key::{Key, Target};
+use crate::upstream::pool::PoolInner;
 use crate::upstream::pool::health::Backoff;
-use crate::upstream::pool::roster::Key;
-use crate::upstream::pool::tenant::Tenant;
-use crate::upstream::pool::{Shared, lease};
+use crate::upstream::{lease, legacy};
 
 /// Why the reconciler is done with a connection.
 enum Exit {
@@ -41,7 +41,7 @@ enum Exit {
     Unused,
 }
 
-impl Shared {
+impl PoolInner {
     /// Subscribes to `uri`, over the connection that the subscriber's calls would use. Waits for the server's answer.
     pub(in crate::upstream) async fn subscribe(
         self: Arc<Self>,
@@ -50,18 +50,19 @@ impl Shared {
     ) -> Result<Subscription, Error> {
         let era = self.era().await?;
         let Subscriber { caller, client, affinity, sink } = subscriber;
-        let key = Key::of_caller((caller.principal(), &affinity), self.server.isolation, era);
-        let (key, profile) = lease::home(&self.seats, key, (&client, &affinity), era);
-        let tenant = match (&key, &affinity, profile) {
-            (Key::Session(_), Affinity::Session(session), _) => Some(Tenant::of_session(session, &client)),
-            (Key::Seat(..), _, Some(profile)) => Some(Tenant::of_lease(profile)),
-            _ => None,
+        let key = Key::of_caller(caller.principal(), &affinity, self.server.isolation, era);
+        let (key, profile) = lease::home(&self.seats, key, &client, &affinity, era);
+        let target = match (&key, &affinity, profile) {
+            (Key::Session(_), Affinity::Session(session), _) => {
+                Target::exclusive(key, ExclusiveClient::of_session(session, &client))
+            }
+            (Key::Seat(..), _, Some(profile)) => Target::exclusive(key, ExclusiveClient::of_lease(profile)),
+            _ => Target::shared(key),
         };
-        let tenant = tenant.map(Arc::new);
         let start = |group: Arc<SubscriptionGroup>| {
-            self.around.tasks.spawn(self.clone().run_group(group));
+            self.deps.tasks.spawn(self.clone().run_group(group));
         };
-        let (subscription, mut state) = self.subscriptions.add((key, tenant), &uri, sink, start);
+        let (subscription, mut state) = self.subscriptions.add(target, &uri, sink, start);
         let answered = state.wait_for(|state| !matches!(state, SubscriptionState::Pending));
         tokio::select! {
             answered = answered => match answered.map(|state| state.clone()) {
@@ -72,18 +73,9 @@ impl Shared {
         }
     }
 
-    /// The server's era; opens the control connection to find it out if it is unknown.
-    pub(super) async fn era(&self) -> Result<Era, Error> {
-        let era = self.state.lock().verdict.era();
-        match era {
-            Some(era) => Ok(era),
-            None => Ok(self.facts().await?.era),
-        }
-    }
-
     async fn run_group(self: Arc<Self>, group: Arc<SubscriptionGroup>) {
         tokio::select! {
-            () = self.stop.cancelled() => if !self.around.drain.is_stopping() {
+            () = self.stop.cancelled() => if !self.deps.drain.is_stopping() {
                 group.end_all();
             },
             () = self.reconcile_until_unused(&group) => {}
@@ -121,10 +113,10 @@ impl Shared {
 
     /// The connection of the group's key, opened if need be. A gateway that is stopping opens none.
     async fn group_connection(&self, group: &SubscriptionGroup) -> Result<Arc<Conn>, Error> {
-        if self.around.drain.is_stopping() {
+        if self.deps.drain.is_stopping() {
             return Err(draining());
         }
-        self.connection(&group.key, group.tenant.clone()).await
+        self.connection(&group.target).await
     }
 
     /// Waits before the next attempt, or until a subscriber waits for it; `true` if the group is not used any more.
@@ -235,7 +227,7 @@ impl Shared {
                 if wanted.is_empty() {
                     (listen, tried) = (None, Vec::new());
                 } else if listen.is_none() || tried != wanted || group.has_pending() {
-                    let next = self.listen_to(conn, group, (&wanted, listen.is_none())).await;
+                    let next = self.listen_to(conn, group, &wanted, listen.is_none()).await;
                     tried = wanted;
                     tried.retain(|uri| group.is_open(uri));
                     match next {
@@ -270,7 +262,8 @@ impl Shared {
         &self,
         conn: &Conn,
         group: &SubscriptionGroup,
-        (wanted, missed): (&[String], bool),
+        wanted: &[String],
+        missed: bool,
     ) -> Result<Option<ServerListen>, Exit> {
         if !conn.is_open() {
             return Err(Exit::ConnectionEnded); // the server was not asked, so nothing is refused

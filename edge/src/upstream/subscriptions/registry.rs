@@ -13,8 +13,7 @@ use wire::Message;
 
 use crate::call::{SessionHandle, Subscription, UpdateSink};
 use crate::error::Error;
-use crate::upstream::pool::roster::Key;
-use crate::upstream::pool::tenant::Tenant;
+use crate::upstream::key::{Key, Target};
 
 /// The subscriptions of one server.
 #[derive(Default)]
@@ -39,9 +38,8 @@ struct SessionSubscriptions {
 
 /// The subscriptions that share the connection of one isolation key.
 pub(super) struct SubscriptionGroup {
-    pub(super) key: Key,
-    /// The client that the connection belongs to exclusively, if there is one.
-    pub(super) tenant: Option<Arc<Tenant>>,
+    /// The connection that carries them.
+    pub(super) target: Target,
     resources: Mutex<Resources>,
     /// Counts the changes of the set of wanted resources.
     changed: watch::Sender<u64>,
@@ -82,16 +80,15 @@ impl Subscriptions {
     /// Adds a subscriber. `start` is called for a group that did not exist before, to start its reconciler.
     pub(super) fn add(
         &self,
-        (key, tenant): (Key, Option<Arc<Tenant>>),
+        target: Target,
         uri: &str,
         sink: Arc<dyn UpdateSink>,
         start: impl FnOnce(Arc<SubscriptionGroup>),
     ) -> (Subscription, watch::Receiver<SubscriptionState>) {
         let mut inner = self.inner.lock();
-        let group = inner.by_key.entry(key).or_insert_with_key(|key| {
-            let (key, resources) = (key.clone(), Mutex::default());
-            let group =
-                Arc::new(SubscriptionGroup { key, tenant, resources, changed: watch::Sender::default() });
+        let group = inner.by_key.entry(target.key.clone()).or_insert_with(|| {
+            let (resources, changed) = (Mutex::default(), watch::Sender::default());
+            let group = Arc::new(SubscriptionGroup { target, resources, changed });
             start(group.clone());
             group
         });
@@ -104,7 +101,7 @@ impl Subscriptions {
         let mut inner = self.inner.lock();
         let is_unused = group.is_unused();
         if is_unused {
-            inner.by_key.remove(&group.key);
+            inner.by_key.remove(&group.target.key);
         }
         is_unused
     }

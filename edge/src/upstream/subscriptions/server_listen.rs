@@ -21,7 +21,7 @@ use crate::error::{Blame, Error, Kind};
 use crate::upstream::conn::Conn;
 use crate::upstream::facts::{NO_CAPABILITIES, all_capabilities};
 use crate::upstream::modern;
-use crate::upstream::pool::Shared;
+use crate::upstream::pool::PoolInner;
 use crate::upstream::pool::health::Backoff;
 
 /// A listen that the server acknowledged. Dropping it ends it.
@@ -127,7 +127,7 @@ pub(super) fn update_notification(uri: &str) -> Option<Message> {
     Message::scan(text.into(), &Limits::default()).ok()
 }
 
-impl Shared {
+impl PoolInner {
     /// Opens a listen; `filter` is a JSON object.
     ///
     /// # Errors
@@ -197,7 +197,7 @@ impl Shared {
     pub(in crate::upstream) fn follow_lists(&self, conn: &Arc<Conn>) {
         let Some(this) = self.this().filter(|_| conn.spec().era == Era::Modern) else { return };
         let conn = conn.clone();
-        self.around.tasks.spawn(async move {
+        self.deps.tasks.spawn(async move {
             tokio::select! {
                 () = conn.ending() => {}
                 () = this.watch_lists(&conn) => {}
