@@ -44,7 +44,7 @@ pub use capability::Capabilities;
 pub use input::InputRequired;
 pub use list::List;
 pub use reply::{Cancel, EVENT_BYTES, Event, EventReader, Next, Outcome, Reply, Responder, reply};
-pub use subscription::{Hear, SUBSCRIPTIONS_BYTES, Subscriber, Subscription, subscription_bytes};
+pub use subscription::{SUBSCRIPTIONS_BYTES, Subscriber, Subscription, UpdateSink, subscription_bytes};
 
 /// Anything that answers calls: the router, the pool of one server, a fake in a test.
 ///

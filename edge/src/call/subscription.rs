@@ -17,11 +17,11 @@ pub struct Subscriber {
     /// Which connections are its own.
     pub affinity: Affinity,
     /// Where the news goes.
-    pub ear: Arc<dyn Hear>,
+    pub sink: Arc<dyn UpdateSink>,
 }
 
 /// Where news of resources goes.
-pub trait Hear: Send + Sync {
+pub trait UpdateSink: Send + Sync {
     /// A resource changed, or one within it: a `notifications/resources/updated` that belongs to nobody yet. Must
     /// not block; called without a lock held.
     fn updated(&self, message: &Message);

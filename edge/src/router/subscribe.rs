@@ -19,7 +19,7 @@ use super::catalog::Surface;
 use super::policy::Policy;
 use super::publish::Published;
 use super::{ListChanges, Shared};
-use crate::call::{Caller, Hear, List, ServerName, Subscriber, Subscribing, Subscription};
+use crate::call::{Caller, List, ServerName, Subscriber, Subscribing, Subscription, UpdateSink};
 
 /// The counts of what is followed: by principal, for a changed policy may change what one of them sees, and by view,
 /// of all servers together or of one alone.
@@ -202,8 +202,8 @@ impl Shared {
             };
             let entry = catalog.lineup.get(number)?;
             let subscriber: &Subscriber = subscribers.entry(number).or_insert_with(|| {
-                let ear = self.ears.lend((&subscriber.caller, &entry.name), subscriber.ear.clone());
-                Subscriber { ear, ..subscriber.clone() }
+                let ear = self.ears.lend((&subscriber.caller, &entry.name), subscriber.sink.clone());
+                Subscriber { sink: ear, ..subscriber.clone() }
             });
             // A policy that changed in between has closed the ears it knew of.
             self.catalog_for(&subscriber.caller).lineup.get(number)?;
@@ -223,12 +223,12 @@ pub(super) struct Ears {
 struct Ear {
     caller: Caller,
     server: ServerName,
-    to: Arc<dyn Hear>,
+    to: Arc<dyn UpdateSink>,
     /// Nothing more is heard.
     is_deaf: AtomicBool,
 }
 
-impl Hear for Ear {
+impl UpdateSink for Ear {
     fn updated(&self, message: &Message) {
         if !self.is_deaf.load(Ordering::Acquire) {
             self.to.updated(message);
@@ -241,7 +241,7 @@ impl Hear for Ear {
 }
 
 impl Ears {
-    fn lend(&self, (caller, server): (&Caller, &ServerName), to: Arc<dyn Hear>) -> Arc<dyn Hear> {
+    fn lend(&self, (caller, server): (&Caller, &ServerName), to: Arc<dyn UpdateSink>) -> Arc<dyn UpdateSink> {
         let (caller, server) = (caller.clone(), server.clone());
         let ear = Arc::new(Ear { caller, server, to, is_deaf: AtomicBool::new(false) });
         let mut lent = self.lent.lock();

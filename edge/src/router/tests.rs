@@ -321,7 +321,7 @@ async fn each_view_changes_with_what_it_shows() {
 
 struct Deaf;
 
-impl crate::call::Hear for Deaf {
+impl crate::call::UpdateSink for Deaf {
     fn updated(&self, _: &Message) {}
 }
 
@@ -333,7 +333,7 @@ async fn subscribers_hear_from_the_servers_that_have_the_resources() {
             caller: me(),
             client: Arc::default(),
             affinity: Affinity::Principal,
-            ear: Arc::new(Deaf),
+            sink: Arc::new(Deaf),
         };
         let uris = uris.iter().map(|uri| (*uri).to_owned()).collect();
         router.subscribe(subscriber, scope.and_then(|slug| router.server(&me(), slug)), uris)

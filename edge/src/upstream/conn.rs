@@ -1,15 +1,14 @@
-//! One framed link to one process: a reader task, a writer task, and the table of what is in flight between
-//! them.
+//! One connection to one process: a framed link, a reader task, a writer task, and the table of the requests in flight.
 //!
-//! Guarantees: a call that was started ends in exactly one outcome, at the latest with the connection; the
-//! reader waits for nobody but the server; a call of which nothing was written is handed back and not failed.
-//! It must not know of keys, isolation or other connections: that is the pool's business, told by [`Owner`].
+//! Guarantees: a call that was sent ends in exactly one outcome, at the latest with the connection; the reader waits for nothing
+//! but the server; a call of which nothing was written is handed back instead of failed. A connection must not know of keys,
+//! isolation or other connections: it reports to the pool through [`Owner`].
 
 mod asks;
 mod listens;
 mod liveness;
 mod mux;
-mod news;
+mod notifications;
 mod outgoing;
 mod own;
 mod pending;
@@ -33,13 +32,13 @@ use wire::splice::Parts;
 use wire::{Era, Message};
 
 use self::mux::{Mux, WireId};
+use super::exclusive_client::ExclusiveClient;
 use super::facts::Facts;
+use super::lease::Profile;
 use super::link::Link;
 use super::link::address::Endpoint;
 use super::metrics::ServerMetrics;
 use super::modern;
-use super::pool::lease::Profile;
-use super::pool::tenant::Tenant;
 use super::settings::Config;
 use super::tasks::TaskIds;
 use crate::call::{Cancel, ServerName};
@@ -51,71 +50,71 @@ use liveness::Liveness;
 pub(super) use pending::Job;
 use pending::{Pending, Work};
 
-/// Who opened a connection and is told what becomes of it. Called without a lock of the connection held.
+/// Whoever opened a connection, and is notified of what happens to it. Called without a lock of the connection held.
 pub(super) trait Owner: Send + Sync {
-    /// Nothing of this call was written; another connection may take it.
+    /// Hands back a call of which nothing was written; another connection may take it.
     fn returned(&self, job: Box<Job>, slot: SlotPermit, why: &Error);
-    /// A notification that belongs to no call.
+    /// The server sent a notification that belongs to no call.
     fn notice(&self, conn: &Conn, notice: Notice, message: &Message);
     /// The connection takes no more calls.
-    fn left(&self, conn: &Conn, how: Ended);
+    fn ended(&self, conn: &Conn, how: Ended);
 }
 
-/// What a connection is, from its birth.
+/// What is fixed when a connection is opened.
 pub(super) struct Spec {
-    /// Counts the connections of this process up.
+    /// Unique among the connections to the server.
     pub(super) number: u64,
     pub(super) server: ServerName,
     pub(super) endpoint: Endpoint,
-    /// How the server behind it is spoken to; servers pin it by the first request on a connection.
+    /// The era of the handshake. A server pins it by the first request on a connection.
     pub(super) era: Era,
-    /// The gateway's own: what the server says unasked is news for everybody.
+    /// Whether it is the gateway's own, whose notifications are for everybody.
     pub(super) is_control: bool,
-    /// Ends the connection from outside: a session's end, or never.
+    /// Ends the connection from outside: cancelled with its session, or never.
     pub(super) until: CancellationToken,
-    /// The legacy session that it is all for; then what the server says and asks is its client's to hear.
-    pub(super) tenant: Option<Arc<Tenant>>,
+    /// The client that it serves exclusively: the server's notifications and requests go to that client.
+    pub(super) client: Option<Arc<ExclusiveClient>>,
 }
 
-/// What a connection shares with the others of its server.
+/// What all connections to one server share.
 #[derive(Clone)]
-pub(super) struct Surroundings {
+pub(super) struct ConnContext {
     pub(super) config: Arc<Config>,
     pub(super) metrics: Arc<ServerMetrics>,
     pub(super) permits: Permits,
     pub(super) owner: Weak<dyn Owner>,
     pub(super) tasks: TaskTracker,
     pub(super) task_ids: Arc<TaskIds>,
-    /// Ends them all.
+    /// Cancelled when all connections have to end.
     pub(super) stop: CancellationToken,
 }
 
 /// Why a connection ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Ended {
-    /// By the server: its process died, or it broke the link.
+    /// The server ended it: its process died, or the link broke.
     Died,
-    /// By us, with nothing in flight, or for the reason given to what was.
+    /// The gateway closed it.
     Closed,
 }
 
 /// One connection.
 pub(super) struct Conn {
     spec: Spec,
-    around: Surroundings,
+    context: ConnContext,
     state: Mutex<State>,
-    /// The writer has something to do.
+    /// Wakes the writer.
     wake: Notify,
-    /// No new calls: the writer sends the end of the stream, the reader waits for the server's.
+    /// Cancelled when it takes no more calls: the writer ends the stream, the reader waits for the server to do so.
     closing: CancellationToken,
-    /// Both tasks stop where they are.
+    /// Cancelled when both tasks have to stop where they are.
     cut: CancellationToken,
-    /// Both tasks are done, and so is the process.
+    /// Cancelled when both tasks and the process have ended.
     done: CancellationToken,
     in_flight: AtomicUsize,
-    /// How often something was read.
+    /// How many reads brought bytes; see [`Liveness`].
     reads: AtomicU64,
-    /// What the server said of itself in the handshake.
+    /// What the server declared in the handshake.
     facts: OnceLock<Facts>,
     this: Weak<Conn>,
 }
@@ -124,13 +123,13 @@ struct State {
     phase: Phase,
     mux: Mux<Pending>,
     outbox: VecDeque<Queued>,
-    /// Messages in the outbox that are no calls.
+    /// How many messages in the outbox are no requests.
     notes: usize,
-    /// What the server asks the client of its session.
+    /// Requests of the server that wait for an answer of the client.
     asks: Asks,
-    /// Requests ever made.
+    /// How many requests were ever made.
     requests: u64,
-    /// The lowest level of log messages that the server was asked for, on a connection that calls take turns on.
+    /// The log level that was last set at the server, on a connection that calls lease in turns.
     level: Option<Level>,
     liveness: Liveness,
     last_used: Instant,
@@ -147,30 +146,30 @@ enum Phase {
     Closed,
 }
 
-/// A message for the writer; with an id if it is a request.
+/// A message that waits to be written; it has an id if it is a request.
 struct Queued {
     id: Option<WireId>,
     line: Parts,
 }
 
 impl Conn {
-    /// Takes a link and starts its two tasks. The link is ready for a first request.
-    pub(super) fn start(link: Link, spec: Spec, around: Surroundings) -> Arc<Self> {
-        let capacity = around.config.slots.slots.saturating_add(OWN_REQUESTS);
+    /// Starts the two tasks of a new connection. Nothing was sent on the link yet.
+    pub(super) fn start(link: Link, spec: Spec, context: ConnContext) -> Arc<Self> {
+        let capacity = context.config.slots.slots.saturating_add(OWN_REQUESTS);
         let state = State {
             phase: Phase::Open,
             mux: Mux::new(capacity),
             outbox: VecDeque::new(),
             notes: 0,
-            asks: Asks::new(around.config.asks),
+            asks: Asks::new(context.config.asks),
             requests: 0,
             level: None,
-            liveness: Liveness::new(&around.config),
+            liveness: Liveness::new(&context.config),
             last_used: Instant::now(),
         };
         let conn = Arc::new_cyclic(|this| Self {
             spec,
-            around,
+            context,
             state: Mutex::new(state),
             wake: Notify::new(),
             closing: CancellationToken::new(),
@@ -181,9 +180,9 @@ impl Conn {
             facts: OnceLock::new(),
             this: this.clone(),
         });
-        conn.around.metrics.opened.inc();
-        conn.around.metrics.connections.inc();
-        conn.around.tasks.spawn(reader::run(conn.clone(), link));
+        conn.context.metrics.opened.inc();
+        conn.context.metrics.connections.inc();
+        conn.context.tasks.spawn(reader::run(conn.clone(), link));
         conn
     }
 
@@ -191,79 +190,82 @@ impl Conn {
         &self.spec
     }
 
-    /// Whether it declared that its clients can be asked just this.
-    pub(super) fn is_of(&self, profile: Profile) -> bool {
-        self.spec.tenant.as_ref().is_some_and(|tenant| tenant.profile() == Some(profile))
+    /// Whether it declared exactly this profile.
+    pub(super) fn has_declared(&self, profile: Profile) -> bool {
+        self.spec.client.as_ref().is_some_and(|client| client.profile() == Some(profile))
     }
 
-    /// The handshake is over.
-    pub(super) fn met(&self, facts: Facts) {
+    /// Keeps the result of the handshake.
+    pub(super) fn set_facts(&self, facts: Facts) {
         let _ = self.facts.set(facts); // there is one handshake
     }
 
-    /// Whether the server named this capability in the handshake.
+    /// Whether the server declared this capability.
     pub(super) fn can(&self, capability: &str) -> bool {
         self.facts.get().is_some_and(|facts| facts.can(capability))
     }
 
-    /// Calls and own requests that wait for an answer.
+    /// How many requests wait for an answer, listens not counted.
     pub(super) fn in_flight(&self) -> usize {
         self.in_flight.load(Ordering::Relaxed)
     }
 
-    /// Resolves when it takes no more calls.
+    /// Resolves when the connection takes no more calls.
     pub(super) async fn ending(&self) {
         self.closing.cancelled().await;
     }
 
-    /// Whether it takes calls.
+    /// Whether the connection takes calls.
     pub(super) fn is_open(&self) -> bool {
         self.state.lock().phase == Phase::Open
     }
 
-    /// Sends a call on its way, or hands it back when the connection takes none.
+    /// Queues a call.
+    ///
+    /// # Errors
+    /// The call itself, when the connection takes none.
     pub(super) fn send(&self, job: Box<Job>, slot: SlotPermit) -> Result<(), (Box<Job>, SlotPermit)> {
         let mut state = self.state.lock();
         if state.phase != Phase::Open {
             return Err((job, slot));
         }
         if job.lease.is_some() {
-            self.ask_level(&mut state, &job.call);
+            self.queue_level(&mut state, &job.call);
         }
         let State { mux, outbox, requests, .. } = &mut *state;
         let (Some(vacant), Some(this)) = (mux.vacant(), self.this.upgrade()) else { return Err((job, slot)) };
         let id = vacant.id();
         if !job.responder.on_cancel(this, id.number()) {
-            return Ok(()); // nobody waits for it any more
+            return Ok(()); // its caller is gone
         }
         let line = outgoing::request(&job.call, id, self.spec.era);
         let level = if self.spec.era == Era::Modern { modern::level(&job.call) } else { None };
-        let config = &self.around.config;
+        let config = &self.context.config;
         *requests += 1;
         let work = Work::Call { job, slot };
         let pending = Pending::new(work, *requests, config.call_timeout, config.call_timeout_max);
         vacant.fill(Pending { level, ..pending });
         outbox.push_back(Queued { id: Some(id), line });
         drop(state);
-        self.opened();
+        self.count_opened();
         self.wake.notify_one();
         Ok(())
     }
 
-    /// Sends a notification.
-    pub(super) fn tell(&self, line: impl Into<Bytes>) {
-        self.note(line.into().into(), NOTES);
+    /// Queues a notification.
+    pub(super) fn notify(&self, line: impl Into<Bytes>) {
+        self.queue_note(line.into().into(), NOTES);
     }
 
-    /// Ends the connection in good order: `why` for what is in flight, the end of the stream for the server,
-    /// and a moment for its process to end.
+    /// Closes the connection in good order: requests in flight fail for the reason `why`, the server gets the end of the stream,
+    /// and its process a moment to end.
     pub(super) fn close(&self, why: &Error) {
         let state = self.state.lock();
         self.begin_close(state, why);
     }
 
-    /// The same, if nothing is in flight and nothing was since `before`. Listens do not count if it is `retired`: they
-    /// go on elsewhere.
+    /// Closes the connection if nothing is in flight and was not since `before`. Listens do not count if it is `retired`: they
+    /// move to another connection.
     pub(super) fn close_idle(&self, before: Instant, retired: bool) {
         let state = self.state.lock();
         let is_idle = state.last_used <= before && !state.is_busy(self.spec.is_control || retired);
@@ -284,7 +286,7 @@ impl Conn {
         self.end(pending, Ended::Closed, why);
     }
 
-    /// The link is of no use any more.
+    /// Ends the connection at once, because its link broke or its process ended.
     fn die(&self) {
         let (was, pending) = {
             let mut state = self.state.lock();
@@ -293,18 +295,18 @@ impl Conn {
         self.closing.cancel();
         self.cut.cancel();
         if was == Phase::Open {
-            self.around.metrics.died.inc();
-            self.end(pending, Ended::Died, &self.died());
+            self.context.metrics.died.inc();
+            self.end(pending, Ended::Died, &self.death());
         }
     }
 
-    /// Resolves when nothing of it is left.
+    /// Resolves when the tasks of the connection and its process have ended.
     pub(super) async fn closed(&self) {
         self.done.cancelled().await;
     }
 
-    /// Fails the calls whose deadline has passed, and cancels them upstream. A detached call of a process that hangs is not
-    /// waited for any longer either, or it would keep that process.
+    /// Fails the requests whose deadline has passed, and cancels them upstream. Detached calls fail too once the process hangs,
+    /// because they would keep it.
     pub(super) fn sweep(&self, now: Instant) {
         self.sweep_asks(now);
         let late: Vec<WireId> = {
@@ -315,13 +317,13 @@ impl Conn {
         };
         for id in late {
             if let Some(pending) = self.cancel_in_flight(id) {
-                self.around.metrics.timeouts.inc_by(u64::from(pending.work.is_call()));
-                pending.work.fail(self.silent());
+                self.context.metrics.timeouts.inc_by(u64::from(pending.work.is_call()));
+                pending.work.fail(self.timed_out());
             }
         }
     }
 
-    /// Takes a request out of the table: unsent it is forgotten, else the server is told to stop.
+    /// Removes a request from the table. If it was written already, the server gets `notifications/cancelled`.
     fn cancel_in_flight(&self, id: WireId) -> Option<Pending> {
         let (pending, asks) = {
             let mut state = self.state.lock();
@@ -333,17 +335,17 @@ impl Conn {
             let asks = state.asks_of_cancelled(&pending);
             (pending, asks)
         };
-        self.answered(&pending.work);
+        self.count_closed(&pending.work);
         if pending.written && pending.work.may_be_cancelled() {
-            self.note(outgoing::cancelled(id), NOTES);
+            self.queue_note(outgoing::cancelled(id), NOTES);
         }
         self.withdraw(asks);
         Some(pending)
     }
 
-    /// Queues a message that is no request; `false` when `most` wait for a server that does not read. One that ends
-    /// misses it, by no fault of anybody's.
-    fn note(&self, line: Parts, most: usize) -> bool {
+    /// Queues a message that is no request; `false` if `most` such messages wait already, because the server does not read. On a
+    /// connection that is closing the message is dropped.
+    fn queue_note(&self, line: Parts, most: usize) -> bool {
         {
             let mut state = self.state.lock();
             if state.phase != Phase::Open {
@@ -360,12 +362,12 @@ impl Conn {
     }
 
     fn end(&self, pending: Vec<Pending>, how: Ended, why: &Error) {
-        let owner = self.around.owner.upgrade();
+        let owner = self.context.owner.upgrade();
         if let Some(owner) = &owner {
-            owner.left(self, how);
+            owner.ended(self, how);
         }
         for pending in pending {
-            self.answered(&pending.work);
+            self.count_closed(&pending.work);
             match (pending.work, &owner) {
                 (Work::Call { job, slot }, Some(owner)) if !pending.written && how == Ended::Died => {
                     owner.returned(job, slot, why);
@@ -375,26 +377,26 @@ impl Conn {
         }
     }
 
-    fn opened(&self) {
+    fn count_opened(&self) {
         self.in_flight.fetch_add(1, Ordering::Relaxed);
-        self.around.metrics.in_flight.inc();
+        self.context.metrics.in_flight.inc();
     }
 
-    fn answered(&self, work: &Work) {
+    fn count_closed(&self, work: &Work) {
         if work.is_listen() {
-            return; // it was not counted: the server is not at work on it
+            return; // listens are not counted: the server does no work for them
         }
         self.in_flight.fetch_sub(1, Ordering::Relaxed);
-        self.around.metrics.in_flight.dec();
+        self.context.metrics.in_flight.dec();
     }
 
-    fn died(&self) -> Error {
+    fn death(&self) -> Error {
         let message = format!("the process of server `{}` ended before it answered", self.spec.server);
         Error::new(Kind::Died, Blame::Upstream, message)
     }
 
-    fn silent(&self) -> Error {
-        silent(&self.spec.server)
+    fn timed_out(&self) -> Error {
+        timed_out(&self.spec.server)
     }
 }
 
@@ -419,7 +421,7 @@ impl Cancel for Conn {
 }
 
 impl State {
-    /// The id that the next request will have.
+    /// The id of the next request; `None` when there is no room for it.
     fn next_id(&mut self) -> Option<WireId> {
         self.mux.vacant().map(|vacant| vacant.id())
     }
@@ -427,7 +429,7 @@ impl State {
     fn clear(&mut self) -> Vec<Pending> {
         self.outbox.clear();
         self.notes = 0;
-        // Nobody would read the answers.
+        // The answers could not be written any more.
         for ask in self.asks.take(|_| true) {
             ask.withdrawn.cancel();
         }
@@ -435,18 +437,18 @@ impl State {
     }
 }
 
-/// What a call ends for that was not answered in its time.
-pub(super) fn silent(server: &ServerName) -> Error {
+/// The error of a request that was not answered in time.
+pub(super) fn timed_out(server: &ServerName) -> Error {
     let message = format!("server `{server}` did not answer in time");
     Error::new(Kind::Timeout, Blame::Upstream, message)
 }
 
-/// What a connection ends for that did nothing wrong.
+/// The reason to close a connection that is not needed any more.
 pub(super) fn unneeded() -> Error {
     Error::new(Kind::Cancelled, Blame::Edge, "the connection is not needed any more")
 }
 
-/// What everything ends for when the process does, or its server is configured no longer.
+/// The error of everything that ends because the gateway stops, or the server is no longer configured.
 pub(super) fn draining() -> Error {
     Error::new(
         Kind::Draining,
@@ -456,15 +458,15 @@ pub(super) fn draining() -> Error {
     .retry_after(permit::RETRY_AFTER)
 }
 
-/// What the calls of a session end for that ends before them.
+/// The error of calls that are in flight when their session ends.
 pub(super) fn session_over() -> Error {
     Error::new(Kind::Cancelled, Blame::Downstream, "the session ended before the call did")
 }
 
-/// Requests of our own at a time, beside the calls: a handshake, or the four lists.
+/// Room for requests of the gateway's own, beside the calls. 16: a handshake or the four lists, and subscriptions.
 const OWN_REQUESTS: usize = 16;
-/// Cancels and answers that wait to be written. A server reads them at once or not at all, and then the write
-/// timeout ends the connection.
+/// Cancellations and answers that may wait to be written. 1,024: as many as calls. A server reads them at once, or not at all, and
+/// then the write timeout ends the connection.
 const NOTES: usize = 1024;
-/// The server's time to end after the end of its input: the bridge's stop ladder takes 5 s to SIGTERM.
+/// How long the server has to end after the end of its input. 7 s: the bridge sends SIGTERM after 5 s.
 const CLOSE_GRACE: Duration = Duration::from_secs(7);

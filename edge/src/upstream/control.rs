@@ -12,9 +12,9 @@ use wire::{Era, code};
 
 use super::conn::{Conn, unneeded};
 use super::facts::{Facts, all_capabilities};
+use super::key::{Key, Target};
 use super::modern;
-use super::pool::roster::Key;
-use super::pool::{Pool, Shared};
+use super::pool::{Pool, PoolInner};
 use crate::call::{List, Listing, Outcome, SessionHandle};
 use crate::error::{Error, Kind};
 
@@ -54,7 +54,7 @@ impl Pool {
     /// # Errors
     /// When the server cannot be reached, or does not answer as a server does.
     pub async fn facts(&self) -> Result<Arc<Facts>, Error> {
-        self.shared().facts().await
+        self.inner().facts().await
     }
 
     /// All items of a list, every page followed. Empty when the server has no such list.
@@ -62,12 +62,12 @@ impl Pool {
     /// # Errors
     /// When the server cannot be reached, or its list cannot be read to the end.
     pub async fn list(&self, list: List) -> Result<Vec<Item>, Error> {
-        let shared = self.shared();
-        let (conn, facts) = shared.control().await?;
+        let inner = self.inner();
+        let (conn, facts) = inner.control().await?;
         if !facts.can(list.capability()) {
             return Ok(Vec::new());
         }
-        shared.pages(&conn, list).await
+        inner.pages(&conn, list).await
     }
 
     /// Sessions whose own connections announced a changed list, each once until somebody has looked. The first who
@@ -78,17 +78,17 @@ impl Pool {
 
     /// News of the server's lists and of its connection.
     pub fn changes(&self) -> watch::Receiver<Changes> {
-        self.shared().changes.subscribe()
+        self.inner().changes.subscribe()
     }
 }
 
-impl Shared {
+impl PoolInner {
     pub(super) async fn facts(&self) -> Result<Arc<Facts>, Error> {
         self.control().await.map(|(_, facts)| facts)
     }
 
     async fn control(&self) -> Result<(Arc<Conn>, Arc<Facts>), Error> {
-        let conn = self.connection(&Key::Control, None).await?;
+        let conn = self.connection(&Target::shared(Key::Control)).await?;
         let facts = self.state.lock().facts.clone().ok_or_else(|| self.busy())?;
         Ok((conn, facts))
     }
@@ -98,9 +98,9 @@ impl Shared {
         let (this, session) = (self.this(), session.clone());
         Box::pin(async move {
             let this = this?;
-            let opening = this.state.lock().roster.opening(&Key::Session(session.number));
+            let opening = this.state.lock().connections.opening(&Key::Session(session.number));
             if let Some(mut opening) = opening.filter(|_| this.session_conn(&session).is_none()) {
-                // How it ended is asked of the roster.
+                // How it ended is asked of the connections.
                 let _ = opening.wait_for(Option::is_some).await;
             }
             let conn = this.session_conn(&session)?;
@@ -172,7 +172,7 @@ impl Shared {
         };
         // A server that shakes hands in this time lists in it.
         let asked = conn.ask(list.method(), &params, self.config.handshake_timeout);
-        match self.ask_beside_listen(conn, asked).await {
+        match self.ask_during_listen(conn, asked).await {
             Outcome::Result(result) => Ok(Some(result.into_bytes())),
             Outcome::Refused(error) if is_unknown_method(&error) => Ok(None),
             Outcome::Refused(error) => {

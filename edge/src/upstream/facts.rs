@@ -1,4 +1,4 @@
-//! What a server says of itself in the first answer of a connection, and why there may be none.
+//! What a server says of itself in the handshake, and why a handshake may bring nothing.
 
 use bytes::Bytes;
 use serde::Deserialize;
@@ -10,18 +10,18 @@ use super::settings::EraChoice;
 use crate::call::{List, Outcome};
 use crate::error::{Blame, Error, Kind};
 
-/// What a server is.
+/// What a server declared in the handshake.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Facts {
-    /// How it is spoken to.
+    /// The era of the handshake that it answered.
     pub era: Era,
-    /// The revision that was agreed on.
+    /// The negotiated revision.
     pub version: ProtocolVersion,
     /// `capabilities`, a JSON object.
     pub capabilities: Bytes,
     /// `serverInfo`, a JSON object.
     pub info: Option<Bytes>,
-    /// What it tells a model about its use.
+    /// `instructions`: hints for a model on how to use it.
     pub instructions: Option<String>,
 }
 
@@ -37,7 +37,7 @@ impl Facts {
     }
 }
 
-/// Who a server says that it is, a JSON object, in the result of the first request of its era.
+/// The server's `serverInfo`, a JSON object, from the result of the handshake of `era`.
 pub(super) fn server_info(result: &[u8], era: Era) -> Option<Bytes> {
     let info = match era {
         Era::Legacy => member(result, "serverInfo"),
@@ -56,19 +56,19 @@ fn member<'a>(object: &'a [u8], key: &str) -> Option<&'a [u8]> {
 
 /// What is known of a server's era.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
-    /// Nothing that a new connection could go by: the control connection finds out. Connections that an
-    /// earlier assumption made go on.
+pub(super) enum KnownEra {
+    /// Unknown: the control connection finds out. Connections that were opened by an earlier assumption go on; it is kept for
+    /// their sake.
     Open(Option<Era>),
-    /// The probe had no answer in time, and a handshake worked. Holds as long as the control connection.
+    /// The probe had no answer in time, but `initialize` worked. Holds as long as the control connection.
     Assumed(Era),
-    /// Proven; holds until a connection proves it wrong.
+    /// Proven by a handshake. Holds until another handshake proves it wrong.
     Known(Era),
     /// Configured.
     Fixed(Era),
 }
 
-impl Verdict {
+impl KnownEra {
     pub(super) fn fixed(choice: EraChoice) -> Self {
         match choice {
             EraChoice::Auto => Self::Open(None),
@@ -77,51 +77,54 @@ impl Verdict {
         }
     }
 
-    /// What a new connection goes by.
-    pub(super) fn era(self) -> Option<Era> {
+    /// The era of a new connection.
+    pub(super) fn get(self) -> Option<Era> {
         match self {
             Self::Open(_) => None,
             Self::Assumed(era) | Self::Known(era) | Self::Fixed(era) => Some(era),
         }
     }
 
-    /// What a connection that exists was made by.
+    /// The era of the connections that exist.
     pub(super) fn last(self) -> Option<Era> {
-        if let Self::Open(last) = self { last } else { self.era() }
+        if let Self::Open(last) = self { last } else { self.get() }
     }
 }
 
-/// Why the first request on a connection brought no facts.
+/// Why a handshake failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Refusal {
+pub(super) enum HandshakeFailure {
     /// The connection was closed before an answer: the bridge is full, or the process ends at start.
-    Gone,
+    Closed,
     /// No answer in time.
-    Silent,
+    TimedOut,
     /// An error that only a modern server sends.
     ModernOnly,
     /// Any other error.
     Refused,
-    /// An answer that is of no use, as a clause about the server.
+    /// An answer that cannot be used; the reason is a clause about the server.
     Unusable(&'static str),
-    /// The connection was ended from our side.
+    /// The gateway ended the connection.
     Ended(Error),
 }
 
-impl Refusal {
-    /// The result of the first request, or why there is none.
-    pub(super) fn judge(outcome: Outcome) -> Result<Bytes, Self> {
+impl HandshakeFailure {
+    /// The result of a handshake request.
+    ///
+    /// # Errors
+    /// When it has none.
+    pub(super) fn check(outcome: Outcome) -> Result<Bytes, Self> {
         match outcome {
             Outcome::Result(parts) => Ok(parts.into_bytes()),
             Outcome::Refused(error) => {
                 let is_modern = code::of_error(&error).is_some_and(|code| MODERN_CODES.contains(&code));
                 Err(if is_modern { Self::ModernOnly } else { Self::Refused })
             }
-            // Only a client's call can want input; this request is ours.
+            // Only a client's call can require input.
             Outcome::InputRequired(_) => Err(Self::Unusable("its first answer cannot be read")),
             Outcome::Failed(error) => Err(match error.kind {
-                Kind::Died => Self::Gone,
-                Kind::Timeout => Self::Silent,
+                Kind::Died => Self::Closed,
+                Kind::Timeout => Self::TimedOut,
                 Kind::TooLarge | Kind::Protocol => Self::Unusable("its first answer cannot be read"),
                 _ => Self::Ended(error),
             }),
@@ -133,13 +136,13 @@ impl Refusal {
 const MODERN_CODES: [i64; 3] =
     [code::UNSUPPORTED_VERSION as i64, code::HEADER_MISMATCH as i64, code::MISSING_CAPABILITY as i64];
 
-/// Who we are, to a server.
+/// The gateway's own `clientInfo`.
 pub(super) fn identity() -> String {
     format!(r#"{{"name":"mcp-edge","version":"{}"}}"#, env!("CARGO_PKG_VERSION"))
 }
 
-/// Everything the gateway can relay. The control connection advertises it, because servers register tools by
-/// what the client can do.
+/// All capabilities that the gateway can relay, a JSON object. The control connection declares them, because servers register
+/// tools by what the client can do.
 pub(super) fn all_capabilities(era: Era) -> &'static str {
     match era {
         Era::Legacy => {
@@ -151,7 +154,7 @@ pub(super) fn all_capabilities(era: Era) -> &'static str {
     }
 }
 
-/// What a connection for calls advertises: nobody behind it could answer an ask.
+/// The capabilities that a shared connection declares: no client behind it could be asked.
 pub(super) const NO_CAPABILITIES: &str = "{}";
 
 pub(super) fn unknown_resource(uri: &str) -> Error {

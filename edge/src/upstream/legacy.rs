@@ -1,58 +1,27 @@
-//! A server with a handshake (2024-11-05 to 2025-11-25): `initialize` once per connection, then requests without
-//! the modern keys of `_meta`; results get what the modern form wants.
-
-use std::time::Duration;
+//! The adapter to servers of the legacy era (2024-11-05 to 2025-11-25): requests go out without the modern keys of `_meta`, and
+//! results get the members that the modern form requires.
 
 use bytes::Bytes;
 use wire::envelope::Value;
-use wire::mcp::lifecycle::InitializeResult;
 use wire::mcp::meta;
-use wire::mcp::method::{Method, Notice};
-use wire::mcp::version::{LATEST_LEGACY, ProtocolVersion};
+use wire::mcp::method::Method;
+use wire::mcp::version::ProtocolVersion;
 use wire::object::Object;
 use wire::splice::{Parts, Splice};
-use wire::{Era, Message, code};
+use wire::{Message, code};
 
-use super::conn::Conn;
-use super::facts::{Facts, Refusal, identity, server_info};
+use super::facts::unknown_resource;
 use super::tasks::TaskIds;
 use crate::call::{Affinity, Call, Outcome};
 
-/// Shakes hands on a new connection. `capabilities` is a JSON object: servers register tools by it, and ask
-/// only for what it names.
-pub(super) async fn shake(conn: &Conn, capabilities: &str, timeout: Duration) -> Result<Facts, Refusal> {
-    // MCP 2025-11-25 basic/lifecycle, Initialization
-    let own = conn.spec().tenant.as_ref().and_then(|tenant| tenant.info());
-    let info = own.map_or_else(identity, str::to_owned);
-    let params = format!(
-        r#"{{"protocolVersion":"{LATEST_LEGACY}","capabilities":{capabilities},"clientInfo":{info}}}"#
-    );
-    let result = Refusal::judge(conn.ask(Method::Initialize, &params, timeout).await)?;
-    let answer: InitializeResult = serde_json::from_slice(&result)
-        .map_err(|_| Refusal::Unusable("its answer to initialize is malformed"))?;
-    // Any revision with a handshake will do: they differ in content, not in form.
-    let version = ProtocolVersion::parse(&answer.protocol_version);
-    let Some(version) = version.filter(|version| version.era() == Era::Legacy) else {
-        return Err(Refusal::Unusable("it answered initialize with a protocol version nobody knows"));
-    };
-    conn.tell(format!(r#"{{"jsonrpc":"2.0","method":"{}"}}"#, Notice::Initialized.as_str()));
-    Ok(Facts {
-        era: Era::Legacy,
-        version,
-        capabilities: Bytes::copy_from_slice(answer.capabilities.get().as_bytes()),
-        info: server_info(&result, Era::Legacy),
-        instructions: answer.instructions,
-    })
-}
-
-/// Makes the `params` of a call those that a legacy server knows: `_meta` without the protocol's own keys, and no `task`
-/// of a client that could not fetch what becomes of it.
+/// Edits the `params` of a call for a legacy server: removes the protocol's own keys from `_meta`, and `task` if the client could
+/// not fetch the task's result.
 pub(super) fn edit_params(splice: &mut Splice, call: &Call, progress: Option<Bytes>) {
     let keeps_task = call.method != Method::ToolsCall || knows_tasks(&call.affinity);
     edit(splice, &call.request, progress, keeps_task);
 }
 
-/// Takes the protocol's own keys out of the `_meta` of a message.
+/// Removes the protocol's own keys from the `_meta` of a message.
 pub(super) fn edit_meta(splice: &mut Splice, message: &Message) {
     edit(splice, message, None, true);
 }
@@ -82,14 +51,14 @@ fn edit(splice: &mut Splice, message: &Message, progress: Option<Bytes>, keeps_t
     }
 }
 
-/// Whether a client knows the tasks that a call asks for with `task`. To any other client a server's CreateTaskResult is
-/// the end of the call, without a way to its result.
+/// Whether a client knows the tasks that `params.task` asks for. Any other client would get CreateTaskResult as the end of its
+/// call, without a way to fetch the result.
 // MCP 2025-11-25 basic/utilities/tasks; they are no part of the revisions before and after
 fn knows_tasks(affinity: &Affinity) -> bool {
     matches!(affinity, Affinity::Session(session) if session.version >= ProtocolVersion::V2025_11_25)
 }
 
-/// The result in the modern form: the same bytes, and the members that every modern result has.
+/// The result in the modern form: the same bytes, and the members that every modern result has. `None` if it is no object.
 pub(super) fn result(call: &Call, answer: &Message, task_ids: &TaskIds) -> Option<Parts> {
     let object = answer.result_object()?;
     let mut splice = Splice::within(answer.bytes().clone(), object.span());
@@ -97,7 +66,7 @@ pub(super) fn result(call: &Call, answer: &Message, task_ids: &TaskIds) -> Optio
     let mut edit = splice.object(object);
     // MCP 2026-07-28 basic, Results: a missing resultType from an older server means "complete".
     edit.set("resultType", COMPLETE);
-    // MCP 2026-07-28 server/utilities/caching: nobody told us how long this stays true, or for whom.
+    // MCP 2026-07-28 server/utilities/caching: a legacy server does not say how long its result is valid, or for whom.
     if call.method == Method::ResourcesRead {
         edit.set("ttlMs", AT_ONCE);
         edit.set("cacheScope", PRIVATE);
@@ -109,8 +78,8 @@ pub(super) fn result(call: &Call, answer: &Message, task_ids: &TaskIds) -> Optio
     Some(splice.finish())
 }
 
-/// Whether it has `null` where nothing is structured, as some languages write what is not there. Where there is no
-/// `content` either, `null` may be what the tool says.
+/// Whether `structuredContent` is `null` and means that there is none, as some SDKs write it. Without `content`, `null` may be the
+/// tool's result.
 // MCP 2025-11-25 schema, CallToolResult: structuredContent is an object; 2026-07-28: any JSON value, null as well
 fn has_null_for_none(answer: &Message, result: &Object) -> bool {
     let bytes = answer.bytes();
@@ -118,15 +87,13 @@ fn has_null_for_none(answer: &Message, result: &Object) -> bool {
         && result.get(bytes, "content").is_some_and(|content| content.of(bytes).first() == Some(&b'['))
 }
 
-/// The error of a server, as the outcome of a call for `uri`.
+/// The outcome of a call that the server answered with an error; `uri` is the resource that the call named.
 pub(super) fn refusal(method: Method, uri: Option<&str>, error: Value<'_>) -> Outcome {
     let is_not_found =
         || code::of_error(error.raw()).is_some_and(|code| code == i64::from(code::RESOURCE_NOT_FOUND));
     match (method, uri) {
         // MCP 2025-11-25 server/resources, Error Handling; modern clients know another code.
-        (Method::ResourcesRead, Some(uri)) if is_not_found() => {
-            Outcome::Failed(super::facts::unknown_resource(uri))
-        }
+        (Method::ResourcesRead, Some(uri)) if is_not_found() => Outcome::Failed(unknown_resource(uri)),
         _ => Outcome::Refused(Bytes::copy_from_slice(error.raw())),
     }
 }

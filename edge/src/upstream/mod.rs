@@ -2,7 +2,7 @@
 //! back what the server said.
 //!
 //! ```text
-//! Pool ── whose connection? (roster) ── none: open one (open, probe, legacy | modern) ── over a link
+//! Pool ── whose connection? (connections) ── none: open one (open, probe, legacy | modern) ── over a link
 //!   └──── Conn: mux, reader task, writer task ── link: TCP | unix socket | local process ── server
 //! ```
 //!
@@ -12,18 +12,24 @@
 
 mod conn;
 mod control;
+mod exclusive_client;
 mod facts;
+mod handshake;
+mod key;
+mod lease;
 mod legacy;
 mod link;
 mod metrics;
 mod modern;
 mod pool;
+mod session_settings;
 mod settings;
+mod settings_replay;
 mod status;
+mod subscriptions;
 mod tasks;
 #[cfg(test)]
 mod tests;
-mod wishes;
 
 pub use control::Changes;
 pub use facts::Facts;

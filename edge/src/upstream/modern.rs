@@ -1,45 +1,21 @@
-//! A server without a handshake (2026-07-28 and later): every request carries the revision, and what the client
-//! is and can do. Results pass untouched.
-
-use std::time::Duration;
+//! The adapter to servers of the modern era (2026-07-28 and later): every request carries the revision, the client's name and its
+//! capabilities. Results pass untouched.
 
 use bytes::Bytes;
 use serde::Deserialize;
 use wire::envelope::Value;
 use wire::mcp::level::Level;
-use wire::mcp::lifecycle::DiscoverResult;
 use wire::mcp::meta;
 use wire::mcp::method::Method;
 use wire::mcp::version::LATEST_MODERN;
 use wire::splice::{Parts, Splice};
-use wire::{Era, Message, code};
+use wire::{Message, code};
 
-use super::conn::Conn;
-use super::facts::{Facts, Refusal, identity, server_info};
+use super::facts::{identity, unknown_resource};
 use super::tasks::TaskIds;
 use crate::call::{Affinity, Call, Outcome, input};
 
-/// Asks a new connection what the server is. Not required by the revision, but it shows whether a process
-/// answers at all before a call is entrusted to it: a bridge that is full closes at the first byte.
-pub(super) async fn shake(conn: &Conn, capabilities: &str, timeout: Duration) -> Result<Facts, Refusal> {
-    let params = own_params("", capabilities);
-    let result = Refusal::judge(conn.ask(Method::Discover, &params, timeout).await)?;
-    let answer: DiscoverResult = serde_json::from_slice(&result)
-        .map_err(|_| Refusal::Unusable("its answer to server/discover is malformed"))?;
-    // MCP 2026-07-28 basic/versioning: a client picks from the versions that the server supports.
-    if !answer.supported_versions.iter().any(|version| version == LATEST_MODERN.as_str()) {
-        return Err(Refusal::Unusable("it supports no modern protocol version that this gateway speaks"));
-    }
-    Ok(Facts {
-        era: Era::Modern,
-        version: LATEST_MODERN,
-        capabilities: Bytes::copy_from_slice(answer.capabilities.get().as_bytes()),
-        info: server_info(&result, Era::Modern),
-        instructions: answer.instructions,
-    })
-}
-
-/// The params of a request of our own: `members` (each with its comma behind it) and the required `_meta`.
+/// The params of a request of the gateway's own: `members`, each followed by a comma, and the required `_meta`.
 pub(super) fn own_params(members: &str, capabilities: &str) -> String {
     let (version, info, can) = (meta::PROTOCOL_VERSION, meta::CLIENT_INFO, meta::CLIENT_CAPABILITIES);
     let identity = identity();
@@ -48,13 +24,13 @@ pub(super) fn own_params(members: &str, capabilities: &str) -> String {
     )
 }
 
-/// Stamps what every modern request carries, from what the client said of itself.
+/// Puts into `_meta` what every modern request carries, from what the client declared.
 // MCP 2026-07-28 basic, _meta: protocolVersion and clientCapabilities are required, clientInfo should be sent.
 pub(super) fn edit_meta(splice: &mut Splice, call: &Call, progress: Option<Bytes>) {
     let (request, client) = (&call.request, &call.client);
     let version = Bytes::from_static(VERSION.as_bytes());
     let (capabilities, level) = match &call.affinity {
-        // It said the level itself, if it wishes one.
+        // A modern client's level is in the request already.
         Affinity::Principal => (client.capabilities.clone(), None),
         Affinity::Session(_) => {
             (client.offer.clone(), level(call).map(|level| format!("\"{}\"", level.as_str())))
@@ -74,7 +50,7 @@ pub(super) fn edit_meta(splice: &mut Splice, call: &Call, progress: Option<Bytes
         stamps.for_each(|(key, value)| edit.set(key, value.clone()));
         return;
     }
-    // Two quotes and a colon for each, and the comma or brace before it; one brace at the end.
+    // Four bytes for each: two quotes, a colon, and the comma or brace before it; one brace at the end.
     let length = 1 + stamps.clone().map(|(key, value)| key.len() + value.len() + 4).sum::<usize>();
     let mut object = Vec::with_capacity(length);
     for (key, value) in stamps {
@@ -91,7 +67,7 @@ pub(super) fn edit_meta(splice: &mut Splice, call: &Call, progress: Option<Bytes
     }
 }
 
-/// The least level of log messages that a call wants to hear of; without one it wants none.
+/// The lowest level of log messages that a call asks for; without one the server sends none.
 // MCP 2026-07-28 server/utilities/logging: only during a request that names a level
 pub(super) fn level(call: &Call) -> Option<Level> {
     match &call.affinity {
@@ -100,16 +76,16 @@ pub(super) fn level(call: &Call) -> Option<Level> {
     }
 }
 
-/// What a result is.
+/// The kind of a result.
 pub(super) enum Judged {
-    /// The end of the call, as it stands.
+    /// It ends the call.
     Complete(Parts),
-    /// Something is wanted of the client first.
+    /// The server needs input of the client first.
     Input,
 }
 
-/// What the result of a call is; `None` for one that is not valid.
-// MCP 2026-07-28 basic, Results: none means "complete"; one that is not known is invalid. basic/patterns/mrtr: three
+/// The kind of a call's result, by its `resultType`; `None` if it is invalid.
+// MCP 2026-07-28 basic, Results: without a type it is "complete"; an unknown type is invalid. basic/patterns/mrtr: three
 // methods may want input.
 pub(super) fn judge(call: &Call, answer: &Message, task_ids: &TaskIds) -> Option<Judged> {
     let result = answer.result_object()?;
@@ -148,7 +124,7 @@ fn may_want_input(method: Method) -> bool {
     matches!(method, Method::ToolsCall | Method::PromptsGet | Method::ResourcesRead)
 }
 
-/// The error of a server, as the outcome of a call for `uri`.
+/// The outcome of a call that the server answered with an error; `uri` is the resource that the call named.
 pub(super) fn refusal(method: Method, uri: Option<&str>, error: Value<'_>) -> Outcome {
     #[derive(Deserialize)]
     struct Body<'a> {
@@ -166,9 +142,7 @@ pub(super) fn refusal(method: Method, uri: Option<&str>, error: Value<'_>) -> Ou
             && error.parse::<Body<'_>>().is_ok_and(|body| body.data.uri == uri)
     };
     match (method, uri) {
-        (Method::ResourcesRead, Some(uri)) if not_found(uri) => {
-            Outcome::Failed(super::facts::unknown_resource(uri))
-        }
+        (Method::ResourcesRead, Some(uri)) if not_found(uri) => Outcome::Failed(unknown_resource(uri)),
         _ => Outcome::Refused(Bytes::copy_from_slice(error.raw())),
     }
 }

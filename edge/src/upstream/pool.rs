@@ -1,14 +1,12 @@
-//! The connections to one server, and the way of a call to one of them.
+//! The connections to one server, and how a call gets to one of them.
 //!
-//! The fast path takes a lock for a look-up and queues the call on a connection that is ready. Everything else
-//! (no slot, no connection, an era not known yet) waits in one task for each call, bounded by the queue.
+//! The fast path looks a ready connection up under a lock and queues the call on it. A call that needs anything else (a slot, a
+//! connection, the server's era) waits for it in a task of its own; the queue bounds how many do.
 
+pub(super) mod connection_table;
 pub(super) mod health;
-pub(super) mod keeper;
-pub(super) mod lease;
+mod keeper;
 mod open;
-pub(super) mod roster;
-pub(super) mod tenant;
 
 use std::hash::BuildHasher;
 use std::pin::Pin;
@@ -23,21 +21,22 @@ use tokio_util::task::TaskTracker;
 use wire::mcp::method::Notice;
 use wire::{Era, Message};
 
+use self::connection_table::{ConnectionTable, Opening};
 use self::health::Health;
-use self::lease::{Lease, Profile, Seats};
-use self::roster::{Key, Opening, Roster};
-use self::tenant::Tenant;
-use super::conn::{Conn, Ended, Job, Owner, Surroundings, draining, unneeded};
+use super::conn::{Conn, ConnContext, Ended, Job, Owner, draining, unneeded};
 use super::control::Changes;
-use super::facts::{Facts, Verdict};
+use super::exclusive_client::ExclusiveClient;
+use super::facts::{Facts, KnownEra};
+use super::key::{Key, Target};
+use super::lease::{self, Lease, Profile, Seats};
 use super::link::process::Command;
 use super::link::{Dial, Dialer};
 use super::metrics::{Metrics, ServerMetrics};
+use super::session_settings::is_subscription;
 use super::settings::{Config, ServerConfig, TRIES};
+use super::subscriptions::registry::Subscriptions;
+use super::subscriptions::server_listen::ListenConcurrency;
 use super::tasks::TaskIds;
-use super::wishes;
-use super::wishes::listen::Beside;
-use super::wishes::subscriptions::Subscriptions;
 use crate::call::{
     Affinity, Call, Dispatch, List, Listing, Reply, Server, ServerName, SessionHandle, Subscriber,
     Subscribing, reply,
@@ -48,12 +47,12 @@ use crate::permit::{NoRoom, Permits, QueuePermit, RETRY_AFTER, SlotPermit, Slots
 
 /// One server, as many connections as it needs.
 pub struct Pool {
-    shared: Arc<Shared>,
+    inner: Arc<PoolInner>,
     pub(super) announcing: Mutex<Option<mpsc::UnboundedReceiver<SessionHandle>>>,
 }
 
 impl Pool {
-    /// A pool without connections. It ends with `drain`, or when it is dropped.
+    /// A pool without connections. It stops with `drain`, or when it is dropped.
     pub fn new(
         server: ServerConfig,
         config: Config,
@@ -64,35 +63,35 @@ impl Pool {
         let tasks = TaskTracker::new();
         let command = Command::new(&server, &config, tasks.clone());
         let dial = Dialer::new(server.source.clone(), command);
-        let around =
-            Around { dial: Arc::new(dial), metrics: metrics.server(&server.name), permits, drain, tasks };
-        Self::with(server, config, around)
+        let deps =
+            PoolDeps { dial: Arc::new(dial), metrics: metrics.server(&server.name), permits, drain, tasks };
+        Self::with(server, config, deps)
     }
 
-    /// The same with another way to reach the server.
-    pub(super) fn with(server: ServerConfig, config: Config, around: Around) -> Arc<Self> {
+    /// A pool that reaches the server by `deps.dial`.
+    pub(super) fn with(server: ServerConfig, config: Config, deps: PoolDeps) -> Arc<Self> {
         let seed = std::hash::RandomState::new().hash_one(server.name.as_str());
-        let state = State {
-            roster: Roster::default(),
-            verdict: Verdict::fixed(server.era),
+        let state = PoolState {
+            connections: ConnectionTable::default(),
+            era: KnownEra::fixed(server.era),
             health: Health::new(Instant::now(), config.health_interval, seed),
             facts: None,
             last_error: None,
             fails_to_open: false,
             closes_at_once: false,
-            beside_listen: Beside::default(),
+            listen_concurrency: ListenConcurrency::default(),
             next_number: 0,
         };
-        // Bounded by the sessions that are open.
+        // Unbounded, but each open session is in it at most once.
         let (announce, announcing) = mpsc::unbounded_channel();
-        let shared = Arc::new_cyclic(|this| Shared {
-            slots: Slots::new(config.slots, around.permits.metrics().clone()),
+        let inner = Arc::new_cyclic(|this| PoolInner {
+            slots: Slots::new(config.slots, deps.permits.metrics().clone()),
             seats: Seats::new(config.principal_connections),
             subscriptions: Subscriptions::default(),
             task_ids: Arc::new(TaskIds::new(server.name.clone(), config.limits.clone())),
             config: Arc::new(config),
             server,
-            around,
+            deps,
             state: Mutex::new(state),
             changes: watch::Sender::default(),
             announce,
@@ -100,32 +99,32 @@ impl Pool {
             seed,
             this: this.clone(),
         });
-        shared.around.metrics.era(shared.state.lock().verdict.era());
-        keeper::start(&shared);
-        Arc::new(Self { shared, announcing: Mutex::new(Some(announcing)) })
+        inner.deps.metrics.era(inner.state.lock().era.get());
+        keeper::start(&inner);
+        Arc::new(Self { inner, announcing: Mutex::new(Some(announcing)) })
     }
 
     /// The server's slug.
     pub fn name(&self) -> &ServerName {
-        &self.shared.server.name
+        &self.inner.server.name
     }
 
-    pub(super) fn shared(&self) -> &Arc<Shared> {
-        &self.shared
+    pub(super) fn inner(&self) -> &Arc<PoolInner> {
+        &self.inner
     }
 }
 
 impl Dispatch for Pool {
     fn dispatch(&self, mut call: Call) -> Reply {
-        if let Err(error) = self.shared.task_ids.resolve(&mut call) {
+        if let Err(error) = self.inner.task_ids.resolve(&mut call) {
             return Reply::failed(error);
         }
         let (responder, reply) = reply();
         let job = Box::new(Job { call, responder, lease: None, tries: 0 });
-        if wishes::is_subscription(job.call.method) {
-            self.shared.take_subscription(job); // rare, and looked at more closely
+        if is_subscription(job.call.method) {
+            self.inner.take_subscription(job);
         } else {
-            self.shared.take(job);
+            self.inner.take(job);
         }
         reply
     }
@@ -133,19 +132,19 @@ impl Dispatch for Pool {
 
 impl Server for Pool {
     fn roots_changed(&self, session: &SessionHandle) {
-        if let Some(conn) = self.shared.session_conn(session) {
+        if let Some(conn) = self.inner.session_conn(session) {
             conn.roots_changed();
         }
     }
 
     fn revoke(&self, is_denied: &dyn Fn(&str) -> bool) {
-        self.shared.subscriptions.release_of(is_denied);
-        self.shared.state.lock().roster.retire(|key, conn| {
-            let session = conn.spec().tenant.as_ref().and_then(|tenant| tenant.session());
+        self.inner.subscriptions.release_of(is_denied);
+        self.inner.state.lock().connections.retire(|key, conn| {
+            let session = conn.spec().client.as_ref().and_then(|client| client.session());
             let principal = session.map(|session| session.caller.principal()).or_else(|| key.principal());
             let is_over = principal.is_some_and(|principal| is_denied(principal));
             if let Some(session) = session.filter(|_| is_over) {
-                // If it may be used again, the client has to subscribe again.
+                // If the principal may use the server again later, the client has to subscribe again.
                 session
                     .wishes
                     .change(|wished| wished.subscriptions.retain(|(server, _)| server != self.name()));
@@ -155,26 +154,26 @@ impl Server for Pool {
     }
 
     fn tell_level(&self, session: &SessionHandle) {
-        self.shared.tell_level(session);
+        self.inner.send_level(session);
     }
 
     fn list(&self, session: &SessionHandle, list: List) -> Listing {
-        self.shared.list_of(session, list)
+        self.inner.list_of(session, list)
     }
 
     fn tasks(&self, session: &SessionHandle) -> Pin<Box<dyn Future<Output = Vec<Bytes>> + Send>> {
-        self.shared.list_tasks(session)
+        self.inner.list_tasks(session)
     }
 
     fn subscribe(&self, subscriber: Subscriber, uri: String) -> Subscribing {
-        Box::pin(self.shared.clone().subscribe(subscriber, uri))
+        Box::pin(self.inner.clone().subscribe(subscriber, uri))
     }
 }
 
 impl Pool {
-    /// Ends every connection, and with it what is still on its way there.
+    /// Ends every connection, and fails the calls that are still on it.
     pub fn stop(&self) {
-        self.shared.stop.cancel();
+        self.inner.stop.cancel();
     }
 }
 
@@ -184,24 +183,24 @@ impl Drop for Pool {
     }
 }
 
-/// What a pool is given by the rooms around it.
-pub(super) struct Around {
+/// What a pool needs from outside.
+pub(super) struct PoolDeps {
     pub(super) dial: Arc<dyn Dial>,
     pub(super) metrics: Arc<ServerMetrics>,
     pub(super) permits: Permits,
     pub(super) drain: DrainWatch,
-    /// Everything the pool runs; the keeper waits for it at the end.
+    /// All tasks of the pool; the keeper waits for them at the end.
     pub(super) tasks: TaskTracker,
 }
 
-/// What the tasks of a pool share.
-pub(super) struct Shared {
+/// What the pool shares with its tasks.
+pub(super) struct PoolInner {
     pub(super) server: ServerConfig,
     pub(super) config: Arc<Config>,
-    pub(super) around: Around,
+    pub(super) deps: PoolDeps,
     pub(super) changes: watch::Sender<Changes>,
     pub(super) announce: mpsc::UnboundedSender<SessionHandle>,
-    /// No more connections.
+    /// Cancelled when the pool stops: it opens no more connections, and ends those it has.
     pub(super) stop: CancellationToken,
     /// For jitter.
     pub(super) seed: u64,
@@ -209,45 +208,45 @@ pub(super) struct Shared {
     pub(super) seats: Arc<Seats>,
     pub(super) task_ids: Arc<TaskIds>,
     pub(super) subscriptions: Subscriptions,
-    pub(super) state: Mutex<State>,
+    pub(super) state: Mutex<PoolState>,
     this: Weak<Self>,
 }
 
-/// What changes in a pool. Locked before any connection's own state, never after.
-pub(super) struct State {
-    pub(super) roster: Roster,
-    pub(super) verdict: Verdict,
+/// The mutable state of a pool. Its lock is taken before a connection's, never after.
+pub(super) struct PoolState {
+    pub(super) connections: ConnectionTable,
+    pub(super) era: KnownEra,
     pub(super) health: Health,
-    /// As of the last control connection.
+    /// The facts of the last control connection.
     pub(super) facts: Option<Arc<Facts>>,
     pub(super) last_error: Option<String>,
     /// The last connection was accepted and came to nothing: the server closed it, or did not speak MCP.
     pub(super) fails_to_open: bool,
-    /// It closed two probes at once, as a process does that ends at a request it does not know.
+    /// Whether the server closed two probes in a row, as a process does that ends at a request it does not know.
     pub(super) closes_at_once: bool,
-    pub(super) beside_listen: Beside,
+    pub(super) listen_concurrency: ListenConcurrency,
     pub(super) next_number: u64,
 }
 
-impl Shared {
+impl PoolInner {
     pub(super) fn this(&self) -> Option<Arc<Self>> {
         self.this.upgrade()
     }
 
-    pub(super) fn surroundings(&self) -> Surroundings {
+    pub(super) fn conn_context(&self) -> ConnContext {
         let owner: Weak<dyn Owner> = self.this.clone();
-        Surroundings {
+        ConnContext {
             config: self.config.clone(),
-            metrics: self.around.metrics.clone(),
-            permits: self.around.permits.clone(),
+            metrics: self.deps.metrics.clone(),
+            permits: self.deps.permits.clone(),
             owner,
-            tasks: self.around.tasks.clone(),
+            tasks: self.deps.tasks.clone(),
             task_ids: self.task_ids.clone(),
             stop: self.stop.clone(),
         }
     }
 
-    /// Sends the call if a connection is ready for it, else lets it wait for one.
+    /// Sends the call if a connection is ready for it; otherwise it waits for one.
     fn take(&self, mut job: Box<Job>) {
         let Some(conn) = self.ready(&mut job) else { return self.enqueue(job, None) };
         let Some(slot) = self.slots.try_take() else { return self.enqueue(job, None) };
@@ -256,49 +255,54 @@ impl Shared {
         }
     }
 
-    /// The connection that a session has open to a legacy server.
+    /// The exclusive connection that a session has open, if any.
     pub(super) fn session_conn(&self, session: &SessionHandle) -> Option<Arc<Conn>> {
         let state = self.state.lock();
-        let conn = state.roster.ready(&Key::Session(session.number))?;
-        conn.spec().tenant.is_some().then(|| conn.clone())
+        let conn = state.connections.ready(&Key::Session(session.number))?;
+        conn.spec().client.is_some().then(|| conn.clone())
     }
 
     fn ready(&self, job: &mut Job) -> Option<Arc<Conn>> {
         let call = &job.call;
         let mut state = self.state.lock();
-        let era = state.verdict.last()?;
+        let era = state.era.last()?;
         if let Some(profile) = lease::needed(call, self.server.isolation, era) {
             job.lease = self.seats.try_take(call.caller.principal(), profile);
             let lease = job.lease.as_ref()?;
-            return state.roster.ready(&lease.key()).filter(|conn| conn.is_of(lease.profile())).cloned();
+            return state
+                .connections
+                .ready(&lease.key())
+                .filter(|conn| conn.has_declared(lease.profile()))
+                .cloned();
         }
         let key = self.key(&state, call, era);
-        let conn = state.roster.ready(&key)?.clone();
+        let conn = state.connections.ready(&key)?.clone();
         let is_busy = key == Key::Shared && conn.in_flight() >= SHARED_CALLS;
-        if is_busy && state.roster.count_of(&key) < SHARED_CONNECTIONS {
-            // In the background: the call itself goes out at once.
-            let _ = self.begin(&mut state, &key, None);
+        if is_busy && state.connections.count_of(&key) < SHARED_CONNECTIONS {
+            // In the background: the call itself is sent on the busy connection.
+            let _ = self.begin(&mut state, &Target::shared(key));
         }
         Some(conn)
     }
 
-    /// Lets a call wait for a slot, a connection or both, in a task of its own.
+    /// Starts a task in which the call waits for a slot, a connection or both.
     pub(super) fn enqueue(&self, job: Box<Job>, slot: Option<SlotPermit>) {
         let (Ok(place), Some(this)) = (self.slots.queue(), self.this.upgrade()) else {
             return job.responder.fail(NoRoom::Queue.refusal());
         };
-        self.around.tasks.spawn(this.wait(job, slot, place));
+        self.deps.tasks.spawn(this.wait(job, slot, place));
     }
 
     async fn wait(self: Arc<Self>, mut job: Box<Job>, slot: Option<SlotPermit>, place: QueuePermit) {
         let mut slot = slot;
         while job.tries < TRIES {
             job.tries += 1;
+            let Job { call, responder, lease, .. } = &mut *job;
             let found = tokio::select! {
-                biased; // for a caller that has left nothing is begun
-                () = job.responder.cancelled() => return,
+                biased; // starts nothing for a caller that is gone
+                () = responder.cancelled() => return,
                 () = self.stop.cancelled() => Err(draining()),
-                found = self.find((&job.call, &mut job.lease), slot.take(), &place) => found,
+                found = self.find(call, lease, slot.take(), &place) => found,
             };
             let (conn, permit) = match found {
                 Ok(found) => found,
@@ -314,7 +318,8 @@ impl Shared {
 
     async fn find(
         self: &Arc<Self>,
-        (call, lease): (&Call, &mut Option<Lease>),
+        call: &Call,
+        lease: &mut Option<Lease>,
         slot: Option<SlotPermit>,
         place: &QueuePermit,
     ) -> Result<(Arc<Conn>, SlotPermit), Error> {
@@ -322,42 +327,48 @@ impl Shared {
             Some(slot) => slot,
             None => place.slot().await.map_err(NoRoom::refusal)?,
         };
-        let era = self.state.lock().verdict.era();
-        let era = match era {
-            Some(era) => era,
-            None => self.facts().await?.era,
-        };
+        let era = self.era().await?;
         if let Some(profile) = lease::needed(call, self.server.isolation, era) {
-            return Ok((self.leased(call, (lease, profile)).await?, slot));
+            return Ok((self.leased(call, lease, profile).await?, slot));
         }
         *lease = None;
         let key = self.key(&self.state.lock(), call, era);
-        self.check(call)?;
-        let tenant = match (&key, &call.affinity) {
+        self.check_subscription(call)?;
+        let target = match (&key, &call.affinity) {
             (Key::Session(_), Affinity::Session(session)) => {
-                Some(Arc::new(Tenant::of_session(session, &call.client)))
+                Target::exclusive(key, ExclusiveClient::of_session(session, &call.client))
             }
-            _ => None,
+            _ => Target::shared(key),
         };
-        Ok((self.connection(&key, tenant).await?, slot))
+        Ok((self.connection(&target).await?, slot))
     }
 
-    /// Whose connection a call uses that needs none to itself.
-    fn key(&self, state: &State, call: &Call, era: Era) -> Key {
+    /// The server's era; opens the control connection to find it out if it is unknown.
+    pub(super) async fn era(&self) -> Result<Era, Error> {
+        let era = self.state.lock().era.get();
+        match era {
+            Some(era) => Ok(era),
+            None => Ok(self.facts().await?.era),
+        }
+    }
+
+    /// The key of the connection of a call that needs no lease.
+    fn key(&self, state: &PoolState, call: &Call, era: Era) -> Key {
         let key = Key::of(call, self.server.isolation, era);
         if !matches!(key, Key::Principal(_)) || call.method.facts().may_ask {
             return key;
         }
-        let (home, _) = lease::home(&self.seats, key.clone(), (&call.client, &call.affinity), era);
-        // A process of its own for a completion would be too much.
-        if state.roster.ready(&home).is_some() { home } else { key }
+        let (home, _) = lease::home(&self.seats, key.clone(), &call.client, &call.affinity, era);
+        // A completion alone is not worth a process of its own.
+        if state.connections.ready(&home).is_some() { home } else { key }
     }
 
-    /// The connection of the call's seat, which it may have to wait for.
+    /// The connection of the call's seat; waits for a seat if the call has none yet.
     async fn leased(
         &self,
         call: &Call,
-        (lease, profile): (&mut Option<Lease>, Profile),
+        lease: &mut Option<Lease>,
+        profile: Profile,
     ) -> Result<Arc<Conn>, Error> {
         let lease = match lease.take() {
             Some(held) => lease.insert(held),
@@ -365,39 +376,36 @@ impl Shared {
                 let timeout = self.config.slots.queue_timeout;
                 let taken = self.seats.take(call.caller.principal(), profile, timeout).await;
                 lease.insert(taken.map_err(|bound| {
-                    self.around.permits.metrics().hit(bound);
+                    self.deps.permits.metrics().hit(bound);
                     bound.refusal()
                 })?)
             }
         };
-        let (key, tenant) = (lease.key(), Arc::new(Tenant::of_lease(profile)));
+        let target = Target::exclusive(lease.key(), ExclusiveClient::of_lease(profile));
         for _ in 0..TRIES {
-            let conn = self.connection(&key, Some(tenant.clone())).await?;
-            if conn.is_of(profile) {
+            let conn = self.connection(&target).await?;
+            if conn.has_declared(profile) {
                 return Ok(conn);
             }
-            // No other call has the seat; subscriptions on it go on on the next connection.
+            // No other call has the seat, and subscriptions on it move to the next connection.
             conn.close(&unneeded());
         }
         Err(self.busy())
     }
 
-    /// The connection of `key`, opened if there is none. Many may wait for the same attempt, which goes on
-    /// when they leave.
-    pub(super) async fn connection(
-        &self,
-        key: &Key,
-        tenant: Option<Arc<Tenant>>,
-    ) -> Result<Arc<Conn>, Error> {
+    /// The connection of the target's key, opened if there is none. Several callers may wait for one attempt, which goes on when
+    /// they leave.
+    pub(super) async fn connection(&self, target: &Target) -> Result<Arc<Conn>, Error> {
+        let key = &target.key;
         let mut opening = {
             let mut state = self.state.lock();
-            // One that has just died may not have been taken out yet.
-            if let Some(conn) = state.roster.ready(key).filter(|conn| conn.is_open()) {
+            // A connection that has just died may not have been removed yet.
+            if let Some(conn) = state.connections.ready(key).filter(|conn| conn.is_open()) {
                 return Ok(conn.clone());
             }
-            match state.roster.opening(key) {
+            match state.connections.opening(key) {
                 Some(opening) => opening,
-                None => self.begin(&mut state, key, tenant)?,
+                None => self.begin(&mut state, target)?,
             }
         };
         let ended = opening.wait_for(Option::is_some).await.map(|result| (*result).clone());
@@ -405,27 +413,27 @@ impl Shared {
             Ok(Some(result)) => result,
             // Its task panicked; the next attempt starts afresh.
             Ok(None) | Err(_) => {
-                self.state.lock().roster.opened(key, None);
+                self.state.lock().connections.opened(key, None);
                 Err(Error::new(Kind::Lost, Blame::Edge, "the attempt to connect was lost inside the gateway"))
             }
         }
     }
 
     /// Starts an attempt to open a connection.
-    fn begin(&self, state: &mut State, key: &Key, tenant: Option<Arc<Tenant>>) -> Result<Opening, Error> {
+    fn begin(&self, state: &mut PoolState, target: &Target) -> Result<Opening, Error> {
         let this = self.this.upgrade().filter(|_| !self.stop.is_cancelled()).ok_or_else(draining)?;
         if let Some(why) = state.health.down() {
             return Err(Error::new(Kind::Unreachable, Blame::Upstream, why));
         }
-        // The control connection is beyond the bound: without it nobody would see the server's lists.
-        let calls = state.roster.places() - state.roster.count_of(&Key::Control);
-        if *key != Key::Control && calls >= self.server.connections {
-            self.around.permits.metrics().hit(NoRoom::ServerConnections);
+        // The control connection does not count: without it nobody would see the server's lists.
+        let counted = state.connections.counted() - state.connections.count_of(&Key::Control);
+        if target.key != Key::Control && counted >= self.server.connections {
+            self.deps.permits.metrics().hit(NoRoom::ServerConnections);
             return Err(NoRoom::ServerConnections.refusal());
         }
         let (ended, opening) = watch::channel(None);
-        state.roster.open(key.clone(), opening.clone());
-        self.around.tasks.spawn(this.open(key.clone(), tenant, ended));
+        state.connections.open(target.key.clone(), opening.clone());
+        self.deps.tasks.spawn(this.open(target.clone(), ended));
         Ok(opening)
     }
 
@@ -446,38 +454,38 @@ impl Shared {
     }
 }
 
-impl Owner for Shared {
+impl Owner for PoolInner {
     fn returned(&self, job: Box<Job>, slot: SlotPermit, why: &Error) {
         if job.tries < TRIES { self.enqueue(job, Some(slot)) } else { job.responder.fail(why.clone()) }
     }
 
     fn notice(&self, conn: &Conn, notice: Notice, message: &Message) {
-        let session = conn.spec().tenant.as_ref().and_then(|tenant| tenant.session());
+        let session = conn.spec().client.as_ref().and_then(|client| client.session());
         if let Some(session) = session.filter(|_| Changes::default().count(notice)) {
             return self.announced(session, notice);
         }
         if notice == Notice::ResourceUpdated {
-            return self.subscriptions.updated(conn.spec().number, message);
+            return self.subscriptions.publish(conn.spec().number, message);
         }
-        // A call's own connection changes nobody else's view of the server.
+        // What other connections announce does not change what everybody sees of the server.
         if conn.spec().is_control {
             self.changes.send_if_modified(|changes| changes.count(notice));
         }
     }
 
-    fn left(&self, conn: &Conn, how: Ended) {
+    fn ended(&self, conn: &Conn, how: Ended) {
         let lost_control = {
             let mut state = self.state.lock();
-            let key = state.roster.remove(conn.spec().number);
-            if let Some(key) = key.as_ref().filter(|key| state.roster.ready(key).is_none()) {
-                self.seats.declared(key, None);
+            let key = state.connections.remove(conn.spec().number);
+            if let Some(key) = key.as_ref().filter(|key| state.connections.ready(key).is_none()) {
+                self.seats.set_declared(key, None);
             }
             if how == Ended::Died && key.is_some() {
                 state.last_error = Some("its process ended".to_owned());
             }
             let was_control = key == Some(Key::Control);
-            if was_control && let Verdict::Assumed(era) = state.verdict {
-                state.verdict = Verdict::Open(Some(era));
+            if was_control && let KnownEra::Assumed(era) = state.era {
+                state.era = KnownEra::Open(Some(era));
             }
             if key.is_some() {
                 let (server, number) = (&self.server.name, conn.spec().number);
@@ -491,7 +499,8 @@ impl Owner for Shared {
     }
 }
 
-/// Calls in flight on each connection of a `shared` server before another one is opened.
+/// Calls in flight on each connection of a `shared` server before another one is opened. 8: most servers answer calls one after
+/// the other, so more would wait.
 const SHARED_CALLS: usize = 8;
-/// Connections of a `shared` server: a process answers many calls, but some of them block it.
+/// Connections of a `shared` server. 4: a process answers many calls, but some calls block it.
 const SHARED_CONNECTIONS: usize = 4;

@@ -40,13 +40,13 @@ pub enum ServerState {
 impl Pool {
     /// Whether no call is on its way through here, waiting ones included.
     pub fn is_idle(&self) -> bool {
-        self.shared().slots.is_idle()
+        self.inner().slots.is_idle()
     }
 
     /// How the server is doing.
     pub fn status(&self) -> ServerStatus {
-        let state = self.shared().state.lock();
-        let connections = state.roster.iter().count();
+        let state = self.inner().state.lock();
+        let connections = state.connections.iter().count();
         let word = match connections {
             _ if state.health.is_down() => ServerState::Down,
             1.. => ServerState::Up,
@@ -56,9 +56,9 @@ impl Pool {
         };
         ServerStatus {
             state: word,
-            era: state.verdict.era(),
+            era: state.era.get(),
             connections,
-            in_flight: state.roster.iter().map(|(_, conn, _)| conn.in_flight()).sum(),
+            in_flight: state.connections.iter().map(|(_, conn, _)| conn.in_flight()).sum(),
             last_error: state.last_error.clone(),
             since: state.health.since(),
         }

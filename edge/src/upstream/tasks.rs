@@ -18,8 +18,8 @@ use wire::object::Object;
 use wire::span::Span;
 use wire::splice::{Parts, Splice};
 
-use super::pool::Shared;
-use super::pool::tenant::Tenant;
+use super::exclusive_client::ExclusiveClient;
+use super::pool::PoolInner;
 use crate::call::{Affinity, Call, Outcome, Rename, ServerName, SessionHandle};
 use crate::error::{Blame, Error, Kind};
 
@@ -117,7 +117,12 @@ impl TaskIds {
     }
 
     /// Makes the ids in what a server says or asks those that its client may see. Only sessions have such tasks.
-    pub(super) fn show_to(&self, tenant: &Tenant, notice: Option<Notice>, message: Message) -> Message {
+    pub(super) fn show_to(
+        &self,
+        tenant: &ExclusiveClient,
+        notice: Option<Notice>,
+        message: Message,
+    ) -> Message {
         match tenant.session() {
             Some(session) => self.show_message(session.number, notice, message),
             None => message,
@@ -173,7 +178,7 @@ impl TaskIds {
     }
 }
 
-impl Shared {
+impl PoolInner {
     /// The tasks of a session, each as an object; none where the server has no list of them.
     pub(super) fn list_tasks(
         &self,

@@ -27,8 +27,8 @@ use wire::{Era, Message, code};
 
 use super::{tasks, undeclared_tasks};
 use crate::call::{
-    Affinity, Caller, Client, Event, Hear, Next, Outcome, Reply, Responder, SUBSCRIPTIONS_BYTES, Standing,
-    Subscriber, Subscription, reply, subscription_bytes,
+    Affinity, Caller, Client, Event, Next, Outcome, Reply, Responder, SUBSCRIPTIONS_BYTES, Standing,
+    Subscriber, Subscription, UpdateSink, reply, subscription_bytes,
 };
 use crate::error::{Blame, Error, Kind};
 use crate::front::Front;
@@ -108,7 +108,7 @@ pub(super) fn start(front: &Front, arrival: Arrival, client: Client) -> Result<L
     let (responder, heard) = reply();
     let ear = Arc::new(Ear { to: Mutex::new(Some(responder)), refusals: rooms.permits.metrics().clone() });
     let (client, affinity) = (Arc::new(client.copied()), Affinity::Principal);
-    let subscriber = Subscriber { caller: caller.clone(), client, affinity, ear: ear.clone() };
+    let subscriber = Subscriber { caller: caller.clone(), client, affinity, sink: ear.clone() };
     let mut once = HashSet::new();
     let uris: Vec<_> = uris.into_iter().filter(|uri| once.insert(uri.clone())).collect();
     let state = State::Opening(rooms.gateway.subscribe(subscriber, scope, uris));
@@ -262,7 +262,7 @@ struct Ear {
     refusals: permit::Metrics,
 }
 
-impl Hear for Ear {
+impl UpdateSink for Ear {
     fn updated(&self, message: &Message) {
         let lagging = {
             let mut to = self.to.lock();

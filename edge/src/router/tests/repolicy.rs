@@ -5,7 +5,7 @@ use parking_lot::Mutex;
 use super::super::policy::tests::rule;
 use super::policy::{Stage, admin, clock_user, vault_user, whole};
 use super::*;
-use crate::call::Hear;
+use crate::call::UpdateSink;
 
 #[tokio::test]
 async fn who_listens_hears_of_what_changes_in_what_is_seen() {
@@ -33,7 +33,7 @@ async fn who_listens_hears_of_what_changes_in_what_is_seen() {
 #[derive(Default)]
 struct Listener(Mutex<(usize, usize)>);
 
-impl Hear for Listener {
+impl UpdateSink for Listener {
     fn updated(&self, _: &Message) {
         self.0.lock().0 += 1;
     }
@@ -45,7 +45,7 @@ impl Hear for Listener {
 
 /// Keeps the ears of who subscribes.
 #[derive(Default)]
-struct Speaker(Mutex<Vec<Arc<dyn Hear>>>, Mutex<Vec<String>>);
+struct Speaker(Mutex<Vec<Arc<dyn UpdateSink>>>, Mutex<Vec<String>>);
 
 impl Dispatch for Speaker {
     fn dispatch(&self, _: Call) -> Reply {
@@ -63,7 +63,7 @@ impl Server for Speaker {
     }
 
     fn subscribe(&self, subscriber: Subscriber, uri: String) -> Subscribing {
-        self.0.lock().push(subscriber.ear);
+        self.0.lock().push(subscriber.sink);
         Box::pin(std::future::ready(Ok(Subscription::new(uri, ()))))
     }
 
@@ -88,7 +88,7 @@ async fn news_of_a_server_end_when_it_is_denied() {
     let listeners = ["ci-1", "eve"].map(|who| (who, Arc::new(Listener::default())));
     for (who, ear) in &listeners {
         let (caller, affinity) = (Caller::new(*who), Affinity::Principal);
-        let subscriber = Subscriber { caller, client: Arc::default(), affinity, ear: ear.clone() };
+        let subscriber = Subscriber { caller, client: Arc::default(), affinity, sink: ear.clone() };
         let uris = ["vault://r", "vault://t/1"].map(str::to_owned).to_vec();
         assert_eq!(router.subscribe(subscriber, None, uris).await.len(), 2);
     }
@@ -111,7 +111,7 @@ async fn news_of_a_server_end_when_it_is_denied() {
         caller: Caller::new("ci-1"),
         client: Arc::default(),
         affinity: Affinity::Principal,
-        ear: listeners[0].1.clone(),
+        sink: listeners[0].1.clone(),
     };
     let denied = || router.shared.metrics.policy_denied.get();
     let before = denied();

@@ -25,7 +25,7 @@ use super::pending::Pending;
 use super::{Conn, NOTES, Phase, State, outgoing};
 use crate::call::{Answer, Answered, Ask, Event, EventReader, Responder, SessionHandle};
 use crate::permit::Bound;
-use crate::upstream::pool::tenant::{self, Tenant};
+use crate::upstream::exclusive_client::{self, ExclusiveClient};
 
 /// The questions of one connection that wait.
 pub(super) struct Asks {
@@ -129,10 +129,10 @@ impl State {
 
 impl Conn {
     /// Puts a question to the client, on the stream that [`State::ask_place`] finds.
-    pub(super) fn relay(&self, tenant: &Tenant, kind: Kind, (id, request): (RequestId, Message)) {
+    pub(super) fn relay(&self, tenant: &ExclusiveClient, kind: Kind, (id, request): (RequestId, Message)) {
         let Some(this) = self.this.upgrade() else { return };
-        let request = self.around.task_ids.show_to(tenant, None, request);
-        let config = &self.around.config;
+        let request = self.context.task_ids.show_to(tenant, None, request);
+        let config = &self.context.config;
         let unheard = {
             let mut state = self.state.lock();
             if state.phase != Phase::Open {
@@ -140,13 +140,13 @@ impl Conn {
             }
             if state.ask_place(tenant.session()).is_none() {
                 drop(state);
-                self.note(outgoing::answer(&id, unattributed(kind)), NOTES);
+                self.queue_note(outgoing::answer(&id, unattributed(kind)), NOTES);
                 return;
             }
             let Some(token) = state.asks.vacant() else {
                 drop(state);
-                self.around.permits.metrics().hit(Bound::Asks);
-                self.note(outgoing::answer(&id, TOO_MANY), NOTES);
+                self.context.permits.metrics().hit(Bound::Asks);
+                self.queue_note(outgoing::answer(&id, TOO_MANY), NOTES);
                 return;
             };
             let (now, withdrawn) = (Instant::now(), CancellationToken::new());
@@ -165,7 +165,7 @@ impl Conn {
             }
         };
         if !matches!(unheard, Ok(true)) {
-            self.around.permits.metrics().hit(Bound::EventBytes);
+            self.context.permits.metrics().hit(Bound::EventBytes);
         }
         // After the lock: dropping the question answers it.
         drop(unheard);
@@ -186,7 +186,7 @@ impl Conn {
             _ => None,
         };
         if let Some(pending) = pending {
-            pending.missing = tenant::required(kind, request);
+            pending.missing = exclusive_client::required(kind, request);
         }
     }
 
@@ -195,7 +195,7 @@ impl Conn {
     pub(super) fn ask_cancelled(&self, notice: &Message) {
         let id = notice.param("requestId").and_then(|id| RequestId::parse(id.raw()));
         let Some(id) = id else { return };
-        let ended = self.state.lock().end_asks(self.around.config.call_timeout, |ask| ask.id == id);
+        let ended = self.state.lock().end_asks(self.context.config.call_timeout, |ask| ask.id == id);
         for ask in ended {
             ask.withdrawn.cancel();
         }
@@ -203,8 +203,8 @@ impl Conn {
 
     /// Withdraws the questions whose time is over.
     pub(super) fn sweep_asks(&self, now: Instant) {
-        let late = self.state.lock().end_asks(self.around.config.call_timeout, |ask| ask.deadline <= now);
-        late.iter().for_each(|_| self.around.permits.metrics().hit(Bound::AskTimeout));
+        let late = self.state.lock().end_asks(self.context.config.call_timeout, |ask| ask.deadline <= now);
+        late.iter().for_each(|_| self.context.permits.metrics().hit(Bound::AskTimeout));
         self.withdraw(late);
     }
 
@@ -220,9 +220,9 @@ impl Conn {
     fn answer_ask(&self, ask: &Open, answer: Answer) {
         let line = match answer {
             Answer::Result(value) => {
-                let session = self.spec.tenant.as_ref().and_then(|tenant| tenant.session());
+                let session = self.spec.client.as_ref().and_then(|tenant| tenant.session());
                 let value = match session {
-                    Some(session) => self.around.task_ids.own_in_answer(session.number, value),
+                    Some(session) => self.context.task_ids.own_in_answer(session.number, value),
                     None => value,
                 };
                 outgoing::relayed(&ask.id, "result", value)
@@ -230,13 +230,13 @@ impl Conn {
             Answer::Refused(value) => outgoing::relayed(&ask.id, "error", value),
             Answer::Nobody => outgoing::answer(&ask.id, unanswered(ask.kind)),
         };
-        self.note(line, NOTES.saturating_add(self.around.config.asks));
+        self.queue_note(line, NOTES.saturating_add(self.context.config.asks));
     }
 }
 
 impl Answered for Conn {
     fn answered(&self, token: u64, answer: Answer) {
-        let ended = self.state.lock().end_asks(self.around.config.call_timeout, |ask| ask.token == token);
+        let ended = self.state.lock().end_asks(self.context.config.call_timeout, |ask| ask.token == token);
         for ask in ended {
             self.answer_ask(&ask, answer.clone());
         }
@@ -245,7 +245,7 @@ impl Answered for Conn {
     /// The question has its time anew, and so has its call; the server hears it under its own token.
     // MCP 2025-11-25 basic/utilities/progress: either side may tell of it
     fn progressed(&self, token: u64, notice: &Message) {
-        let (now, config) = (Instant::now(), &self.around.config);
+        let (now, config) = (Instant::now(), &self.context.config);
         let mut state = self.state.lock();
         let State { asks, mux, .. } = &mut *state;
         let Some(ask) = asks.open.iter_mut().find(|ask| ask.token == token) else { return };
@@ -254,7 +254,7 @@ impl Answered for Conn {
         ask.deadline = (now + config.ask_timeout).min(ask.limit);
         extend_askers(mux, ask, config.call_timeout);
         drop(state);
-        self.pass_client(line);
+        self.queue_from_client(line);
     }
 }
 

@@ -1,4 +1,4 @@
-//! Our listens on a modern server: its notifications name the one they belong to, and it may end one before we do.
+//! The gateway's listens on a modern server. Each notification names the listen it belongs to, and the server may end a listen.
 // MCP 2026-07-28 basic/patterns/subscriptions
 
 use wire::Message;
@@ -13,24 +13,24 @@ use crate::call::Event;
 use crate::error::{Blame, Error, Kind};
 use crate::permit::Bound;
 
-/// The listen that a notification names.
+/// The id of the listen that a notification names.
 pub(super) fn named(message: &Message) -> Option<WireId> {
     ours(&message.meta_value(meta::SUBSCRIPTION_ID)?)
 }
 
 impl Conn {
-    /// Passes a notification on to its listen; `false` when there is none under this id.
-    pub(super) fn heard(&self, id: WireId, notice: Notice, message: Message) -> bool {
+    /// Delivers a notification to the listen of this id; `false` if there is none.
+    pub(super) fn deliver_to_listen(&self, id: WireId, notice: Notice, message: Message) -> bool {
         let mut state = self.state.lock();
         let Some(pending) = state.mux.get_mut(id) else { return false };
         let Work::Own { method: Method::Listen, responder } = &pending.work else { return false };
         if !responder.event(Event::Notice(notice, message)) {
-            self.around.permits.metrics().hit(Bound::EventBytes);
+            self.context.permits.metrics().hit(Bound::EventBytes);
         }
         true
     }
 
-    /// The server ends a listen without a result.
+    /// Ends a listen that the server cancels.
     // MCP 2026-07-28 basic/patterns/cancellation: servers send `notifications/cancelled` for nothing else
     pub(super) fn listen_cancelled(&self, notice: &Message) {
         let Some(id) = notice.param("requestId").and_then(|id| ours(&id)) else { return };
@@ -48,8 +48,8 @@ impl Conn {
 }
 
 impl State {
-    /// Whether something is in flight that the connection is kept for: listens too, unless they are to be left out.
-    /// That of the control connection is, for who hears of changed lists keeps no process that nobody uses.
+    /// Whether something is in flight that keeps the connection open. Listens keep it too, except `but_for_listens`: the gateway's
+    /// own listen for changed lists must not keep an unused process.
     pub(super) fn is_busy(&self, but_for_listens: bool) -> bool {
         let counts = |pending: &Pending| !(but_for_listens && pending.work.is_listen());
         self.mux.len() > 0 && self.mux.iter().any(|(_, pending)| counts(pending))

@@ -26,6 +26,7 @@ use tokio::time::Instant;
 use wire::Era;
 use wire::mcp::method::Method;
 
+use super::own::OwnRequest;
 use super::{Conn, Phase, State};
 use crate::call::reply;
 use crate::upstream::facts::NO_CAPABILITIES;
@@ -201,15 +202,13 @@ impl Conn {
         let timeout = state.liveness.probe_timeout();
         // Any answer will do, an error too.
         let (responder, _) = reply();
-        match self.spec.era {
+        let (method, params) = match self.spec.era {
             // MCP 2025-11-25 basic/utilities/ping: the receiver must respond promptly
-            Era::Legacy => self.queue_own(state, (Method::Ping, "{}"), responder, timeout),
+            Era::Legacy => (Method::Ping, "{}".to_owned()),
             // MCP 2026-07-28 server/discover: there is no ping, and servers must implement this
-            Era::Modern => {
-                let params = modern::own_params("", NO_CAPABILITIES);
-                self.queue_own(state, (Method::Discover, &params), responder, timeout);
-            }
-        }
+            Era::Modern => (Method::Discover, modern::own_params("", NO_CAPABILITIES)),
+        };
+        self.queue_own(state, OwnRequest { method, params: &params, timeout }, responder);
     }
 }
 

@@ -1,14 +1,14 @@
-//! Which request of ours an answer belongs to: a slab whose keys are the ids on the wire.
+//! The table of requests in flight, by id: a slab whose keys are the ids on the wire.
 //!
-//! Pure: no I/O, no clock. Open, close and look-up take constant time, memory is bounded by the capacity, and
-//! an id is not used again while anything could still answer to it: each use of a place counts its generation
-//! up, so a late answer never reaches a new call.
+//! Pure: no I/O, no clock. Open, close and look-up take constant time, and memory is bounded by the capacity. An id is not used
+//! again while something could still answer it: each use of a place increments its generation, so a late answer never reaches a
+//! new call.
 
-/// The id of a request of ours, unique on its connection. Also its progress token.
+/// The id of a request to a server, unique on its connection. It is also the request's progress token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct WireId(u64);
 
-/// What is in flight, by id.
+/// The requests in flight, by id.
 #[derive(Debug)]
 pub(super) struct Mux<T> {
     places: Vec<Place<T>>,
@@ -23,14 +23,14 @@ struct Place<T> {
     entry: Option<T>,
 }
 
-/// What an id that comes back may be.
+/// The state of an id that a server sends back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Standing {
-    /// Waits for its answer.
+pub(super) enum IdState {
+    /// Its request waits for an answer.
     Open,
-    /// Was answered or cancelled before.
-    Over,
-    /// Was never given out.
+    /// Its request was answered or cancelled before.
+    Closed,
+    /// It was never used.
     Unknown,
 }
 
@@ -40,7 +40,7 @@ impl WireId {
         self.0
     }
 
-    /// From the wire, where any number may come.
+    /// An id from the wire, which may be any number.
     pub(super) fn from_number(number: u64) -> Self {
         Self(number)
     }
@@ -57,7 +57,7 @@ impl WireId {
 }
 
 impl<T> Mux<T> {
-    /// At most `capacity` at a time, and never more than 65,536.
+    /// A table for at most `capacity` requests, and never more than 65,536.
     pub(super) fn new(capacity: usize) -> Self {
         let capacity = capacity.min(usize::from(u16::MAX) + 1);
         Self { places: Vec::new(), free: Vec::new(), open: 0, capacity }
@@ -80,7 +80,7 @@ impl<T> Mux<T> {
         Some(Vacant { mux: self, id })
     }
 
-    /// Takes out what waits under `id`.
+    /// Removes the request of `id`.
     pub(super) fn close(&mut self, id: WireId) -> Option<T> {
         let place = self.places.get_mut(id.index())?;
         if WireId::new(id.index() as u16, place.generation) != id {
@@ -93,7 +93,7 @@ impl<T> Mux<T> {
         Some(entry)
     }
 
-    /// What waits under `id`.
+    /// The request of `id`.
     pub(super) fn get_mut(&mut self, id: WireId) -> Option<&mut T> {
         let place = self.places.get_mut(id.index())?;
         if WireId::new(id.index() as u16, place.generation) != id {
@@ -102,18 +102,18 @@ impl<T> Mux<T> {
         place.entry.as_mut()
     }
 
-    /// What an id is that nothing waits under.
-    pub(super) fn standing(&self, id: WireId) -> Standing {
+    /// The state of `id`.
+    pub(super) fn state_of(&self, id: WireId) -> IdState {
         match self.places.get(id.index()) {
             Some(place) if WireId::new(id.index() as u16, place.generation) == id => {
-                if place.entry.is_some() { Standing::Open } else { Standing::Unknown }
+                if place.entry.is_some() { IdState::Open } else { IdState::Unknown }
             }
-            Some(place) if id.0 >> 16 != 0 && id.0 >> 16 < u64::from(place.generation) => Standing::Over,
-            _ => Standing::Unknown,
+            Some(place) if id.0 >> 16 != 0 && id.0 >> 16 < u64::from(place.generation) => IdState::Closed,
+            _ => IdState::Unknown,
         }
     }
 
-    /// Everything that waits.
+    /// All requests in flight.
     pub(super) fn iter(&self) -> impl Iterator<Item = (WireId, &T)> {
         self.places
             .iter()
@@ -126,19 +126,19 @@ impl<T> Mux<T> {
         self.places.iter_mut().filter_map(|place| place.entry.as_mut())
     }
 
-    /// Takes out everything.
+    /// Removes all requests.
     pub(super) fn drain(&mut self) -> Vec<(WireId, T)> {
         let ids: Vec<_> = self.iter().map(|(id, _)| id).collect();
         ids.into_iter().filter_map(|id| Some((id, self.close(id)?))).collect()
     }
 
-    /// How many wait.
+    /// How many requests are in flight.
     pub(super) fn len(&self) -> usize {
         self.open
     }
 }
 
-/// A place that is free as long as this is held.
+/// A reserved free place.
 #[derive(Debug)]
 pub(super) struct Vacant<'m, T> {
     mux: &'m mut Mux<T>,
@@ -146,7 +146,7 @@ pub(super) struct Vacant<'m, T> {
 }
 
 impl<T> Vacant<'_, T> {
-    /// The id that `fill` will give.
+    /// The id that the request will have.
     pub(super) fn id(&self) -> WireId {
         self.id
     }
@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn is_bounded_and_takes_again_what_came_free() {
+    fn table_is_bounded_and_reuses_places() {
         let mut mux = Mux::new(2);
         let first = open(&mut mux, 'a').unwrap();
         open(&mut mux, 'b').unwrap();
@@ -188,18 +188,18 @@ mod tests {
     }
 
     #[test]
-    fn a_late_answer_does_not_reach_the_next_call() {
+    fn late_answer_does_not_reach_the_next_call() {
         let mut mux = Mux::new(1);
         let first = open(&mut mux, 'a').unwrap();
         mux.close(first);
-        assert_eq!(mux.standing(first), Standing::Over);
+        assert_eq!(mux.state_of(first), IdState::Closed);
         let second = open(&mut mux, 'b').unwrap();
         assert_ne!(first, second);
         assert_eq!(mux.close(first), None);
-        assert_eq!(mux.standing(first), Standing::Over);
-        assert_eq!(mux.standing(second), Standing::Open);
+        assert_eq!(mux.state_of(first), IdState::Closed);
+        assert_eq!(mux.state_of(second), IdState::Open);
         for never in [0, 1, 7 << 16, 1 << 50, u64::MAX] {
-            assert_eq!(mux.standing(WireId::from_number(never)), Standing::Unknown, "{never}");
+            assert_eq!(mux.state_of(WireId::from_number(never)), IdState::Unknown, "{never}");
             assert_eq!(mux.close(WireId::from_number(never)), None, "{never}");
         }
     }
@@ -216,7 +216,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn behaves_as_a_map_whose_keys_never_return(steps in prop::collection::vec((any::<bool>(), 0usize..8), 0..200)) {
+        fn table_behaves_as_a_map_whose_keys_never_return(steps in prop::collection::vec((any::<bool>(), 0usize..8), 0..200)) {
             let (mut mux, mut model, mut seen) = (Mux::new(5), HashMap::new(), Vec::new());
             for (n, (opens, pick)) in steps.into_iter().enumerate() {
                 if opens {

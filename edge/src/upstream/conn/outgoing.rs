@@ -1,5 +1,5 @@
-//! A call as the line that goes to a server: the client's own bytes but for the id, the name and `_meta`,
-//! edited in one pass. The eras differ in what they do to `_meta`; the rest is here.
+//! The lines that are written to a server. A call is the client's own bytes, with the id, the name and `_meta` edited in one pass;
+//! what is edited in `_meta` differs by era (`legacy`, `modern`).
 
 use bytes::Bytes;
 use serde_json::Value;
@@ -13,8 +13,8 @@ use super::mux::WireId;
 use crate::call::Call;
 use crate::upstream::{legacy, modern};
 
-/// The client's request as request `id` to a server of `era`. It is one line, as every message that was scanned; a server
-/// takes a line for a message, so a raw line break would let a client write messages of its own to a process it shares.
+/// The client's request as request `id` to a server of `era`. It is a single line, as is every scanned message. That matters: to a
+/// server a line is a message, so a raw line break would let a client inject messages into a process that it shares.
 pub(super) fn request(call: &Call, id: WireId, era: Era) -> Parts {
     let id = RequestId::number(id.number());
     let mut splice = Splice::new(call.request.bytes().clone());
@@ -24,7 +24,7 @@ pub(super) fn request(call: &Call, id: WireId, era: Era) -> Parts {
     if let Some(rename) = &call.rename {
         splice.replace(rename.span, rename.token.clone());
     }
-    // A client's tokens may collide with another's; the request's id is as unique, and maps back as it does.
+    // Tokens of different clients may collide, so the id is the token too.
     let progress = call.request.meta_value(meta::PROGRESS_TOKEN).map(|_| id.token());
     match era {
         Era::Legacy => legacy::edit_params(&mut splice, call, progress),
@@ -33,7 +33,7 @@ pub(super) fn request(call: &Call, id: WireId, era: Era) -> Parts {
     splice.finish()
 }
 
-/// A request of our own.
+/// A request of the gateway's own.
 pub(super) fn own(id: WireId, method: &str, params: &str) -> Parts {
     let number = id.number();
     Bytes::from(format!(r#"{{"jsonrpc":"2.0","id":{number},"method":"{method}","params":{params}}}"#)).into()
@@ -48,13 +48,13 @@ pub(super) fn cancelled(id: WireId) -> Parts {
     .into()
 }
 
-/// That the client's roots changed.
+/// The notification that a client's roots changed.
 // MCP 2025-11-25 client/roots, Root List Changes
 pub(super) const ROOTS_CHANGED: Bytes =
     Bytes::from_static(br#"{"jsonrpc":"2.0","method":"notifications/roots/list_changed"}"#);
 
-/// How far a client says that it has come with what the server asked under its own `token`, a JSON text. Made anew, for
-/// what the client sent may be long and waits here; `None` if it has no number.
+/// A client's progress with a request of the server, under the server's `token` (JSON text). It is built anew and bounded, because
+/// what the client sent may be long and waits here. `None` if it has no `progress` number.
 // MCP 2025-11-25 basic/utilities/progress
 pub(super) fn progress(token: &[u8], notice: &Message) -> Option<Parts> {
     let number = |key| {
@@ -70,22 +70,22 @@ pub(super) fn progress(token: &[u8], notice: &Message) -> Option<Parts> {
         line.extend_from_slice(br#","total":"#);
         line.extend_from_slice(total);
     }
-    if let Some(said) = notice.param("message").and_then(|said| said.as_str()) {
-        let said: String = said.chars().take(SAID_CHARS).collect();
+    if let Some(text) = notice.param("message").and_then(|text| text.as_str()) {
+        let text: String = text.chars().take(MESSAGE_CHARS).collect();
         line.extend_from_slice(br#","message":"#);
-        line.extend_from_slice(Value::from(said).to_string().as_bytes());
+        line.extend_from_slice(Value::from(text).to_string().as_bytes());
     }
     line.extend_from_slice(b"}}");
     Some(Bytes::from(line).into())
 }
 
-/// The answer to a request that a server made: `outcome` is the rest of the message, from its comma on.
+/// The response to a request of the server; `outcome` is the rest of the message from its comma on.
 pub(super) fn answer(id: &RequestId, outcome: &'static str) -> Parts {
     let head = Bytes::from_static(br#"{"jsonrpc":"2.0","id":"#);
     [head, id.token(), Bytes::from_static(outcome.as_bytes())].into_iter().collect()
 }
 
-/// The same from what a client said: `value` is its `result` or its `error`, by `key`.
+/// The response to a request of the server with a client's `value`, under the key `result` or `error`.
 pub(super) fn relayed(id: &RequestId, key: &'static str, value: Bytes) -> Parts {
     let head = Bytes::from_static(br#"{"jsonrpc":"2.0","id":"#);
     let middle = Bytes::from(format!(r#","{key}":"#));
@@ -93,7 +93,7 @@ pub(super) fn relayed(id: &RequestId, key: &'static str, value: Bytes) -> Parts 
 }
 
 const PROGRESS: &[u8] = br#"{"jsonrpc":"2.0","method":"notifications/progress","params":{"progressToken":"#;
-/// The longest number of a client that is passed on. 32: any double, and any integer of 64 bits.
+/// Bytes of a number of a client that is relayed. 32: any double, and any integer of 64 bits.
 const NUMBER_BYTES: usize = 32;
-/// What is passed on of a client's own words. 1,000: more than anybody reads while he waits.
-const SAID_CHARS: usize = 1000;
+/// Characters of a client's progress message that are relayed. 1,000: more than anybody reads while waiting.
+const MESSAGE_CHARS: usize = 1000;

@@ -1,4 +1,4 @@
-//! Requests of the gateway's own: handshakes, lists, levels, listens.
+//! The gateway's own requests: handshakes, lists, log levels, listens, liveness probes.
 
 use std::time::Duration;
 
@@ -10,8 +10,15 @@ use crate::call::{Outcome, Reply, Responder, reply};
 use crate::error::Error;
 use crate::permit;
 
+/// A request of the gateway's own. `params` is a JSON object.
+pub(super) struct OwnRequest<'a> {
+    pub(super) method: Method,
+    pub(super) params: &'a str,
+    pub(super) timeout: Duration,
+}
+
 impl Conn {
-    /// Makes a request of our own and waits for its raw result, at most `timeout`.
+    /// Makes a request of the gateway's own, and waits at most `timeout` for its outcome.
     pub(in crate::upstream) async fn ask(&self, method: Method, params: &str, timeout: Duration) -> Outcome {
         let reply = match self.request(method, params, timeout) {
             Ok(reply) => reply,
@@ -19,11 +26,14 @@ impl Conn {
         };
         match tokio::time::timeout(timeout, reply.outcome()).await {
             Ok(outcome) => outcome,
-            Err(_) => Outcome::Failed(self.silent()),
+            Err(_) => Outcome::Failed(self.timed_out()),
         }
     }
 
-    /// The same without waiting: it goes out before whatever is sent after it.
+    /// Queues a request of the gateway's own. It is written before everything that is queued later.
+    ///
+    /// # Errors
+    /// When the connection takes none.
     pub(in crate::upstream) fn request(
         &self,
         method: Method,
@@ -33,34 +43,30 @@ impl Conn {
         let (responder, reply) = reply();
         let mut state = self.state.lock();
         if state.phase != Phase::Open {
-            return Err(self.died());
+            return Err(self.death());
         }
         let id = state.next_id().ok_or_else(|| permit::NoRoom::Slots.refusal())?;
         if let Some(this) = self.this.upgrade() {
             responder.on_cancel(this, id.number());
         }
-        self.queue_own(&mut state, (method, params), responder, timeout);
+        self.queue_own(&mut state, OwnRequest { method, params, timeout }, responder);
         drop(state);
         self.wake.notify_one();
         Ok(reply)
     }
 
-    /// Puts a request of our own into the outbox, if the table has room for it.
-    pub(super) fn queue_own(
-        &self,
-        state: &mut State,
-        (method, params): (Method, &str),
-        responder: Responder,
-        timeout: Duration,
-    ) {
+    /// Puts a request of the gateway's own into the outbox, if the table has room for it.
+    pub(super) fn queue_own(&self, state: &mut State, request: OwnRequest<'_>, responder: Responder) {
+        let OwnRequest { method, params, timeout } = request;
         let State { mux, outbox, requests, .. } = state;
         let Some(vacant) = mux.vacant() else { return };
         let id = vacant.id();
         *requests += 1;
         vacant.fill(Pending::new(Work::Own { method, responder }, *requests, timeout, timeout));
         outbox.push_back(Queued { id: Some(id), line: outgoing::own(id, method.as_str(), params) });
+        // The server does no work for a listen.
         if method != Method::Listen {
-            self.opened(); // the server is not at work on it
+            self.count_opened();
         }
     }
 }

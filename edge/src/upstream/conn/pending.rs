@@ -1,4 +1,4 @@
-//! A request that waits for its answer.
+//! Requests that wait for an answer.
 
 use std::time::Duration;
 
@@ -9,39 +9,39 @@ use wire::mcp::method::Method;
 use crate::call::{Call, Responder};
 use crate::error::Error;
 use crate::permit::SlotPermit;
-use crate::upstream::pool::lease::Lease;
+use crate::upstream::lease::Lease;
 
-/// A call and the place its answer goes to.
+/// A call, and where its outcome goes.
 pub(in crate::upstream) struct Job {
     pub(in crate::upstream) call: Call,
     pub(in crate::upstream) responder: Responder,
-    /// Its seat, where it has a connection to itself.
+    /// Its lease, if it needs a connection to itself.
     pub(in crate::upstream) lease: Option<Lease>,
-    /// How many connections had it before.
+    /// How many connections it was given to.
     pub(in crate::upstream) tries: u8,
 }
 
 /// What is kept of a request until it is answered.
 pub(super) struct Pending {
     pub(super) work: Work,
-    /// Counts the requests of a connection up: the lowest is the oldest.
+    /// The number of the request on its connection: the lowest is the oldest.
     pub(super) age: u64,
-    /// The least level of log messages that it asked a modern server for.
+    /// The lowest level of log messages that it asked a modern server for.
     pub(super) level: Option<Level>,
     /// Whether anything of it may have reached the server.
     pub(super) written: bool,
-    /// What the server asked for in its course that its client did not declare: capabilities, a JSON object.
+    /// Capabilities, a JSON object, that the server needed during the call and its client did not declare.
     pub(super) missing: Option<&'static str>,
-    /// Whether it has all the time that any call may have: no client waits at a connection for it.
+    /// Whether no client waits at a connection for it, so that it may take as long as any call may.
     pub(super) detached: bool,
-    /// When it fails if nothing is heard of it.
+    /// When it fails without progress.
     pub(super) deadline: Instant,
-    /// When it fails whatever is heard of it.
+    /// When it fails in any case.
     pub(super) limit: Instant,
 }
 
 impl Pending {
-    /// A request that is queued now: it fails after `timeout` if nothing is heard of it, and after `most` in any case.
+    /// A request that is queued now. It fails after `timeout` without progress, and after `most` in any case.
     pub(super) fn new(work: Work, age: u64, timeout: Duration, most: Duration) -> Self {
         let limit = Instant::now() + most;
         let detached = work.events().is_some_and(Responder::is_detached);
@@ -51,24 +51,24 @@ impl Pending {
         pending
     }
 
-    /// Gives it `timeout` from now on.
+    /// Restarts its timeout.
     pub(super) fn renew(&mut self, timeout: Duration) {
         if !self.detached {
             self.deadline = (Instant::now() + timeout).min(self.limit);
         }
     }
 
-    /// Gives it all the time that any call may have.
+    /// Lets it take as long as any call may.
     pub(super) fn detach(&mut self) {
         (self.detached, self.deadline) = (true, self.limit);
     }
 }
 
-/// Whose request it is.
+/// What a request is for.
 pub(super) enum Work {
-    /// A client's.
+    /// A client's call.
     Call { job: Box<Job>, slot: SlotPermit },
-    /// Ours: a handshake, a list, a subscription, a listen.
+    /// A request of the gateway's own.
     Own { method: Method, responder: Responder },
 }
 
@@ -78,22 +78,22 @@ impl Work {
         !matches!(self, Self::Own { method: Method::Initialize, .. })
     }
 
-    /// Whether it is a client's.
+    /// Whether it is a client's call.
     pub(super) fn is_call(&self) -> bool {
         matches!(self, Self::Call { .. })
     }
 
-    /// Whether it is a listen of ours.
+    /// Whether it is a listen.
     pub(super) fn is_listen(&self) -> bool {
         matches!(self, Self::Own { method: Method::Listen, .. })
     }
 
-    /// Whether the server may need an answer of the client before it can answer.
+    /// Whether the server may ask the client something during it.
     pub(super) fn may_ask(&self) -> bool {
         matches!(self, Self::Call { job, .. } if job.call.method.facts().may_ask)
     }
 
-    /// Where a call's events go.
+    /// Where the events of a call go.
     pub(super) fn events(&self) -> Option<&Responder> {
         match self {
             Self::Call { job, .. } => Some(&job.responder),
@@ -101,14 +101,14 @@ impl Work {
         }
     }
 
-    /// Its client thinks: it keeps its slot and its seat, and counts as no call on its way.
+    /// Gives the call's permit back while its client thinks. It keeps its slot and its lease.
     pub(super) fn park(&mut self) {
         if let Self::Call { job, .. } = self {
             job.call.permit.release();
         }
     }
 
-    /// Ends it without an answer. What it held is free before its caller hears of it.
+    /// Fails it. What it held is free before its caller gets the error.
     pub(super) fn fail(self, error: Error) {
         match self {
             Self::Call { job, slot } => {

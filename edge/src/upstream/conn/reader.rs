@@ -1,5 +1,5 @@
-//! The task that reads, and what each message of a server means. It waits for nobody but the server: answers
-//! and events go to places that are always free.
+//! The task that reads a connection, and handles each message of the server. It waits for nothing but the server: outcomes and
+//! events go to places that always have room.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,9 +14,11 @@ use wire::mcp::version::ProtocolVersion;
 use wire::{Era, Frame, Kind as MessageKind, Message, ScanError};
 
 use super::liveness::CountingReader;
-use super::mux::{Standing, WireId};
+use super::mux::{IdState, WireId};
 use super::pending::{Pending, Work};
-use super::{CLOSE_GRACE, Conn, Job, NOTES, asks, draining, listens, news, outgoing, session_over, writer};
+use super::{
+    CLOSE_GRACE, Conn, Job, NOTES, asks, draining, listens, notifications, outgoing, session_over, writer,
+};
 use crate::call::{Call, Event, InputRequired, Outcome};
 use crate::error::{Blame, Error, Kind};
 use crate::permit::Bound;
@@ -24,32 +26,32 @@ use crate::upstream::link::Link;
 use crate::upstream::link::process::{Process, outlived};
 use crate::upstream::metrics::Skip;
 use crate::upstream::modern::{self, Judged};
-use crate::upstream::{legacy, wishes};
+use crate::upstream::{legacy, session_settings};
 
-/// Reads until the connection ends, then sees to it that everything of it is gone.
+/// Reads until the connection ends; then ends its writer and its process.
 pub(super) async fn run(conn: Arc<Conn>, link: Link) {
     let end = End(conn.clone());
-    let writer = conn.around.tasks.spawn(writer::run(conn.clone(), link.outgoing));
+    let writer = conn.context.tasks.spawn(writer::run(conn.clone(), link.outgoing));
     let mut reader = Reader {
         frames: FrameReader::new(
             CountingReader { incoming: link.incoming, conn: conn.clone() },
-            conn.around.config.limits.frame_bytes,
+            conn.context.config.limits.frame_bytes,
         ),
         conn: conn.clone(),
         quiet_until: None,
-        unsaid: 0,
+        unlogged: 0,
     };
     let pid = link.process.as_ref().and_then(Process::pid);
-    // Behind a bridge there is another ladder, and the end of the connection would cut it short.
+    // A bridge has a stop ladder of its own, which an early end of the connection would cut short.
     let grace = link.process.as_ref().map_or(CLOSE_GRACE, Process::grace);
     let is_overdue = tokio::select! {
         () = reader.read() => false,
         () = outlived(pid) => false, // cancel-safe, as below
-        is_overdue = reader_closing(&conn, grace) => is_overdue, // cancel-safe: what was read is not wanted any more
+        is_overdue = reader_closing(&conn, grace) => is_overdue, // cancel-safe: what was read is dropped
     };
     drop(reader);
     conn.die();
-    let _ = writer.await; // it ends by the cut, if not before; a panic in it was counted where it happened
+    let _ = writer.await; // the cut ends it; a panic in it was counted where it happened
     match link.process {
         Some(process) if is_overdue => process.stop_overdue().await,
         Some(process) => process.stop().await,
@@ -58,23 +60,23 @@ pub(super) async fn run(conn: Arc<Conn>, link: Link) {
     drop(end);
 }
 
-/// The end of a connection, also when it comes by a panic: its calls must not wait for an answer that nobody
-/// reads.
+/// Ends a connection when it is dropped, also by a panic of the reader: its calls must not wait for answers that nobody reads.
 struct End(Arc<Conn>);
 
 impl Drop for End {
     fn drop(&mut self) {
         self.0.die();
-        self.0.around.metrics.connections.dec();
+        self.0.context.metrics.connections.dec();
         self.0.done.cancel();
     }
 }
 
-/// Resolves when the server had `grace` to end, after an end from our side; `false` if it is of no use any more before.
+/// Waits until the gateway closes the connection, and then for the end of `grace`. `true` if the server used all of it up; `false`
+/// if the connection was cut before.
 async fn reader_closing(conn: &Conn, grace: Duration) -> bool {
     tokio::select! {
         () = conn.spec.until.cancelled() => conn.close(&session_over()),
-        () = conn.around.stop.cancelled() => conn.close(&draining()),
+        () = conn.context.stop.cancelled() => conn.close(&draining()),
         () = conn.closing.cancelled() => {}
     }
     tokio::select! {
@@ -86,9 +88,10 @@ async fn reader_closing(conn: &Conn, grace: Duration) -> bool {
 struct Reader {
     conn: Arc<Conn>,
     frames: FrameReader<CountingReader>,
-    /// Until when dropped messages are counted and not logged one by one.
+    /// Until when dropped messages are only counted.
     quiet_until: Option<Instant>,
-    unsaid: u64,
+    /// How many dropped messages were not logged since the last log line.
+    unlogged: u64,
 }
 
 impl Reader {
@@ -96,11 +99,11 @@ impl Reader {
         loop {
             match self.frames.next().await {
                 Ok(Some(Frame::Line(line))) => {
-                    self.conn.around.metrics.received(line.len() as u64 + 1);
+                    self.conn.context.metrics.received(line.len() as u64 + 1);
                     self.line(line);
                 }
                 Ok(Some(Frame::TooLong { id, kind, bytes })) => {
-                    self.conn.around.metrics.received(bytes);
+                    self.conn.context.metrics.received(bytes);
                     self.too_long(id.as_ref(), kind);
                 }
                 Ok(None) => return,
@@ -120,33 +123,33 @@ impl Reader {
         }
     }
 
-    /// Several messages in one line. Copies, for a slice would keep the whole line for as long as one of them is kept, and
-    /// only its own bytes count.
+    /// Handles several messages in one line. Each is copied: a slice would keep the whole line alive, while only the slice's bytes
+    /// are counted.
     fn batch(&mut self, line: &Bytes) {
-        match envelope::batch(line, &self.conn.around.config.limits, BATCH_MESSAGES) {
+        match envelope::batch(line, &self.conn.context.config.limits, BATCH_MESSAGES) {
             Ok(messages) if messages.is_empty() => self.skip(Skip::Garbage), // JSON-RPC 2.0 §6
             Ok(messages) => messages.iter().for_each(|message| self.message(Bytes::copy_from_slice(message))),
             Err(error) => {
-                // Of an array, its elements are the members.
+                // The members of an array are its elements.
                 if error.kind == ScanErrorKind::TooManyMembers {
-                    self.conn.around.permits.metrics().hit(Bound::Batch);
+                    self.conn.context.permits.metrics().hit(Bound::Batch);
                 }
                 self.unreadable(&error);
             }
         }
     }
 
-    /// Small messages are bounded by the number of calls; larger ones count for as long as a client, however
-    /// slow, has not taken them.
+    /// Handles one message. Small ones are bounded by the number of calls; larger ones draw on the byte budget until their client
+    /// has taken them.
     fn message(&mut self, text: Bytes) {
         let (text, full) = match text.len() {
             ..COUNTED_FROM_BYTES => (text, None),
-            _ => match self.conn.around.permits.hold(text) {
+            _ => match self.conn.context.permits.hold(text) {
                 Ok(text) => (text, None),
                 Err((text, bound)) => (text, Some(bound)),
             },
         };
-        match (Message::scan_of_server(text, &self.conn.around.config.limits), full) {
+        match (Message::scan_of_server(text, &self.conn.context.config.limits), full) {
             (Ok(message), Some(bound)) if message.kind() == MessageKind::Response => {
                 if let Ok(pending) = self.conn.close_answered(message.id()) {
                     pending.work.fail(bound.refusal());
@@ -179,9 +182,9 @@ impl Reader {
                     return responder.finish(Outcome::InputRequired(input));
                 };
                 if matches!(outcome, Outcome::Result(_)) {
-                    wishes::agreed(&call, &self.conn.spec.server);
+                    session_settings::note_accepted(&call, &self.conn.spec.server);
                 }
-                // The caller may send its next call at once: what this one held is free by then.
+                // The caller may send its next call at once, so what this one held must be free before.
                 drop((call, slot, lease));
                 responder.finish(outcome);
             }
@@ -193,12 +196,12 @@ impl Reader {
                 };
                 responder.finish(outcome);
             }
-            Err(Standing::Over) => self.late(),
+            Err(IdState::Closed) => self.late(),
             Err(_) => self.skip(Skip::UnknownId),
         }
     }
 
-    /// `None` when the server wants input first.
+    /// The outcome of a call that was answered; `None` if the server requires input first.
     fn outcome(&self, call: &Call, message: &Message) -> Option<Outcome> {
         let era = self.conn.spec.era;
         if let Some(error) = message.error() {
@@ -209,8 +212,8 @@ impl Reader {
             });
         }
         let result = match era {
-            Era::Legacy => legacy::result(call, message, &self.conn.around.task_ids),
-            Era::Modern => match modern::judge(call, message, &self.conn.around.task_ids) {
+            Era::Legacy => legacy::result(call, message, &self.conn.context.task_ids),
+            Era::Modern => match modern::judge(call, message, &self.conn.context.task_ids) {
                 Some(Judged::Input) => return None,
                 Some(Judged::Complete(result)) => Some(result),
                 None => None,
@@ -222,27 +225,27 @@ impl Reader {
     fn notice(&mut self, message: Message) {
         let notice = Notice::parse(message.method());
         if let Some(id) = listens::named(&message).filter(|_| self.conn.spec.era == Era::Modern) {
-            if !self.conn.heard(id, notice, message) {
+            if !self.conn.deliver_to_listen(id, notice, message) {
                 self.late();
             }
             return;
         }
-        match (notice, &self.conn.spec.tenant) {
+        match (notice, &self.conn.spec.client) {
             (Notice::Progress, _) => self.progress(message),
             (Notice::Cancelled, Some(_)) => self.conn.ask_cancelled(&message),
             (Notice::Cancelled, None) => self.conn.listen_cancelled(&message),
-            (_, Some(tenant)) if news::is_told_by(tenant, notice) => {
-                if !self.conn.pass_on(tenant, notice, message) {
-                    self.conn.around.permits.metrics().hit(Bound::EventBytes);
+            (_, Some(client)) if notifications::is_for_client(client, notice) => {
+                if !self.conn.deliver(client, notice, message) {
+                    self.conn.context.permits.metrics().hit(Bound::EventBytes);
                 }
             }
             (Notice::Message, None) if self.conn.spec.era == Era::Modern => {
-                if !self.conn.pass_log(message) {
-                    self.conn.around.metrics.skipped(Skip::Log); // no fault of the server's
+                if !self.conn.deliver_log(message) {
+                    self.conn.context.metrics.skipped(Skip::Log); // no fault of the server's
                 }
             }
             _ => {
-                if let Some(owner) = self.conn.around.owner.upgrade() {
+                if let Some(owner) = self.conn.context.owner.upgrade() {
                     owner.notice(&self.conn, notice, &message);
                 }
             }
@@ -250,41 +253,41 @@ impl Reader {
     }
 
     fn progress(&mut self, message: Message) {
-        let message = match &self.conn.spec.tenant {
-            Some(tenant) => self.conn.around.task_ids.show_to(tenant, None, message),
+        let message = match &self.conn.spec.client {
+            Some(client) => self.conn.context.task_ids.show_to(client, None, message),
             None => message,
         };
-        let standing = match message.param("progressToken").and_then(|token| ours(&token)) {
+        let id_state = match message.param("progressToken").and_then(|token| ours(&token)) {
             Some(token) => self.conn.progressed(token, message),
-            None => Standing::Unknown,
+            None => IdState::Unknown,
         };
-        match standing {
-            Standing::Open => {}
-            Standing::Over => self.late(),
-            Standing::Unknown => self.skip(Skip::Progress),
+        match id_state {
+            IdState::Open => {}
+            IdState::Closed => self.late(),
+            IdState::Unknown => self.skip(Skip::Progress),
         }
     }
 
     fn asked(&mut self, message: Message) {
         let Some(id) = message.id().cloned() else { return };
         let kind = Ask::parse(message.method());
-        let (outcome, lacks) = match (kind, &self.conn.spec.tenant) {
+        let (outcome, lacks) = match (kind, &self.conn.spec.client) {
             (Ask::Ping, _) => (asks::PONG, false),
-            (_, Some(tenant)) => match tenant.refusal(kind, &message) {
-                Some(refusal) => (refusal, tenant.session().is_none()),
-                None => return self.conn.relay(tenant, kind, (id, message)),
+            (_, Some(client)) => match client.refusal(kind, &message) {
+                Some(refusal) => (refusal, client.session().is_none()),
+                None => return self.conn.relay(client, kind, (id, message)),
             },
             (kind, None) => (asks::unattributed(kind), kind != Ask::Roots),
         };
         if lacks {
             self.conn.lacks(kind, &message);
         }
-        if !self.conn.note(outgoing::answer(&id, outcome), NOTES) {
+        if !self.conn.queue_note(outgoing::answer(&id, outcome), NOTES) {
             self.skip(Skip::Flood);
         }
     }
 
-    /// A line that is no message. If it was meant as the answer of a call of ours, there will be no other.
+    /// Handles a line that is no valid message. If it was meant as a response, its request fails, because no other will come.
     fn unreadable(&mut self, error: &ScanError) {
         match self.conn.close_answered(error.id.as_ref().filter(|_| error.is_response)) {
             Ok(pending) => pending.work.fail(self.broken()),
@@ -293,8 +296,8 @@ impl Reader {
     }
 
     fn too_long(&mut self, id: Option<&RequestId>, kind: Option<MessageKind>) {
-        self.conn.around.permits.metrics().hit(Bound::Frame);
-        // A request of the server's has an id of its own numbering.
+        self.conn.context.permits.metrics().hit(Bound::Frame);
+        // The id of a request of the server is not one of ours.
         let ours = id.filter(|_| !matches!(kind, Some(MessageKind::Request | MessageKind::Notification)));
         if let Ok(pending) = self.conn.close_answered(ours) {
             let server = &self.conn.spec.server;
@@ -317,24 +320,24 @@ impl Reader {
         Error::new(Kind::Protocol, Blame::Upstream, message)
     }
 
-    /// Counts an answer, progress, or news of a listen, that nobody waits for any more. Nearly all of them crossed our saying so, which
-    /// is no fault of the server's and worth no warning.
+    /// Counts a response or notification whose request is closed. Nearly all of these crossed its cancellation, which is no fault of the
+    /// server and worth no warning.
     fn late(&self) {
-        self.conn.around.metrics.skipped(Skip::Late);
+        self.conn.context.metrics.skipped(Skip::Late);
     }
 
-    /// Counts a dropped message; says so at most once in a while, and never what was in it.
+    /// Counts a dropped message. Logs it at most once per [`QUIET`], and never its content.
     fn skip(&mut self, reason: Skip) {
-        self.conn.around.metrics.skipped(reason);
+        self.conn.context.metrics.skipped(reason);
         let now = Instant::now();
         if self.quiet_until.is_some_and(|until| now < until) {
-            self.unsaid += 1;
+            self.unlogged += 1;
             return;
         }
-        let (server, conn, unsaid) = (&self.conn.spec.server, self.conn.spec.number, self.unsaid);
+        let (server, conn, unsaid) = (&self.conn.spec.server, self.conn.spec.number, self.unlogged);
         tracing::warn!(%server, conn, ?reason, unsaid, "message of a server dropped");
         self.quiet_until = Some(now + QUIET);
-        self.unsaid = 0;
+        self.unlogged = 0;
     }
 }
 
@@ -344,48 +347,48 @@ impl Conn {
         self.facts.get().is_some_and(|facts| facts.version == ProtocolVersion::V2025_03_26)
     }
 
-    /// What waited for the answer of this id.
-    fn close_answered(&self, id: Option<&RequestId>) -> Result<Pending, Standing> {
-        // Some servers keep ids as text; official clients take their answers too.
+    /// Removes the request that a response with this id answers.
+    fn close_answered(&self, id: Option<&RequestId>) -> Result<Pending, IdState> {
+        // Some servers return ids as text; official clients accept that too.
         let id = id.and_then(RequestId::as_u64_or_digits).map(WireId::from_number);
-        let id = id.ok_or(Standing::Unknown)?;
+        let id = id.ok_or(IdState::Unknown)?;
         let mut state = self.state.lock();
-        // What was not written cannot have been answered: the id was guessed.
+        // A request that was not written cannot have been answered: the server made up the id.
         if state.mux.get_mut(id).is_some_and(|pending| !pending.written) {
-            return Err(Standing::Unknown);
+            return Err(IdState::Unknown);
         }
-        let Some(pending) = state.mux.close(id) else { return Err(state.mux.standing(id)) };
+        let Some(pending) = state.mux.close(id) else { return Err(state.mux.state_of(id)) };
         state.last_used = Instant::now();
         drop(state);
-        self.answered(&pending.work);
+        self.count_closed(&pending.work);
         Ok(pending)
     }
 
-    /// Passes progress on and gives its call more time, if one waits under the token.
-    fn progressed(&self, id: WireId, message: Message) -> Standing {
+    /// Delivers progress to its call, and restarts the call's timeout.
+    fn progressed(&self, id: WireId, message: Message) -> IdState {
         let mut state = self.state.lock();
-        let Some(pending) = state.mux.get_mut(id) else { return state.mux.standing(id) };
-        // A request of ours asks for no progress.
+        let Some(pending) = state.mux.get_mut(id) else { return state.mux.state_of(id) };
+        // The gateway's own requests ask for no progress.
         if !pending.work.is_call() {
-            return Standing::Unknown;
+            return IdState::Unknown;
         }
-        pending.renew(self.around.config.call_timeout);
+        pending.renew(self.context.config.call_timeout);
         let was_taken = pending.work.events().is_none_or(|events| events.event(Event::Progress(message)));
         if !was_taken {
-            self.around.permits.metrics().hit(Bound::EventBytes);
+            self.context.permits.metrics().hit(Bound::EventBytes);
         }
-        Standing::Open
+        IdState::Open
     }
 }
 
-/// An id that we gave out, as a server brings it back: some make a text of it, which is nobody else's either.
+/// The id of a request, as a server sends it back; some servers make a text of it.
 pub(super) fn ours(value: &Value<'_>) -> Option<WireId> {
     RequestId::parse(value.raw())?.as_u64_or_digits().map(WireId::from_number)
 }
 
-/// Messages from this size on draw on the byte budget: below it, counting would cost more than the bytes.
+/// Messages from this size on draw on the byte budget. 16 KiB: below it, counting would cost more than the bytes.
 const COUNTED_FROM_BYTES: usize = 16 << 10;
-/// Messages of one batch. 1,024: as many answers as a server may have calls.
+/// Messages of one batch. 1,024: as many responses as a server may have calls.
 const BATCH_MESSAGES: usize = 1024;
-/// A flood of broken messages makes one log line per connection in this time.
+/// How often a connection logs dropped messages at most. 10 s: a flood of them must not flood the log.
 const QUIET: Duration = Duration::from_secs(10);

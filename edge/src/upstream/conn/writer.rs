@@ -1,4 +1,4 @@
-//! The task that writes: whatever is queued goes out in one vectored write.
+//! The task that writes a connection: all that is queued goes out in one vectored write.
 
 use std::sync::Arc;
 
@@ -13,12 +13,12 @@ pub(super) async fn run(conn: Arc<Conn>, outgoing: Outgoing) {
     let mut writer = FrameWriter::new(outgoing);
     let _watch = PanicWatch(&conn);
     tokio::select! {
-        () = conn.cut.cancelled() => {} // nobody reads the rest of a line that is cut here
+        () = conn.cut.cancelled() => {} // may cut a line, whose rest nobody reads
         () = write(&conn, &mut writer) => {}
     }
 }
 
-/// A connection whose writer panicked is of no use: what is queued on it would wait for its deadline.
+/// Ends the connection if its writer panics; what is queued on it would wait for its deadline otherwise.
 struct PanicWatch<'c>(&'c Conn);
 
 impl Drop for PanicWatch<'_> {
@@ -30,11 +30,11 @@ impl Drop for PanicWatch<'_> {
 }
 
 async fn write(conn: &Conn, writer: &mut FrameWriter<Outgoing>) {
-    let timeout = conn.around.config.write_timeout;
+    let timeout = conn.context.config.write_timeout;
     loop {
         match conn.next_batch(writer) {
             Batch::Lines { bytes } => {
-                conn.around.metrics.sent.inc_by(bytes);
+                conn.context.metrics.sent.inc_by(bytes);
                 match tokio::time::timeout(timeout, writer.write_put()).await {
                     Ok(Ok(())) => {}
                     Ok(Err(error)) => {
@@ -49,14 +49,14 @@ async fn write(conn: &Conn, writer: &mut FrameWriter<Outgoing>) {
             }
             Batch::Nothing => {
                 conn.wake.notified().await;
-                // A call seldom comes alone when others are on their way: the tasks that are ready now may each have
-                // one. Together they cost one write here, and one wake-up at every process behind it.
+                // While other calls are in flight a call seldom comes alone: other ready tasks may queue theirs first.
+                // Together they cost one write here, and one wake-up at every process downstream of it.
                 if conn.in_flight() > 1 {
                     yield_now().await;
                 }
             }
             Batch::End => {
-                let _ = tokio::time::timeout(timeout, writer.shutdown()).await; // the reader sees what came of it
+                let _ = tokio::time::timeout(timeout, writer.shutdown()).await; // the reader sees the result
                 return;
             }
         }
@@ -64,7 +64,7 @@ async fn write(conn: &Conn, writer: &mut FrameWriter<Outgoing>) {
 }
 
 enum Batch {
-    /// Put into the writer.
+    /// Lines were put into the writer.
     Lines {
         bytes: u64,
     },
@@ -73,7 +73,7 @@ enum Batch {
 }
 
 impl Conn {
-    /// What to write next. From here on a call in it counts as written.
+    /// Puts the next messages into the writer. From here on a request among them counts as written.
     fn next_batch(&self, writer: &mut FrameWriter<Outgoing>) -> Batch {
         let (reads, mut state) = (self.reads(), self.state.lock());
         if state.phase != Phase::Open {
@@ -102,6 +102,6 @@ impl Conn {
     }
 }
 
-/// Enough to fill a pipe and a socket buffer, and little enough that a server that reads at all takes it (and
-/// the one message that goes over it) within the write timeout.
+/// Bytes of one write, not counting the last message in it. 256 KiB: enough to fill a pipe and a socket buffer, and little enough
+/// for a server that reads at all to take within the write timeout.
 const BATCH_BYTES: usize = 256 << 10;

@@ -1,5 +1,5 @@
-//! What has to be looked at now and then: deadlines, idle connections, addresses that left, the health of a
-//! server that sleeps, and the end of it all.
+//! The periodic work of a pool: deadlines, liveness, idle connections, addresses that are gone, the health of a server without
+//! connections, and the end of the pool.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -8,62 +8,63 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
-use super::Shared;
+use super::PoolInner;
 use super::open::CONNECT_MOST;
 use crate::error::Error;
 use crate::upstream::conn::Conn;
+use crate::upstream::key::Key;
 use crate::upstream::link::address::Endpoint;
 use crate::upstream::settings::{SWEEP, Source};
 
-/// Starts the keeper's two tasks: one never waits for the network, so that no deadline is late for it.
-pub(super) fn start(shared: &Arc<Shared>) {
-    let drain = &shared.around.drain;
-    drain.spawn(sweep(shared.clone()));
-    shared.around.tasks.spawn(watch(shared.clone()));
+/// Starts the keeper's two tasks. The one that keeps deadlines never waits for the network.
+pub(super) fn start(pool: &Arc<PoolInner>) {
+    let drain = &pool.deps.drain;
+    drain.spawn(sweep(pool.clone()));
+    pool.deps.tasks.spawn(watch(pool.clone()));
 }
 
-/// Sweeps until the pool stops, and its connections with it.
-async fn sweep(shared: Arc<Shared>) {
+/// Sweeps until the pool stops; then ends its connections and waits for all of its tasks.
+async fn sweep(pool: Arc<PoolInner>) {
     let mut tick = interval(SWEEP);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let drain = &shared.around.drain;
+    let drain = &pool.deps.drain;
     loop {
         tokio::select! {
-            now = tick.tick() => shared.sweep(now),
-            () = shared.stop.cancelled() => break,
+            now = tick.tick() => pool.sweep(now),
+            () = pool.stop.cancelled() => break,
             () = drain.cut() => break,
-            () = finished(&shared) => break,
+            () = finished(&pool) => break,
         }
     }
-    shared.stop.cancel();
-    shared.around.tasks.close();
-    shared.around.tasks.wait().await;
+    pool.stop.cancel();
+    pool.deps.tasks.close();
+    pool.deps.tasks.wait().await;
 }
 
-/// Resolves when the process is stopping and nothing is in flight any more.
-async fn finished(shared: &Shared) {
-    shared.around.drain.stopping().await;
-    while !shared.slots.is_idle() {
+/// Resolves when the gateway is stopping and no call is in flight any more.
+async fn finished(pool: &PoolInner) {
+    pool.deps.drain.stopping().await;
+    while !pool.slots.is_idle() {
         sleep(LAST_CALLS).await;
     }
 }
 
-/// Looks at addresses and health until the pool stops, also in the middle of a look.
-async fn watch(shared: Arc<Shared>) {
+/// Follows the server's addresses and health until the pool stops.
+async fn watch(pool: Arc<PoolInner>) {
     tokio::select! {
-        () = shared.stop.cancelled() => {}
-        () = shared.watch() => {}
+        () = pool.stop.cancelled() => {}
+        () = pool.follow_server() => {}
     }
 }
 
-impl Shared {
+impl PoolInner {
     fn sweep(&self, now: Instant) {
         self.retire_unresponsive(now); // before their calls fail: a retry must get another connection
         let conns: Vec<_> = {
             let state = self.state.lock();
-            let stays = |key: &super::roster::Key, retired: bool| key.outlives_idleness() && !retired;
+            let stays = |key: &Key, retired: bool| key.outlives_idleness() && !retired;
             state
-                .roster
+                .connections
                 .iter()
                 .map(|(key, conn, retired)| (conn.clone(), stays(key, retired), retired))
                 .collect()
@@ -78,7 +79,7 @@ impl Shared {
         }
     }
 
-    async fn watch(self: &Arc<Self>) {
+    async fn follow_server(self: &Arc<Self>) {
         let mut tick = interval(SWEEP);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut resolved = Instant::now();
@@ -97,8 +98,8 @@ impl Shared {
     fn retire_unresponsive(&self, now: Instant) {
         let conns: Vec<_> = {
             let mut state = self.state.lock();
-            state.roster.reinstate(Conn::recover);
-            let active = state.roster.iter().filter(|(_, _, retired)| !retired);
+            state.connections.reinstate(Conn::recover);
+            let active = state.connections.iter().filter(|(_, _, retired)| !retired);
             active.map(|(_, conn, _)| conn.clone()).collect()
         };
         let unresponsive: Vec<u64> =
@@ -107,80 +108,80 @@ impl Shared {
         // One line per sweep: what stops one process often stops all of them.
         let others = others.len();
         tracing::warn!(server = %self.server.name, conn, others, "server says nothing any more: its connection is replaced");
-        self.around.metrics.silent.inc_by(unresponsive.len() as u64);
+        self.deps.metrics.silent.inc_by(unresponsive.len() as u64);
         let mut state = self.state.lock();
-        state.roster.retire(|_, conn| unresponsive.contains(&conn.spec().number));
+        state.connections.retire(|_, conn| unresponsive.contains(&conn.spec().number));
         state.last_error = Some("its process did not answer in time".to_owned());
     }
 
-    /// Gives no new call to an address that left; its connections close when their calls end.
+    /// Retires connections to addresses that the server's names no longer lead to; they close when their calls end.
     async fn follow_addresses(&self) {
         let has_names =
-            matches!(self.server.source, Source::Endpoints(_)) && self.state.lock().roster.len() > 0;
+            matches!(self.server.source, Source::Endpoints(_)) && self.state.lock().connections.len() > 0;
         if !has_names {
             return;
         }
-        let found = self.around.dial.endpoints(Instant::now() + LOOK_UP).await;
+        let found = self.deps.dial.endpoints(Instant::now() + RESOLVE_TIMEOUT).await;
         if found.endpoints.is_empty() {
             return;
         }
         let stay: HashSet<Endpoint> = found.endpoints.into_iter().chain(found.unsure).collect();
-        self.state.lock().roster.retire(|_, conn| !stay.contains(&conn.spec().endpoint));
+        self.state.lock().connections.retire(|_, conn| !stay.contains(&conn.spec().endpoint));
     }
 
-    /// Looks whether a server that sleeps, or is down, takes connections.
+    /// Checks whether a server that is down, or has no connection, takes connections.
     async fn check_health(self: &Arc<Self>, now: Instant) {
         let is_due = {
             let state = self.state.lock();
-            let sleeps = state.health.is_up() && state.roster.len() == 0;
+            let sleeps = state.health.is_up() && state.connections.len() == 0;
             state.health.is_due(now) && (sleeps || state.health.is_down())
         };
         if !is_due {
             return;
         }
-        match self.look().await {
-            Ok(Seen::Yes) => self.reached(),
-            Ok(Seen::CannotLook) => self.may_be_back(),
+        match self.check_endpoints().await {
+            Ok(Checked::Reachable) => self.reached(),
+            Ok(Checked::Unknown) => self.may_be_back(),
             Err(error) => self.not_reached(&error.message),
         }
     }
 
-    /// Whether any endpoint takes connections. They are tried beside each other: one that does not even refuse must
-    /// not take the time of those that work.
-    async fn look(self: &Arc<Self>) -> Result<Seen, Error> {
-        let mut endpoints = self.endpoints(Instant::now() + LOOK_UP).await?.into_iter();
-        let (mut looks, mut failure) = (JoinSet::new(), None);
+    /// Whether any endpoint takes connections. They are tried concurrently: one that does not even refuse must not delay the check
+    /// of those that work.
+    async fn check_endpoints(self: &Arc<Self>) -> Result<Checked, Error> {
+        let mut endpoints = self.endpoints(Instant::now() + RESOLVE_TIMEOUT).await?.into_iter();
+        let (mut checks, mut failure) = (JoinSet::new(), None);
         loop {
-            while looks.len() < LOOKS
+            while checks.len() < CONCURRENT_CHECKS
                 && let Some(endpoint) = endpoints.next()
             {
-                looks.spawn(self.clone().look_at(endpoint));
+                checks.spawn(self.clone().check_endpoint(endpoint));
             }
-            match looks.join_next().await {
-                Some(Ok(Ok(seen))) => return Ok(seen),
+            match checks.join_next().await {
+                Some(Ok(Ok(checked))) => return Ok(checked),
                 Some(Ok(Err(error))) => failure = Some(error),
                 Some(Err(error)) => failure = Some(self.unreachable(&error.to_string())),
-                None => return Err(failure.unwrap_or_else(|| self.nowhere())),
+                None => return Err(failure.unwrap_or_else(|| self.no_address())),
             }
         }
     }
 
-    async fn look_at(self: Arc<Self>, endpoint: Endpoint) -> Result<Seen, Error> {
-        let Some(check) = self.around.dial.check(&endpoint) else { return Ok(Seen::CannotLook) };
-        self.in_time(Instant::now() + CONNECT_MOST, check).await.map(|()| Seen::Yes)
+    async fn check_endpoint(self: Arc<Self>, endpoint: Endpoint) -> Result<Checked, Error> {
+        let Some(check) = self.deps.dial.check(&endpoint) else { return Ok(Checked::Unknown) };
+        self.in_time(Instant::now() + CONNECT_MOST, check).await.map(|()| Checked::Reachable)
     }
 }
 
-/// What a look at a server showed, if it was no failure.
-enum Seen {
-    Yes,
-    /// A local command: only starting it would tell.
-    CannotLook,
+/// The result of a check that did not fail.
+enum Checked {
+    Reachable,
+    /// A local command: only starting it would show.
+    Unknown,
 }
 
-/// A look at a name server. The next one is not far.
-const LOOK_UP: Duration = Duration::from_secs(2);
-/// Endpoints looked at beside each other. 8: a server has few, and each is an open file for a moment.
-const LOOKS: usize = 8;
-/// How soon the end of the last call is noticed while the process stops.
+/// How long names are resolved at one check. 2 s: the next check is not far.
+const RESOLVE_TIMEOUT: Duration = Duration::from_secs(2);
+/// Endpoints checked concurrently. 8: a server has few, and each is an open file for a moment.
+const CONCURRENT_CHECKS: usize = 8;
+/// How soon the end of the last call is noticed while the gateway stops. 50 ms: little of the time to stop.
 const LAST_CALLS: Duration = Duration::from_millis(50);

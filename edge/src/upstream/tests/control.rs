@@ -64,12 +64,12 @@ async fn a_list_that_is_too_long_is_cut() {
 async fn a_list_of_a_session_waits_for_its_connection_to_open() {
     let mut room = Setting::default().build();
     let (key, _heard) = session_heard(1);
-    assert!(room.pool.shared().list_of(&key, List::Tools).await.is_none(), "it has none");
+    assert!(room.pool.inner().list_of(&key, List::Tools).await.is_none(), "it has none");
     key.wishes.change(|wished| wished.level = Some(wire::mcp::level::Level::Error));
     let reply = room.echo_in(&key, "a");
     let mut peer = room.accept_legacy().await;
     let level = peer.expect("logging/setLevel").await;
-    let listing = tokio::spawn(room.pool.shared().list_of(&key, List::Tools));
+    let listing = tokio::spawn(room.pool.inner().list_of(&key, List::Tools));
     tokio::task::yield_now().await;
     peer.answer(&level, json!({})).await;
     for _ in 0..2 {

@@ -14,9 +14,9 @@ mod links;
 mod liveness;
 mod news;
 mod numbers;
+mod session_settings;
 mod subscriptions;
 mod tasks;
-mod wishes;
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
@@ -42,7 +42,7 @@ use super::facts::Facts;
 use super::link::address::Endpoint;
 use super::link::{Dial, Finding, Found, Link, Pending};
 use super::metrics::Metrics;
-use super::pool::{Around, Pool};
+use super::pool::{Pool, PoolDeps};
 use super::settings::{Config, EraChoice, Isolation, ServerConfig, Source};
 use super::status::ServerState;
 use crate::call::{
@@ -104,14 +104,14 @@ impl Setting {
         let dial = Arc::new(Fake { peers: sender, ..Fake::new() });
         let (metrics, permits) = (Metrics::default(), Permits::new(self.permits, permit::Metrics::default()));
         let drain = Drain::new();
-        let around = Around {
+        let deps = PoolDeps {
             dial: dial.clone(),
             metrics: metrics.server(&self.server.name),
             permits: permits.clone(),
             drain: drain.watch(),
             tasks: TaskTracker::new(),
         };
-        let pool = Pool::with(self.server, self.config, around);
+        let pool = Pool::with(self.server, self.config, deps);
         Room { pool, peers, dial, permits, metrics, drain }
     }
 }

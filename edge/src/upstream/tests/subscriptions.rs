@@ -1,7 +1,7 @@
 //! Subscriptions on connections that nobody has alone: on legacy servers by requests, on modern ones by listens.
 
 use super::*;
-use crate::call::{Hear, Server, Subscriber, Subscription};
+use crate::call::{Server, Subscriber, Subscription, UpdateSink};
 use crate::error::Kind;
 use tokio::task::JoinHandle;
 
@@ -14,7 +14,7 @@ const KEY: &str = "io.modelcontextprotocol/subscriptionId";
 /// Passes on the params of what it hears.
 struct Ear(mpsc::UnboundedSender<Value>);
 
-impl Hear for Ear {
+impl UpdateSink for Ear {
     fn updated(&self, message: &Message) {
         let message: Value = serde_json::from_slice(message.bytes()).unwrap();
         assert_eq!(message["method"], UPDATED);
@@ -39,7 +39,7 @@ impl Client {
             caller: Caller::new(principal),
             client: Arc::default(),
             affinity: Affinity::Principal,
-            ear: Arc::new(Ear(sender)),
+            sink: Arc::new(Ear(sender)),
         };
         Self { subscriber, heard }
     }

@@ -30,8 +30,8 @@ async fn a_call_gets_the_seat_whose_connection_suits_it() {
     let second = seats.try_take(&ann, rich).unwrap();
     assert_ne!(first.key(), second.key());
     let (of_plain, of_rich) = (first.key(), second.key());
-    seats.declared(&of_plain, Some(plain));
-    seats.declared(&of_rich, Some(rich));
+    seats.set_declared(&of_plain, Some(plain));
+    seats.set_declared(&of_rich, Some(rich));
     drop((first, second));
     let again = seats.try_take(&ann, rich).unwrap();
     assert_eq!(again.key(), of_rich, "the connection that there is");
@@ -66,10 +66,10 @@ async fn nothing_is_kept_of_principals_that_have_nothing() {
     let (seats, ann) = (Seats::new(2), Arc::from("ann"));
     let lease = seats.try_take(&ann, Profile::default()).unwrap();
     let key = lease.key();
-    seats.declared(&key, Some(Profile::default()));
+    seats.set_declared(&key, Some(Profile::default()));
     drop(lease);
     assert!(!seats.is_empty(), "its connection is there");
-    seats.declared(&key, None);
+    seats.set_declared(&key, None);
     assert!(seats.is_empty());
     drop(seats.try_take(&ann, Profile::default()));
     assert!(seats.is_empty());

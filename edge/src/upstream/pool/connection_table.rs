@@ -1,91 +1,35 @@
-//! Who uses which connection: the connections of one server by isolation key. Pure bookkeeping under the
-//! pool's lock; it opens and closes nothing itself.
+//! The connections of one server by isolation key. Pure bookkeeping under the pool's lock; it opens and closes nothing itself.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use tokio::sync::watch;
-use wire::Era;
 
-use crate::call::{Affinity, Call};
 use crate::error::Error;
 use crate::upstream::conn::Conn;
+use crate::upstream::key::Key;
 use crate::upstream::link::address::Endpoint;
-use crate::upstream::settings::Isolation;
 
-/// Whose connection it is.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(in crate::upstream) enum Key {
-    /// The gateway's own: lists, discovery, health.
-    Control,
-    /// One legacy session's.
-    Session(u64),
-    /// One principal's.
-    Principal(Arc<str>),
-    /// That of the call which has this seat of the principal's.
-    Seat(Arc<str>, usize),
-    /// Everybody's.
-    Shared,
-}
-
-impl Key {
-    /// Whose connection `call` uses at a server of `era`.
-    pub(in crate::upstream) fn of(call: &Call, isolation: Isolation, era: Era) -> Self {
-        Self::of_caller((call.caller.principal(), &call.affinity), isolation, era)
-    }
-
-    /// The same for who makes no call: subscriptions go where calls go.
-    pub(in crate::upstream) fn of_caller(
-        (principal, affinity): (&Arc<str>, &Affinity),
-        isolation: Isolation,
-        era: Era,
-    ) -> Self {
-        let isolation = match (isolation, era) {
-            (Isolation::Auto, Era::Legacy) => Isolation::Session,
-            (Isolation::Auto, Era::Modern) => Isolation::Principal,
-            (fixed, _) => fixed,
-        };
-        match (isolation, affinity) {
-            (Isolation::Shared, _) => Self::Shared,
-            (Isolation::Session, Affinity::Session(session)) => Self::Session(session.number),
-            _ => Self::Principal(principal.clone()),
-        }
-    }
-
-    /// The principal whose alone it is, as far as the key says.
-    pub(super) fn principal(&self) -> Option<&Arc<str>> {
-        match self {
-            Self::Principal(principal) | Self::Seat(principal, _) => Some(principal),
-            Self::Control | Self::Session(_) | Self::Shared => None,
-        }
-    }
-
-    /// Whether its connection holds state that somebody counts on as long as they live.
-    pub(super) fn outlives_idleness(&self) -> bool {
-        matches!(self, Self::Session(_))
-    }
-}
-
-/// How an attempt to open a connection ended; `None` while it lasts.
+/// The result of an attempt to open a connection; `None` while it is under way.
 pub(super) type Opening = watch::Receiver<Option<Result<Arc<Conn>, Error>>>;
 
 /// The connections of one server.
 #[derive(Default)]
-pub(in crate::upstream) struct Roster {
+pub(in crate::upstream) struct ConnectionTable {
     entries: HashMap<Key, Entry>,
 }
 
 #[derive(Default)]
 struct Entry {
     conns: Vec<Arc<Conn>>,
-    /// Take no new call: their address left, their process says nothing any more, or their principal may use the server no
-    /// longer.
+    /// Connections that take no new calls: their address is gone, their process is unresponsive, or their principal may no longer
+    /// use the server.
     retired: Vec<Arc<Conn>>,
     opening: Option<Opening>,
 }
 
-impl Roster {
-    /// The connection of `key` with the least in flight.
+impl ConnectionTable {
+    /// The connection of `key` with the fewest requests in flight.
     pub(super) fn ready(&self, key: &Key) -> Option<&Arc<Conn>> {
         self.entries.get(key)?.conns.iter().min_by_key(|conn| conn.in_flight())
     }
@@ -95,26 +39,26 @@ impl Roster {
         self.entries.get(key)?.opening.clone()
     }
 
-    /// Connections of `key`, open or being opened.
+    /// How many connections of `key` take calls or are being opened.
     pub(super) fn count_of(&self, key: &Key) -> usize {
         self.entries.get(key).map_or(0, |entry| entry.conns.len() + usize::from(entry.opening.is_some()))
     }
 
-    /// Notes an attempt for `key`.
+    /// Records that an attempt for `key` is under way.
     pub(super) fn open(&mut self, key: Key, opening: Opening) {
         self.entries.entry(key).or_default().opening = Some(opening);
     }
 
-    /// The attempt for `key` is over.
+    /// Records that the attempt for `key` is over, and the connection that it brought.
     pub(super) fn opened(&mut self, key: &Key, conn: Option<Arc<Conn>>) {
         if let Some(entry) = self.entries.get_mut(key) {
             entry.opening = None;
             entry.conns.extend(conn);
         }
-        self.forget_empty(key);
+        self.remove_if_empty(key);
     }
 
-    /// Takes a connection out, and says whose it was.
+    /// Removes a connection; returns its key.
     pub(super) fn remove(&mut self, number: u64) -> Option<Key> {
         let is_it = |conn: &Arc<Conn>| conn.spec().number == number;
         let key = self
@@ -126,11 +70,11 @@ impl Roster {
             entry.conns.retain(|conn| !is_it(conn));
             entry.retired.retain(|conn| !is_it(conn));
         }
-        self.forget_empty(&key);
+        self.remove_if_empty(&key);
         Some(key)
     }
 
-    /// Gives no new call to connections of which `is_over` says yes; they close when their calls end.
+    /// Retires the connections for which `is_over` is true: they get no new calls, and close when their calls end.
     pub(super) fn retire(&mut self, is_over: impl Fn(&Key, &Conn) -> bool) {
         for (key, entry) in &mut self.entries {
             let left = entry.conns.extract_if(.., |conn| is_over(key, conn));
@@ -138,7 +82,7 @@ impl Roster {
         }
     }
 
-    /// Gives calls again to retired connections of which `is_back` says yes, where no other has their place.
+    /// Returns retired connections for which `is_back` is true to use, unless another connection took their place.
     pub(super) fn reinstate(&mut self, is_back: impl Fn(&Conn) -> bool) {
         let mut alone =
             self.entries.values_mut().filter(|entry| entry.conns.is_empty() && entry.opening.is_none());
@@ -156,7 +100,7 @@ impl Roster {
         })
     }
 
-    /// Connections open or being opened.
+    /// How many connections are open or being opened.
     pub(super) fn len(&self) -> usize {
         self.entries
             .values()
@@ -164,17 +108,17 @@ impl Roster {
             .sum()
     }
 
-    /// The same without those that are only given time to end: what hangs takes nobody's place.
-    pub(super) fn places(&self) -> usize {
+    /// How many connections count against the server's bound: an unresponsive one that was retired does not.
+    pub(super) fn counted(&self) -> usize {
         self.len() - self.iter().filter(|(_, conn, retired)| *retired && conn.is_unresponsive()).count()
     }
 
-    /// Connections to one endpoint.
+    /// How many connections lead to an endpoint.
     pub(super) fn load(&self, endpoint: &Endpoint) -> usize {
         self.iter().filter(|(_, conn, _)| conn.spec().endpoint == *endpoint).count()
     }
 
-    fn forget_empty(&mut self, key: &Key) {
+    fn remove_if_empty(&mut self, key: &Key) {
         let is_empty =
             |entry: &Entry| entry.conns.is_empty() && entry.retired.is_empty() && entry.opening.is_none();
         if self.entries.get(key).is_some_and(is_empty) {

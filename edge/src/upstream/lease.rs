@@ -1,13 +1,13 @@
-//! Connections to a legacy server that one call has to itself, for clients without a session.
+//! Leases of connections to a legacy server, each for one call of a client without a session.
 //!
-//! On stdio a question of a legacy server names no call, so a connection whose client can be asked carries one call
-//! that may ask at a time, from its start to its end, the time included in which a person thinks. Each principal has a
-//! few seats, each with one such connection at most; who finds none free waits in turn.
+//! On stdio a question of a legacy server names no call. A connection whose client can be asked therefore carries one call that
+//! may ask at a time, from its start to its end, including the time in which a person thinks. Each principal has a few seats at a
+//! server, each with at most one such connection; a call that finds none free waits for its turn.
 //!
 //! ```text
-//! take ─┬─ a free seat whose connection declares the same ──▶ Lease
-//!       ├─ a free seat without one ─────────────────────────▶ Lease (a connection is opened)
-//!       ├─ a free seat whose connection declares other things ▶ Lease (that one is closed first)
+//! take ─┬─ a free seat whose connection declared the same profile ─▶ Lease
+//!       ├─ a free seat without a connection ───────────────────────▶ Lease (a connection is opened)
+//!       ├─ a free seat whose connection declared another profile ──▶ Lease (that connection is closed first)
 //!       └─ none ──▶ waits, at most `queue_timeout`
 //! ```
 
@@ -21,53 +21,55 @@ use wire::Era;
 use wire::mcp::level::Level;
 use wire::mcp::meta;
 
-use super::roster::Key;
+use super::key::Key;
+use super::settings::Isolation;
 use crate::call::{Affinity, Call, Capabilities, Client};
 use crate::permit::NoRoom;
-use crate::upstream::settings::Isolation;
 
-/// What a client can be asked, as far as it makes a difference to a server. A legacy server is told once for each
-/// connection, so this decides which connection a call can use.
+/// What a client can be asked, as far as a server treats it differently. It is declared to a legacy server once per connection, so
+/// it decides which connections a call can use.
 // MCP 2025-11-25 schema, ClientCapabilities
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub(in crate::upstream) struct Profile(Capabilities);
+pub(super) struct Profile(Capabilities);
 
 impl Profile {
-    /// Of a client that can do this.
+    /// The profile of a client with these capabilities.
     pub(super) fn of(can: Capabilities) -> Self {
-        // Neither changes what a server asks.
-        let unheard = Capabilities::ROOTS_CHANGED.with(Capabilities::TASKS);
-        Self(can.without(unheard).explicit())
+        // These do not change what a server asks.
+        let irrelevant = Capabilities::ROOTS_CHANGED.with(Capabilities::TASKS);
+        Self(can.without(irrelevant).explicit())
     }
 
-    /// The capabilities that declare it.
+    /// The capabilities that declare this profile.
     pub(super) fn capabilities(self) -> Capabilities {
         self.0
     }
 }
 
-/// The profile of the connection that `call` needs to itself at a server of `era`; `None` if it can share one.
+/// The profile of the connection that `call` has to lease at a server of `era`; `None` if it can share one.
 pub(super) fn needed(call: &Call, isolation: Isolation, era: Era) -> Option<Profile> {
     let stateless = matches!(call.affinity, Affinity::Principal);
     if !stateless || era == Era::Modern || isolation == Isolation::Shared || !call.method.facts().may_ask {
         return None;
     }
     let profile = of_client(&call.client);
-    // Log messages name no call either.
+    // Log messages of a legacy server name no call either.
     (profile != Profile::default() || level(call).is_some()).then_some(profile)
 }
 
-/// What `client` can be asked.
+/// The profile of a client.
 fn of_client(client: &Client) -> Profile {
     Profile::of(Capabilities::of(client))
 }
 
-/// Whose connection a client uses at a server of `era` for what needs none to itself, if it could be `key`'s: that of a
-/// seat, if its calls use seats. So all that it does meets one process, and what its calls change it hears of.
-pub(in crate::upstream) fn home(
+/// The connection that a client uses at a server of `era` for requests that need no lease, such as subscriptions. Instead of
+/// that of `key` it is the connection of a seat if the client's calls use seats: then all its requests meet one process, and it
+/// is notified of what its calls change.
+pub(super) fn home(
     seats: &Seats,
     key: Key,
-    (client, affinity): (&Client, &Affinity),
+    client: &Client,
+    affinity: &Affinity,
     era: Era,
 ) -> (Key, Option<Profile>) {
     let (Key::Principal(principal), Affinity::Principal, Era::Legacy) = (&key, affinity, era) else {
@@ -80,19 +82,19 @@ pub(in crate::upstream) fn home(
     (Key::Seat(principal.clone(), seats.home(principal, profile)), Some(profile))
 }
 
-/// The lowest level of log messages that a call's client wants on its stream.
+/// The lowest level of log messages that a call of a modern client asks for.
 // MCP 2026-07-28 server/utilities/logging: in each request, and nothing without it
-pub(in crate::upstream) fn level(call: &Call) -> Option<Level> {
+pub(super) fn level(call: &Call) -> Option<Level> {
     Level::parse(&call.request.meta_value(meta::LOG_LEVEL)?.as_str()?)
 }
 
 /// The seats of all principals at one server.
-pub(in crate::upstream) struct Seats {
+pub(super) struct Seats {
     most: usize,
     rows: Mutex<HashMap<Arc<str>, Row>>,
 }
 
-/// Those of one principal. Forgotten when nobody sits, no connection is there and nobody waits.
+/// The seats of one principal. Removed when none is taken, none has a connection and no call waits.
 struct Row {
     free: Arc<Semaphore>,
     seats: Vec<Seat>,
@@ -107,67 +109,67 @@ impl Row {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Seat {
     taken: bool,
-    /// What its connection declared, if it has one.
+    /// The profile that its connection declared, if it has one.
     declared: Option<Profile>,
 }
 
-/// A seat of one call. Dropping it gives the seat to the next.
-pub(in crate::upstream) struct Lease {
+/// The right of one call to a seat. Dropping it frees the seat.
+pub(super) struct Lease {
     seats: Arc<Seats>,
     principal: Arc<str>,
     index: usize,
     profile: Profile,
-    /// Until it is dropped.
-    turn: Option<OwnedSemaphorePermit>,
+    /// `None` only while it is dropped.
+    permit: Option<OwnedSemaphorePermit>,
 }
 
 impl Seats {
-    /// `most` for each principal.
+    /// `most` seats for each principal.
     pub(super) fn new(most: usize) -> Arc<Self> {
         Arc::new(Self { most: most.max(1), rows: Mutex::default() })
     }
 
-    /// A seat, if one is free.
+    /// Leases a seat, if one is free.
     pub(super) fn try_take(self: &Arc<Self>, principal: &Arc<str>, profile: Profile) -> Option<Lease> {
-        let turn = self.turns(principal).try_acquire_owned().ok();
-        let lease = turn.and_then(|turn| self.sit(principal, profile, turn));
+        let permit = self.permits(principal).try_acquire_owned().ok();
+        let lease = permit.and_then(|permit| self.assign(principal, profile, permit));
         if lease.is_none() {
-            self.tidy(principal);
+            self.remove_if_unused(principal);
         }
         lease
     }
 
-    /// A seat as soon as one is free, for who came first first.
+    /// Leases a seat as soon as one is free, in the order of the callers.
     ///
     /// # Errors
-    /// [`NoRoom::PrincipalConnections`] when none came free within `timeout`.
+    /// [`NoRoom::PrincipalConnections`] when none becomes free within `timeout`.
     pub(super) async fn take(
         self: &Arc<Self>,
         principal: &Arc<str>,
         profile: Profile,
         timeout: Duration,
     ) -> Result<Lease, NoRoom> {
-        let turn = tokio::time::timeout(timeout, self.turns(principal).acquire_owned())
+        let permit = tokio::time::timeout(timeout, self.permits(principal).acquire_owned())
             .await
             .ok()
             .and_then(Result::ok);
-        let lease = turn.and_then(|turn| self.sit(principal, profile, turn));
+        let lease = permit.and_then(|permit| self.assign(principal, profile, permit));
         lease.ok_or_else(|| {
-            self.tidy(principal);
+            self.remove_if_unused(principal);
             NoRoom::PrincipalConnections
         })
     }
 
-    fn turns(&self, principal: &Arc<str>) -> Arc<Semaphore> {
+    fn permits(&self, principal: &Arc<str>) -> Arc<Semaphore> {
         self.rows.lock().entry(principal.clone()).or_insert_with(|| Row::new(self.most)).free.clone()
     }
 
-    /// Whoever has a turn finds a seat: there are as many.
-    fn sit(
+    /// Assigns a free seat. There are as many permits as seats, so the holder of one finds a seat.
+    fn assign(
         self: &Arc<Self>,
         principal: &Arc<str>,
         profile: Profile,
-        turn: OwnedSemaphorePermit,
+        permit: OwnedSemaphorePermit,
     ) -> Option<Lease> {
         let mut rows = self.rows.lock();
         let row = rows.get_mut(principal)?;
@@ -179,7 +181,13 @@ impl Seats {
         let free = row.seats.iter_mut().enumerate().filter(|(_, seat)| !seat.taken);
         let (index, seat) = free.min_by_key(|(_, seat)| fit(seat))?;
         seat.taken = true;
-        Some(Lease { seats: self.clone(), principal: principal.clone(), index, profile, turn: Some(turn) })
+        Some(Lease {
+            seats: self.clone(),
+            principal: principal.clone(),
+            index,
+            profile,
+            permit: Some(permit),
+        })
     }
 
     /// The seat that clients of this profile use first.
@@ -191,8 +199,8 @@ impl Seats {
         own.or_else(empty).unwrap_or(0)
     }
 
-    /// A connection of a seat is there, and what it declared; or it is gone.
-    pub(super) fn declared(&self, key: &Key, profile: Option<Profile>) {
+    /// Records the profile that the connection of a seat declared, or that the seat has no connection any more.
+    pub(super) fn set_declared(&self, key: &Key, profile: Option<Profile>) {
         let Key::Seat(principal, index) = key else { return };
         {
             let mut rows = self.rows.lock();
@@ -204,10 +212,10 @@ impl Seats {
                 seat.declared = profile;
             }
         }
-        self.tidy(principal);
+        self.remove_if_unused(principal);
     }
 
-    fn tidy(&self, principal: &Arc<str>) {
+    fn remove_if_unused(&self, principal: &Arc<str>) {
         let mut rows = self.rows.lock();
         let is_unused = |row: &Row| {
             Arc::strong_count(&row.free) == 1 && row.seats.iter().all(|seat| *seat == Seat::default())
@@ -224,12 +232,12 @@ impl Seats {
 }
 
 impl Lease {
-    /// Whose connection the seat's is.
+    /// The key of the seat's connection.
     pub(super) fn key(&self) -> Key {
         Key::Seat(self.principal.clone(), self.index)
     }
 
-    /// What its connection has to declare.
+    /// The profile that the seat's connection has to declare.
     pub(super) fn profile(&self) -> Profile {
         self.profile
     }
@@ -244,9 +252,9 @@ impl Drop for Lease {
                 seat.taken = false;
             }
         }
-        // Whoever is next finds the seat free.
-        drop(self.turn.take());
-        self.seats.tidy(&self.principal);
+        // Only now, so that the next call finds the seat free.
+        drop(self.permit.take());
+        self.seats.remove_if_unused(&self.principal);
     }
 }
 

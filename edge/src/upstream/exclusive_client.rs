@@ -1,9 +1,6 @@
-//! The client that a connection is all for, for as long as a session or for one call at a time: what its server is
-//! told of the client, and what it may therefore ask.
+//! The client that a connection serves exclusively, for the length of a session or of one call: what is declared of it to the
+//! server, and what the server may therefore ask.
 
-use std::sync::Arc;
-
-use tokio_util::sync::CancellationToken;
 use wire::Message;
 use wire::frame::one_line;
 use wire::mcp::method::Ask;
@@ -11,8 +8,8 @@ use wire::mcp::method::Ask;
 use super::lease::Profile;
 use crate::call::{Capabilities, Client, SessionHandle};
 
-/// Whose connection it is, if one client's alone.
-pub(in crate::upstream) struct Tenant {
+/// The client that has a connection to itself.
+pub(super) struct ExclusiveClient {
     whose: Whose,
     can: Capabilities,
     /// `clientInfo` on one line.
@@ -20,14 +17,14 @@ pub(in crate::upstream) struct Tenant {
 }
 
 enum Whose {
-    /// A legacy session's, from its first call to its end.
+    /// A legacy session, from its first call to its end.
     Session(SessionHandle),
-    /// That of one call after the other, all of clients that can be asked the same.
+    /// One call after the other, all of clients with this profile.
     Lease(Profile),
 }
 
-impl Tenant {
-    pub(in crate::upstream) fn of_session(session: &SessionHandle, client: &Client) -> Self {
+impl ExclusiveClient {
+    pub(super) fn of_session(session: &SessionHandle, client: &Client) -> Self {
         Self {
             whose: Whose::Session(session.clone()),
             can: Capabilities::of(client),
@@ -35,20 +32,20 @@ impl Tenant {
         }
     }
 
-    pub(in crate::upstream) fn of_lease(profile: Profile) -> Self {
+    pub(super) fn of_lease(profile: Profile) -> Self {
         Self { whose: Whose::Lease(profile), can: profile.capabilities(), info: None }
     }
 
-    /// The session, if it is one's.
-    pub(in crate::upstream) fn session(&self) -> Option<&SessionHandle> {
+    /// The session, if it is one.
+    pub(super) fn session(&self) -> Option<&SessionHandle> {
         match &self.whose {
             Whose::Session(session) => Some(session),
             Whose::Lease(_) => None,
         }
     }
 
-    /// What the clients can be asked that take turns on it.
-    pub(in crate::upstream) fn profile(&self) -> Option<Profile> {
+    /// The common profile of the clients that lease the connection in turns.
+    pub(super) fn profile(&self) -> Option<Profile> {
         match self.whose {
             Whose::Session(_) => None,
             Whose::Lease(profile) => Some(profile),
@@ -56,30 +53,24 @@ impl Tenant {
     }
 
     /// `clientInfo`, a JSON object, if the client sent one.
-    pub(in crate::upstream) fn info(&self) -> Option<&str> {
+    pub(super) fn info(&self) -> Option<&str> {
         self.info.as_deref()
-    }
-
-    /// What ends a connection from outside: the session's end, or nothing.
-    pub(super) fn until(tenant: Option<&Arc<Self>>) -> CancellationToken {
-        let session = tenant.and_then(|tenant| tenant.session());
-        session.map_or_else(CancellationToken::new, |session| session.ended.clone())
     }
 
     /// The capabilities to declare to the server, a JSON object.
     // MCP 2025-11-25 basic/lifecycle, Capability Negotiation
-    pub(super) fn offer(&self) -> String {
+    pub(super) fn declared(&self) -> String {
         self.can.to_json()
     }
 
-    /// Whether the server was promised news of changed roots.
-    pub(in crate::upstream) fn tells_of_roots(&self) -> bool {
+    /// Whether `roots.listChanged` is declared to the server.
+    pub(super) fn notifies_of_roots(&self) -> bool {
         self.can.has(Capabilities::ROOTS_CHANGED)
     }
 
-    /// What the server hears at once that asks for something the client did not declare: the rest of the
-    /// response, from its comma on.
-    pub(in crate::upstream) fn refusal(&self, kind: Ask, request: &Message) -> Option<&'static str> {
+    /// The answer to a request of the server for something that the client did not declare, as the rest of the response from its
+    /// comma on; `None` if it was declared.
+    pub(super) fn refusal(&self, kind: Ask, request: &Message) -> Option<&'static str> {
         match kind {
             Ask::Roots if self.can.has(Capabilities::ROOTS) => None,
             Ask::Sampling if self.can.has(Capabilities::SAMPLING) => {
@@ -102,9 +93,9 @@ impl Tenant {
     }
 }
 
-/// The capabilities that a client needs to be asked this, a JSON object.
+/// The capabilities that a client needs to be asked `request`, a JSON object.
 // MCP 2026-07-28 basic, MissingRequiredClientCapability
-pub(in crate::upstream) fn required(kind: Ask, request: &Message) -> Option<&'static str> {
+pub(super) fn required(kind: Ask, request: &Message) -> Option<&'static str> {
     let mode = request.param("mode").and_then(|mode| mode.as_str());
     let tools = request.param("tools").or(request.param("toolChoice"));
     match kind {
@@ -129,8 +120,8 @@ mod tests {
     use bytes::Bytes;
     use wire::limits::Limits;
 
-    fn can(capabilities: &'static str) -> Tenant {
-        Tenant {
+    fn can(capabilities: &'static str) -> ExclusiveClient {
+        ExclusiveClient {
             whose: Whose::Lease(Profile::default()),
             can: Capabilities::read(capabilities.as_bytes()),
             info: None,
@@ -138,8 +129,8 @@ mod tests {
     }
 
     #[test]
-    fn what_was_not_declared_is_refused() {
-        let ask = |can: &Tenant, method: &str, params: &str| {
+    fn undeclared_request_is_refused() {
+        let ask = |can: &ExclusiveClient, method: &str, params: &str| {
             let text = format!(r#"{{"jsonrpc":"2.0","id":1,"method":"{method}","params":{params}}}"#);
             let message = Message::scan(text.into(), &Limits::default()).unwrap();
             can.refusal(Ask::parse(method), &message)
