@@ -1,40 +1,26 @@
-//! What can be wrong with an endpoint, each with what to do about it.
+//! What can be wrong with an endpoint, and what to do about it.
 
 use std::fmt;
 
 use http::StatusCode;
 
-/// The first thing that was wrong.
+use crate::ops::http_client::FetchError;
+
+/// The first thing that is wrong with an endpoint.
 #[derive(Debug)]
-pub enum Trouble {
-    /// The name does not resolve.
-    UnknownName(String),
-    /// Nobody listens there.
-    NobodyThere {
-        /// Host and port.
-        address: String,
-    },
-    /// Something did not come in time.
-    Silent {
-        /// What was waited for.
-        what: &'static str,
-        /// How long, in seconds.
-        seconds: u64,
-    },
-    /// The connection failed otherwise.
-    Broken(String),
-    /// The other side's TLS or certificate.
-    Tls(String),
-    /// Our own certificates or token cannot be used.
-    Ours(String),
-    /// A token is wanted.
+pub enum Diagnosis {
+    /// No response arrived.
+    Fetch(FetchError),
+    /// The token cannot be sent in a header.
+    UnusableToken,
+    /// 401 without a token.
     NoToken {
-        /// Where it would be taken from.
+        /// The variable that would hold it.
         variable: String,
     },
-    /// Another token is wanted.
+    /// 401 with a token.
     WrongToken {
-        /// Where it was taken from.
+        /// The variable that holds it.
         variable: String,
     },
     /// 403.
@@ -46,53 +32,51 @@ pub enum Trouble {
     },
     /// 429 or 503.
     Busy(Option<String>),
-    /// A proxy's own error.
+    /// 502 or 504, which come from a proxy in front of the edge.
     Proxy(StatusCode),
     /// A redirect.
     Elsewhere(String),
     /// A JSON-RPC error.
     Refused(String),
-    /// Something answers, but not with MCP.
+    /// The answer is not MCP.
     NotMcp(String),
-    /// It works, but offers no tool.
+    /// The endpoint works but offers no tool.
     Nothing {
-        /// Whether the servers' states were shown.
+        /// Whether the states of the servers were printed.
         asked_admin: bool,
     },
-    /// Servers that are not up.
+    /// These servers are not up.
     Down(Vec<String>),
 }
 
-impl fmt::Display for Trouble {
+impl fmt::Display for Diagnosis {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::UnknownName(host) => {
-                write!(f, "the name {host} does not resolve; check how it is spelled, and the DNS")
+            Self::Fetch(error @ FetchError::ConnectionRefused { .. }) => {
+                write!(f, "{error}; is the edge (or the port-forward) running, and is this its port?")
             }
-            Self::NobodyThere { address } => write!(
+            Self::Fetch(error @ FetchError::Timeout { .. }) => {
+                write!(f, "{error}; a firewall or a NetworkPolicy may be in between, or the other side hangs")
+            }
+            Self::Fetch(error @ FetchError::NotHttp { .. }) => write!(f, "that is not MCP: {error}"),
+            Self::Fetch(error) => error.fmt(f),
+            Self::UnusableToken => write!(
                 f,
-                "nobody listens at {address}; is the edge (or the port-forward) running, and is this its port?"
+                "the token cannot be sent: it holds a line break or another character that headers cannot carry"
             ),
-            Self::Silent { what, seconds } => write!(
-                f,
-                "{what} did not come within {seconds} s; a firewall or a NetworkPolicy may be in between, or the other side hangs"
-            ),
-            Self::Broken(why) => write!(f, "{why}"),
-            Self::Tls(why) => write!(f, "TLS: {why}"),
-            Self::Ours(why) => write!(f, "{why}"),
             Self::NoToken { variable } => {
-                write!(f, "it wants a token; set {variable}, or name another variable with --token-env")
+                write!(f, "it requires a token; set {variable}, or name another variable with --token-env")
             }
             Self::WrongToken { variable } => write!(
                 f,
-                "it does not take the token in {variable}; compare it with the one the edge was started with (the Secret mcp-gateway-secret; a changed Secret needs a restart)"
+                "it does not take the token in {variable}; compare it with the one that the edge was started with (the Secret mcp-gateway-secret; a changed Secret needs a restart)"
             ),
-            Self::Forbidden(said) => write!(f, "it refuses us{}", because(said.as_deref())),
+            Self::Forbidden(said) => write!(f, "it refuses us{}", reason(said.as_deref())),
             Self::NotHere { path } => write!(f, "nothing is served at {path}; mcp-edge serves /mcp"),
             Self::Busy(said) => write!(
                 f,
-                "it is busy, still starting or about to stop{}; try again in a moment, /ready tells when",
-                because(said.as_deref())
+                "it is busy, still starting or about to stop{}; try again in a moment; /ready answers 200 when it is",
+                reason(said.as_deref())
             ),
             Self::Proxy(status) => {
                 write!(
@@ -101,7 +85,7 @@ impl fmt::Display for Trouble {
                 )
             }
             Self::Elsewhere(to) => {
-                write!(f, "it leads elsewhere: {to}; name that URL, clients do not follow")
+                write!(f, "it redirects to {to}; use that URL, clients do not follow redirects")
             }
             Self::Refused(said) => write!(f, "it refuses: {said}"),
             Self::NotMcp(why) => write!(f, "that is not MCP: {why}"),
@@ -110,15 +94,21 @@ impl fmt::Display for Trouble {
             }
             Self::Nothing { asked_admin: false } => write!(
                 f,
-                "it works, but offers no tool; its servers may be down: --admin http://HOST:9090 tells how each of them is"
+                "it works, but offers no tool; its servers may be down: --admin http://HOST:9090 shows the state of each"
             ),
             Self::Down(names) => write!(f, "not up: {}; their tools are missing or fail", names.join(", ")),
         }
     }
 }
 
-impl std::error::Error for Trouble {}
+impl std::error::Error for Diagnosis {}
 
-fn because(said: Option<&str>) -> String {
+impl From<FetchError> for Diagnosis {
+    fn from(error: FetchError) -> Self {
+        Self::Fetch(error)
+    }
+}
+
+fn reason(said: Option<&str>) -> String {
     said.map(|said| format!(" ({said})")).unwrap_or_default()
 }

@@ -1,57 +1,54 @@
-//! `mcp-edge check URL`: goes to an endpoint as a client does, lists what it finds, times it, and says in plain
+//! `mcp-edge check URL`: connects to an endpoint as a client does, lists and times what it offers, and says in plain
 //! words what is wrong.
 //!
 //! It speaks the modern era, and the session-based one with endpoints that know only that. It knows nothing of this
-//! process's configuration, and never shows the token. The same way leads to single documents of other services
-//! ([`fetch`]).
+//! process's configuration, and never shows the token.
 
-mod document;
-mod line;
-mod parse;
-mod trouble;
-mod trust;
+mod answer;
+mod diagnosis;
 
 use std::path::PathBuf;
 use std::time::Duration;
 
-use http::header::HeaderValue;
+use bytes::Bytes;
+use http::header::{ACCEPT, CONTENT_TYPE, HeaderValue};
 use http::{Method, Uri};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-pub use document::{Document, fetch};
-use line::Line;
-use parse::{Answer, names};
-pub use trouble::Trouble;
+use super::http_client::{HttpConnection, Options, Trust};
+use answer::{Answer, names};
+pub use diagnosis::Diagnosis;
 
-/// What is asked for on the command line.
+/// The endpoint to diagnose, and how.
 #[derive(Clone, Debug)]
-pub struct Visit {
+pub struct Diagnose {
     /// The endpoint; without a path it means `/mcp`.
     pub url: Uri,
-    /// The variable that the token comes from, to name it in advice.
+    /// The environment variable that the token comes from; named in advice.
     pub token_variable: String,
-    /// The token; empty where there is none.
+    /// The token; empty if there is none.
     pub token: String,
-    /// Certificates to trust beside this machine's own.
+    /// Authorities (PEM) to trust in addition to this machine's own.
     pub authorities: Option<PathBuf>,
-    /// The admin listener, to hear how each server is.
+    /// The admin listener, which reports the state of each server.
     pub admin: Option<Uri>,
     /// The longest wait for one answer.
     pub timeout: Duration,
 }
 
-/// How the endpoint is spoken to, once that is known.
-enum Manner {
+/// The era that the endpoint speaks.
+enum Era {
     Modern,
-    /// With the revision agreed on, and the session if there is one.
     Legacy {
+        /// The negotiated revision.
         version: String,
+        /// The session, if the endpoint opened one.
         session: Option<HeaderValue>,
     },
 }
 
-impl Visit {
+impl Diagnose {
     /// Checks a URL and gives it a path.
     ///
     /// # Errors
@@ -71,44 +68,51 @@ impl Visit {
         whole.build().map_err(|_| format!("`{text}` is no URL; one begins with http:// or https://"))
     }
 
-    /// Goes there; `say` gets a line for each thing found, as soon as it is.
+    /// Connects to the endpoint and, if one is named, to the admin listener. `print` gets a line for each finding, at once.
     ///
     /// # Errors
     /// The first thing that is wrong.
-    pub async fn pay(&self, say: &mut impl FnMut(String)) -> Result<(), Trouble> {
-        say(self.url.to_string());
-        let mut line = Line::new(self.url.clone(), self.timeout, self.authorities.as_deref())?;
-        for found in line.open().await? {
-            say(found);
+    pub async fn run(&self, print: &mut impl FnMut(String)) -> Result<(), Diagnosis> {
+        print(self.url.to_string());
+        let mut connection = HttpConnection::new(self.url.clone(), &self.options())?;
+        let opened = connection.open().await?;
+        print(format!("  {:<10} {} ({} ms)", "address", opened.peer, opened.connect_time.as_millis()));
+        if let Some((version, time)) = opened.tls {
+            let host = connection.host();
+            print(format!("  {:<10} {version}, a certificate for {host} ({} ms)", "TLS", time.as_millis()));
         }
-        let manner = self.greet(&mut line, say).await?;
+        let era = self.discover(&mut connection, print).await?;
         let mut tools = 0;
         for (kind, method) in LISTS {
             let began = Instant::now();
-            match self.list(&mut line, &manner, kind, method).await? {
-                None => say(format!("  {kind:<10} not offered")),
+            match self.list(&mut connection, &era, kind, method).await? {
+                None => print(format!("  {kind:<10} not offered")),
                 Some(found) => {
                     let took = began.elapsed().as_millis();
-                    say(format!("  {kind:<10} {} ({took} ms){}", found.len(), some_of(&found)));
+                    print(format!("  {kind:<10} {} ({took} ms){}", found.len(), some_of(&found)));
                     tools += if kind == "tools" { found.len() } else { 0 };
                 }
             }
         }
-        self.leave(&mut line, &manner).await;
-        self.servers(say).await?;
-        if tools == 0 { Err(Trouble::Nothing { asked_admin: self.admin.is_some() }) } else { Ok(()) }
+        self.end_session(&mut connection, &era).await;
+        self.check_servers(print).await?;
+        if tools == 0 { Err(Diagnosis::Nothing { asked_admin: self.admin.is_some() }) } else { Ok(()) }
     }
 
-    async fn greet(&self, line: &mut Line, say: &mut impl FnMut(String)) -> Result<Manner, Trouble> {
+    async fn discover(
+        &self,
+        connection: &mut HttpConnection,
+        print: &mut impl FnMut(String),
+    ) -> Result<Era, Diagnosis> {
         let began = Instant::now();
-        let answer = self.ask(line, &Manner::Modern, "server/discover", json!({})).await?;
-        let (manner, version, server) = if let Some(result) = answer.result() {
+        let answer = self.request(connection, &Era::Modern, "server/discover", json!({})).await?;
+        let (era, version, server) = if let Some(result) = answer.result() {
             let server = result.pointer("/_meta/io.modelcontextprotocol~1serverInfo").cloned();
-            (Manner::Modern, MODERN.to_owned(), server.or_else(|| result.get("serverInfo").cloned()))
+            (Era::Modern, MODERN.to_owned(), server.or_else(|| result.get("serverInfo").cloned()))
         } else if answer.may_be_legacy() {
-            self.initialize(line).await?
+            self.initialize(connection).await?
         } else {
-            return Err(answer.trouble(self));
+            return Err(answer.diagnosis(self));
         };
         let name = |key| server.as_ref().and_then(|info: &Value| info.get(key)).and_then(Value::as_str);
         let server = format!(
@@ -117,41 +121,44 @@ impl Visit {
             name("version").unwrap_or_default()
         );
         let took = began.elapsed().as_millis();
-        say(format!("  {:<10} {version}, {} ({took} ms)", "MCP", server.trim_end()));
-        Ok(manner)
+        print(format!("  {:<10} {version}, {} ({took} ms)", "MCP", server.trim_end()));
+        Ok(era)
     }
 
-    async fn initialize(&self, line: &mut Line) -> Result<(Manner, String, Option<Value>), Trouble> {
-        let opening = Manner::Legacy { version: LEGACY.to_owned(), session: None };
+    async fn initialize(
+        &self,
+        connection: &mut HttpConnection,
+    ) -> Result<(Era, String, Option<Value>), Diagnosis> {
+        let opening = Era::Legacy { version: LEGACY.to_owned(), session: None };
         let params = json!({"protocolVersion": LEGACY, "capabilities": {}, "clientInfo": client()});
-        let answer = self.ask(line, &opening, "initialize", params).await?;
-        let Some(result) = answer.result() else { return Err(answer.trouble(self)) };
+        let answer = self.request(connection, &opening, "initialize", params).await?;
+        let Some(result) = answer.result() else { return Err(answer.diagnosis(self)) };
         let version = result.get("protocolVersion").and_then(Value::as_str).unwrap_or(LEGACY).to_owned();
-        let manner = Manner::Legacy { version: version.clone(), session: answer.session.clone() };
-        let said = json!({"jsonrpc": "2.0", "method": "notifications/initialized"});
-        let heard =
-            line.send(self.request(Method::POST, &manner, "notifications/initialized"), &said).await?;
-        if heard.status.is_success() {
-            Ok((manner, version, result.get("serverInfo").cloned()))
+        let era = Era::Legacy { version: version.clone(), session: answer.session.clone() };
+        let initialized = json!({"jsonrpc": "2.0", "method": "notifications/initialized"});
+        let head = self.head(Method::POST, &era, "notifications/initialized");
+        let accepted = exchange(connection, head, &initialized).await?;
+        if accepted.status.is_success() {
+            Ok((era, version, result.get("serverInfo").cloned()))
         } else {
-            Err(heard.trouble(self))
+            Err(accepted.diagnosis(self))
         }
     }
 
     /// Every page of a list; `None` where it is not offered.
     async fn list(
         &self,
-        line: &mut Line,
-        manner: &Manner,
+        connection: &mut HttpConnection,
+        era: &Era,
         kind: &str,
         method: &'static str,
-    ) -> Result<Option<Vec<String>>, Trouble> {
+    ) -> Result<Option<Vec<String>>, Diagnosis> {
         let (mut found, mut cursor) = (Vec::new(), None);
         for _ in 0..PAGES {
             let params = cursor.map_or_else(|| json!({}), |cursor: Value| json!({"cursor": cursor}));
-            let answer = self.ask(line, manner, method, params).await?;
+            let answer = self.request(connection, era, method, params).await?;
             let Some(result) = answer.result() else {
-                return if answer.is_unknown_method() { Ok(None) } else { Err(answer.trouble(self)) };
+                return if answer.is_unknown_method() { Ok(None) } else { Err(answer.diagnosis(self)) };
             };
             found.extend(names(result, kind));
             cursor = result.get("nextCursor").filter(|cursor| cursor.is_string()).cloned();
@@ -159,17 +166,17 @@ impl Visit {
                 return Ok(Some(found));
             }
         }
-        Err(Trouble::NotMcp(format!("its list of {kind} has no end: {PAGES} pages and still more")))
+        Err(Diagnosis::NotMcp(format!("its list of {kind} has no end: {PAGES} pages and still more")))
     }
 
-    async fn ask(
+    async fn request(
         &self,
-        line: &mut Line,
-        manner: &Manner,
+        connection: &mut HttpConnection,
+        era: &Era,
         method: &'static str,
         mut params: Value,
-    ) -> Result<Answer, Trouble> {
-        if matches!(manner, Manner::Modern)
+    ) -> Result<Answer, Diagnosis> {
+        if matches!(era, Era::Modern)
             && let Some(params) = params.as_object_mut()
         {
             let meta = json!({
@@ -180,10 +187,15 @@ impl Visit {
             params.insert("_meta".to_owned(), meta);
         }
         let message = json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params});
-        line.send(self.request(Method::POST, manner, method), &message).await
+        exchange(connection, self.head(Method::POST, era, method), &message).await
     }
 
-    fn request(&self, verb: Method, manner: &Manner, method: &'static str) -> http::request::Builder {
+    fn options(&self) -> Options {
+        let trust = Trust::Authorities { file: self.authorities.clone(), setting: "--ca" };
+        Options { timeout: self.timeout, trust, max_response_bytes: MAX_RESPONSE_BYTES }
+    }
+
+    fn head(&self, verb: Method, era: &Era, method: &'static str) -> http::request::Builder {
         let mut request = http::Request::builder().method(verb).uri(self.url.path());
         if let Some(path) = self.url.path_and_query() {
             request = request.uri(path.as_str());
@@ -191,32 +203,31 @@ impl Visit {
         if !self.token.is_empty() {
             request = request.header("authorization", format!("Bearer {}", self.token));
         }
-        match manner {
-            Manner::Modern => request.header("mcp-protocol-version", MODERN).header("mcp-method", method),
-            Manner::Legacy { .. } if method == "initialize" => request,
-            Manner::Legacy { version, session: None } => request.header("mcp-protocol-version", version),
-            Manner::Legacy { version, session: Some(id) } => {
+        match era {
+            Era::Modern => request.header("mcp-protocol-version", MODERN).header("mcp-method", method),
+            Era::Legacy { .. } if method == "initialize" => request,
+            Era::Legacy { version, session: None } => request.header("mcp-protocol-version", version),
+            Era::Legacy { version, session: Some(id) } => {
                 request.header("mcp-protocol-version", version).header("mcp-session-id", id)
             }
         }
     }
 
-    /// Ends a session that we began; whether that works is not what was asked.
-    async fn leave(&self, line: &mut Line, manner: &Manner) {
-        if let Manner::Legacy { session: Some(_), .. } = manner {
-            let _ended = line.send(self.request(Method::DELETE, manner, ""), &Value::Null).await;
+    /// Ends the session that the diagnosis opened. A failure is not reported: the session expires by itself.
+    async fn end_session(&self, connection: &mut HttpConnection, era: &Era) {
+        if let Era::Legacy { session: Some(_), .. } = era {
+            let _ = exchange(connection, self.head(Method::DELETE, era, ""), &Value::Null).await;
         }
     }
 
-    /// How each server is, where the admin listener is named.
-    async fn servers(&self, say: &mut impl FnMut(String)) -> Result<(), Trouble> {
+    /// Prints the state of each server, if the admin listener is named.
+    async fn check_servers(&self, print: &mut impl FnMut(String)) -> Result<(), Diagnosis> {
         let Some(admin) = &self.admin else { return Ok(()) };
-        let mut line = Line::new(admin.clone(), self.timeout, self.authorities.as_deref())?;
-        line.open().await?;
-        let answer = line.send(http::Request::get(admin.path()), &Value::Null).await?;
+        let mut connection = HttpConnection::new(admin.clone(), &self.options())?;
+        let answer = exchange(&mut connection, http::Request::get(admin.path()), &Value::Null).await?;
         let Some(servers) = answer.body.get("servers").and_then(Value::as_object) else {
-            return Err(Trouble::NotMcp(format!(
-                "{admin} does not tell how the servers are; name an edge's admin port, 9090 by default"
+            return Err(Diagnosis::NotMcp(format!(
+                "{admin} does not report the servers' states; name an edge's admin port, 9090 by default"
             )));
         };
         let mut down = Vec::new();
@@ -224,25 +235,40 @@ impl Visit {
             let text = |key| server.get(key).and_then(Value::as_str);
             let state = text("state").unwrap_or("unknown");
             let why = text("last_error").map(|why| format!(": {why}")).unwrap_or_default();
-            say(format!("  {:<10} {name} {state}{why}", "server"));
+            print(format!("  {:<10} {name} {state}{why}", "server"));
             let complaints = server.get("complaints").and_then(Value::as_array);
             for complaint in complaints.into_iter().flatten().filter_map(Value::as_str) {
-                say(format!("  {:<10} {name}: {complaint}", "warning"));
+                print(format!("  {:<10} {name}: {complaint}", "warning"));
             }
             let is_unlisted = server.get("listed").and_then(Value::as_bool) == Some(false);
             if (state != "up" && state != "sleeping") || is_unlisted {
                 down.push(name.clone());
             }
         }
-        if down.is_empty() { Ok(()) } else { Err(Trouble::Down(down)) }
+        if down.is_empty() { Ok(()) } else { Err(Diagnosis::Down(down)) }
     }
+}
+
+/// Sends a request with `message` as its body (`Null`: without a body) and reads the whole answer.
+async fn exchange(
+    connection: &mut HttpConnection,
+    head: http::request::Builder,
+    message: &Value,
+) -> Result<Answer, Diagnosis> {
+    let body = if message.is_null() { Bytes::new() } else { Bytes::from(message.to_string()) };
+    let request = head
+        .header(ACCEPT, "application/json, text/event-stream")
+        .header(CONTENT_TYPE, "application/json")
+        .body(body)
+        .map_err(|_| Diagnosis::UnusableToken)?;
+    Ok(Answer::from(connection.exchange(request).await?))
 }
 
 fn client() -> Value {
     json!({"name": "mcp-edge check", "version": env!("CARGO_PKG_VERSION")})
 }
 
-/// A few names, so that one sees whose they are.
+/// The first few names, so that the reader recognises the servers.
 fn some_of(found: &[String]) -> String {
     let shown: Vec<_> = found.iter().take(SHOWN).map(String::as_str).collect();
     let more = if found.len() > SHOWN { ", …" } else { "" };
@@ -253,9 +279,11 @@ const LISTS: [(&str, &str); 3] =
     [("tools", "tools/list"), ("prompts", "prompts/list"), ("resources", "resources/list")];
 /// The revision that is tried first.
 const MODERN: &str = "2026-07-28";
-/// The newest with sessions.
+/// The newest revision with sessions.
 const LEGACY: &str = "2025-11-25";
-/// Names shown of each list: a line of a terminal.
+/// Names shown of each list: they fit on one line of a terminal.
 const SHOWN: usize = 8;
-/// Pages of one list; somebody who has more of them has a loop.
+/// Pages of one list; more than that means that the cursors run in a loop.
 const PAGES: usize = 1_000;
+/// The largest answer that is read: four times what a server may send to the edge in one line.
+const MAX_RESPONSE_BYTES: usize = 64 * 1024 * 1024;

@@ -1,44 +1,38 @@
-//! One document of another service, by one GET: bounded in bytes and time, and from nowhere else than was asked for.
+//! One JSON document of another service, fetched by one GET.
 
-use std::path::PathBuf;
-use std::time::Duration;
-
+use bytes::Bytes;
+use http::header::ACCEPT;
 use http::{Request, StatusCode, Uri};
 use serde_json::Value;
 use tokio::task::spawn_blocking;
 
-use super::Trouble;
-use super::line::Line;
+use super::{FetchError, HttpConnection, Options};
 
-/// What came back.
+/// A fetched document.
 #[derive(Clone, Debug)]
 pub struct Document {
     /// The status; redirects are not followed.
     pub status: StatusCode,
-    /// `Null` if it is no JSON.
+    /// `Null` if the body is not JSON.
     pub body: Value,
 }
 
-/// Fetches a document within `timeout` in all. `authorities` are trusted beside this machine's own.
+/// Fetches a document. `options.timeout` bounds the whole exchange.
 ///
 /// # Errors
-/// What is wrong on the way; not what the status says.
-pub async fn fetch(
-    url: &Uri,
-    authorities: Option<PathBuf>,
-    timeout: Duration,
-    largest: usize,
-) -> Result<Document, Trouble> {
-    let of_url = url.clone();
+/// No response arrived. A response with any status is a document.
+pub async fn fetch(url: &Uri, options: Options) -> Result<Document, FetchError> {
+    let (of_url, timeout) = (url.clone(), options.timeout);
     // A bundle of authorities is some hundred kilobytes of text to read and parse.
-    let line = spawn_blocking(move || Line::new(of_url, timeout, authorities.as_deref())).await;
-    let mut line = line.map_err(|error| Trouble::Ours(error.to_string()))??.reading_at_most(largest);
+    let connection = spawn_blocking(move || HttpConnection::new(of_url, &options)).await;
+    let mut connection = connection.map_err(|error| FetchError::Local(error.to_string()))??;
     let target = url.path_and_query().map_or("/", |target| target.as_str());
-    let fetching = async {
-        line.open().await?;
-        line.send(Request::get(target), &Value::Null).await
-    };
-    let silent = |_| Trouble::Silent { what: "the whole answer", seconds: timeout.as_secs() };
-    let answer = tokio::time::timeout(timeout, fetching).await.map_err(silent)??;
-    Ok(Document { status: answer.status, body: answer.body })
+    let request = Request::get(target)
+        .header(ACCEPT, "application/json")
+        .body(Bytes::new())
+        .map_err(|error| FetchError::Local(error.to_string()))?;
+    let too_slow = |_| FetchError::Timeout { what: "the whole answer", seconds: timeout.as_secs() };
+    let response = tokio::time::timeout(timeout, connection.exchange(request)).await.map_err(too_slow)??;
+    let body = serde_json::from_slice(&response.body).unwrap_or_default();
+    Ok(Document { status: response.status, body })
 }
