@@ -386,7 +386,7 @@ async fn keys_come_under_tls_from_whom_the_authority_vouches_for_and_from_nowher
     };
     for (more, found) in [
         (", ca: ca.pem", "1 keys (from https://localhost:"),
-        ("", "its certificate is from nobody we trust"),
+        ("", "its certificate is from an authority that is not trusted"),
         (&format!(", ca: ca.pem, keys: {{url: \"{issuer}/moved\"}}"), "it answers 302 Found"),
         (
             &format!(", ca: ca.pem, keys: {{url: \"{}/jwks\"}}", issuer.replace("localhost", "127.0.0.1")),

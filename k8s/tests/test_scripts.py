@@ -223,7 +223,7 @@ def test_test_script_tells_good_from_bad(cluster, tmp_path):
     with edge_with_demo_server(tmp_path) as edge:
         cluster.run("deploy.sh", MCP_GATEWAY_AUTH_TOKEN=edge.token)
         done = cluster.run("test.sh", FAKE_BACKEND=edge.address)
-        assert done.stdout.count("\nok    ") == 5 and "All well." in done.stdout
+        assert done.stdout.count("\nok    ") == 5 and "No problem found." in done.stdout
         assert edge.token not in done.stdout + done.stderr + json.dumps(cluster.calls())
         forward = int((cluster.directory / "forward.pid").read_text())
         eventually(lambda: not pathlib.Path(f"/proc/{forward}").exists())

@@ -22,8 +22,8 @@ mod yaml;
 use std::ffi::OsString;
 use std::time::Duration;
 
-use crate::ops::check::Target;
-use crate::ops::visit::Visit;
+use crate::ops::diagnose::Diagnose;
+use crate::ops::health_check::HealthCheck;
 use crate::ops::{admin, log};
 use crate::router::names::Prefix;
 use crate::upstream::ServerConfig;
@@ -111,9 +111,9 @@ pub enum Command {
     /// Try every server, print what would be served.
     DryRun(Box<Config>),
     /// Ask a running process whether it is alive.
-    CheckHealth(Target),
+    CheckHealth(HealthCheck),
     /// Go to an endpoint as a client does and say what is wrong.
-    Check(Box<Visit>),
+    Check(Box<Diagnose>),
     /// Print this and exit with 0.
     Print(String),
 }
@@ -184,8 +184,8 @@ pub fn load_again(
 
 fn check(url: Option<&str>, draft: &Draft) -> Result<Command, ConfigError> {
     let target = match url {
-        None => Target::admin(&draft.admin.address),
-        Some(url) => Target::parse(url).map_err(|error| ConfigError {
+        None => HealthCheck::admin(&draft.admin.address),
+        Some(url) => HealthCheck::parse(url).map_err(|error| ConfigError {
             problems: vec![Problem::new("--check-health", error.to_string())],
         })?,
     };

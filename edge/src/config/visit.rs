@@ -9,7 +9,7 @@ use clap::error::ErrorKind;
 
 use super::env;
 use super::problem::{ConfigError, Problem};
-use crate::ops::visit::Visit;
+use crate::ops::diagnose::Diagnose;
 
 /// Go to an endpoint as a client does, list and time what it offers, and say what is wrong.
 #[derive(Debug, Parser)]
@@ -37,7 +37,7 @@ struct VisitFlags {
 
 /// What was asked for.
 pub(super) enum Parsed {
-    Visit(Box<Visit>),
+    Visit(Box<Diagnose>),
     /// `--help`.
     Text(String),
 }
@@ -58,10 +58,14 @@ pub(super) fn parse(
                 return Err(wrong(text.trim_end().trim_start_matches("error: ")));
             }
         };
-    let url = Visit::url(&flags.url, "/mcp").map_err(|why| wrong(&why))?;
-    let admin =
-        flags.admin.as_deref().map(|url| Visit::url(url, "/ready")).transpose().map_err(|why| wrong(&why))?;
-    Ok(Parsed::Visit(Box::new(Visit {
+    let url = Diagnose::url(&flags.url, "/mcp").map_err(|why| wrong(&why))?;
+    let admin = flags
+        .admin
+        .as_deref()
+        .map(|url| Diagnose::url(url, "/ready"))
+        .transpose()
+        .map_err(|why| wrong(&why))?;
+    Ok(Parsed::Visit(Box::new(Diagnose {
         url,
         token: env(&flags.token_env).unwrap_or_default(),
         token_variable: flags.token_env,

@@ -1,12 +1,12 @@
 //! One connection after its handshake: HTTP/1.1 or HTTP/2 by hyper, within bounds of size and time.
 //!
-//! How it ends: when the process leaves, with the next answer (`Connection: close`) or a GOAWAY; when it
-//! stops, as soon as nothing is in flight; when nobody waits any longer, at once. What is not here: what a
-//! request means.
+//! How it ends: when the process begins to drain, with the next answer (`Connection: close`) or a GOAWAY; when the listener
+//! has closed, as soon as nothing is in flight; at the end of the drain, at once. It does not know what a request means.
 
 use std::convert::Infallible;
 use std::future::{Future, poll_fn};
-use std::pin::pin;
+use std::ops::ControlFlow;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -19,42 +19,44 @@ use hyper::rt::Executor;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
+use prometheus_client::metrics::counter::Counter;
 use tokio::io::{AsyncRead, AsyncWrite, Interest};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
 use super::Metrics;
-use super::activity::{Activity, Phase};
-use super::again::Again;
-use super::pace::{Answer, Paced};
-use super::watched::Watched;
+use super::activity::{Activity, TimeoutPhase};
+use super::repoll::RepollOnSelfWake;
+use super::tracked_stream::TrackedStream;
+use super::write_deadline::{AnswerBody, WriteDeadline};
 use crate::ops::drain::DrainWatch;
 use crate::permit::{self, Bound};
 
 /// Bounds of one connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// Bytes of one request's head; more is answered 431. 16 KiB: twice what common servers take, room for
-    /// the largest cookies and tokens in use.
+    /// Bytes of one request's head; a larger one is answered 431. 16 KiB: twice what common servers take, enough for the
+    /// largest cookies and tokens in use.
     pub header_bytes: usize,
-    /// From the first byte of a head (or the opening of the connection) to its end. 15 s: 16 KiB over the
-    /// slowest mobile link, and a client that opens a connection ahead of need gets some seconds.
+    /// From the first byte of a head (or from the opening of the connection) to the head's end. 15 s: 16 KiB over the
+    /// slowest mobile link; a client that opens a connection ahead of need gets some seconds.
     pub head_timeout: Duration,
-    /// A connection without a request. 620 s: load balancers keep theirs up to 600 s and must be the first to
-    /// close, or they send requests into a closing connection.
+    /// How long a connection may be without a request. 620 s: load balancers keep theirs up to 600 s and must close first,
+    /// or they send requests into a closing connection.
     pub idle_timeout: Duration,
-    /// A write that makes no progress. 30 s: longer than any network hiccup that ends well, and than it takes until one
-    /// who reads 8 kB/s is seen to read (`UNSENT_BYTES`).
+    /// How long a write may make no progress. 30 s: longer than any network hiccup that ends well, and longer than it takes
+    /// until a client that reads 8 kB/s is seen to read (`UNSENT_BYTES`).
     pub write_timeout: Duration,
-    /// Requests of one HTTP/2 connection at a time. 256: as many as a session may have calls.
+    /// Requests of one HTTP/2 connection at a time. 256: as many calls as a session may have.
     pub streams: u32,
-    /// Bytes one HTTP/2 stream may send before they are read. 256 KiB: a usual body without a wait.
+    /// Bytes that a client may send on one HTTP/2 stream before they are read. 256 KiB: a usual body without a wait.
     pub stream_window: u32,
-    /// The same for all streams of a connection. 1 MiB: the most a connection can make the process hold.
+    /// Bytes that a client may send on all streams of an HTTP/2 connection before they are read. 1 MiB: the most a
+    /// connection can make the process hold.
     pub connection_window: u32,
-    /// Silence after which an HTTP/2 peer is asked whether it is still there, and how long it may take to say
-    /// so. 20 s each: a vanished peer is noticed before the usual client gives up at 60 s. What asks waits behind what the
-    /// kernel holds, so one who reads an answer has to read 20 kB/s.
+    /// How long an HTTP/2 connection may be silent before a PING, and how long the client may take to acknowledge it. 20 s
+    /// each: a vanished client is noticed before clients usually give up, at 60 s. The PING waits behind what the kernel
+    /// holds, so a client that reads an answer has to read 20 kB/s.
     pub ping_every: Duration,
 }
 
@@ -77,19 +79,19 @@ impl Default for Config {
 // hyper 1, http1::Builder::max_buf_size: less is a panic
 pub const HEADER_BYTES_LEAST: usize = 8 << 10;
 
-/// What answers requests. Every closure of this shape is one.
+/// Answers requests. Every closure of this shape is a handler.
 pub trait Handler: Clone + Send + Sync + 'static {
     /// The body of the answers.
     type Body: Body<Data: Send, Error: Into<BoxError>> + Send + 'static;
 
-    /// The answer on its way; dropped when the client leaves.
+    /// The future of an answer; dropped when the client leaves.
     type Answer: Future<Output = Response<Self::Body>> + Send + 'static;
 
-    /// The answer to one request.
+    /// Answers one request.
     fn handle(&self, request: Request<Incoming>) -> Self::Answer;
 }
 
-/// Whatever a body can fail with.
+/// The error of a body.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 impl<H, F, B> Handler for H
@@ -106,31 +108,35 @@ where
     }
 }
 
-/// How connections are served, by what is known of a client when it begins.
+/// How connections are served, by the protocol that the client's first bytes show.
 pub(super) struct Protocols {
-    http1: Builder<Streams>,
-    either: Builder<Streams>,
+    http1: Builder<StreamExecutor>,
+    /// HTTP/2 or HTTP/1: hyper decides.
+    either: Builder<StreamExecutor>,
 }
 
 impl Protocols {
     pub(super) fn new(config: &Config, drain: &DrainWatch, metrics: &Metrics) -> Self {
-        let terms =
-            Terms { drain: drain.clone(), write_timeout: config.write_timeout, metrics: metrics.clone() };
-        let either = builder(config, Streams(Arc::new(terms)));
+        let context = StreamContext {
+            drain: drain.clone(),
+            write_timeout: config.write_timeout,
+            metrics: metrics.clone(),
+        };
+        let either = builder(config, StreamExecutor(Arc::new(context)));
         Self { http1: either.clone().http1_only(), either }
     }
 }
 
-/// A stream that can tell what its client speaks before anything of it is read, and whether there is an end to it.
-pub(super) trait Opened {
-    /// Whether it is HTTP/1 for certain; ready once the client has said something.
+/// The stream of a client, which shows the protocol before anything is read.
+pub(super) trait ClientStream {
+    /// Whether the client certainly speaks HTTP/1. Resolves when its first bytes have arrived.
     fn is_http1(&self) -> impl Future<Output = bool> + Send;
 
-    /// Whether the client's side is at its end, whatever of it has not been read; known from the events of the socket.
+    /// Whether the client has ended its side, even if not all of it has been read. Costs no system call.
     fn has_ended(&self) -> bool;
 }
 
-impl Opened for TcpStream {
+impl ClientStream for TcpStream {
     async fn is_http1(&self) -> bool {
         let mut first = [0; PREFACE.len()];
         let seen = self.peek(&mut first).await.unwrap_or_default();
@@ -138,15 +144,15 @@ impl Opened for TcpStream {
     }
 
     fn has_ended(&self) -> bool {
-        // Ready at once if anything is known: the bytes that are there, and the end behind them.
+        // Ready at once if anything is known: the bytes that have arrived, and the end that follows them.
         let known = pin!(self.ready(Interest::READABLE)).poll(&mut Context::from_waker(Waker::noop()));
         matches!(known, Poll::Ready(Ok(known)) if known.is_read_closed())
     }
 }
 
-impl Opened for TlsStream<TcpStream> {
+impl ClientStream for TlsStream<TcpStream> {
     async fn is_http1(&self) -> bool {
-        // RFC 7301 §3.2; a client that named no protocol is looked at as over plain TCP, by what it sends
+        // RFC 7301 §3.2; without ALPN, hyper detects the protocol by the first bytes
         self.get_ref().1.alpn_protocol() == Some(b"http/1.1")
     }
 
@@ -155,7 +161,7 @@ impl Opened for TlsStream<TcpStream> {
     }
 }
 
-/// What every connection of a listener shares.
+/// Serves the connections of a listener.
 pub(super) struct Service<H> {
     pub(super) handler: H,
     pub(super) protocols: Protocols,
@@ -169,66 +175,93 @@ impl<H: Handler> Service<H> {
     /// Serves one connection to its end.
     pub(super) async fn serve<S>(&self, stream: S)
     where
-        S: Opened + AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        S: ClientStream + AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let drain = self.drain.child();
         let activity = Activity::new(&self.config, drain.is_leaving());
-        // hyper looks for itself by reading the first bytes; a buffer that begins with some of them grows to twice
-        // its size, and stays so.
-        let http1 = tokio::select! {
-            () = drain.stopping() => return,
-            phase = activity.expired() => return self.metrics.timed_out(phase),
-            http1 = stream.is_http1() => http1,
+        let Some(builder) = self.detect_protocol(&stream, &activity, &drain).await else { return };
+        let stream = TrackedStream::new(stream, activity.clone(), self.config.write_timeout);
+        let service = RequestService {
+            handler: self.handler.clone(),
+            activity: activity.clone(),
+            arrivals: self.metrics.arrivals(),
+            header_bytes: self.config.header_bytes,
+            bounds: self.bounds.clone(),
         };
-        let builder = if http1 { &self.protocols.http1 } else { &self.protocols.either };
-        let stream = Watched::new(stream, activity.clone(), self.config.write_timeout);
-        let answer = {
-            let (handler, activity, arrivals) =
-                (self.handler.clone(), activity.clone(), self.metrics.arrivals());
-            let (header_bytes, bounds) = (self.config.header_bytes, self.bounds.clone());
-            service_fn(move |request: Request<Incoming>| {
-                arrivals.inc();
-                let in_flight = activity.request(request.version());
-                // hyper keeps room for this future as long as the connection lives; boxed, 10,000 idle streams do
-                // without the 7 KiB that answering one request takes.
-                let answer = if is_too_large(&request, header_bytes) {
-                    bounds.hit(Bound::Head);
-                    None
-                } else {
-                    Some(Box::pin(handler.handle(request)))
-                };
-                let activity = activity.clone();
-                async move {
-                    let Some(answer) = answer else {
-                        let mut refused = Response::new(Answer::empty(in_flight));
-                        *refused.status_mut() = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
-                        return Ok(refused);
-                    };
-                    let mut answer = answer.await;
-                    if activity.is_last_answer() {
-                        answer.headers_mut().insert(CONNECTION, CLOSE);
-                    }
-                    Ok::<_, Infallible>(answer.map(|body| Answer::new(body, in_flight)))
-                }
-            })
-        };
-        let mut connection = pin!(Again::new(builder.serve_connection(TokioIo::new(stream), answer)));
-        // In this order in both: `expired` judges what the connection has just done.
+        let service = service_fn(move |request| service.answer(request));
+        let connection = builder.serve_connection(TokioIo::new(stream), service);
+        let mut connection = pin!(RepollOnSelfWake::new(connection));
+        if self.serve_until_drain(connection.as_mut(), &activity, &drain).await.is_continue() {
+            self.drain_connection(
+                connection,
+                |connection| connection.inner().graceful_shutdown(),
+                &activity,
+                &drain,
+            )
+            .await;
+        }
+    }
+
+    /// Chooses the protocol by the first bytes; `None` if the connection ends before them.
+    ///
+    /// hyper would detect it by reading the first bytes, but a buffer that begins with some of them grows to twice its size
+    /// and stays so.
+    async fn detect_protocol(
+        &self,
+        stream: &impl ClientStream,
+        activity: &Activity,
+        drain: &DrainWatch,
+    ) -> Option<&Builder<StreamExecutor>> {
+        tokio::select! {
+            () = drain.stopping() => None,
+            phase = activity.expired() => {
+                self.metrics.timed_out(phase);
+                None
+            }
+            is_http1 = stream.is_http1() => {
+                Some(if is_http1 { &self.protocols.http1 } else { &self.protocols.either })
+            }
+        }
+    }
+
+    /// Serves until the connection ends (`Break`) or the process begins to drain.
+    async fn serve_until_drain(
+        &self,
+        connection: Pin<&mut impl Future<Output = Result<(), BoxError>>>,
+        activity: &Activity,
+        drain: &DrainWatch,
+    ) -> ControlFlow<()> {
+        // In this order: `expired` must see what the connection has just done.
         tokio::select! {
             biased;
-            result = connection.as_mut() => return self.ended(result, &activity),
-            phase = activity.expired() => return self.metrics.timed_out(phase),
-            () = drain.leaving() => activity.leave(),
+            result = connection => self.ended(result, activity),
+            phase = activity.expired() => self.metrics.timed_out(phase),
+            () = drain.leaving() => {
+                activity.leave();
+                return ControlFlow::Continue(());
+            }
         }
-        let mut told = false;
+        ControlFlow::Break(())
+    }
+
+    /// Serves in a draining process until the connection ends: what is in flight is finished, then the connection closes.
+    async fn drain_connection<C: Future<Output = Result<(), BoxError>>>(
+        &self,
+        mut connection: Pin<&mut C>,
+        shut_down: impl Fn(Pin<&mut C>),
+        activity: &Activity,
+        drain: &DrainWatch,
+    ) {
+        let mut is_shutting_down = false;
         loop {
+            // In this order: `expired` must see what the connection has just done.
             tokio::select! {
                 biased;
                 () = drain.gone() => return,
-                result = connection.as_mut() => return self.ended(result, &activity),
-                () = may_close(&drain, &activity), if !told => {
-                    told = true;
-                    connection.as_mut().inner().graceful_shutdown();
+                result = connection.as_mut() => return self.ended(result, activity),
+                () = may_close(drain, activity), if !is_shutting_down => {
+                    is_shutting_down = true;
+                    shut_down(connection.as_mut());
                 }
                 phase = activity.expired() => return self.metrics.timed_out(phase),
             }
@@ -237,8 +270,8 @@ impl<H: Handler> Service<H> {
 
     fn ended(&self, result: Result<(), BoxError>, activity: &Activity) {
         let Err(error) = result else { return };
-        if activity.was_not_taken() {
-            self.metrics.timed_out(Phase::Answer);
+        if activity.did_write_time_out() {
+            self.metrics.timed_out(TimeoutPhase::Answer);
             return tracing::debug!("an answer that its client does not take ends its connection");
         }
         // hyper answers this by itself: 431.
@@ -249,7 +282,47 @@ impl<H: Handler> Service<H> {
     }
 }
 
-/// Whether the head of a request over HTTP/2 is over the bound; of HTTP/1 hyper sees to that.
+/// Answers the requests of one connection.
+struct RequestService<H> {
+    handler: H,
+    activity: Arc<Activity>,
+    arrivals: Counter,
+    header_bytes: usize,
+    bounds: permit::Metrics,
+}
+
+impl<H: Handler> RequestService<H> {
+    fn answer(
+        &self,
+        request: Request<Incoming>,
+    ) -> impl Future<Output = Result<Response<AnswerBody<H::Body>>, Infallible>> + Send + use<H> {
+        self.arrivals.inc();
+        let in_flight = self.activity.request(request.version());
+        // hyper keeps room for this future as long as the connection lives; boxed, 10,000 idle streams do without the 7 KiB
+        // that answering one request takes.
+        let answer = if is_too_large(&request, self.header_bytes) {
+            self.bounds.hit(Bound::Head);
+            None
+        } else {
+            Some(Box::pin(self.handler.handle(request)))
+        };
+        let activity = self.activity.clone();
+        async move {
+            let Some(answer) = answer else {
+                let mut refused = Response::new(AnswerBody::empty(in_flight));
+                *refused.status_mut() = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
+                return Ok(refused);
+            };
+            let mut answer = answer.await;
+            if activity.is_last_answer() {
+                answer.headers_mut().insert(CONNECTION, CLOSE);
+            }
+            Ok(answer.map(|body| AnswerBody::new(body, in_flight)))
+        }
+    }
+}
+
+/// Whether the head of a request over HTTP/2 is over the bound. For HTTP/1 hyper checks that.
 fn is_too_large(request: &Request<Incoming>, header_bytes: usize) -> bool {
     // RFC 9113 §6.5.2: the size of a field
     let field = |name: usize, value: usize| name + value + 32;
@@ -263,7 +336,7 @@ fn is_too_large(request: &Request<Incoming>, header_bytes: usize) -> bool {
     request.version() == Version::HTTP_2 && fields() + authority + path > header_bytes
 }
 
-/// Resolves when a connection should be told to end, in a process that leaves. Cancel-safe: holds nothing.
+/// Resolves when a connection of a draining process should be closed. Cancel-safe: holds nothing.
 async fn may_close(drain: &DrainWatch, activity: &Activity) {
     tokio::select! {
         () = drain.stopping() => (),
@@ -271,12 +344,12 @@ async fn may_close(drain: &DrainWatch, activity: &Activity) {
     }
 }
 
-fn builder(config: &Config, streams: Streams) -> Builder<Streams> {
-    let mut builder = Builder::new(streams);
+fn builder(config: &Config, executor: StreamExecutor) -> Builder<StreamExecutor> {
+    let mut builder = Builder::new(executor);
     builder
         .http1()
         .max_buf_size(config.header_bytes)
-        .header_read_timeout(None) // `Activity` tells a slow head from an idle connection
+        .header_read_timeout(None) // `Activity` has a deadline for slow heads
         .timer(TokioTimer::new());
     builder
         .http2()
@@ -293,31 +366,31 @@ fn builder(config: &Config, streams: Streams) -> Builder<Streams> {
     builder
 }
 
-/// Runs the requests of HTTP/2 connections as tasks that the end of the process waits for.
+/// Runs the requests of HTTP/2 connections as tasks that the drain waits for.
 #[derive(Clone)]
-pub(super) struct Streams(Arc<Terms>);
+pub(super) struct StreamExecutor(Arc<StreamContext>);
 
-/// What every stream runs by; shared, for each connection keeps one.
-pub(super) struct Terms {
+/// What the tasks of HTTP/2 streams need; shared, because each connection keeps a reference.
+pub(super) struct StreamContext {
     drain: DrainWatch,
     pub(super) write_timeout: Duration,
     pub(super) metrics: Metrics,
 }
 
-impl<F> Executor<F> for Streams
+impl<F> Executor<F> for StreamExecutor
 where
     F: Future<Output: Send> + Send + 'static,
 {
     fn execute(&self, task: F) {
-        self.0.drain.spawn(Paced::new(task, self.0.clone()));
+        self.0.drain.spawn(WriteDeadline::new(task, self.0.clone()));
     }
 }
 
-/// How HTTP/2 begins; no method of HTTP/1 in use does.
+/// The first bytes of HTTP/2; no HTTP/1 method in use begins like this.
 // RFC 9113 §3.4
 const PREFACE: &[u8] = b"PRI * HTTP/2.0";
-/// What h2 takes of a head is so many times `header_bytes`, for what it refuses by itself nobody counts. 4: 64 KiB, the
-/// heads of clients that carry a few cookies too many; one connection reads one head at a time.
+/// h2 accepts heads of this many times `header_bytes`, because refusals by h2 itself are not counted. 4: 64 KiB covers
+/// clients that carry a few cookies too many; a connection reads one head at a time.
 const HEAD_ROOM: usize = 4;
 const CLOSE: HeaderValue = HeaderValue::from_static("close");
 /// Bytes of answers that one HTTP/2 stream buffers for a slow reader. 64 KiB: a few frames, so that 256 streams

@@ -1,17 +1,17 @@
 //! The public listener: accepts connections within bounds, and serves each in a task of its own.
 //!
-//! A [`ConnPermit`] is taken before a connection is accepted, so that over the bound the kernel's backlog feels
-//! the pressure and not this process. Closes when the process stops; connections then finish by themselves
+//! A [`ConnPermit`] is taken before a connection is accepted, so that over the bound connections wait in the kernel's
+//! backlog and not in this process. The listener closes when the process stops; open connections then finish by themselves
 //! ([`http`]). Must not know what requests mean: it is generic over their [`Handler`].
 
 mod activity;
-mod again;
 pub mod http;
-mod pace;
+mod repoll;
 #[cfg(test)]
 mod tests;
 pub mod tls;
-mod watched;
+mod tracked_stream;
+mod write_deadline;
 
 use std::fmt;
 use std::future::{pending, poll_fn};
@@ -33,8 +33,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::sleep;
 use tracing::Instrument;
 
-use self::activity::Phase;
-use self::http::{Handler, Opened, Protocols, Service};
+use self::activity::TimeoutPhase;
+use self::http::{ClientStream, Handler, Protocols, Service};
 use self::tls::{Reloader, Tls, TlsError};
 use crate::ops::bind::{Address, BindError};
 use crate::ops::drain::DrainWatch;
@@ -44,9 +44,9 @@ use crate::permit::{ConnPermit, Permits};
 /// Where and how to listen.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// `[::]:8811`: the port the Go gateway's manifests use.
+    /// `[::]:8811` by default: the port of the Go gateway's manifests.
     pub address: Address,
-    /// Plain HTTP without it.
+    /// The certificate; plain HTTP without it.
     pub tls: Option<tls::Config>,
     /// Bounds of each connection.
     pub http: http::Config,
@@ -67,14 +67,14 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// Takes the address and reads the certificate.
+    /// Binds the address and reads the certificate.
     ///
     /// # Errors
-    /// The address or the file that does not work.
+    /// The address that cannot be bound, or the file that cannot be used.
     pub async fn bind(config: Config, metrics: Metrics) -> Result<Self, ListenError> {
         let sockets = config.address.bind().await.map_err(ListenError::Bind)?;
         for socket in &sockets {
-            // Accepted sockets have it from this one. A system without it only tells later that something was taken.
+            // Accepted sockets inherit it. Without it the system only reports later that the client has taken something.
             if let Err(error) = SockRef::from(socket).set_tcp_notsent_lowat(UNSENT_BYTES) {
                 tracing::debug!(%error, "the system decides by itself how much of an answer it holds");
             }
@@ -89,7 +89,7 @@ impl Listener {
         self.sockets.iter().filter_map(|socket| socket.local_addr().ok()).collect()
     }
 
-    /// Accepts until the process stops. Run as a task of `drain`, so that the end of the process waits for it.
+    /// Accepts until the process stops. Must run as a task of `drain`, which the end of the process waits for.
     pub async fn serve<H: Handler>(self, handler: H, permits: Permits, drain: DrainWatch) {
         let (tls, reloader) = self.tls.unzip();
         let acceptor = Acceptor {
@@ -181,13 +181,13 @@ impl<H: Handler> Acceptor<H> {
         let span = tracing::info_span!("downstream", conn = number);
         let open = self.metrics.opened();
         let (service, drain) = (self.service.clone(), self.drain.clone());
-        // Answers are written whole; waiting for more to send would only delay them.
+        // Answers are written whole; Nagle's algorithm would only delay them.
         if let Err(error) = stream.set_nodelay(true) {
             return tracing::debug!(%error, "connection lost before its first byte");
         }
         let held = (permit, open);
-        // A task of its own after the handshake, as for a connection without one: a task takes the room of the
-        // largest thing it ever does, for as long as it lives.
+        // The handshake runs in a task that ends with it: as long as a task lives, it takes the memory of the largest thing
+        // it ever does.
         let Some(tls) = self.tls.clone() else {
             self.drain.spawn(serve(service, stream, held).instrument(span));
             return;
@@ -212,12 +212,12 @@ impl<H: Handler> Acceptor<H> {
 
 async fn serve<H: Handler, S>(service: Arc<Service<H>>, stream: S, _held: (ConnPermit, Open))
 where
-    S: Opened + AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    S: ClientStream + AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     service.serve(stream).await;
 }
 
-/// The next connection of any socket.
+/// Accepts the next connection on any of the sockets.
 async fn accept(sockets: &[TcpListener]) -> io::Result<TcpStream> {
     poll_fn(|context| {
         for socket in sockets {
@@ -230,27 +230,27 @@ async fn accept(sockets: &[TcpListener]) -> io::Result<TcpStream> {
     .await
 }
 
-/// Errors of the connection that was to be accepted (accept(2)): the next one may be fine.
+/// Whether the error concerns only the connection that was to be accepted (accept(2)): the next one may be fine.
 fn belongs_to_client(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
 }
 
-/// Out of file descriptors or memory: the connection stays in the backlog, so trying again at once would spin.
-/// 50 ms is short for a client; 1 s is enough for a process to shed load.
+/// How long to wait after an accept failed. Without file descriptors or memory the connection stays in the backlog, so
+/// trying again at once would spin. 50 ms is short for a client; 1 s is enough for a process to shed load.
 fn backoff(failures: u32) -> Duration {
     Duration::from_millis(50 << failures.min(5)).min(Duration::from_secs(1))
 }
 
-/// What the kernel holds of a connection's answers beside what is under way. 128 KiB: none of the speed of large results is
-/// lost. By itself it holds up to 4 MB, and says only after a third of that that something was taken, which a slow reader
-/// may not reach within `write_timeout`. Of this it says so after 128 KiB at most, and the window of a receiver opens in
-/// steps of about as much: with 8 kB/s both are over in time.
+/// Bytes of a connection's answers that the kernel holds beyond what is in flight. 128 KiB costs large results no speed. By
+/// default the kernel holds up to 4 MB and reports progress only after a third of that, which a slow reader may not reach
+/// within `write_timeout`. With this it reports progress after 128 KiB at most, and a receiver's window opens in steps of
+/// about the same size: a client that reads 8 kB/s makes both in time.
 const UNSENT_BYTES: u32 = 128 << 10;
 
 static NEXT_CONNECTION: AtomicU64 = AtomicU64::new(1);
 
-/// What the listener sees.
+/// The listener's metrics.
 #[derive(Clone, Debug, Default)]
 pub struct Metrics {
     connections: Gauge,
@@ -277,11 +277,11 @@ words!(HandshakeFailure { Timeout => "timeout", Refused => "refused" });
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct PhaseLabel {
-    phase: Phase,
+    phase: TimeoutPhase,
 }
 
 impl Metrics {
-    /// Each request also counts as one of `arrivals`, which are registered elsewhere.
+    /// Metrics that also count each request in `arrivals`, which is registered elsewhere.
     pub fn new(arrivals: Counter) -> Self {
         Self { arrivals, ..Self::default() }
     }
@@ -320,7 +320,7 @@ impl Metrics {
         );
     }
 
-    /// To be counted up with each request.
+    /// The counter of requests.
     fn arrivals(&self) -> Counter {
         self.arrivals.clone()
     }
@@ -338,16 +338,16 @@ impl Metrics {
     }
 
     #[cfg(test)]
-    fn timed_out_times(&self, phase: Phase) -> u64 {
+    fn timed_out_times(&self, phase: TimeoutPhase) -> u64 {
         self.timeouts.get_or_create(&PhaseLabel { phase }).get()
     }
 
-    fn timed_out(&self, phase: Phase) {
+    fn timed_out(&self, phase: TimeoutPhase) {
         self.timeouts.get_or_create(&PhaseLabel { phase }).inc();
     }
 }
 
-/// One open connection in the gauge.
+/// Counts one open connection in the gauge.
 struct Open {
     connections: Gauge,
 }

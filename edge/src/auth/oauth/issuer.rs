@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use super::keys::Keys;
 use super::resource::is_secure;
-use crate::ops::visit::{Trouble, fetch};
+use crate::ops::http_client::{FetchError, Options, Trust, fetch};
 
 /// The authorization server, by the name that its tokens bear.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -94,8 +94,7 @@ impl Source {
             Self::Found => find(issuer, authorities.clone()).await?,
         };
         let because = |why: &dyn fmt::Display| NoKeys(format!("{url}: {why}"));
-        let fetched = fetch(&url, authorities, PATIENCE, LARGEST).await;
-        let document = fetched.map_err(|trouble| because(&words(&trouble)))?;
+        let document = fetch(&url, options(authorities)).await.map_err(|error| because(&error))?;
         if !document.status.is_success() {
             return Err(because(&format_args!("it answers {}", document.status)));
         }
@@ -108,14 +107,18 @@ impl Source {
 async fn find(issuer: &Issuer, authorities: Option<PathBuf>) -> Result<Uri, NoKeys> {
     let mut said = Vec::new();
     for url in metadata_urls(issuer) {
-        let document = match fetch(&url, authorities.clone(), PATIENCE, LARGEST).await {
+        let document = match fetch(&url, options(authorities.clone())).await {
             Ok(document) => document,
-            // Somebody who is not there is at no other path either.
-            Err(trouble @ (Trouble::UnknownName(_) | Trouble::NobodyThere { .. } | Trouble::Tls(_))) => {
-                return Err(NoKeys(format!("{url}: {}", words(&trouble))));
+            // A host that cannot be reached has no other path to try.
+            Err(
+                error @ (FetchError::UnknownHost(_)
+                | FetchError::ConnectionRefused { .. }
+                | FetchError::Tls(_)),
+            ) => {
+                return Err(NoKeys(format!("{url}: {error}")));
             }
-            Err(trouble) => {
-                said.push(format!("{url}: {}", words(&trouble)));
+            Err(error) => {
+                said.push(format!("{url}: {error}"));
                 continue;
             }
         };
@@ -132,15 +135,9 @@ async fn find(issuer: &Issuer, authorities: Option<PathBuf>) -> Result<Uri, NoKe
     Err(NoKeys(format!("{}; where its keys are can be said as `auth.oauth.keys.url`", said.join("; "))))
 }
 
-/// In the words of a visit, but for its advice about edges.
-fn words(trouble: &Trouble) -> String {
-    match trouble {
-        Trouble::NobodyThere { address } => format!("nobody listens at {address}"),
-        Trouble::NotMcp(why) => format!("that is no document of an issuer: {why}"),
-        Trouble::Silent { what, seconds } => format!("{what} did not come within {seconds} s"),
-        // What is an argument there is a key of the configuration here.
-        other => other.to_string().replace("--ca", "`auth.oauth.ca`"),
-    }
+fn options(authorities: Option<PathBuf>) -> Options {
+    let trust = Trust::Authorities { file: authorities, setting: "`auth.oauth.ca`" };
+    Options { timeout: PATIENCE, trust, max_response_bytes: LARGEST }
 }
 
 /// In the order in which clients ask, too.
@@ -267,11 +264,12 @@ mod tests {
         );
     }
 
-    #[test]
-    fn what_went_wrong_is_said_in_words_of_the_configuration() {
-        let said = words(&Trouble::Tls("name the authority's file as --ca".to_owned()));
-        assert!(said.contains("`auth.oauth.ca`") && !said.contains("--ca"), "{said}");
-        assert!(!words(&Trouble::NotMcp("no JSON".to_owned())).contains("MCP"));
+    #[tokio::test]
+    async fn unusable_authorities_are_reported_with_the_setting_of_the_configuration() {
+        let source = Source::Url("https://idp.example/jwks".parse().unwrap());
+        let issuer = "https://idp.example".parse().unwrap();
+        let why = source.keys(&issuer, Some("/no/such/file".into())).await.unwrap_err().to_string();
+        assert!(why.contains("cannot be used as `auth.oauth.ca`"), "{why}");
     }
 
     #[test]

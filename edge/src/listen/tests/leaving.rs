@@ -1,7 +1,7 @@
 //! Clients that leave before they are answered.
 
 use super::*;
-use crate::listen::http::Opened;
+use crate::listen::http::ClientStream;
 
 /// Never answers; knows how many requests there are.
 #[derive(Default)]
@@ -76,7 +76,7 @@ async fn a_stream_looks_only_while_a_request_waits_and_nobody_reads() {
         let mut looks = 0;
         for _ in 0..seconds {
             assert!(timeout(Duration::from_secs(1), expired.as_mut()).await.is_err());
-            looks += u64::from(activity.must_look());
+            looks += u64::from(activity.take_client_check());
         }
         looks
     };

@@ -3,7 +3,7 @@
 mod drain;
 mod handshake;
 mod leaving;
-mod pace;
+mod write_deadline;
 
 use std::future::Future;
 use std::pin::pin;
@@ -217,7 +217,7 @@ async fn closed_by_server(mut stream: TcpStream, sent: &[u8]) -> Duration {
 async fn a_head_that_never_ends_is_cut_off() {
     let head_timeout = Duration::from_millis(100);
     let served = serve_http(http::Config { head_timeout, ..http::Config::default() }).await;
-    let opening = PhaseLabel { phase: Phase::Opening };
+    let opening = PhaseLabel { phase: TimeoutPhase::Opening };
     for (count, sent) in
         [&b""[..], b"GET / HT", b"GET / HTTP/1.1\r\nhost: e", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"]
             .into_iter()
@@ -245,7 +245,7 @@ async fn a_slow_second_head_is_cut_off_before_an_idle_connection() {
     stream.write_all(b"GET / HT").await.unwrap();
     let mut rest = Vec::new();
     let _ = guarded(stream.read_to_end(&mut rest)).await;
-    let head = PhaseLabel { phase: Phase::Head };
+    let head = PhaseLabel { phase: TimeoutPhase::Head };
     assert_eq!(served.metrics.timeouts.get_or_create(&head).get(), 1);
 }
 
@@ -258,7 +258,7 @@ async fn idle_connections_of_both_protocols_are_closed() {
     text(guarded(one.send_request(get("/"))).await.unwrap()).await;
     text(guarded(two.send_request(get("/"))).await.unwrap()).await;
     eventually(|| served.metrics.connections.get() == 0).await;
-    let idle = PhaseLabel { phase: Phase::Idle };
+    let idle = PhaseLabel { phase: TimeoutPhase::Idle };
     assert_eq!(served.metrics.timeouts.get_or_create(&idle).get(), 2);
 }
 
@@ -273,7 +273,7 @@ async fn an_idle_connection_has_all_its_time_from_its_last_request_on() {
     }
     drop(activity.request(Version::HTTP_11));
     let last = Instant::now();
-    assert_eq!(expired.await, Phase::Idle);
+    assert_eq!(expired.await, TimeoutPhase::Idle);
     assert_eq!(last.elapsed().as_secs(), 100);
 }
 
@@ -285,7 +285,7 @@ async fn a_client_that_does_not_read_is_dropped() {
     stream.write_all(b"GET / HTTP/1.1\r\nhost: edge\r\n\r\n").await.unwrap();
     eventually(|| served.metrics.connections_total.get() == 1).await;
     eventually(|| served.metrics.connections.get() == 0).await;
-    assert_eq!(served.metrics.timed_out_times(Phase::Answer), 1);
+    assert_eq!(served.metrics.timed_out_times(TimeoutPhase::Answer), 1);
 }
 
 /// Seen as an answer that broke off although its client read all the time: of megabytes the kernel says late that some went.

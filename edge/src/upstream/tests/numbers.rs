@@ -2,6 +2,7 @@
 
 use prometheus_client::encoding::text::encode;
 use prometheus_client::registry::Registry;
+use testkit::eventually;
 
 use super::*;
 
@@ -96,8 +97,9 @@ async fn a_question_that_crosses_the_end_of_its_connection_is_no_flood() {
     peer.ended().await;
     peer.ask(json!(1), "roots/list", json!({})).await;
     drop(peer);
-    while room.count("mcp_edge_upstream_connections{") > 0 {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    eventually("the connection to be gone", async || {
+        (room.count("mcp_edge_upstream_connections{") == 0).then_some(())
+    })
+    .await;
     assert_eq!(room.count("mcp_edge_upstream_skipped_total{server=\"time\",reason=\"flood\"}"), 0);
 }

@@ -3,7 +3,7 @@
 use parking_lot::Mutex;
 
 use super::*;
-use crate::listen::activity::Phase;
+use crate::listen::activity::TimeoutPhase;
 use ::http::HeaderMap;
 
 /// A handler whose answers share bytes that know when nobody holds them any more.
@@ -67,7 +67,7 @@ async fn an_answer_that_is_not_taken_ends_and_its_connection_goes_on() {
         let mut client = client(served.address, window).await;
         let stuck = client.send_request(get()).await.unwrap();
         eventually(held.given_up()).await;
-        assert_eq!(served.metrics.timed_out_times(Phase::Answer), 1, "{window}");
+        assert_eq!(served.metrics.timed_out_times(TimeoutPhase::Answer), 1, "{window}");
         let mut body = stuck.into_body();
         let error = loop {
             match body.frame().await.expect("it does not end well") {
@@ -92,7 +92,7 @@ async fn a_short_answer_that_is_not_taken_ends_its_connection() {
     let mut stuck = client.send_request(get()).await.unwrap().into_body();
     eventually(held.given_up()).await;
     eventually(|| served.metrics.connections.get() == 0).await;
-    assert_eq!(served.metrics.timed_out_times(Phase::Answer), 1);
+    assert_eq!(served.metrics.timed_out_times(TimeoutPhase::Answer), 1);
     while guarded(stuck.frame()).await.expect("it does not end well").is_ok() {}
 }
 

@@ -1,21 +1,33 @@
-//! An answer, and what it means.
+//! An endpoint's answer to one request, and what it means.
 
 use http::StatusCode;
-use http::header::HeaderValue;
+use http::header::{CONTENT_TYPE, HeaderValue, LOCATION};
 use serde_json::Value;
 
-use super::{Trouble, Visit};
+use super::{Diagnose, Diagnosis};
+use crate::ops::http_client::HttpResponse;
 
-/// What came back for one request.
+/// The answer to one request.
 #[derive(Debug)]
 pub(super) struct Answer {
     pub(super) status: StatusCode,
     pub(super) content_type: String,
-    /// Where a redirect leads.
+    /// The target of a redirect.
     pub(super) location: Option<String>,
     pub(super) session: Option<HeaderValue>,
-    /// `Null` if it is no JSON.
+    /// The JSON-RPC message; `Null` if the body holds none.
     pub(super) body: Value,
+}
+
+impl From<HttpResponse> for Answer {
+    fn from(response: HttpResponse) -> Self {
+        let header = |name| response.headers.get(name).and_then(|value| value.to_str().ok());
+        let content_type = header(CONTENT_TYPE).unwrap_or_default().to_owned();
+        let location = header(LOCATION).map(str::to_owned);
+        let session = response.headers.get("mcp-session-id").cloned();
+        let body = json(&content_type, &response.body).unwrap_or_default();
+        Self { status: response.status, content_type, location, session, body }
+    }
 }
 
 impl Answer {
@@ -35,7 +47,7 @@ impl Answer {
         self.code() == Some(-32601)
     }
 
-    /// Whether this is how an endpoint that knows only sessions refuses `server/discover`.
+    /// Whether this may be how an endpoint that knows only sessions refuses `server/discover`.
     pub(super) fn may_be_legacy(&self) -> bool {
         let refused = self.status.is_success() || matches!(self.status.as_u16(), 400 | 404 | 405 | 422);
         // At a path where nothing is served, mcp-edge answers -32600 with 404.
@@ -44,22 +56,22 @@ impl Answer {
             && !(self.status == StatusCode::NOT_FOUND && self.code() == Some(-32600))
     }
 
-    /// Why this is not the answer that was wanted.
-    pub(super) fn trouble(&self, visit: &Visit) -> Trouble {
+    /// What is wrong, given that this answer holds no result.
+    pub(super) fn diagnosis(&self, request: &Diagnose) -> Diagnosis {
         let said =
             self.error().and_then(|error| error.get("message")).and_then(Value::as_str).map(str::to_owned);
-        let variable = visit.token_variable.clone();
+        let variable = request.token_variable.clone();
         match self.status.as_u16() {
-            401 if visit.token.is_empty() => Trouble::NoToken { variable },
-            401 => Trouble::WrongToken { variable },
-            403 => Trouble::Forbidden(said),
-            404 => Trouble::NotHere { path: visit.url.path().to_owned() },
-            429 | 503 => Trouble::Busy(said),
-            502 | 504 => Trouble::Proxy(self.status),
-            300..=399 => Trouble::Elsewhere(self.location.clone().unwrap_or_default()),
+            401 if request.token.is_empty() => Diagnosis::NoToken { variable },
+            401 => Diagnosis::WrongToken { variable },
+            403 => Diagnosis::Forbidden(said),
+            404 => Diagnosis::NotHere { path: request.url.path().to_owned() },
+            429 | 503 => Diagnosis::Busy(said),
+            502 | 504 => Diagnosis::Proxy(self.status),
+            300..=399 => Diagnosis::Elsewhere(self.location.clone().unwrap_or_default()),
             _ => match said {
-                Some(said) => Trouble::Refused(said),
-                None => Trouble::NotMcp(format!("it answers {} with {}", self.status, self.kind())),
+                Some(said) => Diagnosis::Refused(said),
+                None => Diagnosis::NotMcp(format!("it answers {} with {}", self.status, self.kind())),
             },
         }
     }
@@ -69,14 +81,14 @@ impl Answer {
     }
 }
 
-/// The names of a list's members; of resources their URIs.
+/// The names of a list's members; for resources, their URIs.
 pub(super) fn names(result: &Value, kind: &str) -> Vec<String> {
     let members = result.get(kind).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
     let key = if kind == "resources" { "uri" } else { "name" };
     members.iter().filter_map(|one| one.get(key)?.as_str().map(str::to_owned)).collect()
 }
 
-/// The JSON of a body. In an event stream, the first message that answers a request.
+/// The JSON of a body; in an event stream, the first message that answers a request.
 pub(super) fn json(content_type: &str, body: &[u8]) -> Option<Value> {
     if !content_type.starts_with("text/event-stream") {
         return serde_json::from_slice(body).ok();
@@ -89,11 +101,12 @@ pub(super) fn json(content_type: &str, body: &[u8]) -> Option<Value> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use std::time::Duration;
 
-    fn visit(token: &str) -> Visit {
-        Visit {
+    use super::*;
+
+    fn diagnose(token: &str) -> Diagnose {
+        Diagnose {
             url: "http://edge.example/nowhere".parse().unwrap(),
             token_variable: "TOKEN".to_owned(),
             token: token.to_owned(),
@@ -127,7 +140,7 @@ mod tests {
             (200, r#"{"error":{"code":1,"message":"no such thing"}}"#, "a", "no such thing"),
             (200, "{}", "a", "not MCP"),
         ] {
-            let sentence = answer(status, json, body).trouble(&visit(token)).to_string();
+            let sentence = answer(status, json, body).diagnosis(&diagnose(token)).to_string();
             assert!(sentence.contains(words), "{status} {body}: {sentence}");
         }
     }

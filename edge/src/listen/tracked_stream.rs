@@ -1,4 +1,4 @@
-//! The stream below hyper: tells [`Activity`] of bytes, ends a write that makes no progress, and closes so that the last
+//! The stream below hyper: reports bytes to [`Activity`], ends a write that makes no progress, and closes so that the last
 //! answer arrives.
 
 use std::io::{self, IoSlice};
@@ -12,22 +12,22 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
 use super::activity::Activity;
-use super::http::Opened;
+use super::http::ClientStream;
 
-/// The stream below hyper. Tells [`Activity`] of bytes, and fails a write that makes no progress: a client that
-/// does not read would hold its answer forever.
+/// Reports bytes to [`Activity`], and fails a write that makes no progress: a client that does not read would hold its
+/// answer for ever.
 #[derive(Debug)]
-pub(super) struct Watched<S> {
+pub(super) struct TrackedStream<S> {
     stream: S,
     activity: Arc<Activity>,
     write_timeout: Duration,
-    /// Running while the peer takes nothing.
+    /// Runs while the client takes nothing that is written.
     stalled: Option<Pin<Box<Sleep>>>,
-    /// Running since our side is at its end.
+    /// Runs from the end of what we send.
     lingering: Option<Pin<Box<Sleep>>>,
 }
 
-impl<S> Watched<S> {
+impl<S> TrackedStream<S> {
     pub(super) fn new(stream: S, activity: Arc<Activity>, write_timeout: Duration) -> Self {
         Self { stream, activity, write_timeout, stalled: None, lingering: None }
     }
@@ -40,14 +40,14 @@ impl<S> Watched<S> {
         let timeout = self.write_timeout;
         let timer = self.stalled.get_or_insert_with(|| Box::pin(sleep_until(Instant::now() + timeout)));
         ready!(timer.as_mut().poll(context));
-        self.activity.not_taken();
+        self.activity.write_timed_out();
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 }
 
-impl<S: AsyncRead + Unpin> Watched<S> {
-    /// Reads on for a while and forgets it: closing with unread input is a reset, and that destroys an answer
-    /// on its way, such as the refusal of a body that the client is still sending.
+impl<S: AsyncRead + Unpin> TrackedStream<S> {
+    /// Reads and discards input for a while: closing with unread input resets the connection, which destroys an answer on
+    /// its way, such as the refusal of a body that the client is still sending.
     // RFC 9112 §9.6
     fn linger(&mut self, context: &mut Context<'_>) -> Poll<()> {
         let timer = self.lingering.get_or_insert_with(|| Box::pin(sleep(LINGER)));
@@ -63,7 +63,7 @@ impl<S: AsyncRead + Unpin> Watched<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for TrackedStream<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -82,7 +82,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
     }
 }
 
-impl<S: Opened + AsyncRead + AsyncWrite + Unpin> AsyncWrite for Watched<S> {
+impl<S: ClientStream + AsyncRead + AsyncWrite + Unpin> AsyncWrite for TrackedStream<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -105,10 +105,10 @@ impl<S: Opened + AsyncRead + AsyncWrite + Unpin> AsyncWrite for Watched<S> {
         self.stream.is_write_vectored()
     }
 
-    /// hyper comes here in each of its turns, unless the client does not take what is written, and that has its own end.
+    /// hyper flushes in each of its turns, unless the client does not take what is written; that has a timeout of its own.
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // MCP 2026-07-28 streamable-http, Cancellation: closing the connection is one
-        if self.activity.must_look() && self.stream.has_ended() {
+        // MCP 2026-07-28 streamable-http, Cancellation: closing the connection cancels its requests
+        if self.activity.take_client_check() && self.stream.has_ended() {
             return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
         }
         let poll = Pin::new(&mut self.stream).poll_flush(context);
@@ -124,8 +124,8 @@ impl<S: Opened + AsyncRead + AsyncWrite + Unpin> AsyncWrite for Watched<S> {
     }
 }
 
-/// A client's time to take the last answer and close. 2 s: some round trips over the worst network, and no more
-/// of a drain than that.
+/// How long a client has to take the last answer and close. 2 s: some round trips over the worst network, and no larger
+/// part of a drain.
 const LINGER: Duration = Duration::from_secs(2);
-/// Read at a time and thrown away.
+/// Bytes discarded at a time.
 const LINGER_BYTES: usize = 8 << 10;
