@@ -2,8 +2,8 @@
 
     unshare --net guide.py GUIDE DIRECTORY
 
-kubectl is the one that remembers what it was told, behind it are a real edge and the demo server. A block marked `background` goes on while
-the others run, once its port answers.
+kubectl is the fake one that records commands; behind it are a real edge and the demo server. A block marked `background` keeps running while
+the others run, which start once its port answers.
 """
 
 import pathlib

@@ -11,7 +11,7 @@ import yaml
 
 from processes import DIST
 from rendered import NEWEST, OLDEST, find, objects
-from tools import K8S, KUBECTL, ROOT, TESTS, run
+from tools import CHART, HELM3, K8S, KUBECTL, ROOT, TESTS, run
 
 GUIDES = sorted([*(K8S / "docs").glob("*.md"), K8S / "README.md"])
 FILE = re.compile(r"<!-- file: (\S+) -->\n+```\w+\n(.*?)```", re.DOTALL)
@@ -101,3 +101,40 @@ def test_policies_of_guides_let_nobody_go_everywhere():
                             assert {"10.0.0.0/8", "169.254.0.0/16"} <= set(block_of["except"]), guide.name
                     shown += 1
     assert shown >= 2
+
+
+def test_values_of_guides_render(tmp_path):
+    properties = set(yaml.safe_load((CHART / "values.schema.json").read_text())["properties"])
+    shown = 0
+    for guide in GUIDES:
+        for block in re.findall(r"```yaml\n(.*?)```", guide.read_text(), re.DOTALL):
+            document = next(yaml.safe_load_all(block))
+            if isinstance(document, dict) and set(document) & {"config", "gateway", "servers"} and set(document) <= properties:
+                (tmp_path / "values.yaml").write_text(block)
+                done = run(HELM3, "template", "mcp", CHART, "--kube-version", f"{OLDEST}.0", "--values", tmp_path / "values.yaml")
+                for one in objects(done.stdout):
+                    kubernetes_validate.validate(one, NEWEST, strict=True)
+                shown += 1
+    assert shown >= 4
+
+
+def test_messages_that_guides_quote_exist():
+    """Whoever looks for them in a log must find them."""
+    text = (K8S / "docs" / "troubleshooting.md").read_text()
+    sources = "".join(path.read_text() for room in ("edge", "bridge") for path in (ROOT / room / "src").rglob("*.rs"))
+    sources = re.sub(r"\\\n\s*", "", sources)
+    quoted = {
+        "could not be listed",
+        "server is down",
+        "says nothing",
+        "cannot be reached: ",
+        "closed the connection before it answered",
+        "only replicas with the same keys, and clocks within a minute, are served here",
+        "the replica that holds this did not answer; try again",
+        "replicas need one key in common",
+        "GET requires an active session",
+    }
+    assert set(re.findall(r"grep '([^']+)'", text)) <= quoted
+    for message in quoted:
+        assert message in text and message in sources, message
+
