@@ -95,13 +95,16 @@ async fn a_dry_run_names_the_server_that_does_not_answer() {
 #[tokio::test]
 async fn a_dry_run_shows_why_a_command_does_not_start() {
     let scratch = Scratch::new();
-    let servers = "servers: {gone: {command: [/no/such/program]}, torn: {command: [sh, -c, 'echo the reason >&2; exit 3']}}\n";
+    let servers = "servers: {gone: {command: [/no/such/program]}, torn: {command: [sh, -c, 'echo the reason >&2; exit 3']}, deaf: {command: [cat]}}\n";
     let file = scratch.write("edge.yaml", servers);
     let args = ["--dry-run", "--listen=127.0.0.1:0", "--config", file.to_str().unwrap()];
     let (code, stdout, stderr) = run(edge(&args)).await;
     assert_eq!(code, 1);
     assert!(stdout.contains("`/no/such/program` does not start: No such file"), "{stdout}");
     assert!(stderr.contains("the reason"), "{stderr}");
+    for server in ["torn", "deaf"] {
+        assert!(stdout.contains(&format!("server {server}: failing (server `{server}`")), "{stdout}");
+    }
 }
 
 #[tokio::test]
@@ -138,10 +141,10 @@ async fn a_dry_run_says_what_is_odd_about_a_policy() {
     assert_eq!(code, 0, "{stdout}");
     let odd: Vec<_> = stdout.lines().filter_map(|line| line.strip_prefix("policy: warning: ")).collect();
     let all = [
-        "no entry fits the principal `bea`, which may use nothing",
-        "`quarz` in the servers of `ann` fits no server",
-        "`!v*` in the servers of `ann` fits no server",
-        "`!tol_0` in the tools of `a*` fits no tool of its servers, and does nothing",
+        "no entry matches the principal `bea`, which may use nothing",
+        "`quarz` in the servers of `ann` matches no server",
+        "`!v*` in the servers of `ann` matches no server",
+        "`!tol_0` in the tools of `a*` matches no tool of its servers, so it has no effect",
     ];
     assert_eq!(odd, all, "{stdout}");
 }

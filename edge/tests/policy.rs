@@ -127,7 +127,7 @@ async fn tokens_of_two_principals_see_and_use_what_they_may() {
     stage.edge.process.wrote("denied by policy").await;
     let stray = stage.modern("stray").await;
     assert!(tools(&stray).await.is_empty());
-    assert!(stage.edge.process.output().contains("no entry fits the principal `stray`"));
+    assert!(stage.edge.process.output().contains("no entry matches the principal `stray`"));
 
     let at = |who: &str, path: &str| Client::modern(stage.edge.address).token(who).at(path);
     let status = async |who, path| at(who, path).call("tools/list", json!({})).await;

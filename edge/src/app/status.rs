@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use wire::Era;
 
 use super::servers::Servers;
-use crate::auth::ANONYMOUS;
+use crate::auth::{ANONYMOUS, oauth};
 use crate::config::{Config, Transport};
 use crate::front::stdio::LOCAL;
 use crate::ops::admin::Readiness;
@@ -41,7 +41,9 @@ pub(super) fn tell(servers: &Servers) {
             ServerState::Up | ServerState::Sleeping => {
                 tracing::info!(%server, state, era = status.era.map(era), "server");
             }
-            ServerState::Down | ServerState::Unknown => tracing::warn!(%server, state, error, "server"),
+            ServerState::Failing | ServerState::Down | ServerState::Unknown => {
+                tracing::warn!(%server, state, error, "server");
+            }
         }
         if shares_a_process(servers, pool) {
             tracing::info!(%server, "{}", ONE_PRINCIPAL);
@@ -56,7 +58,7 @@ pub(super) fn shares_a_process(servers: &Servers, pool: &Pool) -> bool {
 
 /// Said of each such server.
 pub(super) const ONE_PRINCIPAL: &str = "clients without a session share one process of this server, because all \
-     credentials map to one principal; if it keeps state, give each user a token of their own";
+     credentials map to one principal; if the server keeps state, give each user their own token";
 
 /// What is odd about the policy: principals that may use nothing, globs that fit no server. Each may be a slip.
 pub(super) fn odd_policy(config: &Config) -> Vec<String> {
@@ -72,15 +74,23 @@ pub(super) fn odd_policy(config: &Config) -> Vec<String> {
     principals.dedup();
     for principal in principals {
         if !rules.iter().any(|rule| rule.is_about(principal)) {
-            odd.push(format!("no entry fits the principal `{principal}`, which may use nothing"));
+            odd.push(format!("no entry matches the principal `{principal}`, which may use nothing"));
         }
+    }
+    let prefix = oauth::PREFIX;
+    let has_oauth = config.transport == Transport::Http && config.auth.oauth.is_some();
+    if has_oauth && !rules.iter().any(|rule| rule.may_be_about_prefix(prefix)) {
+        odd.push(format!(
+            "no entry matches a principal of `auth.oauth` (`{prefix}…`), so users who log in may use nothing; add an entry \
+             for `{prefix}*`"
+        ));
     }
     for rule in rules {
         for step in rule.grant.servers.steps() {
             let mut slugs = config.servers.iter().map(|server| server.upstream.name.as_str());
             if !slugs.any(|slug| step.glob.fits(slug)) {
                 let principals = rule.principals.as_str();
-                odd.push(format!("`{step}` in the servers of `{principals}` fits no server"));
+                odd.push(format!("`{step}` in the servers of `{principals}` matches no server"));
             }
         }
     }
@@ -98,7 +108,7 @@ pub(super) fn tell_policy(config: &Config) {
 pub(super) fn odd_globs(servers: &Servers) -> Vec<String> {
     let idle = servers.router.idle_globs().into_iter();
     idle.map(|(principals, glob)| {
-        format!("`{glob}` in the tools of `{principals}` fits no tool of its servers, and does nothing")
+        format!("`{glob}` in the tools of `{principals}` matches no tool of its servers, so it has no effect")
     })
     .collect()
 }
@@ -114,6 +124,7 @@ pub(super) fn word(state: ServerState) -> &'static str {
     match state {
         ServerState::Up => "up",
         ServerState::Sleeping => "sleeping",
+        ServerState::Failing => "failing",
         ServerState::Down => "down",
         ServerState::Unknown => "unknown",
     }
@@ -166,15 +177,20 @@ mod tests {
         let policy = "policy: {'oauth:*': {}}\n";
         let oauth = "oauth: {resource: 'https://edge.example/mcp', issuer: 'https://idp.example'}";
         let fits_none = |principal: &str| {
-            vec![format!("no entry fits the principal `{principal}`, which may use nothing")]
+            vec![format!("no entry matches the principal `{principal}`, which may use nothing")]
         };
         assert_eq!(odd(&format!("listen: '127.0.0.1:0'\n{policy}")), fits_none("anonymous"));
         assert_eq!(odd(&format!("auth: {{{oauth}}}\n{policy}")), Vec::<String>::new());
         let token = "tokens: [{env: T, principal: ann}]";
         assert_eq!(odd(&format!("auth: {{{token}, {oauth}}}\n{policy}")), fits_none("ann"));
+        let ann_alone = odd(&format!("auth: {{{token}, {oauth}}}\npolicy: {{ann: {{}}}}\n"));
+        assert!(
+            matches!(&ann_alone[..], [why] if why.contains("may use nothing; add an entry for `oauth:*`"))
+        );
+        assert_eq!(odd(&format!("auth: {{{oauth}}}\npolicy: {{'*:ann': {{}}}}\n")), Vec::<String>::new());
         assert_eq!(
             odd("auth: {tokens: [{env: T, principal: ann}]}\npolicy: {ann: {servers: [quarz]}}"),
-            ["`quarz` in the servers of `ann` fits no server"]
+            ["`quarz` in the servers of `ann` matches no server"]
         );
     }
 }

@@ -103,7 +103,7 @@ fn step(r: &mut Reader<'_>, at: &At<'_>, may_be: fn(&str) -> bool) -> Option<Ste
         r.problem(
             at,
             format!(
-                "`{text}` fits no name; write one glob for itself, without spaces, after at most one `!`"
+                "`{text}` matches no name; write each glob as its own item, without spaces, after at most one `!`"
             ),
         );
         return None;

@@ -27,6 +27,20 @@ impl Glob {
         !(self.0.contains('?') && other.0.contains('*')) && self.fits(&other.0)
     }
 
+    /// Whether it fits some text that begins with `prefix`.
+    pub fn may_fit_prefix(&self, prefix: &str) -> bool {
+        let mut glob = self.0.chars();
+        for wanted in prefix.chars() {
+            match glob.next() {
+                // It takes the rest of the prefix, and what follows it in the glob always fits some text.
+                Some('*') => return true,
+                Some(found) if found == '?' || found == wanted => {}
+                _ => return false,
+            }
+        }
+        true
+    }
+
     /// Whether it is `*`, and thus fits everything.
     pub fn is_any(&self) -> bool {
         &*self.0 == "*"
@@ -37,7 +51,7 @@ impl Glob {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BadGlob {
     /// It would fit nothing.
-    #[error("an empty glob fits nothing; write a name, or `*` for all")]
+    #[error("an empty glob matches nothing; write a name, or `*` for all")]
     Empty,
     /// See [`GLOB_CHARS`].
     #[error("a glob has at most {GLOB_CHARS} characters")]
@@ -129,6 +143,18 @@ mod tests {
         }
 
         #[test]
+        fn a_glob_that_fits_a_text_may_fit_its_prefixes(glob in "[ab*?]{1,6}", text in "[ab]{0,7}", at in 0_usize..8) {
+            let glob: Glob = glob.parse().unwrap();
+            let prefix = text.get(..at).unwrap_or(&text);
+            prop_assert!(!glob.fits(&text) || glob.may_fit_prefix(prefix));
+            // Each wildcard in its place makes a witness.
+            let rest = glob.0.chars().skip(prefix.len()).map(|one| if one == '?' { 'a' } else { one });
+            let witness = format!("{prefix}{}", rest.filter(|one| *one != '*').collect::<String>());
+            let is_plain = !glob.0.chars().take(prefix.len()).any(|one| one == '*');
+            prop_assert!(!is_plain || glob.may_fit_prefix(prefix) == glob.fits(&witness));
+        }
+
+        #[test]
         fn a_star_takes_any_run(before in "[a-z]{0,6}", run in ".{0,30}", after in "[a-z]{0,6}") {
             let glob = format!("{before}*{after}");
             let text = format!("{before}{run}{after}");
@@ -141,6 +167,20 @@ mod tests {
         let glob: Glob = "*a".repeat(GLOB_CHARS / 2).parse().unwrap();
         // By definition this takes longer than the universe lasts.
         assert!(!glob.fits(&format!("{}b", "a".repeat(4096))));
+    }
+
+    #[test]
+    fn a_star_may_fit_any_prefix_and_a_literal_only_its_own() {
+        for (glob, may_fit) in [
+            ("*", true),
+            ("o*", true),
+            ("oauth:*", true),
+            ("?auth:ann", true),
+            ("oauth", false),
+            ("ann*", false),
+        ] {
+            assert_eq!(glob.parse::<Glob>().unwrap().may_fit_prefix("oauth:"), may_fit, "{glob}");
+        }
     }
 
     #[test]

@@ -116,6 +116,11 @@ impl Rule {
     pub fn is_about(&self, principal: &str) -> bool {
         principal.len() <= NAME_BYTES && self.principals.fits(principal)
     }
+
+    /// Whether a principal whose name begins with `prefix` can be meant.
+    pub fn may_be_about_prefix(&self, prefix: &str) -> bool {
+        self.principals.may_fit_prefix(prefix)
+    }
 }
 
 impl Grant {

@@ -78,6 +78,7 @@ impl Pool {
             health: Health::new(Instant::now(), config.health_interval, seed),
             facts: None,
             last_error: None,
+            fails_to_open: false,
             closes_at_once: false,
             beside_listen: Beside::default(),
             next_number: 0,
@@ -220,6 +221,8 @@ pub(super) struct State {
     /// As of the last control connection.
     pub(super) facts: Option<Arc<Facts>>,
     pub(super) last_error: Option<String>,
+    /// The last connection was accepted and came to nothing: the server closed it, or did not speak MCP.
+    pub(super) fails_to_open: bool,
     /// It closed two probes at once, as a process does that ends at a request it does not know.
     pub(super) closes_at_once: bool,
     pub(super) beside_listen: Beside,

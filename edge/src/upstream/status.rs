@@ -29,6 +29,8 @@ pub enum ServerState {
     Up,
     /// Has none, and takes one when it is needed.
     Sleeping,
+    /// Has none, and the last one that it accepted came to nothing: it crashes at start, or does not speak MCP.
+    Failing,
     /// Takes no connections.
     Down,
     /// Nobody has tried yet.
@@ -45,13 +47,15 @@ impl Pool {
     pub fn status(&self) -> ServerStatus {
         let state = self.shared().state.lock();
         let connections = state.roster.iter().count();
+        let word = match connections {
+            _ if state.health.is_down() => ServerState::Down,
+            1.. => ServerState::Up,
+            0 if state.fails_to_open => ServerState::Failing,
+            0 if state.health.is_up() => ServerState::Sleeping,
+            0 => ServerState::Unknown,
+        };
         ServerStatus {
-            state: match (state.health.is_down(), connections, state.health.is_up()) {
-                (true, ..) => ServerState::Down,
-                (false, 1.., _) => ServerState::Up,
-                (false, 0, true) => ServerState::Sleeping,
-                (false, 0, false) => ServerState::Unknown,
-            },
+            state: word,
             era: state.verdict.era(),
             connections,
             in_flight: state.roster.iter().map(|(_, conn, _)| conn.in_flight()).sum(),

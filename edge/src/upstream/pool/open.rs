@@ -72,6 +72,10 @@ impl Shared {
                 let mut state = self.state.lock();
                 state.roster.opened(&key, None);
                 state.last_error = Some(error.message.clone());
+                if error.blame == Blame::Upstream {
+                    // A server that accepts no connection is down, which `health` knows.
+                    state.fails_to_open = error.kind != Kind::Unreachable;
+                }
                 Err(error)
             }
         };
@@ -93,6 +97,7 @@ impl Shared {
             let mut state = self.state.lock();
             // It may have died since; whoever waits for it finds out when it sends.
             state.roster.opened(key, conn.is_open().then(|| conn.clone()));
+            state.fails_to_open = !conn.is_open();
             if let Some(profile) = conn.spec().tenant.as_ref().and_then(|tenant| tenant.profile()) {
                 self.seats.declared(key, conn.is_open().then_some(profile));
             }

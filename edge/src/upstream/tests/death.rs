@@ -93,6 +93,32 @@ async fn a_server_that_always_closes_is_busy_after_the_connect_timeout() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_server_whose_last_connection_came_to_nothing_is_failing_until_one_opens() {
+    let mut room = Setting::default().build();
+    let mut failed = Box::pin(failure(room.echo("a")));
+    loop {
+        tokio::select! {
+            _ = &mut failed => break,
+            closed_at_once = room.peers.recv() => drop(closed_at_once),
+        }
+    }
+    let status = room.pool.status();
+    assert_eq!(status.state, ServerState::Failing);
+    assert!(status.last_error.unwrap().contains("fails at start"));
+
+    let reply = room.echo("b");
+    let mut peer = room.accept_legacy().await;
+    peer.serve_echo().await;
+    result(reply).await;
+    assert_eq!(room.pool.status().state, ServerState::Up);
+    drop(peer);
+    while room.pool.status().connections > 0 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    assert_eq!(room.pool.status().state, ServerState::Sleeping, "the last connection had opened");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_server_known_to_be_down_fails_at_once_until_it_is_back() {
     let mut room = Setting::default().build();
     let mut changes = room.pool.changes();
