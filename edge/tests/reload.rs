@@ -145,7 +145,7 @@ async fn a_faulty_file_leaves_the_one_before_in_force_and_is_told() {
     stage.edge.process.wrote("cannot be read").await;
     std::fs::write(&stage.file, format!("limits: {{depth: 64}}\n{}", servers(&[("a", &a)]))).unwrap();
     stage.edge.process.signal("HUP").await;
-    stage.edge.process.wrote("count at the next start keys=[\"limits\"]").await;
+    stage.edge.process.wrote("take effect at the next start keys=[\"limits\"]").await;
     assert!(!stage.is_stale().await);
 }
 

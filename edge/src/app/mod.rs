@@ -165,7 +165,7 @@ impl App {
         };
         tokio::select! {
             () = drained => {}
-            () = told_again(stop, why.is_some()) => tracing::warn!("told again to stop: what is on its way is cut off"),
+            () = told_again(stop, why.is_some()) => tracing::warn!("second stop signal: calls in flight are cut off"),
         }
         drop(open);
         tracing::info!("stopped");
@@ -186,7 +186,9 @@ async fn told_again(mut stop: impl AsyncFnMut() -> Stop, was_told: bool) {
 /// The keys of the configuration, or one that nobody else has.
 fn sealer(config: &Config) -> Result<Sealer, Error> {
     if config.seal.current.is_none() && config.transport == Transport::Http {
-        tracing::info!("session ids are of this process alone; MCP_EDGE_KEY gives several one key");
+        tracing::info!(
+            "session ids are valid in this process only; set MCP_EDGE_KEY to share a key between replicas"
+        );
     }
     Sealer::new(&config.seal)
 }

@@ -134,21 +134,21 @@ impl Reloader {
     /// It must not be taken by a process that listens where this one does.
     fn take(&mut self, config: &Config) -> Result<(), String> {
         if !config.auth.asks() && !self.may_be_open {
-            let why = "auth: no token is left, and this process can be reached from other machines; give it one, or \
-                       `oauth`, or start it anew where it listens on 127.0.0.1";
+            let why = "auth: no token is left, and this process can be reached from other machines; configure a \
+                       token or `oauth`, or restart it listening on 127.0.0.1";
             return Err(why.to_owned());
         }
         if let Some(key) = self.auth.renames(&config.auth) {
             let why = format!(
-                "{key}: what is kept here by the names of principals would become somebody else's of the same name; start \
-                 the process anew for it"
+                "{key}: state kept under the name of a principal would pass to another user of that name; restart the \
+                 process to change it"
             );
             return Err(why);
         }
         let new = Live::of(config);
         if self.current.policy.is_some() && new.policy.is_none() {
-            let why = "policy: it is gone, and without one every principal may use everything; if that is meant, write \
-                       `policy: {\"*\": {}}`, or start the process anew";
+            let why = "policy: it was removed, and without one every principal may use everything; if that is \
+                       intended, write `policy: {\"*\": {}}`, or restart the process";
             return Err(why.to_owned());
         }
         self.stale.set(0);
@@ -163,7 +163,7 @@ impl Reloader {
                 tokens = config.auth.tokens.len(),
                 issuer = self.auth.issuer(),
                 policy = config.router.policy.as_ref().map(Vec::len),
-                "configuration taken anew"
+                "configuration reloaded"
             );
             status::tell_policy(config);
             status::tell_globs(&self.servers);
@@ -172,7 +172,7 @@ impl Reloader {
         }
         let keys = self.said.needs_start(&config.said);
         if !keys.is_empty() && keys != self.told {
-            tracing::warn!(?keys, "these have changed too and count at the next start");
+            tracing::warn!(?keys, "these keys have changed too and take effect at the next start");
         }
         self.told = keys;
         Ok(())
@@ -181,7 +181,7 @@ impl Reloader {
 
 fn tell(why: &str) {
     for line in why.lines() {
-        tracing::error!("configuration not taken, the one before stays in force: {line}");
+        tracing::error!("configuration rejected, the previous one stays in force: {line}");
     }
 }
 

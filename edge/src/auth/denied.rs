@@ -70,23 +70,23 @@ words!(Fault {
 impl Fault {
     fn message(self) -> &'static str {
         match self {
-            Self::Missing => "this endpoint wants the header `Authorization: Bearer <token>`",
+            Self::Missing => "this endpoint requires the header `Authorization: Bearer <token>`",
             Self::Ambiguous => "send exactly one `Authorization` header",
             Self::Unknown => "the bearer token is not valid here; check that it is current",
-            Self::Malformed => "the token is no JWT that can be read",
+            Self::Malformed => "the token is not a readable JWT",
             Self::Type => {
-                "the token is no access token, or one that counts only with a key of its client (DPoP, mTLS)"
+                "the token is not an access token, or it is bound to a key of its client (DPoP, mTLS)"
             }
-            Self::Algorithm => "the token is signed by an algorithm that is not taken here",
+            Self::Algorithm => "the token is signed with an algorithm that is not accepted here",
             Self::Issuer => "the token is from another issuer",
             Self::Audience => "the token is for another audience",
             Self::Expired => "the token has expired",
             Self::NotYet => "the token is not valid yet",
             Self::Key => "the token is signed with a key that its issuer does not publish",
-            Self::NoKeys => "the keys of the issuer are not known yet; try again",
+            Self::NoKeys => "the issuer's keys are not available yet; try again",
             Self::Signature => "the signature of the token is wrong",
-            Self::Principal => "the token does not say whose it is",
-            Self::Scope => "the token lacks a scope that is needed here",
+            Self::Principal => "the token does not name its user in a usable claim",
+            Self::Scope => "the token lacks a required scope",
         }
     }
 

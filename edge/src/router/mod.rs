@@ -336,7 +336,7 @@ impl Shared {
                     Err(Error::new(Kind::Draining, Blame::Edge, "this gateway is stopping; connect again"))
                 }
                 () = tokio::time::sleep(timeout) => {
-                    let message = "the servers have not told their names yet; try again shortly";
+                    let message = "the servers have not been listed yet; try again shortly";
                     Err(Error::busy(Blame::Edge, RETRY_AFTER, message))
                 }
             }
@@ -442,7 +442,7 @@ impl Gateway for Router {
 /// The caller named something that no server has.
 fn unknown(what: &str, name: &str, list: &str) -> Error {
     let name = abridged(name);
-    let message = format!("no server offers {what} '{name}'; {list} shows what there is");
+    let message = format!("no server offers {what} '{name}'; {list} shows what is available");
     Error::new(Kind::InvalidParams, Blame::Downstream, message)
 }
 

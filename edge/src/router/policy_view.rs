@@ -205,8 +205,8 @@ impl Shared {
         tracing::error!(
             principals,
             bytes,
-            "no room for the lists of an entry of `policy`, whose principals may use nothing until there is; raise \
-             limits.policy_bytes, or have more entries allow the same"
+            "no room for the lists of a `policy` entry; its principals may use nothing until there is room; raise \
+             limits.policy_bytes, or let more entries allow the same"
         );
         catalog.limited(Arc::new(Grant::nothing()), &self.terms)
     }

@@ -132,7 +132,7 @@ impl Shared {
         all.extend(part.unread.iter().map(|(list, why)| format!("{}: {why}", list.method().as_str())));
         all.extend(part.unmatched().map(|more| {
             let list = List::Templates.method().as_str();
-            format!("{list}: {more} templates too many; URIs are held against the first {TEMPLATES} alone")
+            format!("{list}: {more} templates too many; URIs are matched against the first {TEMPLATES} only")
         }));
         for (list, faults) in &part.faults {
             all.extend(faults.first.iter().map(Fault::to_string));
@@ -296,7 +296,7 @@ impl Shared {
                 uri,
                 owner,
                 other,
-                "two servers list one URI; the other's is at /servers/<other>/mcp"
+                "two servers list the same URI; the other's is at /servers/<other>/mcp"
             );
         }
         for (server, more) in now.unmatched.iter().filter(|more| !before.unmatched.contains(more)) {
@@ -304,7 +304,7 @@ impl Shared {
             tracing::warn!(
                 server,
                 more,
-                "too many resource templates; URIs are held against the first alone"
+                "too many resource templates; URIs are matched against the first ones only"
             );
         }
         if now.contested != before.contested {

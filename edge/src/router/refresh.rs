@@ -100,7 +100,7 @@ async fn keep(router: &Arc<Shared>, index: usize, pool: &Pool) -> Infallible {
 
 /// Said of a server that shows nothing to anybody, which is hardly meant so.
 pub(super) const LISTS_NOTHING: &str =
-    "it declares neither tools, prompts nor resources among its capabilities, and so none are listed";
+    "its capabilities declare no tools, prompts or resources, so none are listed";
 
 /// The lists to ask for again.
 fn unread(part: &Part) -> Wanted {

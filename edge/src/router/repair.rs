@@ -87,7 +87,7 @@ pub(super) async fn mend(list: List, items: Vec<Item>, limits: &Limits) -> (Vec<
 /// The item, mended where need be, with what was wrong with it; or why it cannot be shown.
 fn judge(list: List, item: Item, limits: &Limits) -> Result<(Item, Option<String>), &'static str> {
     if !serde_json::from_slice::<Json>(&item.raw).is_ok_and(|json| json.is_object()) {
-        return Err("it is no JSON that every client can read");
+        return Err("it is not JSON that every client can parse");
     }
     let mut mender = Mender::new(item.raw.clone(), limits);
     match list {
@@ -96,7 +96,7 @@ fn judge(list: List, item: Item, limits: &Limits) -> Result<(Item, Option<String
         List::Prompts => {}
     }
     if list == List::Resources && !is_uri(&item.key) {
-        return Err("its URI is none to every client: scheme, host or port");
+        return Err("some clients reject its URI: its scheme, host or port");
     }
     let mut mender = mender.again();
     mender.fit_members(Span::all(&mender.raw), shape(list), "");
@@ -105,7 +105,7 @@ fn judge(list: List, item: Item, limits: &Limits) -> Result<(Item, Option<String
     let page = [b"{\"", list.key().as_bytes(), b"\":[", &mended, b"]}"].concat();
     let page = ListPage::scan(&page.into(), list.key(), limits).ok();
     let item = page.and_then(|page| page.items.into_iter().next());
-    item.map(|item| (item, Some(what))).ok_or("it cannot be mended within `limits`")
+    item.map(|item| (item, Some(what))).ok_or("it cannot be repaired within `limits`")
 }
 
 /// What a value has to be.
@@ -274,7 +274,7 @@ impl<'l> Mender<'l> {
         const OBJECT: &[u8] = br#""object""#;
         let schema = self.get(&self.members(Span::all(&self.raw)), "inputSchema");
         let Some(schema) = schema.filter(|schema| self.begins(*schema, b'{')) else {
-            return Err("its inputSchema is missing or no object");
+            return Err("its inputSchema is missing or not an object");
         };
         let members = self.members(schema);
         match self.get(&members, "type").map(|kind| self.value(kind)) {
@@ -282,7 +282,7 @@ impl<'l> Mender<'l> {
             Some(kind) if kind.as_str().is_some_and(|kind| kind == "object") => return Ok(()),
             Some(kind) if kind.is_null() => {}
             Some(kind) if kind.parse::<Vec<Json>>().is_ok_and(|kinds| kinds.contains(&"object".into())) => {}
-            Some(_) => return Err("its inputSchema is not that of an object"),
+            Some(_) => return Err("its inputSchema does not describe an object"),
         }
         self.supply((schema, &members), "type", OBJECT);
         self.taken.note("inputSchema.type");
@@ -401,7 +401,7 @@ impl Taken {
 
     fn said(self) -> Option<String> {
         let all = self.0.join(", ");
-        (!all.is_empty()).then(|| format!("taken out or mended: {all}"))
+        (!all.is_empty()).then(|| format!("removed or repaired: {all}"))
     }
 }
 
@@ -409,7 +409,7 @@ impl Taken {
 const FAULTS_KEPT: usize = 100;
 /// Items that are looked at without a pause. 50: a millisecond or less.
 const AT_A_TIME: usize = 50;
-const TWICE: &str = "the list has another one of that name before it";
+const TWICE: &str = "an earlier item of the list has the same name";
 
 #[cfg(test)]
 mod tests;

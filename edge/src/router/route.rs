@@ -129,7 +129,7 @@ impl Shared {
             return Reply::failed(Error::new(Kind::Lost, Blame::Edge, "the server is no longer configured"));
         };
         if call.pin.as_ref().is_some_and(|pin| *pin != entry.name) {
-            let message = "the server that wanted input first is not the one that this name leads to now";
+            let message = "this name now leads to another server than the one that asked for input";
             return Reply::failed(Error::new(Kind::InvalidParams, Blame::Edge, message));
         }
         call.rename = target.rename;
@@ -171,7 +171,7 @@ impl Shared {
                 let unheard = self.unheard(&sight.catalog.lineup);
                 if !unheard.is_empty() {
                     let names: Vec<_> = unheard.iter().map(ServerName::as_str).collect();
-                    error.message += &format!(" (servers not heard from yet: {})", names.join(", "));
+                    error.message += &format!(" (servers not listed yet: {})", names.join(", "));
                 }
                 Err(error)
             }

@@ -90,5 +90,9 @@ fn rendered(tasks: &[Bytes]) -> Parts {
 
 /// A client without a session has its level in each request, and another kind of tasks.
 fn of_sessions() -> Error {
-    Error::new(Kind::UnknownMethod, Blame::Downstream, "this method belongs to revisions with a session")
+    Error::new(
+        Kind::UnknownMethod,
+        Blame::Downstream,
+        "this method exists only in protocol revisions with sessions",
+    )
 }

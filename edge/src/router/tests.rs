@@ -242,7 +242,7 @@ async fn calls_wait_for_names_and_no_longer_than_allowed() {
     assert!(matches!(early.outcome().await, Outcome::Result(_)));
     let unknown = call("me", None, Method::ToolsCall, r#"{"name":"of-b"}"#);
     let Outcome::Failed(error) = router.dispatch(unknown).outcome().await else { panic!("it is nobody's") };
-    assert!(error.message.ends_with("(servers not heard from yet: b)"), "{}", error.message);
+    assert!(error.message.ends_with("(servers not listed yet: b)"), "{}", error.message);
     router.shared.listed(1, part("y"));
     let unknown = call("me", None, Method::ToolsCall, r#"{"name":"of-c"}"#);
     let Outcome::Failed(error) = router.dispatch(unknown).outcome().await else { panic!("it is nobody's") };

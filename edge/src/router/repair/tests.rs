@@ -43,7 +43,7 @@ async fn a_tool_without_the_schema_of_an_object_is_mended_or_left_out() {
     assert_eq!(tools, shown);
     let named: Vec<_> = faults.iter().map(|fault| fault.split_once(':').unwrap().0).collect();
     assert_eq!(named, ["none", "null", "text", "empty", "several", "plain"]);
-    assert!(faults[0].ends_with("left out") && faults[3].contains("mended"), "{faults:?}");
+    assert!(faults[0].ends_with("left out") && faults[3].contains("repaired"), "{faults:?}");
 }
 
 #[tokio::test]

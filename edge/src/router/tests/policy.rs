@@ -308,7 +308,7 @@ async fn an_unknown_name_says_nothing_of_servers_that_are_denied() {
     router.shared.failed(1, dead());
     let unknown = call("ci", None, Method::ToolsCall, r#"{"name":"zzz"}"#);
     let Outcome::Failed(error) = router.dispatch(unknown).outcome().await else { panic!("it is nobody's") };
-    assert!(error.message.ends_with("(servers not heard from yet: clock)"), "{}", error.message);
+    assert!(error.message.ends_with("(servers not listed yet: clock)"), "{}", error.message);
     router.shared.listed(1, part("now"));
     let fresh = |who: &str| {
         let list = router.dispatch(call(who, None, Method::ToolsList, "{}"));
