@@ -1,6 +1,6 @@
-//! A catalog as those see it who may not use everything: made of the same parts when somebody of that grant first
-//! looks, once for all of them, and with the same names. It has no trace of what is denied; whoever routes by it cannot
-//! but treat that as unknown.
+//! The catalogs of callers who may not use everything. Each grant of the policy has one, made when the first of its
+//! callers looks, from the same parts and with the same names as everybody's. It holds no trace of what is denied, so
+//! whoever routes by it treats that as unknown.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -9,11 +9,10 @@ use std::sync::{Arc, OnceLock};
 
 use tokio::time::sleep;
 
-use super::catalog::{Catalog, GivenNames, Known, Terms};
-use super::lineup::Lineup;
+use super::catalog::{BuildScope, Catalog, CatalogOptions, GivenNames, Views};
 use super::part::Part;
 use super::policy::{Grant, Policy};
-use super::publish::members;
+use super::server_set::{PerServer, ServerSet};
 use super::{Router, Shared};
 use crate::call::{Caller, ServerName};
 
@@ -21,50 +20,50 @@ use crate::call::{Caller, ServerName};
 #[derive(Debug, Default)]
 pub(super) struct Access {
     policy: Arc<Policy>,
-    /// By the places of the policy's grants.
-    granted: Vec<OnceLock<Arc<Catalog>>>,
+    /// The catalogs of the policy's grants, in their order.
+    limited: Vec<OnceLock<Arc<Catalog>>>,
     /// About the bytes of all of them, without what they share.
-    held: AtomicUsize,
-    /// What this one is limited to, if it is not the whole.
-    grant: Option<Limited>,
-}
-
-#[derive(Clone, Debug)]
-struct Limited {
-    to: Arc<Grant>,
-    /// All servers, which names are given out among.
-    among: Arc<Lineup>,
+    held_bytes: AtomicUsize,
+    /// What this catalog is limited to; `None` if it shows everything.
+    grant: Option<Arc<Grant>>,
 }
 
 impl Access {
+    /// Of the catalog that shows everything.
     pub(super) fn new(policy: Arc<Policy>) -> Self {
-        let granted = policy.grants().iter().map(|_| OnceLock::new()).collect();
-        Self { policy, granted, ..Self::default() }
+        let limited = policy.grants().iter().map(|_| OnceLock::new()).collect();
+        Self { policy, limited, ..Self::default() }
+    }
+
+    /// Of a catalog limited to `grant`.
+    fn limited_to(grant: Option<Arc<Grant>>) -> Self {
+        Self { grant, ..Self::default() }
     }
 
     #[cfg(test)]
     pub(super) fn grants_made(&self) -> usize {
-        self.granted.iter().filter_map(OnceLock::get).count()
+        self.limited.iter().filter_map(OnceLock::get).count()
     }
 
     #[cfg(test)]
     pub(super) fn bytes(&self) -> usize {
-        self.held.load(Ordering::Acquire)
+        self.held_bytes.load(Ordering::Acquire)
     }
 }
 
-/// The globs of tools in the policy that are about no tool of their entry's servers, with whom the entry is about. Entries
-/// with a server that has never listed are left out, for nobody knows its tools.
+/// The tool globs of the policy that match no tool of their entry's servers, each after the principals of its entry.
+/// Entries with a server that was never listed are left out, because its tools are not known.
 pub(super) fn idle_globs(router: &Router) -> Vec<(String, String)> {
     let catalog = router.catalog();
-    let unheard = router.shared.unheard(&catalog.lineup);
-    let parts = catalog.lineup.iter().filter_map(|(n, entry)| Some((entry, catalog.parts.get(n)?.as_ref()?)));
+    let never_listed = router.shared.never_listed(&catalog.shown);
+    let parts = &catalog.basis.parts;
+    let parts = catalog.shown.iter().filter_map(|(index, entry)| Some((entry, parts.get(index)?.as_ref()?)));
     let tools: Vec<_> = parts
         .flat_map(|(entry, part)| part.tools.iter().map(|tool| (entry.name.as_str(), tool.key.as_str())))
         .collect();
     let mut idle = Vec::new();
     for rule in catalog.access.policy.rules().unwrap_or_default() {
-        if unheard.iter().any(|name| rule.grant.servers.has_server(name.as_str())) {
+        if never_listed.iter().any(|name| rule.grant.servers.has_server(name.as_str())) {
             continue;
         }
         let globs = rule.grant.idle(&tools);
@@ -73,20 +72,20 @@ pub(super) fn idle_globs(router: &Router) -> Vec<(String, String)> {
     idle
 }
 
-/// What principals have of servers that they may use no longer ends: news of resources at once, connections of their own
-/// with the calls on them. Calls that were on their way to a connection are looked after later.
+/// Ends what principals have of servers that a changed policy denies them: updates of resources at once, connections of
+/// their own with the calls on them. Calls that were waiting for a connection are looked after once none can wait any more.
 pub(super) fn revoke(router: &Router) {
     let (shared, policy) = (router.shared.clone(), router.catalog().access.policy.clone());
-    router.catalog().revoke();
-    shared.ears.close(&policy);
+    router.catalog().revoke_denied();
+    shared.resource_listeners.close_denied(&policy);
     router.shared.drain.spawn(async move {
         tokio::select! {
             () = shared.drain.leaving() => {}
             () = sleep(shared.config.late) => {
                 let catalog = shared.catalog();
-                // A later policy looks after itself.
+                // A later policy has a task of its own.
                 if Arc::ptr_eq(&catalog.access.policy, &policy) {
-                    catalog.revoke();
+                    catalog.revoke_denied();
                 }
             }
         }
@@ -94,10 +93,10 @@ pub(super) fn revoke(router: &Router) {
 }
 
 impl Catalog {
-    fn revoke(&self) {
-        // A principal is looked up once, and not for each of its sessions at each server.
+    fn revoke_denied(&self) {
+        // Each principal is looked up once, not once for each of its sessions at each server.
         let callers = RefCell::new(HashMap::<String, Caller>::new());
-        for (_, entry) in self.lineup.iter() {
+        for (_, entry) in self.shown.iter() {
             entry.server.revoke(&|principal| {
                 let mut callers = callers.borrow_mut();
                 let caller = match callers.get(principal) {
@@ -109,94 +108,88 @@ impl Catalog {
         }
     }
 
-    /// What it is limited to; `None`: it is the whole.
+    /// What the catalog is limited to; `None` if it shows everything.
     pub(super) fn grant(&self) -> Option<&Grant> {
-        self.access.grant.as_ref().map(|limited| &*limited.to)
+        self.access.grant.as_deref()
     }
 
-    /// All servers that are configured, whether it shows them or not.
-    pub(super) fn configured(&self) -> &Arc<Lineup> {
-        self.access.grant.as_ref().map_or(&self.lineup, |limited| &limited.among)
+    /// All configured servers, whether the catalog shows them or not.
+    pub(super) fn configured(&self) -> &Arc<ServerSet> {
+        &self.basis.servers
     }
 
-    /// The same limits for another one of the same servers.
-    pub(super) fn access_like(&self) -> Access {
-        Access { grant: self.access.grant.clone(), ..Access::default() }
+    /// The same servers and limits with other views.
+    pub(super) fn with_views(&self, views: Views) -> Self {
+        let access = Access::limited_to(self.access.grant.clone());
+        Self { basis: self.basis.clone(), shown: self.shown.clone(), access, views }
     }
 
-    /// Whether the policy lets a call to this server alone go by a tool's name that no list shows: one by name would have
-    /// to be held against globs as that server understands it, which nobody else can know.
+    /// Whether a call at the endpoint of one server may name a tool that no list shows. Where the policy decides by the
+    /// name of a tool it may not: only the server knows what it takes the name for.
     pub(super) fn takes_unlisted_tools(&self) -> bool {
         self.grant().is_none_or(|grant| grant.tools.is_all())
     }
 
-    fn limited(&self, grant: Arc<Grant>, terms: &Terms) -> Self {
-        // All of them are given out by now, so this gives out none.
-        let mut given = GivenNames::clone(&self.given);
-        let members = members(&self.lineup, &self.parts);
-        let mut known = Known { grant: Some(&grant), alone: vec![None; self.alone.len()] };
+    fn limited(&self, grant: Arc<Grant>, options: &CatalogOptions) -> Self {
+        // All names are given out by now, so this gives out none.
+        let mut names = GivenNames::clone(&self.basis.names);
+        let members = self.basis.members();
+        let existing = PerServer::filled(self.views.alone.len(), || None);
+        let mut scope = BuildScope { grant: Some(&grant), existing };
         for member in &members {
             // Who may use all of a server sees the same of it as everybody.
-            let all_of = |part: &Part| {
-                let mut tools = part.tools(&terms.limits).iter();
+            let allows_all = |part: &Part| {
+                let mut tools = part.tools(&options.limits).iter();
                 grant.tools.is_all() || tools.all(|tool| grant.has_tool(member.name.as_str(), &tool.item.key))
             };
-            if let Some(place) = known.alone.get_mut(member.number)
+            if let Some(existing) = scope.existing.get_mut(member.index)
                 && grant.servers.has_server(member.name.as_str())
-                && member.part.is_none_or(all_of)
+                && member.part.is_none_or(allows_all)
             {
-                *place = self.alone.get(member.number).cloned();
+                *existing = self.views.alone.get(member.index).cloned();
             }
         }
-        let catalog = Self::build(&members, &mut given, terms, known);
-        let sees = |name: &ServerName| grant.servers.has_server(name.as_str());
-        Self {
-            lineup: Arc::new(self.lineup.limited_to(sees)),
-            access: Access {
-                grant: Some(Limited { to: grant.clone(), among: self.lineup.clone() }),
-                ..Access::default()
-            },
-            parts: self.parts.clone(),
-            given: self.given.clone(),
-            given_out: self.given_out,
-            ..catalog
-        }
+        let views = Views::build(&members, &mut names, options, scope);
+        let is_allowed = |name: &ServerName| grant.servers.has_server(name.as_str());
+        let shown = Arc::new(self.shown.filtered(is_allowed));
+        Self { basis: self.basis.clone(), shown, access: Access::limited_to(Some(grant)), views }
     }
 
-    /// The same lists as another one's, or as those of another grant, are there once; about the bytes of what is left.
+    /// Lets equal lists of everybody's catalog and of the other grants share memory. Returns about the bytes that are not
+    /// shared.
     fn share(&mut self, whole: &Self) -> usize {
-        let made = whole.access.granted.iter().filter_map(OnceLock::get).map(Arc::as_ref);
-        let others = std::iter::once(whole).chain(made);
-        let alone = self.alone.iter_mut().enumerate().filter_map(|(place, own)| {
-            // What is another one's already cannot be had.
+        let made = whole.access.limited.iter().filter_map(OnceLock::get).map(Arc::as_ref);
+        let others = std::iter::once(whole).chain(made).map(|catalog| &catalog.views);
+        let alone = self.views.alone.iter_mut().filter_map(|(index, own)| {
+            // A view that is shared already needs nothing.
             let own = Arc::get_mut(own)?;
-            Some(own.share(others.clone().filter_map(|other| other.alone.get(place).map(Arc::as_ref))))
+            Some(own.share(others.clone().filter_map(|other| other.alone.get(index).map(Arc::as_ref))))
         });
         let alone: usize = alone.sum();
-        alone + self.all.share(others.map(|other| &other.all))
+        alone + self.views.all.share(others.map(|other| &other.all))
     }
 }
 
 impl Shared {
-    /// What `caller` may see of `catalog`.
-    pub(super) fn seen_by(&self, catalog: Arc<Catalog>, caller: &Caller) -> Arc<Catalog> {
+    /// What `caller` may see of `catalog`, which shows everything.
+    pub(super) fn limited_for(&self, catalog: Arc<Catalog>, caller: &Caller) -> Arc<Catalog> {
         let access = &catalog.access;
         let Some(place) = access.policy.place(caller) else { return catalog };
-        match (access.policy.grants().get(place), access.granted.get(place)) {
-            (Some(grant), Some(seen)) => {
-                seen.get_or_init(|| Arc::new(self.limited(&catalog, (place, grant)))).clone()
+        match (access.policy.grants().get(place), access.limited.get(place)) {
+            (Some(grant), Some(limited)) => {
+                limited.get_or_init(|| Arc::new(self.limited(&catalog, (place, grant)))).clone()
             }
-            // There is a place for each.
+            // Each grant has its place.
             _ => Arc::default(),
         }
     }
 
-    /// As far as there is room for it; else nothing.
+    /// The catalog of a grant; an empty one if there is no room for its lists.
     fn limited(&self, catalog: &Catalog, (place, grant): (usize, &Arc<Grant>)) -> Catalog {
-        let mut limited = catalog.limited(grant.clone(), &self.terms);
+        let mut limited = catalog.limited(grant.clone(), &self.options);
         let bytes = limited.share(catalog);
-        let held = &catalog.access.held;
-        let more = |held: usize| held.checked_add(bytes).filter(|held| *held <= self.terms.policy_bytes);
+        let held = &catalog.access.held_bytes;
+        let more = |held: usize| held.checked_add(bytes).filter(|held| *held <= self.options.policy_bytes);
         if held.fetch_update(Ordering::AcqRel, Ordering::Acquire, more).is_ok() {
             return limited;
         }
@@ -208,6 +201,6 @@ impl Shared {
             "no room for the lists of a `policy` entry; its principals may use nothing until there is room; raise \
              limits.policy_bytes, or let more entries allow the same"
         );
-        catalog.limited(Arc::new(Grant::nothing()), &self.terms)
+        catalog.limited(Arc::new(Grant::nothing()), &self.options)
     }
 }

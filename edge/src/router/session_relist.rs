@@ -1,14 +1,14 @@
-//! Looks at what sessions' own connections announce. A server may show a session what it shows nobody else, a tool that
-//! is unlocked by another one, say.
+//! Lists servers again over the own connections of sessions, when those announce a change. A server may show a session
+//! what it shows nobody else, a tool that another tool unlocks, for example.
 //!
 //! ```text
-//! connection of a session ── list_changed ──▶ announced ──▶ look (its lists, over that connection)
-//!                                                             │ differ from what the session saw
-//!                                                             ▼
-//!                                                    view of the session, list_changed to its client
+//! a session's connection ── list_changed ──▶ announced ──▶ list the server over that connection
+//!                                                            │ its lists differ from what the session saw
+//!                                                            ▼
+//!                                               overlay of the session, list_changed to its client
 //! ```
-//! A look begins `refresh_gap` after the first announcement; a list, or a call of a name that nobody knows, does not wait
-//! so long. One task per session and server looks until nothing waits any more.
+//! Listing begins `refresh_gap` after the first announcement. A call that asks for a list, or for a name that nobody
+//! knows, does not wait that long. One task for each session and server lists until no announcement is left.
 //
 // ARCHITECTURE, Names: such changes are for the session alone
 
@@ -20,17 +20,18 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::mend::mend;
 use super::refresh::{Wanted, pause};
-use super::views::{Looked, View};
+use super::repair::repair;
+use super::server_set::ServerIndex;
+use super::session_overlay::{Relisted, SessionOverlay};
 use super::{Entry, Router, Shared};
 use crate::call::{Affinity, Call, List, Reply, ServerName, SessionHandle};
 use crate::error::Error;
 
-/// Looks at what the sessions of this server announce, for as long as they say so and it is not `gone`.
+/// Follows what sessions of a server announce, until the server is `gone` from the configuration.
 pub(super) async fn follow(
     router: Router,
-    (index, name): (usize, ServerName),
+    (index, name): (ServerIndex, ServerName),
     (mut announcing, gone): (UnboundedReceiver<SessionHandle>, CancellationToken),
 ) {
     loop {
@@ -46,11 +47,11 @@ pub(super) async fn follow(
                 () = session.ended.cancelled() => {}
                 () = shared.drain.leaving() => {}
                 () = gone.cancelled() => session.announced.forget(&name),
-                () = shared.look_until_done(&session, (index, &name)) => {}
+                () = shared.relist_until_done(&session, (index, &name)) => {}
             }
         });
     }
-    // What another server of that name shows is not what this one announced.
+    // The next server of this name has nothing to do with what this one announced.
     announcing.close();
     while let Ok(session) = announcing.try_recv() {
         session.announced.forget(&name);
@@ -58,90 +59,97 @@ pub(super) async fn follow(
 }
 
 impl Shared {
-    /// Whether a call has to wait for a look: it wants a list that may have changed, or a name that nobody knows.
-    pub(super) fn looks_first(&self, call: &Call) -> bool {
+    /// Whether a call has to wait until what its session's connections announced is listed.
+    pub(super) fn waits_for_relist(&self, call: &Call) -> bool {
         let Affinity::Session(session) = &call.affinity else { return false };
         session.announced.any() && self.is_about_what_may_have_changed(call)
     }
 
-    /// Looks, and takes the call on its way.
-    pub(super) fn when_looked(self: Arc<Self>, call: Call) -> Reply {
+    /// Lists what was announced, and then routes the call.
+    pub(super) fn after_relist(self: Arc<Self>, call: Call) -> Reply {
         let Affinity::Session(session) = call.affinity.clone() else { return self.route(call) };
-        let view = self.view(&session);
-        // What a server says that the caller may not use changes nothing that is waited for.
-        let lineup = self.catalog_for(&session.caller).lineup.clone();
+        let overlay = self.overlay(&session);
+        // Servers that the caller may not use change nothing for this call.
+        let shown = self.catalog_for(&session.caller).shown.clone();
         let announced = session.announced.servers();
-        let servers: Vec<usize> = announced.iter().filter_map(|name| lineup.number(name.as_str())).collect();
-        // Nobody waits twice for a server that does not answer.
-        let servers: Vec<usize> = servers.into_iter().filter(|server| !view.is_late(*server)).collect();
+        let servers = announced.iter().filter_map(|name| shown.index_of(name.as_str()));
+        // No session waits twice for a server that does not answer.
+        let servers: Vec<ServerIndex> = servers.filter(|server| !overlay.is_late(*server)).collect();
         if servers.is_empty() {
             return self.route(call);
         }
         let shared = self.clone();
         self.after(call, async move {
-            let at = AtomicUsize::default();
+            let listed = AtomicUsize::default();
             let all = async {
-                for server in servers {
-                    at.store(server, Ordering::Relaxed);
-                    shared.look(&session, server).await;
+                for server in &servers {
+                    shared.relist(&session, *server).await;
+                    listed.fetch_add(1, Ordering::Relaxed);
                 }
             };
-            // Later than that the client is better served with what was so before.
-            if timeout(PATIENCE, all).await.is_err() {
-                view.set_late(at.load(Ordering::Relaxed), true);
+            // After that time the previous lists serve the client better.
+            if timeout(MAX_WAIT, all).await.is_err()
+                && let Some(late) = servers.get(listed.load(Ordering::Relaxed))
+            {
+                overlay.set_late(*late, true);
             }
             Ok::<(), Error>(())
         })
     }
 
-    async fn look_until_done(self: &Arc<Self>, session: &SessionHandle, (index, name): (usize, &ServerName)) {
-        let view = self.view(session);
+    async fn relist_until_done(
+        self: &Arc<Self>,
+        session: &SessionHandle,
+        (index, name): (ServerIndex, &ServerName),
+    ) {
+        let overlay = self.overlay(session);
         loop {
-            sleep(view.gap(index).unwrap_or(self.config.refresh_gap)).await;
-            self.look(session, index).await;
+            sleep(overlay.gap(index).unwrap_or(self.config.refresh_gap)).await;
+            self.relist(session, index).await;
             if session.announced.left(name) {
                 return;
             }
         }
     }
 
-    /// Lists over the session's own connection what it announced. What cannot be read waits again.
-    async fn look(self: &Arc<Self>, session: &SessionHandle, index: usize) {
-        // Not the whole line-up, which would keep servers that are gone.
-        let Some(Entry { name, server, .. }) = self.lineup().get(index).cloned() else { return };
-        let view = self.view(session);
-        let _one = view.looking.lock().await;
-        // If this is given up, what was announced waits again before another look begins.
-        let look = session.announced.take(&name);
-        if look.notices().is_empty() {
+    /// Lists over the session's own connection what that announced. Lists that cannot be read stay announced.
+    async fn relist(self: &Arc<Self>, session: &SessionHandle, index: ServerIndex) {
+        // Cloned, so that servers that leave are not kept alive by the whole set.
+        let Some(Entry { name, server, .. }) = self.servers().get(index).cloned() else { return };
+        let overlay = self.overlay(session);
+        let _one = overlay.listing.lock().await;
+        // If this future is dropped, what was taken is announced again before the next one takes it.
+        let taken = session.announced.take(&name);
+        if taken.notices().is_empty() {
             return;
         }
         let (mut lists, mut unread) = (Vec::new(), Vec::new());
-        for list in Wanted::of(look.notices()).lists() {
+        for list in Wanted::of(taken.notices()).lists() {
             match server.list(session, list).await {
                 Some(Ok(items)) => {
-                    let items = mend(list, items, &self.config.limits).await.0;
-                    lists.push((list, self.looked(index, list, items)));
+                    let items = repair(list, items, &self.config.limits).await.0;
+                    lists.push((list, self.compare_list(index, list, items)));
                 }
                 Some(Err(_)) => unread.push(list.changed()),
-                // Without a connection of its own a session sees what everybody does.
+                // Without a connection of its own the session sees what everybody does.
                 None => {
-                    (lists, unread) = (List::ALL.map(|list| (list, Looked::Common)).into(), Vec::new());
+                    (lists, unread) = (List::ALL.map(|list| (list, Relisted::Common)).into(), Vec::new());
                     break;
                 }
             }
         }
-        let brought_news = self.change(session, &view, (index, lists));
-        self.pace(&view, index, brought_news && unread.is_empty());
-        view.set_late(index, !unread.is_empty());
-        look.finish(&unread);
+        let has_changed = self.change(session, &overlay, (index, lists));
+        self.pace(&overlay, index, has_changed && unread.is_empty());
+        overlay.set_late(index, !unread.is_empty());
+        taken.finish(&unread);
     }
 
-    fn pace(&self, view: &View, index: usize, brought_news: bool) {
+    fn pace(&self, overlay: &SessionOverlay, index: ServerIndex, has_changed: bool) {
         let least = self.config.refresh_gap;
-        view.set_gap(index, pause(view.gap(index).unwrap_or(least), brought_news, least));
+        overlay.set_gap(index, pause(overlay.gap(index).unwrap_or(least), has_changed, least));
     }
 }
 
-/// How long a client's call waits for a look. 2 s: a server that is busy with a long call may answer no list before.
-pub(super) const PATIENCE: Duration = Duration::from_secs(2);
+/// How long a client's call waits for lists. 2 s: a server that is busy with a long call may answer no sooner than that
+/// call ends.
+pub(super) const MAX_WAIT: Duration = Duration::from_secs(2);
