@@ -88,7 +88,7 @@ fn report(servers: &Servers) -> (String, bool) {
     let catalog = servers.router.catalog();
     for (list, key) in List::ALL.into_iter().zip(["name", "name", "uri", "uriTemplate"]) {
         let word = list.key();
-        let list: Value = serde_json::from_slice(&catalog.all.list(list).bytes()).unwrap_or_default();
+        let list: Value = serde_json::from_slice(&catalog.views.all.list(list).bytes()).unwrap_or_default();
         let items = list.get(word).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
         line(&mut text, &format!("{word}: {}", items.len()));
         for item in items.iter().filter_map(|item| item.get(key)?.as_str()) {

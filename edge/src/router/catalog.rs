@@ -1,6 +1,14 @@
-//! What all servers offer together: tables from public names to servers, and the rendered lists.
+//! What all servers offer together: lookup tables from public names to servers, and the rendered lists.
 //!
 //! A [`Catalog`] is immutable; each change builds a new one. Nothing here waits or knows of connections.
+//!
+//! ```text
+//! Basis (servers, their parts, names) ── build ──▶ Catalog of everybody
+//!                                                    │ limited to a grant of the policy (`policy_view`)
+//!                                                    │ with the lists of one session    (`session_overlay`)
+//!                                                    ▼
+//!                                         Catalog with other views of the same basis
+//! ```
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -8,22 +16,22 @@ use std::sync::Arc;
 use bytes::Bytes;
 use wire::limits::Limits;
 use wire::mcp::list::Item;
-use wire::mcp::mirror::Mirrored;
 
-use super::granted::Access;
-use super::lineup::Lineup;
 use super::names::{self, Names, Offer, Prefix};
 use super::part::{Part, Tool};
-use super::policy::Grant;
+use super::policy::{Grant, Policy};
+use super::policy_view::Access;
 use super::render::{self, Rendered};
-use super::template::{Candidate, Reading, TEMPLATES, Template};
+use super::server_set::{Entry, PerServer, ServerIndex, ServerSet};
+use super::template::{TEMPLATES, Template};
+use super::view::{Route, View};
 use crate::call::{List, ServerName};
 
 /// One server in the configured order.
 #[derive(Debug)]
 pub struct Member<'a> {
-    /// The number it goes by in routes and views.
-    pub number: usize,
+    /// What routes and views refer to it by.
+    pub index: ServerIndex,
     /// Its slug.
     pub name: &'a ServerName,
     /// How its names become public.
@@ -39,7 +47,7 @@ impl Member<'_> {
     }
 }
 
-/// Names given so far; they outlive single catalogs.
+/// The names given out so far. They outlive single catalogs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct GivenNames {
     tools: Names,
@@ -47,303 +55,280 @@ pub struct GivenNames {
 }
 
 impl GivenNames {
-    /// Keeps those of servers that `keeps` says yes to.
+    /// Keeps the names of servers for which `keeps` returns true.
     pub(super) fn retain(&mut self, keeps: impl Fn(&ServerName) -> bool) {
         self.tools.retain(&keeps);
         self.prompts.retain(&keeps);
     }
 
-    /// These, but where `own` has others.
+    /// These names, overridden by those of `own`.
     pub(super) fn with(&self, own: &Self) -> Self {
         Self { tools: self.tools.with(&own.tools), prompts: self.prompts.with(&own.prompts) }
     }
 
-    /// Those that `common` does not have, or gave to others.
+    /// The names that `common` does not have, or gave to another server.
     pub(super) fn beyond(&self, common: &Self) -> Self {
         Self { tools: self.tools.beyond(&common.tools), prompts: self.prompts.beyond(&common.prompts) }
     }
 
-    /// About what they take.
+    /// About the bytes that they take.
     pub(super) fn bytes(&self) -> usize {
         self.tools.bytes() + self.prompts.bytes()
     }
 }
 
-/// Where a public name leads.
-#[derive(Clone, Debug)]
-pub struct Route {
-    /// The number of the server.
-    pub server: usize,
-    /// The server's own name as a JSON string token, where it differs from the public one.
-    pub rename: Option<Bytes>,
-    /// The tool's parameters that modern clients repeat in headers.
-    pub mirrored: Arc<[Mirrored]>,
-}
-
-/// One view: of all servers together, or of one alone.
+/// The state of the servers that catalogs are built from.
 #[derive(Debug, Default)]
-pub struct Surface {
-    tools: HashMap<String, Route>,
-    prompts: HashMap<String, Route>,
-    resources: HashMap<String, usize>,
-    /// What URIs are held against.
-    templates: Vec<(Template, usize)>,
-    /// The same and more as their servers wrote them.
-    template_texts: HashMap<String, usize>,
-    lists: [Rendered; 4],
-    instructions: Option<String>,
+pub(super) struct Basis {
+    /// All configured servers. Names are given out among them.
+    pub(super) servers: Arc<ServerSet>,
+    /// What each server listed last.
+    pub(super) parts: PerServer<Option<Arc<Part>>>,
+    /// The names given out so far.
+    pub(super) names: Arc<GivenNames>,
+    /// How often names were given out anew.
+    pub(super) naming_round: u64,
 }
 
-/// All views.
+impl Basis {
+    /// The configured servers with their parts.
+    pub(super) fn members(&self) -> Vec<Member<'_>> {
+        members(&self.servers, &self.parts)
+    }
+}
+
+/// The configured servers with these parts.
+pub(super) fn members<'a>(
+    servers: &'a ServerSet,
+    parts: &'a PerServer<Option<Arc<Part>>>,
+) -> Vec<Member<'a>> {
+    let member = |(index, entry): (ServerIndex, &'a Entry)| Member {
+        index,
+        name: &entry.name,
+        prefix: entry.prefix,
+        part: parts.get(index).and_then(Option::as_deref),
+    };
+    servers.iter().map(member).collect()
+}
+
+/// What a group of callers sees.
 #[derive(Debug, Default)]
 pub struct Catalog {
-    /// The servers that it shows.
-    pub(super) lineup: Arc<Lineup>,
-    /// What it shows to whom.
+    /// Shared by all catalogs that differ only in who sees them.
+    pub(super) basis: Arc<Basis>,
+    /// The servers that it shows: all, or those that its grant allows.
+    pub(super) shown: Arc<ServerSet>,
+    /// Who may see it, and the catalogs for those who may see less.
     pub(super) access: Access,
-    /// What it is built from, by number.
-    pub(super) parts: Vec<Option<Arc<Part>>>,
-    /// The names as they were given out by then, and how often they were given out anew.
-    pub(super) given: Arc<GivenNames>,
-    pub(super) given_out: u64,
-    /// Of all servers together, names made unique.
-    pub all: Surface,
-    /// Of each server alone, by its number, its names as they are.
-    pub alone: Vec<Arc<Surface>>,
-    /// By number, whether the server completes arguments; true while it is not known.
-    pub completes: Vec<bool>,
-    /// Names that are not shown as they are, because they lead elsewhere.
-    pub contested: usize,
-    /// URIs that more than one server lists: (URI, owner, other).
-    pub doubled: Vec<(String, usize, usize)>,
-    /// Servers with more templates than URIs are held against, and how many more.
-    pub unmatched: Vec<(usize, usize)>,
+    /// The tables and lists.
+    pub views: Views,
 }
 
-/// How a catalog is built.
+/// The views of a catalog.
+#[derive(Debug, Default)]
+pub struct Views {
+    /// Of all servers together, with unique names.
+    pub all: View,
+    /// Of each server alone, with its own names.
+    pub alone: PerServer<Arc<View>>,
+    /// Whether each server completes arguments; true while that is not known.
+    pub completes: PerServer<bool>,
+    /// How many names are shown with a prefix because the bare name leads elsewhere.
+    pub contested_names: usize,
+    /// URIs that more than one server lists.
+    pub contested_uris: Vec<ContestedUri>,
+    /// Servers with more templates than URIs are matched against.
+    pub unmatched: Vec<UnmatchedTemplates>,
+}
+
+/// A URI that two servers list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ContestedUri {
+    /// The URI.
+    pub uri: String,
+    /// The server that reads of all servers go to.
+    pub owner: ServerIndex,
+    /// The other server; it is reached at its own endpoint.
+    pub other: ServerIndex,
+}
+
+/// The templates of one server that no URI is matched against.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UnmatchedTemplates {
+    /// The server.
+    pub server: ServerIndex,
+    /// How many there are.
+    pub count: usize,
+}
+
+/// How catalogs are built.
 #[derive(Clone, Debug)]
-pub struct Terms {
+pub struct CatalogOptions {
     /// The only tools to show, by own or public name; `None` shows all (`--tools`).
     pub tools: Option<HashSet<String>>,
-    /// How long a client may keep a list while every server is there.
+    /// How long a client may keep a list that is complete.
     pub fresh_ms: u32,
     /// Bounds for scanning items.
     pub(super) limits: Limits,
-    /// Bytes of the lists that are made for those who may not use everything.
+    /// Bytes of the lists made for callers who may not use everything.
     pub policy_bytes: usize,
 }
 
-/// What is known of the views before they are built.
-#[derive(Default)]
-pub struct Known<'a> {
-    /// Only what it allows is in them; `None`: everything.
-    pub grant: Option<&'a Grant>,
-    /// By number, the views of single servers that are there already.
-    pub alone: Vec<Option<Arc<Surface>>>,
-}
-
-impl Known<'_> {
-    fn sees(&self, member: &Member<'_>) -> bool {
-        self.grant.is_none_or(|grant| grant.servers.has_server(member.name.as_str()))
-    }
-
-    fn has(&self, number: usize) -> bool {
-        self.alone.get(number).is_some_and(Option::is_some)
-    }
-}
-
-impl Surface {
-    /// Where a tool's public name leads. Does not allocate.
-    pub fn tool(&self, name: &str) -> Option<&Route> {
-        self.tools.get(name)
-    }
-
-    /// Where a prompt's public name leads.
-    pub fn prompt(&self, name: &str) -> Option<&Route> {
-        self.prompts.get(name)
-    }
-
-    /// The server that lists `uri`, or has a template for it: rather one that fits as RFC 6570 has it.
-    pub fn resource(&self, uri: &str) -> Option<usize> {
-        self.resources.get(uri).copied().or_else(|| self.fitting(uri))
-    }
-
-    /// What fits strictly fits loosely too, so most templates are read once.
-    fn fitting(&self, uri: &str) -> Option<usize> {
-        let (mut candidate, mut loosely) = (Candidate::new(uri), None);
-        for (template, server) in &self.templates {
-            // The first that fits loosely is enough; a later one counts only if it fits strictly.
-            let comes_close = loosely.is_some() || candidate.fits(template, Reading::Loose);
-            if comes_close && candidate.fits(template, Reading::Strict) {
-                return Some(*server);
-            }
-            loosely = loosely.or(comes_close.then_some(*server));
-        }
-        loosely
-    }
-
-    /// The server that offers exactly this template (a completion names it unexpanded).
-    pub fn template(&self, template: &str) -> Option<usize> {
-        self.template_texts.get(template).copied()
-    }
-
-    /// A rendered list.
-    pub fn list(&self, list: List) -> &Rendered {
-        let [tools, prompts, resources, templates] = &self.lists;
-        match list {
-            List::Tools => tools,
-            List::Prompts => prompts,
-            List::Resources => resources,
-            List::Templates => templates,
-        }
-    }
-
-    /// About what it holds.
-    pub fn bytes(&self) -> usize {
-        // Tables hold the names again.
-        2 * self.lists.iter().map(Rendered::size).sum::<usize>()
-    }
-
-    /// The same lists share the memory of those of others; about what is held beside them.
-    pub(super) fn share<'o>(&mut self, others: impl Iterator<Item = &'o Self> + Clone) -> usize {
-        let lists = self.lists.iter_mut().enumerate();
-        let own: usize = lists
-            .map(|(place, own)| {
-                let mut others = others.clone().filter_map(|other| other.lists.get(place));
-                if others.any(|other| own.share(other)) { 0 } else { own.size() }
-            })
-            .sum();
-        let names = self.tools.keys().chain(self.prompts.keys()).chain(self.resources.keys());
-        own + names.map(|name| name.len() + NAME_COST).sum::<usize>()
-    }
-
-    /// What the servers tell a model about their use.
-    pub fn instructions(&self) -> Option<&str> {
-        self.instructions.as_deref()
-    }
-}
-
-impl Terms {
+impl CatalogOptions {
     fn may_show(&self, server: &ServerName, tool: &str) -> bool {
         let Some(only) = &self.tools else { return true };
         only.contains(tool) || only.contains(&names::prefixed(server, tool))
     }
 }
 
-impl Catalog {
-    /// Builds all views. `given` learns the names that this round gives out, among all in any case.
-    pub fn build(members: &[Member<'_>], given: &mut GivenNames, terms: &Terms, known: Known<'_>) -> Self {
-        let mut catalog = Self { completes: vec![true; numbers(members)], ..Self::default() };
-        for member in members {
-            if let Some(completes) = catalog.completes.get_mut(member.number) {
-                *completes = member.part.is_none_or(|part| part.completes);
-            }
-        }
-        let mut builder = Builder::new(members, terms, known);
-        builder.tools(&mut given.tools, &mut catalog);
-        builder.prompts(&mut given.prompts, &mut catalog);
-        builder.resources(&mut catalog);
-        builder.instructions();
-        (catalog.all, catalog.alone) = builder.render();
-        catalog
+/// Which views are built, and which exist already.
+#[derive(Default)]
+pub struct BuildScope<'a> {
+    /// Only what it allows is shown; `None` shows everything.
+    pub grant: Option<&'a Grant>,
+    /// Views of single servers that are reused.
+    pub existing: PerServer<Option<Arc<View>>>,
+}
+
+impl BuildScope<'_> {
+    fn allows(&self, member: &Member<'_>) -> bool {
+        self.grant.is_none_or(|grant| grant.servers.has_server(member.name.as_str()))
+    }
+
+    fn has(&self, index: ServerIndex) -> bool {
+        self.existing.get(index).is_some_and(Option::is_some)
     }
 }
 
-/// Places for the views of single servers, by their numbers.
-fn numbers(members: &[Member<'_>]) -> usize {
-    members.iter().map(|member| member.number + 1).max().unwrap_or(0)
+impl Catalog {
+    /// The catalog of everybody. Gives out the names that `basis` lacks.
+    pub(super) fn build(mut basis: Basis, policy: Arc<Policy>, options: &CatalogOptions) -> Self {
+        let members = members(&basis.servers, &basis.parts);
+        let names = Arc::make_mut(&mut basis.names);
+        let views = Views::build(&members, names, options, BuildScope::default());
+        Self { shown: basis.servers.clone(), basis: Arc::new(basis), access: Access::new(policy), views }
+    }
+
+    /// What calls see while they wait for names: the servers, and no name.
+    pub(super) fn without_names(servers: Arc<ServerSet>, policy: Arc<Policy>) -> Self {
+        let basis = Arc::new(Basis { servers: servers.clone(), ..Basis::default() });
+        Self { basis, shown: servers, access: Access::new(policy), views: Views::default() }
+    }
 }
 
-/// The views while they grow: per view, tables and the items of each list.
+impl Views {
+    /// Builds all views. `names` are given out among all members, whatever the scope; new ones are added.
+    pub fn build(
+        members: &[Member<'_>],
+        names: &mut GivenNames,
+        options: &CatalogOptions,
+        scope: BuildScope<'_>,
+    ) -> Self {
+        let mut builder = Builder::new(members, options, scope);
+        builder.tools(&mut names.tools);
+        builder.prompts(&mut names.prompts);
+        builder.resources();
+        builder.instructions();
+        builder.render()
+    }
+}
+
+/// The views while they are built.
 struct Builder<'a> {
     members: &'a [Member<'a>],
-    /// The slugs by number.
-    slugs: Vec<Option<&'a ServerName>>,
-    terms: &'a Terms,
-    known: Known<'a>,
+    slugs: PerServer<Option<&'a ServerName>>,
+    options: &'a CatalogOptions,
+    scope: BuildScope<'a>,
     all: Draft,
-    alone: Vec<Draft>,
+    alone: PerServer<Draft>,
+    /// The views themselves are still empty here; everything else grows as items are added.
+    views: Views,
 }
 
+/// One view while it is built: its tables, and the items of its lists.
 #[derive(Default)]
 struct Draft {
-    surface: Surface,
+    view: View,
     items: [Vec<Bytes>; 4],
-    /// Which of the tools clients with a session do not take as they are.
+    /// The places of the tools that must be rendered otherwise for clients with a session.
     odd: Vec<usize>,
 }
 
 impl<'a> Builder<'a> {
-    fn new(members: &'a [Member<'a>], terms: &'a Terms, known: Known<'a>) -> Self {
-        let (mut alone, mut slugs) = (Vec::new(), vec![None; numbers(members)]);
-        alone.resize_with(slugs.len(), Draft::default);
+    fn new(members: &'a [Member<'a>], options: &'a CatalogOptions, scope: BuildScope<'a>) -> Self {
+        let servers = members.iter().map(|member| member.index.count()).max().unwrap_or(0);
+        let mut slugs = PerServer::filled(servers, || None);
+        let mut completes = PerServer::filled(servers, || true);
         for member in members {
-            if let Some(slug) = slugs.get_mut(member.number) {
+            if let (Some(slug), Some(completes)) =
+                (slugs.get_mut(member.index), completes.get_mut(member.index))
+            {
                 *slug = Some(member.name);
+                *completes = member.part.is_none_or(|part| part.completes);
             }
         }
-        Self { members, slugs, terms, known, all: Draft::default(), alone }
+        let alone = PerServer::filled(servers, Draft::default);
+        let views = Views { completes, ..Views::default() };
+        Self { members, slugs, options, scope, all: Draft::default(), alone, views }
     }
 
-    /// The view of a single server, unless it is there already.
-    fn alone(&mut self, number: usize) -> Option<&mut Draft> {
-        self.alone.get_mut(number).filter(|_| !self.known.has(number))
+    /// The view of a single server, unless an existing one is reused.
+    fn alone(&mut self, index: ServerIndex) -> Option<&mut Draft> {
+        self.alone.get_mut(index).filter(|_| !self.scope.has(index))
     }
 
     fn all_slugs(&self) -> HashSet<&'a str> {
         self.members.iter().map(|member| member.name.as_str()).collect()
     }
 
-    fn parts(&self) -> impl Iterator<Item = (usize, &'a Member<'a>, &'a Part)> + use<'a> {
-        self.members.iter().filter_map(|member| Some((member.number, member, member.part?)))
+    fn parts(&self) -> impl Iterator<Item = (&'a Member<'a>, &'a Part)> + use<'a> {
+        self.members.iter().filter_map(|member| Some((member, member.part?)))
     }
 
-    fn tools(&mut self, names: &mut Names, catalog: &mut Catalog) {
+    fn tools(&mut self, names: &mut Names) {
         let mut shown = Vec::new();
-        for (server, member, part) in self.parts() {
-            let tools = part.tools(&self.terms.limits).iter();
+        for (member, part) in self.parts() {
+            let tools = part.tools(&self.options.limits).iter();
             let tools: Vec<&Tool> =
-                tools.filter(|tool| self.terms.may_show(member.name, &tool.item.key)).collect();
-            shown.push((server, member, tools));
+                tools.filter(|tool| self.options.may_show(member.name, &tool.item.key)).collect();
+            shown.push((member, tools));
         }
-        let offers: Vec<_> = shown
-            .iter()
-            .map(|(_, member, tools)| member.offer(tools.iter().map(|tool| &tool.item)))
-            .collect();
+        let offers: Vec<_> =
+            shown.iter().map(|(member, tools)| member.offer(tools.iter().map(|tool| &tool.item))).collect();
         let assigned = names.assign(&offers, &self.all_slugs());
-        catalog.contested += assigned.contested;
-        for ((server, member, tools), public) in shown.iter().zip(assigned.public) {
+        self.views.contested_names += assigned.contested;
+        for ((member, tools), public) in shown.iter().zip(assigned.public) {
             for (tool, public) in tools.iter().zip(public) {
                 let (item, slug) = (&tool.item, member.name.as_str());
-                if self.known.grant.is_some_and(|grant| !grant.has_tool(slug, &item.key)) {
+                if self.scope.grant.is_some_and(|grant| !grant.has_tool(slug, &item.key)) {
                     continue;
                 }
                 if tool.has_odd_output {
                     self.all.next_is_odd(public.is_some());
-                    self.alone(*server).into_iter().for_each(|alone| alone.next_is_odd(true));
+                    self.alone(member.index).into_iter().for_each(|alone| alone.next_is_odd(true));
                 }
-                let route = Route { server: *server, rename: None, mirrored: tool.mirrored.clone() };
+                let route = Route { server: member.index, rename: None, mirrored: tool.mirrored.clone() };
                 self.add(List::Tools, item, public, &route);
             }
         }
     }
 
-    fn prompts(&mut self, names: &mut Names, catalog: &mut Catalog) {
+    fn prompts(&mut self, names: &mut Names) {
         let parts: Vec<_> = self.parts().collect();
-        let offers: Vec<_> = parts.iter().map(|(_, member, part)| member.offer(&part.prompts)).collect();
+        let offers: Vec<_> = parts.iter().map(|(member, part)| member.offer(&part.prompts)).collect();
         let assigned = names.assign(&offers, &self.all_slugs());
-        catalog.contested += assigned.contested;
-        for ((server, member, part), public) in parts.iter().zip(assigned.public) {
-            let route = Route { server: *server, rename: None, mirrored: Arc::default() };
-            let sees = self.known.sees(member);
-            for (item, public) in part.prompts.iter().zip(public).filter(|_| sees) {
+        self.views.contested_names += assigned.contested;
+        for ((member, part), public) in parts.iter().zip(assigned.public) {
+            let route = Route { server: member.index, rename: None, mirrored: Arc::default() };
+            let is_allowed = self.scope.allows(member);
+            for (item, public) in part.prompts.iter().zip(public).filter(|_| is_allowed) {
                 self.add(List::Prompts, item, public, &route);
             }
         }
     }
 
-    /// Enters one named item: under its public name for all, under its own for its server alone. The
-    /// prefixed name always leads to it too; nothing else is shown under that.
+    /// Adds a named item: to the view of all servers under its public name, to that of its server under its own name. The
+    /// prefixed name always leads to it as well, and nothing else is ever shown under that.
     fn add(&mut self, list: List, item: &Item, public: Option<String>, route: &Route) {
         let to = |rename| Route { rename, ..route.clone() };
         if let Some(alone) = self.alone(route.server) {
@@ -362,92 +347,99 @@ impl<'a> Builder<'a> {
         }
     }
 
-    fn resources(&mut self, catalog: &mut Catalog) {
-        for (n, member, part) in self.parts() {
-            if !self.known.sees(member) {
+    fn resources(&mut self) {
+        for (member, part) in self.parts() {
+            let index = member.index;
+            if !self.scope.allows(member) {
                 continue;
             }
             for item in &part.resources {
-                if let Some(alone) = self.alone(n) {
-                    alone.surface.resources.insert(item.key.clone(), n);
+                if let Some(alone) = self.alone(index) {
+                    alone.view.resources.insert(item.key.clone(), index);
                     alone.items(List::Resources).push(item.raw.clone());
                 }
-                match self.all.surface.resources.get(&item.key) {
-                    Some(owner) if *owner != n => catalog.doubled.push((item.key.clone(), *owner, n)),
+                match self.all.view.resources.get(&item.key) {
+                    Some(owner) if *owner != index => {
+                        let contested = ContestedUri { uri: item.key.clone(), owner: *owner, other: index };
+                        self.views.contested_uris.push(contested);
+                    }
                     Some(_) => {}
                     None => {
-                        self.all.surface.resources.insert(item.key.clone(), n);
+                        self.all.view.resources.insert(item.key.clone(), index);
                         self.all.items(List::Resources).push(item.raw.clone());
                     }
                 }
             }
             for (nth, item) in part.templates.iter().enumerate() {
                 let Some(template) = Template::parse(&item.key) else { continue };
-                let alone = self.alone.get_mut(n).filter(|_| !self.known.has(n));
+                let alone = self.alone.get_mut(index).filter(|_| !self.scope.has(index));
                 for draft in [Some(&mut self.all), alone].into_iter().flatten() {
                     if nth < TEMPLATES {
-                        draft.surface.templates.push((template.clone(), n));
+                        draft.view.templates.push((template.clone(), index));
                     }
-                    draft.surface.template_texts.entry(item.key.clone()).or_insert(n);
+                    draft.view.template_texts.entry(item.key.clone()).or_insert(index);
                     draft.items(List::Templates).push(item.raw.clone());
                 }
             }
-            catalog.unmatched.extend(part.unmatched().map(|more| (n, more)));
+            let unmatched = part.unmatched().map(|count| UnmatchedTemplates { server: index, count });
+            self.views.unmatched.extend(unmatched);
         }
     }
 
     fn instructions(&mut self) {
         let mut all = String::new();
-        for (n, member, part) in self.parts() {
-            if !self.known.sees(member) {
+        for (member, part) in self.parts() {
+            if !self.scope.allows(member) {
                 continue;
             }
             let Some(own) = part.instructions.as_deref().filter(|text| !text.is_empty()) else { continue };
-            if let Some(alone) = self.alone(n) {
-                alone.surface.instructions = Some(own.to_owned());
+            if let Some(alone) = self.alone(member.index) {
+                alone.view.instructions = Some(own.to_owned());
             }
             let room = INSTRUCTION_BYTES.saturating_sub(all.len());
             let section = format!("## {}\n{own}\n\n", member.name);
             all.push_str(section.get(..section.floor_char_boundary(room)).unwrap_or(&section));
         }
-        self.all.surface.instructions = Some(all.trim_end().to_owned()).filter(|text| !text.is_empty());
+        self.all.view.instructions = Some(all.trim_end().to_owned()).filter(|text| !text.is_empty());
     }
 
-    fn render(self) -> (Surface, Vec<Arc<Surface>>) {
-        // A list that lacks a server, or a part of one, is asked for again soon.
+    fn render(mut self) -> Views {
+        // Clients ask again soon for a list that lacks a server, or a part of one.
         let is_whole = |member: &Member<'_>| member.part.is_some_and(|part| part.unread.is_empty());
-        let fresh_ms = |is_whole: bool| if is_whole { self.terms.fresh_ms } else { 0 };
-        let finish = |draft: Draft, fresh_ms: u32| {
-            let Draft { mut surface, items, odd, .. } = draft;
-            for ((rendered, items), list) in surface.lists.iter_mut().zip(&items).zip(List::ALL) {
-                *rendered = match list {
-                    List::Tools => Rendered::tools((items, &odd), fresh_ms, &self.terms.limits),
-                    list => Rendered::list(list.key(), items, fresh_ms),
-                };
-            }
-            surface
-        };
-        let whole = self.members.iter().filter(|member| self.known.sees(member)).all(is_whole);
-        let nobody = Arc::new(finish(Draft::default(), 0));
-        let mut alone = vec![nobody; self.alone.len()];
-        let mut drafts: Vec<_> = self.alone.into_iter().map(Some).collect();
+        let fresh_ms = |is_whole: bool| if is_whole { self.options.fresh_ms } else { 0 };
+        let limits = &self.options.limits;
+        let whole = self.members.iter().filter(|member| self.scope.allows(member)).all(is_whole);
+        let nothing = Arc::new(Draft::default().finish(0, limits));
+        let mut alone = PerServer::filled(self.alone.len(), || nothing.clone());
         for member in self.members {
-            let Some(view) = alone.get_mut(member.number) else { continue };
-            let known = self.known.alone.get(member.number).cloned().flatten();
-            let draft =
-                drafts.get_mut(member.number).and_then(Option::take).filter(|_| self.known.sees(member));
-            let made = || draft.map(|draft| Arc::new(finish(draft, fresh_ms(is_whole(member)))));
-            *view = known.or_else(made).unwrap_or_else(|| view.clone());
+            let Some(view) = alone.get_mut(member.index) else { continue };
+            let existing = self.scope.existing.get(member.index).cloned().flatten();
+            let draft = self.alone.get_mut(member.index).filter(|_| self.scope.allows(member));
+            let finish = |draft| Arc::new(Draft::finish(draft, fresh_ms(is_whole(member)), limits));
+            if let Some(made) = existing.or_else(|| draft.map(std::mem::take).map(finish)) {
+                *view = made;
+            }
         }
-        (finish(self.all, fresh_ms(whole)), alone)
+        Views { all: self.all.finish(fresh_ms(whole), limits), alone, ..self.views }
     }
 }
 
 impl Draft {
+    fn finish(self, fresh_ms: u32, limits: &Limits) -> View {
+        let Self { mut view, items, odd } = self;
+        for ((rendered, items), list) in view.lists.iter_mut().zip(&items).zip(List::ALL) {
+            *rendered = match list {
+                List::Tools => Rendered::tools((items, &odd), fresh_ms, limits),
+                list => Rendered::list(list.key(), items, fresh_ms),
+            };
+        }
+        view
+    }
+
     fn table(&mut self, list: List) -> &mut HashMap<String, Route> {
         match list {
-            List::Tools => &mut self.surface.tools,
-            _ => &mut self.surface.prompts,
+            List::Tools => &mut self.view.tools,
+            _ => &mut self.view.prompts,
         }
     }
 
@@ -467,9 +459,7 @@ impl Draft {
     }
 }
 
-/// What a name takes in a table beside its text: the route, and the alias.
-const NAME_COST: usize = 256;
-/// Bytes of instructions of all servers together: they enter the context of a model with every session.
+/// Bytes of the instructions of all servers together. 16 KiB: they enter the context of a model with every session.
 const INSTRUCTION_BYTES: usize = 16 * 1024;
 
 #[cfg(test)]

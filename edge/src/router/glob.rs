@@ -1,38 +1,38 @@
-//! Globs, as the policy has them: `*` is any run of characters, `?` one character, everything else itself.
+//! Globs of the policy: `*` matches any run of characters, `?` one character, everything else itself.
 //!
-//! Matching goes back to the last `*` alone, so it takes at most as many steps as glob and text have characters,
-//! multiplied. It must not know what is matched.
+//! Matching backtracks to the last `*` only, so it takes at most (characters of the glob) × (characters of the text)
+//! steps. It must not know what is matched.
 
 use std::fmt;
 use std::str::{Chars, FromStr};
 
-/// A glob that is not empty.
+/// A non-empty glob.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Glob(Box<str>);
 
 impl Glob {
-    /// What was written.
+    /// The glob as it was written.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// Whether all of `text` is as it says.
+    /// Whether it matches all of `text`.
     pub fn fits(&self, text: &str) -> bool {
         fits(&self.0, text)
     }
 
-    /// Whether it fits whatever `other` fits, as far as that can be told by looking: it fits what is written there.
+    /// Whether it certainly matches whatever `other` matches: it matches the text of that glob.
     pub fn covers(&self, other: &Self) -> bool {
-        // What is written may stand for several characters.
+        // A `*` in the text stands for any number of characters, which `?` does not match.
         !(self.0.contains('?') && other.0.contains('*')) && self.fits(&other.0)
     }
 
-    /// Whether it fits some text that begins with `prefix`.
+    /// Whether it matches any text that begins with `prefix`.
     pub fn may_fit_prefix(&self, prefix: &str) -> bool {
         let mut glob = self.0.chars();
         for wanted in prefix.chars() {
             match glob.next() {
-                // It takes the rest of the prefix, and what follows it in the glob always fits some text.
+                // It matches the rest of the prefix, and the rest of the glob always matches some text after it.
                 Some('*') => return true,
                 Some(found) if found == '?' || found == wanted => {}
                 _ => return false,
@@ -41,19 +41,19 @@ impl Glob {
         true
     }
 
-    /// Whether it is `*`, and thus fits everything.
+    /// Whether it is `*`, which matches everything.
     pub fn is_any(&self) -> bool {
         &*self.0 == "*"
     }
 }
 
-/// Why a text is no glob.
+/// Why a text is not a glob.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BadGlob {
-    /// It would fit nothing.
+    /// It would match nothing.
     #[error("an empty glob matches nothing; write a name, or `*` for all")]
     Empty,
-    /// See [`GLOB_CHARS`].
+    /// It has more than [`GLOB_CHARS`] characters.
     #[error("a glob has at most {GLOB_CHARS} characters")]
     TooLong,
 }
@@ -76,10 +76,10 @@ impl fmt::Debug for Glob {
     }
 }
 
-/// Whether all of `text` is as `glob` says, which here may be empty.
+/// Whether `glob`, which may be empty here, matches all of `text`.
 pub(super) fn fits(glob: &str, text: &str) -> bool {
     let (mut glob, mut text) = (glob.chars(), text.chars());
-    // What follows the last `*`, and where in the text it was tried: if it does not fit there, one further on.
+    // What follows the last `*`, and where in the text that was tried. If it does not match there, the next place is tried.
     let mut last: Option<(Chars<'_>, Chars<'_>)> = None;
     loop {
         match (glob.next(), text.clone().next()) {
@@ -102,7 +102,7 @@ pub(super) fn fits(glob: &str, text: &str) -> bool {
     }
 }
 
-/// Characters of one glob. 256: names of principals and tools are a quarter of that.
+/// Characters of one glob. 256: names of principals and tools are a quarter as long.
 pub const GLOB_CHARS: usize = 256;
 
 #[cfg(test)]
@@ -110,7 +110,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// The definition, word by word; it takes for ever on some.
+    /// The definition, taken literally. Exponential for some globs.
     fn by_definition(glob: &[char], text: &[char]) -> bool {
         match (glob, text) {
             ([], []) => true,

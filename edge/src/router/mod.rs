@@ -1,28 +1,33 @@
-//! From a public name to the server that has it: what the front needs to know of the servers behind.
+//! Leads from public names to the servers that have them: all that the front needs to know of the servers.
 //!
-//! [`Gateway`] is the whole view: a downstream adapter dispatches calls through it and asks it what the
-//! servers offer together. [`Router`] is the real one: it answers lists from the [`catalog`], kept fresh in
-//! the background by [`refresh`], and routes everything else by table. It must not know of HTTP, sessions or
-//! eras.
+//! [`Gateway`] is the interface: the adapters of the front dispatch calls through it and ask it what the servers offer
+//! together. [`Router`] implements it: it answers lists from the [`catalog`], which [`refresh`] keeps up to date in the
+//! background, and routes everything else by table. It must not know of HTTP, sessions or eras.
+//!
+//! ```text
+//! refresh ── lists of a server ──▶ publish ──▶ Catalog ──▶ limited to a grant ──▶ with a session's lists ──▶ route
+//!   part, repair, render            names       view          policy_view           session_overlay
+//! ```
 
 pub mod catalog;
 pub mod glob;
-mod granted;
-mod lineup;
-mod mend;
 pub mod names;
-mod own;
 pub mod part;
 pub mod policy;
+mod policy_view;
 mod publish;
 pub mod refresh;
 pub mod render;
+mod repair;
 mod route;
-mod seen;
+mod server_set;
 mod session;
+mod session_overlay;
+mod session_relist;
+mod shown_uris;
 mod subscribe;
 mod template;
-mod views;
+pub mod view;
 
 use std::collections::HashSet;
 use std::pin::Pin;
@@ -43,52 +48,51 @@ use crate::call::{
 use crate::error::{Blame, Error, Kind};
 use crate::ops::drain::DrainWatch;
 use crate::permit::RETRY_AFTER;
-use catalog::{Catalog, Terms};
-use lineup::Lineup;
+use catalog::{Catalog, CatalogOptions};
 use policy::Rule;
 use publish::State;
-use seen::{SEEN_URIS, Seen};
-use subscribe::{Ears, News};
-use views::Views;
+use server_set::ServerSet;
+use session_overlay::SessionOverlays;
+use shown_uris::{SEEN_URIS, ShownUris};
+use subscribe::{ListWatchers, ResourceListeners};
 
-pub use lineup::Entry;
+pub use server_set::{Entry, ServerIndex};
 pub use subscribe::Accepted;
 
-/// All configured servers as one. Answers the four list methods itself, routes tools, prompts, resources
-/// and completions; every other method is its caller's business. What the policy denies a caller is to that caller as if
-/// it were not there.
+/// All configured servers as one. Answers the four list methods itself and routes tools, prompts, resources, completions,
+/// log levels and tasks; it refuses every other method. To a caller, what the policy denies them does not exist.
 pub trait Gateway: Dispatch {
-    /// The server of this slug that `caller` may use, for `/servers/{slug}/…`.
+    /// The server with this slug, if `caller` may use it, for `/servers/{slug}/…`.
     fn server(&self, caller: &Caller, slug: &str) -> Option<ServerName>;
 
-    /// Whether public names have been given out; before that no list is the truth.
+    /// Whether public names have been given out. Before that, lists are incomplete.
     fn settled(&self) -> watch::Receiver<bool>;
 
-    /// Waits for that, at most `names_settle`; fails at once where it will not come any more.
+    /// Waits until public names are given out, at most `names_settle`. Fails at once in a process that stops.
     fn settling(&self) -> Settling;
 
-    /// What the servers (or the one in scope) tell a model about their use.
+    /// The instructions to models of all servers, or of the one in scope.
     fn instructions(&self, caller: &Caller, scope: Option<&ServerName>) -> Option<String>;
 
     /// The parameters of this public tool that a modern client repeats in `Mcp-Param-*` headers. `None` when
     /// the tool is unknown.
     fn mirrored(&self, caller: &Caller, scope: Option<&ServerName>, tool: &str) -> Option<Arc<[Mirrored]>>;
 
-    /// The roots of a session's client changed, which its servers may want to hear.
+    /// Notifies the servers of a session that the roots of its client changed.
     fn roots_changed(&self, session: &SessionHandle);
 
-    /// How often the rendered lists changed that `caller` sees, of all servers together or of the one in scope. Counted
-    /// while somebody has what is returned.
+    /// Counts how often the lists changed that `caller` sees, of all servers together or of the one in scope. Counts as long
+    /// as a receiver exists.
     fn changes(&self, caller: &Caller, scope: Option<&ServerName>) -> watch::Receiver<ListChanges>;
 
-    /// Has `subscriber` hear of these resources, as far as their servers agree in time; resolves with those that do.
+    /// Subscribes to these resources. Resolves with the subscriptions that their servers accept in time.
     fn subscribe(&self, subscriber: Subscriber, scope: Option<ServerName>, uris: Vec<String>) -> Accepted;
 }
 
-/// See [`Gateway::settling`].
+/// What [`Gateway::settling`] returns.
 pub type Settling = Pin<Box<dyn Future<Output = Result<(), Error>> + Send>>;
 
-/// Counts of changes of the rendered lists; a count that moved means that clients should list again.
+/// Counts of changes of the rendered lists. When a count moves, clients should list again.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ListChanges {
     /// Of `tools/list`.
@@ -102,28 +106,26 @@ pub struct ListChanges {
 /// How names and lists behave.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// The longest wait for every server's first lists before names are given out. 15 s: a server started
-    /// by `npx` from a warm cache is there by then, and a rollout is not held up by one that is broken.
+    /// The longest wait for the first lists of all servers before names are given out. 15 s: a server started by `npx`
+    /// from a warm cache is up by then, and a broken server does not hold up a rollout.
     pub names_settle: Duration,
     /// The only tools to show, by own or public name; `None` shows all (`--tools`).
     pub tools: Option<HashSet<String>>,
-    /// What each principal may use; `None`: everything.
+    /// What each principal may use; `None` allows everything.
     pub policy: Option<Vec<Rule>>,
-    /// How long modern clients may keep a list. 30 s: legacy servers announce changes, but a client without
-    /// a stream to us would not hear of them.
+    /// How long modern clients may keep a list. 30 s: a client without an open stream is not notified of changes.
     pub fresh: Duration,
-    /// The pause between two listings of one server. 500 ms: real servers announce up to five changes at
-    /// each start.
+    /// The shortest pause between two listings of one server. 500 ms: real servers announce up to five changes at each start.
     pub refresh_gap: Duration,
-    /// Bytes of the lists that single sessions see, and of the catalogs built from them, of all sessions together.
-    /// 64 MiB: some hundred different views of a thousand tools, or some thousand of a few dozen.
+    /// Bytes of the lists that only single sessions see, with the catalogs built from them, of all sessions together.
+    /// 64 MiB: some hundred different views of a thousand tools, or some thousand views of a few dozen.
     pub view_bytes: usize,
-    /// From a changed policy to the last connection that is opened for a call from before it: as long as a call may wait
-    /// for one. 60 s: enough where nobody says how long that is.
+    /// How long after a change of the policy a connection may still be opened for a call from before it: as long as a call
+    /// waits for a connection. 60 s, unless the configuration of `upstream` says how long that is.
     pub late: Duration,
-    /// Bytes of the lists that are made for principals who may not use everything, of all grants of the policy together.
-    /// 128 MiB: as many as fifty different grants of a thousand large tools, or all of a hundred tools. While lists
-    /// change those from before are held as well.
+    /// Bytes of the lists made for principals who may not use everything, of all grants of the policy together.
+    /// 128 MiB: enough for fifty different grants of a thousand large tools, or for all grants of a hundred tools. While
+    /// lists change, the previous ones are held as well.
     pub policy_bytes: usize,
     /// Bounds for scanning what servers list.
     pub limits: Limits,
@@ -207,7 +209,7 @@ impl Metrics {
 /// What is wrong with the lists of one server.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Complaints {
-    /// Whether it was listed at all.
+    /// Whether the server was listed at least once.
     pub listed: bool,
     /// A sentence for each list that cannot be read and each item that is not shown as it came.
     pub all: Vec<String>,
@@ -221,24 +223,24 @@ pub struct Router {
 
 struct Shared {
     config: Config,
-    terms: Terms,
+    options: CatalogOptions,
     metrics: Metrics,
-    seen: Arc<Seen>,
+    shown_uris: Arc<ShownUris>,
     drain: DrainWatch,
     settled: watch::Sender<bool>,
-    news: News,
-    ears: Ears,
-    /// What single sessions see.
-    views: Views,
+    list_watchers: ListWatchers,
+    resource_listeners: ResourceListeners,
+    /// What single sessions see otherwise.
+    overlays: SessionOverlays,
     state: Mutex<State>,
-    /// What calls are routed by; replaced as a whole, read without waiting.
+    /// What calls are routed by. Replaced as a whole, so that readers never wait for a build.
     catalog: RwLock<Arc<Catalog>>,
 }
 
 impl Router {
-    /// A router that knows of no name yet; [`refresh`] brings them.
+    /// A router without names. [`refresh`] lists the servers.
     pub fn new(config: Config, servers: Vec<Entry>, metrics: Metrics, drain: DrainWatch) -> Self {
-        let terms = Terms {
+        let options = CatalogOptions {
             tools: config.tools.clone(),
             fresh_ms: u32::try_from(config.fresh.as_millis()).unwrap_or(u32::MAX),
             limits: config.limits.clone(),
@@ -246,43 +248,43 @@ impl Router {
         };
         let policy = config.policy.clone();
         let shared = Arc::new(Shared {
-            terms,
-            views: Views::new(config.view_bytes),
+            options,
+            overlays: SessionOverlays::new(config.view_bytes),
             config,
             metrics,
-            seen: Arc::new(Seen::new(SEEN_URIS)),
+            shown_uris: Arc::new(ShownUris::new(SEEN_URIS)),
             drain,
             settled: watch::Sender::new(servers.is_empty()),
-            news: News::default(),
-            ears: Ears::default(),
-            state: Mutex::default(),
+            list_watchers: ListWatchers::default(),
+            resource_listeners: ResourceListeners::default(),
+            state: Mutex::new(State::new(servers.is_empty())),
             catalog: RwLock::default(),
         });
         shared.reconfigure(servers, policy.as_deref());
         Self { shared }
     }
 
-    /// Serves these servers from now on, in this order. Whoever was there before goes on undisturbed; a server that is
-    /// another one under its name shows what that one did until it is listed. Names are given out anew, unless they are
-    /// the same servers. With them comes what principals may use of them, so that no call sees one without the other.
+    /// Serves these servers from now on, in this order. Servers that stay are undisturbed. A new server under a known name
+    /// shows what the previous one listed until it is listed itself. Names are given out anew unless the servers are the
+    /// same. The policy changes in the same step, so that no call sees the new servers with the old policy.
     pub fn reconfigure(&self, servers: Vec<Entry>, policy: Option<&[Rule]>) {
         let changed = self.shared.reconfigure(servers, policy);
         if changed.servers {
             refresh::settle(self);
         }
         if changed.policy {
-            granted::revoke(self);
+            policy_view::revoke(self);
         }
     }
 
-    /// What public names lead to now.
+    /// What public names lead to now, for callers who may use everything.
     pub fn catalog(&self) -> Arc<Catalog> {
         self.shared.catalog()
     }
 
-    /// Globs of tools in the policy that fit none, each after the glob of its principals: slips, as a rule.
+    /// Tool globs of the policy that match no tool, each after the glob of its principals. Usually they are typing errors.
     pub fn idle_globs(&self) -> Vec<(String, String)> {
-        granted::idle_globs(self)
+        policy_view::idle_globs(self)
     }
 
     /// What is wrong with the lists of a server, for its operator.
@@ -297,40 +299,40 @@ impl Shared {
         self.catalog.read().clone()
     }
 
-    /// The servers that calls may reach now.
-    fn lineup(&self) -> Arc<Lineup> {
-        self.catalog().lineup.clone()
+    /// The servers that are configured now.
+    fn servers(&self) -> Arc<ServerSet> {
+        self.catalog().shown.clone()
     }
 
     fn is_settled(&self) -> bool {
         *self.settled.borrow()
     }
 
-    /// The number of a configured server.
-    fn index(&self, name: &ServerName) -> Option<usize> {
-        self.lineup().number(name.as_str())
+    /// The index of a configured server.
+    fn index(&self, name: &ServerName) -> Option<ServerIndex> {
+        self.servers().index_of(name.as_str())
     }
 
-    /// What `caller` sees now, unless it is a session that sees something else.
+    /// What `caller` may see now, without the lists of its session.
     fn catalog_for(&self, caller: &Caller) -> Arc<Catalog> {
-        self.seen_by(self.catalog(), caller)
+        self.limited_for(self.catalog(), caller)
     }
 
-    /// Names are not given out yet: the call waits for them.
+    /// Routes a call once names are given out.
     fn when_settled(self: Arc<Self>, call: Call) -> Reply {
         let names = self.settling();
         self.after(call, names)
     }
 
-    /// Names, at most `names_settle` from now. A process that leaves gives none out any more: nobody has to wait for
-    /// them in vain, and a call that came by a load balancer may go to another replica.
+    /// Waits for names, at most `names_settle`. A process that stops gives none out any more, so its calls fail at once and
+    /// a load balancer can send them to another replica.
     fn settling(&self) -> impl Future<Output = Result<(), Error>> + Send + use<> {
         let (mut settled, timeout) = (self.settled.subscribe(), self.config.names_settle);
         let drain = self.drain.clone();
         async move {
-            // All arms are cancel-safe: each waits for something that stays as it is.
+            // All arms are cancel-safe: each waits for a state that stays.
             tokio::select! {
-                biased; // what has come counts in a process that leaves, too
+                biased; // names that are given out count also in a process that stops
                 _ = settled.wait_for(|settled| *settled) => Ok(()),
                 () = drain.leaving() => {
                     Err(Error::new(Kind::Draining, Blame::Edge, "this gateway is stopping; connect again"))
@@ -364,7 +366,7 @@ impl Shared {
     }
 }
 
-/// Passes a reply on, both ways.
+/// Passes the events and the outcome of a reply on, and its cancellation back.
 async fn forward(mut from: Reply, to: Responder) {
     loop {
         tokio::select! {
@@ -385,8 +387,8 @@ impl Dispatch for Router {
         let shared = &self.shared;
         if !shared.is_settled() {
             shared.clone().when_settled(call)
-        } else if shared.looks_first(&call) {
-            shared.clone().when_looked(call)
+        } else if shared.waits_for_relist(&call) {
+            shared.clone().after_relist(call)
         } else {
             shared.route(call)
         }
@@ -395,11 +397,11 @@ impl Dispatch for Router {
 
 impl Gateway for Router {
     fn server(&self, caller: &Caller, slug: &str) -> Option<ServerName> {
-        let of = |lineup: &Lineup| lineup.get(lineup.number(slug)?).map(|entry| entry.name.clone());
+        let find = |servers: &ServerSet| servers.get(servers.index_of(slug)?).map(|entry| entry.name.clone());
         let catalog = self.shared.catalog_for(caller);
-        let found = of(&catalog.lineup);
+        let found = find(&catalog.shown);
         if found.is_none()
-            && let Some(denied) = of(catalog.configured())
+            && let Some(denied) = find(catalog.configured())
         {
             self.shared.denied(caller, (&denied, None));
         }
@@ -416,22 +418,22 @@ impl Gateway for Router {
 
     fn instructions(&self, caller: &Caller, scope: Option<&ServerName>) -> Option<String> {
         let catalog = self.shared.catalog_for(caller);
-        catalog.sight(scope)?.surface.instructions().map(str::to_owned)
+        catalog.scoped(scope)?.view.instructions().map(str::to_owned)
     }
 
     fn mirrored(&self, caller: &Caller, scope: Option<&ServerName>, tool: &str) -> Option<Arc<[Mirrored]>> {
         let catalog = self.shared.catalog_for(caller);
-        catalog.sight(scope)?.surface.tool(tool).map(|route| route.mirrored.clone())
+        catalog.scoped(scope)?.view.tool(tool).map(|route| route.mirrored.clone())
     }
 
     fn roots_changed(&self, session: &SessionHandle) {
-        for (_, entry) in self.shared.catalog_for(&session.caller).lineup.iter() {
+        for (_, entry) in self.shared.catalog_for(&session.caller).shown.iter() {
             entry.server.roots_changed(session);
         }
     }
 
     fn changes(&self, caller: &Caller, scope: Option<&ServerName>) -> watch::Receiver<ListChanges> {
-        self.shared.news.follow(caller, scope)
+        self.shared.list_watchers.follow(caller, scope)
     }
 
     fn subscribe(&self, subscriber: Subscriber, scope: Option<ServerName>, uris: Vec<String>) -> Accepted {
@@ -439,19 +441,19 @@ impl Gateway for Router {
     }
 }
 
-/// The caller named something that no server has.
+/// The error for a name that no server has.
 fn unknown(what: &str, name: &str, list: &str) -> Error {
     let name = abridged(name);
     let message = format!("no server offers {what} '{name}'; {list} shows what is available");
     Error::new(Kind::InvalidParams, Blame::Downstream, message)
 }
 
-/// As much of a caller's own word as is repeated.
+/// As much of a caller's own text as an error repeats.
 fn abridged(name: &str) -> String {
     name.chars().take(NAME_CHARS).collect()
 }
 
-/// Characters of a caller's own word that an error repeats: enough to recognise it.
+/// Characters of a caller's own text that an error repeats. 128: enough to recognise it.
 const NAME_CHARS: usize = 128;
 
 #[cfg(test)]

@@ -1,10 +1,10 @@
-//! Who owns which public name. Pure: offers in, names out, and a memory of what was given.
+//! Decides which server owns which public name. Pure: offers in, names out, and a memory of the names given out.
 //!
-//! Rules (ARCHITECTURE, names): the server listed first keeps a contested name; the others appear as
-//! `<slug>__<name>`. Once given, a bare name keeps its server until the configuration is read anew, also
-//! while that server is down or no longer offers it: a later server can never shadow an earlier one's tool.
-//! `<slug>__<name>` always leads to what that server calls so. A name that looks like another configured server's is
-//! given to nobody as it is, or a server could catch calls of another one by what it calls its tools.
+//! Rules (ARCHITECTURE, Names): the first server in the configuration keeps a contested name; the others appear as
+//! `<slug>__<name>`. A bare name that was given out keeps its server until the configuration changes, also while that
+//! server is down or no longer offers it, so a later server can never shadow an earlier one's tool. `<slug>__<name>`
+//! always leads to what that server calls `<name>`. A bare name that looks like the prefixed name of another configured
+//! server is given to nobody, or a server could catch the calls of another one by naming its tools so.
 
 use std::collections::{HashMap, HashSet};
 
@@ -16,7 +16,7 @@ pub enum Prefix {
     /// Bare, and `<slug>__<name>` only where the bare name is taken.
     #[default]
     Conflict,
-    /// Always `<slug>__<name>`: names stay the same whatever other servers offer.
+    /// Always `<slug>__<name>`: the names do not depend on what other servers offer.
     Always,
 }
 
@@ -25,7 +25,7 @@ pub enum Prefix {
 pub struct Offer<'a> {
     /// The server.
     pub server: &'a ServerName,
-    /// How it is configured.
+    /// How its names become public.
     pub prefix: Prefix,
     /// Its own names, in its order.
     pub names: Vec<&'a str>,
@@ -37,18 +37,18 @@ pub struct Names {
     owners: HashMap<String, ServerName>,
 }
 
-/// The outcome of one round.
+/// The public names of all offers.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Assigned {
-    /// Per offer, per name: the public name; `None` when the server offers the same name twice.
+    /// For each offer and each of its names the public name; `None` where a server repeats a name.
     pub public: Vec<Vec<Option<String>>>,
-    /// Names that are not given as they are, because they lead elsewhere.
+    /// How many names got a prefix because the bare name leads elsewhere.
     pub contested: usize,
 }
 
 impl Names {
-    /// Gives every offered name its public one. Offers come in the configured order; `slugs` are those of all configured
-    /// servers, also of such as offer nothing yet.
+    /// Gives every offered name a public name. Offers come in the configured order; `slugs` are those of all configured
+    /// servers, also of servers that offer nothing yet.
     pub fn assign(&mut self, offers: &[Offer<'_>], slugs: &HashSet<&str>) -> Assigned {
         for offer in offers.iter().filter(|offer| offer.prefix == Prefix::Conflict) {
             for name in &offer.names {
@@ -65,9 +65,9 @@ impl Names {
         let mut assigned = Assigned::default();
         for offer in offers {
             let own: HashSet<&str> = offer.names.iter().copied().collect();
-            let mut heard = HashSet::with_capacity(own.len());
+            let mut seen = HashSet::with_capacity(own.len());
             let names = offer.names.iter().map(|name| {
-                if !heard.insert(*name) {
+                if !seen.insert(*name) {
                     return None;
                 }
                 let is_its_own = match split(name, slugs) {
@@ -78,7 +78,7 @@ impl Names {
                     return Some((*name).to_owned());
                 }
                 assigned.contested += usize::from(offer.prefix == Prefix::Conflict);
-                Some(prefixed(offer.server, name)) // nobody else has it: see `split`
+                Some(prefixed(offer.server, name)) // no other server has it: see `split`
             });
             let names = names.collect();
             assigned.public.push(names);
@@ -86,46 +86,46 @@ impl Names {
         assigned
     }
 
-    /// Keeps those of servers that `keeps` says yes to.
+    /// Keeps the names of servers for which `keeps` returns true.
     pub fn retain(&mut self, keeps: impl Fn(&ServerName) -> bool) {
         self.owners.retain(|_, owner| keeps(owner));
     }
 
-    /// These, but where `own` has others.
+    /// These names, overridden by those of `own`.
     pub fn with(&self, own: &Self) -> Self {
         let mut all = self.clone();
         all.owners.extend(own.owners.iter().map(|(name, owner)| (name.clone(), owner.clone())));
         all
     }
 
-    /// Those that `common` does not have, or gave to others.
+    /// The names that `common` does not have, or gave to another server.
     pub fn beyond(&self, common: &Self) -> Self {
         let differs = |(name, owner): &(&String, &ServerName)| common.owners.get(*name) != Some(*owner);
         let owners = self.owners.iter().filter(differs).map(|(name, owner)| (name.clone(), owner.clone()));
         Self { owners: owners.collect() }
     }
 
-    /// About what they take.
+    /// About the bytes that they take.
     pub fn bytes(&self) -> usize {
         self.owners.keys().map(|name| name.len() + NAME_COST).sum()
     }
 }
 
-/// `<slug>__<name>`: only characters that every LLM API takes in a tool's name.
+/// `<slug>__<name>`: adds only characters that every LLM API accepts in the name of a tool.
 pub fn prefixed(server: &ServerName, name: &str) -> String {
     format!("{server}__{name}")
 }
 
-/// The slug and the own name that `name` is the prefixed one of, if a server of that slug is configured. There is one way
-/// to read it, for no slug has an underscore.
+/// The slug and the own name in a prefixed name, if a server of that slug is configured. There is only one way to split
+/// it, because no slug contains an underscore.
 fn split<'n>(name: &'n str, slugs: &HashSet<&str>) -> Option<(&'n str, &'n str)> {
     name.split_once("__").filter(|(slug, _)| slugs.contains(slug))
 }
 
-/// Names that are kept for their servers, of each kind. 100,000: ten times what large installations offer. Over it those
-/// that nobody offers at that moment may go to others later: a server that invents names all the time fills no memory.
+/// Names of each kind that are kept for their servers. 100,000: ten times what large installations offer. Above it, names
+/// that nobody offers at the moment are forgotten, so that a server that keeps inventing names does not fill the memory.
 pub const GIVEN_NAMES: usize = 100_000;
-/// What a name takes beside its text.
+/// Bytes of a name beside its text.
 const NAME_COST: usize = 64;
 
 #[cfg(test)]
@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_once_given_does_not_move() {
+    fn name_given_out_keeps_its_server() {
         let (a, b) = (server("a"), server("b"));
         let mut names = Names::default();
         assign(&mut names, &[offer(&a, &[]), offer(&b, &["y"])]);
@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn a_server_that_repeats_itself_is_heard_once() {
+    fn repeated_name_of_one_server_is_offered_once() {
         let a = server("a");
         assert_eq!(public(&assign(&mut Names::default(), &[offer(&a, &["x", "x"])])), [vec!["x", "-"]]);
     }

@@ -1,4 +1,4 @@
-//! What one server offers, and what is shown of it: read once, whoever sees how much of it.
+//! What one server offers, and how its tools are shown. The tools are rendered once for all catalogs that show them.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
@@ -7,13 +7,13 @@ use wire::limits::Limits;
 use wire::mcp::list::Item;
 use wire::mcp::mirror::Mirrored;
 
-use super::mend::Faults;
 use super::render;
+use super::repair::ItemDefects;
 use super::template::TEMPLATES;
 use crate::call::List;
 use crate::error::Error;
 
-/// What one server offers, as its control connection listed it.
+/// What one server offers, as listed over its control connection.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Part {
     /// `tools/list`, every page.
@@ -24,17 +24,17 @@ pub struct Part {
     pub resources: Vec<Item>,
     /// `resources/templates/list`, every page.
     pub templates: Vec<Item>,
-    /// What the server tells a model about its use.
+    /// The server's instructions to models.
     pub instructions: Option<String>,
     /// Whether it completes arguments.
     pub completes: bool,
-    /// It declares nothing that could be listed, so it is asked for no list.
+    /// Its capabilities declare nothing that could be listed, so no list is requested.
     pub lists_nothing: bool,
-    /// Which of its lists could not be read when they were last asked for, and why.
+    /// The lists that could not be read the last time, and why.
     pub unread: Vec<(List, Error)>,
-    /// What is not shown as the server sent it, by list.
-    pub faults: BTreeMap<List, Faults>,
-    /// What is shown of its tools.
+    /// The items that are not shown as the server sent them, by list.
+    pub defects: BTreeMap<List, ItemDefects>,
+    /// Its tools as they are shown.
     pub(super) shown: Shown,
 }
 
@@ -49,7 +49,7 @@ impl Part {
         }
     }
 
-    /// The same, to be changed.
+    /// The items of one list, to be changed. Tools are rendered anew afterwards.
     pub(super) fn items_mut(&mut self, list: List) -> &mut Vec<Item> {
         self.shown = Shown::default();
         match list {
@@ -60,7 +60,7 @@ impl Part {
         }
     }
 
-    /// How many of its templates no URI is held against, if any.
+    /// How many of its templates no URI is matched against, if any.
     pub(super) fn unmatched(&self) -> Option<usize> {
         self.templates.len().checked_sub(TEMPLATES).filter(|more| *more > 0)
     }
@@ -72,12 +72,12 @@ pub(super) struct Tool {
     pub(super) item: Item,
     /// The parameters that modern clients repeat in headers.
     pub(super) mirrored: Arc<[Mirrored]>,
-    /// Its `outputSchema` is none that clients with a session take.
+    /// Clients with a session do not accept its `outputSchema`.
     pub(super) has_odd_output: bool,
 }
 
-/// The tools that can be shown of a part, made when somebody looks first. A copy of the part, which may be changed, makes
-/// its own.
+/// The rendered tools of a part, made when they are first needed. A clone starts empty, because the cloned part may be
+/// changed.
 #[derive(Debug, Default)]
 pub(super) struct Shown(OnceLock<Vec<Tool>>);
 
@@ -87,7 +87,7 @@ impl Clone for Shown {
     }
 }
 
-/// It says nothing that the part does not.
+/// Always equal: it is derived from the other members of the part.
 impl PartialEq for Shown {
     fn eq(&self, _: &Self) -> bool {
         true

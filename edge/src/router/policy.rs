@@ -1,9 +1,9 @@
-//! What each principal may use: servers and tools, by glob. Pure: entries and a caller in, what it may use out.
+//! Decides what each principal may use: servers and tools, by glob. Pure: entries and a caller in, a grant out.
 //!
-//! The first entry that fits a principal counts, and without one it may use nothing. Entries that allow the same share
-//! a [`Grant`], so whatever is made for one principal is made for all of them. A principal is looked up once for each
-//! [`Caller`], which keeps the answer for the edition of the policy that gave it. What comes of it is not here
-//! (`granted`).
+//! The first entry that matches a principal counts; a principal without an entry may use nothing. Entries that allow the
+//! same share a [`Grant`], so catalogs are made once for all their principals. A principal is looked up once for each
+//! [`Caller`], which keeps the result together with the edition of the policy. The catalogs of grants are made in
+//! `policy_view`.
 
 use std::fmt;
 use std::sync::Arc;
@@ -15,13 +15,13 @@ use crate::call::Caller;
 /// One entry of the policy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rule {
-    /// Whom it is about.
+    /// The principals that it applies to.
     pub principals: Glob,
     /// What they may use.
     pub grant: Grant,
 }
 
-/// What the principals of an entry may use. Prompts, resources and everything else go with their server.
+/// What the principals of an entry may use. Prompts, resources and everything else are allowed with their server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Grant {
     /// Slugs.
@@ -30,36 +30,36 @@ pub struct Grant {
     pub tools: Choice,
 }
 
-/// What a list of globs leaves: of those that fit the last decides, and what none fits is denied.
+/// A list of globs. The last glob that matches decides; what no glob matches is denied.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Choice(Vec<Step>);
 
 /// One glob of a list.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Step {
-    /// `false`: it was written with `!` in front.
+    /// Whether it allows; `false` if it was written with a leading `!`.
     pub allows: bool,
-    /// What it is about.
+    /// The names that it applies to.
     pub glob: Glob,
 }
 
 /// The policy in force.
 #[derive(Debug, Default)]
 pub struct Policy {
-    /// Tells it from every other one of this process.
+    /// Distinguishes it from every other policy of this process.
     edition: u32,
-    /// As configured; `None`: everybody may use everything.
+    /// As configured; `None` lets everybody use everything.
     rules: Option<Vec<Rule>>,
-    /// By rule, what [`Caller::standing`] keeps: 0 for everything, else a place in `grants`, counted from 1.
+    /// For each rule what [`Caller::standing`] keeps: 0 for everything, else a place in `grants`, counted from 1.
     standings: Vec<u32>,
-    /// What differs from everything. The last one is nothing, for principals that no entry fits.
+    /// The grants that do not allow everything. The last one allows nothing, for principals without an entry.
     grants: Vec<Arc<Grant>>,
 }
 
 impl Policy {
-    /// As `rules` say; without any everybody may use everything.
+    /// A policy of these rules; without rules everybody may use everything.
     pub fn new(rules: Option<Vec<Rule>>) -> Self {
-        let Some(said) = &rules else { return Self::default() };
+        let Some(configured) = &rules else { return Self::default() };
         let (mut grants, mut standings) = (Vec::<Arc<Grant>>::new(), Vec::new());
         let mut place = |grant: &Grant| {
             if grant.is_everything() {
@@ -70,10 +70,10 @@ impl Policy {
                 grants.push(Arc::new(grant.clone()));
                 grants.len() - 1
             });
-            // There are at most as many as entries.
+            // There are at most as many as rules.
             u32::try_from(place + 1).unwrap_or(u32::MAX)
         };
-        standings.extend(said.iter().map(|rule| place(&rule.grant)));
+        standings.extend(configured.iter().map(|rule| place(&rule.grant)));
         standings.push(place(&Grant::nothing()));
         Self { edition: EDITIONS.fetch_add(1, Ordering::Relaxed), rules, standings, grants }
     }
@@ -83,7 +83,7 @@ impl Policy {
         self.rules.as_deref()
     }
 
-    /// The place of what `caller` may use among the [`grants`](Self::grants); `None`: everything.
+    /// The place of the caller's grant among the [`grants`](Self::grants); `None` if it may use everything.
     pub(super) fn place(&self, caller: &Caller) -> Option<usize> {
         let rules = self.rules.as_deref()?;
         let found = |principal: &str| {
@@ -99,25 +99,25 @@ impl Policy {
             .is_none_or(|place| self.grants.get(place).is_some_and(|grant| grant.servers.has_server(slug)))
     }
 
-    /// Whom the first entry is about that has this grant; `None`: whoever no entry fits.
+    /// The principals of the first entry with this grant; `None` for the grant of principals without an entry.
     pub(super) fn principals(&self, place: usize) -> Option<&str> {
         let entry = self.standings.iter().position(|standing| usize::try_from(*standing) == Ok(place + 1))?;
         self.rules()?.get(entry).map(|rule| rule.principals.as_str())
     }
 
-    /// What differs from everything.
+    /// The grants that do not allow everything.
     pub(super) fn grants(&self) -> &[Arc<Grant>] {
         &self.grants
     }
 }
 
 impl Rule {
-    /// Whether this principal is meant. One with an endless name is nobody that an operator can have meant.
+    /// Whether it applies to this principal. It never does to one with an overlong name.
     pub fn is_about(&self, principal: &str) -> bool {
         principal.len() <= NAME_BYTES && self.principals.fits(principal)
     }
 
-    /// Whether a principal whose name begins with `prefix` can be meant.
+    /// Whether it can apply to a principal whose name begins with `prefix`.
     pub fn may_be_about_prefix(&self, prefix: &str) -> bool {
         self.principals.may_fit_prefix(prefix)
     }
@@ -132,7 +132,7 @@ impl Grant {
         self.servers.is_all() && self.tools.is_all()
     }
 
-    /// The globs of tools that are about none of these, each a server and its tool, as far as it may use the server.
+    /// The tool globs that match none of `tools`, pairs of slug and own name. Tools of servers that it denies do not count.
     pub(super) fn idle<'a>(&'a self, tools: &'a [(&'a str, &'a str)]) -> impl Iterator<Item = &'a Step> {
         let tools: Vec<_> = tools
             .iter()
@@ -143,25 +143,25 @@ impl Grant {
         steps.filter(move |step| !tools.iter().any(|(slug, own, shown)| step.is_about_tool(slug, own, shown)))
     }
 
-    /// Whether a tool of that name of its server's own may be used, under whatever public name it appears.
+    /// Whether the tool with this own name may be used, under whatever public name it appears.
     pub(super) fn has_tool(&self, slug: &str, own_name: &str) -> bool {
         self.servers.has_server(slug) && self.tools.has_tool(slug, own_name)
     }
 }
 
 impl Choice {
-    /// What these leave, in their order.
+    /// These globs, in their order.
     pub fn of(steps: Vec<Step>) -> Self {
         Self(steps)
     }
 
-    /// Everything.
+    /// Allows everything.
     pub fn all() -> Self {
         let any = "*".parse().ok().map(|glob| Step { allows: true, glob });
         Self(any.into_iter().collect())
     }
 
-    /// Whether it leaves everything.
+    /// Whether it allows everything.
     pub fn is_all(&self) -> bool {
         self.0.last().is_some_and(|step| step.allows && step.glob.is_any())
     }
@@ -171,7 +171,7 @@ impl Choice {
         &self.0
     }
 
-    /// Whether it leaves the server of this slug.
+    /// Whether it allows the server with this slug.
     pub fn has_server(&self, slug: &str) -> bool {
         self.last(|step| step.glob.fits(slug))
     }
@@ -190,9 +190,9 @@ impl Choice {
 }
 
 impl Step {
-    /// Whether it is about this tool, which lists may show as `shown`. What allows is read narrowly: with `__` in it as
-    /// `server__tool`, else as the tool's own name, so that no server gets anything allowed by calling a tool
-    /// `other__tool`, and an allowing `t*` is never about a server `time`. What denies is read as each of them, and held
+    /// Whether it applies to this tool, which lists may show as `shown`. A glob that allows is read narrowly: with `__` in it
+    /// as `server__tool`, else as the own name of a tool. So a server cannot get a tool allowed by naming it `other__tool`,
+    /// and an allowing `t*` does not apply to a server `time`. A glob that denies is read in both ways, and is also matched
     /// against `shown` as a whole.
     fn is_about_tool(&self, slug: &str, own_name: &str, shown: &str) -> bool {
         let is_named = match self.glob.as_str().split_once("__") {
@@ -202,12 +202,13 @@ impl Step {
         is_named || (!self.allows && (self.glob.fits(own_name) || self.glob.fits(shown)))
     }
 
-    /// Whether this one, where it comes later, leaves nothing of `denial` among servers.
+    /// Whether this step, placed after `denial`, cancels it for all servers.
     pub fn covers_servers(&self, denial: &Self) -> bool {
         self.glob.covers(&denial.glob)
     }
 
-    /// The same among tools, as far as that can be told: what denies is read more widely than what allows.
+    /// Whether this step, placed after `denial`, certainly cancels it for all tools. A glob that denies is read more widely
+    /// than one that allows, so not every case is found.
     pub fn covers_tools(&self, denial: &Self) -> bool {
         let is_plain = |glob: &str| !glob.contains(['*', '?']) && !glob.contains("__");
         let (own, denied) = (self.glob.as_str(), denial.glob.as_str());
@@ -234,16 +235,16 @@ impl fmt::Debug for Choice {
     }
 }
 
-/// Numbers for policies; 0 is that of none.
+/// The next edition; 0 is that of the default policy.
 static EDITIONS: AtomicU32 = AtomicU32::new(1);
 
-/// Entries of a policy. 256: each that says something of its own may get rendered lists of its own.
+/// Entries of a policy. 256: each different grant may get rendered lists of its own.
 pub const ENTRIES: usize = 256;
-/// Globs of one list of an entry. 256: where more are needed, patterns are better than names. Each is held against each tool
-/// of the entry's servers, twice at most for each time that lists are made for it.
+/// Globs of one list of an entry. 256: where more are needed, patterns are better than names. Each is matched against each
+/// tool of the entry's servers, at most twice each time its lists are made.
 pub const GLOBS: usize = 256;
-/// Bytes of a name that globs are held against. 1 KiB: eight times what MCP has for tools. A longer name fits no entry, and
-/// is no tool that a list of globs allows, so that a server with endless names costs no time.
+/// Bytes of a name that globs are matched against. 1 KiB: eight times what MCP recommends for tools. A longer name matches
+/// no entry and is not allowed by any list of globs, so that overlong names of a server cost no time.
 // MCP 2025-11-25 server/tools, Tool Names: at most 128 characters
 const NAME_BYTES: usize = 1024;
 

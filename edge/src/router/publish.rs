@@ -1,60 +1,85 @@
-//! What the servers said last, and the catalogs made of it: built anew with each word that differs, and put in the
-//! place of the one before as a whole.
+//! Collects what the servers listed, and publishes a new catalog whenever that changed. A catalog replaces the previous
+//! one as a whole.
 
 use std::sync::Arc;
 
-use super::catalog::{Catalog, GivenNames, Known, Member};
-use super::granted::Access;
-use super::lineup::{Entry, Lineup};
-use super::mend::Fault;
+use super::catalog::{Basis, Catalog, GivenNames};
 use super::part::Part;
 use super::policy::{Policy, Rule};
 use super::refresh::LISTS_NOTHING;
+use super::repair::ItemDefect;
+use super::server_set::{Entry, PerServer, ServerIndex, ServerSet};
 use super::template::TEMPLATES;
 use super::{Complaints, Shared};
 use crate::call::{List, ServerName};
 use crate::error::Error;
 
 /// What catalogs are built from.
-#[derive(Default)]
 pub(super) struct State {
-    /// As configured; calls see those of the catalog.
-    pub(super) lineup: Arc<Lineup>,
+    /// The configured servers. Calls use those of the published catalog.
+    pub(super) servers: Arc<ServerSet>,
     policy: Arc<Policy>,
-    /// How often that changed.
-    configured: u64,
-    /// How often names were given out.
-    given_out: u64,
-    /// By the numbers of the servers.
-    parts: Vec<Listing>,
-    pub(super) given: Arc<GivenNames>,
-    /// New servers are heard before names are given out anew, and until then nothing changes.
-    waits: bool,
-    /// How many changes are being told; what servers list meanwhile is put in place with the next one.
-    telling: usize,
-    /// Whether a server has listed meanwhile.
-    listed_meanwhile: bool,
+    /// How often the set of servers changed.
+    config_version: u64,
+    /// How often names were given out anew.
+    naming_round: u64,
+    listings: PerServer<Listing>,
+    pub(super) names: Arc<GivenNames>,
+    naming: Naming,
+    notifying: Notifying,
 }
 
-/// A catalog that was replaced, and the one in its place, to be told to those who follow.
-pub(super) type Published = (Arc<Catalog>, Arc<Catalog>);
+/// Whether public names are given out.
+///
+/// ```text
+/// Settling ── every server has answered or failed, or `names_settle` is over ──▶ Settled
+///                                                                  ▲                │ other servers are configured
+///                                                                  │                ▼
+///                                                                  └──────────── Resettling
+/// ```
+/// With the last answer, or without any server that has to answer, names are given out at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Naming {
+    /// Never yet: no list is published, and calls wait.
+    Settling,
+    /// Each new listing is published as it comes.
+    Settled,
+    /// The names of servers that left are taken back; nothing else is published until the new servers have answered.
+    Resettling,
+}
 
-/// A change that is being told, in between what else there is to do. Without it changes that follow each other faster
-/// than they are told would pile up, each with its lists.
-pub(super) struct Telling(Arc<Shared>);
+/// Notifications of list changes that are still being sent. While there are any, new listings are published together
+/// afterwards: changes that follow each other faster than clients are notified would pile up, each with its lists.
+#[derive(Default)]
+struct Notifying {
+    in_progress: usize,
+    /// A server was listed meanwhile.
+    publish_next: bool,
+}
 
-impl Drop for Telling {
+/// A catalog that was replaced, and its replacement.
+pub(super) struct Published {
+    pub(super) before: Arc<Catalog>,
+    pub(super) now: Arc<Catalog>,
+}
+
+/// Held while the clients of one change are notified. Dropping the last one publishes what was listed meanwhile.
+pub(super) struct NotifyGuard(Arc<Shared>);
+
+impl Drop for NotifyGuard {
     fn drop(&mut self) {
         let mut state = self.0.state.lock();
-        state.telling = state.telling.saturating_sub(1);
-        let is_due = state.telling == 0 && std::mem::take(&mut state.listed_meanwhile);
-        let published = if is_due && !state.waits { self.0.publish(&mut state) } else { None };
+        let notifying = &mut state.notifying;
+        notifying.in_progress = notifying.in_progress.saturating_sub(1);
+        let is_due = notifying.in_progress == 0 && std::mem::take(&mut notifying.publish_next);
+        let is_due = is_due && state.naming == Naming::Settled;
+        let published = if is_due { self.0.publish(&mut state) } else { None };
         drop(state);
-        self.0.announce(published);
+        self.0.notify_list_changes(published);
     }
 }
 
-/// What a new configuration brought.
+/// What a new configuration changed.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Changed {
     pub(super) servers: bool,
@@ -65,11 +90,11 @@ pub(super) struct Changed {
 pub(super) enum Listing {
     /// Not answered yet.
     Pending,
-    /// Failed at least once and never answered; how it failed first.
+    /// Failed at least once and never answered; holds the first error.
     Failed(Error),
-    /// Not answered yet; what another server of that name said, which is shown meanwhile.
+    /// Not answered yet. Shows what another server of the same name listed before.
     Inherited(Arc<Part>),
-    /// Answered; the latest word, also while the server is down.
+    /// Answered. Holds the latest lists, also while the server is down.
     Listed(Arc<Part>),
 }
 
@@ -83,44 +108,47 @@ impl Listing {
 }
 
 impl State {
-    /// Whether each configured server has answered or failed.
+    /// Without servers. They are added by [`Shared::reconfigure`].
+    pub(super) fn new(is_settled: bool) -> Self {
+        Self {
+            servers: Arc::default(),
+            policy: Arc::default(),
+            config_version: 0,
+            naming_round: 0,
+            listings: PerServer::default(),
+            names: Arc::default(),
+            naming: if is_settled { Naming::Settled } else { Naming::Settling },
+            notifying: Notifying::default(),
+        }
+    }
+
+    /// Whether every configured server has answered or failed.
     fn is_complete(&self) -> bool {
         let is_open =
-            |number| matches!(self.parts.get(number), Some(Listing::Pending | Listing::Inherited(_)));
-        !self.lineup.iter().any(|(number, _)| is_open(number))
+            |index| matches!(self.listings.get(index), Some(Listing::Pending | Listing::Inherited(_)));
+        !self.servers.iter().any(|(index, _)| is_open(index))
     }
 
-    /// What the servers offer, by their numbers.
-    pub(super) fn parts(&self) -> Vec<Option<Arc<Part>>> {
-        self.parts.iter().map(Listing::part).collect()
+    /// What the servers offer.
+    pub(super) fn parts(&self) -> PerServer<Option<Arc<Part>>> {
+        self.listings.map(|(_, listing)| listing.part())
     }
-}
-
-/// The configured servers with their parts.
-pub(super) fn members<'a>(lineup: &'a Lineup, parts: &'a [Option<Arc<Part>>]) -> Vec<Member<'a>> {
-    let member = |(number, entry): (usize, &'a Entry)| Member {
-        number,
-        name: &entry.name,
-        prefix: entry.prefix,
-        part: parts.get(number).and_then(Option::as_deref),
-    };
-    lineup.iter().map(member).collect()
 }
 
 impl Shared {
-    /// The servers among these that have never listed.
-    pub(super) fn unheard(&self, among: &Lineup) -> Vec<ServerName> {
+    /// The servers of `among` that were never listed.
+    pub(super) fn never_listed(&self, among: &ServerSet) -> Vec<ServerName> {
         let state = self.state.lock();
-        let is_heard = |number: usize| matches!(state.parts.get(number), Some(Listing::Listed(_)));
-        among.iter().filter(|(number, _)| !is_heard(*number)).map(|(_, entry)| entry.name.clone()).collect()
+        let is_listed = |index| matches!(state.listings.get(index), Some(Listing::Listed(_)));
+        among.iter().filter(|(index, _)| !is_listed(*index)).map(|(_, entry)| entry.name.clone()).collect()
     }
 
-    /// See [`super::Router::complaints`].
+    /// What is wrong with the lists of a server.
     pub(super) fn complaints(&self, name: &ServerName) -> Complaints {
         let part = {
             let state = self.state.lock();
-            let number = state.lineup.number(name.as_str());
-            match number.and_then(|number| state.parts.get(number)) {
+            let index = state.servers.index_of(name.as_str());
+            match index.and_then(|index| state.listings.get(index)) {
                 Some(Listing::Listed(part)) => part.clone(),
                 Some(Listing::Failed(why)) => {
                     return Complaints { listed: false, all: vec![why.to_string()] };
@@ -134,164 +162,174 @@ impl Shared {
             let list = List::Templates.method().as_str();
             format!("{list}: {more} templates too many; URIs are matched against the first {TEMPLATES} only")
         }));
-        for (list, faults) in &part.faults {
-            all.extend(faults.first.iter().map(Fault::to_string));
-            if faults.more > 0 {
-                all.push(format!("{}: and {} more", list.method().as_str(), faults.more));
+        for (list, defects) in &part.defects {
+            all.extend(defects.first.iter().map(ItemDefect::to_string));
+            if defects.more > 0 {
+                all.push(format!("{}: and {} more", list.method().as_str(), defects.more));
             }
         }
         Complaints { listed: true, all }
     }
 
-    /// The latest word of a server.
-    pub(super) fn listed(self: &Arc<Self>, number: usize, part: Part) {
-        self.update(number, Listing::Listed(Arc::new(part)));
+    /// A server was listed.
+    pub(super) fn listed(self: &Arc<Self>, index: ServerIndex, part: Part) {
+        self.update(index, Listing::Listed(Arc::new(part)));
     }
 
     /// A server could not be listed. What it listed before stays.
-    pub(super) fn failed(self: &Arc<Self>, number: usize, why: Error) {
-        self.update(number, Listing::Failed(why));
+    pub(super) fn failed(self: &Arc<Self>, index: ServerIndex, why: Error) {
+        self.update(index, Listing::Failed(why));
     }
 
-    /// The servers as they are configured now, as a number.
-    pub(super) fn configured(&self) -> u64 {
-        self.state.lock().configured
+    /// A number that changes with the set of configured servers.
+    pub(super) fn config_version(&self) -> u64 {
+        self.state.lock().config_version
     }
 
-    /// Gives out names now, whoever has answered; unless other servers are configured by now.
-    pub(super) fn settle(self: &Arc<Self>, configured: u64) {
+    /// Gives out names now, whether or not every server has answered; not if other servers are configured since
+    /// `config_version`.
+    pub(super) fn settle(self: &Arc<Self>, config_version: u64) {
         let mut state = self.state.lock();
-        if state.configured == configured && (!self.is_settled() || state.waits) {
-            let published = self.give_out(&mut state);
+        if state.config_version == config_version && state.naming != Naming::Settled {
+            let published = self.give_out_names(&mut state);
             drop(state);
-            self.announce(published);
+            self.notify_list_changes(published);
         }
     }
 
-    /// See [`super::Router::reconfigure`].
+    /// Takes a new configuration; see [`super::Router::reconfigure`].
     pub(super) fn reconfigure(self: &Arc<Self>, servers: Vec<Entry>, rules: Option<&[Rule]>) -> Changed {
         let mut state = self.state.lock();
-        let before = state.lineup.clone();
-        let lineup = before.followed_by(servers);
+        let before = state.servers.clone();
+        let servers = before.followed_by(servers);
         let is_other_policy = state.policy.rules() != rules;
         if is_other_policy {
             let entries = rules.map_or(0, <[_]>::len);
             self.metrics.policy_entries.set(i64::try_from(entries).unwrap_or(i64::MAX));
             state.policy = Arc::new(Policy::new(rules.map(<[_]>::to_vec)));
         }
-        let are_others = !lineup.says_same(&before);
+        let are_others = !servers.is_equivalent(&before);
         let mut published = None;
         if are_others {
-            published = self.place(&mut state, (&before, lineup));
-        } else if is_other_policy && self.is_settled() {
-            published = self.publish(&mut state); // what principals may use is no matter of names
+            published = self.replace_servers(&mut state, (&before, servers));
+        } else if is_other_policy && state.naming == Naming::Settling {
+            self.publish_without_names(&state);
         } else if is_other_policy {
-            self.replace_unsettled(&state);
+            published = self.publish(&mut state); // a policy moves no name
         }
         drop(state);
-        self.announce(published);
+        self.notify_list_changes(published);
         Changed { servers: are_others, policy: is_other_policy }
     }
 
-    /// There are other servers now.
-    fn place(&self, state: &mut State, (before, lineup): (&Lineup, Lineup)) -> Option<Published> {
-        for number in state.parts.len()..lineup.numbers() {
-            let namesake = lineup.get(number).and_then(|entry| before.number(entry.name.as_str()));
-            let known = namesake.and_then(|namesake| state.parts.get(namesake)?.part());
-            state.parts.push(known.map_or(Listing::Pending, Listing::Inherited));
-        }
-        for (number, part) in state.parts.iter_mut().enumerate() {
-            if lineup.get(number).is_none() {
-                *part = Listing::Pending; // nobody asks for it again
+    fn replace_servers(
+        &self,
+        state: &mut State,
+        (before, servers): (&ServerSet, ServerSet),
+    ) -> Option<Published> {
+        state.listings.grow(servers.indexes(), |listings, index| {
+            let namesake = servers.get(index).and_then(|entry| before.index_of(entry.name.as_str()));
+            let part = namesake.and_then(|namesake| listings.get(namesake)?.part());
+            part.map_or(Listing::Pending, Listing::Inherited)
+        });
+        for (index, listing) in state.listings.iter_mut() {
+            if servers.get(index).is_none() {
+                *listing = Listing::Pending; // it left, and frees its lists
             }
         }
-        (state.lineup, state.configured) = (Arc::new(lineup), state.configured + 1);
-        if !self.is_settled() {
-            // What is known of names counts only when they are given out.
-            self.replace_unsettled(state);
+        (state.servers, state.config_version) = (Arc::new(servers), state.config_version + 1);
+        if state.naming == Naming::Settling {
+            self.publish_without_names(state);
         }
         if state.is_complete() {
-            return self.give_out(state);
+            return self.give_out_names(state);
         }
-        if self.is_settled() {
-            // Who is gone is gone now; who is new is heard before names are given out anew.
-            state.waits = true;
-            let lineup = state.lineup.clone();
-            Arc::make_mut(&mut state.given).retain(|owner| lineup.number(owner.as_str()).is_some());
-            return self.publish(state);
+        match state.naming {
+            Naming::Settling => None,
+            Naming::Settled | Naming::Resettling => {
+                state.naming = Naming::Resettling;
+                let servers = state.servers.clone();
+                Arc::make_mut(&mut state.names).retain(|owner| servers.index_of(owner.as_str()).is_some());
+                self.publish(state)
+            }
         }
-        None
     }
 
-    fn update(self: &Arc<Self>, number: usize, listing: Listing) {
+    fn update(self: &Arc<Self>, index: ServerIndex, listing: Listing) {
         let mut state = self.state.lock();
-        let is_configured = state.lineup.get(number).is_some();
-        // It may have been listed while the configuration changed.
-        let Some(part) = state.parts.get_mut(number).filter(|_| is_configured) else { return };
-        match (&part, &listing) {
+        let is_configured = state.servers.get(index).is_some();
+        // The server may have left while it was listed.
+        let Some(current) = state.listings.get_mut(index).filter(|_| is_configured) else { return };
+        match (&current, &listing) {
             (Listing::Failed(_) | Listing::Listed(_), Listing::Failed(_)) => return,
-            // Some servers announce changes whenever they are asked; nobody pays for what is as it was.
+            // Some servers announce a change whenever they are listed; lists that are as before cost nothing more.
             (Listing::Listed(before), Listing::Listed(now)) if before == now => return,
-            _ => *part = listing,
+            _ => *current = listing,
         }
-        let published = if !state.waits && self.is_settled() {
-            state.listed_meanwhile = state.telling > 0;
-            if state.listed_meanwhile { None } else { self.publish(&mut state) }
-        } else if state.is_complete() {
-            self.give_out(&mut state)
-        } else {
-            None
+        let published = match state.naming {
+            Naming::Settled if state.notifying.in_progress > 0 => {
+                state.notifying.publish_next = true;
+                None
+            }
+            Naming::Settled => self.publish(&mut state),
+            Naming::Settling | Naming::Resettling if state.is_complete() => self.give_out_names(&mut state),
+            Naming::Settling | Naming::Resettling => None,
         };
         drop(state);
-        self.announce(published);
+        self.notify_list_changes(published);
     }
 
-    /// A change is being told from now on, until what this returns is dropped.
-    pub(super) fn telling(self: &Arc<Self>) -> Telling {
-        self.state.lock().telling += 1;
-        Telling(self.clone())
+    /// Clients are being notified of a change until the guard is dropped.
+    pub(super) fn notify_guard(self: &Arc<Self>) -> NotifyGuard {
+        self.state.lock().notifying.in_progress += 1;
+        NotifyGuard(self.clone())
     }
 
     /// Gives out all names anew.
-    fn give_out(&self, state: &mut State) -> Option<Published> {
-        (state.given, state.waits, state.given_out) = (Arc::default(), false, state.given_out + 1);
+    fn give_out_names(&self, state: &mut State) -> Option<Published> {
+        (state.names, state.naming) = (Arc::default(), Naming::Settled);
+        state.naming_round += 1;
         self.publish(state)
     }
 
     fn publish(&self, state: &mut State) -> Option<Published> {
-        let (parts, lineup) = (state.parts(), state.lineup.clone());
-        let given = Arc::make_mut(&mut state.given);
-        let catalog = Catalog::build(&members(&lineup, &parts), given, &self.terms, Known::default());
-        let unmatched: usize = catalog.unmatched.iter().map(|(_, more)| more).sum();
+        let basis = Basis {
+            servers: state.servers.clone(),
+            parts: state.parts(),
+            names: std::mem::take(&mut state.names),
+            naming_round: state.naming_round,
+        };
+        let catalog = Catalog::build(basis, state.policy.clone(), &self.options);
+        state.names = catalog.basis.names.clone();
+        let views = &catalog.views;
+        let unmatched: usize = views.unmatched.iter().map(|unmatched| unmatched.count).sum();
         self.metrics.templates_unmatched.set(i64::try_from(unmatched).unwrap_or(i64::MAX));
-        self.metrics.contested.set(i64::try_from(catalog.contested).unwrap_or(i64::MAX));
-        let (given, given_out) = (state.given.clone(), state.given_out);
-        let access = Access::new(state.policy.clone());
-        let (before, catalog) = self.replace(Catalog { lineup, access, parts, given, given_out, ..catalog });
-        self.tell(&before, &catalog);
-        // Who has read nothing has nothing to read again.
-        self.settled.send_replace(true).then_some((before, catalog))
+        self.metrics.contested.set(i64::try_from(views.contested_names).unwrap_or(i64::MAX));
+        let published = self.replace(catalog);
+        published.log_changes();
+        // Clients that have read no list yet need not be notified.
+        self.settled.send_replace(true).then_some(published)
     }
 
-    /// What calls see that wait for names: the servers.
-    fn replace_unsettled(&self, state: &State) {
-        let (lineup, access) = (state.lineup.clone(), Access::new(state.policy.clone()));
-        self.replace(Catalog { lineup, access, ..Catalog::default() });
+    /// Publishes the servers for calls that wait for names.
+    fn publish_without_names(&self, state: &State) {
+        self.replace(Catalog::without_names(state.servers.clone(), state.policy.clone()));
     }
 
-    /// The catalog before, and the one that is in its place now.
-    fn replace(&self, catalog: Catalog) -> (Arc<Catalog>, Arc<Catalog>) {
-        let catalog = Arc::new(catalog);
+    fn replace(&self, catalog: Catalog) -> Published {
+        let now = Arc::new(catalog);
         let mut current = self.catalog.write();
-        (std::mem::replace(&mut *current, catalog.clone()), catalog)
+        Published { before: std::mem::replace(&mut *current, now.clone()), now }
     }
+}
 
-    /// Log lines for what an operator would otherwise search for: once per change.
-    fn tell(&self, before: &Catalog, now: &Catalog) {
-        let name = |server: usize| now.lineup.get(server).map(|entry| entry.name.to_string());
-        for doubled in now.doubled.iter().filter(|doubled| !before.doubled.contains(doubled)) {
-            let (uri, owner, other) = doubled;
-            let (owner, other) = (name(*owner), name(*other));
+impl Published {
+    /// Logs what an operator would otherwise have to search for, once per change.
+    fn log_changes(&self) {
+        let (before, now) = (&self.before.views, &self.now.views);
+        let name = |server| self.now.shown.get(server).map(|entry| entry.name.to_string());
+        for contested in now.contested_uris.iter().filter(|known| !before.contested_uris.contains(known)) {
+            let (uri, owner, other) = (&contested.uri, name(contested.owner), name(contested.other));
             tracing::warn!(
                 uri,
                 owner,
@@ -299,16 +337,16 @@ impl Shared {
                 "two servers list the same URI; the other's is at /servers/<other>/mcp"
             );
         }
-        for (server, more) in now.unmatched.iter().filter(|more| !before.unmatched.contains(more)) {
-            let server = name(*server);
+        for unmatched in now.unmatched.iter().filter(|known| !before.unmatched.contains(known)) {
+            let (server, more) = (name(unmatched.server), unmatched.count);
             tracing::warn!(
                 server,
                 more,
                 "too many resource templates; URIs are matched against the first ones only"
             );
         }
-        if now.contested != before.contested {
-            tracing::info!(names = now.contested, "contested names appear as <slug>__<name>");
+        if now.contested_names != before.contested_names {
+            tracing::info!(names = now.contested_names, "contested names appear as <slug>__<name>");
         }
     }
 }

@@ -1,14 +1,14 @@
-//! Keeps one server's part of the catalog true, in the background, whatever the other servers do.
+//! Keeps the part of each server up to date, in the background and independently of the other servers.
 //!
 //! ```text
 //!          ┌─ failed: back off ─┐
 //!          ▼                    │
 //!   ──▶ Listing ── listed ──▶ Resting ── list_changed, or the server came back ──▶ Listing
 //! ```
-//! What is announced after a list was asked for may be missing from it, so it is asked for again. Real servers announce
-//! up to five changes at each start: those of one `refresh_gap` are taken together. The gap doubles with each listing
-//! that brings nothing new, for some servers announce a change whenever they are asked. One list that cannot be read is
-//! asked for again, ever less often; the others are shown.
+//! A change that is announced while a list is read may be missing from it, so the list is read again. Real servers
+//! announce up to five changes at each start: those within one `refresh_gap` are read together. The gap doubles with each
+//! listing that changes nothing, because some servers announce a change whenever they are listed. A list that cannot be
+//! read is tried again, less and less often; the other lists are shown.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -20,42 +20,47 @@ use tokio_util::sync::CancellationToken;
 use wire::limits::Limits;
 use wire::mcp::method::Notice;
 
-use super::mend::{Fault, mend};
 use super::part::Part;
-use super::{Router, Shared, own};
+use super::repair::{ItemDefect, repair};
+use super::server_set::ServerIndex;
+use super::{Router, Shared, session_relist};
 use crate::call::List;
 use crate::error::Error;
 use crate::upstream::{Changes, Pool};
 
-/// Gives out names at the latest `names_settle` from now.
+/// Gives out names at the latest when `names_settle` from now is over.
 pub fn settle(router: &Router) {
     let (shared, drain) = (router.shared.clone(), &router.shared.drain);
-    let configured = shared.configured();
+    let config_version = shared.config_version();
     drain.spawn(async move {
         tokio::select! {
             () = shared.drain.leaving() => {}
-            () = sleep(shared.config.names_settle) => shared.settle(configured),
+            () = sleep(shared.config.names_settle) => shared.settle(config_version),
         }
     });
 }
 
-/// Keeps the part of a server that the router has until it is `gone`.
+/// Keeps the lists of a server up to date until the server is `gone` from the configuration.
 pub fn follow(router: &Router, pool: Arc<Pool>, gone: CancellationToken) {
-    let Some(number) = router.shared.index(pool.name()) else { return };
+    let Some(index) = router.shared.index(pool.name()) else { return };
     let (shared, drain) = (router.shared.clone(), &router.shared.drain);
     if let Some(announcing) = pool.announcing() {
-        drain.spawn(own::follow(router.clone(), (number, pool.name().clone()), (announcing, gone.clone())));
+        drain.spawn(session_relist::follow(
+            router.clone(),
+            (index, pool.name().clone()),
+            (announcing, gone.clone()),
+        ));
     }
     drain.spawn(async move {
         tokio::select! {
             () = shared.drain.leaving() => {}
             () = gone.cancelled() => {}
-            never = keep(&shared, number, &pool) => match never {},
+            never = keep(&shared, index, &pool) => match never {},
         }
     });
 }
 
-async fn keep(router: &Arc<Shared>, index: usize, pool: &Pool) -> Infallible {
+async fn keep(router: &Arc<Shared>, index: ServerIndex, pool: &Pool) -> Infallible {
     let mut changes = pool.changes();
     let mut part = Part::default();
     let mut read = Changes::default();
@@ -68,7 +73,7 @@ async fn keep(router: &Arc<Shared>, index: usize, pool: &Pool) -> Infallible {
         let listed = list(pool, &mut part, wanted, (&changes, &mut read), &router.config.limits).await;
         let failed = match listed {
             Ok(()) => {
-                tell(&before, &part, pool);
+                log_problems(&before, &part, pool);
                 router.listed(index, part.clone());
                 unread(&part)
             }
@@ -98,11 +103,11 @@ async fn keep(router: &Arc<Shared>, index: usize, pool: &Pool) -> Infallible {
     }
 }
 
-/// Said of a server that shows nothing to anybody, which is hardly meant so.
+/// Reported about a server that shows nothing to anybody, which is hardly intended.
 pub(super) const LISTS_NOTHING: &str =
     "its capabilities declare no tools, prompts or resources, so none are listed";
 
-/// The lists to ask for again.
+/// The lists that could not be read.
 fn unread(part: &Part) -> Wanted {
     let has = |lists: &[List]| part.unread.iter().any(|(unread, _)| lists.contains(unread));
     Wanted {
@@ -112,8 +117,8 @@ fn unread(part: &Part) -> Wanted {
     }
 }
 
-/// Log lines for what was not so `before`.
-fn tell(before: &Part, now: &Part, pool: &Pool) {
+/// Logs what is wrong now and was not `before`.
+fn log_problems(before: &Part, now: &Part, pool: &Pool) {
     let server = pool.name();
     if now.lists_nothing && !before.lists_nothing {
         tracing::warn!(%server, "{LISTS_NOTHING}");
@@ -124,31 +129,33 @@ fn tell(before: &Part, now: &Part, pool: &Pool) {
             tracing::warn!(%server, list, %error, "list left out until it can be read");
         }
     }
-    for (list, faults) in &now.faults {
-        let known = before.faults.get(list).cloned().unwrap_or_default();
+    for (list, defects) in &now.defects {
+        let known = before.defects.get(list).cloned().unwrap_or_default();
         let list = list.method().as_str();
-        let news: Vec<_> = faults.first.iter().filter(|fault| !known.first.contains(fault)).collect();
-        for Fault { item, what, .. } in news.iter().take(FAULTS_TOLD) {
+        let list_watchers: Vec<_> =
+            defects.first.iter().filter(|defect| !known.first.contains(defect)).collect();
+        for ItemDefect { item, what, .. } in list_watchers.iter().take(DEFECTS_LOGGED) {
             tracing::warn!(%server, list, item, what, "clients would refuse this item");
         }
-        let more = news.len().saturating_sub(FAULTS_TOLD) + faults.more.saturating_sub(known.more);
+        let more =
+            list_watchers.len().saturating_sub(DEFECTS_LOGGED) + defects.more.saturating_sub(known.more);
         if more > 0 {
             tracing::warn!(%server, list, more, "clients would refuse more items");
         }
     }
 }
 
-/// The least time between a listing and the next.
-pub(super) fn pause(last: Duration, brought_news: bool, least: Duration) -> Duration {
-    if brought_news { least } else { (last * 2).min(GAP_MOST) }
+/// The pause between a listing and the next.
+pub(super) fn pause(last: Duration, has_changed: bool, least: Duration) -> Duration {
+    if has_changed { least } else { (last * 2).min(GAP_MOST) }
 }
 
-/// Until something is worth reading again.
+/// Waits until a list has to be read again, and returns which.
 async fn rest(changes: &mut watch::Receiver<Changes>, read: &Changes) -> Wanted {
     loop {
         let now = *changes.borrow_and_update();
         if now.down {
-            // What comes back may be another version of the server.
+            // The server that comes back may be another version.
             let _ = changes.wait_for(|changes| !changes.down).await;
             return Wanted::ALL;
         }
@@ -157,12 +164,12 @@ async fn rest(changes: &mut watch::Receiver<Changes>, read: &Changes) -> Wanted 
             return wanted;
         }
         if changes.changed().await.is_err() {
-            std::future::pending::<()>().await; // the pool is gone: so is this task, soon
+            std::future::pending::<()>().await; // the pool is gone, and this task will be dropped
         }
     }
 }
 
-/// Until the backoff is over, or a server that was down is back.
+/// Waits until the backoff is over, or a server that was down is back.
 async fn wait_for_return(changes: &mut watch::Receiver<Changes>, backoff: Duration) {
     let was_down = changes.borrow_and_update().down;
     tokio::select! {
@@ -171,8 +178,8 @@ async fn wait_for_return(changes: &mut watch::Receiver<Changes>, backoff: Durati
     }
 }
 
-/// Lists what is wanted, and notes in `read` what had been announced when each list was asked for. A list that cannot
-/// be read stays as it was, and costs no other one.
+/// Reads the wanted lists into `part`, and notes in `read` what had been announced when each list was requested. A list
+/// that cannot be read stays as it was and does not affect the others.
 ///
 /// # Errors
 /// When the server cannot be reached.
@@ -199,9 +206,9 @@ async fn list(
         part.unread.retain(|(failed, _)| *failed != list);
         match pool.list(list).await {
             Ok(listed) => {
-                let (mended, faults) = mend(list, listed, limits).await;
-                *part.items_mut(list) = mended;
-                part.faults.insert(list, faults);
+                let (items, defects) = repair(list, listed, limits).await;
+                *part.items_mut(list) = items;
+                part.defects.insert(list, defects);
             }
             Err(error) => part.unread.push((list, error)),
         }
@@ -221,7 +228,7 @@ impl Wanted {
     const ALL: Self = Self { tools: true, prompts: true, resources: true };
     const NONE: Self = Self { tools: false, prompts: false, resources: false };
 
-    /// What was announced.
+    /// The lists that these notifications announce.
     pub(super) fn of(notices: &[Notice]) -> Self {
         Self {
             tools: notices.contains(&Notice::ToolsChanged),
@@ -264,22 +271,22 @@ impl Wanted {
 
 /// The longest pause between two listings of one server. 30 s: as long as clients may keep a list anyway.
 const GAP_MOST: Duration = Duration::from_secs(30);
-/// The first wait after a failure. 500 ms: a server that starts beside us is there soon.
+/// The first wait after a failure. 500 ms: a server that starts together with the edge is up soon.
 const BACKOFF_FIRST: Duration = Duration::from_millis(500);
-/// The longest wait. 15 s: a server that comes back is noticed by its users later than by us.
+/// The longest wait after a failure. 15 s: users notice a server that comes back later than that.
 const BACKOFF_MOST: Duration = Duration::from_secs(15);
-/// The longest wait for one list of a server that answers others. 1 h: longer than `idle_timeout`, so that a server
-/// which never answers it can sleep.
+/// The longest wait before a single list is tried again. 1 h: longer than `idle_timeout`, so that a server that never
+/// answers it can sleep.
 const BACKOFF_MOST_OF_LIST: Duration = Duration::from_secs(3600);
-/// Items of one list that get a log line each. 20: enough to see what is wrong with a server.
-const FAULTS_TOLD: usize = 20;
+/// Items of one list that get a log line each. 20: enough to see what is wrong with the server.
+const DEFECTS_LOGGED: usize = 20;
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn a_server_that_announces_changes_all_the_time_is_asked_ever_less() {
+    fn pause_after_listings_without_change_doubles_up_to_a_bound() {
         let least = Duration::from_millis(500);
         let mut gap = least;
         let gaps: Vec<u128> = (0..8)
@@ -289,6 +296,6 @@ mod tests {
             })
             .collect();
         assert_eq!(gaps, [1000, 2000, 4000, 8000, 16_000, 30_000, 30_000, 30_000]);
-        assert_eq!(pause(gap, true, least), least, "until there is something new");
+        assert_eq!(pause(gap, true, least), least, "after a change");
     }
 }

@@ -1,7 +1,7 @@
-//! Lists as the bytes that go out: rendered once per change, then shared.
+//! Renders lists to the bytes that are sent: once for each change, then shared by all responses.
 //!
-//! Items are the servers' own bytes; only a public name is spliced in, and what a revision's clients refuse is taken
-//! out here, once, and not per request.
+//! Items are the servers' own bytes. Only the public name is spliced in, and members that clients of a revision reject are
+//! removed.
 
 use std::hash::{DefaultHasher, Hasher};
 
@@ -19,21 +19,21 @@ use wire::splice::Splice;
 pub struct Rendered {
     bytes: Bytes,
     items: Bytes,
-    /// For clients with a session, where theirs differs.
+    /// The list for clients with a session, where it differs.
     older: Option<Bytes>,
-    /// Of the ends of each item: lists are compared only where it is the same.
-    print: u64,
+    /// A hash of the ends of each item. Lists are compared only if their hashes are equal.
+    hash: u64,
 }
 
 impl Rendered {
-    /// The whole `result` object. Legacy clients do not know `resultType`, `ttlMs` and `cacheScope` and
-    /// ignore them: no revision closes its objects.
+    /// The whole `result` object. Legacy clients ignore `resultType`, `ttlMs` and `cacheScope`, because in every revision
+    /// objects may have further members.
     pub fn bytes(&self) -> Bytes {
         self.bytes.clone()
     }
 
-    /// The same for a client with a session: its revision refuses a whole list over one tool whose `outputSchema` is
-    /// not that of an object.
+    /// The whole `result` object for clients with a session. They reject a whole list because of one tool whose
+    /// `outputSchema` does not describe an object.
     // MCP 2025-11-25 schema, Tool; MCP 2026-07-28 changelog: any JSON Schema
     pub fn bytes_for_sessions(&self) -> Bytes {
         self.older.as_ref().unwrap_or(&self.bytes).clone()
@@ -43,21 +43,21 @@ impl Rendered {
         self.bytes.len() + self.older.as_ref().map_or(0, Bytes::len)
     }
 
-    /// Whether both show the same items, however long they may be kept.
+    /// Whether both have the same items, whatever their `ttlMs`.
     pub fn same_items(&self, other: &Self) -> bool {
         self.items == other.items
     }
 
-    /// Uses the memory of `other` if it is the same.
+    /// Shares the memory of `other` if both are equal. Returns whether they are.
     pub(super) fn share(&mut self, other: &Self) -> bool {
-        let is_same = self.print == other.print && self.bytes == other.bytes && self.older == other.older;
+        let is_same = self.hash == other.hash && self.bytes == other.bytes && self.older == other.older;
         if is_same {
             *self = other.clone();
         }
         is_same
     }
 
-    /// `key` is the list's member name; `fresh_ms` how long a client may keep it.
+    /// Renders a list. `key` is its member name, `fresh_ms` how long a client may keep it.
     pub(super) fn list(key: &str, items: &[Bytes], fresh_ms: u32) -> Self {
         let size = items.iter().map(|item| item.len() + 1).sum::<usize>() + 128;
         let mut out = BytesMut::with_capacity(size);
@@ -73,21 +73,21 @@ impl Rendered {
         }
         let end = out.len();
         // MCP 2026-07-28 server/utilities/caching: both members are required on lists. "private", because
-        // what a principal sees may differ from what another one sees.
+        // principals may see different lists.
         out.put_slice(format!(r#"],"ttlMs":{fresh_ms},"cacheScope":"private"}}"#).as_bytes());
         let bytes = out.freeze();
         let shown = bytes.slice(start..end);
-        let mut print = DefaultHasher::new();
+        let mut hash = DefaultHasher::new();
         for item in items {
-            print.write_usize(item.len());
-            let end = item.len().saturating_sub(PRINTED);
-            print.write(item.get(..PRINTED).unwrap_or(item));
-            print.write(item.get(end..).unwrap_or(item));
+            hash.write_usize(item.len());
+            let end = item.len().saturating_sub(HASHED_BYTES);
+            hash.write(item.get(..HASHED_BYTES).unwrap_or(item));
+            hash.write(item.get(end..).unwrap_or(item));
         }
-        Self { bytes, items: shown, older: None, print: print.finish() }
+        Self { bytes, items: shown, older: None, hash: hash.finish() }
     }
 
-    /// The list of tools. The `odd` ones have an `outputSchema` that is not that of an object.
+    /// Renders the list of tools. The `outputSchema` of the tools at the places `odd` does not describe an object.
     pub(super) fn tools((items, odd): (&[Bytes], &[usize]), fresh_ms: u32, limits: &Limits) -> Self {
         let list = |items: &[Bytes]| Self::list("tools", items, fresh_ms);
         if odd.is_empty() {
@@ -105,10 +105,10 @@ impl Rendered {
     }
 }
 
-/// Bytes at each end of an item that tell it from others. 32: a name is at the beginning, as a rule.
-const PRINTED: usize = 32;
+/// Bytes at each end of an item that are hashed. 32: they usually contain the name.
+const HASHED_BYTES: usize = 32;
 
-/// A tool without its `outputSchema`; `None` if it has none, or that of an object.
+/// A tool without its `outputSchema`; `None` if it has none, or one that describes an object.
 pub(super) fn without_odd_output(item: &Bytes, limits: &Limits) -> Option<Bytes> {
     let object = |span| Object::scan(item, span, limits).ok();
     let tool = object(Span::all(item))?;
@@ -137,8 +137,8 @@ pub(super) fn string_token(text: &str) -> Bytes {
     Json::from(text).to_string().into()
 }
 
-/// A tool as it may be shown, with the parameters its clients repeat in headers. `None` when it has no
-/// object as `inputSchema`.
+/// A tool as it is shown, with the parameters that clients repeat in headers. `None` if its `inputSchema` is not an
+/// object.
 pub(super) fn tool(item: &Item, limits: &Limits) -> Option<(Item, Vec<Mirrored>)> {
     let whole = Span { start: 0, end: item.raw.len() };
     let object = Object::scan(&item.raw, whole, limits).ok()?;
@@ -148,9 +148,8 @@ pub(super) fn tool(item: &Item, limits: &Limits) -> Option<(Item, Vec<Mirrored>)
     }
     match mirror::mirrored(schema.of(&item.raw)) {
         Ok(mirrored) => Some((item.clone(), mirrored)),
-        // MCP 2026-07-28 basic/transports/streamable-http, x-mcp-header: clients must drop a tool with an
-        // invalid annotation. The server behind a pipe does not need the headers, so the tool is kept
-        // without them.
+        // MCP 2026-07-28 basic/transports/streamable-http, x-mcp-header: clients must drop a tool with an invalid
+        // annotation. A server behind a pipe does not need the headers, so the tool is kept without its annotations.
         Err(_) => {
             let plain = mirror::without_annotations(&schema.slice(&item.raw), limits).ok()?.into_bytes();
             let mut splice = Splice::new(item.raw.clone());

@@ -1,5 +1,5 @@
-//! News: which rendered lists changed, told to whoever reads them, and updates of resources, each from the server
-//! that has it.
+//! Notifications: counts of changed lists for whoever watches them, and subscriptions to resources, each at the server
+//! that has the resource.
 
 use std::collections::HashMap;
 use std::future::poll_fn;
@@ -15,124 +15,125 @@ use tokio::task::yield_now;
 use tokio::time::timeout;
 use wire::Message;
 
-use super::catalog::Surface;
 use super::policy::Policy;
 use super::publish::Published;
+use super::view::View;
 use super::{ListChanges, Shared};
 use crate::call::{Caller, List, ServerName, Subscriber, Subscribing, Subscription, UpdateSink};
 
-/// The counts of what is followed: by principal, for a changed policy may change what one of them sees, and by view,
-/// of all servers together or of one alone.
+/// The change counts that are watched: by caller, because a changed policy may change what a caller sees, and by
+/// endpoint, of all servers together or of a single one.
 #[derive(Default)]
-pub(super) struct News {
-    followed: Mutex<Followed>,
+pub(super) struct ListWatchers {
+    watched: Mutex<Watched>,
 }
 
-/// Who follows, and what: all servers together, or one alone.
-type Follower = (Caller, Option<ServerName>);
+/// A caller, and the server of the endpoint if it is that of a single server.
+type Watcher = (Caller, Option<ServerName>);
 
 #[derive(Default)]
-struct Followed {
-    /// Also of servers that are not configured; as long as somebody follows them.
-    counts: HashMap<Follower, watch::Sender<ListChanges>>,
-    /// When there are as many, those that nobody follows go: then few are looked at in vain.
-    most: usize,
+struct Watched {
+    /// May name servers that are not configured. An entry stays as long as somebody watches it.
+    counts: HashMap<Watcher, watch::Sender<ListChanges>>,
+    /// With so many entries, those that nobody watches are removed; so a removal rarely looks at entries in vain.
+    max: usize,
 }
 
-impl News {
-    /// Follows what `caller` sees in one view.
+impl ListWatchers {
+    /// Watches what `caller` sees at one endpoint.
     pub(super) fn follow(&self, caller: &Caller, only: Option<&ServerName>) -> watch::Receiver<ListChanges> {
-        let mut followed = self.followed.lock();
-        if followed.counts.len() >= followed.most {
-            followed.clear();
+        let mut watched = self.watched.lock();
+        if watched.counts.len() >= watched.max {
+            watched.remove_unwatched();
         }
-        followed.counts.entry((caller.clone(), only.cloned())).or_default().subscribe()
+        watched.counts.entry((caller.clone(), only.cloned())).or_default().subscribe()
     }
 
-    fn followers(&self) -> Vec<Follower> {
-        let mut followed = self.followed.lock();
-        followed.clear();
-        followed.counts.keys().cloned().collect()
+    fn watchers(&self) -> Vec<Watcher> {
+        let mut watched = self.watched.lock();
+        watched.remove_unwatched();
+        watched.counts.keys().cloned().collect()
     }
 
-    fn tell(&self, follower: &Follower, differ: ListChanges) {
-        if differ == ListChanges::default() {
+    fn notify(&self, watcher: &Watcher, changed: ListChanges) {
+        if changed == ListChanges::default() {
             return;
         }
-        if let Some(sender) = self.followed.lock().counts.get(follower) {
+        if let Some(sender) = self.watched.lock().counts.get(watcher) {
             sender.send_modify(|changes| {
-                changes.tools += differ.tools;
-                changes.prompts += differ.prompts;
-                changes.resources += differ.resources;
+                changes.tools += changed.tools;
+                changes.prompts += changed.prompts;
+                changes.resources += changed.resources;
             });
         }
     }
 
     #[cfg(test)]
     pub(super) fn followed_by(&self) -> usize {
-        self.followed.lock().counts.len()
+        self.watched.lock().counts.len()
     }
 }
 
-/// What differs between two catalogs, by where what is seen of them lies in memory: those who see the same cost one
-/// comparison.
+/// The differences between two catalogs, by the addresses of the limited catalogs and the endpoint: watchers who see the
+/// same are compared once.
 #[derive(Default)]
 struct Compared(HashMap<(usize, usize, Option<ServerName>), ListChanges>);
 
 impl Shared {
-    /// Tells those who follow a view, if what they would read differs. Not under the lock of the state: lists are made here
-    /// for everybody who follows them, for the first few at once and for the others in between what else there is to do.
-    pub(super) fn announce(self: &Arc<Self>, published: Option<Published>) {
+    /// Notifies watchers whose lists differ: the first few at once, the others in a task that gives way to calls. Must not
+    /// be called under the lock of the state, because the lists of everybody who watches are made here.
+    pub(super) fn notify_list_changes(self: &Arc<Self>, published: Option<Published>) {
         let Some(published) = published else { return };
-        let (mut followers, mut compared) = (self.news.followers(), Compared::default());
-        let rest = followers.split_off(followers.len().min(AT_ONCE));
-        for follower in followers {
-            self.news.tell(&follower, self.differ(&published, &follower, &mut compared));
+        let (mut watchers, mut compared) = (self.list_watchers.watchers(), Compared::default());
+        let rest = watchers.split_off(watchers.len().min(AT_ONCE));
+        for watcher in watchers {
+            self.list_watchers.notify(&watcher, self.changes_for(&published, &watcher, &mut compared));
         }
         if rest.is_empty() {
             return;
         }
-        let (shared, telling) = (self.clone(), self.telling());
+        let (shared, guard) = (self.clone(), self.notify_guard());
         self.drain.spawn(async move {
-            for follower in rest {
+            for watcher in rest {
                 if shared.drain.is_leaving() {
                     return;
                 }
-                shared.news.tell(&follower, shared.differ(&published, &follower, &mut compared));
+                let changed = shared.changes_for(&published, &watcher, &mut compared);
+                shared.list_watchers.notify(&watcher, changed);
                 yield_now().await;
             }
-            drop((published, compared)); // what comes next has lists of its own
-            drop(telling);
+            // Before the guard, which may publish the next catalog: two sets of lists are not held at once.
+            drop((published, compared));
+            drop(guard);
         });
     }
 
-    fn differ(
+    fn changes_for(
         &self,
-        published: &Published,
-        (caller, only): &Follower,
+        Published { before, now }: &Published,
+        (caller, only): &Watcher,
         compared: &mut Compared,
     ) -> ListChanges {
-        let (before, now) = published;
-        let [before, now] = [before, now].map(|catalog| self.seen_by(catalog.clone(), caller));
-        let view = (Arc::as_ptr(&before).addr(), Arc::as_ptr(&now).addr(), only.clone());
-        *compared.0.entry(view).or_insert_with(|| {
-            let nothing = Surface::default();
+        let [before, now] = [before, now].map(|catalog| self.limited_for(catalog.clone(), caller));
+        let seen = (Arc::as_ptr(&before).addr(), Arc::as_ptr(&now).addr(), only.clone());
+        *compared.0.entry(seen).or_insert_with(|| {
+            let nothing = View::default();
             let [before, now] = [&before, &now]
-                .map(|catalog| catalog.sight(only.as_ref()).map_or(&nothing, |sight| sight.surface));
-            differing(before, now)
+                .map(|catalog| catalog.scoped(only.as_ref()).map_or(&nothing, |scoped| scoped.view));
+            changes_between(before, now)
         })
     }
 }
 
-impl Followed {
-    fn clear(&mut self) {
+impl Watched {
+    fn remove_unwatched(&mut self) {
         self.counts.retain(|_, sender| sender.receiver_count() > 0);
-        self.most = 2 * self.counts.len() + FEW;
+        self.max = 2 * self.counts.len() + FEW;
     }
 }
 
 /// 1 for each list that differs.
-fn differing(before: &Surface, now: &Surface) -> ListChanges {
+fn changes_between(before: &View, now: &View) -> ListChanges {
     let differs = |list: List| !before.list(list).same_items(now.list(list));
     ListChanges {
         tools: differs(List::Tools).into(),
@@ -141,16 +142,16 @@ fn differing(before: &Surface, now: &Surface) -> ListChanges {
     }
 }
 
-/// Followers that are told at once. 8: lists of a thousand large tools take some milliseconds for each.
+/// Watchers that are notified at once. 8: making the lists of a thousand large tools takes some milliseconds for each.
 const AT_ONCE: usize = 8;
-/// Counts that are kept without a look at who follows them. 64: a page of memory.
+/// Entries that are kept without looking for unwatched ones. 64: a page of memory.
 const FEW: usize = 64;
 
-/// What [`super::Gateway::subscribe`] yields.
+/// What [`super::Gateway::subscribe`] returns.
 pub type Accepted = Pin<Box<dyn Future<Output = Vec<Subscription>> + Send>>;
 
 impl Shared {
-    /// All at once: a server that is slow costs its own resources, and not those of others.
+    /// Subscribes to all resources at once, so that a slow server delays its own resources only.
     pub(super) fn subscribe(
         self: Arc<Self>,
         subscriber: Subscriber,
@@ -163,74 +164,75 @@ impl Shared {
             let all = async {
                 // The sender is in `self`, so this cannot fail.
                 let _ = settled.wait_for(|settled| *settled).await;
-                let mut asked = self.ask_for(&subscriber, scope.as_ref(), uris);
+                let mut requests = self.request_subscriptions(&subscriber, scope.as_ref(), uris);
                 poll_fn(|context| {
-                    asked.retain_mut(|answer| match answer.as_mut().poll(context) {
+                    requests.retain_mut(|answer| match answer.as_mut().poll(context) {
                         Poll::Pending => true,
                         Poll::Ready(answer) => {
                             accepted.extend(answer.ok());
                             false
                         }
                     });
-                    if asked.is_empty() { Poll::Ready(()) } else { Poll::Pending }
+                    if requests.is_empty() { Poll::Ready(()) } else { Poll::Pending }
                 })
                 .await;
             };
-            // Who has not agreed by then is left out.
-            let _ = timeout(ANSWERS, all).await;
+            // Resources whose servers have not answered by then are left out.
+            let _ = timeout(SUBSCRIBE_TIMEOUT, all).await;
             accepted
         })
     }
 
-    fn ask_for(
+    fn request_subscriptions(
         &self,
         subscriber: &Subscriber,
         scope: Option<&ServerName>,
         uris: Vec<String>,
     ) -> Vec<Subscribing> {
         let catalog = self.catalog_of(&subscriber.caller, &subscriber.affinity);
-        let Some(sight) = catalog.sight(scope) else {
+        let Some(scoped) = catalog.scoped(scope) else {
             uris.iter().for_each(|uri| self.note_denied_resource(&subscriber.caller, &catalog, (scope, uri)));
             return Vec::new();
         };
         let principal = subscriber.caller.principal();
         let mut subscribers = HashMap::new();
-        let asked = uris.into_iter().filter_map(|uri| {
-            let Some(number) = self.owner(&sight, (principal, &uri)) else {
+        let requests = uris.into_iter().filter_map(|uri| {
+            let Some(owner) = self.owner(&scoped, (principal, &uri)) else {
                 self.note_denied_resource(&subscriber.caller, &catalog, (scope, &uri));
                 return None;
             };
-            let entry = catalog.lineup.get(number)?;
-            let subscriber: &Subscriber = subscribers.entry(number).or_insert_with(|| {
-                let ear = self.ears.lend((&subscriber.caller, &entry.name), subscriber.sink.clone());
-                Subscriber { sink: ear, ..subscriber.clone() }
+            let entry = catalog.shown.get(owner)?;
+            let subscriber: &Subscriber = subscribers.entry(owner).or_insert_with(|| {
+                let listener = (&subscriber.caller, &entry.name);
+                let sink = self.resource_listeners.add(listener, subscriber.sink.clone());
+                Subscriber { sink, ..subscriber.clone() }
             });
-            // A policy that changed in between has closed the ears it knew of.
-            self.catalog_for(&subscriber.caller).lineup.get(number)?;
+            // A policy that changed in between has closed only the listeners it knew of.
+            self.catalog_for(&subscriber.caller).shown.get(owner)?;
             Some(entry.server.subscribe(subscriber.clone(), uri))
         });
-        asked.collect()
+        requests.collect()
     }
 }
 
-/// Who hears of resources, until their servers are denied them.
+/// Whoever is notified of resource updates, until the policy denies them the server.
 #[derive(Default)]
-pub(super) struct Ears {
-    lent: Mutex<Vec<Weak<Ear>>>,
+pub(super) struct ResourceListeners {
+    all: Mutex<Vec<Weak<ResourceListener>>>,
 }
 
-/// What one subscriber hears of one server.
-struct Ear {
+/// Passes the updates of one server on to one subscriber.
+struct ResourceListener {
     caller: Caller,
     server: ServerName,
     to: Arc<dyn UpdateSink>,
-    /// Nothing more is heard.
-    is_deaf: AtomicBool,
+    /// Nothing more is passed on.
+    is_closed: AtomicBool,
 }
 
-impl UpdateSink for Ear {
+impl UpdateSink for ResourceListener {
     fn updated(&self, message: &Message) {
-        if !self.is_deaf.load(Ordering::Acquire) {
+        if !self.is_closed.load(Ordering::Acquire) {
             self.to.updated(message);
         }
     }
@@ -240,30 +242,31 @@ impl UpdateSink for Ear {
     }
 }
 
-impl Ears {
-    fn lend(&self, (caller, server): (&Caller, &ServerName), to: Arc<dyn UpdateSink>) -> Arc<dyn UpdateSink> {
+impl ResourceListeners {
+    fn add(&self, (caller, server): (&Caller, &ServerName), to: Arc<dyn UpdateSink>) -> Arc<dyn UpdateSink> {
         let (caller, server) = (caller.clone(), server.clone());
-        let ear = Arc::new(Ear { caller, server, to, is_deaf: AtomicBool::new(false) });
-        let mut lent = self.lent.lock();
-        if lent.len() == lent.capacity() {
-            lent.retain(|ear| ear.strong_count() > 0);
+        let listener = Arc::new(ResourceListener { caller, server, to, is_closed: AtomicBool::new(false) });
+        let mut all = self.all.lock();
+        if all.len() == all.capacity() {
+            all.retain(|listener| listener.strong_count() > 0);
         }
-        lent.push(Arc::downgrade(&ear));
-        ear
+        all.push(Arc::downgrade(&listener));
+        listener
     }
 
-    /// Whoever hears of a server that `policy` denies them hears no more, and is told so.
-    pub(super) fn close(&self, policy: &Policy) {
-        let is_denied = |ear: &Arc<Ear>| !policy.allows(&ear.caller, ear.server.as_str());
-        let denied: Vec<_> = self.lent.lock().iter().filter_map(Weak::upgrade).filter(is_denied).collect();
-        for ear in denied {
-            if !ear.is_deaf.swap(true, Ordering::AcqRel) {
-                ear.lost();
+    /// Ends the listeners whose server `policy` denies them, and reports their subscriptions as lost.
+    pub(super) fn close_denied(&self, policy: &Policy) {
+        let is_denied =
+            |listener: &Arc<ResourceListener>| !policy.allows(&listener.caller, listener.server.as_str());
+        let denied: Vec<_> = self.all.lock().iter().filter_map(Weak::upgrade).filter(is_denied).collect();
+        for listener in denied {
+            if !listener.is_closed.swap(true, Ordering::AcqRel) {
+                listener.lost();
             }
         }
     }
 }
 
-/// What servers get to agree to subscriptions. 5 s: one that has to be started first is there by then, and a client
+/// How long servers have to accept subscriptions. 5 s: a server that has to be started first is up by then, and a client
 /// waits no longer for its acknowledgement.
-const ANSWERS: Duration = Duration::from_secs(5);
+const SUBSCRIBE_TIMEOUT: Duration = Duration::from_secs(5);

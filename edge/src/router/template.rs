@@ -1,7 +1,7 @@
-//! Does a URI fit an RFC 6570 template? Enough of the matching to route a read to the server that offers it.
+//! Matches URIs against RFC 6570 templates, as far as is needed to route a read to the server that offers the template.
 //!
-//! Templates expand one way only: which values a URI was made of is often ambiguous, but whether it *could* have been
-//! made is not. So every way is followed at once, position by position, and nothing is tried again.
+//! Which values a URI was expanded from is often ambiguous, but whether it *could* have been expanded from a template is
+//! not. So all ways are followed at once, position by position, without backtracking.
 
 use memchr::memmem;
 
@@ -17,7 +17,7 @@ enum Piece {
     Expression(Expression),
 }
 
-/// What an expression may have expanded to.
+/// An expression, such as `{+path}`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Expression {
     operator: Option<u8>,
@@ -25,12 +25,12 @@ struct Expression {
     explodes: bool,
 }
 
-/// How closely an expansion is read.
+/// How strictly an expansion is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Reading {
-    /// As RFC 6570 has it.
+    /// As RFC 6570 defines it.
     Strict,
-    /// As servers do who match by regular expression: a plain value is anything up to a `/`, `{path*}` anything.
+    /// As servers do that match by regular expression: a plain value is anything up to a `/`, `{path*}` is anything.
     Loose,
 }
 
@@ -41,8 +41,7 @@ impl Piece {
 }
 
 impl Template {
-    /// `None` when a brace is left open, or there are more expressions than [`EXPRESSIONS`]: such a template fits
-    /// nothing.
+    /// `None` if a brace is left open, or there are more than [`EXPRESSIONS`] expressions: such a template matches nothing.
     pub(super) fn parse(template: &str) -> Option<Self> {
         let (mut pieces, mut expressions) = (Vec::new(), 0);
         let mut left = template;
@@ -57,8 +56,8 @@ impl Template {
         (expressions <= EXPRESSIONS).then_some(Self { pieces })
     }
 
-    /// Whether the first and the last literal stand where they must. Nearly always the answer is no, and nothing more is
-    /// done.
+    /// Whether the URI begins with the first literal and ends with the last one. Nearly always it does not, which saves the
+    /// rest of the work.
     fn frames(&self, uri: &[u8]) -> bool {
         let ends = |piece: Option<&Piece>, fits: fn(&[u8], &[u8]) -> bool| match piece {
             Some(Piece::Literal(literal)) => fits(uri, literal.as_bytes()),
@@ -68,22 +67,22 @@ impl Template {
     }
 }
 
-/// A URI while templates are held against it, one after the other, in the same memory.
+/// A URI that is matched against templates one after the other, with the same buffers.
 #[derive(Debug)]
 pub(super) struct Candidate<'u> {
     uri: &'u [u8],
-    /// `reached[n]`: the pieces so far could have made exactly the first n bytes.
+    /// `reached[n]`: the pieces so far can expand to exactly the first n bytes.
     reached: Vec<bool>,
     next: Vec<bool>,
 }
 
 impl<'u> Candidate<'u> {
-    /// Takes no memory before a template comes close.
+    /// Allocates nothing until a template passes the first check.
     pub(super) fn new(uri: &'u str) -> Self {
         Self { uri: uri.as_bytes(), reached: Vec::new(), next: Vec::new() }
     }
 
-    /// Whether `template` could have expanded to it. Costs at most its length times the number of pieces.
+    /// Whether `template` can expand to the URI. Takes at most (bytes of the URI) × (pieces of the template) steps.
     pub(super) fn fits(&mut self, template: &Template, reading: Reading) -> bool {
         self.uri.len() <= URI_BYTES
             && template.frames(self.uri)
@@ -91,7 +90,7 @@ impl<'u> Candidate<'u> {
             && self.reached.last() == Some(&true)
     }
 
-    /// How many pieces can stand one after the other. The first one that cannot is the last one tried.
+    /// How many leading pieces can match. The first piece that cannot match is the last one tried.
     fn follow(&mut self, template: &Template, reading: Reading) -> usize {
         self.reached.clear();
         self.reached.resize(self.uri.len() + 1, false);
@@ -113,10 +112,10 @@ impl<'u> Candidate<'u> {
     }
 }
 
-/// Marks in `next` where the literal may end. Whether it can anywhere.
+/// Marks in `next` where the literal may end. Returns whether it can end anywhere.
 fn after_literal(reached: &[bool], next: &mut [bool], uri: &[u8], literal: &[u8]) -> bool {
     let (finder, mut from, mut any) = (memmem::Finder::new(literal), 0, false);
-    // One may begin within another, so the search goes on one byte further, and not behind what it found.
+    // Occurrences may overlap, so the search goes on one byte after the start of the last one.
     while let Some(found) = uri.get(from..).and_then(|left| finder.find(left)) {
         let at = from + found;
         if reached.get(at) == Some(&true)
@@ -136,10 +135,10 @@ impl Expression {
         Self { operator, explodes: inner.ends_with('*') }
     }
 
-    /// Marks in `next` where the expansion may end. Whether it can anywhere.
+    /// Marks in `next` where the expansion may end. Returns whether it can end anywhere.
     fn after(self, reached: &[bool], next: &mut [bool], (uri, reading): (&[u8], Reading)) -> bool {
-        // Each its own loop: what a value may hold is decided once and not for each byte.
-        // Reserved characters of a value are percent-encoded, but for `+` and `#` (RFC 6570 §3.2.1).
+        // Each arm compiles to its own loop, so that the allowed characters are not decided for each byte. Reserved
+        // characters of a value are percent-encoded, except with `+` and `#` (RFC 6570 §3.2.1).
         match (self.operator, reading) {
             (Some(b'+' | b'#'), _) => self.expand(reached, next, (uri, |_| true)),
             (Some(b'?' | b'&'), _) => self.expand(reached, next, (uri, |byte| byte != b'#')),
@@ -152,11 +151,11 @@ impl Expression {
 
     #[inline]
     fn expand(self, reached: &[bool], next: &mut [bool], (uri, takes): (&[u8], impl Fn(u8) -> bool)) -> bool {
-        // A plain value, and one of `+`, begins with any of its bytes, the others with their operator.
+        // A plain value, and one with `+`, begins with any allowed byte; the others begin with their operator.
         let first = self.operator.filter(|operator| *operator != b'+');
-        // An expression with an operator leaves nothing where its variables are undefined (RFC 6570 §3.2.1).
+        // An expression with an operator expands to nothing if its variables are undefined (RFC 6570 §3.2.1).
         let may_be_nothing = self.operator.is_some();
-        // Whether an expansion that began earlier is still going on here.
+        // Whether an expansion that began earlier may go on here.
         let (mut open, mut any) = (false, false);
         for ((starts, next), byte) in reached.iter().zip(next.iter_mut()).zip(uri) {
             *next = open || (*starts && may_be_nothing);
@@ -172,12 +171,12 @@ impl Expression {
     }
 }
 
-/// Expressions of one template. 32: what a read costs is bounded by it, and real templates have up to five.
+/// Expressions of one template. 32: it bounds the cost of a read, and real templates have up to five.
 const EXPRESSIONS: usize = 32;
-/// Templates of one server that a URI is held against. 1,000: real servers have up to some dozens, and where so many come
-/// close to a URI as long as can be, the read of one that nobody has costs some 10 ms; else microseconds.
+/// Templates of one server that a URI is matched against. 1,000: real servers have up to some dozens. In the worst case, if
+/// all of them nearly match a URI of the greatest length, a read takes some 10 ms; otherwise microseconds.
 pub(super) const TEMPLATES: usize = 1_000;
-/// Bytes of a URI that is held against templates. 8 KiB: as long as HTTP servers take one.
+/// Bytes of a URI that is matched against templates. 8 KiB: the limit of HTTP servers.
 const URI_BYTES: usize = 8 * 1024;
 
 #[cfg(test)]

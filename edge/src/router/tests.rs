@@ -1,8 +1,8 @@
-mod granted;
-mod own;
 mod policy;
+mod policy_view;
 mod reconfigure;
 mod repolicy;
+mod session_overlay;
 
 use super::names::Prefix;
 use super::part::Part;
@@ -166,8 +166,8 @@ async fn answer(router: &Router, call: Call) -> Result<serde_json::Value, Kind> 
 #[tokio::test]
 async fn calls_go_to_the_server_that_has_the_name() {
     let router = router(&["a", "b"]);
-    router.shared.listed(0, part("x"));
-    router.shared.listed(1, part("x"));
+    router.shared.listed(ServerIndex::new(0), part("x"));
+    router.shared.listed(ServerIndex::new(1), part("x"));
     let tool = async |scope, name: &str| {
         let params = format!(r#"{{"name":"{name}","arguments":{{"q":1}}}}"#);
         answer(&router, call("me", scope, Method::ToolsCall, &params)).await
@@ -188,9 +188,9 @@ async fn calls_go_to_the_server_that_has_the_name() {
 #[tokio::test]
 async fn completions_go_by_what_they_complete() {
     let router = router(&["a", "b"]);
-    router.shared.listed(0, Part { completes: false, ..part("x") });
+    router.shared.listed(ServerIndex::new(0), Part { completes: false, ..part("x") });
     router.shared.listed(
-        1,
+        ServerIndex::new(1),
         Part {
             templates: items("resourceTemplates", r#"{"uriTemplate":"u://{id}","name":"u"}"#),
             ..part("y")
@@ -219,8 +219,8 @@ async fn completions_go_by_what_they_complete() {
 #[tokio::test]
 async fn a_uri_that_a_result_showed_is_read_where_it_came_from() {
     let router = router(&["a", "b"]);
-    router.shared.listed(0, part("x"));
-    router.shared.listed(1, part("y"));
+    router.shared.listed(ServerIndex::new(0), part("x"));
+    router.shared.listed(ServerIndex::new(1), part("y"));
     let read = async |who: &str, uri: &str| {
         answer(&router, call(who, None, Method::ResourcesRead, &format!(r#"{{"uri":"{uri}"}}"#))).await
     };
@@ -236,15 +236,15 @@ async fn a_uri_that_a_result_showed_is_read_where_it_came_from() {
 async fn calls_wait_for_names_and_no_longer_than_allowed() {
     let router = router(&["a", "b"]);
     let early = router.dispatch(call("me", None, Method::ToolsList, "{}"));
-    router.shared.listed(0, part("x"));
+    router.shared.listed(ServerIndex::new(0), part("x"));
     assert!(!*router.settled().borrow() && !early.is_ready());
-    router.shared.failed(1, Error::busy(Blame::Upstream, RETRY_AFTER, "later"));
+    router.shared.failed(ServerIndex::new(1), Error::busy(Blame::Upstream, RETRY_AFTER, "later"));
     assert!(*router.settled().borrow());
     assert!(matches!(early.outcome().await, Outcome::Result(_)));
     let unknown = call("me", None, Method::ToolsCall, r#"{"name":"of-b"}"#);
     let Outcome::Failed(error) = router.dispatch(unknown).outcome().await else { panic!("it is nobody's") };
     assert!(error.message.ends_with("(servers not listed yet: b)"), "{}", error.message);
-    router.shared.listed(1, part("y"));
+    router.shared.listed(ServerIndex::new(1), part("y"));
     let unknown = call("me", None, Method::ToolsCall, r#"{"name":"of-c"}"#);
     let Outcome::Failed(error) = router.dispatch(unknown).outcome().await else { panic!("it is nobody's") };
     assert!(!error.message.contains("not heard"), "{}", error.message);
@@ -279,14 +279,14 @@ async fn nobody_waits_for_names_that_a_process_which_leaves_does_not_give_out() 
 async fn clients_hear_of_a_change_only_if_what_they_read_differs() {
     let router = router(&["a", "b"]);
     let mut changes = router.changes(&me(), None);
-    router.shared.listed(0, part("x"));
-    router.shared.listed(1, part("y"));
+    router.shared.listed(ServerIndex::new(0), part("x"));
+    router.shared.listed(ServerIndex::new(1), part("y"));
     assert!(!changes.has_changed().unwrap(), "the first lists are no change");
-    router.shared.listed(0, part("x"));
+    router.shared.listed(ServerIndex::new(0), part("x"));
     let why = Error::busy(Blame::Upstream, RETRY_AFTER, "later");
-    router.shared.failed(1, why);
+    router.shared.failed(ServerIndex::new(1), why);
     assert!(!changes.has_changed().unwrap());
-    router.shared.listed(0, part("z"));
+    router.shared.listed(ServerIndex::new(0), part("z"));
     assert_eq!(*changes.borrow_and_update(), ListChanges { tools: 1, prompts: 0, resources: 0 });
     let list = answer(&router, call("me", None, Method::ToolsList, "{}")).await.unwrap();
     assert_eq!(list["tools"].as_array().unwrap().len(), 2, "the server that failed keeps its last word");
@@ -295,7 +295,7 @@ async fn clients_hear_of_a_change_only_if_what_they_read_differs() {
 #[tokio::test]
 async fn a_cursor_nobody_gave_out_is_refused() {
     let router = router(&["a"]);
-    router.shared.listed(0, part("x"));
+    router.shared.listed(ServerIndex::new(0), part("x"));
     let list = async |params| answer(&router, call("me", None, Method::ToolsList, params)).await;
     assert_eq!(list(r#"{"cursor":"2"}"#).await.unwrap_err(), Kind::InvalidParams);
     for none in [r#"{"cursor":null}"#, r#"{"cursor":""}"#] {
@@ -308,14 +308,14 @@ async fn each_view_changes_with_what_it_shows() {
     let router = router(&["a", "b"]);
     let views = [None, Some("a"), Some("b")]
         .map(|scope| router.changes(&me(), scope.and_then(|slug| router.server(&me(), slug)).as_ref()));
-    router.shared.listed(0, part("x"));
-    router.shared.listed(1, part("y"));
+    router.shared.listed(ServerIndex::new(0), part("x"));
+    router.shared.listed(ServerIndex::new(1), part("y"));
     let counts = || views.each_ref().map(|view| view.borrow().tools);
     assert_eq!(counts(), [0, 0, 0]);
-    router.shared.listed(1, part("z"));
+    router.shared.listed(ServerIndex::new(1), part("z"));
     assert_eq!(counts(), [1, 0, 1]);
     // A name that is hidden from all is seen by its server's own clients.
-    router.shared.listed(1, Part { tools: Vec::new(), ..part("") });
+    router.shared.listed(ServerIndex::new(1), Part { tools: Vec::new(), ..part("") });
     assert_eq!(counts(), [2, 0, 2]);
 }
 
@@ -339,10 +339,10 @@ async fn subscribers_hear_from_the_servers_that_have_the_resources() {
         router.subscribe(subscriber, scope.and_then(|slug| router.server(&me(), slug)), uris)
     };
     let early = subscribe(None, &["t://1"]);
-    router.shared.listed(0, part("x"));
-    router.shared.listed(1, part("y"));
+    router.shared.listed(ServerIndex::new(0), part("x"));
+    router.shared.listed(ServerIndex::new(1), part("y"));
     router.shared.listed(
-        2,
+        ServerIndex::new(2),
         Part { resources: items("resources", r#"{"uri":"slow://1","name":"s"}"#), ..Part::default() },
     );
     let uris = async |accepted: Accepted| -> Vec<String> {
@@ -376,8 +376,8 @@ fn in_session(number: u64, call: Call) -> Call {
 #[tokio::test]
 async fn a_level_is_the_sessions_on_every_server() {
     let (router, told) = router_told(&["a", "b"]);
-    router.shared.listed(0, part("x"));
-    router.shared.listed(1, part("y"));
+    router.shared.listed(ServerIndex::new(0), part("x"));
+    router.shared.listed(ServerIndex::new(1), part("y"));
     let level = |scope, level: &str| {
         let params = format!(r#"{{"level":{level}}}"#);
         in_session(7, call("me", scope, Method::SetLevel, &params))
@@ -396,8 +396,8 @@ async fn a_level_is_the_sessions_on_every_server() {
 #[tokio::test]
 async fn subscriptions_go_where_reading_goes_and_tasks_where_their_ids_lead() {
     let router = router(&["a", "b"]);
-    router.shared.listed(0, part("x"));
-    router.shared.listed(1, part("y"));
+    router.shared.listed(ServerIndex::new(0), part("x"));
+    router.shared.listed(ServerIndex::new(1), part("y"));
     let ask = async |scope, method, params: &str| {
         answer(&router, in_session(7, call("me", scope, method, params))).await
     };
@@ -424,8 +424,8 @@ async fn subscriptions_go_where_reading_goes_and_tasks_where_their_ids_lead() {
 #[tokio::test]
 async fn a_call_that_goes_on_goes_to_its_server_and_no_other() {
     let router = router(&["a", "b"]);
-    router.shared.listed(0, part("x"));
-    router.shared.listed(1, part("x"));
+    router.shared.listed(ServerIndex::new(0), part("x"));
+    router.shared.listed(ServerIndex::new(1), part("x"));
     let pinned = |tool: &str, server: &str| {
         let params = format!(r#"{{"name":"{tool}"}}"#);
         let pin = ServerName::parse(server);
@@ -442,11 +442,14 @@ async fn a_call_that_goes_on_goes_to_its_server_and_no_other() {
 fn more_templates_than_uris_are_held_against_are_counted_and_said() {
     let router = router(&["a"]);
     let many: Vec<_> = (0..TEMPLATES + 2).map(|n| format!(r#"{{"uriTemplate":"t://{n}/{{id}}"}}"#)).collect();
-    router.shared.listed(0, Part { templates: items("resourceTemplates", &many.join(",")), ..part("x") });
+    router.shared.listed(
+        ServerIndex::new(0),
+        Part { templates: items("resourceTemplates", &many.join(",")), ..part("x") },
+    );
     assert_eq!(router.shared.metrics.templates_unmatched.get(), 2);
     let said = router.complaints(&ServerName::parse("a").unwrap()).all.concat();
     assert!(said.contains("2 templates too many"), "{said}");
-    router.shared.listed(0, part("x"));
+    router.shared.listed(ServerIndex::new(0), part("x"));
     assert_eq!(router.shared.metrics.templates_unmatched.get(), 0);
     assert_eq!(router.complaints(&ServerName::parse("a").unwrap()).all, Vec::<String>::new());
 }
@@ -455,8 +458,8 @@ fn more_templates_than_uris_are_held_against_are_counted_and_said() {
 fn a_server_that_declares_no_list_is_complained_of() {
     let router = router(&["a"]);
     let complaints = || router.complaints(&ServerName::parse("a").unwrap()).all;
-    router.shared.listed(0, Part { lists_nothing: true, ..Part::default() });
+    router.shared.listed(ServerIndex::new(0), Part { lists_nothing: true, ..Part::default() });
     assert_eq!(complaints(), [refresh::LISTS_NOTHING]);
-    router.shared.listed(0, Part::default());
+    router.shared.listed(ServerIndex::new(0), Part::default());
     assert_eq!(complaints(), Vec::<String>::new(), "one that declares tools may have none");
 }

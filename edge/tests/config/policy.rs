@@ -35,69 +35,49 @@ fn entries_keep_their_order_and_what_is_not_said_is_all() {
     assert_eq!(shown(policy("policy-2", text)), all, "where a tool would sort the keys of a map");
 }
 
+/// A policy, the place of its problem, and what is said of it.
+const REFUSED: &[(&str, &str, &str)] = &[
+    ("policy:\n", "edge.yaml:1: policy", "nobody could use anything"),
+    ("policy: {}\n", "edge.yaml:1: policy", "nobody could use anything"),
+    ("policy: []\n", "edge.yaml:1: policy", "nobody could use anything"),
+    ("policy: [alice]\n", "edge.yaml:1: policy[0]", "keys with values belong here"),
+    ("policy:\n  alice:\n", "edge.yaml:2: policy.alice", "say what it may use"),
+    ("policy:\n  '': {}\n", "edge.yaml:2: policy.", "an empty glob matches nothing"),
+    ("policy:\n  a: {severs: [x]}\n", "edge.yaml:2: policy.a.severs", "the nearest is `policy.a.servers`"),
+    ("policy:\n  a: {servers:}\n", "edge.yaml:2: policy.a.servers", "`[]` is none"),
+    ("policy:\n  a: {tools: [b, '']}\n", "edge.yaml:2: policy.a.tools[1]", "a value belongs here"),
+    ("policy:\n  a: {tools: [b, '!']}\n", "edge.yaml:2: policy.a.tools[1]", "an empty glob matches nothing"),
+    ("policy:\n  a: {tools: ['!b', c]}\n", "edge.yaml:2: policy.a.tools[0]", "begin with what is allowed"),
+    (
+        "policy:\n  a: {servers: {b: c}}\n",
+        "edge.yaml:2: policy.a.servers",
+        "one value belongs here, not keys",
+    ),
+    ("policy:\n  a*: {}\n  ab?: {}\n", "edge.yaml:3: policy.ab?", "never counts, for `a*` comes before it"),
+    (
+        "policy:\n  a: {servers: [time, '!vault', '*']}\n",
+        "edge.yaml:2: policy.a.servers[1]",
+        "it denies nothing, for `*` comes after it",
+    ),
+    ("policy:\n  a: {tools: ['*', '!get_x', 'get_*']}\n", "edge.yaml:2: policy.a.tools[1]", "denies nothing"),
+    ("policy:\n  a: {tools: ['*', '!!x']}\n", "edge.yaml:2: policy.a.tools[1]", "at most one `!`"),
+    ("policy:\n  a: {tools: ['*', '!x ']}\n", "edge.yaml:2: policy.a.tools[1]", "without spaces"),
+    ("policy:\n  a: {tools: ['*', '! x']}\n", "edge.yaml:2: policy.a.tools[1]", "without spaces"),
+    ("policy:\n  a: {servers: [time vault]}\n", "edge.yaml:2: policy.a.servers[0]", "without spaces"),
+    (
+        "policy: {a: {}}\nauth: {tokens: [{env: MCP_GATEWAY_AUTH_TOKEN, principal: 'a*'}]}\n",
+        "edge.yaml:2: auth.tokens[0]",
+        "stands for `a*`",
+    ),
+    ("polcy: {a: {}}\n", "edge.yaml:1: polcy", "the nearest is `policy`"),
+];
+
 #[test]
 fn what_is_missing_or_wrong_is_refused() {
-    for (n, (text, place, why)) in [
-        ("policy:\n", "edge.yaml:1: policy", "nobody could use anything"),
-        ("policy: {}\n", "edge.yaml:1: policy", "nobody could use anything"),
-        ("policy: []\n", "edge.yaml:1: policy", "nobody could use anything"),
-        ("policy: [alice]\n", "edge.yaml:1: policy[0]", "keys with values belong here"),
-        ("policy:\n  alice:\n", "edge.yaml:2: policy.alice", "say what it may use"),
-        ("policy:\n  '': {}\n", "edge.yaml:2: policy.", "an empty glob matches nothing"),
-        (
-            "policy:\n  a: {severs: [x]}\n",
-            "edge.yaml:2: policy.a.severs",
-            "the nearest is `policy.a.servers`",
-        ),
-        ("policy:\n  a: {servers:}\n", "edge.yaml:2: policy.a.servers", "`[]` is none"),
-        ("policy:\n  a: {tools: [b, '']}\n", "edge.yaml:2: policy.a.tools[1]", "a value belongs here"),
-        (
-            "policy:\n  a: {tools: [b, '!']}\n",
-            "edge.yaml:2: policy.a.tools[1]",
-            "an empty glob matches nothing",
-        ),
-        (
-            "policy:\n  a: {tools: ['!b', c]}\n",
-            "edge.yaml:2: policy.a.tools[0]",
-            "begin with what is allowed",
-        ),
-        (
-            "policy:\n  a: {servers: {b: c}}\n",
-            "edge.yaml:2: policy.a.servers",
-            "one value belongs here, not keys",
-        ),
-        (
-            "policy:\n  a*: {}\n  ab?: {}\n",
-            "edge.yaml:3: policy.ab?",
-            "never counts, for `a*` comes before it",
-        ),
-        (
-            "policy:\n  a: {servers: [time, '!vault', '*']}\n",
-            "edge.yaml:2: policy.a.servers[1]",
-            "it denies nothing, for `*` comes after it",
-        ),
-        (
-            "policy:\n  a: {tools: ['*', '!get_x', 'get_*']}\n",
-            "edge.yaml:2: policy.a.tools[1]",
-            "denies nothing",
-        ),
-        ("policy:\n  a: {tools: ['*', '!!x']}\n", "edge.yaml:2: policy.a.tools[1]", "at most one `!`"),
-        ("policy:\n  a: {tools: ['*', '!x ']}\n", "edge.yaml:2: policy.a.tools[1]", "without spaces"),
-        ("policy:\n  a: {tools: ['*', '! x']}\n", "edge.yaml:2: policy.a.tools[1]", "without spaces"),
-        ("policy:\n  a: {servers: [time vault]}\n", "edge.yaml:2: policy.a.servers[0]", "without spaces"),
-        (
-            "policy: {a: {}}\nauth: {tokens: [{env: MCP_GATEWAY_AUTH_TOKEN, principal: 'a*'}]}\n",
-            "edge.yaml:2: auth.tokens[0]",
-            "stands for `a*`",
-        ),
-        ("polcy: {a: {}}\n", "edge.yaml:1: polcy", "the nearest is `policy`"),
-    ]
-    .into_iter()
-    .enumerate()
-    {
+    for (n, (text, place, why)) in REFUSED.iter().enumerate() {
         let said = complaints(&format!("policy-wrong-{n}"), text);
         assert_eq!(said.len(), 1, "{said:?}");
-        assert!(said[0].starts_with(&format!("{place}: ")) && said[0].contains(why), "{text}{said:?}");
+        assert!(said[0].starts_with(&format!("{place}: ")) && said[0].contains(*why), "{text}{said:?}");
     }
 }
 

@@ -24,46 +24,53 @@ fn part(tools: &[&str], resources: &[&str], templates: &[&str]) -> Part {
     }
 }
 
-fn terms(tools: Option<&[&str]>) -> Terms {
-    let tools = tools.map(|tools| tools.iter().map(|&tool| tool.to_owned()).collect());
-    Terms { tools, fresh_ms: 30_000, limits: Limits::default(), policy_bytes: 0 }
+fn server(index: usize) -> ServerIndex {
+    ServerIndex::new(index)
 }
 
-fn build(parts: &[(&str, Option<&Part>)], terms: &Terms) -> Catalog {
+fn options(tools: Option<&[&str]>) -> CatalogOptions {
+    let tools = tools.map(|tools| tools.iter().map(|&tool| tool.to_owned()).collect());
+    CatalogOptions { tools, fresh_ms: 30_000, limits: Limits::default(), policy_bytes: 0 }
+}
+
+fn build(parts: &[(&str, Option<&Part>)], options: &CatalogOptions) -> Views {
     let names: Vec<_> = parts.iter().map(|(name, _)| ServerName::parse(name).unwrap()).collect();
     let members: Vec<_> = names
         .iter()
         .zip(parts)
         .enumerate()
-        .map(|(number, (name, (_, part)))| Member { number, name, prefix: Prefix::Conflict, part: *part })
+        .map(|(index, (name, (_, part)))| {
+            let index = ServerIndex::new(index);
+            Member { index, name, prefix: Prefix::Conflict, part: *part }
+        })
         .collect();
-    Catalog::build(&members, &mut GivenNames::default(), terms, Known::default())
+    Views::build(&members, &mut GivenNames::default(), options, BuildScope::default())
 }
 
-fn shown(surface: &Surface, list: List, member: &str, key: &str) -> Vec<String> {
-    let list: serde_json::Value = serde_json::from_slice(&surface.list(list).bytes()).unwrap();
+fn shown(view: &View, list: List, member: &str, key: &str) -> Vec<String> {
+    let list: serde_json::Value = serde_json::from_slice(&view.list(list).bytes()).unwrap();
     list[member].as_array().unwrap().iter().map(|item| item[key].as_str().unwrap().to_owned()).collect()
 }
 
 #[test]
 fn contested_tools_are_renamed_for_all_and_not_for_one_alone() {
     let (a, b) = (part(&["x", "y"], &[], &[]), part(&["y"], &[], &[]));
-    let catalog = build(&[("a", Some(&a)), ("b", Some(&b))], &terms(None));
-    assert_eq!(shown(&catalog.all, List::Tools, "tools", "name"), ["x", "y", "b__y"]);
-    assert_eq!(shown(&catalog.alone[1], List::Tools, "tools", "name"), ["y"]);
-    assert_eq!(catalog.contested, 1);
+    let views = build(&[("a", Some(&a)), ("b", Some(&b))], &options(None));
+    assert_eq!(shown(&views.all, List::Tools, "tools", "name"), ["x", "y", "b__y"]);
+    assert_eq!(shown(&views.alone[1], List::Tools, "tools", "name"), ["y"]);
+    assert_eq!(views.contested_names, 1);
 
-    let renamed = catalog.all.tool("b__y").unwrap();
-    assert_eq!((renamed.server, renamed.rename.as_deref()), (1, Some(&b"\"y\""[..])));
-    let bare = catalog.all.tool("y").unwrap();
-    assert_eq!((bare.server, bare.rename.as_deref()), (0, None));
-    let alias = catalog.all.tool("a__y").unwrap();
+    let renamed = views.all.tool("b__y").unwrap();
+    assert_eq!((renamed.server, renamed.rename.as_deref()), (server(1), Some(&b"\"y\""[..])));
+    let bare = views.all.tool("y").unwrap();
+    assert_eq!((bare.server, bare.rename.as_deref()), (server(0), None));
+    let alias = views.all.tool("a__y").unwrap();
     assert_eq!(
         (alias.server, alias.rename.as_deref()),
-        (0, Some(&b"\"y\""[..])),
+        (server(0), Some(&b"\"y\""[..])),
         "the prefixed name always leads there"
     );
-    assert!(catalog.all.tool("c__y").is_none());
+    assert!(views.all.tool("c__y").is_none());
 }
 
 proptest! {
@@ -84,22 +91,22 @@ proptest! {
             let members: Vec<_> = (0..3)
                 .map(|number| {
                     let prefix = if always[number] { Prefix::Always } else { Prefix::Conflict };
-                    Member { number, name: &names[number], prefix, part: parts[number].as_ref() }
+                    Member { index: ServerIndex::new(number), name: &names[number], prefix, part: parts[number].as_ref() }
                 })
                 .collect();
-            let catalog = Catalog::build(&members, &mut given, &terms(None), Known::default());
+            let views = Views::build(&members, &mut given, &options(None), BuildScope::default());
             let mut tools = HashSet::new();
             for (number, part) in parts.iter().enumerate() {
                 for tool in part.iter().flat_map(|part| &part.tools) {
-                    let route = catalog.all.tool(&names::prefixed(&names[number], &tool.key)).unwrap();
-                    prop_assert_eq!(route.server, number);
+                    let route = views.all.tool(&names::prefixed(&names[number], &tool.key)).unwrap();
+                    prop_assert_eq!(route.server, server(number));
                     prop_assert_eq!(&route.rename, &Some(render::string_token(&tool.key)));
-                    tools.insert((number, render::string_token(&tool.key)));
+                    tools.insert((server(number), render::string_token(&tool.key)));
                 }
             }
-            let listed = shown(&catalog.all, List::Tools, "tools", "name");
+            let listed = shown(&views.all, List::Tools, "tools", "name");
             let leads = |name: &String| {
-                let route = catalog.all.tool(name).unwrap();
+                let route = views.all.tool(name).unwrap();
                 (route.server, route.rename.clone().unwrap_or_else(|| render::string_token(name)))
             };
             prop_assert_eq!(listed.len(), tools.len());
@@ -111,10 +118,10 @@ proptest! {
 #[test]
 fn lists_of_missing_servers_are_asked_for_again_at_once() {
     let a = part(&["x"], &[], &[]);
-    let whole = build(&[("a", Some(&a))], &terms(None));
-    let lacking = build(&[("a", Some(&a)), ("b", None)], &terms(None));
-    let ttl = |catalog: &Catalog| {
-        let list: serde_json::Value = serde_json::from_slice(&catalog.all.list(List::Tools).bytes()).unwrap();
+    let whole = build(&[("a", Some(&a))], &options(None));
+    let lacking = build(&[("a", Some(&a)), ("b", None)], &options(None));
+    let ttl = |views: &Views| {
+        let list: serde_json::Value = serde_json::from_slice(&views.all.list(List::Tools).bytes()).unwrap();
         (list["ttlMs"].as_u64().unwrap(), list["cacheScope"].as_str().unwrap().to_owned())
     };
     assert_eq!(ttl(&whole), (30_000, "private".to_owned()));
@@ -125,24 +132,27 @@ fn lists_of_missing_servers_are_asked_for_again_at_once() {
 #[test]
 fn the_first_server_owns_a_doubled_uri() {
     let (a, b) = (part(&[], &["x://1"], &[]), part(&[], &["x://1", "x://2"], &["y://{id}"]));
-    let catalog = build(&[("a", Some(&a)), ("b", Some(&b))], &terms(None));
-    assert_eq!(shown(&catalog.all, List::Resources, "resources", "uri"), ["x://1", "x://2"]);
-    assert_eq!(catalog.doubled, [("x://1".to_owned(), 0, 1)]);
-    assert_eq!(catalog.all.resource("x://1"), Some(0));
-    assert_eq!(catalog.all.resource("x://2"), Some(1));
-    assert_eq!(catalog.all.resource("y://7"), Some(1));
-    assert_eq!(catalog.all.resource("z://7"), None);
-    assert_eq!(catalog.all.template("y://{id}"), Some(1));
-    assert_eq!(catalog.alone[1].resource("x://1"), Some(1));
+    let views = build(&[("a", Some(&a)), ("b", Some(&b))], &options(None));
+    assert_eq!(shown(&views.all, List::Resources, "resources", "uri"), ["x://1", "x://2"]);
+    assert_eq!(
+        views.contested_uris,
+        [ContestedUri { uri: "x://1".to_owned(), owner: server(0), other: server(1) }]
+    );
+    assert_eq!(views.all.resource("x://1"), Some(server(0)));
+    assert_eq!(views.all.resource("x://2"), Some(server(1)));
+    assert_eq!(views.all.resource("y://7"), Some(server(1)));
+    assert_eq!(views.all.resource("z://7"), None);
+    assert_eq!(views.all.template("y://{id}"), Some(server(1)));
+    assert_eq!(views.alone[1].resource("x://1"), Some(server(1)));
 }
 
 #[test]
 fn only_the_tools_an_operator_names_are_shown() {
     let (a, b) = (part(&["x", "y"], &[], &[]), part(&["y", "z"], &[], &[]));
-    let catalog = build(&[("a", Some(&a)), ("b", Some(&b))], &terms(Some(&["x", "b__y"])));
-    assert_eq!(shown(&catalog.all, List::Tools, "tools", "name"), ["x", "y"]);
-    assert_eq!(catalog.all.tool("y").unwrap().server, 1);
-    assert!(catalog.all.tool("z").is_none());
+    let views = build(&[("a", Some(&a)), ("b", Some(&b))], &options(Some(&["x", "b__y"])));
+    assert_eq!(shown(&views.all, List::Tools, "tools", "name"), ["x", "y"]);
+    assert_eq!(views.all.tool("y").unwrap().server, server(1));
+    assert!(views.all.tool("z").is_none());
 }
 
 #[test]
@@ -154,11 +164,11 @@ fn tools_that_would_break_clients_are_mended_or_left_out() {
     let page = Bytes::from_static(page);
     let tools = wire::mcp::list::ListPage::scan(&page, "tools", &Limits::default()).unwrap().items;
     let own = Part { tools, ..Part::default() };
-    let catalog = build(&[("a", Some(&own))], &terms(None));
-    assert_eq!(shown(&catalog.all, List::Tools, "tools", "name"), ["bad", "good"]);
-    assert!(catalog.all.tool("bad").unwrap().mirrored.is_empty());
-    assert_eq!(catalog.all.tool("good").unwrap().mirrored.len(), 1);
-    let bytes = catalog.all.list(List::Tools).bytes();
+    let views = build(&[("a", Some(&own))], &options(None));
+    assert_eq!(shown(&views.all, List::Tools, "tools", "name"), ["bad", "good"]);
+    assert!(views.all.tool("bad").unwrap().mirrored.is_empty());
+    assert_eq!(views.all.tool("good").unwrap().mirrored.len(), 1);
+    let bytes = views.all.list(List::Tools).bytes();
     let text = String::from_utf8_lossy(&bytes);
     assert_eq!(text.matches("x-mcp-header").count(), 1);
     assert!(
@@ -171,10 +181,10 @@ fn tools_that_would_break_clients_are_mended_or_left_out() {
 fn instructions_are_joined_under_their_servers_names_within_a_bound() {
     let a = Part { instructions: Some("be kind".into()), ..Part::default() };
     let b = Part { instructions: Some("é".repeat(INSTRUCTION_BYTES)), ..Part::default() };
-    let catalog = build(&[("a", Some(&a)), ("b", Some(&b))], &terms(None));
-    let all = catalog.all.instructions().unwrap();
+    let views = build(&[("a", Some(&a)), ("b", Some(&b))], &options(None));
+    let all = views.all.instructions().unwrap();
     assert!(all.starts_with("## a\nbe kind\n\n## b\né") && all.len() <= INSTRUCTION_BYTES);
-    assert_eq!(catalog.alone[0].instructions(), Some("be kind"));
+    assert_eq!(views.alone[0].instructions(), Some("be kind"));
 }
 
 #[test]
@@ -189,8 +199,8 @@ fn old_clients_see_no_output_schema_that_they_refuse() {
     tools.extend(odd.iter().zip(0..).map(|(output, n)| tool(&format!("odd{n}"), output)));
     let page = format!(r#"{{"tools":[{}]}}"#, tools.join(","));
     let listed = wire::mcp::list::ListPage::scan(&page.into(), "tools", &Limits::default()).unwrap();
-    let catalog = build(&[("a", Some(&Part { tools: listed.items, ..Part::default() }))], &terms(None));
-    let list = catalog.all.list(List::Tools);
+    let views = build(&[("a", Some(&Part { tools: listed.items, ..Part::default() }))], &options(None));
+    let list = views.all.list(List::Tools);
     let outputs = |bytes: Bytes| {
         let list: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
         let tools = list["tools"].as_array().unwrap().clone();
@@ -201,7 +211,7 @@ fn old_clients_see_no_output_schema_that_they_refuse() {
     let older = outputs(list.bytes_for_sessions());
     assert_eq!(older[0], Some(serde_json::json!({"type": "object"})));
     assert!(older[1..].iter().all(Option::is_none) && older.len() == 5);
-    let plain = build(&[("a", Some(&part(&["x"], &[], &[])))], &terms(None));
+    let plain = build(&[("a", Some(&part(&["x"], &[], &[])))], &options(None));
     let list = plain.all.list(List::Tools);
     assert_eq!(list.bytes().as_ptr(), list.bytes_for_sessions().as_ptr(), "one list, where none differs");
 }
@@ -211,25 +221,28 @@ fn a_uri_is_held_against_so_many_templates_of_a_server() {
     let many: Vec<_> = (0..=TEMPLATES).map(|n| format!("a://{n}/{{id}}")).collect();
     let many: Vec<_> = many.iter().map(String::as_str).collect();
     let (a, b) = (part(&[], &[], &many), part(&[], &[], &["b://{id}"]));
-    let catalog = build(&[("a", Some(&a)), ("b", Some(&b))], &terms(None));
-    for surface in [&catalog.all, &*catalog.alone[0]] {
-        assert_eq!(surface.resource(&format!("a://{}/x", TEMPLATES - 1)), Some(0));
-        assert_eq!(surface.resource(&format!("a://{TEMPLATES}/x")), None);
-        assert_eq!(surface.template(many[TEMPLATES]), Some(0), "as it is, it is known");
-        assert_eq!(shown(surface, List::Templates, "resourceTemplates", "uriTemplate")[..=TEMPLATES], many);
+    let views = build(&[("a", Some(&a)), ("b", Some(&b))], &options(None));
+    for view in [&views.all, &*views.alone[0]] {
+        assert_eq!(view.resource(&format!("a://{}/x", TEMPLATES - 1)), Some(server(0)));
+        assert_eq!(view.resource(&format!("a://{TEMPLATES}/x")), None);
+        assert_eq!(view.template(many[TEMPLATES]), Some(server(0)), "as it is, it is known");
+        assert_eq!(shown(view, List::Templates, "resourceTemplates", "uriTemplate")[..=TEMPLATES], many);
     }
-    assert_eq!(catalog.all.resource("b://x"), Some(1), "another server has as many");
-    assert_eq!(catalog.unmatched, [(0, 1)]);
+    assert_eq!(views.all.resource("b://x"), Some(server(1)), "another server has as many");
+    assert_eq!(views.unmatched, [UnmatchedTemplates { server: server(0), count: 1 }]);
 }
 
 #[test]
 fn a_template_that_fits_strictly_goes_before_one_that_fits_loosely() {
     let (a, b) = (part(&[], &[], &["x://{id*}", "x://{a}/{b*}"]), part(&[], &[], &["x://{a}/{b}"]));
-    let catalog = build(&[("a", Some(&a)), ("b", Some(&b))], &terms(None));
-    assert_eq!(catalog.all.resource("x://1/2/3"), Some(0));
-    let catalog = build(&[("b", Some(&b)), ("a", Some(&a))], &terms(None));
-    assert_eq!(catalog.all.resource("x://1/2/3"), Some(1));
+    let views = build(&[("a", Some(&a)), ("b", Some(&b))], &options(None));
+    assert_eq!(views.all.resource("x://1/2/3"), Some(server(0)));
+    let views = build(&[("b", Some(&b)), ("a", Some(&a))], &options(None));
+    assert_eq!(views.all.resource("x://1/2/3"), Some(server(1)));
     let (a, b) = (part(&[], &[], &["x://{id*}"]), part(&[], &[], &["x://{a}/{b}"]));
-    let catalog = build(&[("a", Some(&a)), ("b", Some(&b))], &terms(None));
-    assert_eq!((catalog.all.resource("x://1/2"), catalog.all.resource("x://1/2/3")), (Some(1), Some(0)));
+    let views = build(&[("a", Some(&a)), ("b", Some(&b))], &options(None));
+    assert_eq!(
+        (views.all.resource("x://1/2"), views.all.resource("x://1/2/3")),
+        (Some(server(1)), Some(server(0)))
+    );
 }

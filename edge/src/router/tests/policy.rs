@@ -2,7 +2,7 @@
 
 use super::super::policy::Rule;
 use super::super::policy::tests::rule;
-use super::own::told;
+use super::session_overlay::told;
 use super::*;
 use std::collections::BTreeSet;
 use tokio::sync::watch::Receiver;
@@ -54,9 +54,9 @@ impl Stage {
             ["vault", "clock", "forge"].map(|name| entry(name, told.clone(), Arc::default())).to_vec();
         let config = Config { policy: rules, view_bytes: VIEW_BYTES, ..Config::default() };
         let router = Router::new(config, entries.clone(), Metrics::default(), DrainWatch::default());
-        router.shared.listed(0, whole(&["open", "now", "seal"], "vault"));
-        router.shared.listed(1, whole(&["now", "tick", "reset"], "clock"));
-        router.shared.listed(2, whole(&["melt", "cast"], "forge"));
+        router.shared.listed(ServerIndex::new(0), whole(&["open", "now", "seal"], "vault"));
+        router.shared.listed(ServerIndex::new(1), whole(&["now", "tick", "reset"], "clock"));
+        router.shared.listed(ServerIndex::new(2), whole(&["melt", "cast"], "forge"));
         Self { router, entries, told }
     }
 
@@ -242,13 +242,13 @@ async fn prompts_resources_and_completions_go_with_their_server() {
 #[tokio::test]
 async fn what_a_denied_server_calls_its_tools_takes_no_name_away() {
     let stage = Stage::new(Some(vec![rule("ci", &["clock"], &["*"])]));
-    stage.router.shared.listed(0, whole(&["clock__now", "now"], "vault"));
+    stage.router.shared.listed(ServerIndex::new(0), whole(&["clock__now", "now"], "vault"));
     assert_eq!(stage.list("ci", None, List::Tools).await, ["clock__now", "tick", "reset"]);
     assert_eq!(stage.tool("ci", None, "clock__now").await.as_deref(), Ok("clock now"));
     for denied in ["now", "vault__now", "vault__clock__now"] {
         assert_eq!(stage.tool("ci", None, denied).await.map_err(|e| e.kind), Err(Kind::InvalidParams));
     }
-    stage.router.shared.listed(2, whole(&["clock__tick"], "forge"));
+    stage.router.shared.listed(ServerIndex::new(2), whole(&["clock__tick"], "forge"));
     assert_eq!(stage.tool("ci", None, "clock__tick").await.as_deref(), Ok("clock tick"));
 }
 
@@ -304,12 +304,12 @@ async fn an_unknown_name_says_nothing_of_servers_that_are_denied() {
     let config = Config { policy: Some(vec![rule("ci", &["clock"], &["*"])]), ..Config::default() };
     let router = Router::new(config, entries, Metrics::default(), DrainWatch::default());
     let dead = || Error::new(Kind::Unreachable, Blame::Upstream, "nobody there");
-    router.shared.failed(0, dead());
-    router.shared.failed(1, dead());
+    router.shared.failed(ServerIndex::new(0), dead());
+    router.shared.failed(ServerIndex::new(1), dead());
     let unknown = call("ci", None, Method::ToolsCall, r#"{"name":"zzz"}"#);
     let Outcome::Failed(error) = router.dispatch(unknown).outcome().await else { panic!("it is nobody's") };
     assert!(error.message.ends_with("(servers not listed yet: clock)"), "{}", error.message);
-    router.shared.listed(1, part("now"));
+    router.shared.listed(ServerIndex::new(1), part("now"));
     let fresh = |who: &str| {
         let list = router.dispatch(call(who, None, Method::ToolsList, "{}"));
         async { list.outcome().await }
@@ -337,19 +337,20 @@ async fn those_who_follow_are_forgotten_when_they_leave() {
     for n in 0..1000 {
         drop(stage.changes(&format!("ci-{n}"), None));
     }
-    assert!(stage.router.shared.news.followed_by() < 200);
-    stage.router.shared.listed(1, whole(&["now"], "clock"));
-    assert_eq!((stage.router.shared.news.followed_by(), kept.borrow().tools), (1, 1));
+    assert!(stage.router.shared.list_watchers.followed_by() < 200);
+    stage.router.shared.listed(ServerIndex::new(1), whole(&["now"], "clock"));
+    assert_eq!((stage.router.shared.list_watchers.followed_by(), kept.borrow().tools), (1, 1));
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_session_sees_of_its_own_lists_what_it_may() {
     let stage = Stage::limited();
-    let ((one, mut heard), (other, mut unheard)) = (session_of("ci-1", 1), session_of("root", 2));
+    let ((one, mut heard), (other, mut never_listed)) = (session_of("ci-1", 1), session_of("root", 2));
     let shared = &stage.router.shared;
     let look = |server: usize, tools: &[&str]| {
         let tools = whole(tools, "x").tools;
-        (server, vec![(List::Tools, shared.looked(server, List::Tools, tools))])
+        let server = ServerIndex::new(server);
+        (server, vec![(List::Tools, shared.compare_list(server, List::Tools, tools))])
     };
     let see = async |session: &SessionHandle| {
         let list = call(session.caller.principal(), None, Method::ToolsList, "{}");
@@ -358,17 +359,17 @@ async fn a_session_sees_of_its_own_lists_what_it_may() {
         let names = list["tools"].as_array().unwrap().iter().map(|tool| tool["name"].as_str().unwrap());
         names.map(str::to_owned).collect::<BTreeSet<_>>()
     };
-    let (view, open) = (shared.view(&one), shared.view(&other));
+    let (limited, open) = (shared.overlay(&one), shared.overlay(&other));
     // Of a server that it may not use, and of a tool that it may not use.
-    assert!(!shared.change(&one, &view, look(0, &["open", "unlocked"])));
-    assert!(!shared.change(&one, &view, look(1, &["now", "tick", "reset"])));
+    assert!(!shared.change(&one, &limited, look(0, &["open", "unlocked"])));
+    assert!(!shared.change(&one, &limited, look(1, &["now", "tick", "reset"])));
     assert!(shared.change(&other, &open, look(0, &["open", "unlocked"])));
-    assert_eq!(told(&mut unheard).await, Some(Notice::ToolsChanged));
+    assert_eq!(told(&mut never_listed).await, Some(Notice::ToolsChanged));
     assert_eq!(told(&mut heard).await, None);
     assert!(see(&other).await.contains("unlocked"));
     assert_eq!(see(&one).await, ["cast", "clock__now", "tick"].map(str::to_owned).into());
     // What it may use of what it alone is shown.
-    assert!(shared.change(&one, &view, look(1, &["now", "reset", "chime", "forge__melt"])));
+    assert!(shared.change(&one, &limited, look(1, &["now", "reset", "chime", "forge__melt"])));
     assert_eq!(told(&mut heard).await, Some(Notice::ToolsChanged));
     assert_eq!(see(&one).await, ["cast", "chime", "clock__now"].map(str::to_owned).into());
     let use_it = async |name: &str| {
@@ -385,6 +386,6 @@ async fn a_session_sees_of_its_own_lists_what_it_may() {
 }
 
 pub(super) fn session_of(principal: &str, number: u64) -> (SessionHandle, Reply) {
-    let (key, heard) = own::session(number);
+    let (key, heard) = session_overlay::session(number);
     (SessionHandle { caller: Caller::new(principal), ..key }, heard)
 }

@@ -14,13 +14,13 @@ async fn who_listens_hears_of_what_changes_in_what_is_seen() {
         [("root", None), ("ci-7", None), ("ci-8", Some("clock")), ("eve", None), ("stranger", None)];
     let views = listeners.map(|(who, scope)| stage.changes(who, scope));
     let counts = || views.each_ref().map(|view| view.borrow().tools);
-    stage.router.shared.listed(0, whole(&["open", "now", "seal", "more"], "vault"));
+    stage.router.shared.listed(ServerIndex::new(0), whole(&["open", "now", "seal", "more"], "vault"));
     assert_eq!(counts(), [1, 0, 0, 0, 0], "eve may not use it");
-    stage.router.shared.listed(1, whole(&["now", "tick"], "clock"));
+    stage.router.shared.listed(ServerIndex::new(1), whole(&["now", "tick"], "clock"));
     assert_eq!(counts(), [2, 0, 0, 0, 0], "a tool went that only root could use");
-    stage.router.shared.listed(1, whole(&["now"], "clock"));
+    stage.router.shared.listed(ServerIndex::new(1), whole(&["now"], "clock"));
     assert_eq!(counts(), [3, 1, 1, 0, 0]);
-    stage.router.shared.listed(0, whole(&["now"], "vault"));
+    stage.router.shared.listed(ServerIndex::new(0), whole(&["now"], "vault"));
     assert_eq!(counts(), [4, 1, 1, 1, 0]);
     stage.rules(vec![admin(), rule("ci-7", &["forge"], &["*"]), clock_user(), vault_user()]);
     assert_eq!(counts(), [4, 2, 1, 1, 0], "what is seen is what counts");
@@ -43,7 +43,7 @@ impl UpdateSink for Listener {
     }
 }
 
-/// Keeps the ears of who subscribes.
+/// Keeps the resource_listeners of who subscribes.
 #[derive(Default)]
 struct Speaker(Mutex<Vec<Arc<dyn UpdateSink>>>, Mutex<Vec<String>>);
 
@@ -84,7 +84,7 @@ async fn news_of_a_server_end_when_it_is_denied() {
     let open = rule("*", &["*"], &["*"]);
     let config = Config { policy: Some(vec![open]), ..Config::default() };
     let router = Router::new(config, entries.clone(), Metrics::default(), DrainWatch::default());
-    router.shared.listed(0, whole(&["open"], "vault"));
+    router.shared.listed(ServerIndex::new(0), whole(&["open"], "vault"));
     let listeners = ["ci-1", "eve"].map(|who| (who, Arc::new(Listener::default())));
     for (who, ear) in &listeners {
         let (caller, affinity) = (Caller::new(*who), Affinity::Principal);
@@ -96,9 +96,12 @@ async fn news_of_a_server_end_when_it_is_denied() {
         r#"{"jsonrpc":"2.0","method":"notifications/resources/updated","params":{"uri":"vault://r"}}"#;
     let update = Message::scan(update.into(), &Limits::default()).unwrap();
     let say = || {
-        let ears = speaker.0.lock().clone();
-        assert!(Arc::ptr_eq(&ears[0], &ears[1]), "one ear hears of each message once");
-        [&ears[0], &ears[2]].into_iter().for_each(|ear| ear.updated(&update));
+        let resource_listeners = speaker.0.lock().clone();
+        assert!(
+            Arc::ptr_eq(&resource_listeners[0], &resource_listeners[1]),
+            "one ear hears of each message once"
+        );
+        [&resource_listeners[0], &resource_listeners[2]].into_iter().for_each(|ear| ear.updated(&update));
         listeners.each_ref().map(|(_, ear)| *ear.0.lock())
     };
     assert_eq!(say(), [(1, 0), (1, 0)]);
@@ -141,7 +144,7 @@ async fn a_policy_holds_before_names_are_given_out() {
     assert!(server("vault") && server("clock"));
     router.reconfigure(entries, Some(&[vault_user()]));
     assert!(server("vault") && !server("clock"));
-    router.shared.listed(0, part("open"));
-    router.shared.listed(1, part("now"));
+    router.shared.listed(ServerIndex::new(0), part("open"));
+    router.shared.listed(ServerIndex::new(1), part("now"));
     assert!(server("vault") && !server("clock"));
 }

@@ -5,27 +5,27 @@ use super::*;
 async fn mended(list: List, items: &Json) -> (Vec<Json>, Vec<String>) {
     let page = json!({ list.key(): items }).to_string();
     let items = ListPage::scan(&page.into(), list.key(), &Limits::default()).unwrap().items;
-    let (items, faults) = mend(list, items, &Limits::default()).await;
+    let (items, defects) = repair(list, items, &Limits::default()).await;
     for item in &items {
         let key: String = serde_json::from_slice(item.key_span.of(&item.raw)).unwrap();
         assert_eq!(key, item.key);
     }
     let items = items.iter().map(|item| serde_json::from_slice(&item.raw).unwrap()).collect();
-    (items, faults.first.into_iter().map(|fault| format!("{}: {}", fault.item, fault.what)).collect())
+    (items, defects.first.into_iter().map(|defect| format!("{}: {}", defect.item, defect.what)).collect())
 }
 
 #[tokio::test]
 async fn what_clients_take_stays_byte_for_byte() {
     let text = r#"{"tools":[{ "name":"t", "title":"T","inputSchema":{"$schema":"x","type":"object","properties":{"a":{"type":["string","null"]}},"required":["a"]},"outputSchema":{"anyOf":[]},"annotations":{"readOnlyHint":true,"own":1},"icons":[{"src":"data:,"}],"execution":{"taskSupport":"optional"},"_meta":{"n":1e2},"more":null}]}"#;
     let items = ListPage::scan(&text.into(), "tools", &Limits::default()).unwrap().items;
-    let (after, faults) = mend(List::Tools, items.clone(), &Limits::default()).await;
-    assert_eq!((after, faults), (items, Faults::default()));
+    let (after, defects) = repair(List::Tools, items.clone(), &Limits::default()).await;
+    assert_eq!((after, defects), (items, ItemDefects::default()));
 }
 
 #[tokio::test]
 async fn a_tool_without_the_schema_of_an_object_is_mended_or_left_out() {
     let tool = |name: &str, schema: Json| json!({"name": name, "inputSchema": schema});
-    let (tools, faults) = mended(
+    let (tools, defects) = mended(
         List::Tools,
         &json!([
             {"name": "none"},
@@ -41,14 +41,14 @@ async fn a_tool_without_the_schema_of_an_object_is_mended_or_left_out() {
     let object = json!({"type": "object"});
     let shown = ["empty", "several", "plain"].map(|name| tool(name, object.clone()));
     assert_eq!(tools, shown);
-    let named: Vec<_> = faults.iter().map(|fault| fault.split_once(':').unwrap().0).collect();
+    let named: Vec<_> = defects.iter().map(|defect| defect.split_once(':').unwrap().0).collect();
     assert_eq!(named, ["none", "null", "text", "empty", "several", "plain"]);
-    assert!(faults[0].ends_with("left out") && faults[3].contains("repaired"), "{faults:?}");
+    assert!(defects[0].ends_with("left out") && defects[3].contains("repaired"), "{defects:?}");
 }
 
 #[tokio::test]
 async fn members_that_clients_refuse_are_taken_out_and_others_stay() {
-    let (tools, faults) = mended(
+    let (tools, defects) = mended(
         List::Tools,
         &json!([{
             "name": "t", "title": null, "description": 7, "own": null,
@@ -71,7 +71,7 @@ async fn members_that_clients_refuse_are_taken_out_and_others_stay() {
     }]);
     assert_eq!(Json::from(tools), expected);
     for member in ["title", "description", "inputSchema.properties", "annotations.readOnlyHint", "_meta"] {
-        assert!(faults[0].contains(member), "{member}: {faults:?}");
+        assert!(defects[0].contains(member), "{member}: {defects:?}");
     }
     let (prompts, _) = mended(
         List::Prompts,
@@ -83,7 +83,7 @@ async fn members_that_clients_refuse_are_taken_out_and_others_stay() {
 
 #[tokio::test]
 async fn resources_have_a_name_and_a_uri() {
-    let (resources, faults) = mended(
+    let (resources, defects) = mended(
         List::Resources,
         &json!([
             {"uri": "a:b", "mimeType": null, "size": "7"},
@@ -107,7 +107,7 @@ async fn resources_have_a_name_and_a_uri() {
         {"uri": "a:4", "name": "n", "size": i64::MAX},
         {"uri": "file:///x", "name": "n", "annotations": {"audience": ["user"]}},
     ]);
-    assert_eq!((Json::from(resources), faults.len()), (expected, 8));
+    assert_eq!((Json::from(resources), defects.len()), (expected, 8));
     let (templates, _) = mended(List::Templates, &json!([{"uriTemplate": "{+any}"}])).await;
     assert_eq!(templates, [json!({"uriTemplate": "{+any}", "name": "{+any}"})]);
 }
@@ -137,14 +137,14 @@ async fn what_is_right_of_a_mended_item_stays_byte_for_byte() {
     for (item, expected) in table {
         let page = format!(r#"{{"tools":[{item}]}}"#);
         let items = ListPage::scan(&page.into(), "tools", &Limits::default()).unwrap().items;
-        let (items, faults) = mend(List::Tools, items, &Limits::default()).await;
+        let (items, defects) = repair(List::Tools, items, &Limits::default()).await;
         let shown = items.iter().map(|item| String::from_utf8_lossy(&item.raw)).collect::<Vec<_>>();
-        assert_eq!(shown, [expected.as_str()], "{faults:?}");
+        assert_eq!(shown, [expected.as_str()], "{defects:?}");
         assert_eq!((items[0].key.as_str(), items[0].key_span.of(&items[0].raw)[0]), ("t", b'"'));
     }
     let page = r#"{"resources":[{"uri":"a:\u0062","size":1.0},{"uri":"a:c","name":7,"size":7}]}"#;
     let items = ListPage::scan(&page.into(), "resources", &Limits::default()).unwrap().items;
-    let (items, _) = mend(List::Resources, items, &Limits::default()).await;
+    let (items, _) = repair(List::Resources, items, &Limits::default()).await;
     let shown: Vec<_> = items.iter().map(|item| String::from_utf8_lossy(&item.raw)).collect();
     assert_eq!(shown, [r#"{"name":"a:\u0062","uri":"a:\u0062"}"#, r#"{"uri":"a:c","name":"a:c","size":7}"#]);
 }
@@ -154,7 +154,7 @@ async fn of_many_faults_some_are_kept() {
     let tools: Vec<_> = (0..150).map(|n| json!({"name": format!("{n}{}", "x".repeat(500))})).collect();
     let page = json!({"tools": tools}).to_string();
     let items = ListPage::scan(&page.into(), "tools", &Limits::default()).unwrap().items;
-    let (_, faults) = mend(List::Tools, items, &Limits::default()).await;
-    assert_eq!((faults.first.len(), faults.more), (FAULTS_KEPT, 50));
-    assert_eq!(faults.first[0].item.len(), NAME_CHARS);
+    let (_, defects) = repair(List::Tools, items, &Limits::default()).await;
+    assert_eq!((defects.first.len(), defects.more), (DEFECTS_KEPT, 50));
+    assert_eq!(defects.first[0].item.len(), NAME_CHARS);
 }

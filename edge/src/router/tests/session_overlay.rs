@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::super::own::{PATIENCE, follow};
+use super::super::session_relist::{MAX_WAIT, follow};
 use super::*;
 use crate::call::Event;
 use parking_lot::Mutex;
@@ -22,11 +22,11 @@ impl Stage {
     fn new() -> Self {
         let own = Arc::<Mutex<Own>>::default();
         let router = router_with(&["a", "b"], Told::default(), own.clone());
-        router.shared.listed(0, part("x"));
-        router.shared.listed(1, part("y"));
+        router.shared.listed(ServerIndex::new(0), part("x"));
+        router.shared.listed(ServerIndex::new(1), part("y"));
         let (announce, announcing) = unbounded_channel();
         let gone = CancellationToken::new();
-        tokio::spawn(follow(router.clone(), (1, name_of_b()), (announcing, gone.clone())));
+        tokio::spawn(follow(router.clone(), (ServerIndex::new(1), name_of_b()), (announcing, gone.clone())));
         Self { router, own, announce, gone }
     }
 
@@ -99,7 +99,7 @@ pub(super) async fn told(heard: &mut Reply) -> Option<Notice> {
 #[tokio::test(start_paused = true)]
 async fn a_session_sees_what_its_own_connection_lists_and_nobody_else_does() {
     let stage = Stage::new();
-    let ((one, mut heard), (other, mut unheard)) = (session(1), session(2));
+    let ((one, mut heard), (other, mut never_listed)) = (session(1), session(2));
     stage.shows(tools(&["y", "unlocked", "x"]));
     for _ in 0..5 {
         stage.changes(&one);
@@ -113,15 +113,15 @@ async fn a_session_sees_what_its_own_connection_lists_and_nobody_else_does() {
         assert_eq!(all, ["x", "y"]);
     }
     assert_eq!(stage.use_tool(&other, "unlocked").await.unwrap_err(), Kind::InvalidParams);
-    assert_eq!((told(&mut heard).await, told(&mut unheard).await), (None, None), "once, and one");
+    assert_eq!((told(&mut heard).await, told(&mut never_listed).await), (None, None), "once, and one");
 
-    stage.router.shared.listed(0, part("z"));
+    stage.router.shared.listed(ServerIndex::new(0), part("z"));
     assert_eq!(stage.tools(Some(&one), None).await, ["z", "y", "unlocked", "b__x"], "what is common goes on");
     stage.shows(tools(&["y"]));
     stage.changes(&one);
     assert_eq!(told(&mut heard).await, Some(Notice::ToolsChanged));
     assert_eq!(stage.tools(Some(&one), None).await, ["z", "y"]);
-    assert_eq!(stage.router.shared.views.bytes(), 0, "what is as everybody's is not kept");
+    assert_eq!(stage.router.shared.overlays.bytes(), 0, "what is as everybody's is not kept");
 }
 
 #[tokio::test(start_paused = true)]
@@ -170,8 +170,8 @@ async fn a_list_and_an_unknown_name_wait_for_the_look_and_not_for_a_busy_server(
     assert_eq!(stage.use_tool(&one, "y").await.unwrap()["server"], "b");
     assert_eq!(began.elapsed(), Duration::ZERO, "a name that is known does not wait");
     assert_eq!(stage.tools(Some(&one), None).await, ["x", "y"]);
-    assert_eq!(began.elapsed(), PATIENCE);
-    assert!(one.announced.any(), "it is looked at later");
+    assert_eq!(began.elapsed(), MAX_WAIT);
+    assert!(one.announced.any(), "it is listed later");
     stage.shows(tools(&["y", "later"]));
     for _ in 0..3 {
         assert_eq!(told(&mut heard).await, Some(Notice::ToolsChanged), "unlocked, closed, later");
@@ -187,9 +187,9 @@ async fn views_end_with_their_sessions() {
     stage.changes(&one);
     told(&mut heard).await;
     assert_eq!(stage.tools(Some(&one), None).await, ["x", "y", "unlocked"]);
-    assert!(stage.router.shared.views.bytes() > 0);
+    assert!(stage.router.shared.overlays.bytes() > 0);
     one.ended.cancel();
-    while stage.router.shared.views.bytes() > 0 {
+    while stage.router.shared.overlays.bytes() > 0 {
         tokio::task::yield_now().await;
     }
 }
@@ -214,7 +214,7 @@ async fn views_are_bounded_in_bytes() {
         stage.changes(one);
         told(heard).await;
         see_it.push(stage.tools(Some(one), None).await.contains(&name));
-        assert!(stage.router.shared.views.bytes() <= VIEW_BYTES);
+        assert!(stage.router.shared.overlays.bytes() <= VIEW_BYTES);
     }
     assert!(see_it.contains(&true) && see_it.contains(&false), "{see_it:?}");
     assert!(stage.router.shared.metrics.session_lists_refused.get() > 0);
@@ -227,25 +227,27 @@ async fn a_view_that_outgrows_the_room_with_the_common_lists_is_given_up_and_its
     stage.shows(tools(&["y", "unlocked"]));
     stage.changes(&one);
     assert_eq!(told(&mut heard).await, Some(Notice::ToolsChanged));
-    stage.router.shared.listed(0, large("x", VIEW_BYTES / 2));
+    stage.router.shared.listed(ServerIndex::new(0), large("x", VIEW_BYTES / 2));
     assert_eq!(stage.tools(Some(&one), None).await, ["x", "y"]);
     assert_eq!(told(&mut heard).await, Some(Notice::ToolsChanged));
-    assert_eq!(stage.router.shared.views.bytes(), 0);
+    assert_eq!(stage.router.shared.overlays.bytes(), 0);
 }
 
 #[tokio::test(start_paused = true)]
 async fn what_finds_no_room_costs_the_session_no_other_list() {
     let stage = Stage::new();
     let ((one, _heard), shared) = (session(1), &stage.router.shared);
-    let view = shared.view(&one);
-    let looked =
-        |server, part: Part| (server, vec![(List::Tools, shared.looked(server, List::Tools, part.tools))]);
-    assert!(shared.change(&one, &view, looked(0, tools(&["x", "unlocked"]))));
+    let overlay = shared.overlay(&one);
+    let relisted = |server: usize, part: Part| {
+        let server = ServerIndex::new(server);
+        (server, vec![(List::Tools, shared.compare_list(server, List::Tools, part.tools))])
+    };
+    assert!(shared.change(&one, &overlay, relisted(0, tools(&["x", "unlocked"]))));
     assert!(
-        !shared.change(&one, &view, looked(1, large("y", VIEW_BYTES / 2))),
+        !shared.change(&one, &overlay, relisted(1, large("y", VIEW_BYTES / 2))),
         "the list fits, the view does not"
     );
-    assert!(!shared.change(&one, &view, looked(1, large("y", VIEW_BYTES))), "not even the list fits");
+    assert!(!shared.change(&one, &overlay, relisted(1, large("y", VIEW_BYTES))), "not even the list fits");
     assert_eq!(stage.tools(Some(&one), None).await, ["x", "unlocked", "y"]);
 }
 
@@ -259,14 +261,14 @@ async fn sessions_that_see_the_same_share_it() {
         stage.changes(one);
         told(heard).await;
         assert_eq!(stage.tools(Some(one), None).await, ["x", "unlocked"]);
-        bytes.push(stage.router.shared.views.bytes());
+        bytes.push(stage.router.shared.overlays.bytes());
     }
     bytes.dedup();
     assert_eq!(bytes.len(), 1, "{bytes:?}");
     for (one, _) in &sessions {
         one.ended.cancel();
     }
-    while stage.router.shared.views.bytes() > 0 {
+    while stage.router.shared.overlays.bytes() > 0 {
         tokio::task::yield_now().await;
     }
 }
@@ -307,7 +309,7 @@ async fn a_client_waits_once_for_a_server_that_does_not_answer() {
     for _ in 0..5 {
         assert_eq!(stage.tools(Some(&one), None).await, ["x", "y"]);
     }
-    assert_eq!(began.elapsed(), PATIENCE);
+    assert_eq!(began.elapsed(), MAX_WAIT);
     stage.shows(tools(&["y", "late"]));
     assert_eq!(told(&mut heard).await, Some(Notice::ToolsChanged));
     stage.shows(tools(&["y", "later"]));
@@ -327,12 +329,12 @@ async fn only_the_lists_that_changed_are_the_sessions_own() {
     stage.changes(&one);
     told(&mut heard).await;
     let prompts = items("prompts", r#"{"name":"new"}"#);
-    stage.router.shared.listed(1, Part { prompts, completes: false, ..part("y") });
+    stage.router.shared.listed(ServerIndex::new(1), Part { prompts, completes: false, ..part("y") });
     let list = call("me", Some("b"), Method::PromptsList, "{}");
     let list = Call { affinity: Affinity::Session(one.clone()), ..list };
     assert_eq!(answer(&stage.router, list).await.unwrap()["prompts"][0]["name"], "new");
     let catalog = stage.router.shared.catalog_of(&me(), &Affinity::Session(one.clone()));
-    assert_eq!(catalog.completes, [true, false]);
+    assert_eq!((catalog.views.completes[0], catalog.views.completes[1]), (true, false));
     assert_eq!(stage.tools(Some(&one), None).await, ["x", "y", "unlocked"]);
 }
 
@@ -344,7 +346,7 @@ async fn in_a_view_a_name_does_not_move() {
     stage.changes(&one);
     told(&mut heard).await;
     assert_eq!(stage.use_tool(&one, "unlocked").await.unwrap()["server"], "b");
-    stage.router.shared.listed(0, tools(&["x", "unlocked"]));
+    stage.router.shared.listed(ServerIndex::new(0), tools(&["x", "unlocked"]));
     assert_eq!(stage.use_tool(&one, "unlocked").await.unwrap()["server"], "b", "as its client knows it");
     assert_eq!(stage.use_tool(&one, "a__unlocked").await.unwrap()["server"], "a");
     assert_eq!(stage.use_tool(&other, "unlocked").await.unwrap()["server"], "a");
@@ -356,22 +358,26 @@ async fn who_follows_a_server_that_is_gone_ends_with_it() {
     let (one, mut heard) = session(1);
     stage.shows(tools(&["y", "unlocked"]));
     stage.changes(&one);
-    let a = stage.router.shared.lineup().get(0).cloned().unwrap();
-    let before = Arc::downgrade(&stage.router.shared.lineup().get(1).unwrap().server);
+    let a = stage.router.shared.servers().get(ServerIndex::new(0)).cloned().unwrap();
+    let before = Arc::downgrade(&stage.router.shared.servers().get(ServerIndex::new(1)).unwrap().server);
     let (announce, announcing) = unbounded_channel();
     let b = entry("b", Told::default(), stage.own.clone());
     stage.router.reconfigure(vec![a, b], None);
     stage.gone.cancel();
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert!(!one.announced.any());
-    tokio::spawn(follow(stage.router.clone(), (2, name_of_b()), (announcing, CancellationToken::new())));
+    tokio::spawn(follow(
+        stage.router.clone(),
+        (ServerIndex::new(2), name_of_b()),
+        (announcing, CancellationToken::new()),
+    ));
     assert!(
         one.announced.note(&ServerName::parse("b").unwrap(), Notice::ToolsChanged),
         "the new one is followed"
     );
     announce.send(one.clone()).unwrap();
     assert_eq!(told(&mut heard).await, Some(Notice::ToolsChanged));
-    stage.router.shared.listed(2, part("y"));
+    stage.router.shared.listed(ServerIndex::new(2), part("y"));
     stage.tools(Some(&one), None).await;
     assert!(before.upgrade().is_none(), "nothing holds the one before");
 }
@@ -383,14 +389,14 @@ async fn a_view_of_a_server_that_is_gone_goes_with_it_and_its_client_is_told() {
     stage.shows(tools(&["y", "unlocked"]));
     stage.changes(&one);
     told(&mut heard).await;
-    let a = stage.router.shared.lineup().get(0).cloned().unwrap();
+    let a = stage.router.shared.servers().get(ServerIndex::new(0)).cloned().unwrap();
     let c = entry("c", Told::default(), Arc::default());
     stage.router.reconfigure(vec![a.clone(), entry("b", Told::default(), Arc::default()), c], None);
     assert_eq!(stage.tools(Some(&one), None).await, ["x", "y"]);
     assert_eq!(told(&mut heard).await, Some(Notice::ToolsChanged), "though nothing changed for everybody");
     // A name that was given in the view is anybody's after it.
-    stage.router.shared.listed(2, part("y"));
-    stage.router.shared.listed(3, part("unlocked"));
+    stage.router.shared.listed(ServerIndex::new(2), part("y"));
+    stage.router.shared.listed(ServerIndex::new(3), part("unlocked"));
     assert_eq!(stage.use_tool(&one, "unlocked").await.unwrap()["server"], "c");
 }
 
@@ -399,13 +405,15 @@ async fn names_given_in_a_view_are_the_views_no_longer_when_servers_change() {
     let stage = Stage::new();
     let (one, mut heard) = session(1);
     let shared = &stage.router.shared;
-    let looked =
-        |server, part: Part| (server, vec![(List::Tools, shared.looked(server, List::Tools, part.tools))]);
-    assert!(shared.change(&one, &shared.view(&one), looked(0, tools(&["x", "kept"]))));
-    assert!(shared.change(&one, &shared.view(&one), looked(1, tools(&["y", "unlocked"]))));
-    let a = shared.lineup().get(0).cloned().unwrap();
+    let relisted = |server: usize, part: Part| {
+        let server = ServerIndex::new(server);
+        (server, vec![(List::Tools, shared.compare_list(server, List::Tools, part.tools))])
+    };
+    assert!(shared.change(&one, &shared.overlay(&one), relisted(0, tools(&["x", "kept"]))));
+    assert!(shared.change(&one, &shared.overlay(&one), relisted(1, tools(&["y", "unlocked"]))));
+    let a = shared.servers().get(ServerIndex::new(0)).cloned().unwrap();
     stage.router.reconfigure(vec![a], None);
-    shared.listed(0, tools(&["x", "unlocked"]));
+    shared.listed(ServerIndex::new(0), tools(&["x", "unlocked"]));
     assert!(told(&mut heard).await.is_some());
     assert_eq!(stage.tools(Some(&one), None).await, ["x", "kept"], "its own list of what stays");
     assert_eq!(stage.use_tool(&one, "x").await.unwrap()["server"], "a");
@@ -418,11 +426,12 @@ async fn a_view_knows_no_more_of_new_servers_than_everybody() {
     stage.shows(tools(&["y", "unlocked"]));
     stage.changes(&one);
     told(&mut heard).await;
-    let [a, b] = [0, 1].map(|number| stage.router.shared.lineup().get(number).cloned().unwrap());
+    let [a, b] =
+        [0, 1].map(|number| stage.router.shared.servers().get(ServerIndex::new(number)).cloned().unwrap());
     let [slow, fast] = ["s", "f"].map(|name| entry(name, Told::default(), Arc::default()));
     stage.router.reconfigure(vec![slow, a, b, fast], None);
-    stage.router.shared.listed(3, part("search"));
+    stage.router.shared.listed(ServerIndex::new(3), part("search"));
     assert_eq!(stage.tools(Some(&one), None).await, ["x", "y", "unlocked"]);
-    stage.router.shared.listed(2, part("search"));
+    stage.router.shared.listed(ServerIndex::new(2), part("search"));
     assert_eq!(stage.use_tool(&one, "search").await.unwrap()["server"], "s", "as for everybody");
 }

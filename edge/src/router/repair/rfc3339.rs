@@ -1,10 +1,10 @@
-//! Whether a client reads a point in time. The official TypeScript clients are the strictest: they have zod's
-//! `datetime({ offset: true })`, which wants the seconds and the colon of the offset, and no leap second.
+//! Whether clients accept a date and time. The official TypeScript clients are the strictest: they use zod's
+//! `datetime({ offset: true })`, which requires seconds and the colon of the offset, and rejects leap seconds.
 //
-// RFC 3339 §5.6, but that T and Z are capital, and no second is 60; probed with zod 4.6 (schema of TypeScript SDK 1.32)
+// RFC 3339 §5.6, with capital T and Z and without second 60; probed with zod 4.6 (schema of TypeScript SDK 1.32)
 
 /// `2026-07-28T09:30:00Z` or `2026-07-28T09:30:00.5+05:30`.
-pub(super) fn is_moment(text: &[u8]) -> bool {
+pub(super) fn is_date_time(text: &[u8]) -> bool {
     let Some((date, [b'T', time @ ..])) = text.split_at_checked(10) else { return false };
     let Some((clock, rest)) = time.split_at_checked(8) else { return false };
     let zone = match rest {
@@ -54,9 +54,9 @@ fn number(text: &[u8]) -> Option<u32> {
 mod tests {
     use super::*;
 
-    // Each verdict is that of zod 4.6.
+    // The expectations are what zod 4.6 returns.
     #[test]
-    fn moments_are_those_that_clients_take() {
+    fn is_date_time_agrees_with_zod() {
         for (text, is) in [
             ("2026-07-28T09:30:00Z", true),
             ("2024-02-29T23:59:59.123456+05:30", true),
@@ -86,7 +86,7 @@ mod tests {
             ("2026-07-28T09:30:00+5", false),
             ("é", false),
         ] {
-            assert_eq!(is_moment(text.as_bytes()), is, "{text}");
+            assert_eq!(is_date_time(text.as_bytes()), is, "{text}");
         }
     }
 }

@@ -1,18 +1,17 @@
-//! Whether a client reads a URI. The strictest of the official ones is the Python SDK 1.x: its resources have pydantic's
-//! `AnyUrl`, which is the URL parser of browsers, so this is what that parser refuses: no scheme, a host that is none, a
-//! port that is none.
+//! Whether clients accept a URI. The strictest official client is the Python SDK 1.x: its resources use pydantic's
+//! `AnyUrl`, which is the URL parser of browsers. So this rejects what that parser rejects: a missing scheme, an invalid
+//! host, an invalid port.
 //!
-//! It decides no more than that. Two things of a web host it leaves to the client, for they need tables: whether a name
-//! above ASCII may be one, and whether the punycode behind `xn--` is any.
+//! Two checks of web hosts are left to the client because they need tables: whether a name with non-ASCII characters is
+//! valid, and whether the punycode after `xn--` is.
 //
-// URL Standard (whatwg) §3.5 and §4.4, as pydantic-core 2.x has it from the `url` crate; probed with pydantic 2.14 and
-// `UrlConstraints(host_required=False)`, which is how mcp 1.x has it. RFC 3986 is narrower in some places: `memo:a b` is
-// taken.
+// URL Standard (whatwg) §3.5 and §4.4, which pydantic-core 2.x uses through the `url` crate; probed with pydantic 2.14 and
+// `UrlConstraints(host_required=False)`, as in mcp 1.x. RFC 3986 is stricter in some places: `memo:a b` is accepted here.
 
 use std::borrow::Cow;
 use std::net::Ipv6Addr;
 
-/// Whether clients take `text` for a URI.
+/// Whether clients accept `text` as a URI.
 pub(super) fn is_uri(text: &str) -> bool {
     let text = text.trim_matches(|one| one <= ' ');
     let text =
@@ -36,13 +35,13 @@ pub(super) fn is_uri(text: &str) -> bool {
 
 #[derive(Clone, Copy, PartialEq)]
 enum Host {
-    /// A name of the Internet or an address.
+    /// A domain name or an IP address.
     OfWeb,
-    /// Whatever the scheme has there, or nothing.
+    /// Whatever the scheme defines, or nothing.
     Opaque,
 }
 
-/// User, host and port, as far as they go.
+/// Whether `text` begins with a valid user, host and port.
 fn authority(text: &str, kind: Host) -> bool {
     let all = until(text, if kind == Host::OfWeb { OF_WEB_END } else { OPAQUE_END });
     let (user, place) = all.rsplit_once('@').map_or((None, all), |(user, place)| (Some(user), place));
@@ -69,13 +68,13 @@ fn authority(text: &str, kind: Host) -> bool {
     host_fits && port.is_none_or(is_port)
 }
 
-/// The empty port is the scheme's own. A backslash ends it, also where it ends no host.
+/// An empty port is the default of the scheme. A backslash ends the port, also in schemes where it does not end the host.
 fn is_port(text: &str) -> bool {
     let digits = until(text, &['\\']).trim_start_matches('0');
     digits.bytes().all(|byte| byte.is_ascii_digit()) && (digits.is_empty() || digits.parse::<u16>().is_ok())
 }
 
-/// The host of a file is that of a page, or a drive, or none.
+/// The host of a `file:` URI is a web host, a drive, or empty.
 fn file_host(host: &str) -> bool {
     let is_drive = matches!(host.as_bytes(), [letter, b':' | b'|'] if letter.is_ascii_alphabetic());
     host.is_empty() || is_drive || web_host(host)
@@ -87,7 +86,7 @@ fn web_host(host: &str) -> bool {
     }
     let Some(host) = decoded(host) else { return false };
     let never = |one: char| one.is_ascii_control() || one == '%' || NEVER_IN_HOST.contains(&one);
-    // What could not be decoded by the server was replaced by U+FFFD, which is in no name.
+    // U+FFFD stands for bytes that the server could not decode; no name contains it.
     !host.is_empty() && !host.contains(never) && !host.contains(char::REPLACEMENT_CHARACTER) && v4(&host)
 }
 
@@ -96,7 +95,7 @@ fn v6(host: &str) -> bool {
     inner.is_some_and(|inner| inner.parse::<Ipv6Addr>().is_ok())
 }
 
-/// Whether a host that ends in a number is an address; one that does not is a name.
+/// Whether a host is a valid IPv4 address or does not look like one. A host that ends in a number must be an address.
 // URL Standard §3.5, "ends in a number checker" and "IPv4 parser"
 fn v4(host: &str) -> bool {
     let host = host.strip_suffix('.').unwrap_or(host);
@@ -116,7 +115,7 @@ fn v4(host: &str) -> bool {
     })
 }
 
-/// A part of an address: decimal, `0x` and hexadecimal digits, or `0` and octal ones.
+/// A part of an IPv4 address: decimal, hexadecimal after `0x`, or octal after `0`.
 fn v4_part(part: &str) -> Option<u64> {
     let hexadecimal = part.strip_prefix("0x").or_else(|| part.strip_prefix("0X"));
     let (digits, radix) = match (hexadecimal, part.strip_prefix('0')) {
@@ -126,11 +125,11 @@ fn v4_part(part: &str) -> Option<u64> {
         _ => (part, 10),
     };
     let is_number = !digits.is_empty() && digits.chars().all(|one| one.is_digit(radix));
-    // Too large for an address is still a number.
+    // A number that is too large for an address is still a number.
     is_number.then(|| u64::from_str_radix(digits, radix).unwrap_or(u64::MAX))
 }
 
-/// What stands for itself once `%41` is read as `A`.
+/// The host with its percent-encoding decoded; `None` if that is not UTF-8.
 fn decoded(host: &str) -> Option<Cow<'_, str>> {
     if !host.contains('%') {
         return Some(host.into());
@@ -158,7 +157,7 @@ fn until<'a>(text: &'a str, ends: &[char]) -> &'a str {
     text.split(ends).next().unwrap_or_default()
 }
 
-/// The schemes that a URI must have a host for.
+/// The schemes that require a host.
 const WEB: [&str; 5] = ["http", "https", "ws", "wss", "ftp"];
 const SLASHES: [char; 2] = ['/', '\\'];
 const PASSED_OVER: [char; 3] = ['\t', '\n', '\r'];
@@ -170,9 +169,9 @@ const NEVER_IN_HOST: [char; 14] = ['\0', ' ', '#', '/', ':', '<', '>', '?', '@',
 mod tests {
     use super::*;
 
-    // Each verdict is that of pydantic 2.14.
+    // The expectations are what pydantic 2.14 returns.
     #[test]
-    fn uris_are_those_that_clients_take() {
+    fn is_uri_accepts_what_pydantic_accepts() {
         for taken in [
             "a:b",
             " file:x\n",
@@ -205,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn uris_that_a_client_refuses_are_none() {
+    fn is_uri_rejects_what_pydantic_rejects() {
         for refused in [
             "",
             "x",

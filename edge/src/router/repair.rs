@@ -1,13 +1,13 @@
-//! Items as official clients take them: an item that a client's schema refuses costs that client the whole list, and
-//! so all other servers.
+//! Repairs list items so that official clients accept them. An item that violates a client's schema makes that client
+//! reject the whole list, and with it the items of all other servers.
 //!
-//! A member that may be absent and is not what the schema says is taken out. What is required is supplied where there
-//! is one way to do so; else the item is left out. Each mended item is a [`Fault`], for the server's author to mend. What
-//! is right stays as the server wrote it, byte for byte.
+//! An optional member that violates the schema is removed. A required member is supplied where there is only one way to do
+//! so; otherwise the item is left out. Each repaired item is reported as an [`ItemDefect`], for the author of the server to
+//! fix. Everything else stays as the server wrote it, byte for byte.
 //
 // MCP 2025-11-25 and 2026-07-28 schema: Tool, Prompt, Resource, ResourceTemplate; stricter where an SDK is.
 
-mod moment;
+mod rfc3339;
 mod uri;
 
 use std::collections::HashSet;
@@ -22,106 +22,106 @@ use wire::object::{self, Member as Found};
 use wire::span::Span;
 use wire::splice::Splice;
 
-use self::moment::is_moment;
+use self::rfc3339::is_date_time;
 use self::uri::is_uri;
 use super::NAME_CHARS;
 use crate::call::List;
 
 /// An item that is not shown as its server sent it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Fault {
+pub struct ItemDefect {
     /// The list it is in.
     pub list: List,
-    /// Its name, URI or template, as far as one needs it to recognise it.
+    /// Its name, URI or template, abridged.
     pub item: String,
-    /// What is wrong, and what was done.
+    /// What is wrong, and what was done about it.
     pub what: String,
 }
 
-impl fmt::Display for Fault {
+impl fmt::Display for ItemDefect {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}: {}", self.list.method().as_str(), self.item.escape_debug(), self.what)
     }
 }
 
-/// The faults of one list.
+/// The defects of one list.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Faults {
+pub struct ItemDefects {
     /// The first of them.
-    pub first: Vec<Fault>,
-    /// How many there are beside.
+    pub first: Vec<ItemDefect>,
+    /// How many more there are.
     pub more: usize,
 }
 
-impl Faults {
-    fn add(&mut self, fault: Fault) {
-        if self.first.len() < FAULTS_KEPT { self.first.push(fault) } else { self.more += 1 }
+impl ItemDefects {
+    fn add(&mut self, defect: ItemDefect) {
+        if self.first.len() < DEFECTS_KEPT { self.first.push(defect) } else { self.more += 1 }
     }
 }
 
-/// The items of one list as they may be shown, and what was wrong with the others. Gives way to calls now and then.
-pub(super) async fn mend(list: List, items: Vec<Item>, limits: &Limits) -> (Vec<Item>, Faults) {
-    let (mut mended, mut faults) = (Vec::with_capacity(items.len()), Faults::default());
+/// The items of one list as they can be shown, and the defects that were found. Yields to other tasks now and then.
+pub(super) async fn repair(list: List, items: Vec<Item>, limits: &Limits) -> (Vec<Item>, ItemDefects) {
+    let (mut shown, mut defects) = (Vec::with_capacity(items.len()), ItemDefects::default());
     let mut keys = HashSet::new();
     for (n, item) in items.into_iter().enumerate() {
         if n % AT_A_TIME == AT_A_TIME - 1 {
             tokio::task::yield_now().await;
         }
         let key = item.key.clone();
-        let judged = if keys.insert(key.clone()) { judge(list, item, limits) } else { Err(TWICE) };
-        let what = match judged {
+        let repaired = if keys.insert(key.clone()) { repair_item(list, item, limits) } else { Err(TWICE) };
+        let what = match repaired {
             Ok((item, what)) => {
-                // It stays for long, and the line it came in is the server's to fill and counted with the calls.
-                mended.push(item.detached());
+                // Detached from the line it came in: the item is kept for long, and would keep the whole line in memory.
+                shown.push(item.detached());
                 what
             }
             Err(why) => Some(format!("{why}; left out")),
         };
         if let Some(what) = what {
-            faults.add(Fault { list, item: key.chars().take(NAME_CHARS).collect(), what });
+            defects.add(ItemDefect { list, item: key.chars().take(NAME_CHARS).collect(), what });
         }
     }
-    (mended, faults)
+    (shown, defects)
 }
 
-/// The item, mended where need be, with what was wrong with it; or why it cannot be shown.
-fn judge(list: List, item: Item, limits: &Limits) -> Result<(Item, Option<String>), &'static str> {
+/// The item, repaired where necessary, with what was wrong with it; or why it cannot be shown.
+fn repair_item(list: List, item: Item, limits: &Limits) -> Result<(Item, Option<String>), &'static str> {
     if !serde_json::from_slice::<Json>(&item.raw).is_ok_and(|json| json.is_object()) {
         return Err("it is not JSON that every client can parse");
     }
-    let mut mender = Mender::new(item.raw.clone(), limits);
+    let mut repairer = Repairer::new(item.raw.clone(), limits);
     match list {
-        List::Tools => mender.supply_type()?,
-        List::Resources | List::Templates => mender.supply_name(item.key_span),
+        List::Tools => repairer.supply_type()?,
+        List::Resources | List::Templates => repairer.supply_name(item.key_span),
         List::Prompts => {}
     }
     if list == List::Resources && !is_uri(&item.key) {
         return Err("some clients reject its URI: its scheme, host or port");
     }
-    let mut mender = mender.again();
-    mender.fit_members(Span::all(&mender.raw), shape(list), "");
-    let Some(what) = mender.taken.said() else { return Ok((item, None)) };
-    let mended = mender.splice.finish().into_bytes();
-    let page = [b"{\"", list.key().as_bytes(), b"\":[", &mended, b"]}"].concat();
+    let mut repairer = repairer.restarted();
+    repairer.fit_members(Span::all(&repairer.raw), shape(list), "");
+    let Some(what) = repairer.repairs.summary() else { return Ok((item, None)) };
+    let repaired = repairer.splice.finish().into_bytes();
+    let page = [b"{\"", list.key().as_bytes(), b"\":[", &repaired, b"]}"].concat();
     let page = ListPage::scan(&page.into(), list.key(), limits).ok();
     let item = page.and_then(|page| page.items.into_iter().next());
     item.map(|item| (item, Some(what))).ok_or("it cannot be repaired within `limits`")
 }
 
-/// What a value has to be.
+/// What the schema wants of a value.
 enum Shape {
     Text,
     Flag,
-    /// A number of bytes. Clients of some languages take integers of 64 bits and no others, not even `1.0`.
+    /// A number of bytes. Clients in some languages accept only 64-bit integers, not even `1.0`.
     Size,
     /// A number from 0 to 1.
     Share,
-    /// A date and time, with an offset.
-    Moment,
+    /// A date and time with an offset.
+    DateTime,
     OneOf(&'static [&'static str]),
-    /// An object with these among its members.
+    /// An object. These of its members have a shape; others may be anything.
     Object(&'static [Member]),
-    /// An array; elements that are something else are taken out.
+    /// An array. Elements of another shape are removed.
     Each(&'static Shape),
     /// A JSON Schema.
     Schema,
@@ -130,7 +130,7 @@ enum Shape {
 struct Member {
     key: &'static str,
     shape: Shape,
-    /// An object without it is not what it has to be.
+    /// Whether an object without it violates the schema.
     required: bool,
 }
 
@@ -157,7 +157,7 @@ const ARGUMENT: Shape = Shape::Object(&[
 const ANNOTATIONS: Shape = Shape::Object(&[
     may("audience", Shape::Each(&Shape::OneOf(&["user", "assistant"]))),
     may("priority", Shape::Share),
-    may("lastModified", Shape::Moment),
+    may("lastModified", Shape::DateTime),
 ]);
 const HINTS: Shape = Shape::Object(&[
     may("title", Shape::Text),
@@ -204,26 +204,26 @@ fn shape(list: List) -> &'static [Member] {
     }
 }
 
-/// One item, and what is to become of it.
-struct Mender<'l> {
+/// One item, and the edits that repair it.
+struct Repairer<'l> {
     raw: Bytes,
     limits: &'l Limits,
     splice: Splice,
-    taken: Taken,
+    repairs: Repairs,
 }
 
-impl<'l> Mender<'l> {
+impl<'l> Repairer<'l> {
     fn new(raw: Bytes, limits: &'l Limits) -> Self {
-        Self { splice: Splice::new(raw.clone()), raw, limits, taken: Taken::default() }
+        Self { splice: Splice::new(raw.clone()), raw, limits, repairs: Repairs::default() }
     }
 
-    /// As it is with the edits made so far.
-    fn again(self) -> Self {
-        if self.taken.0.is_empty() {
+    /// Applies the edits made so far and starts again with the result.
+    fn restarted(self) -> Self {
+        if self.repairs.0.is_empty() {
             return self;
         }
-        let taken = self.taken;
-        Self { taken, ..Self::new(self.splice.finish().into_bytes(), self.limits) }
+        let repairs = self.repairs;
+        Self { repairs, ..Self::new(self.splice.finish().into_bytes(), self.limits) }
     }
 
     fn value(&self, span: Span) -> Value<'_> {
@@ -234,17 +234,17 @@ impl<'l> Mender<'l> {
         self.value(span).raw().first() == Some(&with)
     }
 
-    /// The members of what is scanned already.
+    /// The members of an object that was scanned before.
     fn members(&self, span: Span) -> Vec<Found> {
         object::members(&self.raw, span, self.limits).unwrap_or_default()
     }
 
-    /// Of equal keys the last one counts, as it does for clients.
+    /// The value of `key`. Of equal keys the last one counts, as it does for clients.
     fn get(&self, members: &[Found], key: &str) -> Option<Span> {
         members.iter().rfind(|member| member.key_text(&self.raw) == key).map(|member| member.value)
     }
 
-    /// Gives `key` of an object with these members the JSON text `value`.
+    /// Sets `key` of the object at `at` with these members to the JSON text `value`.
     fn supply(&mut self, (at, members): (Span, &[Found]), key: &str, value: &[u8]) {
         match self.get(members, key) {
             Some(span) => self.splice.replace(span, Bytes::copy_from_slice(value)),
@@ -256,7 +256,7 @@ impl<'l> Mender<'l> {
         }
     }
 
-    /// What need not have a name, but for clients, has the one it is known by.
+    /// Gives an item without a name that of its URI or template: the schema does not require a name, but clients do.
     fn supply_name(&mut self, known_by: Span) {
         let whole = Span::all(&self.raw);
         let members = self.members(whole);
@@ -265,10 +265,10 @@ impl<'l> Mender<'l> {
         }
         let name = known_by.slice(&self.raw);
         self.supply((whole, &members), "name", &name);
-        self.taken.note("name");
+        self.repairs.note("name");
     }
 
-    /// Clients take a tool only with a schema of an object. One that does not say so means it, for nothing else can be.
+    /// Adds `type: object` to an `inputSchema` without a type. Clients require it, and no other type is possible.
     // MCP 2025-11-25 schema, Tool.inputSchema: `type: "object"`
     fn supply_type(&mut self) -> Result<(), &'static str> {
         const OBJECT: &[u8] = br#""object""#;
@@ -285,12 +285,12 @@ impl<'l> Mender<'l> {
             Some(_) => return Err("its inputSchema does not describe an object"),
         }
         self.supply((schema, &members), "type", OBJECT);
-        self.taken.note("inputSchema.type");
+        self.repairs.note("inputSchema.type");
         Ok(())
     }
 
-    /// Whether the value at `span` is what it has to be once what need not be in it is taken out. `at` says where it stands.
-    // Depth is bounded: shapes do not contain themselves.
+    /// Whether the value at `span` has the shape, once optional members that violate it are removed. `at` is its path.
+    // The recursion is bounded: no shape contains itself.
     fn fits(&mut self, span: Span, shape: &Shape, at: &str) -> bool {
         let value = self.value(span);
         let is_flag = matches!(value.raw(), b"true" | b"false");
@@ -299,7 +299,7 @@ impl<'l> Mender<'l> {
             Shape::Flag => is_flag,
             Shape::Size => value.parse::<i64>().is_ok(),
             Shape::Share => value.parse::<f64>().is_ok_and(|share| (0.0..=1.0).contains(&share)),
-            Shape::Moment => value.as_str().is_some_and(|text| is_moment(text.as_bytes())),
+            Shape::DateTime => value.as_str().is_some_and(|text| is_date_time(text.as_bytes())),
             Shape::OneOf(words) => value.as_str().is_some_and(|text| words.contains(&text.as_ref())),
             Shape::Object(members) => self.begins(span, b'{') && self.fit_members(span, members, at),
             Shape::Each(shape) => self.begins(span, b'[') && self.fit_each(span, shape, at),
@@ -307,18 +307,19 @@ impl<'l> Mender<'l> {
         }
     }
 
-    /// Always, for what does not fit goes.
+    /// Removes elements of another shape. The rest always fits.
     fn fit_each(&mut self, span: Span, shape: &Shape, at: &str) -> bool {
         let elements = object::elements(&self.raw, span, self.limits, usize::MAX).unwrap_or_default();
         let stays: Vec<bool> = elements.iter().map(|element| self.fits(*element, shape, at)).collect();
         if stays.contains(&false) {
-            self.taken.note(at);
+            self.repairs.note(at);
         }
         self.keep(&elements, &stays);
         true
     }
 
-    /// Not where a required member does not; then the object goes as a whole, whatever was done in it.
+    /// Removes optional members of another shape. Returns false if a required member is missing or has another shape: then
+    /// the whole object has to go, whatever was edited in it.
     fn fit_members(&mut self, span: Span, wanted: &[Member], at: &str) -> bool {
         let (raw, members) = (self.raw.clone(), self.members(span));
         let mut missing: Vec<&str> =
@@ -336,7 +337,7 @@ impl<'l> Mender<'l> {
             if wanted.required {
                 return false;
             }
-            self.taken.note(&at);
+            self.repairs.note(&at);
         }
         let places: Vec<Span> =
             members.iter().map(|member| Span { start: member.key.start, end: member.value.end }).collect();
@@ -344,8 +345,8 @@ impl<'l> Mender<'l> {
         missing.is_empty()
     }
 
-    /// SDK clients want objects for the schemas of properties, where JSON Schema also knows `true` and `false`, and names
-    /// in `required`. Always, for what does not fit goes.
+    /// SDK clients accept only objects as schemas of properties, where JSON Schema also allows `true` and `false`, and only
+    /// names in `required`. Replaces or removes everything else, so the rest always fits.
     fn fit_schema(&mut self, span: Span, at: &str) -> bool {
         const NAMES: &[Member] =
             &[may("properties", Shape::Object(&[])), may("required", Shape::Each(&Shape::Text))];
@@ -361,14 +362,14 @@ impl<'l> Mender<'l> {
                 let is_never = self.value(property.value).raw() == b"false";
                 let schema: &[u8] = if is_never { br#"{"not":{}}"# } else { b"{}" };
                 self.splice.replace(property.value, schema);
-                self.taken.note(&format!("{at}.properties"));
+                self.repairs.note(&format!("{at}.properties"));
             }
         }
         true
     }
 
-    /// Takes out those of the members or elements at `places` that do not stay: with the comma before it, or while none
-    /// before it stays, with the comma after it.
+    /// Removes the members or elements at `places` that do not stay: each with the comma before it, or with the comma after
+    /// it while none before it stays.
     fn keep(&mut self, places: &[Span], stay: &[bool]) {
         let mut is_any_kept = false;
         for (n, (place, stays)) in places.iter().zip(stay).enumerate() {
@@ -388,26 +389,26 @@ impl<'l> Mender<'l> {
     }
 }
 
-/// What was wrong with one item.
+/// What was removed from one item or supplied.
 #[derive(Default)]
-struct Taken(Vec<String>);
+struct Repairs(Vec<String>);
 
-impl Taken {
+impl Repairs {
     fn note(&mut self, what: &str) {
         if !self.0.iter().any(|noted| noted == what) {
             self.0.push(what.to_owned());
         }
     }
 
-    fn said(self) -> Option<String> {
+    fn summary(self) -> Option<String> {
         let all = self.0.join(", ");
         (!all.is_empty()).then(|| format!("removed or repaired: {all}"))
     }
 }
 
-/// Faults of one list that are kept, and told at `/ready`. 100: more than anybody mends at a time.
-const FAULTS_KEPT: usize = 100;
-/// Items that are looked at without a pause. 50: a millisecond or less.
+/// Defects of one list that are kept and shown at `/ready`. 100: more than anybody fixes at a time.
+const DEFECTS_KEPT: usize = 100;
+/// Items that are repaired without yielding. 50: at most a millisecond.
 const AT_A_TIME: usize = 50;
 const TWICE: &str = "an earlier item of the list has the same name";
 

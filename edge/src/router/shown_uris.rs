@@ -1,7 +1,7 @@
-//! Which server sent whom which URI: the route of resources that no list names.
+//! Remembers which server showed which URI to whom: the route of resources that no list names.
 //!
-//! Tools hand out `resource_link`s and embedded resources that are in no list. Their URIs are remembered
-//! per principal, so that one cannot read what only another was shown, and bounded: the oldest go first.
+//! Tools return `resource_link`s and embedded resources that are in no list. Their URIs are remembered for each principal,
+//! so that nobody can read what only another principal was shown. The number is bounded: the oldest are forgotten first.
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher, RandomState};
@@ -9,12 +9,14 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
+use super::server_set::ServerIndex;
+
 /// URIs remembered in all. 65,536 hashes of 8 bytes with their bookkeeping are about 4 MB.
 pub(super) const SEEN_URIS: usize = 65_536;
 
 /// A bounded map (principal, URI) → server.
 #[derive(Debug)]
-pub(super) struct Seen {
+pub(super) struct ShownUris {
     room: usize,
     hashing: RandomState,
     inner: Mutex<Inner>,
@@ -22,18 +24,18 @@ pub(super) struct Seen {
 
 #[derive(Debug, Default)]
 struct Inner {
-    servers: HashMap<u64, usize>,
+    servers: HashMap<u64, ServerIndex>,
     order: VecDeque<u64>,
 }
 
-impl Seen {
-    /// Room for `room` URIs.
+impl ShownUris {
+    /// Remembers up to `room` URIs.
     pub(super) fn new(room: usize) -> Self {
         Self { room, hashing: RandomState::new(), inner: Mutex::default() }
     }
 
-    /// `server` showed `uri` to `principal`. The latest word counts.
-    pub(super) fn remember(&self, principal: &Arc<str>, uri: &str, server: usize) {
+    /// Remembers that `server` showed `uri` to `principal`. The latest server counts.
+    pub(super) fn remember(&self, principal: &Arc<str>, uri: &str, server: ServerIndex) {
         let key = self.key(principal, uri);
         let mut inner = self.inner.lock();
         if inner.servers.insert(key, server).is_none() {
@@ -47,13 +49,13 @@ impl Seen {
     }
 
     /// The server that showed `uri` to `principal`.
-    pub(super) fn server(&self, principal: &Arc<str>, uri: &str) -> Option<usize> {
+    pub(super) fn server(&self, principal: &Arc<str>, uri: &str) -> Option<ServerIndex> {
         let inner = self.inner.lock();
         inner.servers.get(&self.key(principal, uri)).copied()
     }
 
-    // A collision of two hashes sends a read to a server that answers "not found"; it grants nothing, because a principal
-    // may use every resource of a server that it may use, and no other server is taken from here.
+    // If two hashes collide, a read goes to a server that answers "not found". That grants nothing: a principal may read
+    // every resource of a server that it may use, and the router drops servers that it may not use.
     fn key(&self, principal: &Arc<str>, uri: &str) -> u64 {
         self.hashing.hash_one((principal, uri))
     }
@@ -65,15 +67,18 @@ mod tests {
 
     #[test]
     fn remembers_per_principal_and_forgets_the_oldest() {
-        let seen = Seen::new(2);
+        let seen = ShownUris::new(2);
         let (a, b): (Arc<str>, Arc<str>) = ("a".into(), "b".into());
-        seen.remember(&a, "x://1", 0);
-        seen.remember(&a, "x://1", 1);
-        assert_eq!(seen.server(&a, "x://1"), Some(1));
+        seen.remember(&a, "x://1", ServerIndex::new(0));
+        seen.remember(&a, "x://1", ServerIndex::new(1));
+        assert_eq!(seen.server(&a, "x://1"), Some(ServerIndex::new(1)));
         assert_eq!(seen.server(&b, "x://1"), None);
-        seen.remember(&a, "x://2", 0);
-        seen.remember(&b, "x://3", 0);
+        seen.remember(&a, "x://2", ServerIndex::new(0));
+        seen.remember(&b, "x://3", ServerIndex::new(0));
         assert_eq!(seen.server(&a, "x://1"), None);
-        assert_eq!((seen.server(&a, "x://2"), seen.server(&b, "x://3")), (Some(0), Some(0)));
+        assert_eq!(
+            (seen.server(&a, "x://2"), seen.server(&b, "x://3")),
+            (Some(ServerIndex::new(0)), Some(ServerIndex::new(0)))
+        );
     }
 }
