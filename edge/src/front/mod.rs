@@ -173,6 +173,8 @@ pub struct Front {
     park: Park,
     rounds: Arc<rounds::Terms>,
     tasks: Tasks,
+    /// Opens the ids of servers' tasks, which name their replica.
+    sealer: Sealer,
 }
 
 impl Front {
@@ -193,7 +195,8 @@ impl Front {
         let park = Park::new((config.park.clone(), config.rounds), sealer.clone(), metrics, &rooms.drain)?;
         let metrics = (rooms.permits.metrics().clone(), rooms.metrics.tasks());
         let tasks = Tasks::new(config.tasks.clone(), sealer.clone(), metrics, &rooms.drain);
-        Ok(Arc::new(Self { config, rooms, channels: Channels::new(sealer)?, park, rounds, tasks }))
+        let channels = Channels::new(sealer.clone())?;
+        Ok(Arc::new(Self { config, rooms, channels, park, rounds, tasks, sealer }))
     }
 
     /// Answers one request. Dropping the future is the client's leaving.

@@ -9,6 +9,7 @@ mod asks;
 mod listens;
 mod mux;
 mod news;
+mod open_tasks;
 mod outgoing;
 mod own;
 mod pending;
@@ -47,6 +48,7 @@ use crate::error::{Blame, Error, Kind};
 use crate::permit::{self, Permits, SlotPermit};
 
 use asks::Asks;
+use open_tasks::OpenTasks;
 pub(super) use pending::Job;
 use pending::{Pending, Work};
 use silence::Silence;
@@ -128,6 +130,7 @@ struct State {
     notes: usize,
     /// What the server asks the client of its session.
     asks: Asks,
+    open_tasks: OpenTasks,
     /// Requests ever made.
     requests: u64,
     /// The lowest level of log messages that the server was asked for, on a connection that calls take turns on.
@@ -163,6 +166,7 @@ impl Conn {
             outbox: VecDeque::new(),
             notes: 0,
             asks: Asks::new(around.config.asks),
+            open_tasks: OpenTasks::default(),
             requests: 0,
             level: None,
             silence: None,
@@ -269,12 +273,16 @@ impl Conn {
         self.begin_close(state, why);
     }
 
-    /// The same, if nothing is in flight and nothing was since `before`. Listens do not count if it is `retired`: they
-    /// go on elsewhere.
+    /// Closes the connection as [`Conn::close`] does, if nothing is in flight, nothing was since `before`, and no task
+    /// of it may still run. Listens and tasks do not count if it is `retired`: listens go on elsewhere, and its tasks
+    /// cannot be reached any more.
     pub(super) fn close_idle(&self, before: Instant, retired: bool) {
-        let state = self.state.lock();
-        let is_idle = state.last_used <= before && !state.is_busy(self.spec.is_control || retired);
-        if is_idle && !self.may_be_at_work(&state, Instant::now()) {
+        let now = Instant::now();
+        let mut state = self.state.lock();
+        let is_idle = state.last_used <= before
+            && !state.is_busy(self.spec.is_control || retired)
+            && (retired || !state.open_tasks.any(now));
+        if is_idle && !self.may_be_at_work(&state, now) {
             self.begin_close(state, &unneeded());
         }
     }

@@ -3,6 +3,7 @@
 //! The fast path takes a lock for a look-up and queues the call on a connection that is ready. Everything else
 //! (no slot, no connection, an era not known yet) waits in one task for each call, bounded by the queue.
 
+mod environment;
 pub(super) mod health;
 pub(super) mod keeper;
 pub(super) mod lease;
@@ -30,9 +31,9 @@ use self::tenant::Tenant;
 use super::conn::{Conn, Ended, Job, Owner, Surroundings, draining, unneeded};
 use super::control::Changes;
 use super::facts::{Facts, Verdict};
+use super::link::Dialer;
 use super::link::process::Command;
-use super::link::{Dial, Dialer};
-use super::metrics::{Metrics, ServerMetrics};
+use super::metrics::Metrics;
 use super::settings::{Config, ServerConfig};
 use super::tasks::TaskIds;
 use super::wishes;
@@ -43,8 +44,10 @@ use crate::call::{
     Subscribing, reply,
 };
 use crate::error::{Blame, Error, Kind};
-use crate::ops::drain::DrainWatch;
-use crate::permit::{NoRoom, Permits, QueuePermit, RETRY_AFTER, SlotPermit, Slots};
+use crate::permit::{NoRoom, QueuePermit, RETRY_AFTER, SlotPermit, Slots};
+
+pub(super) use self::environment::Around;
+pub use self::environment::Environment;
 
 /// One server, as many connections as it needs.
 pub struct Pool {
@@ -58,14 +61,20 @@ impl Pool {
         server: ServerConfig,
         config: Config,
         metrics: &Metrics,
-        permits: Permits,
-        drain: DrainWatch,
+        environment: Environment,
     ) -> Arc<Self> {
+        let Environment { permits, drain, sealer } = environment;
         let tasks = TaskTracker::new();
         let command = Command::new(&server, &config, tasks.clone());
         let dial = Dialer::new(server.source.clone(), command);
-        let around =
-            Around { dial: Arc::new(dial), metrics: metrics.server(&server.name), permits, drain, tasks };
+        let around = Around {
+            dial: Arc::new(dial),
+            metrics: metrics.server(&server.name),
+            permits,
+            drain,
+            tasks,
+            sealer,
+        };
         Self::with(server, config, around)
     }
 
@@ -88,7 +97,11 @@ impl Pool {
             slots: Slots::new(config.slots, around.permits.metrics().clone()),
             seats: Seats::new(config.principal_connections),
             subscriptions: Subscriptions::default(),
-            task_ids: Arc::new(TaskIds::new(server.name.clone(), config.limits.clone())),
+            task_ids: Arc::new(TaskIds::new(
+                server.name.clone(),
+                config.limits.clone(),
+                around.sealer.clone(),
+            )),
             config: Arc::new(config),
             server,
             around,
@@ -181,16 +194,6 @@ impl Drop for Pool {
     fn drop(&mut self) {
         self.stop();
     }
-}
-
-/// What a pool is given by the rooms around it.
-pub(super) struct Around {
-    pub(super) dial: Arc<dyn Dial>,
-    pub(super) metrics: Arc<ServerMetrics>,
-    pub(super) permits: Permits,
-    pub(super) drain: DrainWatch,
-    /// Everything the pool runs; the keeper waits for it at the end.
-    pub(super) tasks: TaskTracker,
 }
 
 /// What the tasks of a pool share.

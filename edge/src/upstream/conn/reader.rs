@@ -14,6 +14,7 @@ use wire::mcp::version::ProtocolVersion;
 use wire::{Era, Frame, Kind as MessageKind, Message, ScanError};
 
 use super::mux::{Standing, WireId};
+use super::open_tasks::Task;
 use super::pending::{Pending, Work};
 use super::silence::Counted;
 use super::{CLOSE_GRACE, Conn, Job, NOTES, asks, draining, listens, news, outgoing, session_over, writer};
@@ -179,6 +180,9 @@ impl Reader {
                     return responder.finish(Outcome::InputRequired(input));
                 };
                 if matches!(outcome, Outcome::Result(_)) {
+                    if let Some(task) = Task::of(&call, &message) {
+                        self.conn.state.lock().open_tasks.note(task, Instant::now());
+                    }
                     wishes::agreed(&call, &self.conn.spec.server);
                 }
                 // The caller may send its next call at once: what this one held is free by then.
