@@ -34,7 +34,7 @@ use super::{Front, modern, plain};
 use crate::auth::Endpoint;
 use crate::call::{Caller, ServerName};
 use crate::peer::Peers;
-use crate::permit::{Bound, CallPermit, NoRoom};
+use crate::permit::{Bound, CallPermit};
 
 /// A request to one of the doors, before its body is read.
 pub(super) struct Knock<'a> {
@@ -156,7 +156,7 @@ impl Front {
     {
         media::is_json(&headers)?;
         let (room, bytes) = self.receive(&whom.0, body).await?;
-        plain::call(self, whom, room.map_err(NoRoom::refusal)?, &bytes).await
+        plain::call(self, whom, room.map_err(Bound::refusal)?, &bytes).await
     }
 
     async fn post<B>(
@@ -205,7 +205,7 @@ impl Front {
         &self,
         caller: &Caller,
         body: B,
-    ) -> Result<(Result<CallPermit, NoRoom>, Bytes), Refusal>
+    ) -> Result<(Result<CallPermit, Bound>, Bytes), Refusal>
     where
         B: HttpBody<Data = Bytes>,
     {
@@ -217,7 +217,7 @@ impl Front {
     fn arrival(
         &self,
         (caller, scope): (Caller, Option<ServerName>),
-        (room, bytes): (Result<CallPermit, NoRoom>, Bytes),
+        (room, bytes): (Result<CallPermit, Bound>, Bytes),
     ) -> Result<Arrival, Refusal> {
         let message = Message::scan(bytes, &self.config.limits).map_err(|error| self.unreadable(&error))?;
         Ok(Arrival { caller, scope, room, message })
@@ -233,7 +233,7 @@ impl Front {
         classify::uncounted_refusal(error)
     }
 
-    async fn read<B>(&self, body: B, room: &mut Result<CallPermit, NoRoom>) -> Result<Bytes, Refusal>
+    async fn read<B>(&self, body: B, room: &mut Result<CallPermit, Bound>) -> Result<Bytes, Refusal>
     where
         B: HttpBody<Data = Bytes>,
     {

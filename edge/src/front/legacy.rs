@@ -38,7 +38,7 @@ use super::refusal::{self, ErrorObject, Refusal};
 use super::sse::{self, Feed};
 use super::{Front, client};
 use crate::call::{Affinity, Call, Caller, Capabilities, Client, ServerName, Standing};
-use crate::permit::NoRoom;
+use crate::permit::Bound;
 use crate::session::replay::EventId;
 use crate::session::{Birth, Reader, Refused, Resumed, Session};
 
@@ -239,7 +239,7 @@ fn call(
     (method, id): (Method, RequestId),
 ) -> Result<Exchange, Refusal> {
     let Arrival { caller, scope, room, message } = arrival;
-    let permit = room.map_err(NoRoom::refusal)?;
+    let permit = room.map_err(Bound::refusal)?;
     let in_flight = session.begin(id.clone()).map_err(|refused| match refused {
         Refused::Ended => unknown_session(),
         Refused::Duplicate => {

@@ -34,7 +34,7 @@ use super::refusal::{self, Refusal};
 use super::reply::Manner;
 use super::{Front, client};
 use crate::call::{Affinity, Call, Caller, Client, ServerName};
-use crate::permit::{self, NoRoom};
+use crate::permit::{self, Bound};
 
 /// Of tasks only clients hear that declare the extension in the request.
 // MCP extension io.modelcontextprotocol/tasks
@@ -117,7 +117,7 @@ fn begin(front: &Front, arrival: Arrival, method: Method, client: Client) -> Res
     {
         return Ok(Begun::Answered(refusal::message(message.id(), "result", result)));
     }
-    let permit = room.map_err(NoRoom::refusal)?;
+    let permit = room.map_err(Bound::refusal)?;
     let Some(id) = message.id().cloned() else {
         return Err(Refusal::bad_request(code::INVALID_REQUEST, "a request has an id"));
     };

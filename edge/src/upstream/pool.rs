@@ -44,7 +44,7 @@ use crate::call::{
     Subscribing, reply,
 };
 use crate::error::{Blame, Error, Kind};
-use crate::permit::{NoRoom, QueuePermit, RETRY_AFTER, SlotPermit, Slots};
+use crate::permit::{Bound, QueuePermit, RETRY_AFTER, SlotPermit, Slots};
 
 pub(super) use self::environment::Around;
 pub use self::environment::Environment;
@@ -285,7 +285,7 @@ impl Shared {
     /// Lets a call wait for a slot, a connection or both, in a task of its own.
     pub(super) fn enqueue(&self, job: Box<Job>, slot: Option<SlotPermit>) {
         let (Ok(place), Some(this)) = (self.slots.queue(), self.this.upgrade()) else {
-            return job.responder.fail(NoRoom::Queue.refusal());
+            return job.responder.fail(Bound::Queue.refusal());
         };
         self.around.tasks.spawn(this.wait(job, slot, place));
     }
@@ -320,7 +320,7 @@ impl Shared {
     ) -> Result<(Arc<Conn>, SlotPermit), Error> {
         let slot = match slot {
             Some(slot) => slot,
-            None => place.slot().await.map_err(NoRoom::refusal)?,
+            None => place.slot().await.map_err(Bound::refusal)?,
         };
         let era = self.state.lock().verdict.era();
         let era = match era {
@@ -420,8 +420,8 @@ impl Shared {
         // The control connection is beyond the bound: without it nobody would see the server's lists.
         let calls = state.roster.places() - state.roster.count_of(&Key::Control);
         if *key != Key::Control && calls >= self.server.connections {
-            self.around.permits.metrics().hit(NoRoom::ServerConnections);
-            return Err(NoRoom::ServerConnections.refusal());
+            self.around.permits.metrics().hit(Bound::ServerConnections);
+            return Err(Bound::ServerConnections.refusal());
         }
         let (ended, opening) = watch::channel(None);
         state.roster.open(key.clone(), opening.clone());

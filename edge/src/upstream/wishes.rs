@@ -23,7 +23,7 @@ use crate::call::{
     subscription_bytes,
 };
 use crate::error::{Blame, Error, Kind};
-use crate::permit::{self, Bound, NoRoom};
+use crate::permit::{self, Bound};
 
 impl Shared {
     /// Whether there is room for what a call wants to be kept in mind.
@@ -38,7 +38,7 @@ impl Shared {
     /// it is one of the subscriptions there.
     pub(super) fn take_subscription(&self, job: Box<Job>) {
         let (Ok(place), Some(this)) = (self.slots.queue(), self.this()) else {
-            return job.responder.fail(NoRoom::Queue.refusal());
+            return job.responder.fail(Bound::Queue.refusal());
         };
         self.around.tasks.spawn(async move {
             let era = match this.era().await {
@@ -105,8 +105,8 @@ impl Shared {
         if fits {
             return Ok(());
         }
-        self.around.permits.metrics().hit(NoRoom::Subscriptions);
-        Err(NoRoom::Subscriptions.refusal())
+        self.around.permits.metrics().hit(Bound::Subscriptions);
+        Err(Bound::Subscriptions.refusal())
     }
 
     /// The client wishes another level: the session's connection hears of it before any later call.

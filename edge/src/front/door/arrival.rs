@@ -10,7 +10,7 @@ use crate::front::body::Body;
 use crate::front::exchange::Exchange;
 use crate::front::modern::listen::Listen;
 use crate::front::{Front, refusal, sse};
-use crate::permit::{CallPermit, NoRoom};
+use crate::permit::{Bound, CallPermit};
 
 /// See the module.
 pub(in crate::front) struct Arrival {
@@ -18,7 +18,7 @@ pub(in crate::front) struct Arrival {
     /// The only server it may reach.
     pub(in crate::front) scope: Option<ServerName>,
     /// Room for a call, or why there is none; a message that is no call does not care.
-    pub(in crate::front) room: Result<CallPermit, NoRoom>,
+    pub(in crate::front) room: Result<CallPermit, Bound>,
     pub(in crate::front) message: Message,
 }
 

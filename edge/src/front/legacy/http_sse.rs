@@ -37,7 +37,7 @@ use crate::front::refusal::Refusal;
 use crate::front::sse;
 use crate::front::sse::Feed;
 use crate::front::{Front, legacy};
-use crate::permit::{Bound, NoRoom};
+use crate::permit::Bound;
 use crate::seal::{self, Home, Sealer};
 use crate::session::Session;
 
@@ -140,7 +140,7 @@ pub(in crate::front) fn open(
         let mut open = channels.open.lock();
         if open.len() >= front.config.channels {
             front.rooms.permits.metrics().hit(Bound::Sessions);
-            return Err(NoRoom::Sessions.refusal().into());
+            return Err(Bound::Sessions.refusal().into());
         }
         open.insert(number, channel.clone());
     }
@@ -298,7 +298,7 @@ impl Channel {
     fn place(&self, front: &Front) -> Result<OwnedSemaphorePermit, Refusal> {
         self.room.clone().try_acquire_owned().map_err(|_| {
             front.rooms.permits.metrics().hit(Bound::Answers);
-            NoRoom::Answers.refusal().into()
+            Bound::Answers.refusal().into()
         })
     }
 

@@ -40,7 +40,7 @@ use crate::front::metrics::StreamKind;
 use crate::front::refusal::{self, Refusal};
 use crate::front::reply::Manner;
 use crate::front::sse::{self, Feed};
-use crate::permit::{self, Bound, ListenPermit, NoRoom};
+use crate::permit::{self, Bound, ListenPermit};
 use crate::router::{Accepted, ListChanges};
 use crate::session::replay::Weight;
 use crate::session::{Said, Source};
@@ -95,11 +95,11 @@ pub(super) fn start(front: &Front, arrival: Arrival, client: Client) -> Result<L
     if filter.task_ids.take().is_some() && !tasks::knows_tasks(&client) {
         return Err(undeclared_tasks());
     }
-    let permit = rooms.permits.listen(caller.principal()).map_err(NoRoom::refusal)?;
+    let permit = rooms.permits.listen(caller.principal()).map_err(Bound::refusal)?;
     let uris = filter.resource_subscriptions.take().unwrap_or_default();
     if uris.iter().map(|uri| subscription_bytes(uri)).sum::<usize>() > SUBSCRIPTIONS_BYTES {
         rooms.permits.metrics().hit(Bound::Subscriptions);
-        return Err(NoRoom::Subscriptions.refusal().into());
+        return Err(Bound::Subscriptions.refusal().into());
     }
     let changes = rooms.gateway.changes(&caller, scope.as_ref());
     let mut changes = Changes::new(changes, rooms.drain.clone());

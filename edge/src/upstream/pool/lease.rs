@@ -23,7 +23,7 @@ use wire::mcp::meta;
 
 use super::roster::Key;
 use crate::call::{Affinity, Call, Capabilities, Client};
-use crate::permit::NoRoom;
+use crate::permit::Bound;
 use crate::upstream::settings::Isolation;
 
 /// What a client can be asked, as far as it makes a difference to a server. A legacy server is told once for each
@@ -140,13 +140,13 @@ impl Seats {
     /// A seat as soon as one is free, for who came first first.
     ///
     /// # Errors
-    /// [`NoRoom::PrincipalConnections`] when none came free within `timeout`.
+    /// [`Bound::PrincipalConnections`] when none came free within `timeout`.
     pub(super) async fn take(
         self: &Arc<Self>,
         principal: &Arc<str>,
         profile: Profile,
         timeout: Duration,
-    ) -> Result<Lease, NoRoom> {
+    ) -> Result<Lease, Bound> {
         let turn = tokio::time::timeout(timeout, self.turns(principal).acquire_owned())
             .await
             .ok()
@@ -154,7 +154,7 @@ impl Seats {
         let lease = turn.and_then(|turn| self.sit(principal, profile, turn));
         lease.ok_or_else(|| {
             self.tidy(principal);
-            NoRoom::PrincipalConnections
+            Bound::PrincipalConnections
         })
     }
 
