@@ -32,7 +32,7 @@ use super::asks::rounds::{self, Rounds, Turn};
 use super::asks::steps::Steps;
 use super::body::Body;
 use super::door::media::Accepts;
-use super::legacy::older;
+use super::downgrade;
 use super::metrics::{Metrics, Record, StreamKind, Subject};
 use super::reply::{Answer, Manner};
 use super::sse::{self, Feed};
@@ -387,7 +387,7 @@ impl Waiting {
         let outcome = match outcome {
             Outcome::Result(_) if self.empty => Outcome::Result(Bytes::from_static(b"{}").into()),
             other => match self.tie.version() {
-                Some(version) => older::outcome((self.record.method(), version), other, &self.terms),
+                Some(version) => downgrade::outcome((self.record.method(), version), other, &self.terms),
                 None => other,
             },
         };

@@ -12,7 +12,7 @@ use serde_json::json;
 use wire::{Message, code};
 
 use super::route::Route;
-use super::{Knock, headers, not_found, refused};
+use super::{InboundRequest, headers, not_found, refused};
 use crate::call::Caller;
 use crate::front::Front;
 use crate::front::body::Body;
@@ -114,9 +114,9 @@ impl Front {
                 code::INVALID_REQUEST,
                 "only replicas with the same keys, and clocks within a minute, are served here",
             )),
-            (Some(caller), Route::To(door, slug)) if self.config.serves(door) => {
-                let knock = Knock { door, method, slug, uri: &uri, headers };
-                self.known(knock, caller, None, body).await
+            (Some(caller), Route::To(endpoint, slug)) if self.config.serves(endpoint) => {
+                let request = InboundRequest { endpoint, method, slug, uri: &uri, headers };
+                self.dispatch(request, caller, None, body).await
             }
             (Some(_), _) => Err(not_found("nothing is served at this path")),
         };

@@ -33,9 +33,9 @@ use crate::call::{
 use crate::error::{Blame, Error, Kind};
 use crate::front::Front;
 use crate::front::body::Body;
-use crate::front::door::arrival::Arrival;
+use crate::front::door::inbound::InboundMessage;
 use crate::front::door::media::{self, Accepts};
-use crate::front::legacy::own_stream::{Changes, News};
+use crate::front::list_changes::{Changes, News};
 use crate::front::metrics::StreamKind;
 use crate::front::refusal::{self, Refusal};
 use crate::front::reply::Manner;
@@ -84,8 +84,8 @@ struct Filter {
 }
 
 /// Opens a listen.
-pub(super) fn start(front: &Front, arrival: Arrival, client: Client) -> Result<Listen, Refusal> {
-    let Arrival { caller, scope, message, .. } = arrival;
+pub(super) fn start(front: &Front, arrival: InboundMessage, client: Client) -> Result<Listen, Refusal> {
+    let InboundMessage { caller, scope, message, .. } = arrival;
     let rooms = &front.rooms;
     let Some(id) = message.id().cloned() else {
         return Err(Refusal::bad_request(code::INVALID_REQUEST, "a request has an id"));
