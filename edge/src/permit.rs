@@ -22,7 +22,7 @@ use prometheus_client::registry::Registry;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
-pub use self::bound::{Bound, Metrics, NoRoom, RETRY_AFTER};
+pub use self::bound::{Bound, Metrics, RETRY_AFTER};
 
 pub use listens::ListenPermit;
 
@@ -94,8 +94,8 @@ impl Permits {
     /// goes: into a queue, a stream, a socket's buffer.
     ///
     /// # Errors
-    /// [`NoRoom::HeldBytes`] when the budget is spent; the bytes come back uncounted.
-    pub fn hold(&self, bytes: Bytes) -> Result<Bytes, (Bytes, NoRoom)> {
+    /// [`Bound::HeldBytes`] when the budget is spent; the bytes come back uncounted.
+    pub fn hold(&self, bytes: Bytes) -> Result<Bytes, (Bytes, Bound)> {
         match self.shared.hold(bytes.len()) {
             Ok(()) => Ok(Bytes::from_owner(HeldSlice { bytes, shared: self.shared.clone() })),
             Err(bound) => Err((bytes, bound)),
@@ -122,7 +122,7 @@ impl Permits {
     ///
     /// # Errors
     /// The bound that is reached: the principal's own, or the process's.
-    pub fn call(&self, principal: &Arc<str>) -> Result<CallPermit, NoRoom> {
+    pub fn call(&self, principal: &Arc<str>) -> Result<CallPermit, Bound> {
         let shared = &self.shared;
         {
             let mut counts = shared.by_principal.lock();
@@ -130,14 +130,14 @@ impl Permits {
             if *count >= shared.config.principal_calls.min(shared.config.calls) {
                 // Where both bounds are equal the process is full, not this one principal.
                 let own = shared.config.principal_calls < shared.config.calls;
-                return Err(shared.hit(if own { NoRoom::PrincipalCalls } else { NoRoom::Calls }));
+                return Err(shared.hit(if own { Bound::PrincipalCalls } else { Bound::Calls }));
             }
             *count += 1;
         }
         let permit =
             CallPermit { shared: shared.clone(), principal: principal.clone(), bytes: 0, counts: true };
         if shared.calls.fetch_add(1, Ordering::Relaxed) >= shared.config.calls {
-            return Err(shared.hit(NoRoom::Calls)); // dropping the permit takes the count back
+            return Err(shared.hit(Bound::Calls)); // dropping the permit takes the count back
         }
         Ok(permit)
     }
@@ -206,16 +206,16 @@ impl Drop for HeldSlice {
 }
 
 impl Shared {
-    fn hold(&self, more: usize) -> Result<(), NoRoom> {
+    fn hold(&self, more: usize) -> Result<(), Bound> {
         let before = self.held_bytes.fetch_add(more, Ordering::Relaxed);
         if before.saturating_add(more) > self.config.held_bytes {
             self.held_bytes.fetch_sub(more, Ordering::Relaxed);
-            return Err(self.hit(NoRoom::HeldBytes));
+            return Err(self.hit(Bound::HeldBytes));
         }
         Ok(())
     }
 
-    fn hit(&self, bound: NoRoom) -> NoRoom {
+    fn hit(&self, bound: Bound) -> Bound {
         self.metrics.hit(bound);
         bound
     }
@@ -255,8 +255,8 @@ impl CallPermit {
     /// Takes room for `more` bytes of this call's body; asked before they are read.
     ///
     /// # Errors
-    /// [`NoRoom::HeldBytes`] when the process's byte budget is spent.
-    pub fn hold_bytes(&mut self, more: usize) -> Result<(), NoRoom> {
+    /// [`Bound::HeldBytes`] when the process's byte budget is spent.
+    pub fn hold_bytes(&mut self, more: usize) -> Result<(), Bound> {
         self.shared.hold(more)?;
         self.bytes += more;
         Ok(())
@@ -324,12 +324,12 @@ impl Slots {
     /// A place in the queue, for a call that has to wait for a slot, a connection or a handshake.
     ///
     /// # Errors
-    /// [`NoRoom::Queue`] when as many wait already.
-    pub fn queue(&self) -> Result<QueuePermit, NoRoom> {
+    /// [`Bound::Queue`] when as many wait already.
+    pub fn queue(&self) -> Result<QueuePermit, Bound> {
         if self.waiting.fetch_add(1, Ordering::Relaxed) >= self.config.queue {
             self.waiting.fetch_sub(1, Ordering::Relaxed);
             self.metrics.hit(Bound::Queue);
-            return Err(NoRoom::Queue);
+            return Err(Bound::Queue);
         }
         Ok(QueuePermit { slots: self.clone() })
     }
@@ -356,13 +356,13 @@ impl QueuePermit {
     /// Waits for a slot, at most `queue_timeout`.
     ///
     /// # Errors
-    /// [`NoRoom::QueueTimeout`] when none came free in time.
-    pub async fn slot(&self) -> Result<SlotPermit, NoRoom> {
+    /// [`Bound::QueueTimeout`] when none came free in time.
+    pub async fn slot(&self) -> Result<SlotPermit, Bound> {
         match timeout(self.slots.config.queue_timeout, self.slots.free.clone().acquire_owned()).await {
             Ok(Ok(permit)) => Ok(SlotPermit { _permit: permit }),
             Ok(Err(_)) | Err(_) => {
                 self.slots.metrics.hit(Bound::QueueTimeout);
-                Err(NoRoom::QueueTimeout)
+                Err(Bound::QueueTimeout)
             }
         }
     }

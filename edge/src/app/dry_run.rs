@@ -15,6 +15,7 @@ use crate::config::Config;
 use crate::ops::drain::Drain;
 use crate::permit::{self, Permits};
 use crate::router::Gateway;
+use crate::seal::Sealer;
 use crate::upstream::ServerState;
 
 /// Tries every server, and the issuer of tokens. The report, and whether all of them answered.
@@ -23,8 +24,12 @@ pub async fn dry_run(mut config: Config) -> (String, bool) {
     config.router.names_settle = config.router.names_settle.max(PATIENCE);
     let drain = Drain::new();
     let permits = Permits::new(config.permits.clone(), permit::Metrics::default());
-    let servers =
-        Servers::build(&config, &permits, &drain.watch(), (&mut Registry::default(), Counter::default()));
+    let sealer = match Sealer::new(&config.seal) {
+        Ok(sealer) => sealer,
+        Err(error) => return (format!("{error}\n"), false),
+    };
+    let counts = (&mut Registry::default(), Counter::default());
+    let servers = Servers::build(&config, &permits, &drain.watch(), &sealer, counts);
     servers.start();
     let keys = keys(&config).await;
     // The router lives as long as `servers`.

@@ -94,15 +94,15 @@ impl App {
         let permits = Permits::new(config.permits.clone(), bounds.clone());
         permits.register(&mut registry);
 
-        let servers =
-            Servers::build(&config, &permits, &drain.watch(), (&mut registry, busy_poll.arrivals()));
+        let sealer = sealer(&config).map_err(StartError::Seal)?;
+        let arrivals = busy_poll.arrivals();
+        let servers = Servers::build(&config, &permits, &drain.watch(), &sealer, (&mut registry, arrivals));
         status::tell_policy(&config);
         let auth = Authenticator::new(config.auth.clone());
         auth.metrics().register(&mut registry);
         let reloader = Reloader::new(&config, (servers.clone(), auth.clone()), &mut registry);
         let session_metrics = session::Metrics::default();
         session_metrics.register(&mut registry);
-        let sealer = sealer(&config).map_err(StartError::Seal)?;
         let sessions = session::Table::new(
             config.session.clone(),
             session_metrics,

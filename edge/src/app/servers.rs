@@ -16,7 +16,8 @@ use crate::config::{self, Config, Transport};
 use crate::ops::drain::DrainWatch;
 use crate::permit::Permits;
 use crate::router::{self, Entry, Gateway, Router, refresh};
-use crate::upstream::{self, Pool, Source};
+use crate::seal::Sealer;
+use crate::upstream::{self, Environment, Pool, Source};
 
 /// See the module. Cheap to clone.
 #[derive(Clone)]
@@ -30,6 +31,7 @@ struct Shared {
     metrics: upstream::Metrics,
     permits: Permits,
     drain: DrainWatch,
+    sealer: Sealer,
     placed: Mutex<Vec<Placed>>,
     /// All callers are one principal, where each session of some servers should have a process of its own.
     one_principal: AtomicBool,
@@ -59,6 +61,7 @@ impl Servers {
         config: &Config,
         permits: &Permits,
         drain: &DrainWatch,
+        sealer: &Sealer,
         (registry, arrivals): (&mut Registry, Counter),
     ) -> Self {
         let metrics = upstream::Metrics::new(arrivals);
@@ -70,6 +73,7 @@ impl Servers {
             metrics,
             permits: permits.clone(),
             drain: drain.clone(),
+            sealer: sealer.clone(),
             placed: Mutex::default(),
             one_principal: AtomicBool::new(is_one_principal(config)),
         });
@@ -155,8 +159,12 @@ impl Shared {
         // Which variables are secrets may change with the tokens; everything else is as it was at the start.
         let settings =
             upstream::Config { withheld: config.upstream.withheld.clone(), ..self.upstream.clone() };
-        let (permits, drain) = (self.permits.clone(), self.drain.clone());
-        let pool = Pool::new(server.upstream.clone(), settings, &self.metrics, permits, drain);
+        let environment = Environment {
+            permits: self.permits.clone(),
+            drain: self.drain.clone(),
+            sealer: self.sealer.clone(),
+        };
+        let pool = Pool::new(server.upstream.clone(), settings, &self.metrics, environment);
         let withheld = config.upstream.withheld.clone();
         Placed { server: server.clone(), withheld, pool, gone: CancellationToken::new() }
     }

@@ -18,7 +18,7 @@ use wire::splice::Parts;
 
 use crate::call::Caller;
 use crate::peer::Place;
-use crate::permit::{CallPermit, NoRoom};
+use crate::permit::{Bound, CallPermit};
 
 /// A response's body.
 #[derive(Default)]
@@ -133,7 +133,7 @@ pub(super) enum ReadError {
     /// It is larger than this many bytes, as announced or as it came.
     TooLarge(usize),
     /// A bound of the process is reached.
-    Full(NoRoom),
+    Full(Bound),
     /// It did not come in time.
     Slow,
     /// The connection broke, or the framing of the body did.
@@ -151,7 +151,7 @@ pub(super) async fn read<B>(
     body: B,
     limit_bytes: usize,
     timeout: Duration,
-    room: &mut Result<CallPermit, NoRoom>,
+    room: &mut Result<CallPermit, Bound>,
 ) -> Result<Bytes, ReadError>
 where
     B: HttpBody<Data = Bytes>,

@@ -1,12 +1,12 @@
-//! What every request passes before its era is known: which path, who may come in, what it brings, and which of the
-//! two adapters takes it.
+//! The steps that every request takes before its era is known: endpoint, authorization, body, and the choice of the
+//! adapter that handles it. A request that another replica must answer is forwarded to it.
 //!
 //! Must not know what the adapters do with a message.
 
-pub(super) mod arrival;
 pub(super) mod classify;
 mod elsewhere;
 pub(super) mod headers;
+pub(super) mod inbound;
 pub(super) mod media;
 pub(super) mod metadata;
 pub(super) mod origin;
@@ -22,11 +22,11 @@ use wire::envelope::is_batch;
 use wire::error::{ScanError, ScanErrorKind};
 use wire::{Kind, Message, code};
 
-use self::arrival::Arrival;
 use self::classify::{Class, Clues};
+use self::inbound::InboundMessage;
 use self::media::Accepts;
 use self::origin::Admission;
-use self::route::Door;
+use self::route::EndpointKind;
 use super::body::{self, Body};
 use super::legacy::{self, batch, http_sse};
 use super::refusal::Refusal;
@@ -34,30 +34,36 @@ use super::{Front, modern, plain};
 use crate::auth::Endpoint;
 use crate::call::{Caller, ServerName};
 use crate::peer::Peers;
-use crate::permit::{Bound, CallPermit, NoRoom};
+use crate::permit::{Bound, CallPermit};
 
-/// A request to one of the doors, before its body is read.
-pub(super) struct Knock<'a> {
-    pub(super) door: Door,
+/// A request to one of the endpoints, before its body is read.
+pub(super) struct InboundRequest<'a> {
+    pub(super) endpoint: EndpointKind,
     pub(super) method: Method,
     pub(super) slug: Option<&'a str>,
     pub(super) uri: &'a Uri,
     pub(super) headers: HeaderMap,
 }
 
-/// A POST that was read and is a message.
-pub(super) struct Posted {
+/// A POST whose body was read and is one message.
+pub(super) struct PostedMessage {
     pub(super) headers: HeaderMap,
     pub(super) accepts: Accepts,
-    pub(super) arrival: Arrival,
+    pub(super) inbound: InboundMessage,
+}
+
+/// A body that was read, and a permit for the call that it may be.
+struct ReceivedBody {
+    permit: Result<CallPermit, Bound>,
+    bytes: Bytes,
 }
 
 impl Front {
-    /// Answers whoever knocks, in the headers that a page of another host may read.
-    pub(super) async fn door<B>(
+    /// Answers a request to one of the endpoints, with the headers that let a page of another origin read the answer.
+    pub(super) async fn serve<B>(
         self: &Arc<Self>,
         admission: Result<Admission, Refusal>,
-        knock: Knock<'_>,
+        request: InboundRequest<'_>,
         body: B,
     ) -> Response<Body>
     where
@@ -67,34 +73,39 @@ impl Front {
             Ok(admission) => admission,
             Err(refusal) => return refused(refusal),
         };
-        let answer = if knock.method == Method::OPTIONS {
-            admission.preflight(&knock.headers)
+        let answer = if request.method == Method::OPTIONS {
+            admission.preflight(&request.headers)
         } else {
-            self.admitted(knock, body).await
+            self.authorize(request, body).await
         };
         let mut response = answer.unwrap_or_else(refused);
         admission.open_to_page(response.headers_mut());
         response
     }
 
-    async fn admitted<B>(self: &Arc<Self>, knock: Knock<'_>, body: B) -> Result<Response<Body>, Refusal>
+    /// Checks method and credentials, then dispatches the request.
+    async fn authorize<B>(
+        self: &Arc<Self>,
+        request: InboundRequest<'_>,
+        body: B,
+    ) -> Result<Response<Body>, Refusal>
     where
         B: HttpBody<Data = Bytes>,
     {
-        let checked = knock.door.check_method(&knock.method, &knock.headers);
-        // Where there is a challenge to find, clients may look for it by GET, before they have a session.
-        let may_look = knock.method == Method::GET && self.rooms.auth.has_metadata();
+        let checked = request.endpoint.check_method(&request.method, &request.headers);
+        // Where there is metadata to find, clients look for the challenge by GET, before they have a session.
+        let may_look = request.method == Method::GET && self.rooms.auth.has_metadata();
         let checked = if may_look { checked } else { Ok(checked?) };
-        let at = Endpoint { path: knock.door.endpoint(knock.uri.path()), server: knock.slug };
-        let caller = self.rooms.auth.authenticate(&knock.headers, at).await?;
+        let at = Endpoint { path: request.endpoint.path(request.uri.path()), server: request.slug };
+        let caller = self.rooms.auth.authenticate(&request.headers, at).await?;
         checked?;
-        self.known(knock, caller, self.rooms.peers.as_ref(), body).await
+        self.dispatch(request, caller, self.rooms.peers.as_ref(), body).await
     }
 
-    /// Answers a caller, or has one of `peers` do it that holds what this is about.
-    async fn known<B>(
+    /// Answers an authorized request, or forwards it to the one of `peers` that holds what it is about.
+    async fn dispatch<B>(
         self: &Arc<Self>,
-        knock: Knock<'_>,
+        request: InboundRequest<'_>,
         caller: Caller,
         peers: Option<&Peers>,
         body: B,
@@ -102,47 +113,59 @@ impl Front {
     where
         B: HttpBody<Data = Bytes>,
     {
-        let Knock { door, method, slug, uri, headers } = knock;
+        let InboundRequest { endpoint, method, slug, uri, headers } = request;
         let server = |slug| {
             self.rooms.gateway.server(&caller, slug).ok_or_else(|| not_found("no server of that name"))
         };
         let scope = slug.map(server).transpose()?;
-        match (door, method) {
-            (Door::Sse, _) => {
+        match endpoint {
+            EndpointKind::Sse => {
                 media::wants_events(&headers)?;
                 http_sse::open(self, uri, (caller, scope))
             }
-            (Door::Messages, _) => {
-                if let Some(elsewhere) = self.channel_elsewhere(peers, uri) {
-                    let (_room, bytes) = self.receive(&caller, body).await?;
-                    return elsewhere.pass((Method::POST, uri.clone(), headers), bytes, caller).await;
-                }
-                let to = http_sse::addressee(self, uri, &caller, scope.as_ref())?;
-                media::is_json(&headers)?;
-                let (room, bytes) = self.receive(&caller, body).await?;
-                if is_batch(&bytes)
-                    && let Some(session) = to.batching()
-                {
-                    drop(room); // each call takes its own
-                    return http_sse::take_batch(self, &to, &session, &bytes);
-                }
-                let arrival = self.arrival((caller, scope), (room, bytes))?;
-                http_sse::take(self, &to, arrival)
+            EndpointKind::Messages => {
+                self.post_to_channel((headers, uri), (caller, scope), peers, body).await
             }
-            (Door::Call, _) => self.plain(headers, (caller, scope), body).await,
-            (Door::Mcp, method @ (Method::GET | Method::DELETE)) => {
-                match self.session_elsewhere(peers, &headers, &caller) {
-                    Some(elsewhere) => {
-                        elsewhere.pass((method, uri.clone(), headers), Bytes::new(), caller).await
-                    }
-                    None if method == Method::GET => {
-                        legacy::open_stream(self, &headers, &caller, scope.as_ref())
-                    }
-                    None => legacy::end_session(self, &headers, &caller, scope.as_ref()),
+            EndpointKind::Call => self.plain(headers, (caller, scope), body).await,
+            EndpointKind::Mcp if method == Method::GET || method == Method::DELETE => {
+                if let Some(elsewhere) = self.session_elsewhere(peers, &headers, &caller) {
+                    return elsewhere.pass((method, uri.clone(), headers), Bytes::new(), caller).await;
+                }
+                if method == Method::GET {
+                    legacy::open_stream(self, &headers, &caller, scope.as_ref())
+                } else {
+                    legacy::end_session(self, &headers, &caller, scope.as_ref())
                 }
             }
-            (Door::Mcp, _) => self.post((headers, uri), (caller, scope), peers, body).await,
+            EndpointKind::Mcp => self.post((headers, uri), (caller, scope), peers, body).await,
         }
+    }
+
+    /// Takes a message, or a batch, for a channel of HTTP+SSE; the answer goes to its stream.
+    async fn post_to_channel<B>(
+        self: &Arc<Self>,
+        (headers, uri): (HeaderMap, &Uri),
+        (caller, scope): (Caller, Option<ServerName>),
+        peers: Option<&Peers>,
+        body: B,
+    ) -> Result<Response<Body>, Refusal>
+    where
+        B: HttpBody<Data = Bytes>,
+    {
+        if let Some(elsewhere) = self.channel_elsewhere(peers, uri) {
+            let ReceivedBody { bytes, permit: _held } = self.receive(&caller, body).await?;
+            return elsewhere.pass((Method::POST, uri.clone(), headers), bytes, caller).await;
+        }
+        let to = http_sse::addressee(self, uri, &caller, scope.as_ref())?;
+        media::is_json(&headers)?;
+        let received = self.receive(&caller, body).await?;
+        if is_batch(&received.bytes)
+            && let Some(session) = to.batching()
+        {
+            drop(received.permit); // each call takes its own
+            return http_sse::take_batch(self, &to, &session, &received.bytes);
+        }
+        http_sse::take(self, &to, self.inbound((caller, scope), received)?)
     }
 
     async fn plain<B>(
@@ -155,10 +178,11 @@ impl Front {
         B: HttpBody<Data = Bytes>,
     {
         media::is_json(&headers)?;
-        let (room, bytes) = self.receive(&whom.0, body).await?;
-        plain::call(self, whom, room.map_err(NoRoom::refusal)?, &bytes).await
+        let ReceivedBody { permit, bytes } = self.receive(&whom.0, body).await?;
+        plain::call(self, whom, permit.map_err(Bound::refusal)?, &bytes).await
     }
 
+    /// Takes what is posted to the MCP endpoint.
     async fn post<B>(
         &self,
         (headers, uri): (HeaderMap, &Uri),
@@ -171,59 +195,70 @@ impl Front {
     {
         media::is_json(&headers)?;
         let accepts = Accepts::of(&headers)?;
-        let (room, bytes) = self.receive(&caller, body).await?;
-        if is_batch(&bytes) {
+        let received = self.receive(&caller, body).await?;
+        if is_batch(&received.bytes) {
             if let Some(elsewhere) = self.session_elsewhere(peers, &headers, &caller) {
-                return elsewhere.pass((Method::POST, uri.clone(), headers), bytes, caller).await;
+                return elsewhere.pass((Method::POST, uri.clone(), headers), received.bytes, caller).await;
             }
             if let Some(session) = legacy::batching(self, &headers, &caller, scope.as_ref()) {
-                drop(room); // each call takes its own
-                return batch::answer(self, (&caller, scope.as_ref()), &session, accepts, &bytes).await;
+                drop(received.permit); // each call takes its own
+                let whom = (&caller, scope.as_ref());
+                return batch::answer(self, whom, &session, accepts, &received.bytes).await;
             }
         }
-        let arrival = self.arrival((caller, scope), (room, bytes))?;
-        let message = &arrival.message;
-        let id = (message.kind() == Kind::Request).then(|| message.id().cloned()).flatten();
-        let answered = async {
-            let class = self.class(&headers, &arrival.message)?;
-            let elsewhere = match class {
-                Class::Legacy => self.session_elsewhere(peers, &headers, &arrival.caller),
-                Class::Modern => self.held_elsewhere(peers, &arrival.message),
-                Class::Initialize | Class::ModernNotice => None,
-            };
-            if let Some(elsewhere) = elsewhere {
-                let bytes = arrival.message.bytes().clone();
-                return elsewhere.pass((Method::POST, uri.clone(), headers), bytes, arrival.caller).await;
-            }
-            self.message(class, Posted { headers, accepts, arrival }).await
-        };
-        answered.await.map_err(|refusal| refusal.answering(id.as_ref()))
+        let inbound = self.inbound((caller, scope), received)?;
+        let id = inbound.message.id().filter(|_| inbound.message.kind() == Kind::Request).cloned();
+        let posted = PostedMessage { headers, accepts, inbound };
+        self.post_message(uri, posted, peers).await.map_err(|refusal| refusal.answering(id.as_ref()))
     }
 
-    /// A body, with room for what it may turn out to be.
-    async fn receive<B>(
+    /// Hands one message to the adapter of its era, or forwards it to the replica that holds what it is about.
+    async fn post_message(
         &self,
-        caller: &Caller,
-        body: B,
-    ) -> Result<(Result<CallPermit, NoRoom>, Bytes), Refusal>
+        uri: &Uri,
+        posted: PostedMessage,
+        peers: Option<&Peers>,
+    ) -> Result<Response<Body>, Refusal> {
+        let PostedMessage { headers, inbound, .. } = &posted;
+        let class = self.class(headers, &inbound.message)?;
+        let elsewhere = match class {
+            Class::Legacy => self.session_elsewhere(peers, headers, &inbound.caller),
+            Class::Modern => self.held_elsewhere(peers, &inbound.message),
+            Class::Initialize | Class::ModernNotice => None,
+        };
+        if let Some(elsewhere) = elsewhere {
+            let PostedMessage { headers, inbound, .. } = posted;
+            let bytes = inbound.message.bytes().clone();
+            return elsewhere.pass((Method::POST, uri.clone(), headers), bytes, inbound.caller).await;
+        }
+        match class {
+            Class::Modern => modern::request(self, posted).await,
+            Class::ModernNotice => modern::notice(headers, &inbound.message),
+            Class::Initialize => legacy::initialize(self, posted).await,
+            Class::Legacy => legacy::message(self, posted).await,
+        }
+    }
+
+    /// Reads a body. The permit is taken first, because the body's bytes count for it.
+    async fn receive<B>(&self, caller: &Caller, body: B) -> Result<ReceivedBody, Refusal>
     where
         B: HttpBody<Data = Bytes>,
     {
-        let mut room = self.rooms.permits.call(caller.principal());
-        let bytes = self.read(body, &mut room).await?;
-        Ok((room, bytes))
+        let mut permit = self.rooms.permits.call(caller.principal());
+        let bytes = self.read(body, &mut permit).await?;
+        Ok(ReceivedBody { permit, bytes })
     }
 
-    fn arrival(
+    fn inbound(
         &self,
         (caller, scope): (Caller, Option<ServerName>),
-        (room, bytes): (Result<CallPermit, NoRoom>, Bytes),
-    ) -> Result<Arrival, Refusal> {
+        ReceivedBody { permit, bytes }: ReceivedBody,
+    ) -> Result<InboundMessage, Refusal> {
         let message = Message::scan(bytes, &self.config.limits).map_err(|error| self.unreadable(&error))?;
-        Ok(Arrival { caller, scope, room, message })
+        Ok(InboundMessage { caller, scope, permit, message })
     }
 
-    /// The refusal of a message, and which bound it was over if any.
+    /// The refusal of a body that is no valid message; counts the bound that it exceeds, if any.
     pub(super) fn unreadable(&self, error: &ScanError) -> Refusal {
         match error.kind {
             ScanErrorKind::TooDeep => self.rooms.permits.metrics().hit(Bound::Depth),
@@ -233,12 +268,12 @@ impl Front {
         classify::uncounted_refusal(error)
     }
 
-    async fn read<B>(&self, body: B, room: &mut Result<CallPermit, NoRoom>) -> Result<Bytes, Refusal>
+    async fn read<B>(&self, body: B, permit: &mut Result<CallPermit, Bound>) -> Result<Bytes, Refusal>
     where
         B: HttpBody<Data = Bytes>,
     {
         let limit_bytes = self.config.limits.body_bytes;
-        body::read(body, limit_bytes, self.config.body_timeout, room).await.map_err(|error| {
+        body::read(body, limit_bytes, self.config.body_timeout, permit).await.map_err(|error| {
             if matches!(error, body::ReadError::TooLarge(_)) {
                 self.rooms.permits.metrics().hit(Bound::Body);
             }
@@ -250,15 +285,6 @@ impl Front {
         let clues =
             Clues { version: headers::version(headers), session: headers.contains_key(&headers::SESSION_ID) };
         classify::classify(message, clues)
-    }
-
-    async fn message(&self, class: Class, posted: Posted) -> Result<Response<Body>, Refusal> {
-        match class {
-            Class::Modern => modern::request(self, posted).await,
-            Class::ModernNotice => modern::notice(&posted.headers, &posted.arrival.message),
-            Class::Initialize => legacy::initialize(self, posted).await,
-            Class::Legacy => legacy::message(self, posted).await,
-        }
     }
 }
 

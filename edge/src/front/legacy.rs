@@ -7,7 +7,6 @@
 
 pub(super) mod batch;
 pub(super) mod http_sse;
-pub(super) mod older;
 pub(super) mod outbox;
 pub(super) mod own_stream;
 mod tenure;
@@ -29,34 +28,33 @@ use wire::{Era, Kind, Message};
 use self::own_stream::Listening;
 use super::asks::questions;
 use super::body::Body;
-use super::door::arrival::{Arrival, Begun};
-use super::door::{Posted, classify, headers, media};
+use super::door::inbound::{InboundMessage, Started};
+use super::door::{PostedMessage, classify, headers, media};
 use super::exchange::{Exchange, Tie};
 use super::metrics::StreamKind;
-use super::modern::accepted;
 use super::refusal::{self, ErrorObject, Refusal};
 use super::sse::{self, Feed};
 use super::{Front, client};
 use crate::call::{Affinity, Call, Caller, Capabilities, Client, ServerName, Standing};
-use crate::permit::NoRoom;
+use crate::permit::Bound;
 use crate::session::replay::EventId;
 use crate::session::{Birth, Reader, Refused, Resumed, Session};
 
 /// Opens a session over HTTP, where its id travels in a header.
-pub(super) async fn initialize(front: &Front, posted: Posted) -> Result<Response<Body>, Refusal> {
-    let (session, answer) = open(front, &posted.arrival)?;
+pub(super) async fn initialize(front: &Front, posted: PostedMessage) -> Result<Response<Body>, Refusal> {
+    let (session, answer) = open(front, &posted.inbound)?;
     let id = HeaderValue::from_str(session.id()).map_err(|_| {
         Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, code::INTERNAL_ERROR, "bad session id")
     })?;
-    let mut response = Begun::Answered(answer).respond(front, posted.accepts).await;
+    let mut response = Started::Answered(answer).respond(front, posted.accepts).await;
     response.headers_mut().insert(headers::SESSION_ID.clone(), id);
     Ok(response)
 }
 
 /// Opens a session; the answer that says so.
 // MCP 2025-11-25 basic/lifecycle, Initialization
-pub(super) fn open(front: &Front, arrival: &Arrival) -> Result<(Arc<Session>, Parts), Refusal> {
-    let message = &arrival.message;
+pub(super) fn open(front: &Front, inbound: &InboundMessage) -> Result<(Arc<Session>, Parts), Refusal> {
+    let message = &inbound.message;
     let Some(asked) = message.param("protocolVersion").and_then(|value| value.as_str()) else {
         return Err(Refusal::bad_request(code::INVALID_PARAMS, "params.protocolVersion must be a string"));
     };
@@ -70,18 +68,18 @@ pub(super) fn open(front: &Front, arrival: &Arrival) -> Result<(Arc<Session>, Pa
     let client = Client { info, capabilities: declared, offer }.copied();
     let gateway = &front.rooms.gateway;
     let session = front.rooms.sessions.open(Birth {
-        caller: arrival.caller.clone(),
-        scope: arrival.scope.clone(),
+        caller: inbound.caller.clone(),
+        scope: inbound.scope.clone(),
         version,
         client: Arc::new(client),
-        changes: gateway.changes(&arrival.caller, arrival.scope.as_ref()),
+        changes: gateway.changes(&inbound.caller, inbound.scope.as_ref()),
     })?;
     let mut result = json!({
         "protocolVersion": version.as_str(),
         "capabilities": capabilities(version),
         "serverInfo": front.config.identity(),
     });
-    let instructions = gateway.instructions(&arrival.caller, arrival.scope.as_ref());
+    let instructions = gateway.instructions(&inbound.caller, inbound.scope.as_ref());
     if let (Some(text), Some(result)) = (instructions, result.as_object_mut()) {
         result.insert("instructions".to_owned(), text.into());
     }
@@ -106,31 +104,31 @@ fn capabilities(version: ProtocolVersion) -> serde_json::Value {
 }
 
 /// Takes one message of a session.
-pub(super) async fn message(front: &Front, posted: Posted) -> Result<Response<Body>, Refusal> {
-    let Posted { headers, accepts, arrival } = posted;
-    let session = find(front, &headers, &arrival.caller, arrival.scope.as_ref())?;
+pub(super) async fn message(front: &Front, posted: PostedMessage) -> Result<Response<Body>, Refusal> {
+    let PostedMessage { headers, accepts, inbound } = posted;
+    let session = find(front, &headers, &inbound.caller, inbound.scope.as_ref())?;
     check_version(&headers)?;
-    Ok(match take(front, arrival, &session)? {
-        Some(begun) => begun.respond(front, accepts).await,
-        None => accepted(),
+    Ok(match take(front, inbound, &session)? {
+        Some(started) => started.respond(front, accepts).await,
+        None => refusal::accepted(),
     })
 }
 
 /// Takes one message of a session; what comes of a request.
 pub(super) fn take(
     front: &Front,
-    arrival: Arrival,
+    inbound: InboundMessage,
     session: &Arc<Session>,
-) -> Result<Option<Begun>, Refusal> {
-    match arrival.message.kind() {
-        Kind::Request => request(front, arrival, session).map(Some),
+) -> Result<Option<Started>, Refusal> {
+    match inbound.message.kind() {
+        Kind::Request => request(front, inbound, session).map(Some),
         Kind::Notification => {
-            notice(front, session, &arrival.message);
+            notice(front, session, &inbound.message);
             Ok(None)
         }
         Kind::Response => {
-            if let Some(id) = arrival.message.id() {
-                session.answer(id, questions::answer(&arrival.message));
+            if let Some(id) = inbound.message.id() {
+                session.answer(id, questions::answer(&inbound.message));
             }
             // Also for an answer that nobody waits for: it may have crossed with its cancellation.
             Ok(None)
@@ -217,29 +215,29 @@ pub(super) fn end_session(
     Ok(response)
 }
 
-fn request(front: &Front, arrival: Arrival, session: &Arc<Session>) -> Result<Begun, Refusal> {
-    let message = &arrival.message;
+fn request(front: &Front, inbound: InboundMessage, session: &Arc<Session>) -> Result<Started, Refusal> {
+    let message = &inbound.message;
     let method = Method::parse(message.method());
     if method == Method::Ping {
         return Ok(pong(message));
     }
     if !classify::is_routed_in_session(method, session.version()) {
-        return Ok(Begun::Answered(unknown_method(message)));
+        return Ok(Started::Answered(unknown_method(message)));
     }
     let Some(id) = message.id().cloned() else {
         return Err(Refusal::bad_request(code::INVALID_REQUEST, "a request has an id"));
     };
-    call(front, arrival, session, (method, id)).map(Begun::Call)
+    call(front, inbound, session, (method, id)).map(Started::Call)
 }
 
 fn call(
     front: &Front,
-    arrival: Arrival,
+    inbound: InboundMessage,
     session: &Arc<Session>,
     (method, id): (Method, RequestId),
 ) -> Result<Exchange, Refusal> {
-    let Arrival { caller, scope, room, message } = arrival;
-    let permit = room.map_err(NoRoom::refusal)?;
+    let InboundMessage { caller, scope, permit, message } = inbound;
+    let permit = permit.map_err(Bound::refusal)?;
     let in_flight = session.begin(id.clone()).map_err(|refused| match refused {
         Refused::Ended => unknown_session(),
         Refused::Duplicate => {
@@ -336,8 +334,8 @@ fn check_version(headers: &HeaderMap) -> Result<(), Refusal> {
 
 /// Pings are answered at any time, also before the handshake.
 // MCP 2025-11-25 basic/lifecycle, Initialization
-pub(super) fn pong(ping: &Message) -> Begun {
-    Begun::Answered(own_result(ping, "{}"))
+pub(super) fn pong(ping: &Message) -> Started {
+    Started::Answered(own_result(ping, "{}"))
 }
 
 fn own_result(request: &Message, result: impl Into<Bytes>) -> Parts {

@@ -18,8 +18,10 @@ mod asks;
 mod body;
 mod client;
 mod door;
+mod downgrade;
 mod exchange;
 mod legacy;
+mod list_changes;
 mod metrics;
 mod modern;
 mod plain;
@@ -43,8 +45,8 @@ use wire::splice::Parts;
 
 use self::asks::park::Park;
 use self::asks::rounds;
-use self::door::route::{Door, Route};
-use self::door::{Knock, metadata, not_found};
+use self::door::route::{EndpointKind, Route};
+use self::door::{InboundRequest, metadata, not_found};
 use self::exchange::Pace;
 use self::legacy::http_sse::Channels;
 use self::modern::tasks::Tasks;
@@ -135,10 +137,10 @@ impl Config {
         Pace { stream_after, resumable_after, keep_alive }
     }
 
-    fn serves(&self, door: Door) -> bool {
-        match door {
-            Door::Mcp | Door::Call => self.streaming,
-            Door::Sse | Door::Messages => self.sse,
+    fn serves(&self, endpoint: EndpointKind) -> bool {
+        match endpoint {
+            EndpointKind::Mcp | EndpointKind::Call => self.streaming,
+            EndpointKind::Sse | EndpointKind::Messages => self.sse,
         }
     }
 
@@ -173,6 +175,8 @@ pub struct Front {
     park: Park,
     rounds: Arc<rounds::Terms>,
     tasks: Tasks,
+    /// Opens the ids of servers' tasks, which name their replica.
+    sealer: Sealer,
 }
 
 impl Front {
@@ -193,7 +197,8 @@ impl Front {
         let park = Park::new((config.park.clone(), config.rounds), sealer.clone(), metrics, &rooms.drain)?;
         let metrics = (rooms.permits.metrics().clone(), rooms.metrics.tasks());
         let tasks = Tasks::new(config.tasks.clone(), sealer.clone(), metrics, &rooms.drain);
-        Ok(Arc::new(Self { config, rooms, channels: Channels::new(sealer)?, park, rounds, tasks }))
+        let channels = Channels::new(sealer.clone())?;
+        Ok(Arc::new(Self { config, rooms, channels, park, rounds, tasks, sealer }))
     }
 
     /// Answers one request. Dropping the future is the client's leaving.
@@ -203,9 +208,10 @@ impl Front {
     {
         let (Head { method, uri, version, headers, .. }, body) = request.into_parts();
         let response = match Route::of(uri.path()) {
-            Route::To(door, slug) if self.config.serves(door) => {
+            Route::To(endpoint, slug) if self.config.serves(endpoint) => {
                 let admission = self.config.rules.admit((version, &uri), &headers);
-                self.door(admission, Knock { door, method, slug, uri: &uri, headers }, body).await
+                self.serve(admission, InboundRequest { endpoint, method, slug, uri: &uri, headers }, body)
+                    .await
             }
             Route::Health => plain(&method, StatusCode::OK, "ok"),
             Route::Ready => self.ready(&method),

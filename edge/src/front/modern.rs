@@ -13,7 +13,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{HeaderMap, Response, StatusCode};
+use http::{HeaderMap, Response};
 use serde_json::json;
 use wire::Era;
 use wire::Message;
@@ -26,15 +26,15 @@ use wire::splice::Parts;
 use super::asks::inputs::Answers;
 use super::asks::retry::{self, Retry};
 use super::body::Body;
-use super::door::arrival::{Arrival, Begun};
 use super::door::classify::{self, MISSING_META};
-use super::door::{Posted, headers};
+use super::door::inbound::{InboundMessage, Started};
+use super::door::{PostedMessage, headers};
 use super::exchange::{Exchange, Resumption, Tie};
 use super::refusal::{self, Refusal};
 use super::reply::Manner;
 use super::{Front, client};
 use crate::call::{Affinity, Call, Caller, Client, ServerName};
-use crate::permit::{self, NoRoom};
+use crate::permit::{self, Bound};
 
 /// Of tasks only clients hear that declare the extension in the request.
 // MCP extension io.modelcontextprotocol/tasks
@@ -46,8 +46,8 @@ pub(super) fn undeclared_tasks() -> Refusal {
 }
 
 /// Answers one request over HTTP, where headers repeat what the body says.
-pub(super) async fn request(front: &Front, posted: Posted) -> Result<Response<Body>, Refusal> {
-    let Posted { headers, accepts, arrival } = posted;
+pub(super) async fn request(front: &Front, posted: PostedMessage) -> Result<Response<Body>, Refusal> {
+    let PostedMessage { headers, accepts, inbound: arrival } = posted;
     let message = &arrival.message;
     let claim = Claim::of(message, front.rooms.permits.metrics())?;
     headers::check_version(&headers, &claim.version)?;
@@ -65,7 +65,7 @@ pub(super) async fn request(front: &Front, posted: Posted) -> Result<Response<Bo
 }
 
 /// Starts one request that came without HTTP.
-pub(super) fn start(front: &Front, arrival: Arrival) -> Result<Begun, Refusal> {
+pub(super) fn start(front: &Front, arrival: InboundMessage) -> Result<Started, Refusal> {
     let claim = Claim::of(&arrival.message, front.rooms.permits.metrics())?;
     check_supported(&claim.version)?;
     let (method, client) = (served(&arrival.message)?, claim.client);
@@ -92,32 +92,24 @@ fn is_of_tasks(method: Method) -> bool {
 pub(super) fn notice(headers: &HeaderMap, message: &Message) -> Result<Response<Body>, Refusal> {
     let claimed = message.meta_value(meta::PROTOCOL_VERSION).and_then(|value| value.as_str());
     headers::check_notice(headers, message, claimed.as_deref())?;
-    Ok(accepted())
+    Ok(refusal::accepted())
 }
 
-/// 202 without a body.
-// MCP 2026-07-28 streamable-http, Sending Messages; the same words in earlier revisions
-pub(super) fn accepted() -> Response<Body> {
-    let mut response = Response::new(Body::default());
-    *response.status_mut() = StatusCode::ACCEPTED;
-    response
-}
-
-fn begin(front: &Front, arrival: Arrival, method: Method, client: Client) -> Result<Begun, Refusal> {
+fn begin(front: &Front, arrival: InboundMessage, method: Method, client: Client) -> Result<Started, Refusal> {
     if method == Method::Listen {
-        return listen::start(front, arrival, client).map(|listen| Begun::Listen(Box::new(listen)));
+        return listen::start(front, arrival, client).map(|listen| Started::Listen(Box::new(listen)));
     }
-    let Arrival { caller, scope, room, message } = arrival;
+    let InboundMessage { caller, scope, permit: room, message } = arrival;
     if method == Method::Discover {
         let result = discover_result(front, (&caller, scope.as_ref()));
-        return Ok(Begun::Answered(refusal::message(message.id(), "result", Parts::from(result))));
+        return Ok(Started::Answered(refusal::message(message.id(), "result", Parts::from(result))));
     }
     if is_of_tasks(method)
         && let Some(result) = own_task(front, (&caller, scope.as_ref()), (method, &message), &client)?
     {
-        return Ok(Begun::Answered(refusal::message(message.id(), "result", result)));
+        return Ok(Started::Answered(refusal::message(message.id(), "result", result)));
     }
-    let permit = room.map_err(NoRoom::refusal)?;
+    let permit = room.map_err(Bound::refusal)?;
     let Some(id) = message.id().cloned() else {
         return Err(Refusal::bad_request(code::INVALID_REQUEST, "a request has an id"));
     };
@@ -128,11 +120,11 @@ fn begin(front: &Front, arrival: Arrival, method: Method, client: Client) -> Res
         Retry::Again(message, rounds) => (message, None, rounds),
         Retry::Parked(message, parked) => {
             let resumption = Resumption { id, caller, scope, parked: *parked, room: permit };
-            return Ok(Begun::Call(Exchange::resume(front, (&message, method), resumption)));
+            return Ok(Started::Call(Exchange::resume(front, (&message, method), resumption)));
         }
         Retry::Over(outcome) => {
             let manner = Manner { era: Era::Modern, server: scope };
-            return Ok(Begun::Answered(manner.answer(&id, outcome).message));
+            return Ok(Started::Answered(manner.answer(&id, outcome).message));
         }
     };
     let call = Call {
@@ -146,7 +138,7 @@ fn begin(front: &Front, arrival: Arrival, method: Method, client: Client) -> Res
         rename: None,
         permit,
     };
-    Ok(Begun::Call(Exchange::start(front, (Era::Modern, id), call, Tie::Response(rounds))))
+    Ok(Started::Call(Exchange::start(front, (Era::Modern, id), call, Tie::Response(rounds))))
 }
 
 /// What is asked of a task that the gateway itself keeps; `None` if it is a server's.
@@ -207,7 +199,7 @@ fn check_supported(version: &str) -> Result<(), Refusal> {
 }
 
 /// Which headers a tool has is known when names are: until then the call waits here, as it would in the router.
-async fn check_params(front: &Front, headers: &HeaderMap, arrival: &Arrival) -> Result<(), Refusal> {
+async fn check_params(front: &Front, headers: &HeaderMap, arrival: &InboundMessage) -> Result<(), Refusal> {
     let Some(tool) = arrival.message.param("name").and_then(|name| name.as_str()) else { return Ok(()) };
     let (gateway, scope) = (&front.rooms.gateway, arrival.scope.as_ref());
     if !*gateway.settled().borrow() {

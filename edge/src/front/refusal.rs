@@ -181,6 +181,14 @@ pub(super) fn message(id: Option<&RequestId>, key: &'static str, value: Parts) -
     message
 }
 
+/// 202 without a body.
+// MCP 2026-07-28 streamable-http, Sending Messages; the same in earlier revisions
+pub(super) fn accepted() -> Response<Body> {
+    let mut response = Response::new(Body::default());
+    *response.status_mut() = StatusCode::ACCEPTED;
+    response
+}
+
 /// A response of one JSON message.
 pub(super) fn json(message: Parts) -> Response<Body> {
     let mut response = Response::new(Body::whole(message));

@@ -26,8 +26,8 @@ use wire::id::RequestId;
 use wire::mcp::method::{Method, Notice};
 use wire::{Kind, Message};
 
-use super::door::arrival::{Arrival, Begun};
 use super::door::classify::{Class, Clues, classify};
+use super::door::inbound::{InboundMessage, Started};
 use super::legacy::outbox::{Messages, Outbox, outbox};
 use super::legacy::{self, batch};
 use super::refusal::Refusal;
@@ -177,7 +177,7 @@ impl Pipe {
         let session = self.session.clone().filter(|session| batch::is_known_to(session));
         if let Some(session) = session.filter(|_| is_batch(&line)) {
             let batch = batch::take(&self.front, (&self.caller, None), &session, &line)?;
-            batch.into_iter().for_each(|begun| self.answer(None, Ok(Some(begun))));
+            batch.into_iter().for_each(|started| self.answer(None, Ok(Some(started))));
             return Ok(());
         }
         let message = Message::scan(line, &self.front.config.limits);
@@ -199,7 +199,7 @@ impl Pipe {
         if message.kind() == Kind::Notification && self.cancels(&message) {
             return;
         }
-        let begun = match class {
+        let started = match class {
             Class::Modern => self.modern(message),
             // None but the cancellation is defined for clients.
             Class::ModernNotice => Ok(None),
@@ -207,7 +207,7 @@ impl Pipe {
             Class::Legacy => self.legacy(message),
         };
         let modern = id.clone().filter(|_| class == Class::Modern);
-        self.answer(modern, begun.map_err(|refusal| refusal.answering(id.as_ref())));
+        self.answer(modern, started.map_err(|refusal| refusal.answering(id.as_ref())));
     }
 
     /// Whether this cancels a modern request; then nothing more is said of that.
@@ -221,29 +221,29 @@ impl Pipe {
         call.inspect(AbortHandle::abort).is_some()
     }
 
-    fn modern(&self, message: Message) -> Result<Option<Begun>, Refusal> {
+    fn modern(&self, message: Message) -> Result<Option<Started>, Refusal> {
         // MCP 2026-07-28 basic, Requests: no two requests on their way have the same id
         if message.id().is_some_and(|id| self.modern.contains_key(id)) {
             return Err(invalid("a request of this id is still on its way"));
         }
-        modern::start(&self.front, self.arrival(message)).map(Some)
+        modern::start(&self.front, self.inbound(message)).map(Some)
     }
 
-    fn initialize(&mut self, message: Message) -> Result<Begun, Refusal> {
+    fn initialize(&mut self, message: Message) -> Result<Started, Refusal> {
         // MCP 2025-11-25 basic/lifecycle: the first interaction, and the only one of its kind
         if self.session.is_some() {
             return Err(invalid("this connection is initialized already"));
         }
-        let (session, answer) = legacy::open(&self.front, &self.arrival(message))?;
+        let (session, answer) = legacy::open(&self.front, &self.inbound(message))?;
         let (outbox, reader) = (self.outbox.clone(), legacy::listen(&self.front, &session));
         self.listening.spawn(async move { outbox.listen(reader).await });
         self.session = Some(session);
-        Ok(Begun::Answered(answer))
+        Ok(Started::Answered(answer))
     }
 
-    fn legacy(&self, message: Message) -> Result<Option<Begun>, Refusal> {
+    fn legacy(&self, message: Message) -> Result<Option<Started>, Refusal> {
         match &self.session {
-            Some(session) => legacy::take(&self.front, self.arrival(message), session),
+            Some(session) => legacy::take(&self.front, self.inbound(message), session),
             None if Method::parse(message.method()) == Method::Ping && message.kind() == Kind::Request => {
                 Ok(Some(legacy::pong(&message)))
             }
@@ -252,37 +252,37 @@ impl Pipe {
         }
     }
 
-    fn arrival(&self, message: Message) -> Arrival {
-        let mut room = self.front.rooms.permits.call(self.caller.principal());
-        if let Ok(permit) = &mut room
-            && let Err(bound) = permit.hold_bytes(message.bytes().len())
+    fn inbound(&self, message: Message) -> InboundMessage {
+        let mut permit = self.front.rooms.permits.call(self.caller.principal());
+        if let Ok(held) = &mut permit
+            && let Err(bound) = held.hold_bytes(message.bytes().len())
         {
-            room = Err(bound);
+            permit = Err(bound);
         }
-        Arrival { caller: self.caller.clone(), scope: None, room, message }
+        InboundMessage { caller: self.caller.clone(), scope: None, permit, message }
     }
 
-    fn answer(&mut self, modern: Option<RequestId>, begun: Result<Option<Begun>, Refusal>) {
+    fn answer(&mut self, modern: Option<RequestId>, started: Result<Option<Started>, Refusal>) {
         let outbox = self.outbox.clone();
-        match begun {
+        match started {
             Ok(None) => {}
-            Ok(Some(Begun::Call(_) | Begun::Listen(_))) => {
+            Ok(Some(Started::Call(_) | Started::Listen(_))) => {
                 let id = modern.clone();
-                let set = if matches!(begun, Ok(Some(Begun::Listen(_)))) {
+                let set = if matches!(started, Ok(Some(Started::Listen(_)))) {
                     &mut self.listens
                 } else {
                     &mut self.calls
                 };
                 let call = set.spawn(async move {
-                    outbox.deliver(begun).await;
+                    outbox.deliver(started).await;
                     id
                 });
                 if let Some(id) = modern {
                     self.modern.insert(id, call);
                 }
             }
-            Ok(Some(Begun::Answered(_))) | Err(_) => {
-                self.answers.spawn(async move { outbox.deliver(begun).await });
+            Ok(Some(Started::Answered(_))) | Err(_) => {
+                self.answers.spawn(async move { outbox.deliver(started).await });
             }
         }
     }

@@ -36,7 +36,7 @@ use tokio::time::timeout;
 use crate::call::Caller;
 use crate::error::{Blame, Error, Kind};
 use crate::ops::bind::Address;
-use crate::permit::{self, NoRoom, RETRY_AFTER};
+use crate::permit::{self, Bound, RETRY_AFTER};
 use crate::seal::{Home, Sealer};
 
 /// How replicas reach each other.
@@ -176,8 +176,8 @@ impl Peers {
         caller: &Caller,
     ) -> Result<(Response<Incoming>, Place), Unanswered> {
         let place = self.places.clone().try_acquire_owned().map_err(|_| {
-            self.bounds.hit(NoRoom::Connections);
-            Unanswered::Failed(NoRoom::Connections.refusal())
+            self.bounds.hit(Bound::Connections);
+            Unanswered::Failed(Bound::Connections.refusal())
         })?;
         self.metrics.passed.inc();
         let request = self.request(to, passed, caller).map_err(Unanswered::Failed)?;

@@ -1,5 +1,4 @@
-//! The bounds by name: how often each was hit, and what callers are told for whom one has no room. What else is over a
-//! bound is refused by whoever knows what would help.
+//! All bounds by name: how often each was reached, and the refusal of a caller who finds no room.
 
 use std::time::Duration;
 
@@ -11,7 +10,7 @@ use prometheus_client::registry::Registry;
 use crate::error::{Blame, Error};
 use crate::ops::metrics::words;
 
-/// A bound that was hit; the label of `mcp_edge_refused_total`.
+/// A bound, by the name that it has as a label of `mcp_edge_refused_total`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[expect(missing_docs, reason = "each is the setting or limit of the same name")]
 pub enum Bound {
@@ -84,7 +83,7 @@ words!(Bound {
     TaskBytes => "task_bytes",
 });
 
-/// How often each bound was hit.
+/// How often each bound was reached.
 #[derive(Clone, Debug, Default)]
 pub struct Metrics {
     refused: Family<BoundLabel, Counter>,
@@ -100,7 +99,7 @@ impl Metrics {
     pub fn register(&self, registry: &mut Registry) {
         registry.register(
             "refused",
-            "Times a bound was hit; raise the setting of that name, or add capacity",
+            "Times a limit was reached, by limit (`bound`); raise the setting of that name, or add capacity",
             self.refused.clone(),
         );
     }
@@ -110,45 +109,23 @@ impl Metrics {
         self.refused.get_or_create(&BoundLabel { bound }).get()
     }
 
-    /// Counts one hit.
-    pub fn hit(&self, bound: impl Into<Bound>) {
-        self.refused.get_or_create(&BoundLabel { bound: bound.into() }).inc();
+    /// Counts that `bound` was reached once.
+    pub fn hit(&self, bound: Bound) {
+        self.refused.get_or_create(&BoundLabel { bound }).inc();
     }
 }
 
-/// A bound that has no room for somebody now, and may have some a little later.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[expect(missing_docs, reason = "each is the bound of the same name")]
-pub enum NoRoom {
-    Connections,
-    Calls,
-    PrincipalCalls,
-    HeldBytes,
-    Sessions,
-    SessionCalls,
-    Answers,
-    Slots,
-    Queue,
-    QueueTimeout,
-    ServerConnections,
-    PrincipalConnections,
-    Subscriptions,
-    Listens,
-    Parked,
-    Tasks,
-    TaskBytes,
-}
-
-impl NoRoom {
-    /// The refusal as an error for the caller, with the time after which trying again makes sense.
+impl Bound {
+    /// The refusal of a caller who may try again soon, with the time after which that makes sense. Bounds of one
+    /// message, such as its size, are refused where they are checked, with what the caller should change.
     pub fn refusal(self) -> Error {
         let (blame, what) = match self {
             Self::Connections => (Blame::Edge, "too many connections to this gateway"),
-            Self::Calls => (Blame::Edge, "too many calls on their way through this gateway"),
-            Self::PrincipalCalls => (Blame::Downstream, "too many calls of this principal on their way"),
+            Self::Calls => (Blame::Edge, "too many calls in flight on this gateway"),
+            Self::PrincipalCalls => (Blame::Downstream, "too many calls of this principal in flight"),
             Self::HeldBytes => (Blame::Edge, "the gateway holds as many bytes of messages as it may"),
             Self::Sessions => (Blame::Edge, "too many sessions on this gateway"),
-            Self::SessionCalls => (Blame::Downstream, "too many calls of this session on their way"),
+            Self::SessionCalls => (Blame::Downstream, "too many calls of this session in flight"),
             Self::Answers => (Blame::Downstream, "the client reads its answers too slowly"),
             Self::Slots | Self::Queue => (Blame::Edge, "too many calls wait for this server"),
             Self::QueueTimeout => (Blame::Edge, "the server had no room for the call in time"),
@@ -162,34 +139,26 @@ impl NoRoom {
             Self::Parked => (Blame::Edge, "too many calls wait for answers of their clients"),
             Self::Tasks => (Blame::Edge, "too many tasks on this gateway"),
             Self::TaskBytes => (Blame::Edge, "the gateway holds as many bytes of finished tasks as it may"),
+            Self::Head
+            | Self::Body
+            | Self::Depth
+            | Self::Members
+            | Self::Batch
+            | Self::Capabilities
+            | Self::ClientInfo
+            | Self::Initialize
+            | Self::Renewal
+            | Self::Outbox
+            | Self::Frame
+            | Self::EventBytes
+            | Self::Asks
+            | Self::AskTimeout
+            | Self::Rounds => (Blame::Edge, "a limit of this gateway is reached"),
         };
         Error::busy(blame, RETRY_AFTER, format!("{what}; try again later"))
     }
 }
 
-impl From<NoRoom> for Bound {
-    fn from(full: NoRoom) -> Self {
-        match full {
-            NoRoom::Connections => Self::Connections,
-            NoRoom::Calls => Self::Calls,
-            NoRoom::PrincipalCalls => Self::PrincipalCalls,
-            NoRoom::HeldBytes => Self::HeldBytes,
-            NoRoom::Sessions => Self::Sessions,
-            NoRoom::SessionCalls => Self::SessionCalls,
-            NoRoom::Answers => Self::Answers,
-            NoRoom::Slots => Self::Slots,
-            NoRoom::Queue => Self::Queue,
-            NoRoom::QueueTimeout => Self::QueueTimeout,
-            NoRoom::ServerConnections => Self::ServerConnections,
-            NoRoom::PrincipalConnections => Self::PrincipalConnections,
-            NoRoom::Subscriptions => Self::Subscriptions,
-            NoRoom::Listens => Self::Listens,
-            NoRoom::Parked => Self::Parked,
-            NoRoom::Tasks => Self::Tasks,
-            NoRoom::TaskBytes => Self::TaskBytes,
-        }
-    }
-}
-
-/// What a refused caller is told to wait: long enough to be worth it, short enough not to be noticed.
+/// How long a refused caller should wait before it tries again: long enough for room to come free, short enough not to
+/// be noticed.
 pub const RETRY_AFTER: Duration = Duration::from_secs(1);

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::{NoRoom, Permits};
+use super::{Bound, Permits};
 
 /// Open listens by principal.
 pub(super) type Counts = Mutex<HashMap<Arc<str>, usize>>;
@@ -22,13 +22,13 @@ impl Permits {
     /// Room for one more listen of `principal`.
     ///
     /// # Errors
-    /// [`NoRoom::Listens`] when it has as many as it may.
-    pub fn listen(&self, principal: &Arc<str>) -> Result<ListenPermit, NoRoom> {
+    /// [`Bound::Listens`] when it has as many as it may.
+    pub fn listen(&self, principal: &Arc<str>) -> Result<ListenPermit, Bound> {
         let shared = &self.shared;
         let mut counts = shared.listens.lock();
         let count = counts.entry(principal.clone()).or_default();
         if *count >= shared.config.listens {
-            return Err(shared.hit(NoRoom::Listens));
+            return Err(shared.hit(Bound::Listens));
         }
         *count += 1;
         Ok(ListenPermit { permits: self.clone(), principal: principal.clone() })
@@ -64,7 +64,7 @@ mod tests {
         let permits = Permits::new(config, Metrics::default());
         let (a, b): (Arc<str>, Arc<str>) = ("a".into(), "b".into());
         let held = [permits.listen(&a).unwrap(), permits.listen(&a).unwrap()];
-        assert_eq!(permits.listen(&a).unwrap_err(), NoRoom::Listens);
+        assert_eq!(permits.listen(&a).unwrap_err(), Bound::Listens);
         assert!(permits.listen(&b).is_ok() && permits.call(&a).is_ok());
         drop(held);
         assert!(permits.listen(&a).is_ok());

@@ -28,9 +28,9 @@ fn calls_are_bounded_per_principal_and_in_all() {
     let (a, b): (Arc<str>, Arc<str>) = ("a".into(), "b".into());
     let first = permits.call(&a).unwrap();
     let _second = permits.call(&a).unwrap();
-    assert_eq!(permits.call(&a).unwrap_err(), NoRoom::PrincipalCalls);
+    assert_eq!(permits.call(&a).unwrap_err(), Bound::PrincipalCalls);
     let _third = permits.call(&b).unwrap();
-    assert_eq!(permits.call(&b).unwrap_err(), NoRoom::Calls);
+    assert_eq!(permits.call(&b).unwrap_err(), Bound::Calls);
     let metrics = permits.metrics();
     assert_eq!((hits(metrics, Bound::PrincipalCalls), hits(metrics, Bound::Calls)), (1, 1));
     assert_eq!(permits.calls_in_flight(), 3);
@@ -43,7 +43,7 @@ fn bytes_come_back_with_the_permit() {
     let permits = permits(3, 3, 100);
     let mut call = permits.call(&"a".into()).unwrap();
     call.hold_bytes(60).unwrap();
-    assert_eq!(call.hold_bytes(60).unwrap_err(), NoRoom::HeldBytes);
+    assert_eq!(call.hold_bytes(60).unwrap_err(), Bound::HeldBytes);
     assert_eq!(permits.held_bytes(), 60);
     drop(call);
     assert_eq!(permits.held_bytes(), 0);
@@ -54,7 +54,7 @@ fn slices_hold_their_bytes_until_the_last_one_is_gone() {
     let permits = permits(3, 3, 100);
     let held = permits.hold(Bytes::from(vec![b'x'; 60])).unwrap();
     let (back, bound) = permits.hold(Bytes::from(vec![b'y'; 60])).unwrap_err();
-    assert_eq!((back.len(), bound), (60, NoRoom::HeldBytes));
+    assert_eq!((back.len(), bound), (60, Bound::HeldBytes));
     let slice = held.slice(10..20);
     drop(held);
     assert_eq!(permits.held_bytes(), 60);
@@ -71,8 +71,8 @@ async fn the_queue_is_bounded_in_count_and_time() {
     assert!(slots.try_take().is_none());
     assert_eq!(hits(&metrics, Bound::Slots), 1);
     let queued = slots.queue().unwrap();
-    assert_eq!(slots.queue().unwrap_err(), NoRoom::Queue);
-    assert_eq!(queued.slot().await.unwrap_err(), NoRoom::QueueTimeout);
+    assert_eq!(slots.queue().unwrap_err(), Bound::Queue);
+    assert_eq!(queued.slot().await.unwrap_err(), Bound::QueueTimeout);
     let waiting = tokio::spawn(async move { queued.slot().await.map(|slot| (queued, slot)) });
     tokio::task::yield_now().await;
     drop(held);

@@ -223,7 +223,7 @@ pub(super) enum Relisted {
     /// It differs.
     Own(OwnList),
     /// It differs, and there is no room for it.
-    NoRoom,
+    Bound,
 }
 
 impl Shared {
@@ -260,7 +260,7 @@ impl Shared {
         }
         match self.overlays.room(items.iter().map(Item::bytes).sum()) {
             Some(room) => Relisted::Own(OwnList { items, _room: room }),
-            None => Relisted::NoRoom,
+            None => Relisted::Bound,
         }
     }
 
@@ -283,7 +283,7 @@ impl Shared {
                 match relisted {
                     Relisted::Own(items) => drop(own.lists.insert((server, list), Arc::new(items))),
                     Relisted::Common => drop(own.lists.remove(&(server, list))),
-                    Relisted::NoRoom => {
+                    Relisted::Bound => {
                         self.metrics.session_lists_refused.inc();
                         own.lists.remove(&(server, list));
                     }

@@ -38,7 +38,7 @@ use wire::mcp::version::ProtocolVersion;
 use crate::call::{Caller, Client, EventReader, Reply, ServerName, SessionHandle};
 use crate::error::Error;
 use crate::ops::drain::DrainWatch;
-use crate::permit::{self, NoRoom};
+use crate::permit::{self, Bound};
 use crate::router::ListChanges;
 use replay::{EventId, Room};
 use stream::{LISTENING, Stream};
@@ -205,9 +205,9 @@ impl Session {
             return Err(Refused::Duplicate);
         }
         if live.calls.len() >= self.calls_max {
-            self.refusals.hit(NoRoom::SessionCalls);
+            self.refusals.hit(Bound::SessionCalls);
             // The client's own doing, so it hears 429 and not 503.
-            return Err(Refused::Full(NoRoom::SessionCalls.refusal()));
+            return Err(Refused::Full(Bound::SessionCalls.refusal()));
         }
         let cancelled = self.key.ended.child_token();
         live.calls.insert(id.clone(), cancelled.clone());

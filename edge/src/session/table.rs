@@ -25,7 +25,7 @@ use crate::call::{Caller, EventReader, ServerName, SessionHandle, reply};
 use crate::error::{Blame, Error, Kind};
 use crate::ops::drain::DrainWatch;
 use crate::ops::metrics::words;
-use crate::permit::{self, NoRoom, RETRY_AFTER};
+use crate::permit::{self, Bound, RETRY_AFTER};
 use crate::seal::{Home, Sealer};
 
 /// The sessions. Cheap to clone.
@@ -95,12 +95,12 @@ impl Table {
         let session = Arc::new(shared.session(birth)?);
         let mut sessions = shared.sessions.lock();
         if sessions.by_number.len() >= shared.config.sessions {
-            shared.refusals.hit(NoRoom::Sessions);
-            return Err(NoRoom::Sessions.refusal());
+            shared.refusals.hit(Bound::Sessions);
+            return Err(Bound::Sessions.refusal());
         }
         let own = sessions.by_principal.entry(principal).or_default();
         if *own >= shared.config.principal_sessions {
-            shared.refusals.hit(NoRoom::Sessions);
+            shared.refusals.hit(Bound::Sessions);
             let message = "too many sessions of this principal; end one, or try again later";
             return Err(Error::busy(Blame::Downstream, RETRY_AFTER, message));
         }

@@ -9,6 +9,7 @@ mod listens;
 mod liveness;
 mod mux;
 mod notifications;
+mod open_tasks;
 mod outgoing;
 mod own;
 mod pending;
@@ -47,6 +48,7 @@ use crate::permit::{self, Permits, SlotPermit};
 
 use asks::Asks;
 use liveness::Liveness;
+use open_tasks::OpenTasks;
 pub(super) use pending::Job;
 use pending::{Pending, Work};
 
@@ -127,6 +129,7 @@ struct State {
     notes: usize,
     /// Requests of the server that wait for an answer of the client.
     asks: Asks,
+    open_tasks: OpenTasks,
     /// How many requests were ever made.
     requests: u64,
     /// The log level that was last set at the server, on a connection that calls lease in turns.
@@ -162,6 +165,7 @@ impl Conn {
             outbox: VecDeque::new(),
             notes: 0,
             asks: Asks::new(context.config.asks),
+            open_tasks: OpenTasks::default(),
             requests: 0,
             level: None,
             liveness: Liveness::new(&context.config),
@@ -264,12 +268,15 @@ impl Conn {
         self.begin_close(state, why);
     }
 
-    /// Closes the connection if nothing is in flight and was not since `before`. Listens do not count if it is `retired`: they
-    /// move to another connection.
+    /// Closes the connection if nothing is in flight, nothing was since `before`, and no task of it may still run. Listens and
+    /// tasks do not count if it is `retired`: listens move to another connection, and its tasks cannot be reached any more.
     pub(super) fn close_idle(&self, before: Instant, retired: bool) {
-        let state = self.state.lock();
-        let is_idle = state.last_used <= before && !state.is_busy(self.spec.is_control || retired);
-        if is_idle && !self.may_be_working(&state, Instant::now()) {
+        let now = Instant::now();
+        let mut state = self.state.lock();
+        let is_idle = state.last_used <= before
+            && !state.is_busy(self.spec.is_control || retired)
+            && (retired || !state.open_tasks.any(now));
+        if is_idle && !self.may_be_working(&state, now) {
             self.begin_close(state, &unneeded());
         }
     }

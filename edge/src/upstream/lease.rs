@@ -24,7 +24,7 @@ use wire::mcp::meta;
 use super::key::Key;
 use super::settings::Isolation;
 use crate::call::{Affinity, Call, Capabilities, Client};
-use crate::permit::NoRoom;
+use crate::permit::Bound;
 
 /// What a client can be asked, as far as a server treats it differently. It is declared to a legacy server once per connection, so
 /// it decides which connections a call can use.
@@ -142,13 +142,13 @@ impl Seats {
     /// Leases a seat as soon as one is free, in the order of the callers.
     ///
     /// # Errors
-    /// [`NoRoom::PrincipalConnections`] when none becomes free within `timeout`.
+    /// [`Bound::PrincipalConnections`] when none becomes free within `timeout`.
     pub(super) async fn take(
         self: &Arc<Self>,
         principal: &Arc<str>,
         profile: Profile,
         timeout: Duration,
-    ) -> Result<Lease, NoRoom> {
+    ) -> Result<Lease, Bound> {
         let permit = tokio::time::timeout(timeout, self.permits(principal).acquire_owned())
             .await
             .ok()
@@ -156,7 +156,7 @@ impl Seats {
         let lease = permit.and_then(|permit| self.assign(principal, profile, permit));
         lease.ok_or_else(|| {
             self.remove_if_unused(principal);
-            NoRoom::PrincipalConnections
+            Bound::PrincipalConnections
         })
     }
 

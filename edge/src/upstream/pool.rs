@@ -4,6 +4,7 @@
 //! connection, the server's era) waits for it in a task of its own; the queue bounds how many do.
 
 pub(super) mod connection_table;
+mod deps;
 pub(super) mod health;
 mod keeper;
 mod open;
@@ -29,9 +30,9 @@ use super::exclusive_client::ExclusiveClient;
 use super::facts::{Facts, KnownEra};
 use super::key::{Key, Target};
 use super::lease::{self, Lease, Profile, Seats};
+use super::link::Dialer;
 use super::link::process::Command;
-use super::link::{Dial, Dialer};
-use super::metrics::{Metrics, ServerMetrics};
+use super::metrics::Metrics;
 use super::session_settings::is_subscription;
 use super::settings::{Config, ServerConfig, TRIES};
 use super::subscriptions::registry::Subscriptions;
@@ -42,8 +43,10 @@ use crate::call::{
     Subscribing, reply,
 };
 use crate::error::{Blame, Error, Kind};
-use crate::ops::drain::DrainWatch;
-use crate::permit::{NoRoom, Permits, QueuePermit, RETRY_AFTER, SlotPermit, Slots};
+use crate::permit::{Bound, QueuePermit, RETRY_AFTER, SlotPermit, Slots};
+
+pub use self::deps::Environment;
+pub(super) use self::deps::PoolDeps;
 
 /// One server, as many connections as it needs.
 pub struct Pool {
@@ -57,14 +60,12 @@ impl Pool {
         server: ServerConfig,
         config: Config,
         metrics: &Metrics,
-        permits: Permits,
-        drain: DrainWatch,
+        environment: Environment,
     ) -> Arc<Self> {
         let tasks = TaskTracker::new();
         let command = Command::new(&server, &config, tasks.clone());
         let dial = Dialer::new(server.source.clone(), command);
-        let deps =
-            PoolDeps { dial: Arc::new(dial), metrics: metrics.server(&server.name), permits, drain, tasks };
+        let deps = PoolDeps::new(environment, Arc::new(dial), metrics.server(&server.name), tasks);
         Self::with(server, config, deps)
     }
 
@@ -88,7 +89,7 @@ impl Pool {
             slots: Slots::new(config.slots, deps.permits.metrics().clone()),
             seats: Seats::new(config.principal_connections),
             subscriptions: Subscriptions::default(),
-            task_ids: Arc::new(TaskIds::new(server.name.clone(), config.limits.clone())),
+            task_ids: Arc::new(TaskIds::new(server.name.clone(), config.limits.clone(), deps.sealer.clone())),
             config: Arc::new(config),
             server,
             deps,
@@ -181,16 +182,6 @@ impl Drop for Pool {
     fn drop(&mut self) {
         self.stop();
     }
-}
-
-/// What a pool needs from outside.
-pub(super) struct PoolDeps {
-    pub(super) dial: Arc<dyn Dial>,
-    pub(super) metrics: Arc<ServerMetrics>,
-    pub(super) permits: Permits,
-    pub(super) drain: DrainWatch,
-    /// All tasks of the pool; the keeper waits for them at the end.
-    pub(super) tasks: TaskTracker,
 }
 
 /// What the pool shares with its tasks.
@@ -288,7 +279,7 @@ impl PoolInner {
     /// Starts a task in which the call waits for a slot, a connection or both.
     pub(super) fn enqueue(&self, job: Box<Job>, slot: Option<SlotPermit>) {
         let (Ok(place), Some(this)) = (self.slots.queue(), self.this.upgrade()) else {
-            return job.responder.fail(NoRoom::Queue.refusal());
+            return job.responder.fail(Bound::Queue.refusal());
         };
         self.deps.tasks.spawn(this.wait(job, slot, place));
     }
@@ -325,7 +316,7 @@ impl PoolInner {
     ) -> Result<(Arc<Conn>, SlotPermit), Error> {
         let slot = match slot {
             Some(slot) => slot,
-            None => place.slot().await.map_err(NoRoom::refusal)?,
+            None => place.slot().await.map_err(Bound::refusal)?,
         };
         let era = self.era().await?;
         if let Some(profile) = lease::needed(call, self.server.isolation, era) {
@@ -428,8 +419,8 @@ impl PoolInner {
         // The control connection does not count: without it nobody would see the server's lists.
         let counted = state.connections.counted() - state.connections.count_of(&Key::Control);
         if target.key != Key::Control && counted >= self.server.connections {
-            self.deps.permits.metrics().hit(NoRoom::ServerConnections);
-            return Err(NoRoom::ServerConnections.refusal());
+            self.deps.permits.metrics().hit(Bound::ServerConnections);
+            return Err(Bound::ServerConnections.refusal());
         }
         let (ended, opening) = watch::channel(None);
         state.connections.open(target.key.clone(), opening.clone());

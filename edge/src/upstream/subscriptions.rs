@@ -17,7 +17,7 @@ use super::pool::PoolInner;
 use super::session_settings::{has_room, is_subscription, note_accepted, uri};
 use crate::call::{Affinity, Call, Event, Outcome, SessionHandle, Subscriber, UpdateSink};
 use crate::error::{Blame, Error, Kind};
-use crate::permit::{self, Bound, NoRoom};
+use crate::permit::{self, Bound};
 
 impl PoolInner {
     /// Checks that a session has room for the subscription that `call` asks for. Any other call passes.
@@ -34,7 +34,7 @@ impl PoolInner {
     /// Takes a subscribe or unsubscribe request of a session.
     pub(super) fn take_subscription(&self, job: Box<Job>) {
         let (Ok(place), Some(this)) = (self.slots.queue(), self.this()) else {
-            return job.responder.fail(NoRoom::Queue.refusal());
+            return job.responder.fail(Bound::Queue.refusal());
         };
         self.deps.tasks.spawn(async move {
             let era = match this.era().await {
@@ -101,8 +101,8 @@ impl PoolInner {
         if fits {
             return Ok(());
         }
-        self.deps.permits.metrics().hit(NoRoom::Subscriptions);
-        Err(NoRoom::Subscriptions.refusal())
+        self.deps.permits.metrics().hit(Bound::Subscriptions);
+        Err(Bound::Subscriptions.refusal())
     }
 }
 

@@ -1,8 +1,10 @@
 //! Ids of servers' tasks as clients see them, those of 2025-11-25 and of the tasks extension:
 //! `<slug>.<seal>.<the server's own id>`.
 //!
-//! The slug leads back to the server, and the seal binds the id to the session that it was shown to, or to the
-//! principal without one, so that no table is needed: what others were shown, and what was guessed, is unknown.
+//! The slug leads back to the server. The seal binds the id to its owner, so that no table is needed: an id that was
+//! shown to somebody else, or guessed, is unknown. For the task of a session the seal is a keyed hash of 16 hex digits,
+//! because requests of a session reach its process anyway. For the task of a principal without a session it is a
+//! sealed token, which also tells every replica in which process the task runs.
 
 use std::future::Future;
 use std::hash::{BuildHasher, RandomState};
@@ -22,12 +24,14 @@ use super::exclusive_client::ExclusiveClient;
 use super::pool::PoolInner;
 use crate::call::{Affinity, Call, Outcome, Rename, ServerName, SessionHandle};
 use crate::error::{Blame, Error, Kind};
+use crate::seal::{self, Home, Sealer};
 
 /// Makes and reads the ids of one server.
 pub(super) struct TaskIds {
     server: ServerName,
-    /// Keyed anew in each process, as sessions are numbered anew.
+    /// Keyed anew in each process, as sessions are numbered anew and processes of servers start anew.
     sealing: RandomState,
+    sealer: Sealer,
     limits: Limits,
 }
 
@@ -54,20 +58,59 @@ pub fn server_of(id: &str) -> Option<&str> {
     id.split_once('.').map(|(slug, _)| slug)
 }
 
+/// The other replica in whose process the task of that id runs, and the token in the id that says so. `None` for a
+/// task of this process or of a session, and for what is no id.
+pub fn replica_of<'i>(sealer: &Sealer, id: &'i str) -> Option<(Home, &'i str)> {
+    let (_, rest) = id.split_once('.')?;
+    let (token, _) = token_and_own(rest)?;
+    let home = Home::decode(*sealer.open(KIND, token)?.last_chunk()?);
+    (home != sealer.home()).then_some((home, token))
+}
+
+/// Splits what follows the slug. A token has one dot in it, behind its version; the server's own id may have any.
+fn token_and_own(rest: &str) -> Option<(&str, &str)> {
+    let (dot, _) = rest.match_indices('.').nth(1)?;
+    let (token, own) = rest.split_at_checked(dot)?;
+    Some((token, own.strip_prefix('.')?))
+}
+
 impl TaskIds {
-    pub(super) fn new(server: ServerName, limits: Limits) -> Self {
-        Self { server, sealing: RandomState::new(), limits }
+    pub(super) fn new(server: ServerName, limits: Limits, sealer: Sealer) -> Self {
+        Self { server, sealing: RandomState::new(), sealer, limits }
     }
 
-    fn prefix(&self, owner: Owner<'_>, own: &str) -> String {
+    fn session_prefix(&self, owner: Owner<'_>, own: &str) -> String {
         format!("{}.{:016x}.", self.server, self.sealing.hash_one((owner, own)))
+    }
+
+    /// What is put before the server's own id; `None` when the system gives out no random numbers.
+    fn prefix(&self, owner: Owner<'_>, own: &str) -> Option<String> {
+        match owner {
+            Owner::Session(_) => Some(self.session_prefix(owner, own)),
+            Owner::Principal(_) => {
+                let binding = self.sealing.hash_one((owner, own)).to_be_bytes();
+                let payload = [&binding[..], &self.sealer.home().encode()].concat();
+                Some(format!("{}.{}.", self.server, self.sealer.seal(KIND, &payload).ok()?))
+            }
+        }
     }
 
     /// The server's own id; `None` unless it was shown to this owner.
     fn own<'i>(&self, owner: Owner<'_>, id: &'i str) -> Option<&'i str> {
-        let (_, rest) = id.split_once('.')?;
-        let (_, own) = rest.split_once('.')?;
-        (id.strip_suffix(own)? == self.prefix(owner, own)).then_some(own)
+        let (slug, rest) = id.split_once('.')?;
+        match owner {
+            Owner::Session(_) => {
+                let (_, own) = rest.split_once('.')?;
+                (id.strip_suffix(own)? == self.session_prefix(owner, own)).then_some(own)
+            }
+            Owner::Principal(_) => {
+                let (token, own) = token_and_own(rest)?;
+                let payload = self.sealer.open(KIND, token)?;
+                let binding = self.sealing.hash_one((owner, own)).to_be_bytes();
+                let is_ours = slug == self.server.as_str() && payload.first_chunk() == Some(&binding);
+                is_ours.then_some(own)
+            }
+        }
     }
 
     /// Puts the server's own id into a call that names a task.
@@ -112,7 +155,12 @@ impl TaskIds {
     pub(super) fn show_task(&self, call: &Call, answer: &Message) -> Option<Parts> {
         let result = answer.result_object()?;
         let mut splice = Splice::within(answer.bytes().clone(), result.span());
-        self.show(&mut splice, Owner::of(call), answer.bytes(), result);
+        // No two tokens of a task are alike, and clients compare ids.
+        let known = call.request.param("taskId").filter(|_| call.method == Method::TasksGet);
+        match (known, result.get(answer.bytes(), "taskId")) {
+            (Some(known), Some(span)) => splice.replace(span, Bytes::copy_from_slice(known.raw())),
+            _ => self.show(&mut splice, Owner::of(call), answer.bytes(), result),
+        }
         Some(splice.finish())
     }
 
@@ -172,8 +220,9 @@ impl TaskIds {
 
     fn show(&self, splice: &mut Splice, owner: Owner<'_>, bytes: &Bytes, object: &Object) {
         let Some(span) = object.get(bytes, "taskId") else { return };
-        if let Ok(own) = serde_json::from_slice::<String>(span.of(bytes)) {
-            splice.insert(span.start + 1, self.prefix(owner, &own)); // behind the quote
+        let Ok(own) = serde_json::from_slice::<String>(span.of(bytes)) else { return };
+        if let Some(prefix) = self.prefix(owner, &own) {
+            splice.insert(span.start + 1, prefix); // behind the quote
         }
     }
 }
@@ -222,6 +271,9 @@ struct Page<'a> {
     next_cursor: Option<String>,
 }
 
+/// The kind of token in the id of a principal's task: a hash of owner and own id, and where the process is reached.
+const KIND: seal::Kind = seal::Kind::new("server-task");
+
 // MCP 2025-11-25 basic/utilities/tasks, Related Task
 const RELATED: &str = "io.modelcontextprotocol/related-task";
 
@@ -230,14 +282,42 @@ mod tests {
     use super::*;
 
     fn ids(server: &str) -> TaskIds {
-        TaskIds::new(ServerName::parse(server).unwrap(), Limits::default())
+        TaskIds::new(ServerName::parse(server).unwrap(), Limits::default(), sealer_at("10.0.0.1:4445"))
+    }
+
+    fn sealer_at(address: &str) -> Sealer {
+        let (current, home) = ("k".repeat(32).parse().ok(), Home::at(address.parse().unwrap()));
+        Sealer::new(&seal::Config { current, home, ..seal::Config::default() }).unwrap()
+    }
+
+    #[test]
+    fn id_of_a_principal_names_its_replica_and_is_known_to_its_process_alone() {
+        let (ids, other) = (ids("a-1"), sealer_at("10.0.0.2:4445"));
+        for own in ["1", "", "x.y.z", "\u{e9}\""] {
+            let shown = format!("{}{own}", ids.prefix(Owner::Principal("ann"), own).unwrap());
+            assert_eq!(server_of(&shown), Some("a-1"));
+            assert_eq!(ids.own(Owner::Principal("ann"), &shown), Some(own));
+            assert_eq!(ids.own(Owner::Principal("bob"), &shown), None);
+            assert_eq!(ids.own(Owner::Session(7), &shown), None);
+            assert_eq!(ids.own(Owner::Principal("ann"), &format!("{shown}0")), None);
+            assert_eq!(ids.own(Owner::Principal("ann"), &shown.replacen("a-1", "a-2", 1)), None);
+            assert_eq!(self::ids("a-1").own(Owner::Principal("ann"), &shown), None, "another process");
+            let (home, token) = replica_of(&other, &shown).unwrap();
+            assert_eq!(home.address(), "10.0.0.1:4445".parse().ok());
+            assert!(shown.contains(token) && token.starts_with("v1."));
+            assert!(replica_of(&ids.sealer, &shown).is_none(), "it runs here");
+        }
+        for guessed in ["", "1", "a-1.1", "a-1.v1.1", "a-1.v1.AAAA.1", "a-1.0000000000000000.1"] {
+            assert_eq!(ids.own(Owner::Principal("ann"), guessed), None);
+            assert!(replica_of(&other, guessed).is_none());
+        }
     }
 
     #[test]
     fn an_id_leads_back_for_its_session_alone() {
         let ids = ids("a-1");
         for own in ["1", "", "x.y.z", "\u{e9}\""] {
-            let shown = format!("{}{own}", ids.prefix(Owner::Session(7), own));
+            let shown = format!("{}{own}", ids.prefix(Owner::Session(7), own).unwrap());
             assert_eq!(server_of(&shown), Some("a-1"));
             assert_eq!(ids.own(Owner::Session(7), &shown), Some(own));
             assert_eq!(ids.own(Owner::Session(8), &shown), None);

@@ -38,7 +38,7 @@ use crate::front::Front;
 use crate::front::modern::tasks::{Place, Slow, Tasks};
 use crate::front::reply::Manner;
 use crate::ops::drain::DrainWatch;
-use crate::permit::{self, Bound, NoRoom};
+use crate::permit::{self, Bound};
 use crate::seal::{self, Home, Sealer};
 
 /// Bounds of parked calls.
@@ -168,7 +168,7 @@ impl Parking {
     /// When it cannot become one: then it is over.
     pub(in crate::front) fn adopt(self, reply: Reply, manner: Manner) -> Result<Parts, Error> {
         let Self { caller, scope, inputs, place, terms, .. } = self;
-        let place = place.ok_or_else(|| NoRoom::Tasks.refusal())?;
+        let place = place.ok_or_else(|| Bound::Tasks.refusal())?;
         Ok(Tasks::adopt(&place, Slow { caller, scope, inputs, reply, manner, terms }))
     }
 
@@ -246,8 +246,8 @@ impl Park {
         let mut calls = shared.calls.lock();
         if calls.len() >= shared.config.calls {
             drop(calls); // the call is cancelled now, and its connection has locks of its own
-            shared.refusals.hit(NoRoom::Parked);
-            return Err(NoRoom::Parked.refusal());
+            shared.refusals.hit(Bound::Parked);
+            return Err(Bound::Parked.refusal());
         }
         calls.insert(number, parked);
         shared.count.set(i64::try_from(calls.len()).unwrap_or(i64::MAX));

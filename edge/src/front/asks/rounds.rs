@@ -34,7 +34,7 @@ use wire::splice::Splice;
 use super::inputs::too_many_rounds;
 use crate::call::{Answer, Answered, Ask, Call, InputRequired, Outcome, Reply};
 use crate::error::{self, Blame, Error};
-use crate::permit::{Bound, NoRoom, Permits};
+use crate::permit::{Bound, Permits};
 use crate::router::Gateway;
 use crate::seal::Sealer;
 
@@ -339,7 +339,7 @@ fn edited(
     }
     edit.done();
     let text = splice.finish().into_bytes();
-    call.permit.hold_bytes(text.len().saturating_sub(call.request.bytes().len())).map_err(NoRoom::refusal)?;
+    call.permit.hold_bytes(text.len().saturating_sub(call.request.bytes().len())).map_err(Bound::refusal)?;
     call.request = Message::scan(text, limits).map_err(|_| {
         let message = "what the client answered cannot be passed on: it is nested too deeply";
         Error::new(error::Kind::InvalidParams, Blame::Downstream, message)

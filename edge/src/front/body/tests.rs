@@ -36,7 +36,7 @@ fn permits(held_bytes: usize) -> Permits {
     Permits::new(Config { held_bytes, ..Config::default() }, Metrics::default())
 }
 
-fn room(permits: &Permits) -> Result<CallPermit, NoRoom> {
+fn room(permits: &Permits) -> Result<CallPermit, Bound> {
     permits.call(&"p".into())
 }
 
@@ -67,19 +67,19 @@ async fn bytes_are_held_while_the_permit_lives() {
     read(pieces(&["ab", "c"]), 10, PATIENCE, &mut held).await.unwrap();
     assert_eq!(permits.held_bytes(), 3);
     let refused = read(Full::new(Bytes::from_static(b"abc")), 10, PATIENCE, &mut room(&permits)).await;
-    assert_eq!(refused, Err(ReadError::Full(NoRoom::HeldBytes)));
+    assert_eq!(refused, Err(ReadError::Full(Bound::HeldBytes)));
     let refused = read(pieces(&["ab", "c"]), 10, PATIENCE, &mut room(&permits)).await;
-    assert_eq!(refused, Err(ReadError::Full(NoRoom::HeldBytes)));
+    assert_eq!(refused, Err(ReadError::Full(Bound::HeldBytes)));
     drop(held);
     assert_eq!(permits.held_bytes(), 0);
 }
 
 #[tokio::test]
 async fn without_a_permit_only_a_small_body_is_read() {
-    let mut none = Err(NoRoom::Calls);
+    let mut none = Err(Bound::Calls);
     assert_eq!(read(pieces(&["ab"]), 10_000, PATIENCE, &mut none).await.unwrap(), "ab");
     let large = Full::new(Bytes::from(vec![b' '; SMALL_BYTES + 1]));
-    assert_eq!(read(large, 10_000, PATIENCE, &mut none).await, Err(ReadError::Full(NoRoom::Calls)));
+    assert_eq!(read(large, 10_000, PATIENCE, &mut none).await, Err(ReadError::Full(Bound::Calls)));
 }
 
 #[tokio::test(start_paused = true)]

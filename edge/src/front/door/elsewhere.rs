@@ -12,7 +12,7 @@ use serde_json::json;
 use wire::{Message, code};
 
 use super::route::Route;
-use super::{Knock, headers, not_found, refused};
+use super::{InboundRequest, headers, not_found, refused};
 use crate::call::Caller;
 use crate::front::Front;
 use crate::front::body::Body;
@@ -21,6 +21,7 @@ use crate::front::modern::tasks;
 use crate::front::refusal::Refusal;
 use crate::ops::drain::DrainWatch;
 use crate::peer::{Passed, Peers, Unanswered};
+use crate::upstream;
 
 /// Where a request goes that is another replica's to answer.
 pub(in crate::front) struct Elsewhere<'a> {
@@ -65,7 +66,8 @@ impl Front {
         Some(self.elsewhere(peers, home.address()?, (token.to_owned(), What::Session)))
     }
 
-    /// Where the parked call or the task is that a message of a client without sessions is about.
+    /// The replica that has the parked call or the task, of its own or of a server, that a message of a client
+    /// without sessions is about.
     pub(in crate::front) fn held_elsewhere<'a>(
         &self,
         peers: Option<&'a Peers>,
@@ -76,9 +78,13 @@ impl Front {
         let state =
             || text("requestState").and_then(|state| Some((self.park.elsewhere(&state)?, state, What::Call)));
         let task = || {
-            let id = text("taskId").filter(|id| tasks::is_own(id))?;
-            let home = self.tasks.elsewhere(&id)?;
-            Some((home, tasks::token(&id).to_owned().into(), What::Task))
+            let id = text("taskId")?;
+            if tasks::is_own(&id) {
+                let home = self.tasks.elsewhere(&id)?;
+                return Some((home, tasks::token(&id).to_owned().into(), What::Task));
+            }
+            let (home, token) = upstream::replica_of(&self.sealer, &id)?;
+            Some((home, token.to_owned().into(), What::Task))
         };
         let (home, token, what) = state().or_else(task)?;
         Some(self.elsewhere(peers, home.address()?, (token.into_owned(), what)))
@@ -108,9 +114,9 @@ impl Front {
                 code::INVALID_REQUEST,
                 "only replicas with the same keys, and clocks within a minute, are served here",
             )),
-            (Some(caller), Route::To(door, slug)) if self.config.serves(door) => {
-                let knock = Knock { door, method, slug, uri: &uri, headers };
-                self.known(knock, caller, None, body).await
+            (Some(caller), Route::To(endpoint, slug)) if self.config.serves(endpoint) => {
+                let request = InboundRequest { endpoint, method, slug, uri: &uri, headers };
+                self.dispatch(request, caller, None, body).await
             }
             (Some(_), _) => Err(not_found("nothing is served at this path")),
         };

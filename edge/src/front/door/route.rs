@@ -1,4 +1,4 @@
-//! Where a path leads, and which HTTP methods a door takes.
+//! Where a path leads, and which HTTP methods an endpoint takes.
 
 use http::{HeaderMap, Method};
 use wire::mcp::version::looks_modern;
@@ -11,25 +11,25 @@ use crate::front::refusal::Refusal;
 /// What a path leads to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::front) enum Route<'a> {
-    /// A door to all servers, or to the one of this slug.
-    To(Door, Option<&'a str>),
+    /// An endpoint for all servers, or for the one of this slug.
+    To(EndpointKind, Option<&'a str>),
     Health,
     Ready,
-    /// Where tokens are to be had for the endpoint at this path, or for the gateway if it is empty.
+    /// The metadata (RFC 9728) about the endpoint at this path, or about the gateway if the path is empty.
     Metadata(&'a str),
     Nothing,
 }
 
-/// A way to speak to servers.
+/// What an endpoint serves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::front) enum Door {
+pub(in crate::front) enum EndpointKind {
     /// Streamable HTTP, all revisions.
     Mcp,
     /// One tool call as plain JSON.
     Call,
     /// HTTP+SSE: the stream.
     Sse,
-    /// HTTP+SSE: where the client's messages go.
+    /// HTTP+SSE: the address that clients post their messages to.
     Messages,
 }
 
@@ -43,31 +43,33 @@ impl<'a> Route<'a> {
         match (path, scoped) {
             ("/health", _) => Self::Health,
             ("/ready", _) => Self::Ready,
-            ("/stream", _) => Self::To(Door::Mcp, None),
-            (_, Some((slug, door))) => {
-                Door::of(door).map_or(Self::Nothing, |door| Self::To(door, Some(slug)))
+            ("/stream", _) => Self::To(EndpointKind::Mcp, None),
+            (_, Some((slug, kind))) => {
+                EndpointKind::of(kind).map_or(Self::Nothing, |kind| Self::To(kind, Some(slug)))
             }
             (path, None) => {
-                let door = path.strip_prefix('/').and_then(Door::of);
-                door.map_or(Self::Nothing, |door| Self::To(door, None))
+                let kind = path.strip_prefix('/').and_then(EndpointKind::of);
+                kind.map_or(Self::Nothing, |kind| Self::To(kind, None))
             }
         }
     }
 }
 
-/// The door that clients connect to at this path: that of a transport, to all servers or to what may be the name of one. Whether it
-/// is one is not told to whoever has not shown who he is.
-pub(super) fn endpoint(path: &str) -> Option<Door> {
+/// The endpoint of a transport at this path, for all servers or for what may be the name of one. Whether there is a server
+/// of that name is not checked here, because callers without credentials must not learn it.
+pub(super) fn endpoint(path: &str) -> Option<EndpointKind> {
     let is_name = |slug: &str| ServerName::parse(slug).is_some();
     match Route::of(path) {
-        Route::To(door @ (Door::Mcp | Door::Sse), slug) if slug.is_none_or(is_name) => Some(door),
+        Route::To(kind @ (EndpointKind::Mcp | EndpointKind::Sse), slug) if slug.is_none_or(is_name) => {
+            Some(kind)
+        }
         _ => None,
     }
 }
 
-impl Door {
-    /// The path, in two parts, of the endpoint that a client connects to who comes here: there is its token for.
-    pub(in crate::front) fn endpoint(self, path: &str) -> [&str; 2] {
+impl EndpointKind {
+    /// The path, in two parts, of the endpoint that a token must be for: the one that a client connects to first.
+    pub(in crate::front) fn path(self, path: &str) -> [&str; 2] {
         let path = path.strip_suffix('/').unwrap_or(path);
         match self {
             Self::Mcp | Self::Sse => [path, ""],
@@ -86,7 +88,7 @@ impl Door {
         }
     }
 
-    /// Before credentials: whoever asks with the wrong method learns no more than this page of the manual says.
+    /// Refuses a wrong method. Checked before credentials, because it reveals nothing.
     pub(in crate::front) fn check_method(self, method: &Method, headers: &HeaderMap) -> Result<(), Refusal> {
         match self {
             Self::Mcp => check_mcp(method, headers),

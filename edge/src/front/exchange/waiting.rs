@@ -15,7 +15,7 @@ use crate::front::asks::park::Due;
 use crate::front::asks::reissue::Verdict;
 use crate::front::asks::relay;
 use crate::front::asks::rounds::{Rounds, Turn};
-use crate::front::legacy::older;
+use crate::front::downgrade;
 use crate::front::reply::Answer;
 use crate::session::replay::Weight;
 
@@ -90,7 +90,7 @@ impl Waiting {
         let outcome = match outcome {
             Outcome::Result(_) if self.empty => Outcome::Result(Bytes::from_static(b"{}").into()),
             other => match self.tie.version() {
-                Some(version) => older::outcome((self.record.method(), version), other, &self.terms),
+                Some(version) => downgrade::outcome((self.record.method(), version), other, &self.terms),
                 None => other,
             },
         };

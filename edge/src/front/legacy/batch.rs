@@ -22,10 +22,9 @@ use wire::{Kind, Message, code};
 use super::outbox::outbox;
 use crate::call::{Caller, ServerName};
 use crate::front::body::Body;
-use crate::front::door::arrival::{Arrival, Begun};
+use crate::front::door::inbound::{InboundMessage, Started};
 use crate::front::door::media::Accepts;
 use crate::front::metrics::StreamKind;
-use crate::front::modern::accepted;
 use crate::front::refusal::{self, Refusal};
 use crate::front::sse::{self, Feed};
 use crate::front::{Front, legacy};
@@ -55,7 +54,7 @@ pub(in crate::front) fn take(
     whom: (&Caller, Option<&ServerName>),
     session: &Arc<Session>,
     body: &Bytes,
-) -> Result<Vec<Begun>, Refusal> {
+) -> Result<Vec<Started>, Refusal> {
     let limits = &front.config.limits;
     let messages = envelope::batch(body, limits, MESSAGES).map_err(|error| {
         // Of an array, its elements are the members.
@@ -81,7 +80,7 @@ pub(in crate::front) fn take(
     }
     let start = |message| match message {
         Ok(message) => one(front, whom, session, message),
-        Err(error) => Some(Begun::Answered(front.unreadable(&error).into_message())),
+        Err(error) => Some(Started::Answered(front.unreadable(&error).into_message())),
     };
     Ok(scanned.into_iter().filter_map(start).collect())
 }
@@ -91,42 +90,42 @@ fn one(
     (caller, scope): (&Caller, Option<&ServerName>),
     session: &Arc<Session>,
     message: Message,
-) -> Option<Begun> {
+) -> Option<Started> {
     let id = (message.kind() == Kind::Request).then(|| message.id().cloned()).flatten();
-    let begun = if Method::parse(message.method()) == Method::Initialize {
+    let started = if Method::parse(message.method()) == Method::Initialize {
         // MCP 2025-03-26 basic/lifecycle, Initialization: never part of a batch
         Err(Refusal::bad_request(code::INVALID_REQUEST, "initialize cannot be part of a batch"))
     } else {
-        let mut room = front.rooms.permits.call(caller.principal());
-        if let Ok(permit) = &mut room
-            && let Err(bound) = permit.hold_bytes(message.bytes().len())
+        let mut permit = front.rooms.permits.call(caller.principal());
+        if let Ok(held) = &mut permit
+            && let Err(bound) = held.hold_bytes(message.bytes().len())
         {
-            room = Err(bound);
+            permit = Err(bound);
         }
-        let arrival = Arrival { caller: caller.clone(), scope: scope.cloned(), room, message };
-        legacy::take(front, arrival, session)
+        let inbound = InboundMessage { caller: caller.clone(), scope: scope.cloned(), permit, message };
+        legacy::take(front, inbound, session)
     };
-    match begun {
-        Ok(begun) => begun,
-        Err(refusal) => Some(Begun::Answered(refusal.answering(id.as_ref()).into_message())),
+    match started {
+        Ok(started) => started,
+        Err(refusal) => Some(Started::Answered(refusal.answering(id.as_ref()).into_message())),
     }
 }
 
-async fn respond(front: &Front, begun: Vec<Begun>, accepts: Accepts) -> Response<Body> {
-    if begun.is_empty() {
-        return accepted();
+async fn respond(front: &Front, started: Vec<Started>, accepts: Accepts) -> Response<Body> {
+    if started.is_empty() {
+        return refusal::accepted();
     }
-    let at_once = begun.iter().all(|begun| matches!(begun, Begun::Answered(_)));
+    let at_once = started.iter().all(|started| matches!(started, Started::Answered(_)));
     if accepts.json && (at_once || !accepts.events) {
-        return match array(begun).await {
+        return match array(started).await {
             Some(answers) => refusal::json(answers),
-            None => accepted(),
+            None => refusal::accepted(),
         };
     }
     let (outbox, messages) = outbox(front.rooms.permits.metrics());
-    for begun in begun {
+    for started in started {
         let outbox = outbox.clone();
-        front.rooms.drain.spawn(async move { outbox.deliver(Ok(Some(begun))).await });
+        front.rooms.drain.spawn(async move { outbox.deliver(Ok(Some(started))).await });
     }
     let count = front.rooms.metrics.stream(StreamKind::Call);
     sse::response(None, Feed::Plain(Box::new(messages)), front.config.keep_alive, count)
@@ -134,12 +133,12 @@ async fn respond(front: &Front, begun: Vec<Begun>, accepts: Accepts) -> Response
 
 /// All answers in one array. `None`: the client has cancelled all of its calls.
 // JSON-RPC 2.0 §6: nothing rather than an empty array
-async fn array(begun: Vec<Begun>) -> Option<Parts> {
-    let answers = join_all(begun.into_iter().map(|begun| async {
-        match begun {
-            Begun::Answered(answer) => Some(answer),
-            Begun::Call(exchange) => exchange.answer().await,
-            Begun::Listen(_) => None, // unknown in the revision that has batches
+async fn array(started: Vec<Started>) -> Option<Parts> {
+    let answers = join_all(started.into_iter().map(|started| async {
+        match started {
+            Started::Answered(answer) => Some(answer),
+            Started::Call(exchange) => exchange.answer().await,
+            Started::Listen(_) => None, // unknown in the revision that has batches
         }
     }));
     let mut array = Parts::default();

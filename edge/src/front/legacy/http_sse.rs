@@ -29,15 +29,14 @@ use super::tenure::Tenure;
 use crate::call::{Caller, ServerName};
 use crate::error::{Blame, Error, Kind as ErrorKind};
 use crate::front::body::Body;
-use crate::front::door::arrival::{Arrival, Begun};
 use crate::front::door::classify;
+use crate::front::door::inbound::{InboundMessage, Started};
 use crate::front::metrics::StreamKind;
-use crate::front::modern::accepted;
-use crate::front::refusal::Refusal;
+use crate::front::refusal::{self, Refusal};
 use crate::front::sse;
 use crate::front::sse::Feed;
 use crate::front::{Front, legacy};
-use crate::permit::{Bound, NoRoom};
+use crate::permit::Bound;
 use crate::seal::{self, Home, Sealer};
 use crate::session::Session;
 
@@ -140,7 +139,7 @@ pub(in crate::front) fn open(
         let mut open = channels.open.lock();
         if open.len() >= front.config.channels {
             front.rooms.permits.metrics().hit(Bound::Sessions);
-            return Err(NoRoom::Sessions.refusal().into());
+            return Err(Bound::Sessions.refusal().into());
         }
         open.insert(number, channel.clone());
     }
@@ -193,27 +192,27 @@ fn unknown() -> Refusal {
 pub(in crate::front) fn take(
     front: &Front,
     to: &Addressee,
-    arrival: Arrival,
+    inbound: InboundMessage,
 ) -> Result<Response<Body>, Refusal> {
     let Addressee(channel) = to;
     if matches!(*channel.state.lock(), State::Closed) {
         return Err(unknown()); // it ended while the message was read
     }
-    let id = (arrival.message.kind() == Kind::Request).then(|| arrival.message.id().cloned()).flatten();
-    let begun = channel.message(front, arrival).map_err(|refusal| refusal.answering(id.as_ref()));
-    let (room, running) = match &begun {
-        Ok(None) => return Ok(accepted()),
+    let id = (inbound.message.kind() == Kind::Request).then(|| inbound.message.id().cloned()).flatten();
+    let started = channel.message(front, inbound).map_err(|refusal| refusal.answering(id.as_ref()));
+    let (room, running) = match &started {
+        Ok(None) => return Ok(refusal::accepted()),
         // The session bounds its calls; cancels and answers to what servers ask must come through beside them.
-        Ok(Some(Begun::Call(_))) => (None, Some(channel.tenure.call())),
-        Ok(Some(Begun::Listen(_))) => (None, None), // of another era; it has no end that could be waited for
-        Ok(Some(Begun::Answered(_))) | Err(_) => (Some(channel.place(front)?), None),
+        Ok(Some(Started::Call(_))) => (None, Some(channel.tenure.call())),
+        Ok(Some(Started::Listen(_))) => (None, None), // of another era; it has no end that could be waited for
+        Ok(Some(Started::Answered(_))) | Err(_) => (Some(channel.place(front)?), None),
     };
     let outbox = channel.outbox.clone();
     front.rooms.drain.spawn(async move {
-        outbox.deliver(begun).await;
+        outbox.deliver(started).await;
         drop((room, running));
     });
-    Ok(accepted())
+    Ok(refusal::accepted())
 }
 
 /// Takes a batch of `session`; what comes of its messages is said on the stream.
@@ -228,7 +227,7 @@ pub(in crate::front) fn take_batch(
     let room = channel.place(front)?;
     let batch = batch::take(front, (&channel.caller, channel.scope.as_ref()), session, body)?;
     let (answers, calls): (Vec<_>, Vec<_>) =
-        batch.into_iter().partition(|begun| matches!(begun, Begun::Answered(_)));
+        batch.into_iter().partition(|started| matches!(started, Started::Answered(_)));
     for call in calls {
         let (outbox, running) = (channel.outbox.clone(), channel.tenure.call());
         front.rooms.drain.spawn(async move {
@@ -243,7 +242,7 @@ pub(in crate::front) fn take_batch(
         }
         drop(room);
     });
-    Ok(accepted())
+    Ok(refusal::accepted())
 }
 
 impl Addressee {
@@ -257,8 +256,8 @@ impl Addressee {
 }
 
 impl Channel {
-    fn message(&self, front: &Front, arrival: Arrival) -> Result<Option<Begun>, Refusal> {
-        let (kind, method) = (arrival.message.kind(), Method::parse(arrival.message.method()));
+    fn message(&self, front: &Front, inbound: InboundMessage) -> Result<Option<Started>, Refusal> {
+        let (kind, method) = (inbound.message.kind(), Method::parse(inbound.message.method()));
         // Under the lock, so that one session is opened however many ask for it at once.
         let mut state = self.state.lock();
         match &*state {
@@ -271,21 +270,21 @@ impl Channel {
                 // order, and a session that is open here stays so.
                 let session = session.clone();
                 drop(state);
-                legacy::take(front, arrival, &session)
+                legacy::take(front, inbound, &session)
             }
             State::Opening if method == Method::Initialize && kind == Kind::Request => {
-                let (session, answer) = legacy::open(front, &arrival)?;
+                let (session, answer) = legacy::open(front, &inbound)?;
                 *state = State::Open(session);
                 self.initialized.notify_one();
-                Ok(Some(Begun::Answered(answer)))
+                Ok(Some(Started::Answered(answer)))
             }
             // Clients look for the modern era here as well; with a result they would go on in it, where a
             // stream of this transport has no place.
-            State::Opening if kind == Kind::Request && classify::is_modern(&arrival.message) => {
-                Err(Refusal::unknown_method(arrival.message.method()))
+            State::Opening if kind == Kind::Request && classify::is_modern(&inbound.message) => {
+                Err(Refusal::unknown_method(inbound.message.method()))
             }
             State::Opening if kind == Kind::Request && method == Method::Ping => {
-                Ok(Some(legacy::pong(&arrival.message)))
+                Ok(Some(legacy::pong(&inbound.message)))
             }
             State::Opening if kind == Kind::Request => {
                 Err(Refusal::bad_request(code::INVALID_REQUEST, "send initialize first"))
@@ -298,7 +297,7 @@ impl Channel {
     fn place(&self, front: &Front) -> Result<OwnedSemaphorePermit, Refusal> {
         self.room.clone().try_acquire_owned().map_err(|_| {
             front.rooms.permits.metrics().hit(Bound::Answers);
-            NoRoom::Answers.refusal().into()
+            Bound::Answers.refusal().into()
         })
     }
 

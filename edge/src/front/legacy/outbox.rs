@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
 use wire::splice::Parts;
 
-use crate::front::door::arrival::Begun;
+use crate::front::door::inbound::Started;
 use crate::front::refusal::Refusal;
 use crate::permit::{self, Bound};
 use crate::session::replay::Weight;
@@ -34,12 +34,12 @@ pub(in crate::front) fn outbox(bounds: &permit::Metrics) -> (Outbox, Messages) {
 
 impl Outbox {
     /// Sends all that comes of a message.
-    pub(in crate::front) async fn deliver(&self, begun: Result<Option<Begun>, Refusal>) {
-        match begun {
+    pub(in crate::front) async fn deliver(&self, started: Result<Option<Started>, Refusal>) {
+        match started {
             Ok(None) => {}
-            Ok(Some(Begun::Answered(message))) => self.send(message).await,
-            Ok(Some(Begun::Call(exchange))) => self.relay(exchange).await,
-            Ok(Some(Begun::Listen(listen))) => self.relay(*listen).await,
+            Ok(Some(Started::Answered(message))) => self.send(message).await,
+            Ok(Some(Started::Call(exchange))) => self.relay(exchange).await,
+            Ok(Some(Started::Listen(listen))) => self.relay(*listen).await,
             Err(refusal) => self.send(refusal.into_message()).await,
         }
     }

@@ -5,7 +5,6 @@
 //! reads it and what is kept for resumption (`session/stream`).
 
 use std::collections::VecDeque;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
@@ -17,6 +16,7 @@ use wire::splice::Parts;
 
 use crate::call::{Event, Next, Reply, list_changed};
 use crate::front::asks::questions::Questions;
+use crate::front::list_changes::{Changes, News};
 use crate::ops::drain::DrainWatch;
 use crate::router::ListChanges;
 use crate::session::replay::Weight;
@@ -31,53 +31,6 @@ pub(super) struct Listening {
     changes: Changes,
     /// Notifications not yet sent; at most one for each list and subscription.
     waiting: VecDeque<Bytes>,
-}
-
-/// How often lists changed, and the end of the process: for whoever tells a client of them.
-pub(in crate::front) struct Changes {
-    counts: watch::Receiver<ListChanges>,
-    drain: DrainWatch,
-    /// Resolves when there may be more to say; made when there is nothing.
-    news: Option<Pin<Box<dyn Future<Output = News> + Send>>>,
-}
-
-/// See [`Changes::poll_news`].
-pub(in crate::front) enum News {
-    /// Lists may have changed.
-    Changed,
-    /// The process stops.
-    End,
-}
-
-impl Changes {
-    pub(in crate::front) fn new(counts: watch::Receiver<ListChanges>, drain: DrainWatch) -> Self {
-        Self { counts, drain, news: None }
-    }
-
-    /// The counts now; news are what comes after them.
-    pub(in crate::front) fn now(&mut self) -> ListChanges {
-        *self.counts.borrow_and_update()
-    }
-
-    /// What there is to say next.
-    pub(in crate::front) fn poll_news(&mut self, context: &mut Context<'_>) -> Poll<News> {
-        let make = || Box::pin(news(self.counts.clone(), self.drain.clone())) as Pin<Box<_>>;
-        let news = self.news.get_or_insert_with(make);
-        let news = std::task::ready!(news.as_mut().poll(context));
-        self.news = None;
-        Poll::Ready(news)
-    }
-}
-
-async fn news(mut changes: watch::Receiver<ListChanges>, drain: DrainWatch) -> News {
-    tokio::select! {
-        biased;
-        () = drain.stopping() => News::End,
-        changed = changes.changed() => match changed {
-            Ok(()) => News::Changed,
-            Err(_) => News::End, // the router is gone, and with it this process
-        },
-    }
 }
 
 impl Listening {

@@ -33,14 +33,14 @@ use crate::call::{
 use crate::error::{Blame, Error, Kind};
 use crate::front::Front;
 use crate::front::body::Body;
-use crate::front::door::arrival::Arrival;
+use crate::front::door::inbound::InboundMessage;
 use crate::front::door::media::{self, Accepts};
-use crate::front::legacy::own_stream::{Changes, News};
+use crate::front::list_changes::{Changes, News};
 use crate::front::metrics::StreamKind;
 use crate::front::refusal::{self, Refusal};
 use crate::front::reply::Manner;
 use crate::front::sse::{self, Feed};
-use crate::permit::{self, Bound, ListenPermit, NoRoom};
+use crate::permit::{self, Bound, ListenPermit};
 use crate::router::{Accepted, ListChanges};
 use crate::session::replay::Weight;
 use crate::session::{Said, Source};
@@ -84,8 +84,8 @@ struct Filter {
 }
 
 /// Opens a listen.
-pub(super) fn start(front: &Front, arrival: Arrival, client: Client) -> Result<Listen, Refusal> {
-    let Arrival { caller, scope, message, .. } = arrival;
+pub(super) fn start(front: &Front, arrival: InboundMessage, client: Client) -> Result<Listen, Refusal> {
+    let InboundMessage { caller, scope, message, .. } = arrival;
     let rooms = &front.rooms;
     let Some(id) = message.id().cloned() else {
         return Err(Refusal::bad_request(code::INVALID_REQUEST, "a request has an id"));
@@ -95,11 +95,11 @@ pub(super) fn start(front: &Front, arrival: Arrival, client: Client) -> Result<L
     if filter.task_ids.take().is_some() && !tasks::knows_tasks(&client) {
         return Err(undeclared_tasks());
     }
-    let permit = rooms.permits.listen(caller.principal()).map_err(NoRoom::refusal)?;
+    let permit = rooms.permits.listen(caller.principal()).map_err(Bound::refusal)?;
     let uris = filter.resource_subscriptions.take().unwrap_or_default();
     if uris.iter().map(|uri| subscription_bytes(uri)).sum::<usize>() > SUBSCRIPTIONS_BYTES {
         rooms.permits.metrics().hit(Bound::Subscriptions);
-        return Err(NoRoom::Subscriptions.refusal().into());
+        return Err(Bound::Subscriptions.refusal().into());
     }
     let changes = rooms.gateway.changes(&caller, scope.as_ref());
     let mut changes = Changes::new(changes, rooms.drain.clone());

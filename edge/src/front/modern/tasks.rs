@@ -34,7 +34,7 @@ use crate::front::asks::inputs::{Answers, Inputs};
 use crate::front::asks::rounds::{Rounds, Terms, Turn};
 use crate::front::reply::Manner;
 use crate::ops::drain::DrainWatch;
-use crate::permit::{self, NoRoom};
+use crate::permit::{self, Bound};
 use crate::seal::{self, Home, Sealer};
 use book::{Book, Bounds, Settled};
 
@@ -320,8 +320,8 @@ impl Shared {
                 if failed { End::Failed(copy.freeze()) } else { End::Completed(copy.freeze()) }
             }
             Settled::Full => {
-                self.refusals.hit(NoRoom::TaskBytes);
-                End::Failed(manner.error(&NoRoom::TaskBytes.refusal()))
+                self.refusals.hit(Bound::TaskBytes);
+                End::Failed(manner.error(&Bound::TaskBytes.refusal()))
             }
             Settled::Unwanted => End::Cancelled,
         }

@@ -146,7 +146,7 @@ async fn a_call_that_no_server_has_yet_keeps_its_status() {
     let response = sending(&stage, post(CALL, &[("mcp-session-id", &id)]));
     opened(&stage, 1).await;
     tokio::time::sleep(Duration::from_secs(9)).await;
-    stage.take_open().1.fail(permit::NoRoom::QueueTimeout.refusal());
+    stage.take_open().1.fail(permit::Bound::QueueTimeout.refusal());
     assert_eq!(response.await.unwrap().status(), 503);
 }
 

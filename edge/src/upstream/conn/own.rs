@@ -45,7 +45,7 @@ impl Conn {
         if state.phase != Phase::Open {
             return Err(self.death());
         }
-        let id = state.next_id().ok_or_else(|| permit::NoRoom::Slots.refusal())?;
+        let id = state.next_id().ok_or_else(|| permit::Bound::Slots.refusal())?;
         if let Some(this) = self.this.upgrade() {
             responder.on_cancel(this, id.number());
         }

@@ -51,7 +51,7 @@ async fn who_waits_gets_a_seat_in_turn_or_hears_that_there_is_none() {
     let (seats, ann) = (Seats::new(1), Arc::from("ann"));
     let held = seats.try_take(&ann, Profile::default()).unwrap();
     let refused = seats.take(&ann, Profile::default(), Duration::from_secs(1)).await;
-    assert!(matches!(refused, Err(NoRoom::PrincipalConnections)));
+    assert!(matches!(refused, Err(Bound::PrincipalConnections)));
     let waiting = tokio::spawn({
         let (seats, ann) = (seats.clone(), ann.clone());
         async move { seats.take(&ann, Profile::default(), Duration::from_secs(9)).await.is_ok() }

@@ -6,7 +6,7 @@ use socket2::{Domain, Socket, Type};
 use tokio::net::{TcpListener, UnixListener};
 
 use super::*;
-use crate::upstream::Address;
+use crate::upstream::{Address, Environment};
 
 /// A legacy server for calls of Ann's, over a socket that was accepted.
 async fn serve(mut socket: impl tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static) {
@@ -26,7 +26,9 @@ fn pool(source: Source, drain: &Drain) -> Arc<Pool> {
 fn pool_with(source: Source, config: Config, drain: &Drain) -> Arc<Pool> {
     let name = ServerName::parse("time").unwrap();
     let server = ServerConfig { era: EraChoice::Legacy, ..ServerConfig::new(name, source) };
-    Pool::new(server, config, &Metrics::default(), Permits::default(), drain.watch())
+    let sealer = Sealer::new(&seal::Config::default()).unwrap();
+    let environment = Environment { permits: Permits::default(), drain: drain.watch(), sealer };
+    Pool::new(server, config, &Metrics::default(), environment)
 }
 
 /// An address at which attempts to connect are neither taken nor refused: the queue of what it has not accepted is full.

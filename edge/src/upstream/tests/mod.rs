@@ -52,6 +52,7 @@ use crate::call::{
 use crate::error::Error;
 use crate::ops::drain::Drain;
 use crate::permit::{self, Permits, SlotConfig};
+use crate::seal::{self, Sealer};
 
 /// More than any wait in the room, so that only a hang runs into it.
 const GUARD: Duration = Duration::from_secs(20_000);
@@ -110,6 +111,7 @@ impl Setting {
             permits: permits.clone(),
             drain: drain.watch(),
             tasks: TaskTracker::new(),
+            sealer: Sealer::new(&seal::Config::default()).unwrap(),
         };
         let pool = Pool::with(self.server, self.config, deps);
         Room { pool, peers, dial, permits, metrics, drain }

@@ -172,3 +172,44 @@ async fn a_task_of_the_extension_is_its_principals() {
     peer.answer(&request, json!({"resultType": "task", "taskId": "t2", "status": "working"})).await;
     assert_eq!(failure(reply).await.kind, Kind::Protocol);
 }
+
+#[tokio::test(start_paused = true)]
+async fn idle_connection_stays_open_while_a_task_of_it_runs() {
+    let mut room = Setting::default().era(EraChoice::Modern).build();
+    let knows = r#"{"extensions":{"io.modelcontextprotocol/tasks":{}}}"#;
+    let client = Client { capabilities: Some(Bytes::from_static(knows.as_bytes())), ..Client::default() };
+    let client = Arc::new(client);
+    let of = |room: &Room, request: Value| {
+        room.pool.dispatch(Call { client: client.clone(), ..room.call_of("ann", request) })
+    };
+    let reply = of(&room, echo("a"));
+    let mut peer = room.accept_modern().await;
+    let request = peer.expect("tools/call").await;
+    let two_hours = json!({"resultType": "task", "taskId": "t1", "status": "working", "ttlMs": 7_200_000});
+    peer.answer(&request, two_hours).await;
+    let id = result(reply).await["taskId"].as_str().unwrap().to_owned();
+    tokio::time::sleep(Duration::from_secs(50 * 60)).await;
+    let reply = of(&room, on("tasks/get", &id));
+    let request = peer.expect("tasks/get").await;
+    peer.answer(&request, json!({"resultType": "complete", "taskId": "t1", "status": "working"})).await;
+    result(reply).await;
+    let start = tokio::time::Instant::now();
+    peer.ended().await;
+    let held = start.elapsed();
+    assert!(held < Duration::from_secs(11 * 60), "no longer than an hour in all, then idle: {held:?}");
+    assert_eq!(room.dial.dialled(), 1);
+
+    let reply = of(&room, echo("b"));
+    let mut peer = room.accept_modern().await;
+    let request = peer.expect("tools/call").await;
+    peer.answer(&request, json!({"resultType": "task", "taskId": "t2", "status": "working"})).await;
+    let id = result(reply).await["taskId"].as_str().unwrap().to_owned();
+    let reply = of(&room, on("tasks/get", &id));
+    let request = peer.expect("tasks/get").await;
+    let done = json!({"resultType": "complete", "taskId": "t2", "status": "completed", "result": {}});
+    peer.answer(&request, done).await;
+    result(reply).await;
+    let start = tokio::time::Instant::now();
+    peer.ended().await;
+    assert!(start.elapsed() < Duration::from_secs(11 * 60), "one that has ended holds nothing");
+}

@@ -11,7 +11,7 @@
 use std::collections::HashMap;
 
 use crate::call::Caller;
-use crate::permit::NoRoom;
+use crate::permit::Bound;
 
 /// How much there may be.
 #[derive(Clone, Copy, Debug)]
@@ -76,12 +76,12 @@ impl<T> Book<T> {
     ///
     /// # Errors
     /// The bound that is reached.
-    pub(super) fn reserve(&mut self, id: Box<str>, caller: &Caller) -> Result<(), NoRoom> {
+    pub(super) fn reserve(&mut self, id: Box<str>, caller: &Caller) -> Result<(), Bound> {
         if !self.may_have(caller, self.bounds.ahead()) {
-            return Err(NoRoom::TaskBytes);
+            return Err(Bound::TaskBytes);
         }
         if self.entries.len() >= self.bounds.tasks && self.forget_spent(|_| true).is_none() {
-            return Err(NoRoom::Tasks);
+            return Err(Bound::Tasks);
         }
         let bytes = self.bounds.least();
         self.make_room(bytes);
@@ -191,7 +191,7 @@ mod tests {
         Book::new(Bounds { tasks, bytes })
     }
 
-    fn start(book: &mut Book<usize>, number: usize, principal: &str) -> Result<(), NoRoom> {
+    fn start(book: &mut Book<usize>, number: usize, principal: &str) -> Result<(), Bound> {
         book.reserve(number.to_string().into(), &Caller::new(principal))?;
         book.fill(&number.to_string(), number);
         Ok(())
@@ -208,7 +208,7 @@ mod tests {
         assert_eq!(book.settle("3", 16, false), Settled::Kept, "what each may take in any case");
         assert_eq!(start(&mut book, 4, "ann"), Ok(()));
         assert_eq!(book.settle("4", 150, false), Settled::Kept);
-        assert_eq!(start(&mut book, 5, "ann"), Err(NoRoom::TaskBytes));
+        assert_eq!(start(&mut book, 5, "ann"), Err(Bound::TaskBytes));
         assert_eq!(start(&mut book, 6, "bob"), Ok(()), "there is room for others");
         assert_eq!(book.settle("6", 1500, false), Settled::Kept);
         assert!(book.take_gone().is_empty());
@@ -224,14 +224,14 @@ mod tests {
         for number in 1..=3 {
             start(&mut book, number, "ann").unwrap();
         }
-        assert_eq!(start(&mut book, 4, "bob"), Err(NoRoom::Tasks));
+        assert_eq!(start(&mut book, 4, "bob"), Err(Bound::Tasks));
         book.spend("3", true);
         assert_eq!(book.settle("3", 1, false), Settled::Unwanted);
         assert_eq!(book.settle("2", 1, true), Settled::Kept);
         book.reserve("4".into(), &Caller::new("bob")).unwrap();
         book.reserve("5".into(), &Caller::new("bob")).unwrap();
         assert_eq!(book.take_gone(), [2, 3]);
-        assert_eq!(start(&mut book, 6, "bob"), Err(NoRoom::Tasks), "a place counts without its task");
+        assert_eq!(start(&mut book, 6, "bob"), Err(Bound::Tasks), "a place counts without its task");
         book.give_back("5");
         book.give_back("1");
         assert_eq!((book.get("5"), book.get("1"), book.len()), (None, Some(&1), 2));

@@ -21,7 +21,7 @@ use wire::splice::{Parts, Splice};
 
 use crate::call::Outcome;
 use crate::front::asks::rounds::Terms;
-use crate::permit::{NoRoom, Permits};
+use crate::permit::{Bound, Permits};
 
 /// The end of a call of `method`, as its client understands it.
 pub(in crate::front) fn outcome(what: (Method, ProtocolVersion), outcome: Outcome, terms: &Terms) -> Outcome {
@@ -86,7 +86,7 @@ fn in_older_words(
     (method, version): (Method, ProtocolVersion),
     result: Parts,
     (limits, permits): (&Limits, &Permits),
-) -> Result<Parts, NoRoom> {
+) -> Result<Parts, Bound> {
     let unknown = unknown(version);
     // Members of a server's result are never cut in two, so a key or a word stands in one slice.
     let is_odd = method == Method::ToolsCall && result.iter().any(|slice| has_other_than_object(slice));
@@ -155,7 +155,7 @@ fn has_other_than_object(slice: &[u8]) -> bool {
     })
 }
 
-fn hold(permits: &Permits, bytes: Bytes) -> Result<Bytes, NoRoom> {
+fn hold(permits: &Permits, bytes: Bytes) -> Result<Bytes, Bound> {
     if bytes.len() < COUNTED_FROM_BYTES {
         return Ok(bytes);
     }

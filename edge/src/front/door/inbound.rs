@@ -1,4 +1,4 @@
-//! A message of a known caller, apart from what brought it: what the adapters work on, and what comes of it.
+//! A message of a known caller, whatever transport brought it, and what an adapter starts for it.
 
 use http::Response;
 use wire::Message;
@@ -10,30 +10,30 @@ use crate::front::body::Body;
 use crate::front::exchange::Exchange;
 use crate::front::modern::listen::Listen;
 use crate::front::{Front, refusal, sse};
-use crate::permit::{CallPermit, NoRoom};
+use crate::permit::{Bound, CallPermit};
 
-/// See the module.
-pub(in crate::front) struct Arrival {
+/// One message of a known caller: what the adapters work on.
+pub(in crate::front) struct InboundMessage {
     pub(in crate::front) caller: Caller,
-    /// The only server it may reach.
+    /// The only server it may reach; `None` for all.
     pub(in crate::front) scope: Option<ServerName>,
-    /// Room for a call, or why there is none; a message that is no call does not care.
-    pub(in crate::front) room: Result<CallPermit, NoRoom>,
+    /// The permit of a call, or the bound that left none; a message that starts no call needs none.
+    pub(in crate::front) permit: Result<CallPermit, Bound>,
     pub(in crate::front) message: Message,
 }
 
-/// What comes of a request.
-pub(in crate::front) enum Begun {
-    /// This answer, on the spot.
+/// What an adapter starts for a request.
+pub(in crate::front) enum Started {
+    /// Nothing: this is the answer already.
     Answered(Parts),
-    /// A call on its way.
+    /// A call in flight.
     Call(Exchange),
     /// A listen of a modern client.
     Listen(Box<Listen>),
 }
 
-impl Begun {
-    /// As a response.
+impl Started {
+    /// The HTTP response.
     pub(in crate::front) async fn respond(self, front: &Front, accepts: Accepts) -> Response<Body> {
         match self {
             Self::Answered(message) if accepts.json => refusal::json(message),
