@@ -9,7 +9,7 @@ use crate::usage::Family;
 /// Candidates that are compared with each other.
 pub(crate) struct Group {
     pub(crate) name: &'static str,
-    /// One line: what is asked, and of whom.
+    /// One line: the request, and the sides that answer it.
     pub(crate) title: String,
     pub(crate) steps: Vec<Step>,
     pub(crate) candidates: Vec<Candidate>,
@@ -73,5 +73,5 @@ impl Step {
     }
 }
 
-/// Connections of the open loop: more than any side here is asked to serve at a time while it keeps up.
+/// Connections of the open loop: more than the requests in flight of any side that keeps up.
 pub(crate) const OPEN_CONNECTIONS: usize = 64;

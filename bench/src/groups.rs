@@ -1,4 +1,4 @@
-//! The groups there are, and what each of them starts. README.md says what each is for.
+//! The groups, and the programs that each starts. README.md explains what each is for.
 
 mod calls;
 mod first;
@@ -131,7 +131,7 @@ impl Path {
     }
 }
 
-/// Tools `m-…`, in whichever era it is asked.
+/// Tools `m-…`, in both eras.
 pub(crate) const BOTH: [&str; 2] = ["--prefix", "m-"];
 /// Tools `l-…`, with a handshake only, as most servers are today.
 pub(crate) const LEGACY: [&str; 4] = ["--era", "legacy", "--prefix", "l-"];

@@ -1,4 +1,4 @@
-//! Load runs: what the edge costs, beside the limit of the machine, the server's own pipes, and the peers.
+//! Load runs: the cost of the edge, compared with the limit of the machine, the server's own pipes, and the peers.
 //!
 //! ```text
 //! bench (plan) ── starts ──▶ edges ─▶ bridges ─▶ bench server       the whole path, in its variants
@@ -7,7 +7,7 @@
 //!      └─ for each cell ───▶ bench load          (a process of its own: it shares no runtime with its target)
 //! ```
 //! - `plan` — which cells are measured, in which order · `candidate` — what a cell is · `groups` — what there is to measure
-//! - `testbed` — what is started for it · `peers` — who we are compared with · `usage` — what processes use
+//! - `testbed` — the programs of a run · `peers` — the products to compare with · `usage` — the resources of processes
 //! - `load`, `bare`, `server` — the other three processes
 //! - `idle`, `soak` — two programs of their own: what idle sessions cost, and what hours of calls leave behind
 //! - `slices` — the time of a measurement, without the machine's slow moments · `stat` — histogram, median, spread

@@ -1,6 +1,6 @@
 //! The peers: other programs that put a stdio server behind HTTP, each in the fastest setting its documentation
 //! has (`bench/peers/README.md`), in front of the same server. `bench/peers/install` brings those of the package
-//! registries; one that is not there is left out, and a line says so.
+//! registries; a peer that is not installed is left out, with a message.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -149,7 +149,7 @@ async fn supergateway(testbed: &mut Testbed, program: &Path) -> Result<Peer> {
     Ok(Peer { isolates: true, ..Peer::new("supergateway", gateway) })
 }
 
-/// What its starter says once the server is registered.
+/// The line that its start script prints once the server is registered.
 #[derive(Deserialize)]
 struct Registered {
     path: String,

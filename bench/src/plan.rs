@@ -133,7 +133,7 @@ impl Plan {
         for run in 1..=self.runs {
             for &step in &group.steps {
                 let mut candidates: Vec<_> = group.candidates.iter().collect();
-                // None is always the one that comes after the same other.
+                // Rotated, so that no candidate always follows the same other one.
                 let turn = (run - 1) % candidates.len().max(1);
                 candidates.rotate_left(turn);
                 for candidate in candidates {

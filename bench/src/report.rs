@@ -1,4 +1,4 @@
-//! What people read: a table for each group, the verdicts on our targets, and beside them everything as JSON and
+//! The report: a table for each group, the verdicts on our targets, and in addition everything as JSON and
 //! the main figures as a plot.
 
 mod plot;

@@ -41,7 +41,7 @@ pub(crate) async fn run(arguments: &[&str]) -> Result<()> {
     let mut loads = mixture.into_iter().map(start).collect::<Result<Vec<_>>>()?;
     let samples = watch((&edge.family, &bridges), &mut loads, time).await?;
     table(&samples);
-    // One that has ended early comes first: it says what failed.
+    // A load that has ended early comes first: its error shows what failed.
     loads.sort_by_key(|(load, _)| load.id().is_some());
     for (load, part) in loads {
         part.end(load).await?;
@@ -49,7 +49,7 @@ pub(crate) async fn run(arguments: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// One of the loads that run at the same time.
+/// One of the concurrent loads.
 struct Part {
     name: &'static str,
     requests: PathBuf,

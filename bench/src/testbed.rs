@@ -90,7 +90,7 @@ impl Testbed {
         Ok(behind)
     }
 
-    /// The same on a unix socket.
+    /// Starts a bridge on a unix socket.
     pub(crate) async fn unix_bridge(&mut self, options: &[&str], server: &[&str]) -> Result<Behind> {
         let socket = self.file("socket");
         let mut command = Command::new(binary("docker-mcp-bridge"));
@@ -144,7 +144,7 @@ impl Testbed {
         self.process_until(command, address, name, || true).await
     }
 
-    /// The same, once it is also ready otherwise.
+    /// Starts a process and waits until `ready` returns true and it accepts connections.
     pub(crate) async fn process_until(
         &mut self,
         command: Command,

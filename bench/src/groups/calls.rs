@@ -16,22 +16,22 @@ use crate::usage::Family;
 /// Stateless calls of 2026-07-28, on every way to the server.
 pub(super) async fn modern(shared: &mut Shared, plan: &Plan) -> Result<Group> {
     let paths = [&shared.edge, &shared.handoff, &shared.unix, &shared.local].map(Clone::clone);
-    let candidates = modern_lanes(&mut shared.testbed, &paths, "m-r200").await?;
+    let candidates = modern_candidates(&mut shared.testbed, &paths, "m-r200").await?;
     let title = "tools/call with a result of 200 B, 2026-07-28, closed loop".to_owned();
     Ok(Group { name: "call", title, steps: Step::closed(&plan.connections), candidates, base: "bare" })
 }
 
-/// Calls in one session, answered as each side likes, with the peers beside us.
+/// Calls in one session, answered as JSON or as a stream as each side chooses, compared with the peers.
 pub(super) async fn legacy(shared: &mut Shared, plan: &Plan) -> Result<Group> {
-    let mut candidates = session_lanes(shared, "l-r200", "application/json, text/event-stream").await?;
+    let mut candidates = session_candidates(shared, "l-r200", "application/json, text/event-stream").await?;
     candidates.extend(shared.peers.candidates(&mut shared.testbed, "r200").await?);
     let title = "tools/call with a result of 200 B in one session of 2025-06-18, closed loop".to_owned();
     Ok(Group { name: "call-json", title, steps: Step::closed(&plan.connections), candidates, base: "bare" })
 }
 
-/// The same, answered as a stream of events.
+/// Calls in one session, answered as a stream of events.
 pub(super) async fn legacy_events(shared: &mut Shared, plan: &Plan) -> Result<Group> {
-    let candidates = session_lanes(shared, "l-r200", "text/event-stream").await?;
+    let candidates = session_candidates(shared, "l-r200", "text/event-stream").await?;
     let title = "the same for a client that takes events only".to_owned();
     Ok(Group { name: "call-sse", title, steps: Step::closed(&plan.few()), candidates, base: "bare" })
 }
@@ -43,17 +43,17 @@ pub(super) async fn sized(
     (name, tool, size): (&'static str, &str, &str),
 ) -> Result<Vec<Group>> {
     let paths = [&shared.edge, &shared.handoff, &shared.unix].map(Clone::clone);
-    let candidates = modern_lanes(&mut shared.testbed, &paths, &format!("m-{tool}")).await?;
+    let candidates = modern_candidates(&mut shared.testbed, &paths, &format!("m-{tool}")).await?;
     let title = format!("tools/call with a result of {size}, 2026-07-28, closed loop");
     let mut groups = vec![Group { name, title, steps: Step::closed(&plan.few()), candidates, base: "bare" }];
     if !plan.quick {
         let legacy_tool = format!("l-{tool}");
         let mut candidates =
-            session_lanes(shared, &legacy_tool, "application/json, text/event-stream").await?;
+            session_candidates(shared, &legacy_tool, "application/json, text/event-stream").await?;
         candidates.extend(shared.peers.candidates(&mut shared.testbed, tool).await?);
         let title = format!("tools/call with a result of {size} in one session of 2025-06-18");
         groups.push(Group { name, title, steps: Step::closed(&[32]), candidates, base: "bare" });
-        let candidates = session_lanes(shared, &legacy_tool, "text/event-stream").await?;
+        let candidates = session_candidates(shared, &legacy_tool, "text/event-stream").await?;
         let title = "the same for a client that takes events only".to_owned();
         groups.push(Group { name, title, steps: Step::closed(&[32]), candidates, base: "bare" });
     }
@@ -63,7 +63,7 @@ pub(super) async fn sized(
 /// The open loop: every side at the same rates, shares of the edge's own peak.
 pub(super) async fn open(shared: &mut Shared) -> Result<Group> {
     let paths = [&shared.edge, &shared.handoff, &shared.unix].map(Clone::clone);
-    let candidates = modern_lanes(&mut shared.testbed, &paths, "m-r200").await?;
+    let candidates = modern_candidates(&mut shared.testbed, &paths, "m-r200").await?;
     let title =
         "tools/call with a result of 200 B, 2026-07-28, open loop at shares of the edge's peak".to_owned();
     Ok(Group { name: "open", title, steps: shares(), candidates, base: "pipe" })
@@ -71,7 +71,7 @@ pub(super) async fn open(shared: &mut Shared) -> Result<Group> {
 
 /// The open loop with the peers, each at shares of its own peak.
 pub(super) async fn open_peers(shared: &mut Shared) -> Result<Group> {
-    let mut candidates = session_lanes(shared, "l-r200", "application/json, text/event-stream").await?;
+    let mut candidates = session_candidates(shared, "l-r200", "application/json, text/event-stream").await?;
     candidates.extend(shared.peers.candidates(&mut shared.testbed, "r200").await?);
     candidates.iter_mut().for_each(|candidate| candidate.own_peak = true);
     let title =
@@ -83,17 +83,18 @@ pub(super) async fn open_peers(shared: &mut Shared) -> Result<Group> {
 pub(super) async fn progress(shared: &mut Shared, plan: &Plan) -> Result<Group> {
     let paths = [&shared.edge, &shared.handoff].map(Clone::clone);
     let name = format!("m-{PROGRESS}");
-    let candidates = modern_lanes(&mut shared.testbed, &paths, &name).await?;
+    let candidates = modern_candidates(&mut shared.testbed, &paths, &name).await?;
     let title = format!("a call with {PROGRESS_EVENTS} progress notifications, streamed, 2026-07-28");
     Ok(Group { name: "progress", title, steps: Step::closed(&plan.few()), candidates, base: "bare" })
 }
 
 /// Bare, pipe and these ways of ours, for stateless calls of one tool.
-async fn modern_lanes(testbed: &mut Testbed, paths: &[Path], tool: &str) -> Result<Vec<Candidate>> {
+async fn modern_candidates(testbed: &mut Testbed, paths: &[Path], tool: &str) -> Result<Vec<Candidate>> {
     let first = paths.first().context("no way to the server")?;
     let request = call(&testbed::modern(first.gateway.address), tool);
     let tried = first.gateway.try_out(&request).await.context("the edge")?;
-    let mut candidates = vec![bare_lane(testbed, &tried, &request).await?, pipe_lane(testbed, tool)?];
+    let mut candidates =
+        vec![bare_candidate(testbed, &tried, &request).await?, pipe_candidate(testbed, tool)?];
     for path in paths {
         path.gateway.try_out(&request).await.context(path.name)?;
         candidates.push(candidate(testbed, path, &request)?);
@@ -102,7 +103,7 @@ async fn modern_lanes(testbed: &mut Testbed, paths: &[Path], tool: &str) -> Resu
 }
 
 /// Bare and our two ways with a legacy server behind them, for calls in one session.
-async fn session_lanes(shared: &mut Shared, tool: &str, accept: &str) -> Result<Vec<Candidate>> {
+async fn session_candidates(shared: &mut Shared, tool: &str, accept: &str) -> Result<Vec<Candidate>> {
     let paths = [&shared.edge, &shared.handoff, &shared.unix, &shared.local].map(Clone::clone);
     let mut candidates = Vec::new();
     for path in &paths {
@@ -110,7 +111,7 @@ async fn session_lanes(shared: &mut Shared, tool: &str, accept: &str) -> Result<
         let request = |id: usize| call_as(&client, tool, id).set("Accept", accept);
         let tried = path.gateway.try_out(&request(1)).await.context(path.name)?;
         if candidates.is_empty() {
-            candidates.push(bare_lane(&mut shared.testbed, &tried, &request(1)).await?);
+            candidates.push(bare_candidate(&mut shared.testbed, &tried, &request(1)).await?);
         }
         let requests = shared.testbed.many(request)?;
         candidates.push(Candidate::new(path.name, path.gateway.to(), requests, path.family.clone()));
@@ -118,12 +119,16 @@ async fn session_lanes(shared: &mut Shared, tool: &str, accept: &str) -> Result<
     Ok(candidates)
 }
 
-pub(super) async fn bare_lane(testbed: &mut Testbed, tried: &Tried, request: &Request) -> Result<Candidate> {
+pub(super) async fn bare_candidate(
+    testbed: &mut Testbed,
+    tried: &Tried,
+    request: &Request,
+) -> Result<Candidate> {
     let bare = testbed.bare(tried, false, false).await?;
-    gateway_lane(testbed, "bare", &bare, request)
+    gateway_candidate(testbed, "bare", &bare, request)
 }
 
-pub(super) fn gateway_lane(
+pub(super) fn gateway_candidate(
     testbed: &mut Testbed,
     side: &str,
     gateway: &Gateway,
@@ -134,12 +139,12 @@ pub(super) fn gateway_lane(
 }
 
 fn candidate(testbed: &mut Testbed, path: &Path, request: &Request) -> Result<Candidate> {
-    let candidate = gateway_lane(testbed, path.name, &path.gateway, request)?;
+    let candidate = gateway_candidate(testbed, path.name, &path.gateway, request)?;
     Ok(Candidate { family: path.family.clone(), ..candidate })
 }
 
 /// The pipes of a server of its own.
-fn pipe_lane(testbed: &mut Testbed, tool: &str) -> Result<Candidate> {
+fn pipe_candidate(testbed: &mut Testbed, tool: &str) -> Result<Candidate> {
     let client = testbed::modern(([127, 0, 0, 1], 1).into());
     let line = format!("{}\n", message(&client, tool, 1));
     let requests = testbed.requests([line.as_bytes()])?;
@@ -147,12 +152,12 @@ fn pipe_lane(testbed: &mut Testbed, tool: &str) -> Result<Candidate> {
     Ok(Candidate::new("pipe", To::Pipe { command }, requests, Family::default()))
 }
 
-/// The call of a tool as this client sends it.
+/// A call of a tool as this client sends it.
 pub(super) fn call(client: &Client, tool: &str) -> Request {
     call_as(client, tool, 1)
 }
 
-/// The same under another id.
+/// A call of a tool with this id.
 pub(crate) fn call_as(client: &Client, tool: &str, id: usize) -> Request {
     client.request(&message(client, tool, id))
 }

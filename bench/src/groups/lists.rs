@@ -4,7 +4,7 @@ use anyhow::{Result, ensure};
 use serde_json::json;
 
 use super::Shared;
-use super::calls::{bare_lane, gateway_lane};
+use super::calls::{bare_candidate, gateway_candidate};
 use crate::candidate::{Group, Step};
 use crate::plan::Plan;
 use crate::testbed;
@@ -26,7 +26,9 @@ pub(super) async fn list(shared: &mut Shared, plan: &Plan) -> Result<Group> {
     );
     let tried = edge.try_out(&request).await?;
     let title = format!("tools/list of 200 tools over 10 servers, {} KB, 2026-07-28", tried.body.len() >> 10);
-    let candidates =
-        vec![bare_lane(testbed, &tried, &request).await?, gateway_lane(testbed, "edge", &edge, &request)?];
+    let candidates = vec![
+        bare_candidate(testbed, &tried, &request).await?,
+        gateway_candidate(testbed, "edge", &edge, &request)?,
+    ];
     Ok(Group { name: "list", title, steps: Step::closed(&plan.few()), candidates, base: "bare" })
 }

@@ -3,7 +3,7 @@
 use anyhow::{Result, ensure};
 use testkit::client::Client;
 
-use super::calls::{call, call_as, gateway_lane};
+use super::calls::{call, call_as, gateway_candidate};
 use super::{BOTH, Shared};
 use crate::candidate::{Candidate, Group, Step};
 use crate::load::first::SESSION;
@@ -30,7 +30,7 @@ pub(super) async fn sessions(shared: &mut Shared, _: &Plan) -> Result<Group> {
     Ok(Group { name: "sessions", title, steps: Step::closed(&[32]), candidates, base: "10 sessions" })
 }
 
-/// Opens so many sessions; a call in each.
+/// Opens this many sessions and makes a call in each.
 async fn session_requests(edge: &Gateway, count: usize) -> Result<Vec<Vec<u8>>> {
     let client = Client::legacy(edge.address, LEGACY_VERSION).token(TOKEN);
     let [initialize, initialized, ..] = super::first::steps(edge, "r200");
@@ -61,7 +61,7 @@ pub(super) async fn servers(shared: &mut Shared, _: &Plan) -> Result<Group> {
             config.push_str(&format!("  o{number}: {{address: \"{}\", prefix: always}}\n", other.address));
         }
         config.push_str(&format!("  called: {{address: \"{}\"}}\n", called.address));
-        candidates.push(call_lane(testbed, &config, &named(count, "servers")).await?);
+        candidates.push(call_candidate(testbed, &config, &named(count, "servers")).await?);
     }
     let title = "tools/call of 200 B with so many servers behind the edge".to_owned();
     Ok(Group { name: "servers", title, steps: Step::closed(&[32]), candidates, base: "1 server" })
@@ -79,7 +79,7 @@ pub(super) async fn tools(shared: &mut Shared, _: &Plan) -> Result<Group> {
             "servers:\n  other: {{address: \"{}\"}}\n  called: {{address: \"{}\"}}\n",
             other.address, called.address
         );
-        let candidate = call_lane(testbed, &config, &named(count, "tools")).await?;
+        let candidate = call_candidate(testbed, &config, &named(count, "tools")).await?;
         candidates.push(candidate);
     }
     let title = "tools/call of 200 B with so many tools in the catalog".to_owned();
@@ -97,13 +97,13 @@ pub(super) async fn threads(shared: &mut Shared, plan: &Plan) -> Result<Group> {
         let edge = testbed.edge(&config).await?;
         let request = call(&testbed::modern(edge.address), "m-r200");
         edge.try_out(&request).await?;
-        candidates.push(gateway_lane(testbed, &named(count, "threads"), &edge, &request)?);
+        candidates.push(gateway_candidate(testbed, &named(count, "threads"), &edge, &request)?);
     }
     let title = "tools/call of 200 B with so many threads of the edge's runtime".to_owned();
     Ok(Group { name: "threads", title, steps: Step::closed(&plan.connections), candidates, base: "1 thread" })
 }
 
-async fn call_lane(testbed: &mut Testbed, config: &str, name: &str) -> Result<Candidate> {
+async fn call_candidate(testbed: &mut Testbed, config: &str, name: &str) -> Result<Candidate> {
     let edge = testbed.edge(config).await?;
     let client = testbed::modern(edge.address);
     let tools = client.tool_names().await;
@@ -112,7 +112,7 @@ async fn call_lane(testbed: &mut Testbed, config: &str, name: &str) -> Result<Ca
     }
     let request = call(&client, "m-r200");
     edge.try_out(&request).await?;
-    gateway_lane(testbed, name, &edge, &request)
+    gateway_candidate(testbed, name, &edge, &request)
 }
 
 fn named(count: usize, what: &str) -> String {

@@ -1,4 +1,4 @@
-//! The same small call over HTTP/1.1 with TLS 1.3, HTTP/2 without and with it.
+//! One small call over HTTP/1.1 with TLS 1.3, and over HTTP/2 without and with TLS.
 
 use anyhow::Result;
 

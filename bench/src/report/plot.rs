@@ -1,4 +1,4 @@
-//! The main figures as a plot: throughput as a share of the limit, throughput beside the peers, latency under load.
+//! The main figures as a plot: throughput as a share of the limit, throughput compared with the peers, latency under load.
 
 use crate::candidate::Step;
 use crate::plan::Measured;

@@ -12,7 +12,7 @@ struct Verdict {
     met: bool,
 }
 
-/// Prints those that this run can tell.
+/// Prints the verdicts that this run has the figures for.
 pub(super) fn print(measured: &[Measured]) {
     let found = Found(measured);
     let verdicts: Vec<_> = [
