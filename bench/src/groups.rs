@@ -1,4 +1,4 @@
-//! The groups there are, and what each of them starts. README.md says what each is for.
+//! The groups, and the programs that each starts. README.md explains what each is for.
 
 mod calls;
 mod first;
@@ -8,10 +8,10 @@ mod wires;
 
 use anyhow::Result;
 
-use crate::house::{Behind, Gateway, House};
-use crate::lane::Group;
+use crate::candidate::Group;
 use crate::peers::Peers;
 use crate::plan::Plan;
+use crate::testbed::{Behind, Gateway, Testbed};
 use crate::usage::Family;
 
 pub(crate) use calls::call_as;
@@ -41,7 +41,7 @@ pub(crate) const QUICK: [&str; 6] = ["call", "call-json", "huge", "open", "list"
 
 /// What the groups share: edges in front of a server of both eras and one of the legacy era alone.
 pub(crate) struct Shared {
-    pub(crate) house: House,
+    pub(crate) testbed: Testbed,
     pub(crate) peers: Peers,
     /// Over TCP, the bridge with pipes: its default.
     pub(crate) edge: Path,
@@ -64,17 +64,17 @@ pub(crate) struct Path {
 
 impl Shared {
     pub(crate) async fn start(plan: &Plan) -> Result<Shared> {
-        let mut house = House::new()?;
-        let tcp = (house.bridge(&[], &BOTH).await?, house.bridge(&[], &LEGACY).await?);
-        let edge = Path::start(&mut house, "edge", &tcp).await?;
+        let mut testbed = Testbed::new()?;
+        let tcp = (testbed.bridge(&[], &BOTH).await?, testbed.bridge(&[], &LEGACY).await?);
+        let edge = Path::start(&mut testbed, "edge", &tcp).await?;
         let hand = ["--stdio", "handoff"];
-        let handed = (house.bridge(&hand, &BOTH).await?, house.bridge(&hand, &LEGACY).await?);
-        let handoff = Path::start(&mut house, "edge handoff", &handed).await?;
-        let socket = (house.unix_bridge(&hand, &BOTH).await?, house.unix_bridge(&hand, &LEGACY).await?);
-        let unix = Path::start(&mut house, "edge unix", &socket).await?;
-        let local = Path::local(&mut house).await?;
-        let peers = Peers::start(&mut house, plan).await?;
-        Ok(Shared { house, peers, edge, handoff, unix, local })
+        let handed = (testbed.bridge(&hand, &BOTH).await?, testbed.bridge(&hand, &LEGACY).await?);
+        let handoff = Path::start(&mut testbed, "edge handoff", &handed).await?;
+        let socket = (testbed.unix_bridge(&hand, &BOTH).await?, testbed.unix_bridge(&hand, &LEGACY).await?);
+        let unix = Path::start(&mut testbed, "edge unix", &socket).await?;
+        let local = Path::local(&mut testbed).await?;
+        let peers = Peers::start(&mut testbed, plan).await?;
+        Ok(Shared { testbed, peers, edge, handoff, unix, local })
     }
 
     /// Builds one group.
@@ -102,32 +102,36 @@ impl Shared {
 }
 
 impl Path {
-    async fn start(house: &mut House, name: &'static str, (both, legacy): &(Behind, Behind)) -> Result<Path> {
+    async fn start(
+        testbed: &mut Testbed,
+        name: &'static str,
+        (both, legacy): &(Behind, Behind),
+    ) -> Result<Path> {
         let config = format!(
             "servers:\n  both: {{address: \"{}\"}}\n  legacy: {{address: \"{}\"}}\n",
             both.address, legacy.address
         );
-        let gateway = house.edge(&config).await?;
+        let gateway = testbed.edge(&config).await?;
         let family = gateway.family.and(&both.family).and(&legacy.family);
         Ok(Path { name, gateway, family })
     }
 
-    async fn local(house: &mut House) -> Result<Path> {
+    async fn local(testbed: &mut Testbed) -> Result<Path> {
         let command = |server: &[&str]| -> Result<String> {
-            Ok(serde_json::to_string(&crate::house::server_command(server)?)?)
+            Ok(serde_json::to_string(&crate::testbed::server_command(server)?)?)
         };
         let config = format!(
             "servers:\n  both: {{command: {}}}\n  legacy: {{command: {}}}\n",
             command(&BOTH)?,
             command(&LEGACY)?
         );
-        let gateway = house.edge(&config).await?;
+        let gateway = testbed.edge(&config).await?;
         let family = gateway.family.clone();
         Ok(Path { name: "edge local", gateway, family })
     }
 }
 
-/// Tools `m-…`, in whichever era it is asked.
+/// Tools `m-…`, in both eras.
 pub(crate) const BOTH: [&str; 2] = ["--prefix", "m-"];
 /// Tools `l-…`, with a handshake only, as most servers are today.
 pub(crate) const LEGACY: [&str; 4] = ["--era", "legacy", "--prefix", "l-"];

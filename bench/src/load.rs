@@ -116,7 +116,7 @@ impl Counted {
         self.slices.until()
     }
 
-    /// An answer of so many bytes to what was sent at `began`.
+    /// Records an answer of `body_bytes` to a request sent at `began`.
     pub(crate) fn answered(&mut self, began: Instant, body_bytes: usize) {
         let ended = Instant::now();
         self.count(ended, ended - began, body_bytes);
@@ -168,7 +168,7 @@ async fn within<T>(step: impl Future<Output = Result<T>>) -> Result<T> {
     tokio::time::timeout(ANSWER_GUARD, step).await.context("no answer in time")?
 }
 
-/// Opens so many sessions over one connection; their ids.
+/// Opens this many sessions over one connection and returns their ids.
 pub(crate) async fn open_sessions(
     address: SocketAddr,
     count: usize,

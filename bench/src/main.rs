@@ -1,4 +1,4 @@
-//! Load runs: what the edge costs, beside the limit of the machine, the server's own pipes, and the peers.
+//! Load runs: the cost of the edge, compared with the limit of the machine, the server's own pipes, and the peers.
 //!
 //! ```text
 //! bench (plan) ── starts ──▶ edges ─▶ bridges ─▶ bench server       the whole path, in its variants
@@ -6,8 +6,8 @@
 //!      │                     bench bare                             hyper, answering the same bytes
 //!      └─ for each cell ───▶ bench load          (a process of its own: it shares no runtime with its target)
 //! ```
-//! - `plan` — which cells are measured, in which order · `lane` — what a cell is · `groups` — what there is to measure
-//! - `house` — what is started for it · `peers` — who we are compared with · `usage` — what processes use
+//! - `plan` — which cells are measured, in which order · `candidate` — what a cell is · `groups` — what there is to measure
+//! - `testbed` — the programs of a run · `peers` — the products to compare with · `usage` — the resources of processes
 //! - `load`, `bare`, `server` — the other three processes
 //! - `idle`, `soak` — two programs of their own: what idle sessions cost, and what hours of calls leave behind
 //! - `slices` — the time of a measurement, without the machine's slow moments · `stat` — histogram, median, spread
@@ -16,10 +16,9 @@
 //! Black box: the edge is a program here and never a library.
 
 mod bare;
+mod candidate;
 mod groups;
-mod house;
 mod idle;
-mod lane;
 mod load;
 mod peers;
 mod plan;
@@ -28,6 +27,7 @@ mod server;
 mod slices;
 mod soak;
 mod stat;
+mod testbed;
 mod tls;
 mod usage;
 

@@ -1,6 +1,6 @@
 //! The peers: other programs that put a stdio server behind HTTP, each in the fastest setting its documentation
 //! has (`bench/peers/README.md`), in front of the same server. `bench/peers/install` brings those of the package
-//! registries; one that is not there is left out, and a line says so.
+//! registries; a peer that is not installed is left out, with a message.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -12,11 +12,11 @@ use testkit::client::Client;
 use testkit::process::{free_address, workspace};
 use tokio::process::Command;
 
+use crate::candidate::Candidate;
 use crate::groups::call_as;
-use crate::house::{Gateway, House, LEGACY_VERSION, TOKEN, server_command};
-use crate::lane::Lane;
 use crate::plan::Plan;
 use crate::report;
+use crate::testbed::{Gateway, LEGACY_VERSION, TOKEN, Testbed, server_command};
 use crate::usage::Family;
 
 /// Those that run.
@@ -43,7 +43,7 @@ impl Peer {
 
 impl Peers {
     /// Starts what is wanted and there.
-    pub(crate) async fn start(house: &mut House, plan: &Plan) -> Result<Peers> {
+    pub(crate) async fn start(testbed: &mut Testbed, plan: &Plan) -> Result<Peers> {
         let mut peers = Vec::new();
         if !plan.peers {
             return Ok(Peers(peers));
@@ -52,18 +52,18 @@ impl Peers {
         // ContextForge takes as long to start as a quick run may take in all.
         let names = ["mcp-proxy", "supergateway", "contextforge"];
         for name in names.into_iter().take(if plan.quick { 2 } else { 3 }) {
-            match registry_peer(house, &folder, name).await {
+            match registry_peer(testbed, &folder, name).await {
                 Ok(Some(peer)) => peers.push(peer),
                 Ok(None) => report::note(&format!("{name} is left out: run bench/peers/install")),
                 Err(error) => report::note(&format!("{name} is left out: {error:#}")),
             }
         }
         match &plan.agentgateway {
-            Some(program) => peers.push(agentgateway(house, program).await?),
+            Some(program) => peers.push(agentgateway(testbed, program).await?),
             None => report::note("agentgateway is left out: give its program with --agentgateway"),
         }
         match &plan.docker_gateway {
-            Some(program) => peers.push(docker_gateway(house, program).await?),
+            Some(program) => peers.push(docker_gateway(testbed, program).await?),
             None => report::note("Docker's gateway is left out: give its program with --docker-gateway"),
         }
         for (name, url) in &plan.running {
@@ -78,9 +78,9 @@ impl Peers {
         Ok(Peers(peers))
     }
 
-    /// A lane for each, with a call in one session. One that fails is left out of this group alone.
-    pub(crate) async fn lanes(&self, house: &mut House, tool: &str) -> Result<Vec<Lane>> {
-        let mut lanes = Vec::new();
+    /// A candidate for each, with a call in one session. One that fails is left out of this group alone.
+    pub(crate) async fn candidates(&self, testbed: &mut Testbed, tool: &str) -> Result<Vec<Candidate>> {
+        let mut candidates = Vec::new();
         for peer in &self.0 {
             let gateway = &peer.gateway;
             let client = Client::legacy(gateway.address, LEGACY_VERSION).token(&peer.token).at(&gateway.path);
@@ -95,11 +95,11 @@ impl Peers {
                 report::note(&format!("{} is left out for {tool}: {error:#}", peer.name));
                 continue;
             }
-            let requests = house.many(request)?;
-            let lane = Lane::new(&peer.name, gateway.to(), requests, gateway.family.clone());
-            lanes.push(Lane { stretch: peer.stretch, ..lane });
+            let requests = testbed.many(request)?;
+            let candidate = Candidate::new(&peer.name, gateway.to(), requests, gateway.family.clone());
+            candidates.push(Candidate { stretch: peer.stretch, ..candidate });
         }
-        Ok(lanes)
+        Ok(candidates)
     }
 
     /// Name, side and tool of those that start a process for each session.
@@ -111,7 +111,7 @@ impl Peers {
     }
 }
 
-async fn registry_peer(house: &mut House, folder: &Path, name: &str) -> Result<Option<Peer>> {
+async fn registry_peer(testbed: &mut Testbed, folder: &Path, name: &str) -> Result<Option<Peer>> {
     let program = match name {
         "mcp-proxy" => folder.join(".mcp-proxy/bin/mcp-proxy"),
         "supergateway" => folder.join("node_modules/supergateway/dist/index.js"),
@@ -121,35 +121,35 @@ async fn registry_peer(house: &mut House, folder: &Path, name: &str) -> Result<O
         return Ok(None);
     }
     match name {
-        "mcp-proxy" => mcp_proxy(house, &program).await.map(Some),
-        "supergateway" => supergateway(house, &program).await.map(Some),
-        _ => contextforge(house, &program, &folder.join("contextforge.py")).await.map(Some),
+        "mcp-proxy" => mcp_proxy(testbed, &program).await.map(Some),
+        "supergateway" => supergateway(testbed, &program).await.map(Some),
+        _ => contextforge(testbed, &program, &folder.join("contextforge.py")).await.map(Some),
     }
 }
 
 /// One process of the server for everybody.
-async fn mcp_proxy(house: &mut House, program: &Path) -> Result<Peer> {
+async fn mcp_proxy(testbed: &mut Testbed, program: &Path) -> Result<Peer> {
     let address = free_address();
     let mut command = Command::new(program);
     command.args(["--host", "127.0.0.1", "--port", &address.port().to_string()]);
     command.args(["--pass-environment", "--log-level", "CRITICAL", "--"]).args(server_command(&[])?);
-    let gateway = house.process(command, address, "mcp-proxy").await?;
+    let gateway = testbed.process(command, address, "mcp-proxy").await?;
     let gateway = Gateway { path: "/mcp/".to_owned(), ..gateway };
     Ok(Peer::new("mcp-proxy", gateway))
 }
 
 /// `--stateful`: a process for each session; without it, one for each request.
-async fn supergateway(house: &mut House, program: &Path) -> Result<Peer> {
+async fn supergateway(testbed: &mut Testbed, program: &Path) -> Result<Peer> {
     let address = free_address();
     let mut command = Command::new("node");
     command.env("NODE_ENV", "production").arg(program).args(["--stdio", &server_command(&[])?.join(" ")]);
     command.args(["--outputTransport", "streamableHttp", "--stateful", "--logLevel", "none"]);
     command.args(["--port", &address.port().to_string()]);
-    let gateway = house.process(command, address, "supergateway").await?;
+    let gateway = testbed.process(command, address, "supergateway").await?;
     Ok(Peer { isolates: true, ..Peer::new("supergateway", gateway) })
 }
 
-/// What its starter says once the server is registered.
+/// The line that its start script prints once the server is registered.
 #[derive(Deserialize)]
 struct Registered {
     path: String,
@@ -158,22 +158,22 @@ struct Registered {
 }
 
 /// Its own translation of stdio, registered with the gateway as its documentation has it.
-async fn contextforge(house: &mut House, python: &Path, starter: &Path) -> Result<Peer> {
-    let (address, told) = (free_address(), house.file("contextforge.json"));
-    let state = house.file("contextforge");
+async fn contextforge(testbed: &mut Testbed, python: &Path, starter: &Path) -> Result<Peer> {
+    let (address, told) = (free_address(), testbed.file("contextforge.json"));
+    let state = testbed.file("contextforge");
     std::fs::create_dir_all(&state)?;
     let mut command = Command::new(python);
     command.arg(starter).arg(address.port().to_string()).arg(free_address().port().to_string());
     command.arg(&told).arg(server_command(&[])?.join(" ")).current_dir(&state);
-    let gateway = house.process_until(command, address, "contextforge", || told.exists()).await?;
+    let gateway = testbed.process_until(command, address, "contextforge", || told.exists()).await?;
     let registered: Registered = serde_json::from_slice(&std::fs::read(&told)?)?;
     let gateway = Gateway { path: registered.path.clone(), ..gateway };
     let Registered { prefix, token, .. } = registered;
     Ok(Peer { prefix, token, stretch: 6.0, ..Peer::new("contextforge", gateway) })
 }
 
-async fn agentgateway(house: &mut House, program: &PathBuf) -> Result<Peer> {
-    let (address, config) = (free_address(), house.file("agentgateway.yaml"));
+async fn agentgateway(testbed: &mut Testbed, program: &PathBuf) -> Result<Peer> {
+    let (address, config) = (free_address(), testbed.file("agentgateway.yaml"));
     let server = server_command(&[])?;
     let (command, arguments) = server.split_first().context("no server")?;
     let target = json!({"name": "bench", "stdio": {"cmd": command, "args": arguments}});
@@ -183,14 +183,14 @@ async fn agentgateway(house: &mut House, program: &PathBuf) -> Result<Peer> {
     std::fs::write(&config, text.to_string())?;
     let mut command = Command::new(program);
     command.arg("-f").arg(config).env("RUST_LOG", "error");
-    let gateway = house.process(command, address, "agentgateway").await?;
+    let gateway = testbed.process(command, address, "agentgateway").await?;
     Ok(Peer { isolates: true, ..Peer::new("agentgateway", gateway) })
 }
 
 /// In static mode, where it reaches each server by a `socat` that it starts for each session: here that is the server
 /// itself, which spares it a hop.
-async fn docker_gateway(house: &mut House, program: &PathBuf) -> Result<Peer> {
-    let (address, home) = (free_address(), house.file("docker-gateway"));
+async fn docker_gateway(testbed: &mut Testbed, program: &PathBuf) -> Result<Peer> {
+    let (address, home) = (free_address(), testbed.file("docker-gateway"));
     let (catalogs, programs) = (home.join(".docker/mcp/catalogs"), home.join("bin"));
     std::fs::create_dir_all(&catalogs)?;
     std::fs::create_dir_all(&programs)?;
@@ -221,6 +221,6 @@ async fn docker_gateway(house: &mut House, program: &PathBuf) -> Result<Peer> {
         "--verify-signatures=false",
     ]);
     command.args(["--transport", "streaming", "--host", "127.0.0.1", "--port", &address.port().to_string()]);
-    let gateway = house.process(command, address, "Docker's gateway").await?;
+    let gateway = testbed.process(command, address, "Docker's gateway").await?;
     Ok(Peer { isolates: true, ..Peer::new("docker gateway", gateway) })
 }

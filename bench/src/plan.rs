@@ -1,5 +1,5 @@
-//! Which cells are measured, and in which order: every lane of a group at every step, so many times, taking turns, so
-//! that a change of the machine's mood meets all lanes alike.
+//! Which cells are measured, and in which order: every candidate of a group at every step, this many times and in turn, so
+//! that a change in the machine's speed affects all candidates alike.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -9,8 +9,8 @@ use anyhow::{Context, Result, bail, ensure};
 use serde::Serialize;
 use tokio::process::Command;
 
+use crate::candidate::{Candidate, Group, OPEN_CONNECTIONS, Step};
 use crate::groups::{self, Shared};
-use crate::lane::{Group, Lane, OPEN_CONNECTIONS, Step};
 use crate::load::Load;
 use crate::report;
 use crate::stat::Outcome;
@@ -31,7 +31,7 @@ pub(crate) struct Plan {
     pub(crate) docker_gateway: Option<PathBuf>,
     /// Peers that run already: name, and address with path and process.
     pub(crate) running: Vec<(String, String)>,
-    /// Only lanes with one of these names.
+    /// Only candidates with one of these names.
     pub(crate) sides: Vec<String>,
 }
 
@@ -115,9 +115,9 @@ impl Plan {
         for name in &self.groups {
             for mut group in shared.group(name, self).await.with_context(|| format!("group {name}"))? {
                 let open = group.steps.iter().any(|step| matches!(step, Step::Open { .. }));
-                group.lanes.retain(|lane| {
-                    let wanted = self.sides.is_empty() || self.sides.contains(&lane.side);
-                    wanted || lane.side == group.base || (open && lane.side == PEAK_OF)
+                group.candidates.retain(|candidate| {
+                    let wanted = self.sides.is_empty() || self.sides.contains(&candidate.side);
+                    wanted || candidate.side == group.base || (open && candidate.side == PEAK_OF)
                 });
                 let cells = self.measure_group(&group).await?;
                 report::table(&group, &cells);
@@ -132,13 +132,13 @@ impl Plan {
         let mut cells = Vec::new();
         for run in 1..=self.runs {
             for &step in &group.steps {
-                let mut lanes: Vec<_> = group.lanes.iter().collect();
-                // None is always the one that comes after the same other.
-                let turn = (run - 1) % lanes.len().max(1);
-                lanes.rotate_left(turn);
-                for lane in lanes {
-                    let load = self.load(lane, step, &peaks);
-                    cells.push(measure(lane, (run, step), &load).await?);
+                let mut candidates: Vec<_> = group.candidates.iter().collect();
+                // Rotated, so that no candidate always follows the same other one.
+                let turn = (run - 1) % candidates.len().max(1);
+                candidates.rotate_left(turn);
+                for candidate in candidates {
+                    let load = self.load(candidate, step, &peaks);
+                    cells.push(measure(candidate, (run, step), &load).await?);
                 }
             }
         }
@@ -152,43 +152,46 @@ impl Plan {
         if !group.steps.iter().any(|step| matches!(step, Step::Open { .. })) {
             return Ok(peaks);
         }
-        for lane in group.lanes.iter().filter(|lane| lane.own_peak || lane.side == PEAK_OF) {
+        for candidate in
+            group.candidates.iter().filter(|candidate| candidate.own_peak || candidate.side == PEAK_OF)
+        {
             let mut tries = Vec::new();
             for run in 1..=3 {
-                let load = self.load(lane, step, &peaks);
-                tries.push(measure(lane, (run, step), &load).await?.outcome.per_second);
+                let load = self.load(candidate, step, &peaks);
+                tries.push(measure(candidate, (run, step), &load).await?.outcome.per_second);
             }
-            peaks.insert(lane.side.clone(), crate::stat::Median::of(tries.into_iter()).median);
+            peaks.insert(candidate.side.clone(), crate::stat::Median::of(tries.into_iter()).median);
         }
         Ok(peaks)
     }
 
-    fn load(&self, lane: &Lane, step: Step, peaks: &HashMap<String, f64>) -> Load {
+    fn load(&self, candidate: &Candidate, step: Step, peaks: &HashMap<String, f64>) -> Load {
         match step {
-            Step::Closed { connections } => lane.load(connections, self.seconds, None),
+            Step::Closed { connections } => candidate.load(connections, self.seconds, None),
             Step::Open { percent } => {
-                let side = if lane.own_peak { lane.side.as_str() } else { PEAK_OF };
+                let side = if candidate.own_peak { candidate.side.as_str() } else { PEAK_OF };
                 let peak = peaks.get(side).copied().unwrap_or_default();
                 let rate = (peak * f64::from(percent) / 100.0).max(1.0);
-                lane.load(OPEN_CONNECTIONS, self.seconds * 2.0, Some(rate))
+                candidate.load(OPEN_CONNECTIONS, self.seconds * 2.0, Some(rate))
             }
         }
     }
 }
 
-async fn measure(lane: &Lane, (run, step): (usize, Step), load: &Load) -> Result<Cell> {
-    let before = lane.family.usage();
+async fn measure(candidate: &Candidate, (run, step): (usize, Step), load: &Load) -> Result<Cell> {
+    let before = candidate.family.usage();
     let mut command = Command::new(std::env::current_exe()?);
     command.arg("load").arg(serde_json::to_string(load)?).kill_on_drop(true);
     let guard = Duration::from_secs_f64(load.seconds) * 4 + Duration::from_secs(30);
     let output = tokio::time::timeout(guard, command.output()).await.context("the load did not end")??;
-    let outcome: Outcome = serde_json::from_slice(&output.stdout)
-        .with_context(|| format!("{}: no outcome: {}", lane.side, String::from_utf8_lossy(&output.stderr)))?;
-    let after = lane.family.usage();
+    let outcome: Outcome = serde_json::from_slice(&output.stdout).with_context(|| {
+        format!("{}: no outcome: {}", candidate.side, String::from_utf8_lossy(&output.stderr))
+    })?;
+    let after = candidate.family.usage();
     let requests = (outcome.with_warm_up as f64).max(1.0);
     let cell = Cell {
         run,
-        side: lane.side.clone(),
+        side: candidate.side.clone(),
         step,
         cpu_us: after.cpu.saturating_sub(before.cpu).as_secs_f64() * 1e6 / requests,
         waits: after.waits.saturating_sub(before.waits) as f64 / requests,

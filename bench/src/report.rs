@@ -1,4 +1,4 @@
-//! What people read: a table for each group, the verdicts on our targets, and beside them everything as JSON and
+//! The report: a table for each group, the verdicts on our targets, and in addition everything as JSON and
 //! the main figures as a plot.
 
 mod plot;
@@ -9,7 +9,7 @@ use std::path::Path;
 use anyhow::Result;
 use serde_json::json;
 
-use crate::lane::{Group, Step};
+use crate::candidate::{Group, Step};
 use crate::plan::{Cell, Measured, Plan};
 use crate::stat::Median;
 
@@ -33,7 +33,7 @@ pub(crate) fn progress(cell: &Cell) {
     note(&format!("run {run}  {label:>5}  {side:<22} {:>9.0} requests/s{failed}", outcome.per_second));
 }
 
-/// The medians of one lane at one step.
+/// The medians of one candidate at one step.
 pub(crate) struct Row {
     pub(crate) per_second: Median,
     /// To the base of the group, run by run: the machine's mood drops out.
@@ -148,10 +148,14 @@ pub(crate) fn table(group: &Group, cells: &[Cell]) {
         print("| ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |");
     }
     for &step in &group.steps {
-        for lane in &group.lanes {
-            if let Some(row) = Row::of(cells, &lane.side, step, base) {
+        for candidate in &group.candidates {
+            if let Some(row) = Row::of(cells, &candidate.side, step, base) {
                 let label = step.label();
-                print(&if open { row.open(&lane.side, &label) } else { row.closed(&lane.side, &label) });
+                print(&if open {
+                    row.open(&candidate.side, &label)
+                } else {
+                    row.closed(&candidate.side, &label)
+                });
             }
         }
     }

@@ -24,7 +24,7 @@ struct Slice {
     /// By the bucket of its latency, each answer.
     answers: Vec<u16>,
     body_bytes: u64,
-    /// What the same small piece of work took, time and again, in nanoseconds.
+    /// How long one small piece of work took each time, in nanoseconds.
     beats: Vec<u64>,
 }
 

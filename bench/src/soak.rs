@@ -13,11 +13,11 @@ use tokio::process::{Child, Command};
 use tokio::time::{Instant, interval};
 
 use crate::groups::{BOTH, LEGACY, call_as, steps};
-use crate::house::{self, Gateway, House};
 use crate::load::Load;
 use crate::report::print;
 use crate::server::PROGRESS;
 use crate::stat::{Median, Outcome};
+use crate::testbed::{self, Gateway, Testbed};
 use crate::usage::Family;
 
 /// `bench soak [--minutes N]`.
@@ -27,21 +27,21 @@ pub(crate) async fn run(arguments: &[&str]) -> Result<()> {
         ["--minutes", minutes] => minutes.parse()?,
         _ => bail!("{} is unknown; there is --minutes", arguments.join(" ")),
     };
-    let mut house = House::new()?;
-    let (both, legacy) = (house.bridge(&[], &BOTH).await?, house.bridge(&[], &LEGACY).await?);
+    let mut testbed = Testbed::new()?;
+    let (both, legacy) = (testbed.bridge(&[], &BOTH).await?, testbed.bridge(&[], &LEGACY).await?);
     let servers = format!(
         "servers:\n  both: {{address: \"{}\"}}\n  legacy: {{address: \"{}\"}}\n",
         both.address, legacy.address
     );
-    let edge = house.edge(&servers).await?;
+    let edge = testbed.edge(&servers).await?;
     let bridges = both.family.and(&legacy.family);
-    let mixture = mixture(&mut house, &edge).await?;
+    let mixture = mixture(&mut testbed, &edge).await?;
     let time = Duration::from_secs_f64(minutes * 60.0);
     let start = |part: Part| Ok((part.start(&edge, time)?, part));
     let mut loads = mixture.into_iter().map(start).collect::<Result<Vec<_>>>()?;
     let samples = watch((&edge.family, &bridges), &mut loads, time).await?;
     table(&samples);
-    // One that has ended early comes first: it says what failed.
+    // A load that has ended early comes first: its error shows what failed.
     loads.sort_by_key(|(load, _)| load.id().is_some());
     for (load, part) in loads {
         part.end(load).await?;
@@ -49,7 +49,7 @@ pub(crate) async fn run(arguments: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// One of the loads that run at the same time.
+/// One of the concurrent loads.
 struct Part {
     name: &'static str,
     requests: PathBuf,
@@ -58,12 +58,12 @@ struct Part {
     rate: Option<f64>,
 }
 
-async fn mixture(house: &mut House, edge: &Gateway) -> Result<Vec<Part>> {
-    let modern = house::modern(edge.address);
-    let session = house::legacy(edge.address).await;
+async fn mixture(testbed: &mut Testbed, edge: &Gateway) -> Result<Vec<Part>> {
+    let modern = testbed::modern(edge.address);
+    let session = testbed::legacy(edge.address).await;
     let progress = format!("m-{PROGRESS}");
     let mut part = |name, rate, request: &dyn Fn(usize) -> Request| -> Result<Part> {
-        Ok(Part { name, requests: house.many(request)?, connections: 16, rate: Some(rate) })
+        Ok(Part { name, requests: testbed.many(request)?, connections: 16, rate: Some(rate) })
     };
     let mut parts = vec![
         part("small calls, stateless", 2_000.0, &|id| call_as(&modern, "m-r200", id))?,
@@ -72,7 +72,7 @@ async fn mixture(house: &mut House, edge: &Gateway) -> Result<Vec<Part>> {
         part("calls with progress", 50.0, &|id| call_as(&modern, &progress, id))?,
     ];
     let steps = steps(edge, "l-r200").map(|step| step.bytes("localhost"));
-    let requests = house.requests(steps.iter().map(Vec::as_slice))?;
+    let requests = testbed.requests(steps.iter().map(Vec::as_slice))?;
     parts.push(Part { name: "sessions with a process each", requests, connections: 1, rate: None });
     Ok(parts)
 }

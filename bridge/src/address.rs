@@ -1,7 +1,7 @@
 //! Where the bridge listens, and how to reach a bridge that listens there.
 //!
-//! Addresses are numeric (and `localhost`): resolving names would pull the C library's resolver into a static
-//! binary, and nobody listens on a name.
+//! An address is numeric or `localhost`. Resolving other names would pull the C library's resolver into a static binary, and
+//! listening needs no names.
 
 use std::fmt;
 use std::fs::{self, Permissions};
@@ -20,7 +20,7 @@ use nix::sys::socket::{
 };
 use nix::sys::time::TimeVal;
 
-/// An address in its checked form.
+/// A valid listen address.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Address {
     /// Every address of both families on one socket; IPv4 alone where the kernel has no IPv6.
@@ -71,7 +71,7 @@ impl Address {
     /// Binds and listens.
     ///
     /// # Errors
-    /// What the kernel said; a unix path that another process listens on, or that is no socket, is in use.
+    /// The kernel's error. A unix path that another process listens on, or that is not a socket, is in use.
     pub(crate) fn listen(&self) -> io::Result<Listener> {
         match self {
             Self::Any(port) => listen_any(*port, listen_tcp).map(Listener::Tcp).map_err(io::Error::from),
@@ -80,21 +80,21 @@ impl Address {
         }
     }
 
-    /// Connects and hangs up, as a probe does: no byte is sent, so no process starts.
+    /// Connects and closes the connection. No byte is sent, so no process starts.
     ///
     /// # Errors
-    /// What the kernel said; after `timeout` that nobody answered.
-    pub(crate) fn knock(&self, timeout: Duration) -> io::Result<()> {
-        let knock_tcp =
+    /// The kernel's error, or a timeout.
+    pub(crate) fn probe(&self, timeout: Duration) -> io::Result<()> {
+        let probe_tcp =
             |ip: IpAddr, port: u16| TcpStream::connect_timeout(&SocketAddr::new(ip, port), timeout).map(drop);
         match self {
-            Self::Any(port) => knock_tcp(Ipv4Addr::LOCALHOST.into(), *port)
-                .or_else(|error| knock_tcp(Ipv6Addr::LOCALHOST.into(), *port).map_err(|_| error)),
+            Self::Any(port) => probe_tcp(Ipv4Addr::LOCALHOST.into(), *port)
+                .or_else(|error| probe_tcp(Ipv6Addr::LOCALHOST.into(), *port).map_err(|_| error)),
             Self::Tcp(address) if address.ip().is_unspecified() => {
-                knock_tcp(Ipv4Addr::LOCALHOST.into(), address.port())
+                probe_tcp(Ipv4Addr::LOCALHOST.into(), address.port())
             }
-            Self::Tcp(address) => knock_tcp(address.ip(), address.port()),
-            Self::Unix(path) => knock_unix(path, timeout).map_err(io::Error::from),
+            Self::Tcp(address) => probe_tcp(address.ip(), address.port()),
+            Self::Unix(path) => probe_unix(path, timeout).map_err(io::Error::from),
         }
     }
 }
@@ -135,7 +135,7 @@ fn listen_tcp(address: SocketAddr) -> nix::Result<TcpListener> {
 
 /// Connects and hangs up. Where somebody listens who does not accept, a connect waits for room in the backlog, for ever
 /// unless a time is set (unix(7)).
-fn knock_unix(path: &Path, timeout: Duration) -> nix::Result<()> {
+fn probe_unix(path: &Path, timeout: Duration) -> nix::Result<()> {
     let fd = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
     let timeout = TimeVal::new(timeout.as_secs().cast_signed(), timeout.subsec_micros().into());
     setsockopt(&fd, sockopt::SendTimeout, &timeout)?;
@@ -148,7 +148,7 @@ fn knock_unix(path: &Path, timeout: Duration) -> nix::Result<()> {
 fn listen_unix(path: &PathBuf) -> io::Result<UnixListener> {
     if let Ok(found) = fs::symlink_metadata(path) {
         let abandoned = found.file_type().is_socket()
-            && knock_unix(path, PREDECESSOR_TIMEOUT) == Err(Errno::ECONNREFUSED);
+            && probe_unix(path, PREDECESSOR_TIMEOUT) == Err(Errno::ECONNREFUSED);
         if !abandoned {
             return Err(io::Error::from(Errno::EADDRINUSE));
         }

@@ -1,8 +1,7 @@
 //! From the command line and the environment to checked [`Settings`].
 //!
-//! One table names every option; its variable is `DOCKER_MCP_BRIDGE_` and the name in capitals, which works exactly
-//! like the option and gives way to it. The first word that is not an option is the command, and nothing after it is
-//! looked at.
+//! One table names every option. Each has an environment variable, `DOCKER_MCP_BRIDGE_` and the name in capitals; the option
+//! takes precedence. The first word that is not an option is the command, and nothing after it is parsed.
 
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
@@ -11,7 +10,7 @@ use std::time::Duration;
 use crate::address::Address;
 use crate::failure::Failure;
 
-/// What the user asks for.
+/// What to do.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Action {
     Help,
@@ -21,14 +20,14 @@ pub(crate) enum Action {
     Serve(Settings),
 }
 
-/// How to serve.
+/// The settings of a serving bridge.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Settings {
     pub(crate) command: OsString,
     pub(crate) arguments: Vec<OsString>,
     pub(crate) listen: Vec<Address>,
     pub(crate) data_path: DataPath,
-    /// How many processes wait for clients.
+    /// The number of processes started ahead of their clients.
     pub(crate) warm: usize,
     pub(crate) max_connections: usize,
     pub(crate) max_waiting: usize,
@@ -38,21 +37,21 @@ pub(crate) struct Settings {
     pub(crate) drain: Duration,
 }
 
-/// The way of the bytes between client and process.
+/// How bytes get from the client to the process and back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum DataPath {
-    /// The process has pipes, and the bridge copies. The default, because every server behaves on pipes as it does at
-    /// home: Python's asyncio does not on a socket that is stdin and stdout at once (it takes the next request for a
-    /// hang-up of stdout, and its non-blocking stdin makes `print` fail).
+    /// The process's stdin and stdout are pipes, and the bridge copies. The default, because every server works on pipes.
+    /// Python's asyncio does not work on a socket that is both stdin and stdout: it treats incoming data as "stdout closed",
+    /// and sets the socket non-blocking, so `print` can fail.
     Pipe,
-    /// The accepted socket is the process's stdin and stdout; the bridge touches no byte.
+    /// The accepted socket is the process's stdin and stdout; the bridge copies nothing.
     Handoff,
 }
 
 /// Reads `arguments` (without the program's name) and `environment`.
 ///
 /// # Errors
-/// A sentence for the user, exit code 2.
+/// What is wrong, in a sentence; exit code 2.
 pub(crate) fn parse(
     arguments: impl IntoIterator<Item = OsString>,
     environment: impl IntoIterator<Item = (OsString, OsString)>,
@@ -87,7 +86,7 @@ struct OptionSpec {
 enum Value {
     Required,
     Repeatable,
-    /// May stand alone; a value is then attached with `=`, or is the word that would otherwise be the command.
+    /// May have no value. A value is attached with `=`, or is the word that would otherwise be the command.
     Optional,
 }
 
@@ -105,7 +104,7 @@ const OPTIONS: &[OptionSpec] = &[
     OptionSpec { name: "check", value: Value::Optional },
 ];
 
-/// The options as they were given, not yet understood.
+/// The options as given, before they are parsed.
 #[derive(Default)]
 struct Given {
     values: Vec<(&'static str, Vec<String>)>,
@@ -142,7 +141,7 @@ impl Given {
         Ok(())
     }
 
-    /// The environment fills in what the command line leaves open.
+    /// Adds options that are set by the environment and not by the command line.
     fn fill_from(
         &mut self,
         environment: impl IntoIterator<Item = (OsString, OsString)>,
@@ -161,7 +160,7 @@ impl Given {
                 }
                 _ => vec![value],
             };
-            // An empty variable is how manifests say "not set".
+            // Manifests use an empty variable for "not set".
             if values.iter().any(|value| !value.is_empty()) {
                 self.values.push((spec.name, values));
             }
@@ -300,21 +299,21 @@ fn unknown(option: &str, name: &str) -> Failure {
 }
 
 const PREFIX: &str = "DOCKER_MCP_BRIDGE_";
-/// As many servers as a node's memory holds when each takes 70 MB, as Node and Python servers do: 18 GB.
+/// Node and Python servers take 70 MB each: 256 of them fill the 18 GB of a node.
 const MAX_CONNECTIONS: usize = 256;
-/// Sockets that sent nothing cost a kilobyte or two each; room for probes of many replicas and a port scan.
+/// Connections without a process cost a kilobyte or two each; enough for the probes of many replicas and a port scan.
 const MAX_WAITING: usize = 1024;
-/// A client that connects means to talk; a minute covers one that resolves its configuration first.
+/// A minute is enough for a client that connects before it has read its configuration.
 const FIRST_BYTE_TIMEOUT: Duration = Duration::from_secs(60);
-/// Longer than the edge ever stops reading (30 s), shorter than an operator's patience.
+/// Longer than the edge ever stops reading (30 s).
 const CLIENT_TIMEOUT: Duration = Duration::from_secs(120);
 /// A quarter of it must be a whole second: TCP_KEEPIDLE and TCP_KEEPINTVL count in seconds.
 const SHORTEST_CLIENT_TIMEOUT: Duration = Duration::from_secs(4);
-/// What servers need to write their state and leave (MCP 2025-11-25 lifecycle, Shutdown, gives no figure).
+/// Enough for servers to save their state and exit (MCP 2025-11-25 lifecycle, Shutdown, gives no figure).
 const STOP_GRACE: Duration = Duration::from_secs(5);
-/// With the stop ladder after it this stays under Kubernetes' terminationGracePeriodSeconds of 30.
+/// Together with the stop ladder it is below Kubernetes' terminationGracePeriodSeconds of 30.
 const DRAIN: Duration = Duration::from_secs(20);
-/// A day: what is longer is a typing error, and TCP_USER_TIMEOUT holds 24 days at most.
+/// A day: anything longer is a mistake, and TCP_USER_TIMEOUT holds 24 days at most.
 const LONGEST: Duration = Duration::from_secs(24 * 3600);
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
-//! How often a command that keeps crashing is started again. Pure: time comes in, a verdict goes out.
+//! How often a command that keeps crashing is started again. Pure: the time is an argument.
 //!
-//! A few crashes in a row are free, because some servers exit at a question they do not know (rmcp 0.10 does at
-//! `server/discover`) and the caller then asks differently at once. From then on each start waits twice as long,
-//! so a crash loop cannot burn a core.
+//! A few crashes in a row are free, because some servers exit at a request that they do not know (rmcp 0.10 does at
+//! `server/discover`), and the caller then sends another one at once. After those, each start waits twice as long as the one
+//! before, so a crash loop cannot use up a core.
 
 use std::time::Duration;
 
@@ -26,7 +26,8 @@ impl Backoff {
         self.closed_until
     }
 
-    /// A process could not be started, or crashed [`QUICKLY`] while its client was there. Returns the pause that follows.
+    /// Counts a process that could not be started, or that failed within [`QUICKLY`] while its client was connected. Returns
+    /// the pause that follows.
     pub(crate) fn crashed(&mut self, now: Moment) -> Option<Duration> {
         self.crashes = self.crashes.saturating_add(1);
         let doublings = self.crashes.checked_sub(FREE_CRASHES + 1)?;
@@ -35,18 +36,18 @@ impl Backoff {
         Some(pause)
     }
 
-    /// A process ended well, or lived: the command works.
+    /// Forgets all crashes, because a process ended well or has lived: the command works.
     pub(crate) fn works(&mut self) {
         self.crashes = 0;
     }
 }
 
-/// A process that fails within this time never served anybody.
+/// A process that fails within this time is taken to have failed at its start.
 pub(crate) const QUICKLY: Duration = Duration::from_secs(1);
-/// Room for a caller that probes both eras of the protocol and reconnects.
+/// Enough for a caller that probes both eras of the protocol and reconnects.
 const FREE_CRASHES: u32 = 4;
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
-/// Short enough for a server that waits for its database to be picked up soon after.
+/// Short enough that a server that needs its database is started soon after the database is up.
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 /// Keeps the shift in range; the longest pause is reached earlier.
 const MAX_DOUBLINGS: u32 = 16;
@@ -56,7 +57,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn crashes_in_a_row_are_free_then_double_up_to_the_bound() {
+    fn crashes_in_a_row_double_the_pause_up_to_the_bound() {
         let now = Duration::from_secs(100);
         let mut backoff = Backoff::default();
         for _ in 0..FREE_CRASHES {

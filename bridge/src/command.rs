@@ -1,4 +1,4 @@
-//! Is there a command to run? Asked once at start, so that a typo is refused with a sentence before anybody connects.
+//! Checks at start that the command can run, so that a typo is reported before a client connects.
 
 use std::env;
 use std::ffi::OsStr;
@@ -13,7 +13,7 @@ use crate::failure::Failure;
 /// Looks `command` up the way execvp(3) will.
 ///
 /// # Errors
-/// Not found (127) or not executable (126), with a sentence that names the command.
+/// Not found (127) or not executable (126); the message names the command.
 pub(crate) fn verify(command: &OsStr) -> Result<(), Failure> {
     let name = Path::new(command).display();
     let candidates = candidates(command);

@@ -1,11 +1,9 @@
-//! Why the bridge stops: one sentence for people and one exit code for scripts.
-//!
-//! Every error that ends the process becomes a [`Failure`]; nothing else decides about exit codes.
+//! Errors that end the process: a sentence for people and an exit code for scripts. Nothing else sets exit codes.
 
 use std::fmt;
 use std::process::ExitCode;
 
-/// The end of the process: a sentence on stderr and an exit code.
+/// An error that ends the process.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Failure {
     code: u8,

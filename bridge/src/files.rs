@@ -1,11 +1,11 @@
-//! The limit of open files: raised for the bridge, given back to its children, and what fits under it.
+//! The limit of open files: raised for the bridge and restored for its children; bounds that do not fit are lowered.
 
 use nix::libc::rlim_t;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::args::{DataPath, Settings};
 
-/// The limit the bridge was started with; its children get it back.
+/// The limit that the bridge was started with; children get it back.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct OpenFiles {
     pub(crate) soft: rlim_t,
@@ -22,7 +22,7 @@ pub(crate) fn fit(settings: &mut Settings) -> OpenFiles {
         allowed = wanted.min(hard);
     }
     if wanted > allowed {
-        // Processes before waiting sockets: the former are the purpose, the latter only a courtesy.
+        // At most half of the room goes to processes; waiting connections get the rest.
         let room = allowed.saturating_sub(own(settings));
         let processes = (room / 2 / per_process(settings)).clamp(1, count(settings.max_connections));
         let waiting =
@@ -37,14 +37,14 @@ fn needed(settings: &Settings) -> rlim_t {
     own(settings) + per_process(settings) * count(settings.max_connections) + count(settings.max_waiting)
 }
 
-/// What the bridge holds open before anybody connects, and while it starts a process or reads /proc.
+/// What the bridge itself holds open: at rest, and while it starts a process or reads /proc.
 fn own(settings: &Settings) -> rlim_t {
     const STANDARD_POLL_SIGNALS: rlim_t = 5;
     const STARTING_A_PROCESS: rlim_t = 10;
     STANDARD_POLL_SIGNALS + STARTING_A_PROCESS + count(settings.listen.len())
 }
 
-/// The socket and the pipe of stderr; with pipes those of stdin and stdout too.
+/// The socket and the pipe of stderr; on the pipe data path also those of stdin and stdout.
 fn per_process(settings: &Settings) -> rlim_t {
     match settings.data_path {
         DataPath::Handoff => 2,

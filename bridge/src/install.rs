@@ -6,20 +6,20 @@ use std::path::Path;
 
 use crate::failure::Failure;
 
-/// Copies the running binary to `directory/docker-mcp-bridge`; the last step is a rename, so nobody ever runs half of it.
+/// Copies the running binary to `directory/docker-mcp-bridge`; the last step is a rename, so an incomplete copy is never run.
 ///
 /// # Errors
 /// A sentence with the path that could not be written.
 pub(crate) fn install(directory: &Path) -> Result<(), Failure> {
     let target = directory.join(NAME);
-    // Containers of one pod may install into one volume at the same time.
+    // Containers of one pod may install into the same volume at the same time.
     let partial = directory.join(format!(".{NAME}.{}", std::process::id()));
     fs::create_dir_all(directory)
         .and_then(|()| fs::copy(RUNNING_BINARY, &partial))
         .and_then(|_| fs::set_permissions(&partial, Permissions::from_mode(EVERYBODY_MAY_RUN_IT)))
         .and_then(|()| fs::rename(&partial, &target))
         .map_err(|error| {
-            // What stands in the way is what the user must hear of, not a leftover that cannot be removed.
+            // The error to report is why the copy failed, not that a leftover cannot be removed.
             let _ = fs::remove_file(&partial);
             Failure::runtime(format!("cannot install to {}: {error}", target.display()))
         })

@@ -1,6 +1,6 @@
 //! The only unsafe code of the workspace: three kernel services that neither std nor nix offers in a usable form.
 //!
-//! Each is a few lines, and each says why the safe form does not do.
+//! Each is a few lines, and says why the safe form does not suffice.
 #![expect(unsafe_code, reason = "std and nix have no safe form of these three; see each function")]
 
 use std::fmt;
@@ -42,8 +42,8 @@ impl fmt::Display for Ending {
 
 /// Finds a child that has ended without reaping it.
 ///
-/// nix's `waitid` gives an error without the pid for a child that a real-time signal killed, and such a zombie
-/// would then stand in front of all others for ever.
+/// For a child that a real-time signal killed, nix's `waitid` returns an error without the pid; such a zombie would be
+/// reported first for ever and hide all others.
 pub(crate) fn next_ended() -> Option<Ended> {
     loop {
         // SAFETY: `siginfo_t` is plain data for which all zeroes is a valid value.
@@ -63,27 +63,27 @@ pub(crate) fn next_ended() -> Option<Ended> {
     }
 }
 
-/// Makes the kernel report ended children. A parent that ignores SIGCHLD passes that on through exec, and the
-/// kernel would then reap for us without a word.
+/// Makes the kernel report ended children. If our parent ignored SIGCHLD, we inherit that through exec, and the kernel would
+/// reap children without reporting them.
 ///
 /// # Errors
-/// What the kernel said.
+/// The kernel's error.
 pub(crate) fn report_ended_children() -> nix::Result<()> {
     // SAFETY: SIG_DFL installs no code.
     unsafe { signal(Signal::SIGCHLD, SigHandler::SigDfl) }.map(drop)
 }
 
-/// Lets `command` start as if the bridge were not there: no signal blocked, the limit of open files it was itself
-/// started with; and ties its life to the bridge's.
+/// Makes `command` start as it would without the bridge: no signal blocked, and the limit of open files that the bridge was
+/// started with. Also ties its life to the bridge's.
 ///
-/// None of this can be done from the parent without a moment in which the program already runs without it.
+/// Done from the parent, all of this would come too late: the program might run before.
 pub(crate) fn before_exec(command: &mut Command, open_files: OpenFiles) {
     let bridge = Pid::this();
     let prepare = move || -> io::Result<()> {
         SigSet::empty().thread_set_mask()?;
         setrlimit(Resource::RLIMIT_NOFILE, open_files.soft, open_files.hard)?;
-        // Even a bridge that is killed outright leaves no server behind. The signal is sent when the *thread* that
-        // forked ends, which is why the bridge has only one.
+        // A bridge that is killed by SIGKILL leaves no server behind. The signal is sent when the *thread* that forked ends,
+        // so the bridge must have only one thread.
         prctl::set_pdeathsig(Signal::SIGKILL)?;
         if getppid() != bridge {
             return Err(io::Error::from(Errno::ESRCH)); // the bridge ended between fork and prctl

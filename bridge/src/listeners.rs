@@ -7,14 +7,13 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::sys::epoll::EpollFlags;
 use nix::sys::socket::{setsockopt, sockopt};
 
 use crate::address::{Address, Listener};
 use crate::args::Settings;
 use crate::connection::Peer;
 use crate::failure::Failure;
-use crate::poller::{Poller, Token, Watch};
+use crate::poller::{Interest, Poller, Token, Watch};
 
 pub(crate) struct Listeners {
     open: Vec<(Address, Listener, Watch)>,
@@ -24,7 +23,7 @@ impl Listeners {
     /// Binds every address of the settings.
     ///
     /// # Errors
-    /// A sentence with the address that cannot be bound.
+    /// The address that cannot be bound, in a sentence.
     pub(crate) fn bind(settings: &Settings) -> Result<Self, Failure> {
         let mut listeners = Self { open: Vec::new() };
         for address in &settings.listen {
@@ -42,14 +41,13 @@ impl Listeners {
         Ok(listeners)
     }
 
-    /// Wants to hear of clients, or not.
+    /// Starts or stops notifications of new clients.
     ///
     /// # Errors
-    /// What the kernel said.
-    pub(crate) fn watch(&mut self, poller: &Poller, wanted: bool) -> nix::Result<()> {
+    /// The kernel's error.
+    pub(crate) fn watch(&mut self, poller: &Poller, interest: Interest) -> nix::Result<()> {
         for (index, (_, listener, watch)) in self.open.iter_mut().enumerate() {
-            let flags = wanted.then_some(EpollFlags::EPOLLIN);
-            poller.set(watch, listener.as_fd(), Token::Listener(index), flags)?;
+            poller.set(watch, listener.as_fd(), Token::Listener(index), interest.flags())?;
         }
         Ok(())
     }
@@ -57,7 +55,7 @@ impl Listeners {
     /// Takes one client from the backlog, if one is there.
     ///
     /// # Errors
-    /// The bridge lacks something (descriptors, memory); what befell a single client is passed over.
+    /// The bridge lacks descriptors or memory. Errors of a single client are ignored.
     pub(crate) fn accept(&self, index: usize) -> io::Result<Option<(OwnedFd, Peer)>> {
         let Some((_, listener, _)) = self.open.get(index) else { return Ok(None) };
         let accepted = match listener {
@@ -67,16 +65,16 @@ impl Listeners {
         match accepted {
             Ok(accepted) => Ok(Some(accepted)),
             Err(error) if lacks_resources(&error) => Err(error),
-            // WouldBlock: none is there. Otherwise the client has left already, or its network is in trouble
-            // (accept(2), Error handling); the next one is reported again.
+            // WouldBlock: the backlog is empty. Otherwise the client has left, or its network failed (accept(2), Error
+            // handling); epoll reports the next client again.
             Err(_) => Ok(None),
         }
     }
 
-    /// Accepts no more: clients in the backlog are reset, new ones refused.
+    /// Stops listening: clients in the backlog are reset, new ones refused.
     pub(crate) fn close(&mut self, poller: &Poller) {
-        // The descriptors are closed in the next step, which ends their registration too.
-        let _ = self.watch(poller, false);
+        // The descriptors are closed next, which removes their registration too.
+        let _ = self.watch(poller, Interest::Nothing);
         for (address, _, _) in self.open.drain(..) {
             if let Address::Unix(path) = address {
                 let _ = fs::remove_file(path);
@@ -113,22 +111,22 @@ impl AsFd for Listener {
     }
 }
 
-/// Accepted sockets inherit all of this, so accepting costs no further system call.
+/// Sets the keep-alive and timeout options. Accepted sockets inherit them, so accepting costs no further system call.
 fn notice_vanished_clients(listener: &impl AsFd, timeout: Duration) -> nix::Result<()> {
     let quarter = u32::try_from(timeout.as_secs() / 4).unwrap_or(u32::MAX);
     let whole = u32::try_from(timeout.as_millis()).unwrap_or(u32::MAX);
-    // An answer that waits for the acknowledgement of the one before costs 40 ms.
+    // With Nagle's algorithm an answer waits up to 40 ms for the acknowledgement of the one before.
     setsockopt(listener, sockopt::TcpNoDelay, &true)?;
-    // Silent: three probes after one quarter of the time, one each quarter.
+    // A silent client: three probes, the first after a quarter of the timeout, then one each quarter.
     setsockopt(listener, sockopt::KeepAlive, &true)?;
     setsockopt(listener, sockopt::TcpKeepIdle, &quarter)?;
     setsockopt(listener, sockopt::TcpKeepInterval, &quarter)?;
     setsockopt(listener, sockopt::TcpKeepCount, &3)?;
-    // In the middle of an answer: unacknowledged data, or a window that stays closed (RFC 5482).
+    // A client in the middle of an answer: unacknowledged data, or a window that stays closed (RFC 5482).
     setsockopt(listener, sockopt::TcpUserTimeout, &whole)
 }
 
-/// The address with the port the kernel chose, where it was asked to choose.
+/// The address as bound: port 0 is replaced by the port that the kernel chose.
 fn bound(address: &Address, listener: &Listener) -> Address {
     match (address, listener) {
         (Address::Tcp(_), Listener::Tcp(tcp)) => {

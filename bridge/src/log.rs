@@ -1,7 +1,7 @@
 //! The bridge's stderr: one line per event, and the servers' own lines with the number of their connection in front.
 //!
-//! Writing never blocks, because the event loop writes here: what the reader of our stderr does not take is held up
-//! to a bound. Servers then wait (their pipes fill, as they would without us); our own lines are dropped and counted.
+//! Writing never blocks, because the event loop writes: what the reader of our stderr does not take is buffered, up to a
+//! bound. Beyond it servers wait (their pipes fill, as without the bridge), and our own lines are dropped and counted.
 
 use std::fmt::{self, Write as _};
 use std::io::{self, Write as _};
@@ -17,7 +17,7 @@ pub(crate) struct Log {
 }
 
 impl Log {
-    /// One event of the bridge itself.
+    /// Logs an event of the bridge itself.
     pub(crate) fn event(&mut self, event: fmt::Arguments<'_>) {
         if self.is_full() {
             self.dropped += 1;
@@ -34,24 +34,24 @@ impl Log {
         self.flush();
     }
 
-    /// One line of the process of `connection`, without its newline.
+    /// Logs a line of the process of `connection`; `line` has no newline.
     pub(crate) fn line(&mut self, connection: u64, line: &[u8]) {
         self.held.extend_from_slice(format!("[{connection}] ").as_bytes());
         self.held.extend_from_slice(line);
         self.held.push(b'\n');
     }
 
-    /// Whether the reader of our stderr is so far behind that servers have to wait.
+    /// Whether the buffer is full, so that servers have to wait.
     pub(crate) fn is_full(&self) -> bool {
         self.held.len() >= HELD_BYTES
     }
 
-    /// Whether something waits for the reader of our stderr.
+    /// Whether something is buffered.
     pub(crate) fn is_waiting(&self) -> bool {
         !self.held.is_empty()
     }
 
-    /// Writes as much as can be written without waiting.
+    /// Writes as much as possible without blocking.
     pub(crate) fn flush(&mut self) {
         let mut written = 0;
         while let Some(piece) = self.held.get(written..).filter(|rest| !rest.is_empty()) {
@@ -63,7 +63,7 @@ impl Log {
                 Ok(bytes) => written += bytes,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                // Nobody will ever read it; serving goes on without a log.
+                // stderr is closed; the bridge serves without a log.
                 Err(_) => written = self.held.len(),
             }
         }
@@ -74,7 +74,7 @@ impl Log {
 fn is_writable() -> bool {
     let stderr = io::stderr();
     let mut fds = [PollFd::new(stderr.as_fd(), PollFlags::POLLOUT)];
-    // An error (ENOMEM) says nothing about stderr; the write will.
+    // An error of poll (ENOMEM) is no error of stderr, so the write is tried.
     poll(&mut fds, PollTimeout::ZERO).map_or(true, |ready| ready > 0)
 }
 
@@ -85,7 +85,7 @@ pub(crate) struct Lines {
 }
 
 impl Lines {
-    /// Takes what was read and logs the lines that are complete; one that grows too long is logged in parts.
+    /// Adds what was read and logs the complete lines. A line that grows too long is logged in parts.
     pub(crate) fn push(&mut self, connection: u64, bytes: &[u8], log: &mut Log) {
         let mut rest = bytes;
         while !rest.is_empty() {
@@ -101,7 +101,7 @@ impl Lines {
         }
     }
 
-    /// Logs the last line if it lacks its newline.
+    /// Logs the last line, if it has no newline.
     pub(crate) fn finish(&mut self, connection: u64, log: &mut Log) {
         if !self.partial.is_empty() {
             self.finish_line(connection, log);
@@ -114,11 +114,11 @@ impl Lines {
     }
 }
 
-/// What one pipe holds: about as much as a process could have written ahead without us.
+/// The size of a pipe: as much as a process could have written ahead without the bridge.
 const HELD_BYTES: usize = 64 * 1024;
 /// pipe(7), PIPE_BUF: poll(2) reports a pipe writable when at least this much fits, so a write of it cannot block.
 const ATOMIC_BYTES: usize = 4096;
-/// Longer than any line people read; container runtimes split at 16 KiB.
+/// The longest line that is logged whole: longer than people read; container runtimes split at 16 KiB.
 const LINE_BYTES: usize = 8 * 1024;
 
 #[cfg(test)]
@@ -135,14 +135,14 @@ mod tests {
     }
 
     #[test]
-    fn every_line_has_its_prefix_however_it_was_cut() {
+    fn lines_read_in_pieces_are_each_prefixed_once() {
         assert_eq!(logged(&[b"one\ntw", b"o\r\nthree"]), "[7] one\n[7] two\n[7] three\n");
         assert_eq!(logged(&[b"\n"]), "[7] \n");
         assert_eq!(logged(&[]), "");
     }
 
     #[test]
-    fn an_endless_line_is_logged_in_parts_and_never_held_whole() {
+    fn line_over_the_bound_is_logged_in_parts() {
         let long = vec![b'x'; LINE_BYTES * 2 + 1];
         let text = logged(&[&long]);
         assert_eq!(text.lines().count(), 3);
@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn events_over_the_bound_are_dropped_and_counted() {
+    fn event_while_the_buffer_is_full_is_dropped_and_counted() {
         let mut log = Log { held: vec![0; HELD_BYTES], dropped: 0 };
         log.event(format_args!("lost"));
         assert_eq!((log.dropped, log.held.len()), (1, HELD_BYTES));

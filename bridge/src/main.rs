@@ -2,12 +2,12 @@
 //! nor JSON.
 //!
 //! One thread, one epoll. A file imports only files to its left:
-//! `failure < clock < address < args < command, help, install, files < kernel, backoff, log < orphan, poller < hub
+//! `failure < clock < address < args < command, help, install, files < kernel, backoff, log < orphan, poller < event_loop
 //! < process < spare, pump < connection < listeners < serve < main`.
 //!
-//! The way of a connection: `listeners` accepts it, `connection` waits for the first byte, `process` starts the server
-//! in its own group; `pump` copies through its pipes, unless it was handed the socket itself; `serve` reaps the process
-//! when it ends, and `connection` sees the output delivered and the socket closed.
+//! The life of a connection: `listeners` accepts it, `connection` waits for the first byte, `process` starts the server in
+//! its own process group; `pump` copies between socket and pipes, unless the server was handed the socket itself; `serve`
+//! reaps the process when it ends, and `connection` delivers the remaining output and closes the socket.
 
 mod address;
 mod args;
@@ -15,10 +15,10 @@ mod backoff;
 mod clock;
 mod command;
 mod connection;
+mod event_loop;
 mod failure;
 mod files;
 mod help;
-mod hub;
 mod install;
 mod kernel;
 mod listeners;
@@ -42,7 +42,7 @@ fn main() -> ExitCode {
     match args::parse(env::args_os().skip(1), env::vars_os()).and_then(run) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            // Without stderr the exit code has to do.
+            // If stderr is closed, the exit code is all there is.
             let _ = writeln!(io::stderr(), "docker-mcp-bridge: {failure}");
             failure.exit_code()
         }
@@ -55,7 +55,7 @@ fn run(action: Action) -> Result<(), Failure> {
         Action::Version => print(concat!("docker-mcp-bridge ", env!("CARGO_PKG_VERSION"), "\n")),
         Action::Install(directory) => install::install(&directory),
         Action::Check(address) => address
-            .knock(KNOCK_TIMEOUT)
+            .probe(PROBE_TIMEOUT)
             .map_err(|error| Failure::runtime(format!("nobody listens on {address}: {error}"))),
         Action::Serve(settings) => serve::serve(settings),
     }
@@ -67,5 +67,5 @@ fn print(text: &str) -> Result<(), Failure> {
         .map_err(|error| Failure::runtime(format!("cannot print: {error}")))
 }
 
-/// Under the one second a Kubernetes probe has by default less the start of this program.
-const KNOCK_TIMEOUT: Duration = Duration::from_millis(800);
+/// A Kubernetes probe has one second by default, and this program needs some of it to start.
+const PROBE_TIMEOUT: Duration = Duration::from_millis(800);

@@ -1,8 +1,8 @@
-//! Descendants that left their process's group, found again.
+//! Finds descendants that left their process's group.
 //!
-//! The bridge is a subreaper, so whoever loses his parent becomes a child of the bridge, and the environment still
-//! says which connection he belongs to. When that connection has no process any more, he is ended. Others (what
-//! `kubectl exec` leaves behind in a container whose PID 1 is the bridge) are left alone and reaped when they end.
+//! The bridge is a subreaper, so a descendant that loses its parent becomes a child of the bridge, and its environment still
+//! names the connection that it belongs to. Once that connection has no process any more, the orphan is killed. Other
+//! children (such as what `kubectl exec` leaves behind in a container whose PID 1 is the bridge) are only reaped.
 
 use std::fs;
 use std::io;
@@ -10,7 +10,7 @@ use std::io;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, gettid};
 
-/// Marks the descendants of this bridge's connections.
+/// The value that marks the descendants of this bridge's connections in their environment.
 pub(crate) struct Nonce {
     prefix: String,
 }
@@ -19,7 +19,7 @@ impl Nonce {
     /// The variable that carries the mark.
     pub(crate) const VARIABLE: &str = "DOCKER_MCP_BRIDGE_CONN";
 
-    /// A mark no other bridge has, were it in the same container or in an earlier life of the same pid.
+    /// A mark that no other bridge has, not even one in the same container, or an earlier one with the same pid.
     pub(crate) fn new() -> Self {
         let boot = crate::clock::now().as_nanos();
         Self { prefix: format!("{}-{boot:x}", std::process::id()) }
@@ -77,10 +77,10 @@ pub(crate) struct Sweep {
 fn children() -> io::Result<Vec<Pid>> {
     match fs::read_to_string(format!("/proc/self/task/{}/children", gettid())) {
         Ok(list) => Ok(list.split_ascii_whitespace().filter_map(parse_pid).collect()),
-        // Kernels built without CONFIG_PROC_CHILDREN (micro VMs): ask every process who its parent is.
+        // Kernels built without CONFIG_PROC_CHILDREN (micro VMs): look at the parent of every process.
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let everybody = fs::read_dir("/proc")?.flatten();
-            Ok(everybody
+            let processes = fs::read_dir("/proc")?.flatten();
+            Ok(processes
                 .filter_map(|entry| parse_pid(entry.file_name().to_str()?))
                 .filter(|pid| is_child(*pid))
                 .collect())

@@ -1,8 +1,8 @@
 //! epoll(7), level-triggered, with tokens that are never used twice.
 //!
-//! A [`Watch`] stands for one registration and remembers what is registered, so asking for what is already so costs no
-//! system call. It must be cleared before its descriptor is closed: a handed-off socket lives on in the child, and the
-//! kernel would keep the registration as long as it does.
+//! A [`Watch`] stands for one registration and remembers what is registered, so repeating a request costs no system call.
+//! It must be cleared before its descriptor is closed: a handed-off socket stays open in the child, and the kernel would
+//! keep the registration as long as it does.
 
 use std::os::fd::AsFd;
 
@@ -49,26 +49,39 @@ impl Token {
     }
 }
 
+/// What to be notified of, where it is only input.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Interest {
+    Input,
+    Nothing,
+}
+
+impl Interest {
+    pub(crate) fn flags(self) -> Option<EpollFlags> {
+        (self == Self::Input).then_some(EpollFlags::EPOLLIN)
+    }
+}
+
 /// What is registered for one descriptor; nothing at first.
 #[derive(Debug, Default)]
 pub(crate) struct Watch(Option<EpollFlags>);
 
-/// The kernel's list of what the bridge waits for.
+/// The epoll instance.
 pub(crate) struct Poller {
     epoll: Epoll,
 }
 
 impl Poller {
     /// # Errors
-    /// What the kernel said.
+    /// The kernel's error.
     pub(crate) fn new() -> nix::Result<Self> {
         Ok(Self { epoll: Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)? })
     }
 
-    /// Makes `wanted` so. `None` forgets the descriptor; empty flags still report errors and hang-ups.
+    /// Registers `wanted`. `None` removes the descriptor; empty flags still report errors and hang-ups.
     ///
     /// # Errors
-    /// What the kernel said (out of memory, or of `max_user_watches`).
+    /// The kernel's error (out of memory, or of `max_user_watches`).
     pub(crate) fn set(
         &self,
         watch: &mut Watch,
@@ -89,7 +102,7 @@ impl Poller {
     /// Waits until something happens or `timeout` has passed.
     ///
     /// # Errors
-    /// What the kernel said; an interruption is no error but an empty list.
+    /// The kernel's error; an interruption is an empty list.
     pub(crate) fn wait(
         &self,
         events: &mut [EpollEvent],
@@ -97,7 +110,7 @@ impl Poller {
     ) -> nix::Result<Vec<(Token, EpollFlags)>> {
         let timeout = match timeout {
             None => EpollTimeout::NONE,
-            // Rounded up: to wake a moment early would only mean to look again, many times.
+            // Rounded up: waking a moment early would only mean to wait again, many times.
             Some(left) => {
                 u16::try_from(left.as_millis() + 1).map_or(EpollTimeout::from(u16::MAX), EpollTimeout::from)
             }
@@ -122,7 +135,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tokens_survive_the_kernel() {
+    fn token_that_is_packed_and_unpacked_is_the_same() {
         for token in [
             Token::Signals,
             Token::Listener(3),

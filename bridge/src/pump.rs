@@ -1,7 +1,7 @@
 //! The data path over pipes: bytes are copied between the client's socket and the process's stdin and stdout.
 //!
-//! The two directions know nothing of each other. Each holds at most one read that the other side would not take, and
-//! reads no further until it has: so a full pipe closes the TCP window and a full window fills the pipe.
+//! The two directions are independent. Each holds at most one read that the other side has not taken, and reads no further
+//! until it has: so a full pipe closes the TCP window, and a closed window fills the pipe.
 
 use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -10,7 +10,7 @@ use nix::errno::Errno;
 use nix::sys::epoll::EpollFlags;
 use nix::sys::socket::{MsgFlags, recv, send};
 
-use crate::hub::Hub;
+use crate::event_loop::EventLoop;
 use crate::poller::{Token, Watch};
 use crate::process::{Pipes, is_transient};
 
@@ -24,8 +24,8 @@ pub(crate) struct Pump {
     outward: Held,
     /// The client has sent its last byte.
     input_ended: bool,
-    /// The client takes no more bytes: what the process still writes is thrown away.
-    deaf: bool,
+    /// The client is gone: what the process still writes is discarded.
+    discards_output: bool,
 }
 
 struct End<T> {
@@ -41,40 +41,40 @@ impl Pump {
             inward: Held::default(),
             outward: Held::default(),
             input_ended: false,
-            deaf: false,
+            discards_output: false,
         }
     }
 
-    /// Moves what the client has sent on to the process. Returns whether something was there.
-    pub(crate) fn pull_input(&mut self, socket: &OwnedFd, hub: &mut Hub) -> bool {
+    /// Copies what the client has sent to the process. Returns whether there was something.
+    pub(crate) fn pull_input(&mut self, socket: &OwnedFd, event_loop: &mut EventLoop) -> bool {
         if !self.takes_input() {
             return false;
         }
-        let received = receive(socket, &mut hub.scratch);
+        let received = receive(socket, &mut event_loop.scratch);
         match received {
             Ok(0) => self.input_ended = true,
             Ok(bytes) => {
-                let bytes = hub.scratch.get(..bytes).unwrap_or_default();
+                let bytes = event_loop.scratch.get(..bytes).unwrap_or_default();
                 self.inward.pass_on(bytes, |piece| match &mut self.stdin {
                     Some(stdin) => stdin.pipe.write(piece),
                     None => Ok(piece.len()), // nobody reads it; see `push_input`
                 });
-                self.push_input(hub);
+                self.push_input(event_loop);
             }
             Err(ref error) if is_transient(error) => {}
             Err(_) => self.input_ended = true,
         }
-        self.close_stdin_if_done(hub);
+        self.close_stdin_if_done(event_loop);
         received.is_ok_and(|bytes| bytes > 0)
     }
 
-    /// Moves on what a client that is gone had sent before, as far as the process takes it.
-    pub(crate) fn pull_rest(&mut self, socket: &OwnedFd, hub: &mut Hub) {
-        // Comes to an end: nobody adds to what waits in the socket.
-        while self.pull_input(socket, hub) {}
+    /// Copies what a client had sent before it went, as far as the process takes it.
+    pub(crate) fn pull_rest(&mut self, socket: &OwnedFd, event_loop: &mut EventLoop) {
+        // This ends: nothing more arrives in the socket.
+        while self.pull_input(socket, event_loop) {}
         if self.takes_input() {
             self.input_ended = true;
-            self.close_stdin_if_done(hub);
+            self.close_stdin_if_done(event_loop);
         }
     }
 
@@ -82,30 +82,30 @@ impl Pump {
         self.inward.is_empty() && !self.input_ended
     }
 
-    /// Moves on what the process did not take before.
-    pub(crate) fn push_input(&mut self, hub: &mut Hub) {
+    /// Writes what the process did not take before.
+    pub(crate) fn push_input(&mut self, event_loop: &mut EventLoop) {
         let outcome = match &mut self.stdin {
             Some(stdin) => self.inward.retry(|piece| stdin.pipe.write(piece)),
             None => Ok(()),
         };
         if outcome.is_err() {
-            // The process has closed its stdin but lives on: input is read and forgotten, as it is from a pipe.
-            self.close_stdin(hub);
+            // The process has closed its stdin but still runs: input is read and discarded, as from a pipe.
+            self.close_stdin(event_loop);
         }
-        self.close_stdin_if_done(hub);
+        self.close_stdin_if_done(event_loop);
     }
 
-    /// Moves what the process has written on to the client. Returns how it went on.
-    pub(crate) fn pull_output(&mut self, socket: &OwnedFd, hub: &mut Hub) -> Output {
+    /// Copies what the process has written to the client.
+    pub(crate) fn pull_output(&mut self, socket: &OwnedFd, event_loop: &mut EventLoop) -> Output {
         if !self.outward.is_empty() {
             return Output::Blocked;
         }
         let Some(stdout) = &mut self.stdout else { return Output::Ended };
-        match stdout.pipe.read(&mut hub.scratch) {
+        match stdout.pipe.read(&mut event_loop.scratch) {
             Ok(0) => {}
             Ok(bytes) => {
-                if !self.deaf {
-                    let bytes = hub.scratch.get(..bytes).unwrap_or_default();
+                if !self.discards_output {
+                    let bytes = event_loop.scratch.get(..bytes).unwrap_or_default();
                     self.outward.pass_on(bytes, |piece| transmit(socket, piece));
                     self.push_output(socket);
                 }
@@ -115,40 +115,40 @@ impl Pump {
             Err(_) => {}
         }
         if let Some(mut stdout) = self.stdout.take() {
-            // A descriptor that is not watched (the process had ended) needs no forgetting.
-            let _ = hub.poller.set(&mut stdout.watch, &stdout.pipe, Token::Stdout(0), None);
+            // If the process has ended, it is not watched, and there is nothing to remove.
+            let _ = event_loop.poller.set(&mut stdout.watch, &stdout.pipe, Token::Stdout(0), None);
         }
         Output::Ended
     }
 
-    /// Moves on what the client did not take before.
+    /// Writes what the client did not take before.
     pub(crate) fn push_output(&mut self, socket: &OwnedFd) {
         if self.outward.retry(|piece| transmit(socket, piece)).is_err() {
             self.give_up_client();
         }
     }
 
-    /// The client is gone: nothing more goes to it, and the process must not wait for it.
+    /// Discards output from now on, because the client is gone and the process must not wait for it.
     pub(crate) fn give_up_client(&mut self) {
-        self.deaf = true;
+        self.discards_output = true;
         self.outward = Held::default();
     }
 
-    /// Ends the process's input now, whatever the client has still to say.
-    pub(crate) fn close_stdin(&mut self, hub: &mut Hub) {
+    /// Ends the process's input now, even if the client has sent more.
+    pub(crate) fn close_stdin(&mut self, event_loop: &mut EventLoop) {
         self.inward = Held::default();
         if let Some(mut stdin) = self.stdin.take() {
-            let _ = hub.poller.set(&mut stdin.watch, &stdin.pipe, Token::Stdin(0), None);
+            let _ = event_loop.poller.set(&mut stdin.watch, &stdin.pipe, Token::Stdin(0), None);
         }
     }
 
-    fn close_stdin_if_done(&mut self, hub: &mut Hub) {
+    fn close_stdin_if_done(&mut self, event_loop: &mut EventLoop) {
         if self.input_ended && self.inward.is_empty() {
-            self.close_stdin(hub);
+            self.close_stdin(event_loop);
         }
     }
 
-    /// What the client's socket should report.
+    /// The events to wait for at the client's socket.
     pub(crate) fn client_interest(&self) -> EpollFlags {
         let mut flags = EpollFlags::empty();
         flags.set(EpollFlags::EPOLLIN, self.takes_input());
@@ -159,42 +159,42 @@ impl Pump {
     /// Watches the pipes for what each direction waits for.
     ///
     /// # Errors
-    /// What the kernel said.
-    pub(crate) fn watch_pipes(&mut self, connection: u64, hub: &Hub) -> nix::Result<()> {
+    /// The kernel's error.
+    pub(crate) fn watch_pipes(&mut self, connection: u64, event_loop: &EventLoop) -> nix::Result<()> {
         if let Some(End { pipe, watch }) = &mut self.stdin {
             let wanted = (!self.inward.is_empty()).then_some(EpollFlags::EPOLLOUT);
-            hub.poller.set(watch, &*pipe, Token::Stdin(connection), wanted)?;
+            event_loop.poller.set(watch, &*pipe, Token::Stdin(connection), wanted)?;
         }
         if let Some(End { pipe, watch }) = &mut self.stdout {
             let wanted = self.outward.is_empty().then_some(EpollFlags::EPOLLIN);
-            hub.poller.set(watch, &*pipe, Token::Stdout(connection), wanted)?;
+            event_loop.poller.set(watch, &*pipe, Token::Stdout(connection), wanted)?;
         }
         Ok(())
     }
 
-    /// The process has ended: its stdin is closed and its stdout is only read out.
-    pub(crate) fn process_ended(&mut self, hub: &mut Hub) {
-        self.close_stdin(hub);
+    /// Handles the end of the process: closes stdin, and stops watching stdout, which is then only emptied.
+    pub(crate) fn process_ended(&mut self, event_loop: &mut EventLoop) {
+        self.close_stdin(event_loop);
         if let Some(End { pipe, watch }) = &mut self.stdout {
-            let _ = hub.poller.set(watch, &*pipe, Token::Stdout(0), None);
+            let _ = event_loop.poller.set(watch, &*pipe, Token::Stdout(0), None);
         }
     }
 }
 
-/// What [`Pump::pull_output`] found.
+/// The outcome of [`Pump::pull_output`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Output {
-    /// Something moved on; there may be more.
+    /// Something was copied; there may be more.
     Moved,
-    /// The client has to take something first.
+    /// The client has to read something first.
     Blocked,
-    /// Nothing is there now.
+    /// There is nothing now.
     Empty,
     /// The process has closed its stdout.
     Ended,
 }
 
-/// Bytes that one side has given and the other has not taken.
+/// Bytes that are read from one side and not taken by the other.
 #[derive(Default)]
 struct Held {
     bytes: Vec<u8>,
@@ -206,7 +206,7 @@ impl Held {
         self.taken >= self.bytes.len()
     }
 
-    /// Writes `bytes`, keeping what is not taken. Errors show up in the retry.
+    /// Writes `bytes` and keeps what is not taken. An error shows in the next `retry`.
     fn pass_on(&mut self, bytes: &[u8], write: impl FnOnce(&[u8]) -> io::Result<usize>) {
         let taken = write(bytes).unwrap_or(0);
         if let Some(rest) = bytes.get(taken..).filter(|rest| !rest.is_empty()) {
@@ -228,7 +228,7 @@ impl Held {
     }
 }
 
-/// Reads from a client without waiting, whatever the flags of the socket.
+/// Reads from a client without blocking; a handed-off socket is a blocking one.
 pub(crate) fn receive(socket: &OwnedFd, buffer: &mut [u8]) -> io::Result<usize> {
     recv(socket.as_raw_fd(), buffer, MsgFlags::MSG_DONTWAIT).map_err(io::Error::from)
 }

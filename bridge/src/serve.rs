@@ -1,5 +1,5 @@
-//! The event loop: hands events to connections, and stops when told to. How processes come is in `admit`, how they go in
-//! `reap`.
+//! The event loop: passes events to connections, and stops on SIGTERM or SIGINT. `admit` starts processes, `reap` handles
+//! their ends.
 
 mod admit;
 mod reap;
@@ -14,21 +14,21 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use crate::args::Settings;
 use crate::backoff::Backoff;
-use crate::clock::{self, Moment};
+use crate::clock::{self, Moment, Timer};
 use crate::connection::{Connection, Next};
+use crate::event_loop::EventLoop;
 use crate::failure::Failure;
 use crate::files::OpenFiles;
-use crate::hub::Hub;
 use crate::kernel;
 use crate::listeners::Listeners;
-use crate::poller::{Token, Watch};
+use crate::poller::{Interest, Token, Watch};
 use crate::spare::Spare;
 use crate::{command, files};
 
-/// Serves until SIGTERM or SIGINT, and until everything is stopped after that.
+/// Serves until SIGTERM or SIGINT, then until everything has stopped.
 ///
 /// # Errors
-/// A command that cannot run, an address that cannot be bound, a kernel that lacks what the bridge needs.
+/// The command cannot run, an address cannot be bound, or the kernel lacks something that the bridge needs.
 pub(crate) fn serve(mut settings: Settings) -> Result<(), Failure> {
     command::verify(&settings.command)?;
     let (connections, waiting) = (settings.max_connections, settings.max_waiting);
@@ -37,24 +37,24 @@ pub(crate) fn serve(mut settings: Settings) -> Result<(), Failure> {
     let kernel =
         |error: Errno| Failure::runtime(format!("the kernel refuses what the bridge needs: {error}"));
     let mut bridge = Bridge::new(settings, open_files, listeners).map_err(kernel)?;
-    let settings = &bridge.hub.settings;
+    let settings = &bridge.event_loop.settings;
     if (settings.max_connections, settings.max_waiting) != (connections, waiting) {
-        bridge.hub.log.event(format_args!(
+        bridge.event_loop.log.event(format_args!(
             "the limit of open files allows max-connections={} max-waiting={}",
             settings.max_connections, settings.max_waiting
         ));
     }
-    bridge.hub.log.event(format_args!("listening on {}", bridge.listeners));
+    bridge.event_loop.log.event(format_args!("listening on {}", bridge.listeners));
     bridge.run().map_err(kernel)
 }
 
 struct Bridge {
-    hub: Hub,
+    event_loop: EventLoop,
     listeners: Listeners,
     signals: SignalFd,
-    /// By number, so the oldest come first.
+    /// By number, so the oldest is first.
     connections: BTreeMap<u64, Connection>,
-    /// Processes that wait for a client, the oldest first.
+    /// Processes that wait for clients, the oldest first.
     spares: Vec<Spare>,
     last_number: u64,
     backoff: Backoff,
@@ -83,33 +83,33 @@ enum Phase {
     Over,
 }
 
-/// Refused connections that the log has not heard of.
+/// Refused connections that are not logged yet.
 #[derive(Default)]
 struct Refusals {
     unreported: u64,
     silent_until: Moment,
 }
 
-/// The bridge's own deadlines, in the list of the connections'.
+/// The present deadlines of the bridge's own timers.
 #[derive(Default)]
 struct OwnDeadlines {
     phase: Option<Moment>,
-    listeners: Option<Moment>,
+    accept: Option<Moment>,
     spares: Option<Moment>,
 }
 
 impl Bridge {
     fn new(settings: Settings, open_files: OpenFiles, listeners: Listeners) -> nix::Result<Self> {
-        // Whoever loses his parent below us becomes our child, wherever we are in the tree of processes.
+        // Descendants that lose their parent become our children, even if we are not PID 1.
         prctl::set_child_subreaper(true)?;
         kernel::report_ended_children()?;
         let mask: SigSet = [Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT].into_iter().collect();
         mask.thread_block()?;
         let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;
-        let hub = Hub::new(settings, open_files)?;
-        hub.poller.set(&mut Watch::default(), &signals, Token::Signals, Some(EpollFlags::EPOLLIN))?;
+        let event_loop = EventLoop::new(settings, open_files)?;
+        event_loop.poller.set(&mut Watch::default(), &signals, Token::Signals, Some(EpollFlags::EPOLLIN))?;
         Ok(Self {
-            hub,
+            event_loop,
             listeners,
             signals,
             connections: BTreeMap::new(),
@@ -125,25 +125,25 @@ impl Bridge {
     }
 
     fn run(mut self) -> nix::Result<()> {
-        self.listeners.watch(&self.hub.poller, true)?;
+        self.listeners.watch(&self.event_loop.poller, Interest::Input)?;
         self.fill_spares();
         let mut events = [EpollEvent::empty(); EVENTS_A_TURN];
         while self.phase != Phase::Over {
-            let ready = self.hub.poller.wait(&mut events, self.timeout())?;
-            self.hub.now = clock::now();
+            let ready = self.event_loop.poller.wait(&mut events, self.timeout())?;
+            self.event_loop.now = clock::now();
             for (token, flags) in ready {
                 self.dispatch(token, flags);
             }
-            while let Some(number) = self.hub.deadlines.passed(self.hub.now) {
-                self.deadline_passed(number);
+            while let Some(timer) = self.event_loop.deadlines.passed(self.event_loop.now) {
+                self.deadline_passed(timer);
             }
-            self.hub.log.flush();
+            self.event_loop.log.flush();
             self.resume_stderr();
             if self.phase != Phase::Serving && self.is_all_gone() {
                 self.phase = Phase::Over;
             }
         }
-        self.hub.log.event(format_args!("stopped"));
+        self.event_loop.log.event(format_args!("stopped"));
         Ok(())
     }
 
@@ -152,8 +152,8 @@ impl Bridge {
     }
 
     fn timeout(&self) -> Option<Moment> {
-        let next = self.hub.deadlines.next().map(|moment| moment.saturating_sub(clock::now()));
-        if self.hub.log.is_waiting() {
+        let next = self.event_loop.deadlines.next().map(|moment| moment.saturating_sub(clock::now()));
+        if self.event_loop.log.is_waiting() {
             Some(next.map_or(LOG_RETRY, |next| next.min(LOG_RETRY)))
         } else {
             next
@@ -167,12 +167,12 @@ impl Bridge {
             Token::Stderr(number) => return self.read_stderr(number),
             Token::Client(number) | Token::Stdin(number) | Token::Stdout(number) => number,
         };
-        // An earlier event of this turn may have ended it.
+        // An earlier event of this turn may have ended the connection.
         let Some(connection) = self.connections.get_mut(&number) else { return };
         let next = match token {
-            Token::Stdin(_) => connection.on_stdin(&mut self.hub),
-            Token::Stdout(_) => connection.on_stdout(&mut self.hub),
-            _ => connection.on_client(flags, &mut self.hub),
+            Token::Stdin(_) => connection.on_stdin(&mut self.event_loop),
+            Token::Stdout(_) => connection.on_stdout(&mut self.event_loop),
+            _ => connection.on_client(flags, &mut self.event_loop),
         };
         self.act(number, next);
     }
@@ -187,24 +187,24 @@ impl Bridge {
 
     fn end(&mut self, number: u64) {
         if let Some(connection) = self.connections.remove(&number) {
-            connection.close(&mut self.hub);
+            connection.close(&mut self.event_loop);
         }
     }
 
-    fn deadline_passed(&mut self, number: u64) {
-        match number {
-            PHASE => self.phase_over(),
-            LISTENERS => self.resume_accepting(),
-            SPARES => {
-                self.hub.deadlines.set(SPARES, &mut self.own_deadlines.spares, None);
+    fn deadline_passed(&mut self, timer: Timer) {
+        match timer {
+            Timer::Phase => self.phase_over(),
+            Timer::Accept => self.resume_accepting(),
+            Timer::Spares => {
+                self.event_loop.deadlines.set(Timer::Spares, &mut self.own_deadlines.spares, None);
                 self.fill_spares();
             }
-            number => {
+            Timer::Connection(number) => {
                 if let Some(spare) = self.spares.iter_mut().find(|spare| spare.number == number) {
-                    return spare.next_rung(&mut self.hub);
+                    return spare.next_rung(&mut self.event_loop);
                 }
                 let Some(connection) = self.connections.get_mut(&number) else { return };
-                let next = connection.on_deadline(&mut self.hub);
+                let next = connection.on_deadline(&mut self.event_loop);
                 self.act(number, next);
             }
         }
@@ -224,30 +224,32 @@ impl Bridge {
         match self.phase {
             Phase::Serving => {
                 let running = self.connections.values().filter(|connection| connection.is_running()).count();
-                self.hub.log.event(format_args!("draining signal={signal} connections={running}"));
-                self.listeners.close(&self.hub.poller);
-                self.spares.iter_mut().for_each(|spare| spare.stop(&mut self.hub));
+                self.event_loop.log.event(format_args!("draining signal={signal} connections={running}"));
+                self.listeners.close(&self.event_loop.poller);
+                self.spares.iter_mut().for_each(|spare| spare.stop(&mut self.event_loop));
                 let waiting = self.connections.iter().filter(|(_, connection)| connection.is_waiting());
                 for number in waiting.map(|(number, _)| *number).collect::<Vec<u64>>() {
                     self.end(number);
                 }
-                self.enter(Phase::Draining { since: self.hub.now }, self.hub.settings.drain);
+                self.enter(Phase::Draining { since: self.event_loop.now }, self.event_loop.settings.drain);
             }
-            Phase::Draining { since } if self.hub.now.saturating_sub(since) >= SIGNAL_ECHO => self.stop_all(),
+            Phase::Draining { since } if self.event_loop.now.saturating_sub(since) >= SIGNAL_ECHO => {
+                self.stop_all();
+            }
             Phase::Draining { .. } | Phase::Stopping | Phase::Over => {}
         }
     }
 
     fn phase_over(&mut self) {
-        // Nothing may stay due that nobody will move: the loop would never come to its end.
-        self.hub.deadlines.set(PHASE, &mut self.own_deadlines.phase, None);
+        // A deadline that stays passed would keep the loop from ever waiting again.
+        self.event_loop.deadlines.set(Timer::Phase, &mut self.own_deadlines.phase, None);
         match self.phase {
             Phase::Serving | Phase::Over => {}
             Phase::Draining { .. } => self.stop_all(),
             Phase::Stopping => {
                 let processes = self.processes() + self.exiting_orphans;
                 let clients = self.connections.values().filter(|connection| !connection.is_running()).count();
-                self.hub.log.event(format_args!(
+                self.event_loop.log.event(format_args!(
                     "leaving {processes} processes that outlive SIGKILL and {clients} clients that take nothing"
                 ));
                 self.phase = Phase::Over;
@@ -256,27 +258,23 @@ impl Bridge {
     }
 
     fn stop_all(&mut self) {
-        self.spares.iter_mut().for_each(|spare| spare.next_rung(&mut self.hub));
+        self.spares.iter_mut().for_each(|spare| spare.next_rung(&mut self.event_loop));
         for connection in self.connections.values_mut() {
-            connection.stop(&mut self.hub);
+            connection.stop(&mut self.event_loop);
         }
-        self.enter(Phase::Stopping, self.hub.settings.stop_grace + LAST_RESORT);
+        self.enter(Phase::Stopping, self.event_loop.settings.stop_grace + LAST_RESORT);
     }
 
     fn enter(&mut self, phase: Phase, length: Moment) {
         self.phase = phase;
-        let end = Some(self.hub.now + length);
-        self.hub.deadlines.set(PHASE, &mut self.own_deadlines.phase, end);
+        let end = Some(self.event_loop.now + length);
+        self.event_loop.deadlines.set(Timer::Phase, &mut self.own_deadlines.phase, end);
     }
 }
 
-/// The bridge's own deadlines go by numbers that no connection has; those count from 1.
-const PHASE: u64 = 0;
-const LISTENERS: u64 = u64::MAX;
-const SPARES: u64 = u64::MAX - 1;
-/// A few kilobytes of events a turn.
+/// Events handled in one turn: a few kilobytes.
 const EVENTS_A_TURN: usize = 256;
-/// How soon a log that could not be written is tried again.
+/// How soon writing the log is tried again.
 const LOG_RETRY: Moment = Moment::from_millis(50);
 /// npm, uv and make forward the Ctrl-C of a terminal that has sent it to the bridge as well. 300 ms: longer than that takes,
 /// and shorter than a person needs to press Ctrl-C again. The edge uses the same time.

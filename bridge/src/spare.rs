@@ -1,15 +1,16 @@
-//! A process started ahead of its client (`--warm`), so that a server's slow start is not in a caller's way.
+//! A process started ahead of its client (`--warm`), so that a server's slow start does not delay callers.
 
 use std::io;
 
 use nix::unistd::Pid;
 
-use crate::clock::Moment;
-use crate::hub::Hub;
+use crate::clock::{Moment, Timer};
+use crate::event_loop::EventLoop;
 use crate::kernel::Ending;
+use crate::poller::Interest;
 use crate::process::{Cause, Pipes, Process};
 
-/// It waits for a client on its pipes; what it already writes stays in them.
+/// A process that waits for a client. What it already writes stays in its pipes.
 pub(crate) struct Spare {
     /// The number of the connection that it will serve.
     pub(crate) number: u64,
@@ -20,11 +21,11 @@ pub(crate) struct Spare {
 
 impl Spare {
     /// # Errors
-    /// What fork, exec or the lack of descriptors said.
-    pub(crate) fn start(number: u64, hub: &mut Hub) -> io::Result<Self> {
-        let (mut process, pipes) = Process::start_piped(number, hub)?;
-        hub.log.event(format_args!("[{number}] started pid={} ahead", process.pid));
-        process.watch_stderr(number, hub, true);
+    /// fork or exec failed, or descriptors have run out.
+    pub(crate) fn start(number: u64, event_loop: &mut EventLoop) -> io::Result<Self> {
+        let (mut process, pipes) = Process::start_piped(number, event_loop)?;
+        event_loop.log.event(format_args!("[{number}] started pid={} ahead", process.pid));
+        process.watch_stderr(number, event_loop, Interest::Input);
         Ok(Self { number, process, pipes, deadline: None })
     }
 
@@ -40,28 +41,28 @@ impl Spare {
         &mut self.process
     }
 
-    /// A client is there.
+    /// Hands the process to a client's connection.
     pub(crate) fn take(self) -> (Process, Pipes) {
         (self.process, self.pipes)
     }
 
-    /// Nobody will come: it has nothing to finish, so it gets the ladder's signals without the wait for its input.
-    pub(crate) fn stop(&mut self, hub: &mut Hub) {
-        if self.process.begin_ladder(Cause::InputEnded, hub).is_some() {
-            self.next_rung(hub);
+    /// Stops it. It has nothing to finish, so the ladder starts with SIGTERM at once.
+    pub(crate) fn stop(&mut self, event_loop: &mut EventLoop) {
+        if self.process.begin_ladder(Cause::InputEnded, event_loop).is_some() {
+            self.next_rung(event_loop);
         }
     }
 
-    /// The next signal, now.
-    pub(crate) fn next_rung(&mut self, hub: &mut Hub) {
-        let next = self.process.next_rung(self.number, hub);
-        hub.deadlines.set(self.number, &mut self.deadline, next);
+    /// Sends the ladder's next signal.
+    pub(crate) fn next_rung(&mut self, event_loop: &mut EventLoop) {
+        let next = self.process.next_rung(self.number, event_loop);
+        event_loop.deadlines.set(Timer::Connection(self.number), &mut self.deadline, next);
     }
 
-    /// It has ended before anybody came, its group has been ended, and it is reaped.
-    pub(crate) fn ended(mut self, how: Ending, hub: &mut Hub) {
+    /// Logs its end. The process has ended before a client came, and is reaped together with its group.
+    pub(crate) fn ended(mut self, how: Ending, event_loop: &mut EventLoop) {
         let number = self.number;
-        hub.deadlines.set(number, &mut self.deadline, None);
-        self.process.log_end(number, how, hub);
+        event_loop.deadlines.set(Timer::Connection(number), &mut self.deadline, None);
+        self.process.log_end(number, how, event_loop);
     }
 }

@@ -47,7 +47,7 @@ async fn edge(config: &str) -> (Edge, Bridge, Scratch) {
 }
 
 #[tokio::test]
-async fn a_good_endpoint_is_listed_and_timed() {
+async fn working_endpoint_is_listed_and_timed() {
     let (edge, _bridge, _scratch) = edge("").await;
     edge.ready().await;
     let url = format!("http://{}", edge.address);
@@ -73,7 +73,7 @@ async fn a_good_endpoint_is_listed_and_timed() {
 }
 
 #[tokio::test]
-async fn tokens_paths_and_ports_are_told_apart() {
+async fn wrong_token_path_and_port_are_reported_differently() {
     let (edge, _bridge, _scratch) = edge("").await;
     edge.ready().await;
     let url = format!("http://{}/mcp", edge.address);
@@ -96,7 +96,7 @@ async fn tokens_paths_and_ports_are_told_apart() {
 }
 
 #[tokio::test]
-async fn what_is_wrong_with_a_certificate_is_said() {
+async fn certificate_that_is_not_trusted_is_explained() {
     let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
     let files = Scratch::new();
     let (cert, key) =
@@ -136,7 +136,7 @@ async fn answering(answers: &'static [&'static str]) -> SocketAddr {
 }
 
 #[tokio::test]
-async fn others_than_an_edge_are_recognised() {
+async fn endpoint_that_is_not_an_edge_is_recognised() {
     for (answer, words) in [
         ("HTTP/1.1 200 OK\r\ncontent-type: text/html\r\ncontent-length: 6\r\n\r\n<html>", "that is not MCP"),
         ("HTTP/1.1 502 Bad Gateway\r\ncontent-length: 0\r\n\r\n", "cannot reach the edge"),
@@ -153,7 +153,7 @@ async fn others_than_an_edge_are_recognised() {
 }
 
 #[tokio::test]
-async fn an_endpoint_that_knows_only_sessions_is_spoken_to_its_way() {
+async fn endpoint_with_sessions_only_is_diagnosed_over_a_session() {
     const CLOSE: &str = "connection: close\r\ncontent-type:";
     let refused = r#"{"jsonrpc":"2.0","id":1,"error":{"code":-32601,"message":"unknown"}}"#;
     let opened = r#"{"jsonrpc":"2.0","id":1,"result":{"protocolVersion":"2025-06-18","serverInfo":{"name":"old","version":"7"}}}"#;

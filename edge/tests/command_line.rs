@@ -108,7 +108,7 @@ async fn a_dry_run_shows_why_a_command_does_not_start() {
 }
 
 #[tokio::test]
-async fn a_list_that_cannot_be_read_costs_no_other_and_is_named() {
+async fn dry_run_with_an_unreadable_list_names_it_and_shows_the_others() {
     let scratch = Scratch::new();
     let refuses = format!(
         "servers: {{odd: {{command: [{:?}, --tools, \"2\", --resources, \"1\", --on, \"prompts/list=error:-32000\"]}}}}\n",
@@ -165,7 +165,7 @@ async fn status(address: SocketAddr, authorization: Option<&str>) -> (u16, Optio
 }
 
 #[tokio::test]
-async fn a_process_is_checked_guarded_and_ended() {
+async fn running_edge_passes_health_checks_and_requires_its_token() {
     let scratch = Scratch::new();
     let file = scratch.write("edge.yaml", "limits: {drain_delay: 0s, drain: 5s, names_settle: 1s}\n");
     let nobody = format!("absent={}", free_address());

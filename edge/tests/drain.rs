@@ -1,4 +1,4 @@
-//! The release binary when it is told to stop: what is on its way arrives, and nothing new is lured in.
+//! The release binary on SIGTERM and SIGINT: calls in flight are answered, and new clients are sent elsewhere.
 
 #![allow(
     clippy::unwrap_used,
@@ -12,24 +12,11 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 use testkit::client::Client;
+use testkit::demo::DemoEdge;
 use testkit::eventually;
 use testkit::http::Response;
-use testkit::process::{Bridge, Edge, Scratch, binary, children, is_gone};
+use testkit::process::{Edge, Scratch, binary, children, is_gone};
 use tokio::process::Command;
-
-/// An edge with these limits before the demo server, and what it stands on.
-async fn stage(limits: &str) -> (Edge, Bridge, Scratch) {
-    let bridge = Bridge::start(&[binary("demo-server")]).await;
-    let scratch = Scratch::new();
-    let address = bridge.address;
-    let file = scratch
-        .write("edge.yaml", &format!("servers: {{demo: {{address: \"{address}\"}}}}\nlimits: {limits}\n"));
-    let mut command = Command::new(binary("mcp-edge"));
-    command.arg("--config").arg(file).arg("--allow-unauthenticated");
-    let edge = Edge::start_with(command).await;
-    edge.ready().await;
-    (edge, bridge, scratch)
-}
 
 /// One `tools/list` of a modern client, with the response's head.
 async fn list(client: &Client) -> Response {
@@ -40,15 +27,15 @@ async fn list(client: &Client) -> Response {
 }
 
 async fn in_flight(edge: &Edge, calls: f64) {
-    eventually("the calls to be on their way", async || {
+    eventually("the calls to be in flight", async || {
         (edge.metric("mcp_edge_upstream_in_flight{server=\"demo\"}").await? == calls).then_some(())
     })
     .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn calls_on_their_way_are_finished_and_new_clients_are_sent_elsewhere() {
-    let (mut edge, _bridge, _scratch) = stage("{drain_delay: 2s, drain: 20s}").await;
+async fn drain_with_calls_in_flight_answers_them_and_closes_connections() {
+    let mut edge = DemoEdge::start("{drain_delay: 2s, drain: 20s}", &[], "both").await;
     let modern = Arc::new(Client::modern(edge.address).connect().await);
     let legacy = Arc::new(Client::legacy(edge.address, "2025-06-18").connect().await);
     let sleepers = [modern.clone(), legacy.clone()]
@@ -58,9 +45,9 @@ async fn calls_on_their_way_are_finished_and_new_clients_are_sent_elsewhere() {
 
     edge.process.signal("TERM").await;
     eventually("not ready", async || (edge.readiness().await.0 == 503).then_some(())).await;
-    let told: Value = serde_json::from_str(&edge.readiness().await.1).unwrap();
-    assert_eq!((&told["ready"], &told["draining"]), (&json!(false), &json!(true)));
-    // Endpoints are removed asynchronously: who comes in the meantime is served, and told not to stay.
+    let report: Value = serde_json::from_str(&edge.readiness().await.1).unwrap();
+    assert_eq!((&report["ready"], &report["draining"]), (&json!(false), &json!(true)));
+    // Endpoints are removed asynchronously: a client that comes in the meantime is served on a connection that then closes.
     let late = list(&modern).await;
     assert_eq!((late.status, late.header("connection")), (200, Some("close")));
 
@@ -71,8 +58,8 @@ async fn calls_on_their_way_are_finished_and_new_clients_are_sent_elsewhere() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_listen_ends_with_its_result_and_holds_nobody_up() {
-    let (mut edge, _bridge, _scratch) = stage("{drain_delay: 0s, drain: 60s}").await;
+async fn drain_with_an_open_listen_ends_it_with_its_result() {
+    let mut edge = DemoEdge::start("{drain_delay: 0s, drain: 60s}", &[], "both").await;
     let client = Client::modern(edge.address).connect().await;
     let params = client.params(json!({"notifications": {"toolsListChanged": true, "later": {}}}));
     let listen = json!({"jsonrpc": "2.0", "id": "l", "method": "subscriptions/listen", "params": params});
@@ -94,8 +81,8 @@ async fn a_listen_ends_with_its_result_and_holds_nobody_up() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_call_that_outlasts_the_drain_ends_in_an_error() {
-    let (mut edge, _bridge, _scratch) = stage("{drain_delay: 0s, drain: 1s}").await;
+async fn drain_that_times_out_answers_calls_with_an_error() {
+    let mut edge = DemoEdge::start("{drain_delay: 0s, drain: 1s}", &[], "both").await;
     let client = Arc::new(Client::modern(edge.address).connect().await);
     let sleeper = {
         let client = client.clone();
@@ -109,14 +96,14 @@ async fn a_call_that_outlasts_the_drain_ends_in_an_error() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_person_at_the_terminal_does_not_wait_for_endpoints_to_be_removed() {
-    let (mut edge, _bridge, _scratch) = stage("{drain_delay: 500s, drain: 600s}").await;
+async fn sigint_skips_the_drain_delay() {
+    let mut edge = DemoEdge::start("{drain_delay: 500s, drain: 600s}", &[], "both").await;
     edge.process.signal("INT").await;
     assert!(edge.process.ended().await.success());
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_local_server_that_will_not_leave_is_not_left_behind() {
+async fn local_server_that_does_not_exit_is_killed_at_the_end_of_the_drain() {
     let scratch = Scratch::new();
     let script = format!("'{}'; exec sleep 600", binary("demo-server").display());
     let file = scratch.write(
@@ -138,7 +125,7 @@ async fn a_local_server_that_will_not_leave_is_not_left_behind() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_second_signal_ends_it_at_once_with_its_local_servers() {
+async fn second_signal_ends_the_edge_and_its_local_servers_at_once() {
     for signal in ["TERM", "INT"] {
         let scratch = Scratch::new();
         let script = "trap '' TERM; while :; do sleep 1; done";

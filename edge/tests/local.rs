@@ -115,7 +115,7 @@ async fn a_legacy_client_is_served_until_it_closes_its_output() {
 }
 
 #[tokio::test]
-async fn a_modern_client_is_served_and_a_signal_ends_it_all() {
+async fn modern_client_is_served_until_a_signal() {
     let mut client = Local::start().await;
     let meta = json!({
         "io.modelcontextprotocol/protocolVersion": "2026-07-28",
@@ -157,7 +157,7 @@ fn stubborn(scratch: &Scratch) -> String {
 }
 
 #[tokio::test]
-async fn local_servers_that_will_not_leave_are_gone_when_the_client_has_closed() {
+async fn local_server_that_does_not_exit_is_killed_when_the_client_closes() {
     let scratch = Scratch::new();
     let mut client = Local::start_with(&[stubborn(&scratch)]);
     client.initialize().await;
@@ -171,7 +171,7 @@ async fn local_servers_that_will_not_leave_are_gone_when_the_client_has_closed()
 }
 
 #[tokio::test]
-async fn a_client_that_says_all_at_once_and_leaves_is_answered() {
+async fn client_that_sends_everything_at_once_and_closes_is_answered() {
     // Names are not given out yet when the input ends.
     let mut client = Local::start_at(&["--name", "only", "--tools", "2", "--start-delay", "700"]).await;
     let params = json!({"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "t", "version": "1"}});
@@ -189,7 +189,7 @@ async fn a_client_that_says_all_at_once_and_leaves_is_answered() {
 }
 
 #[tokio::test]
-async fn a_call_on_its_way_does_not_leave_its_server_behind() {
+async fn client_that_closes_during_a_call_ends_its_server() {
     let scratch = Scratch::new();
     let mut client = Local::start_with(&[stubborn(&scratch)]);
     client.initialize().await;

@@ -152,7 +152,7 @@ async fn official_clients_get_their_tokens_by_themselves() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_wrong_with_a_token_is_counted_and_told() {
+async fn invalid_token_is_refused_with_a_reason_and_counted() {
     let (signer, stranger) = (Signer::new("k", "ES256"), Signer::new("k", "ES256"));
     let rsa = Signer::new("rsa", "RS256");
     let issuer = Issuer::start(&[&signer, &rsa]).await;
@@ -197,7 +197,7 @@ async fn what_is_wrong_with_a_token_is_counted_and_told() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_issuer_that_is_away_at_the_start_keeps_nobody_else_out() {
+async fn issuer_that_is_unreachable_at_start_blocks_no_other_credential() {
     let (signer, address) = (Signer::new("k", "EdDSA"), free_address());
     let resting = Issuer::start_at(address, &[]).await;
     resting.publish(&[]);
@@ -299,7 +299,7 @@ async fn listen(address: SocketAddr, session: &str, token: &str) -> Response {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_dry_run_says_what_it_found_of_the_keys() {
+async fn dry_run_reports_the_keys_of_the_issuer() {
     let signer = Signer::new("k", "ES256");
     let issuer = Issuer::start(&[&signer]).await;
     let server = Listener::start(Script::from_flags(&["--tools", "1"])).await;
@@ -376,7 +376,7 @@ async fn issuer_under_tls(scratch: &Scratch, keys: Value) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn keys_come_under_tls_from_whom_the_authority_vouches_for_and_from_nowhere_else() {
+async fn keys_are_fetched_under_tls_from_trusted_hosts_alone() {
     let (signer, scratch) = (Signer::new("k", "ES384"), Scratch::new());
     let issuer = issuer_under_tls(&scratch, testkit::issuer::key_set(&[&signer])).await;
     let text = |more: &str| {

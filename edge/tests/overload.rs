@@ -1,5 +1,4 @@
-//! The release binary over each bound that a client can reach: refused at once, in words, and nothing is left
-//! behind.
+//! The release binary over each bound that a client can reach: it refuses at once with a reason, and leaks nothing.
 
 #![allow(
     clippy::unwrap_used,
@@ -16,28 +15,14 @@ use std::thread;
 
 use serde_json::json;
 use testkit::client::{Answer, Client};
+use testkit::demo::DemoEdge;
 use testkit::eventually;
-use testkit::process::{Bridge, Edge, Scratch, binary, free_address};
+use testkit::process::{Bridge, Edge, binary, free_address};
 use tokio::process::Command;
 use tokio::task::JoinSet;
 
-/// An edge with these limits before a bridge with these options and the demo server of this era.
-async fn stage(limits: &str, bridge_options: &[&str], era: &str) -> (Edge, Bridge, Scratch) {
-    let (address, server) = (free_address(), binary("demo-server"));
-    let command = [server.to_str().unwrap(), "--era", era];
-    let bridge = Bridge::start_at(address, bridge_options, &command).await;
-    let scratch = Scratch::new();
-    let file = scratch
-        .write("edge.yaml", &format!("servers: {{demo: {{address: \"{address}\"}}}}\nlimits: {limits}\n"));
-    let mut command = Command::new(binary("mcp-edge"));
-    command.arg("--config").arg(file).arg("--allow-unauthenticated");
-    let edge = Edge::start_with(command).await;
-    edge.ready().await;
-    (edge, bridge, scratch)
-}
-
-/// That many calls at once, each for 300 ms.
-async fn crowd(client: Client, calls: usize) -> Vec<Answer> {
+/// Makes `calls` calls of 300 ms at once.
+async fn call_at_once(client: Client, calls: usize) -> Vec<Answer> {
     let client = Arc::new(client);
     let mut running = JoinSet::new();
     for _ in 0..calls {
@@ -47,7 +32,7 @@ async fn crowd(client: Client, calls: usize) -> Vec<Answer> {
     running.join_all().await
 }
 
-fn refusals(answers: &[Answer], status: u16) -> usize {
+fn count_refusals(answers: &[Answer], status: u16) -> usize {
     let (served, refused): (Vec<_>, Vec<_>) = answers.iter().partition(|answer| answer.status == 200);
     assert!(served.iter().all(|answer| answer.text() == "slept 300 ms"), "{served:?}");
     for answer in &refused {
@@ -60,8 +45,8 @@ fn refusals(answers: &[Answer], status: u16) -> usize {
     refused.len()
 }
 
-/// What is on its way in the whole process, in each way that it is counted.
-async fn nothing_left(edge: &Edge) {
+/// Waits until no call is in flight, by every gauge that counts them.
+async fn wait_until_idle(edge: &Edge) {
     for gauge in ["calls_held", "held_bytes", "calls_in_flight", "upstream_in_flight{server=\"demo\"}"] {
         let series = format!("mcp_edge_{gauge}");
         eventually(&format!("{series} to be 0"), async || (edge.metric(&series).await? == 0.0).then_some(()))
@@ -70,31 +55,30 @@ async fn nothing_left(edge: &Edge) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_queue_of_a_server_is_bounded() {
-    let (edge, _bridge, _scratch) = stage("{slots: 4, queue: 8, queue_timeout: 10s}", &[], "both").await;
+async fn calls_over_the_queue_of_a_server_are_refused_with_503() {
+    let edge = DemoEdge::start("{slots: 4, queue: 8, queue_timeout: 10s}", &[], "both").await;
     let client = Client::modern(edge.address).connect().await;
-    client.call_tool("add", json!({"a": 1, "b": 2})).await; // so that nobody waits for a connection
-    let answers = crowd(client, 40).await;
-    let refused = refusals(&answers, 503);
+    client.call_tool("add", json!({"a": 1, "b": 2})).await; // so that no call waits for a connection
+    let answers = call_at_once(client, 40).await;
+    let refused = count_refusals(&answers, 503);
     // At least the slots and the queue are served; how many more depends on when each call came.
     assert!((1..=28).contains(&refused), "{refused} refused");
     assert_eq!(edge.metric("mcp_edge_refused_total{bound=\"queue\"}").await, Some(refused as f64));
-    nothing_left(&edge).await;
+    wait_until_idle(&edge).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_principals_own_bound_is_told_apart_from_the_process() {
-    let (edge, _bridge, _scratch) = stage("{calls: 100, principal_calls: 5}", &[], "both").await;
-    let answers = crowd(Client::modern(edge.address).connect().await, 30).await;
-    assert!(refusals(&answers, 429) >= 1);
-    nothing_left(&edge).await;
+async fn calls_over_the_bound_of_a_principal_are_refused_with_429() {
+    let edge = DemoEdge::start("{calls: 100, principal_calls: 5}", &[], "both").await;
+    let answers = call_at_once(Client::modern(edge.address).connect().await, 30).await;
+    assert!(count_refusals(&answers, 429) >= 1);
+    wait_until_idle(&edge).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_bridge_that_is_full_is_busy_and_the_next_call_is_served() {
+async fn call_to_a_full_bridge_is_refused_as_busy_until_there_is_room() {
     // One process for the control connection, one for clients; each session wants its own.
-    let (edge, _bridge, _scratch) =
-        stage("{connect_timeout: 1s}", &["--max-connections", "2"], "legacy").await;
+    let edge = DemoEdge::start("{connect_timeout: 1s}", &["--max-connections", "2"], "legacy").await;
     let sum = async |client: &Client| client.call_tool("add", json!({"a": 1, "b": 2})).await;
     let first = Client::legacy(edge.address, "2025-11-25").connect().await;
     let second = Client::legacy(edge.address, "2025-11-25").connect().await;
@@ -108,32 +92,32 @@ async fn a_bridge_that_is_full_is_busy_and_the_next_call_is_served() {
     assert!(refused.message["error"]["message"].as_str().unwrap().contains("demo"));
     assert_eq!(first.end().await, 204);
     eventually("the place to be free", async || (sum(&second).await.status == 200).then_some(())).await;
-    nothing_left(&edge).await;
+    wait_until_idle(&edge).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn clients_that_vanish_in_mid_call_leave_nothing() {
-    let (edge, _bridge, _scratch) = stage("{}", &[], "both").await;
+async fn calls_of_clients_that_vanish_are_cancelled() {
+    let edge = DemoEdge::start("{}", &[], "both").await;
     let client = Arc::new(Client::modern(edge.address).connect().await);
     let mut calls = JoinSet::new();
     for _ in 0..200 {
         let client = client.clone();
         calls.spawn(async move { client.call_tool("sleep", json!({"seconds": 600})).await });
     }
-    eventually("the calls to be on their way", async || {
+    eventually("the calls to be in flight", async || {
         (edge.metric("mcp_edge_upstream_in_flight{server=\"demo\"}").await? == 200.0).then_some(())
     })
     .await;
     calls.abort_all(); // each drops its socket
-    nothing_left(&edge).await;
+    wait_until_idle(&edge).await;
     assert_eq!(client.call_tool("add", json!({"a": 1, "b": 2})).await.text(), "3");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_log_that_nobody_reads_holds_up_no_call() {
+async fn log_that_is_not_read_drops_lines_and_delays_no_call() {
     let (address, server) = (free_address(), binary("demo-server"));
     let _bridge = Bridge::start_at(address, &[], &[server.to_str().unwrap()]).await;
-    // A pipe of ours in the place of its standard error.
+    // Its standard error is a pipe that the test holds.
     let (mut unread, log) = pipe().unwrap();
     let log_path = format!("/proc/{}/fd/{}", std::process::id(), log.as_raw_fd());
     let mut command = Command::new("sh");
@@ -168,7 +152,7 @@ async fn a_log_that_nobody_reads_holds_up_no_call() {
             }
         })
     };
-    eventually("what is missing to be told", async || {
+    eventually("the number of dropped lines to be logged", async || {
         read.lock().unwrap().contains(" lines dropped, stderr was not read\n").then_some(())
     })
     .await;
@@ -179,11 +163,11 @@ async fn a_log_that_nobody_reads_holds_up_no_call() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_log_that_nobody_reads_does_not_keep_the_process() {
+async fn log_that_is_not_read_does_not_keep_the_process_from_exiting() {
     let (unread, log) = pipe().unwrap();
     let log_path = format!("/proc/{}/fd/{}", std::process::id(), log.as_raw_fd());
     let mut command = Command::new("sh");
-    // Its pipe is full before it begins.
+    // The pipe is full before the edge starts.
     let fill = "head -c 65536 /dev/zero >\"$LOG\"; exec \"$@\" 2>\"$LOG\"";
     command.args(["-c", fill, "sh"]).env("LOG", log_path).arg(binary("mcp-edge"));
     command.args(["--server", &format!("demo={}", free_address()), "--allow-unauthenticated"]);

@@ -218,7 +218,7 @@ async fn calls_that_wait_and_tasks_are_found_at_every_replica() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_replica_held_is_gone_with_it_and_its_clients_hear_so_at_once() {
+async fn killed_replica_ends_its_sessions_and_parked_calls_at_once() {
     let asks = ["--tools", "1", "--on", "tools/call:t0=ask:elicitation/create,answer"];
     let mut replicas = Replicas::start(&asks, "").await;
     let [a, b] = [0, 1].map(|n| replicas.edges[n].address);
@@ -283,7 +283,7 @@ async fn a_replica_that_ends_ends_the_streams_that_it_passes_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nobody_but_a_replica_is_heard_where_replicas_listen() {
+async fn peer_port_refuses_clients_that_are_not_replicas() {
     let replicas = Replicas::start(&["--tools", "1"], "").await;
     let session = Client::legacy(replicas.edges[0].address, "2025-11-25").token(TOKEN).connect().await;
     let list = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/list"});

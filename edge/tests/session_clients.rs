@@ -1,6 +1,6 @@
 //! Official clients of the session era and all that goes from server to client: client × transport × feature,
 //! each cell judged by what the client itself saw. `server-everything` is behind the release bridge, the release
-//! edge before it, alone or as two replicas of which each connection gets the next, and a cutter before that which breaks
+//! edge before it, alone or as two replicas of which each connection gets the next, and a fault proxy before that which breaks
 //! streams on command. What the clients do is in
 //! `testkit/real/features.*`.
 
@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use testkit::balancer::Balancer;
-use testkit::cutter::Cutter;
+use testkit::fault_proxy::FaultProxy;
 use testkit::process::{Bridge, Edge, Scratch, binary, free_address};
 use testkit::real::{self, node, part};
 use testkit::tap::Tap;
@@ -91,7 +91,7 @@ async fn every_session_client_has_every_feature_over_every_transport() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn and_so_it_is_where_each_connection_is_to_another_replica() {
+async fn every_session_client_has_every_feature_across_replicas() {
     let setup = Arc::new(setup(2).await);
     every_feature(setup.clone()).await;
     assert!(setup.metric("mcp_edge_peer_requests_passed_total").await > 0.0);
@@ -195,8 +195,8 @@ impl Setup {
 
     /// Runs one client to its end.
     async fn drive(&self, number: usize, run: Run) -> Result<Value, String> {
-        let cutter = Cutter::start(self.address()).await;
-        let url = |path: &str| format!("http://{}{path}", cutter.address());
+        let fault_proxy = FaultProxy::start(self.address()).await;
+        let url = |path: &str| format!("http://{}{path}", fault_proxy.address());
         let program =
             if run.program[0].starts_with('.') { part(run.program[0]) } else { run.program[0].to_owned() };
         let mut command = Command::new(program);
@@ -220,7 +220,7 @@ impl Setup {
         };
         match run.transport {
             Transport::Http => {
-                command.args(["--url", &url("/mcp"), "--control", &cutter.control().to_string()]);
+                command.args(["--url", &url("/mcp"), "--control", &fault_proxy.control().to_string()]);
             }
             Transport::Sse => {
                 command.args(["--url", &url("/sse")]);
@@ -245,8 +245,8 @@ impl Setup {
         match report["error"].as_str() {
             Some(error) => Err(format!("{error}\n{said}")),
             None if report["version"] != VERSION => Err(format!("agreed on {}", report["version"])),
-            None if run.transport == Transport::Http && cutter.cuts() != 2 => {
-                Err(format!("{} cuts", cutter.cuts()))
+            None if run.transport == Transport::Http && fault_proxy.cuts() != 2 => {
+                Err(format!("{} cuts", fault_proxy.cuts()))
             }
             None => Ok(report),
         }

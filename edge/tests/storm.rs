@@ -125,7 +125,7 @@ async fn fifty_clients_cost_at_most_one_listing() {
 
 /// Tools are listed before prompts, and the server's second list comes in between.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_tool_that_is_added_while_prompts_are_listed_is_not_missed() {
+async fn tool_added_during_a_listing_is_not_missed() {
     let late = Scripted::start("late", &["--on", "prompts/list=grow"]).await;
     let edge = Edge::start(&[("late", late.bridge.address)]).await;
     edge.ready().await;
@@ -226,7 +226,7 @@ async fn a_process_that_hangs_is_replaced_and_ended() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_comes_late_serves_without_a_restart() {
+async fn server_that_starts_late_is_served_without_a_restart() {
     let here = Scripted::start("here", &["--tools", "1"]).await;
     let later = free_address();
     let edge = Edge::start(&[("here", here.bridge.address), ("late", later)]).await;

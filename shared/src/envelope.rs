@@ -1,5 +1,5 @@
-//! One JSON-RPC message: what it is, and where the parts stand that a gateway reads. The scan checks the whole text once
-//! and refuses whatever two parsers could understand in two ways.
+//! One JSON-RPC message: its kind, and where the parts are that a gateway reads. The scan checks the whole text once and
+//! refuses everything that two parsers could read differently.
 
 mod value;
 
@@ -11,19 +11,19 @@ pub use self::value::Value;
 pub use crate::error::{ScanError, ScanErrorKind};
 use crate::frame::one_line;
 use crate::id::RequestId;
+use crate::id_finder::IdFinder;
 use crate::limits::Limits;
 use crate::object::{self, Object, Passing};
 use crate::scanner::Scanner;
-use crate::seek::Seek;
 use crate::span::Span;
 use crate::text;
 
-/// What a message is, by JSON-RPC 2.0 §4 and §5.
+/// The kind of a message (JSON-RPC 2.0 §4 and §5).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Kind {
-    /// Has a method and an id: wants one answer.
+    /// Has a method and an id, and expects one response.
     Request,
-    /// Has a method and no id: is never answered.
+    /// Has a method and no id, and gets no response.
     Notification,
     /// Has a result or an error.
     Response,
@@ -42,9 +42,10 @@ pub struct Message {
     error: Option<Span>,
 }
 
-/// A string of the message; unescaped once if it had escapes.
+/// A string of the message.
 #[derive(Clone, Debug)]
 enum Text {
+    /// Without escapes: where it is in the message.
     Plain(Span),
     Unescaped(Box<str>),
 }
@@ -53,54 +54,54 @@ impl Message {
     /// Scans one message. The whole text is checked: UTF-8, JSON, depth, and equal keys at the levels that are read
     /// (the message, its `params` or `result`, and the `_meta` in there).
     ///
-    /// What is taken is one line: a server takes a line for a message, and raw line breaks are only between tokens, where
-    /// a space means the same. Not before the scan: in a string they are no JSON, and would become another string.
+    /// The message is made one line, because servers read one message per line: raw line breaks between tokens become
+    /// spaces. This happens after the scan, which refuses them in strings, where a space would change the string.
     ///
     /// # Errors
-    /// What is wrong, where, and the id to answer to when it could be read.
+    /// What is wrong, where, and the id to answer to if it could be read.
     // RFC 8259 §7: control characters in strings must be escaped
     pub fn scan(bytes: Bytes, limits: &Limits) -> Result<Message, ScanError> {
-        let message = Message::scan_as(bytes, limits, false)?;
+        let message = Message::scan_as(bytes, limits, Strictness::Exact)?;
         Ok(Message { bytes: one_line(message.bytes), ..message })
     }
 
-    /// The same for a message of a server: a response that does not say that it is JSON-RPC 2.0, and nothing else either
-    /// but its id and its `result` or `error`, is taken for one. Log lines in JSON have ids and errors too, and more. Of
-    /// a `result` and an `error` one may be null.
+    /// Scans a message of a server as [`scan`](Self::scan) does, but accepts two deviations that servers have: a response may
+    /// lack `jsonrpc` if it has no members but `id` and `result` or `error` (log lines in JSON may have these, but others
+    /// too), and one of `result` and `error` may be null. Line breaks stay.
     ///
     /// # Errors
-    /// As [`scan`](Self::scan).
+    /// As for [`scan`](Self::scan).
     pub fn scan_of_server(bytes: Bytes, limits: &Limits) -> Result<Message, ScanError> {
-        Message::scan_as(bytes, limits, true)
+        Message::scan_as(bytes, limits, Strictness::Server)
     }
 
-    fn scan_as(bytes: Bytes, limits: &Limits, of_server: bool) -> Result<Message, ScanError> {
-        match TopLevel::find(&bytes, limits).and_then(|found| found.judge(&bytes, of_server)) {
+    fn scan_as(bytes: Bytes, limits: &Limits, strictness: Strictness) -> Result<Message, ScanError> {
+        match TopLevel::find(&bytes, limits).and_then(|found| found.judge(&bytes, strictness)) {
             Ok(message) => Ok(Message { bytes, ..message }),
             Err(error) if matches!(error.kind, ScanErrorKind::BadId | ScanErrorKind::Batch) => Err(error),
             Err(error) => {
-                let seek = Seek::all(&bytes);
-                Err(ScanError { is_response: seek.is_response(), id: seek.id(), ..error })
+                let finder = IdFinder::all(&bytes);
+                Err(ScanError { is_response: finder.is_response(), id: finder.id(), ..error })
             }
         }
     }
 
-    /// The message as it came, but for line breaks between tokens.
+    /// The message as received, except for line breaks between tokens.
     pub fn bytes(&self) -> &Bytes {
         &self.bytes
     }
 
-    /// What it is.
+    /// The kind of the message.
     pub fn kind(&self) -> Kind {
         self.kind
     }
 
-    /// The id. A request has one; an error response may have none, or null, which is the same here.
+    /// The id. A request has one; an error response may have none, or null, which also gives `None`.
     pub fn id(&self) -> Option<&RequestId> {
         self.id.as_ref().map(|(id, _)| id)
     }
 
-    /// Where the id stands.
+    /// Where the id is.
     pub fn id_span(&self) -> Option<Span> {
         self.id.as_ref().map(|(_, span)| *span)
     }
@@ -124,7 +125,7 @@ impl Message {
         self.payload.as_ref().filter(|_| self.kind == Kind::Response)
     }
 
-    /// The `_meta` object in `params`, or of a response, in `result`.
+    /// The `_meta` object of `params`, or of a response's `result`.
     pub fn meta(&self) -> Option<&Object> {
         self.meta.as_ref()
     }
@@ -144,7 +145,7 @@ impl Message {
         self.value(self.result?)
     }
 
-    /// The `error` of a response, as it came.
+    /// The `error` of a response.
     pub fn error(&self) -> Option<Value<'_>> {
         self.value(self.error?)
     }
@@ -154,7 +155,15 @@ impl Message {
     }
 }
 
-/// What stands at the top level, before it is judged.
+/// How far the scan accepts deviations from JSON-RPC 2.0.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Strictness {
+    Exact,
+    /// Accepts what servers are known to send; see [`Message::scan_of_server`].
+    Server,
+}
+
+/// The members of the top level, before they are checked against each other.
 #[derive(Default)]
 struct TopLevel {
     version: Option<Span>,
@@ -165,8 +174,8 @@ struct TopLevel {
     error: Option<Span>,
     payload: Option<Object>,
     meta: Option<Object>,
-    /// There are members that JSON-RPC does not know.
-    foreign: bool,
+    /// There are members that JSON-RPC does not define.
+    has_foreign: bool,
     end: usize,
 }
 
@@ -194,7 +203,7 @@ impl TopLevel {
                 b"params" => found.params = Some(span),
                 b"result" => found.result = Some(span),
                 b"error" => found.error = Some(span),
-                _ => found.foreign = true,
+                _ => found.has_foreign = true,
             }
             Ok(span)
         })?;
@@ -221,10 +230,11 @@ impl TopLevel {
         Ok(self.payload.insert(payload).span())
     }
 
+    /// Decides the kind of the message and refuses members that do not fit it. The result has no bytes yet.
     // JSON-RPC 2.0 §4, §5; MCP 2025-11-25 basic, Messages
-    /// The message but for its bytes.
-    fn judge(mut self, bytes: &Bytes, of_server: bool) -> Result<Message, ScanError> {
-        if of_server {
+    fn judge(mut self, bytes: &Bytes, strictness: Strictness) -> Result<Message, ScanError> {
+        let is_lenient = strictness == Strictness::Server;
+        if is_lenient {
             self.drop_null(bytes);
         }
         let misfit = |at: Span| ScanError::new(ScanErrorKind::NotAMessage, at.start);
@@ -233,7 +243,7 @@ impl TopLevel {
             Some(version) if text::decode(version.of(bytes)).as_deref() != Some("2.0") => {
                 return Err(misfit(version));
             }
-            None if !of_server || self.foreign || self.method.is_some() || self.id.is_none() => {
+            None if !is_lenient || self.has_foreign || self.method.is_some() || self.id.is_none() => {
                 return Err(misfit(whole));
             }
             _ => {}
@@ -267,7 +277,7 @@ impl TopLevel {
 }
 
 impl TopLevel {
-    /// As JSON-RPC 1.0 had it: of a result and an error the one that is not there is null. Official clients take it.
+    /// Removes the null one of `result` and `error`: JSON-RPC 1.0 sends both, and official clients accept that.
     fn drop_null(&mut self, bytes: &[u8]) {
         let (Some(result), Some(error)) = (self.result, self.error) else { return };
         match (result.of(bytes), error.of(bytes)) {
@@ -279,13 +289,13 @@ impl TopLevel {
     }
 }
 
-/// An error response may carry null, when the request's id could not be read; nothing else may.
+/// Reads an id. Only an error response may have a null id, if the request's id could not be read.
 // JSON-RPC 2.0 §5: id; MCP 2025-11-25 basic, Requests: never null.
-fn read_id(bytes: &[u8], span: Option<Span>, failed: bool) -> Result<Option<(RequestId, Span)>, ScanError> {
+fn read_id(bytes: &[u8], span: Option<Span>, is_error: bool) -> Result<Option<(RequestId, Span)>, ScanError> {
     let Some(span) = span else { return Ok(None) };
     match RequestId::parse(span.of(bytes)) {
         Some(id) => Ok(Some((id, span))),
-        None if failed && span.of(bytes) == b"null" => Ok(None),
+        None if is_error && span.of(bytes) == b"null" => Ok(None),
         None => Err(ScanError::new(ScanErrorKind::BadId, span.start)),
     }
 }
@@ -299,15 +309,15 @@ impl Text {
     }
 }
 
-/// Whether a text is an array, if it is JSON at all: a message is none.
+/// Whether a JSON text is a batch (an array) and not a single message.
 pub fn is_batch(text: &[u8]) -> bool {
     text.trim_ascii_start().first() == Some(&b'[')
 }
 
-/// The elements of a batch, each as a slice of `bytes`; they are valid JSON, and not scanned any further.
+/// The elements of a batch, each as a slice of `bytes`. They are valid JSON and not scanned further.
 ///
 /// # Errors
-/// When it is no array, or has more than `max` elements (reported as too many members).
+/// Not an array, or more than `max` elements (reported as too many members).
 // MCP 2025-03-26 basic, Batching; removed in 2025-06-18.
 pub fn batch(bytes: &Bytes, limits: &Limits, max: usize) -> Result<Vec<Bytes>, ScanError> {
     let elements = object::elements(bytes, Span::all(bytes), limits, max)?;

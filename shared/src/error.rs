@@ -1,4 +1,4 @@
-//! Why a message is refused: one kind for each rule, so that the answer can say what to change.
+//! Why a message is refused: one kind for each rule, so that the answer can name what to change.
 
 use std::fmt;
 
@@ -10,12 +10,12 @@ use crate::scanner::{Cause, Fault};
 pub struct ScanError {
     /// What is wrong.
     pub kind: ScanErrorKind,
-    /// Offset of the byte where it shows.
+    /// Offset of the byte where the error was found.
     pub at: usize,
     /// The id of the message, to be echoed in the answer.
     pub id: Option<RequestId>,
-    /// Whether it was meant as a response, as far as its top-level keys tell: `result` or `error`, and either `jsonrpc` or
-    /// nothing but the id. Log lines have ids too.
+    /// Whether it was meant as a response, as far as its top-level keys show it: `result` or `error`, and either `jsonrpc` or
+    /// nothing but the id. Log lines may have ids too.
     pub is_response: bool,
 }
 
@@ -24,7 +24,7 @@ pub struct ScanError {
 pub enum ScanErrorKind {
     /// Not JSON.
     Syntax,
-    /// Bytes, or a key or method, that are not Unicode text.
+    /// Bytes, a key or a method that are not Unicode text.
     NotUtf8,
     /// More objects and arrays open at once than `Limits::depth`.
     TooDeep,
@@ -34,7 +34,7 @@ pub enum ScanErrorKind {
     TooManyMembers,
     /// An id that is neither an integer nor a string.
     BadId,
-    /// An array at the top.
+    /// A batch: an array at the top level.
     Batch,
     /// JSON, but neither a request nor a notification nor a response.
     NotAMessage,

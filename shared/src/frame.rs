@@ -1,5 +1,5 @@
-//! Newline framing without I/O: bytes go in as they come, whole lines come out. Memory is bounded by the limit, however
-//! long a line is; of a line over the limit only the id is looked for.
+//! Newline framing without I/O: bytes go in as they arrive, whole lines come out. Memory is bounded by the limit: a line over
+//! the limit is skipped, and only its id is kept.
 
 // MCP 2025-11-25 transports, stdio: messages are delimited by newlines and must not contain embedded newlines.
 
@@ -7,18 +7,18 @@ use bytes::{Buf, Bytes, BytesMut};
 
 use crate::envelope::Kind;
 use crate::id::RequestId;
-use crate::seek::Seek;
+use crate::id_finder::IdFinder;
 
-/// What was found between two newlines.
+/// What is between two newlines.
 #[derive(Debug)]
 pub enum Frame {
-    /// A line, without its line ending, never blank. What is in it is for the scan to judge.
+    /// A line without its line ending, never blank, not scanned yet.
     Line(Bytes),
     /// A line over the limit, skipped.
     TooLong {
-        /// The id at its top level, wherever it stood.
+        /// The id at its top level, wherever in the line it was.
         id: Option<RequestId>,
-        /// What it was, as far as its top-level keys tell.
+        /// Its kind, as far as its top-level keys show it.
         kind: Option<Kind>,
         /// Its length without the line ending.
         bytes: u64,
@@ -30,30 +30,30 @@ pub enum Frame {
 pub struct FrameDecoder {
     buffer: BytesMut,
     limit_bytes: usize,
-    /// So much of the buffer holds no newline.
+    /// How many bytes of the buffer are known to hold no newline.
     searched: usize,
     skipped: Option<Skipped>,
 }
 
-/// A line that went over the limit and has not ended yet.
+/// A line over the limit that has not ended yet.
 #[derive(Debug, Default)]
 struct Skipped {
-    seek: Seek,
+    finder: IdFinder,
     bytes: u64,
-    /// The last byte was a carriage return: held back, as it belongs to the line ending if that comes next.
+    /// The last byte was a carriage return. It is held back, because it belongs to the line ending if a newline follows.
     carriage_return: bool,
 }
 
-/// A buffer that grew beyond this for a line that is then skipped is given back.
+/// A buffer that grew beyond this for a line that is then skipped is freed.
 const KEEP_BYTES: usize = 64 << 10;
 
 impl FrameDecoder {
-    /// Takes lines of up to `limit_bytes`, line ending not counted.
+    /// Accepts lines of up to `limit_bytes`, not counting the line ending.
     pub fn new(limit_bytes: usize) -> Self {
         FrameDecoder { buffer: BytesMut::new(), limit_bytes, searched: 0, skipped: None }
     }
 
-    /// Where to put what was read. Only ever append to it.
+    /// The buffer to read into. Must only be appended to.
     pub fn buffer(&mut self) -> &mut BytesMut {
         &mut self.buffer
     }
@@ -79,7 +79,7 @@ impl FrameDecoder {
         }
     }
 
-    /// The stream has ended: the last line, if it had no newline.
+    /// The last line, if it has no newline. To be called when the stream has ended.
     pub fn finish(&mut self) -> Option<Frame> {
         if let Some(frame) = self.next() {
             return Some(frame);
@@ -134,17 +134,17 @@ impl Skipped {
     }
 
     fn count(&mut self, bytes: &[u8]) {
-        self.seek.feed(bytes);
+        self.finder.feed(bytes);
         self.bytes += bytes.len() as u64;
     }
 
     fn end(self) -> Frame {
-        Frame::TooLong { kind: self.seek.kind(), id: self.seek.id(), bytes: self.bytes }
+        Frame::TooLong { kind: self.finder.kind(), id: self.finder.id(), bytes: self.bytes }
     }
 }
 
-/// Makes a JSON text fit on one line. Valid JSON has raw line breaks only between tokens, where a space means the same: so
-/// it is scanned first, or what is no JSON becomes some.
+/// Replaces raw line breaks by spaces. The text must have been scanned: valid JSON has raw line breaks only between tokens,
+/// where a space means the same, but in other texts the change could make valid JSON of them.
 pub fn one_line(body: Bytes) -> Bytes {
     if memchr::memchr2(b'\n', b'\r', &body).is_none() {
         return body;

@@ -1,5 +1,5 @@
-//! Framing over a byte stream: the one reader and the one writer. What is half done stays in the struct, so both may be
-//! dropped in mid-wait and called again.
+//! Framing over a byte stream: a reader and a writer. Both are cancel-safe: partial state stays in the struct, so a future
+//! may be dropped while it waits, and the method called again.
 
 use std::io;
 
@@ -9,14 +9,13 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use crate::frame::{Frame, FrameDecoder};
 use crate::splice::Parts;
 
-/// Room made for each read: most messages come in one, and an idle connection holds no more than this.
+/// Room made for each read: most messages arrive in one read, and an idle connection holds no more than this.
 const READ_BYTES: usize = 16 << 10;
 
-/// As long as there is so much room a read takes what is left of the buffer: a small answer fits, and dozens of them
-/// share a buffer.
+/// While the buffer has this much room left, a read uses it: a small answer fits, and dozens of them share a buffer.
 const SPARE_BYTES: usize = 4 << 10;
 
-/// Most room made at once; a line of more doubles its buffer.
+/// The most room made at once; a longer line doubles its buffer.
 const GROWTH_BYTES: usize = 1 << 20;
 
 /// Reads lines from a byte stream.
@@ -33,10 +32,10 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
         FrameReader { reader, decoder: FrameDecoder::new(limit_bytes), ended: false }
     }
 
-    /// The next line; `None` when the stream has ended. Cancel-safe: bytes that were read stay in the decoder.
+    /// Reads the next line; `None` when the stream has ended. Cancel-safe: bytes that were read stay in the decoder.
     ///
     /// # Errors
-    /// What the stream says.
+    /// The stream's error.
     pub async fn next(&mut self) -> io::Result<Option<Frame>> {
         loop {
             if let Some(frame) = self.decoder.next() {
@@ -46,7 +45,7 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
                 return Ok(self.decoder.finish());
             }
             let buffer = self.decoder.buffer();
-            // Lines are slices of the buffer, so it cannot be used again while one of them is alive. A new one for each
+            // Lines are slices of the buffer, so the buffer cannot be reused while one of them is alive. A new buffer for each
             // line would cost as much as the line.
             if buffer.capacity() - buffer.len() < SPARE_BYTES {
                 // A line that goes on is copied as its buffer grows: all of it by doubling, a third of it by fours. Room
@@ -62,7 +61,7 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
 #[derive(Debug)]
 pub struct FrameWriter<W> {
     writer: W,
-    /// What was begun and is not written yet.
+    /// What is queued and not written yet.
     pending: Parts,
 }
 
@@ -73,10 +72,10 @@ impl<W: AsyncWrite + Unpin> FrameWriter<W> {
     }
 
     /// Writes one message, which must hold no raw line break (see [`one_line`](crate::frame::one_line)). If this is
-    /// dropped in mid-wait, the next call first writes what is left, so a line is never cut.
+    /// dropped while it waits, the next call first writes what is left, so a line is never cut.
     ///
     /// # Errors
-    /// What the stream says.
+    /// The stream's error.
     pub async fn write(&mut self, message: Parts) -> io::Result<()> {
         self.write_all([message]).await
     }
@@ -84,22 +83,22 @@ impl<W: AsyncWrite + Unpin> FrameWriter<W> {
     /// Writes many messages with as few writes as the stream allows.
     ///
     /// # Errors
-    /// What the stream says.
+    /// The stream's error.
     pub async fn write_all(&mut self, batch: impl IntoIterator<Item = Parts>) -> io::Result<()> {
         batch.into_iter().for_each(|message| self.put(message));
         self.write_put().await
     }
 
-    /// Puts one message after those that wait for [`write_put`](Self::write_put).
+    /// Queues one message for [`write_put`](Self::write_put).
     pub fn put(&mut self, message: Parts) {
         self.pending.extend(message);
         self.pending.push(Bytes::from_static(b"\n"));
     }
 
-    /// Writes what was put, with as few writes as the stream allows.
+    /// Writes what is queued, with as few writes as the stream allows.
     ///
     /// # Errors
-    /// What the stream says.
+    /// The stream's error.
     pub async fn write_put(&mut self) -> io::Result<()> {
         self.writer.write_all_buf(&mut self.pending).await?;
         self.writer.flush().await
@@ -108,7 +107,7 @@ impl<W: AsyncWrite + Unpin> FrameWriter<W> {
     /// Ends the stream: the peer sees its end after the last message.
     ///
     /// # Errors
-    /// What the stream says.
+    /// The stream's error.
     pub async fn shutdown(&mut self) -> io::Result<()> {
         self.writer.write_all_buf(&mut self.pending).await?;
         self.writer.shutdown().await

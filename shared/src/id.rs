@@ -1,4 +1,4 @@
-//! Ids of JSON-RPC requests. The token is kept as it came, so that it goes back as it came.
+//! Ids of JSON-RPC requests. The token is kept unchanged, so that a response carries exactly the id of its request.
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
@@ -15,18 +15,18 @@ use crate::text;
 #[derive(Clone)]
 pub struct RequestId(Token);
 
-/// Nearly all ids are short; those need no memory of their own.
+/// Nearly all ids are short; those need no allocation.
 #[derive(Clone)]
 enum Token {
     Short { bytes: [u8; SHORT_BYTES], len: u8 },
     Long(Bytes),
 }
 
-/// Any number of 64 bits, and the ids that SDKs make; a token of this length takes no more room than `Bytes` does.
+/// The longest inline token: fits any 64-bit number and the ids that SDKs make, and makes an id no larger than `Bytes`.
 const SHORT_BYTES: usize = 30;
 
 impl RequestId {
-    /// An id of our own making.
+    /// An id with this number.
     pub fn number(n: u64) -> Self {
         let (mut digits, mut at, mut rest) = ([0; SHORT_BYTES], SHORT_BYTES, n);
         for digit in digits.iter_mut().rev() {
@@ -39,8 +39,8 @@ impl RequestId {
         RequestId::copied(digits.get(at..).unwrap_or_default())
     }
 
-    /// Takes a JSON token that is an integer or a string; `None` for anything else. The token is copied, so that an id
-    /// that is kept does not keep its message in memory.
+    /// Parses a JSON token that is an integer or a string; `None` for anything else. The token is copied, so that an id does
+    /// not keep its message in memory.
     // MCP 2025-11-25 basic, Requests: a string or integer, never null.
     pub fn parse(token: &[u8]) -> Option<Self> {
         let valid = match token {
@@ -82,8 +82,7 @@ impl RequestId {
         number(self.as_bytes())
     }
 
-    /// The same, also where it came as a string of its digits. For ids that were given out as numbers: there is no other
-    /// that it could be.
+    /// The number, also from a string of digits. For ids that were given out as numbers, where no other id can be meant.
     pub fn as_u64_or_digits(&self) -> Option<u64> {
         let quoted = self.as_bytes().strip_prefix(b"\"").and_then(|token| token.strip_suffix(b"\""));
         quoted.map_or_else(|| self.as_u64(), |digits| number(digits).filter(|_| is_natural(digits)))
@@ -102,7 +101,7 @@ fn is_natural(digits: &[u8]) -> bool {
     }
 }
 
-/// One whole string token whose text exists.
+/// Whether `token` is one whole string token whose text exists.
 fn is_string(token: &[u8]) -> bool {
     let whole = Span::all(token);
     let scanned = Scanner::new(token, whole, &Limits::default()).value();

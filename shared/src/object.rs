@@ -8,7 +8,7 @@ use crate::scanner::{Scanner, Token};
 use crate::span::Span;
 use crate::text;
 
-/// Where an object and its members stand. No two keys are equal, also not after unescaping.
+/// The position of an object and its members. No two keys are equal, even after unescaping.
 #[derive(Clone, Debug)]
 pub struct Object {
     span: Span,
@@ -29,7 +29,7 @@ impl Object {
     /// Scans `span` of `bytes`, which must hold one JSON object (whitespace around it is allowed).
     ///
     /// # Errors
-    /// When it holds anything else, or what `limits` or the rule on equal keys refuse.
+    /// `span` holds anything else, or what `limits` or the rule on equal keys refuse.
     pub fn scan(bytes: &[u8], span: Span, limits: &Limits) -> Result<Object, ScanError> {
         let mut scanner = Scanner::new(bytes, span, limits);
         let object = Object::walk(&mut scanner, bytes, limits, |scanner, _| Ok(scanner.value()?))?;
@@ -48,7 +48,7 @@ impl Object {
         Ok(Object { span, members })
     }
 
-    /// The same for a caller who says how the members are kept.
+    /// Walks an object as `walk` does, with the caller's choice of how members are kept.
     pub(crate) fn step_through<'a, M: Members>(
         scanner: &mut Scanner<'a>,
         bytes: &[u8],
@@ -88,23 +88,23 @@ impl Object {
         self.members.is_empty()
     }
 
-    /// Where the value of `key` stands. `bytes` must be those that were scanned.
+    /// Where the value of `key` is. `bytes` must be those that were scanned.
     pub fn get(&self, bytes: &[u8], key: &str) -> Option<Span> {
         self.members.iter().find(|member| member.is(bytes, key.as_bytes())).map(|member| member.value)
     }
 
-    /// The members, in their order.
+    /// The members in order.
     pub fn members(&self) -> impl Iterator<Item = Member> + '_ {
         self.members.iter().copied()
     }
 
-    /// The same as a slice.
+    /// The members in order, as a slice.
     pub(crate) fn all(&self) -> &[Member] {
         &self.members
     }
 }
 
-/// The members met so far.
+/// The members found so far.
 pub(crate) trait Members: Default {
     fn push(&mut self, member: Member);
     fn count(&self) -> usize;
@@ -126,7 +126,7 @@ impl Members for Vec<Member> {
     }
 }
 
-/// For a walk that nobody needs the members of afterwards: the first few take no memory of their own.
+/// Members that are only needed during the walk: the first few take no allocation.
 #[derive(Default)]
 pub(crate) struct Passing {
     few: [Member; FEW],
@@ -162,7 +162,7 @@ impl Member {
         text::decode(self.key.of(bytes)).unwrap_or_default()
     }
 
-    /// Whether its key is this text.
+    /// Whether the key is this text.
     #[inline]
     pub(crate) fn is(&self, bytes: &[u8], key: &[u8]) -> bool {
         if self.escaped {
@@ -172,8 +172,7 @@ impl Member {
     }
 }
 
-/// The text of a key. Half a surrogate pair is refused: parsers disagree on what text it is, so they may disagree on what
-/// it equals.
+/// The text of a key. Half a surrogate pair is refused: parsers disagree on its text, and so on which keys it equals.
 fn readable(bytes: &[u8], token: Token) -> Result<Cow<'_, [u8]>, ScanError> {
     let Span { start, end } = token.span;
     if !token.escaped {
@@ -184,7 +183,7 @@ fn readable(bytes: &[u8], token: Token) -> Result<Cow<'_, [u8]>, ScanError> {
     Ok(Cow::Owned(text.into_owned().into_bytes()))
 }
 
-/// Equal keys are as good as others, and there is no bound but the text.
+/// Accepts equal keys, and any number of members.
 #[derive(Default)]
 struct Any(Vec<Member>);
 
@@ -202,11 +201,11 @@ impl Members for Any {
     }
 }
 
-/// The members of the JSON object that `span` of `bytes` holds: all of them, and equal keys as often as they come. For a
-/// reader who asks of each member whether it is right, and not what a key stands for.
+/// All members of the JSON object that `span` of `bytes` holds, including members with equal keys: for callers that check
+/// each member and look none up by key.
 ///
 /// # Errors
-/// When it holds anything else, or what `limits` refuse but for the number of members.
+/// `span` holds anything else, or what `limits` refuse; the number of members is not limited.
 pub fn members(bytes: &[u8], span: Span, limits: &Limits) -> Result<Vec<Member>, ScanError> {
     let mut scanner = Scanner::new(bytes, span, limits);
     let (_, Any(members)) =
@@ -218,7 +217,7 @@ pub fn members(bytes: &[u8], span: Span, limits: &Limits) -> Result<Vec<Member>,
 /// The elements of the JSON array that `span` of `bytes` holds, at most `max`.
 ///
 /// # Errors
-/// When it holds anything else, or more.
+/// `span` holds anything else, or more elements.
 pub fn elements(bytes: &[u8], span: Span, limits: &Limits, max: usize) -> Result<Vec<Span>, ScanError> {
     let mut scanner = Scanner::new(bytes, span, limits);
     scanner.enter(b'[')?;

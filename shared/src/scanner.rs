@@ -1,7 +1,7 @@
-//! The one JSON scanner: walks a text once, byte by byte, checks the grammar of RFC 8259 and remembers nothing but
-//! which brackets are open. It builds no tree and does not recurse, so depth costs one bit, not a stack frame.
+//! The JSON scanner: walks a text once, checks the grammar of RFC 8259 and remembers only which brackets are open. It builds
+//! no tree and does not recurse, so a level of depth costs one bit and no stack frame.
 //!
-//! What it accepts is UTF-8: bytes above ASCII are legal only in strings, and each string that has some is checked.
+//! Accepted texts are UTF-8: bytes above ASCII are legal only in strings, and each string that has some is checked.
 
 use wide::u8x16;
 
@@ -15,7 +15,7 @@ pub(crate) struct Fault {
     pub(crate) at: usize,
 }
 
-/// What the grammar itself can refuse.
+/// What the grammar refuses.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Cause {
     Syntax,
@@ -60,7 +60,7 @@ impl<'a> Scanner<'a> {
         Fault { cause, at: self.at }
     }
 
-    /// Skips whitespace; the byte that follows, if any, is not taken.
+    /// Skips whitespace and returns the next byte without taking it.
     #[inline]
     pub(crate) fn peek(&mut self) -> Option<u8> {
         loop {
@@ -89,7 +89,7 @@ impl<'a> Scanner<'a> {
         there
     }
 
-    /// Nothing but whitespace may be left.
+    /// Checks that only whitespace is left.
     pub(crate) fn end(&mut self) -> Result<(), Fault> {
         match self.peek() {
             None => Ok(()),
@@ -97,14 +97,14 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    /// Takes `{` or `[` of a level the caller walks itself.
+    /// Takes the `{` or `[` of a level that the caller walks itself.
     pub(crate) fn enter(&mut self, bracket: u8) -> Result<usize, Fault> {
         self.expect(bracket)?;
         self.deepen(bracket == b'{')?;
         Ok(self.at - 1)
     }
 
-    /// The closing bracket was taken by the caller.
+    /// Leaves a level whose closing bracket the caller has taken.
     pub(crate) fn leave(&mut self) {
         self.depth = self.depth.saturating_sub(1);
     }
@@ -129,7 +129,8 @@ impl<'a> Scanner<'a> {
         Ok(Span { start, end: self.at })
     }
 
-    /// Takes a scalar or an empty object or array, or what leads to the first value inside one. True if a value has ended.
+    /// Takes a scalar, an empty object or array, or the tokens up to the first value inside one. Returns whether a value has
+    /// ended.
     #[inline]
     fn begin_value(&mut self) -> Result<bool, Fault> {
         match self.peek() {
@@ -162,7 +163,7 @@ impl<'a> Scanner<'a> {
         Ok(true)
     }
 
-    /// Closes what ends here. True if a value must follow, false if the depth is back at `floor`.
+    /// Closes all levels that end here. Returns whether a value must follow; if not, the depth is back at `floor`.
     #[inline]
     fn after_value(&mut self, floor: usize) -> Result<bool, Fault> {
         while self.depth > floor {
@@ -230,7 +231,7 @@ impl<'a> Scanner<'a> {
         Ok(Token { span, escaped })
     }
 
-    /// Takes bytes of a string up to the first that is special. Whether they are ASCII; may be false without reason.
+    /// Takes bytes of a string up to the first special one. Returns whether they are ASCII; `false` may be a false alarm.
     #[inline]
     fn run(&mut self) -> bool {
         let run = Run::of(self.rest());
@@ -238,10 +239,10 @@ impl<'a> Scanner<'a> {
         run.ascii
     }
 
-    /// Takes a string that has escapes, block by block: up to its end or a control character, or to the last whole block.
-    /// Whether it is ASCII; may be false without reason.
+    /// Takes a string with escapes, block by block, up to its end, a control character, or the last whole block. Returns
+    /// whether it is ASCII; `false` may be a false alarm.
     ///
-    /// How far it is from one escape to the next cannot be foreseen: taken run by run, each would cost a misprediction.
+    /// The distance between escapes is unpredictable, so taking the string run by run would cost a branch misprediction each.
     fn blocks(&mut self) -> Result<bool, Fault> {
         let mut ascii = true;
         while let Some(block) = self.rest().first_chunk() {
@@ -333,10 +334,10 @@ fn utf8(bytes: &[u8], span: Span) -> Result<(), Fault> {
     }
 }
 
-/// Bytes that may stand in a string as they are: no quote, backslash or control character.
+/// A run of plain string bytes: no quote, backslash or control character.
 struct Run {
     len: usize,
-    /// None of them is above ASCII. May be false without reason, as bytes just after the run are looked at too.
+    /// Whether all are ASCII. `false` may be a false alarm, because bytes just after the run are examined too.
     ascii: bool,
 }
 
@@ -361,7 +362,7 @@ impl Run {
     }
 }
 
-/// Where special bytes are among as many as a register has bits.
+/// A bit mask of the special bytes among as many as a register has bits.
 struct Block {
     special: u64,
     ascii: bool,
@@ -387,7 +388,7 @@ fn is_special(byte: u8) -> bool {
     byte <= LAST_CONTROL || byte == b'"' || byte == b'\\'
 }
 
-/// All bits of each byte that [`is_special`].
+/// A mask with all bits set in each byte that [`is_special`].
 #[inline]
 fn special_bytes(block: u8x16) -> u8x16 {
     let control = block.min(u8x16::splat(LAST_CONTROL)).simd_eq(block);

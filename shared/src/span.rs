@@ -17,12 +17,12 @@ impl Span {
         Span { start: 0, end: bytes.len() }
     }
 
-    /// The bytes named; none if the span does not lie inside `bytes`.
+    /// The bytes of the span; empty if it does not lie inside `bytes`.
     pub fn of<'a>(&self, bytes: &'a [u8]) -> &'a [u8] {
         bytes.get(self.start..self.end).unwrap_or_default()
     }
 
-    /// The same as a slice that shares the memory of `bytes`.
+    /// The bytes of the span, as a slice that shares the memory of `bytes`.
     pub fn slice(&self, bytes: &Bytes) -> Bytes {
         if self.start <= self.end && self.end <= bytes.len() {
             bytes.slice(self.start..self.end)
@@ -31,12 +31,12 @@ impl Span {
         }
     }
 
-    /// How many bytes it names.
+    /// The number of bytes.
     pub fn len(&self) -> usize {
         self.end.saturating_sub(self.start)
     }
 
-    /// Whether it names none.
+    /// Whether the span is empty.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }

@@ -1,4 +1,4 @@
-//! Edits on byte ranges. What comes out is what came in but for the ranges named, as slices of the same memory.
+//! Edits on byte ranges. The output is the input except for the edited ranges, as slices of the same memory.
 
 mod parts;
 
@@ -10,7 +10,7 @@ use crate::object::Object;
 use crate::span::Span;
 use crate::text;
 
-/// A list of edits on one source. Positions are always those of the source, whatever was edited before.
+/// A list of edits on one source. Positions always refer to the source, not to the edited text.
 #[derive(Debug)]
 pub struct Splice {
     source: Bytes,
@@ -24,7 +24,7 @@ struct Edit {
     with: With,
 }
 
-/// What comes in the place of a span. Ids hold their few bytes themselves.
+/// The replacement of a span. Ids hold their few bytes inline.
 #[derive(Debug)]
 enum With {
     Slice(Bytes),
@@ -47,28 +47,28 @@ impl Splice {
         Splice::within(source, span)
     }
 
-    /// Puts out only `span` of `source`; positions stay those of `source`.
+    /// Outputs only `span` of `source`; positions still refer to `source`.
     pub fn within(source: Bytes, span: Span) -> Self {
         Splice { source, span, edits: Vec::new() }
     }
 
-    /// Puts `with` in the place of `span`. Of two edits that overlap the one that starts first is made, and an edit that
-    /// does not lie within the source is not.
+    /// Replaces `span` by `with`. Of two overlapping edits only the one that starts first is made; an edit outside the source
+    /// is ignored.
     pub fn replace(&mut self, span: Span, with: impl Into<Bytes>) {
         self.edits.push(Edit { span, with: With::Slice(with.into()) });
     }
 
-    /// Puts an id in the place of another.
+    /// Replaces `span` by an id.
     pub fn replace_id(&mut self, span: Span, id: RequestId) {
         self.edits.push(Edit { span, with: With::Id(id) });
     }
 
-    /// Puts `what` before the byte `at`. Several at one place come out in the order they were named.
+    /// Inserts `what` before the byte `at`. Several insertions at one place keep their order.
     pub fn insert(&mut self, at: usize, what: impl Into<Bytes>) {
         self.replace(Span { start: at, end: at }, what);
     }
 
-    /// Leaves `span` out.
+    /// Removes `span`.
     pub fn remove(&mut self, span: Span) {
         self.replace(span, Bytes::new());
     }
@@ -80,7 +80,7 @@ impl Splice {
 
     /// The edited message: a small one in one piece, a larger one as slices of its source.
     pub fn finish(mut self) -> Parts {
-        // Stable, and what is inserted at a place comes before what replaces the bytes that follow it.
+        // The sort is stable, and an insertion comes before the replacement of the bytes that follow it.
         self.edits.sort_by_key(|edit| (edit.span.start, !edit.span.is_empty()));
         let mut done = self.span.start;
         let end = self.span.end;
@@ -93,7 +93,7 @@ impl Splice {
         });
         let removed: usize = self.edits.iter().map(|edit| edit.span.len()).sum();
         let added: usize = self.edits.iter().map(|edit| edit.with.bytes().len()).sum();
-        // What is removed lies within the span, and no byte of it twice.
+        // Removed ranges lie within the span and do not overlap.
         let length = self.span.len().saturating_sub(removed) + added;
         if length <= COPIED_BYTES { self.copied(length) } else { self.sliced() }
     }
@@ -130,14 +130,14 @@ impl Splice {
 /// of a page, and so does writing them.
 pub const COPIED_BYTES: usize = 4 << 10;
 
-/// Edits of one object's members, made when this is dropped. The last word on a key counts.
+/// Edits of one object's members, made when this is dropped. The last edit of a key counts.
 #[derive(Debug)]
 pub struct ObjectEdit<'s> {
     splice: &'s mut Splice,
     object: &'s Object,
-    /// One for each member of the object; none while all of them stay.
+    /// Whether each member stays; empty while all of them do.
     fates: Vec<Fate>,
-    /// Key as text, and the JSON text of its value.
+    /// The key's text and the JSON text of its value.
     added: Vec<(String, Bytes)>,
 }
 
@@ -149,14 +149,14 @@ enum Fate {
 }
 
 impl ObjectEdit<'_> {
-    /// Gives `key` the JSON text `value`: in its place if the object has the key, else as a new last member.
+    /// Sets `key` to the JSON text `value`, in place if the object has the key, otherwise as a new last member.
     pub fn set(&mut self, key: &str, value: impl Into<Bytes>) {
         let value = value.into();
         let source = &self.splice.source;
         let members = self.object.all();
         if let Some(index) = members.iter().position(|member| member.is(source, key.as_bytes())) {
             let is = members.get(index).map_or(&[][..], |member| member.value.of(source));
-            // Nothing to edit, unless an earlier word was another.
+            // The value is the same: nothing to edit, unless an earlier edit of the key is to be undone.
             if is != value || !self.fates.is_empty() {
                 self.decide(index, Fate::Become(value));
             }
@@ -168,7 +168,7 @@ impl ObjectEdit<'_> {
         }
     }
 
-    /// Leaves `key` out.
+    /// Removes `key`.
     pub fn remove(&mut self, key: &str) {
         let source = &self.splice.source;
         if let Some(index) = self.object.all().iter().position(|member| member.is(source, key.as_bytes())) {
@@ -177,7 +177,7 @@ impl ObjectEdit<'_> {
         self.added.retain(|(added, _)| added != key);
     }
 
-    /// Leaves out each member whose key `unwanted` says yes to.
+    /// Removes each member for whose key `unwanted` is true.
     pub fn remove_where(&mut self, mut unwanted: impl FnMut(&str) -> bool) {
         for (index, member) in self.object.all().iter().enumerate() {
             if unwanted(&member.key_text(&self.splice.source)) {
@@ -194,10 +194,10 @@ impl ObjectEdit<'_> {
         }
     }
 
-    /// Makes the edits now; dropping does the same.
+    /// Makes the edits now instead of when this is dropped.
     pub fn done(self) {}
 
-    /// A member goes with the comma before it, or while no member before it stays, with the comma after it.
+    /// Removes a member with the comma before it, or, while no member before it stays, with the comma after it.
     fn apply(&mut self) {
         let members = self.object.all();
         let mut kept = self.fates.is_empty() && !members.is_empty();

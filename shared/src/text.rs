@@ -4,8 +4,8 @@ use std::borrow::Cow;
 
 use bytes::Bytes;
 
-/// The text of a JSON string token, quotes included. `None` if it is no such token or names half a surrogate pair,
-/// which no UTF-8 text can hold.
+/// The text of a JSON string token; the token includes its quotes. `None` if it is not such a token, or holds half a
+/// surrogate pair, which UTF-8 cannot represent.
 pub(crate) fn decode(token: &[u8]) -> Option<Cow<'_, str>> {
     let inner = token.strip_prefix(b"\"")?.strip_suffix(b"\"")?;
     if memchr::memchr(b'\\', inner).is_none() {

@@ -64,7 +64,7 @@ fn elements_of_a_batch() {
 }
 
 #[test]
-fn a_line_over_the_limit_costs_no_memory_beyond_it() {
+fn line_over_the_limit_takes_no_memory_beyond_the_limit() {
     const LIMIT: usize = 100_000;
     let mut decoder = FrameDecoder::new(LIMIT);
     let piece = [b' '; 10_000];

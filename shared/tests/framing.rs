@@ -8,7 +8,7 @@ use wire::splice::Parts;
 use wire::{Frame, Kind};
 
 #[test]
-fn lines_come_out_without_their_endings_and_blank_ones_not_at_all() {
+fn lines_are_returned_without_endings_and_blank_lines_skipped() {
     let mut decoder = FrameDecoder::new(5);
     decoder.buffer().extend_from_slice(b"\n \r\n12345\r\n{}\nlast");
     let lines: Vec<Bytes> = std::iter::from_fn(|| decoder.next().or_else(|| decoder.finish()))
@@ -21,7 +21,7 @@ fn lines_come_out_without_their_endings_and_blank_ones_not_at_all() {
 }
 
 #[test]
-fn the_id_of_a_skipped_line_is_found_wherever_it_stands() {
+fn id_of_a_skipped_line_is_found_at_any_position() {
     let filler = format!(r#""result":{{"id":1,"t":"{}\",\"id\":2"}}"#, "x".repeat(100));
     for text in [format!(r#"{{"id": 77 ,{filler}}}"#), format!(r#"{{{filler},"jsonrpc":"2.0","id":77}}"#)] {
         let mut decoder = FrameDecoder::new(20);
@@ -68,7 +68,7 @@ async fn what_is_written_is_read() {
 }
 
 #[tokio::test]
-async fn a_write_that_was_dropped_half_way_is_finished_by_the_next() {
+async fn write_that_was_dropped_is_finished_by_the_next() {
     let (near, far) = tokio::io::duplex(3);
     let mut writer = FrameWriter::new(near);
     let first = Parts::from_iter([Bytes::from_static(b"[12345"), Bytes::from_static(b"6789]")]);

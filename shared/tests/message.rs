@@ -93,7 +93,7 @@ fn refusals_name_the_cause_and_the_id() {
 }
 
 #[test]
-fn a_server_may_leave_out_what_its_answer_is_written_in() {
+fn response_of_a_server_without_jsonrpc_is_accepted() {
     let of_server =
         |text: &'static str| Message::scan_of_server(Bytes::from_static(text.as_bytes()), &Limits::default());
     for text in [r#"{"id":4,"result":{"_meta":{"a":1}}}"#, r#"{"error":{"code":1,"message":"m"},"id":4}"#] {
@@ -132,7 +132,7 @@ fn a_server_may_leave_out_what_its_answer_is_written_in() {
 }
 
 #[test]
-fn escapes_are_judged_alike_wherever_they_stand() {
+fn string_is_accepted_exactly_if_serde_json_accepts_it() {
     let good = [r"\n", r#"\""#, r"\\", r#"\\\""#, r"\u00e9", r"\\\\n", "é"];
     let bad = [r"\", r"\x", r"\u12g4", r"\u", r#"\u00""#, "\n", "\\\n", "\0"];
     for (piece, before) in

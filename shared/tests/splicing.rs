@@ -31,7 +31,7 @@ fn members_are_set_in_place_or_at_the_end() {
 }
 
 #[test]
-fn members_go_with_one_comma() {
+fn removed_member_takes_one_comma() {
     let text = r#"{ "a":1 , "b":2 , "c":3 }"#;
     assert_eq!(edited(text, |o| o.remove("a")), r#"{ "b":2 , "c":3 }"#);
     assert_eq!(edited(text, |o| o.remove("b")), r#"{ "a":1 , "c":3 }"#);
@@ -42,7 +42,7 @@ fn members_go_with_one_comma() {
 }
 
 #[test]
-fn the_last_word_on_a_key_counts() {
+fn last_edit_of_a_key_wins() {
     let set_and_remove = |o: &mut ObjectEdit<'_>| {
         o.set("a", "5");
         o.remove("a");
@@ -60,7 +60,7 @@ fn the_last_word_on_a_key_counts() {
 }
 
 #[test]
-fn an_edit_inside_a_replaced_range_is_lost_with_it() {
+fn edit_inside_a_replaced_range_is_ignored() {
     let mut splice = Splice::new(Bytes::from_static(b"0123456789"));
     splice.insert(5, "inside");
     splice.remove(Span { start: 4, end: 6 });

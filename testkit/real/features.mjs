@@ -5,7 +5,7 @@
 //   --set everything|pairs       --era legacy|auto|2026-07-28, where the client has a choice
 //   --transport http|sse|stdio   --nonce TEXT   a word that no other client uses
 //   --url URL --token TOKEN      for http and sse
-//   --control HOST:PORT          of the cutter between here and there; without it no connection is cut
+//   --control HOST:PORT          of the fault proxy between here and the edge; without it no connection is cut
 //   -- COMMAND ARGS…             for stdio
 
 import assert from "node:assert/strict";
@@ -181,7 +181,7 @@ async function ping({ client }) {
   return { answer: await client.ping() };
 }
 
-/** Gives the cutter an order; resolves with what resolves when the connection was cut. */
+/** Arms the fault proxy; resolves with a promise that resolves when the connection is cut. */
 async function arm({ control }, order) {
   const [host, port] = control.split(":");
   const socket = connectTo(Number(port), host);

@@ -162,7 +162,7 @@ async def ping(peer):
 
 
 class Cut:
-    """An order to the cutter, from the moment that it is in force."""
+    """Arms the fault proxy; returns when it is armed."""
 
     @classmethod
     async def arm(cls, peer, order):

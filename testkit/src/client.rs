@@ -1,5 +1,5 @@
-//! MCP clients of both eras over Streamable HTTP. They do what the specification says a client does; what it
-//! must not do is done with [`Client::request`] and a few headers changed.
+//! MCP clients of both eras over Streamable HTTP. They follow the specification; to break its rules, a test changes the
+//! headers of a [`Client::request`].
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -88,7 +88,7 @@ impl Client {
         self.header("Authorization", &format!("Bearer {token}"))
     }
 
-    /// What the client says it can do.
+    /// The capabilities that the client declares.
     #[must_use]
     pub fn capabilities(mut self, capabilities: Value) -> Client {
         self.capabilities = capabilities;
@@ -187,12 +187,12 @@ impl Client {
         Call { id, response }
     }
 
-    /// Sends a notification; the HTTP status comes back.
+    /// Sends a notification and returns the HTTP status.
     pub async fn notify(&self, method: &str, params: Value) -> u16 {
         self.send(&self.request(&json!({"jsonrpc": "2.0", "method": method, "params": params}))).await.status
     }
 
-    /// Says that a call is no longer wanted, the legacy way. (A modern client drops its [`Call`].)
+    /// Cancels a call as legacy clients do. (A modern client drops its [`Call`].)
     pub async fn cancel(&self, id: u64) -> u16 {
         self.notify("notifications/cancelled", json!({"requestId": id})).await
     }
@@ -243,7 +243,7 @@ impl Client {
         request.send(self.address).await.unwrap_or_else(|error| panic!("no answer to {request:?}: {error}"))
     }
 
-    /// `params` as this client sends them: a modern one says with every request who it is and what it can do.
+    /// `params` as this client sends them: a modern client adds its name and capabilities to every request.
     pub fn params(&self, mut params: Value) -> Value {
         if matches!(self.era, Era::Modern) {
             let meta = &mut params["_meta"];

@@ -1,5 +1,5 @@
-//! An authorization server as far as a resource server sees it: metadata and keys over HTTP on loopback, and tokens signed
-//! as a test says, also as no honest one would.
+//! An authorization server as a resource server sees it: metadata and keys over HTTP on loopback, and tokens signed as a test
+//! asks, including invalid ones.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -79,7 +79,7 @@ impl Signer {
         self.sign(&json!({"alg": self.algorithm, "kid": self.id, "typ": "at+jwt"}), claims)
     }
 
-    /// A token of this header and these claims, signed by this key whatever the header says.
+    /// A token with this header and these claims, signed with this key even if the header names another one.
     pub fn sign(&self, header: &Value, claims: &Value) -> String {
         let signed = format!("{}.{}", part(header), part(claims));
         let random = SystemRandom::new();
@@ -151,7 +151,7 @@ impl Issuer {
         Issuer::start_at("127.0.0.1:0".parse().unwrap(), signers).await
     }
 
-    /// The same at this address.
+    /// Starts an issuer at this address.
     pub async fn start_at(address: SocketAddr, signers: &[&Signer]) -> Issuer {
         let listener = TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -160,27 +160,27 @@ impl Issuer {
         Issuer { address, shared, serving }
     }
 
-    /// Its name.
+    /// The issuer's identifier, as in `iss`.
     pub fn name(&self) -> String {
         format!("http://{}/realms/test", self.address)
     }
 
-    /// Publishes the keys of these from now on; of nobody: it answers with errors.
+    /// Publishes the keys of `signers` from now on. Without signers it answers with errors.
     pub fn publish(&self, signers: &[&Signer]) {
         *self.shared.keys.lock().unwrap() = if signers.is_empty() { Value::Null } else { key_set(signers) };
     }
 
-    /// Publishes this from now on, whatever it is.
+    /// Publishes any JSON as the key set from now on.
     pub fn publish_set(&self, keys: Value) {
         *self.shared.keys.lock().unwrap() = keys;
     }
 
-    /// How often keys were asked for.
+    /// How often the keys were fetched.
     pub fn fetches(&self) -> usize {
         self.shared.fetches.load(Ordering::Relaxed)
     }
 
-    /// What a good token for `audience` says, for a minute.
+    /// The claims of a valid token for `audience`, for one minute.
     pub fn claims(&self, audience: &str, subject: &str) -> Value {
         json!({
             "iss": self.name(), "aud": audience, "sub": subject, "scope": "mcp", "client_id": "test",

@@ -1,24 +1,24 @@
-//! What tests and benches need: scripted MCP servers, clients of both eras, and processes that end with their
-//! test.
+//! Support for tests and benches: scripted MCP servers, clients of both eras, and processes that end with their test.
 //!
-//! The testkit judges the product from outside. It parses and writes its messages with `serde_json` and its
-//! HTTP by hand, never with the crates under test, and it may say on the wire what no honest peer would.
+//! The testkit tests the product from outside. It parses and writes messages with `serde_json` and HTTP by hand, never with
+//! the crates under test, and it can send what no conforming peer would.
 //!
 //! - [`script`] — what a scripted server does, built in code or parsed from flags
-//! - [`scripted`] — that server over any byte stream; [`scripted::Listener`] serves it on TCP inside the
-//!   test, in the place of bridge and process; the binary `scripted-server` serves it on stdio
+//! - [`scripted`] — that server over any byte stream; [`scripted::Listener`] serves it on TCP inside the test, in place of
+//!   bridge and process; the binary `scripted-server` serves it on stdio
 //! - [`record`] — what a scripted server saw: starts, messages, ends
-//! - [`tap`] — the same for real servers: what went up on the wire to a bridge
-//! - [`balancer`] — connections go to one replica after the other
-//! - [`cutter`] — a way between client and edge that breaks on command
-//! - [`http`], [`sse`] — one HTTP exchange with every header in the test's hands
-//! - [`issuer`] — an authorization server's keys, and tokens signed as the test says
-//! - [`client`] — MCP clients of both eras on top of it
-//! - [`peer`] — a client with a session that keeps everything it hears
-//! - [`process`] — programs under test: found, started, awaited, killed with their guard
+//! - [`tap`] — what real servers were sent: a recording proxy before a bridge
+//! - [`balancer`] — a TCP proxy that sends connections to the replicas in turn
+//! - [`fault_proxy`] — a TCP proxy between client and edge that breaks connections on command
+//! - [`http`], [`sse`] — one HTTP exchange with every header set by the test
+//! - [`issuer`] — an authorization server's keys, and tokens signed with them
+//! - [`client`] — MCP clients of both eras on top of [`http`]
+//! - [`peer`] — a client with a session that records everything it receives
+//! - [`process`] — programs under test: finds and starts them, waits for them, kills them on drop
+//! - [`demo`] — an edge in front of a bridge with the demo server
 //! - [`real`] — where the official clients and servers are
 //!
-//! Nothing here is part of the product; a failed expectation panics, because a test reads best that way.
+//! Nothing here is part of the product. A failed expectation panics.
 
 #![allow(
     clippy::unwrap_used,
@@ -30,7 +30,8 @@
 
 pub mod balancer;
 pub mod client;
-pub mod cutter;
+pub mod demo;
+pub mod fault_proxy;
 pub mod http;
 pub mod issuer;
 pub mod peer;
@@ -44,13 +45,13 @@ pub mod tap;
 
 use std::time::Duration;
 
-/// How long a test waits for something that is bound to come. Only a failing test waits that long.
+/// The timeout of every wait. Only a failing test waits that long.
 pub const GUARD: Duration = Duration::from_secs(30);
 
-/// Waits until `probe` gives something.
+/// Waits until `probe` returns something.
 ///
 /// # Panics
-/// After [`GUARD`], naming `what` was awaited.
+/// After [`GUARD`], with `what` was waited for.
 pub async fn eventually<T>(what: &str, mut probe: impl AsyncFnMut() -> Option<T>) -> T {
     let deadline = tokio::time::Instant::now() + GUARD;
     loop {

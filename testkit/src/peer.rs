@@ -1,6 +1,6 @@
-//! A client with a session, over either HTTP transport, that keeps everything it hears in the order in which it
-//! came and answers what it is asked with a word of its own. For tests that look for what must not be heard:
-//! words tell whose a message is, and request ids and progress tokens are the same in all peers.
+//! A client with a session, over either HTTP transport, that records everything it receives in order, and answers each
+//! request with its own word. For tests of what must not be received: the words show whose a message is, and request ids and
+//! progress tokens are the same in all peers.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -86,20 +86,20 @@ impl Peer {
         peer
     }
 
-    /// Opens the session's own stream, or comes back to one; what it says is heard.
+    /// Opens or resumes the session's own stream, and records its messages.
     ///
     /// # Panics
-    /// When the stream is refused.
+    /// The stream is refused.
     pub async fn listen(&self, last_event: Option<&str>) {
         let stream = self.get(last_event).await;
         assert!(stream.status == 200 && stream.is_stream(), "{}", stream.status);
         self.shared.clone().follow(stream);
     }
 
-    /// The same, and nothing of it is heard: the stream is the test's.
+    /// Opens or resumes the session's own stream for the test, and records nothing.
     ///
     /// # Panics
-    /// When the connection fails.
+    /// The connection fails.
     pub async fn get(&self, last_event: Option<&str>) -> Response {
         let mut request = self.dress(Request::new("GET", "/mcp").header("Accept", "text/event-stream"));
         if let Some(id) = last_event {
@@ -222,7 +222,7 @@ impl Shared {
         status
     }
 
-    /// Hears what a stream says, to its end.
+    /// Records the messages of a stream, to its end.
     fn follow(self: Arc<Self>, mut stream: Response) {
         let shared = Arc::downgrade(&self);
         let follow = async move {
@@ -304,5 +304,5 @@ fn handshake() -> Value {
 }
 
 const VERSION: &str = "2025-11-25";
-/// The same in every call of every peer, as SDK clients count theirs from 0 or 1 each.
+/// The progress token of every call of every peer: SDK clients each count theirs from 0 or 1, so they collide.
 const PROGRESS_TOKEN: u64 = 1;

@@ -19,7 +19,7 @@ use crate::{GUARD, eventually};
 /// there.
 ///
 /// # Panics
-/// When it is not there, saying what to do.
+/// The program is missing; the message names the command that builds it.
 pub fn binary(name: &str) -> PathBuf {
     let dist = dist();
     let mut places = vec![dist.join(name)];
@@ -49,14 +49,13 @@ pub fn workspace() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the testkit has a parent").to_owned()
 }
 
-/// A loopback address nobody listens on, and that no outgoing connection will be given: it lies below the range
-/// that the system takes those ports from.
+/// A loopback address where nothing listens, with a port below the range of outgoing connections.
 ///
 /// # Panics
-/// When there is none.
+/// There is no free port.
 pub fn free_address() -> SocketAddr {
     static TAKEN: AtomicUsize = AtomicUsize::new(0);
-    // Test programs that run at the same time begin at different places.
+    // Test programs that run at the same time start at different ports.
     let first = std::process::id() as usize * 101;
     let mut ports = (0..PORTS.len()).map(|_| {
         let port = PORTS.start + (first + TAKEN.fetch_add(1, Ordering::Relaxed)) % PORTS.len();
@@ -65,8 +64,8 @@ pub fn free_address() -> SocketAddr {
     ports.find(|address| is_free(*address).is_ok()).expect("a free port")
 }
 
-/// Fails where somebody listens. Does not listen itself: a program that another test starts at this moment has a copy
-/// of every socket of ours until it has begun.
+/// Fails if something listens at the address. Does not listen itself, because a program that another test starts at this
+/// moment holds a copy of each of our sockets until its exec.
 fn is_free(address: SocketAddr) -> std::io::Result<()> {
     let socket = TcpSocket::new_v4()?;
     socket.set_reuseaddr(true)?;
@@ -114,7 +113,7 @@ impl Drop for Scratch {
     }
 }
 
-/// A running program; killed when dropped, and if that happens in a panic its output is shown.
+/// A running program. It is killed when dropped; in a panic its output is shown.
 pub struct Process {
     name: String,
     child: Child,
@@ -123,10 +122,10 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts the command. Both its outputs are kept.
+    /// Starts the command and keeps both of its outputs.
     ///
     /// # Panics
-    /// When it cannot be started.
+    /// The command cannot be started.
     pub fn start(mut command: Command) -> Process {
         let name = Path::new(command.as_std().get_program()).file_name().map(OsStr::to_string_lossy);
         let name = name.unwrap_or_default().into_owned();
@@ -149,7 +148,7 @@ impl Process {
         self.output.lock().unwrap().clone()
     }
 
-    /// Waits until it has written this.
+    /// Waits until it has written `text`.
     pub async fn wrote(&self, text: &str) {
         eventually(text, async || self.output().contains(text).then_some(())).await;
     }
@@ -159,10 +158,10 @@ impl Process {
         signal(self.pid, name).await;
     }
 
-    /// Waits for its end.
+    /// Waits until it ends.
     ///
     /// # Panics
-    /// When it does not end within [`GUARD`].
+    /// It does not end within [`GUARD`].
     pub async fn ended(&mut self) -> ExitStatus {
         let ended = tokio::time::timeout(GUARD, self.child.wait()).await;
         ended.unwrap_or_else(|_| panic!("{} did not end", self.name)).expect("a child can be awaited")
@@ -181,7 +180,7 @@ impl Process {
 }
 
 impl Drop for Process {
-    #[expect(clippy::print_stderr, reason = "a failed test shows what its programs said")]
+    #[expect(clippy::print_stderr, reason = "a failed test shows the output of its programs")]
     fn drop(&mut self) {
         let _ = self.child.start_kill();
         if std::thread::panicking() {
@@ -211,14 +210,14 @@ async fn keep(pipe: impl AsyncRead + Unpin, output: Arc<Mutex<String>>) {
 /// The processes that `parent` has started and that still run.
 ///
 /// # Panics
-/// Where there is no `/proc`.
+/// There is no `/proc`.
 pub fn children(parent: u32) -> Vec<u32> {
     let processes = std::fs::read_dir("/proc").expect("a Linux system").flatten();
     let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
     pids.filter(|pid| stat(*pid).is_some_and(|(_, of)| of == parent)).collect()
 }
 
-/// Whether a process has ended. A zombie that somebody else has to reap is gone.
+/// Whether a process has ended. A zombie counts as ended: its parent has to reap it.
 pub fn is_gone(pid: u32) -> bool {
     stat(pid).is_none_or(|(state, _)| state == "Z")
 }
@@ -270,8 +269,7 @@ pub struct Edge {
 }
 
 impl Edge {
-    /// Starts an edge on free ports in front of these servers, open to everybody, and waits until it is
-    /// alive.
+    /// Starts an edge on free ports in front of these servers, without authentication, and waits until it is alive.
     pub async fn start(servers: &[(&str, SocketAddr)]) -> Edge {
         let servers: Vec<_> =
             servers.iter().flat_map(|(name, at)| ["--server".to_owned(), format!("{name}={at}")]).collect();
@@ -280,12 +278,12 @@ impl Edge {
         Edge::start_with(command).await
     }
 
-    /// Starts this command of an edge, the addresses added, and waits until it is alive.
+    /// Starts an edge by this command, with its addresses added, and waits until it is alive.
     pub async fn start_with(command: Command) -> Edge {
         Edge::start_at(command, free_address()).await
     }
 
-    /// The same, for clients at this address.
+    /// Starts an edge by this command, with `address` for clients, and waits until it is alive.
     pub async fn start_at(mut command: Command, address: SocketAddr) -> Edge {
         let admin = free_address();
         command.arg("--listen").arg(address.to_string()).arg("--admin").arg(admin.to_string());
@@ -298,7 +296,7 @@ impl Edge {
         edge
     }
 
-    /// Waits until `/ready` says so.
+    /// Waits until `/ready` answers 200.
     pub async fn ready(&self) {
         eventually("the edge to be ready", async || (self.readiness().await.0 == 200).then_some(())).await;
     }

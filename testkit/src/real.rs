@@ -12,7 +12,7 @@ pub fn directory() -> PathBuf {
 /// One file of theirs.
 ///
 /// # Panics
-/// When it is not there, saying what to do.
+/// The part is missing; the message names the command that installs it.
 pub fn part(name: &str) -> String {
     let path = directory().join(name);
     assert!(path.exists(), "{} is missing; run `make real-deps` first", path.display());

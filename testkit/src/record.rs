@@ -16,7 +16,7 @@ pub struct Record {
 #[derive(Clone, Debug)]
 enum Kept {
     Memory(Arc<Mutex<Vec<Value>>>),
-    /// One JSON line an entry; appends of one line do not mix, whoever writes them.
+    /// One JSON line for each entry. Appends of one line do not mix, even from several processes.
     File(PathBuf),
 }
 

@@ -69,7 +69,7 @@ pub enum Step {
     Answer,
     /// `big:BYTES`: a result of about that size.
     Big(usize),
-    /// `id-last:BYTES`: the same with the id as the last member of its line.
+    /// `id-last:BYTES`: a result of about that size, with the id as the last member of the line.
     IdLast(usize),
     /// `error:CODE`: a JSON-RPC error.
     Error(i64),
@@ -87,11 +87,11 @@ pub enum Step {
     Delay(Duration),
     /// `progress:N`: so many progress notifications, if the request has a token.
     Progress(usize),
-    /// `flood:N`: so many log messages.
+    /// `flood:N`: that many log messages.
     Flood(usize),
     /// `garbage`: lines that are not JSON, not UTF-8, not a message.
     Garbage,
-    /// `wrong-id`: answers to requests nobody sent.
+    /// `wrong-id`: answers to requests that were not sent.
     WrongId,
     /// `notify:METHOD`: a notification without parameters.
     Notify(String),

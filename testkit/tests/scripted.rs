@@ -125,7 +125,7 @@ async fn the_id_can_come_last_in_a_long_line() {
 }
 
 #[tokio::test]
-async fn it_asks_and_tells_what_it_heard() {
+async fn scripted_server_sends_requests_and_reports_the_answers() {
     let (_listener, mut lines) = scripted(&["--on", "tools/call=ask:roots/list"]).await;
     lines.request(1, "tools/call", tool("t0")).await;
     let ask = lines.message().await.unwrap();

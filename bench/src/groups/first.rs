@@ -6,40 +6,41 @@ use testkit::http::Request;
 
 use super::calls::call;
 use super::{LEGACY, Shared};
-use crate::house::{self, Gateway, House, LEGACY_VERSION, TOKEN};
-use crate::lane::{Group, Lane, Step};
+use crate::candidate::{Candidate, Group, Step};
 use crate::load::first::SESSION;
+use crate::testbed::{self, Gateway, LEGACY_VERSION, TOKEN, Testbed};
 use crate::usage::Family;
 
 pub(super) async fn first(shared: &mut Shared) -> Result<Group> {
-    let house = &mut shared.house;
-    let mut lanes = Vec::new();
+    let testbed = &mut shared.testbed;
+    let mut candidates = Vec::new();
     // As many as the load can use up while others are being made ready.
     for (name, options) in [("edge, cold process", &[][..]), ("edge, warm process", &["--warm", "8"])] {
-        let behind = house.bridge(options, &LEGACY).await?;
-        let edge = house.edge(&format!("servers:\n  legacy: {{address: \"{}\"}}\n", behind.address)).await?;
-        if lanes.is_empty() {
-            let client = house::legacy(edge.address).await;
+        let behind = testbed.bridge(options, &LEGACY).await?;
+        let edge =
+            testbed.edge(&format!("servers:\n  legacy: {{address: \"{}\"}}\n", behind.address)).await?;
+        if candidates.is_empty() {
+            let client = testbed::legacy(edge.address).await;
             let tried = edge.try_out(&call(&client, "l-r200")).await.context("the edge")?;
-            let bare = house.bare(&tried, false, false).await?;
-            lanes.push(lane(house, "bare", &bare, "l-r200")?);
+            let bare = testbed.bare(&tried, false, false).await?;
+            candidates.push(candidate(testbed, "bare", &bare, "l-r200")?);
         }
         let family = edge.family.and(&behind.family);
-        lanes.push(Lane { family, ..lane(house, name, &edge, "l-r200")? });
+        candidates.push(Candidate { family, ..candidate(testbed, name, &edge, "l-r200")? });
     }
     for (name, gateway, tool) in shared.peers.with_sessions("r200") {
-        lanes.push(lane(house, &name, &gateway, &tool)?);
+        candidates.push(candidate(testbed, &name, &gateway, &tool)?);
     }
     let title =
         "initialize, initialized and the first answer in a new session, one after the other".to_owned();
-    Ok(Group { name: "first", title, steps: Step::closed(&[1]), lanes, base: "bare" })
+    Ok(Group { name: "first", title, steps: Step::closed(&[1]), candidates, base: "bare" })
 }
 
-fn lane(house: &mut House, side: &str, gateway: &Gateway, tool: &str) -> Result<Lane> {
+fn candidate(testbed: &mut Testbed, side: &str, gateway: &Gateway, tool: &str) -> Result<Candidate> {
     let steps = steps(gateway, tool).map(|step| step.bytes("localhost"));
-    let requests = house.requests(steps.iter().map(Vec::as_slice))?;
+    let requests = testbed.requests(steps.iter().map(Vec::as_slice))?;
     let family: Family = gateway.family.clone();
-    Ok(Lane { sessions: true, ..Lane::new(side, gateway.to(), requests, family) })
+    Ok(Candidate { sessions: true, ..Candidate::new(side, gateway.to(), requests, family) })
 }
 
 /// The steps of a session, its id left open.

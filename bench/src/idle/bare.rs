@@ -1,4 +1,4 @@
-//! The bare limit: answers the same three requests and keeps the third one's stream alive in the same way.
+//! The bare limit: answers the three requests of an idle session, and keeps the third one's stream alive, as the edge does.
 
 use std::convert::Infallible;
 use std::pin::Pin;

@@ -67,7 +67,7 @@ async fn connect(address: SocketAddr, tls: Option<TlsConnector>) -> Result<Box<d
     })
 }
 
-/// A session, and its own stream on the same connection.
+/// Opens a session, and the session's stream on the same connection.
 async fn open(mut stream: Box<dyn Stream>) -> Result<Box<dyn Stream>> {
     let post = |body: &str| {
         http::Request::new("POST", "/mcp")
@@ -87,7 +87,7 @@ async fn open(mut stream: Box<dyn Stream>) -> Result<Box<dyn Stream>> {
     Ok(stream)
 }
 
-/// Sends a request and reads the head of its answer, and its body if it says how long that is.
+/// Sends a request and reads the head of its answer, and its body if the length is known.
 async fn exchange(stream: &mut Box<dyn Stream>, request: &http::Request) -> Result<(u16, String)> {
     stream.write_all(&request.bytes("localhost")).await?;
     stream.flush().await?;
@@ -105,7 +105,7 @@ async fn exchange(stream: &mut Box<dyn Stream>, request: &http::Request) -> Resu
     while read.len() < whole {
         ensure!(stream.read_buf(&mut read).await? > 0, "the connection ended");
     }
-    // Session ids tell large letters from small ones.
+    // Session ids are case-sensitive.
     let head = String::from_utf8_lossy(read.get(..end).unwrap_or_default()).into_owned();
     let lines = head.lines().map(|line| match line.split_once(": ") {
         Some((name, value)) => format!("{}: {value}\n", name.to_ascii_lowercase()),

@@ -10,7 +10,7 @@ pub(super) struct Http1<S> {
     waiting: Vec<u8>,
 }
 
-/// What the head says.
+/// The parsed head of a response.
 struct Head {
     status: u16,
     bytes: usize,
@@ -95,7 +95,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Http1<S> {
         }
     }
 
-    /// The length of the next chunk, and that of the line that says so.
+    /// The length of the next chunk, and that of its size line.
     async fn chunk_line(&mut self) -> Result<(usize, usize)> {
         loop {
             if let Some(end) = memchr::memchr(b'\n', &self.waiting) {

@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use super::channel::Channel;
 use super::{Counting, own_share, within};
 
-/// Times at which requests are due: the same in every run, so that all sides meet the same.
+/// Times at which requests are due: equal in every run, so that all sides get the same load.
 pub(super) struct Schedule {
     next: Instant,
     mean: Duration,
@@ -50,7 +50,7 @@ impl Schedule {
 /// A timer of nanoseconds; the runtime's own counts milliseconds.
 pub(super) struct Alarm {
     timer: TimerFd,
-    /// The same timer as something that becomes readable.
+    /// Reads the timer's descriptor like a pipe; it becomes readable when the timer fires.
     rings: Receiver,
 }
 

@@ -1,6 +1,6 @@
-//! The main figures as a plot: throughput as a share of the limit, throughput beside the peers, latency under load.
+//! The main figures as a plot: throughput as a share of the limit, throughput compared with the peers, latency under load.
 
-use crate::lane::Step;
+use crate::candidate::Step;
 use crate::plan::Measured;
 
 use super::Row;
@@ -111,9 +111,11 @@ fn rows(
 ) -> impl Iterator<Item = (String, Step, Row)> + use<'_> {
     let Measured { group, cells } = measured;
     group.steps.iter().flat_map(move |&step| {
-        group.lanes.iter().filter(move |lane| wanted(&lane.side)).filter_map(move |lane| {
-            Some((lane.side.clone(), step, Row::of(cells, &lane.side, step, group.base)?))
-        })
+        group.candidates.iter().filter(move |candidate| wanted(&candidate.side)).filter_map(
+            move |candidate| {
+                Some((candidate.side.clone(), step, Row::of(cells, &candidate.side, step, group.base)?))
+            },
+        )
     })
 }
 

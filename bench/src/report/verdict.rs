@@ -1,6 +1,6 @@
 //! Our targets, and whether this run meets them: the losing cases as plainly as the others.
 
-use crate::lane::Step;
+use crate::candidate::Step;
 use crate::plan::Measured;
 
 use super::{Row, print as line};
@@ -12,7 +12,7 @@ struct Verdict {
     met: bool,
 }
 
-/// Prints those that this run can tell.
+/// Prints the verdicts that this run has the figures for.
 pub(super) fn print(measured: &[Measured]) {
     let found = Found(measured);
     let verdicts: Vec<_> = [
@@ -164,7 +164,7 @@ impl Found<'_> {
         let step = Step::Closed { connections: 32 };
         let one = |name: &str| {
             let measured = self.groups(name).next()?;
-            let (first, last) = (measured.group.lanes.first()?, measured.group.lanes.last()?);
+            let (first, last) = (measured.group.candidates.first()?, measured.group.candidates.last()?);
             let row = Row::of(&measured.cells, &last.side, step, &first.side)?;
             Some(Verdict {
                 target: format!("no less throughput with {} than with {}", last.side, first.side),

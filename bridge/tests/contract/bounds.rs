@@ -31,7 +31,7 @@ fn over_max_connections_a_connection_is_closed_at_its_first_byte() {
 }
 
 #[test]
-fn a_crash_loop_is_slowed_down_and_forgiven() {
+fn crash_loop_is_slowed_down_until_the_command_works() {
     for path in DATA_PATHS {
         let flag = format!("{}/works", crate::cli::tempdir(&format!("crash-{path}")));
         let bridge = Bridge::shell(&["--stdio", path], &format!("[ -e {flag} ] && exec cat; exit 1"));
@@ -51,7 +51,7 @@ fn a_crash_loop_is_slowed_down_and_forgiven() {
 
 /// Seen: one client that crashed its server again and again kept all new clients out.
 #[test]
-fn crashes_next_to_a_process_that_lives_close_the_bridge_to_nobody() {
+fn crashes_beside_a_running_process_refuse_no_client() {
     for path in DATA_PATHS {
         let server = "read x; [ $x = crash ] && exit 1; echo $x; exec cat";
         let bridge = Bridge::shell(&["--stdio", path], server);
@@ -68,7 +68,7 @@ fn crashes_next_to_a_process_that_lives_close_the_bridge_to_nobody() {
 
 /// Closing a connection whose client still sends resets it, and what it has not taken yet is lost.
 #[test]
-fn over_max_waiting_a_client_that_still_reads_its_output_is_kept() {
+fn connection_over_max_waiting_keeps_clients_that_still_read_output() {
     for path in DATA_PATHS {
         let server = "head -c 60000 /dev/zero; exit 0";
         let bridge = Bridge::shell(&["--stdio", path, "--max-waiting", "2"], server);
@@ -90,7 +90,7 @@ fn read_all_or_line(client: &mut std::net::TcpStream) -> String {
 }
 
 #[test]
-fn a_command_that_ends_well_is_no_crash() {
+fn command_that_exits_with_0_is_not_a_crash() {
     let bridge = Bridge::start(&[], &["true"]);
     for _ in 0..30 {
         assert_eq!(read_all(&mut bridge.talk("x\n")), b"");
@@ -119,7 +119,7 @@ fn the_bounds_shrink_to_the_limit_of_open_files() {
 
 /// The limit is taken away from a running bridge, which no bound of its own can foresee.
 #[test]
-fn running_out_of_descriptors_costs_no_core_and_is_survived() {
+fn bridge_without_descriptors_does_not_spin_and_recovers() {
     let bridge = Bridge::start(&[], &["cat"]);
     let limit = |soft: usize| {
         let pid = bridge.pid().to_string();

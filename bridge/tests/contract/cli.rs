@@ -70,7 +70,7 @@ fn a_missing_command_is_127_and_one_that_cannot_run_126() {
 }
 
 #[test]
-fn an_address_in_use_is_refused_and_the_way_out_named() {
+fn address_in_use_is_refused_with_a_hint() {
     let bridge = Bridge::start(&[], &["cat"]);
     let (output, sentence) = run(&["--listen", &bridge.address.to_string(), "cat"]);
     assert_eq!(output.status.code(), Some(1));
@@ -85,7 +85,7 @@ fn the_commands_own_arguments_are_untouched() {
 }
 
 #[test]
-fn the_environment_configures_it_whole() {
+fn bridge_is_configured_by_the_environment_alone() {
     let mut command = binary();
     command
         .arg("cat")

@@ -60,7 +60,7 @@ fn a_slow_reader_gets_all_output_of_a_process_that_has_exited_with_unread_input(
 }
 
 #[test]
-fn the_end_of_the_process_is_seen_at_once_whoever_holds_its_socket() {
+fn end_of_the_process_reaches_the_client_while_a_grandchild_holds_the_socket() {
     for path in DATA_PATHS {
         // The grandchild leaves the group and its mark behind, so nothing but the bridge can end the connection.
         let server =

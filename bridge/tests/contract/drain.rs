@@ -22,7 +22,7 @@ fn an_idle_bridge_stops_at_once() {
 }
 
 #[test]
-fn connections_may_finish_while_nobody_new_is_let_in() {
+fn drain_serves_open_connections_and_accepts_no_more() {
     for path in DATA_PATHS {
         let mut bridge = Bridge::start(&["--stdio", path, "--drain", "60s"], &["cat"]);
         let mut client = bridge.talk("x\n");
@@ -39,7 +39,7 @@ fn connections_may_finish_while_nobody_new_is_let_in() {
 }
 
 #[test]
-fn after_the_drain_the_ladder_ends_all() {
+fn drain_that_times_out_stops_all_processes() {
     for path in DATA_PATHS {
         let polite = "cat >/dev/null; echo goodbye";
         let options = ["--stdio", path, "--drain", "200ms", "--stop-grace", "30s"];
@@ -54,7 +54,7 @@ fn after_the_drain_the_ladder_ends_all() {
 }
 
 #[test]
-fn not_even_a_stubborn_process_keeps_the_bridge() {
+fn process_that_ignores_sigterm_does_not_delay_the_exit() {
     for path in DATA_PATHS {
         let stubborn = "trap '' TERM; echo ready; while :; do sleep 0.05; done";
         let options = ["--stdio", path, "--drain", "100ms", "--stop-grace", "100ms"];
@@ -72,7 +72,7 @@ fn not_even_a_stubborn_process_keeps_the_bridge() {
 
 /// Seen: such a bridge span for ever at the ladder's end, and heard no further signal.
 #[test]
-fn not_even_a_client_that_takes_nothing_keeps_the_bridge() {
+fn client_that_reads_nothing_does_not_delay_the_exit() {
     // It leaves with its pipe full; what is in there fits into no window of this client's.
     let flood = "import os, sys, time\nsys.stdin.readline()\nos.set_blocking(1, False)\nstuck = 0\nwhile stuck < 20:\n\
                  \ttry:\n\t\tos.write(1, b'z' * 65536)\n\t\tstuck = 0\n\
@@ -110,7 +110,7 @@ fn drain_with_an_orphan_that_has_children_ends_them_before_the_exit() {
 }
 
 #[test]
-fn a_second_signal_ends_the_drain() {
+fn second_signal_after_the_echo_ends_the_drain() {
     let mut bridge = Bridge::start(&["--drain", "1h"], &["cat"]);
     let mut client = bridge.talk("x\n");
     assert_eq!(read_line(&mut client), "x");

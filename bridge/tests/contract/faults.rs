@@ -5,7 +5,7 @@ use std::io::Write;
 use crate::support::{Bridge, GUARD, now, read_all, read_line, wait_until};
 
 #[test]
-fn on_pipes_a_server_that_closes_stdout_but_lives_on_is_noticed() {
+fn server_that_closes_stdout_on_pipes_is_stopped() {
     let server = "echo last words; exec >&-; trap '' TERM; while :; do sleep 0.05; done";
     let bridge = Bridge::shell(&["--stdio", "pipe", "--stop-grace", "100ms"], server);
     let open_files = bridge.open_files();

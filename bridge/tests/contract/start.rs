@@ -35,7 +35,7 @@ fn ten_thousand_connects_that_send_nothing_start_no_process() {
 }
 
 #[test]
-fn over_max_waiting_the_oldest_gives_way() {
+fn connection_over_max_waiting_closes_the_oldest() {
     let bridge = Bridge::start(&["--max-waiting", "3"], &["cat"]);
     let mut clients: Vec<TcpStream> = (0..4).map(|_| bridge.connect()).collect();
     assert_eq!(clients[0].read(&mut [0]).expect("an end of file"), 0);
@@ -46,7 +46,7 @@ fn over_max_waiting_the_oldest_gives_way() {
 }
 
 #[test]
-fn a_client_that_says_nothing_is_closed_in_time() {
+fn client_that_sends_nothing_is_closed_after_the_timeout() {
     let bridge = Bridge::start(&["--first-byte-timeout", "300ms"], &["cat"]);
     let (mut silent, mut talking) = (bridge.connect(), bridge.talk("x\n"));
     let begun = now();
@@ -94,7 +94,7 @@ fn a_handed_off_socket_is_stdin_and_stdout_and_blocks() {
 }
 
 #[test]
-fn a_process_starts_as_if_there_were_no_bridge() {
+fn process_starts_with_no_signal_blocked_and_the_original_file_limit() {
     let mut command = std::process::Command::new("sh");
     command.args([
         "-c",
@@ -115,7 +115,7 @@ fn a_process_starts_as_if_there_were_no_bridge() {
 }
 
 #[test]
-fn bash_is_told_that_it_is_no_remote_shell() {
+fn bash_on_a_socket_does_not_run_bashrc() {
     let shlvl = |inherited: Option<&str>, path: &str| {
         let mut command = binary();
         command.args(["--listen", "127.0.0.1:0", "--stdio", path, "--", "/usr/bin/env"]);

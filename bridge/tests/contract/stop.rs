@@ -78,7 +78,7 @@ fn a_server_that_joins_another_group_gets_its_signals_all_the_same() {
 }
 
 #[test]
-fn who_is_left_in_the_group_ends_with_the_process() {
+fn rest_of_the_process_group_ends_with_the_process() {
     for path in DATA_PATHS {
         let bridge = Bridge::shell(&["--stdio", path], "sleep 1000 & sleep 1000 & read x; exit 0");
         let open_files = bridge.open_files();
@@ -94,7 +94,7 @@ fn who_is_left_in_the_group_ends_with_the_process() {
 const DAEMON: &str = "(setsid sh -c 'echo $$; exec sleep 1000' &); read x";
 
 #[test]
-fn who_has_left_the_group_is_found_by_his_mark() {
+fn descendant_that_left_the_group_is_found_by_its_mark() {
     for path in DATA_PATHS {
         let bridge = Bridge::shell(&["--stdio", path], DAEMON);
         let open_files = bridge.open_files();
@@ -115,7 +115,7 @@ fn who_has_left_the_group_is_found_by_his_mark() {
 }
 
 #[test]
-fn a_chain_of_daemons_is_ended_to_the_last() {
+fn chain_of_daemons_is_ended_completely() {
     let server =
         "setsid sh -c 'setsid sh -c \"setsid sleep 1000 & sleep 1000\" & sleep 1000' & read x; exit 0";
     let bridge = Bridge::shell(&[], server);
@@ -128,7 +128,7 @@ fn a_chain_of_daemons_is_ended_to_the_last() {
 }
 
 #[test]
-fn strangers_are_left_alone_but_reaped() {
+fn unmarked_children_are_left_alone_and_reaped() {
     let server =
         "(env -u DOCKER_MCP_BRIDGE_CONN setsid sh -c 'echo $$; exec sleep 1000 <&- >&- 2>&-' &); read x";
     let bridge = Bridge::shell(&[], server);

@@ -42,7 +42,7 @@ fn a_reset_is_noticed_while_output_is_blocked() {
 }
 
 #[test]
-fn a_thousand_disconnects_in_mid_call_leave_nothing() {
+fn thousand_disconnects_during_calls_leak_nothing() {
     const DISCONNECTS: usize = 1_000;
     for path in DATA_PATHS {
         let options = ["--stdio", path, "--stop-grace", "100ms", "--max-connections", "64"];
@@ -60,7 +60,7 @@ fn a_thousand_disconnects_in_mid_call_leave_nothing() {
 }
 
 #[test]
-fn two_thousand_connections_later_it_is_where_it_was() {
+fn two_thousand_connections_leak_nothing() {
     let bridge = Bridge::start(&["--stop-grace", "100ms"], &["cat"]);
     let open_files = bridge.open_files();
     let mut settled = 0;
@@ -89,7 +89,7 @@ fn two_thousand_connections_later_it_is_where_it_was() {
 
 /// The window stays closed for longer than TCP_USER_TIMEOUT: the client is as good as gone.
 #[test]
-fn a_client_that_acknowledges_nothing_is_given_up() {
+fn client_that_acknowledges_nothing_is_dropped() {
     for path in DATA_PATHS {
         let options = ["--stdio", path, "--client-timeout", "4s", "--stop-grace", "100ms"];
         let bridge = Bridge::start(&options, &["cat", "/dev/zero"]);
@@ -103,7 +103,7 @@ fn a_client_that_acknowledges_nothing_is_given_up() {
 
 /// A client that disappears without a word is only found by asking; the kernel shows that it will.
 #[test]
-fn silent_clients_are_asked_whether_they_are_there() {
+fn silent_client_gets_keep_alive_probes() {
     for path in DATA_PATHS {
         let bridge = Bridge::start(&["--stdio", path, "--client-timeout", "40s"], &["cat"]);
         let mut client = bridge.talk("x\n");

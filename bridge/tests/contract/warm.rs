@@ -24,7 +24,7 @@ fn a_waiting_process_is_handed_over_and_replaced() {
 }
 
 #[test]
-fn a_slow_start_is_not_in_the_callers_way() {
+fn spare_serves_a_client_without_the_slow_start() {
     let bridge = Bridge::shell(&["--warm", "1"], "sleep 1; echo ready >&2; exec cat");
     bridge.wait_for_log("] ready");
     let begun = now();
@@ -33,7 +33,7 @@ fn a_slow_start_is_not_in_the_callers_way() {
 }
 
 #[test]
-fn more_clients_than_waiting_processes_are_served_all_the_same() {
+fn clients_beyond_the_spares_are_served() {
     let bridge = Bridge::start(&["--warm", "1", "--max-connections", "5"], &["cat"]);
     let mut clients: Vec<_> = (0..5).map(|_| bridge.talk("x\n")).collect();
     for client in &mut clients {
@@ -72,7 +72,7 @@ fn waiting_processes_stop_with_the_bridge() {
 
 /// Nobody is served: there is nothing that a drain could wait for.
 #[test]
-fn a_stubborn_process_that_waits_does_not_take_the_time_of_the_drain() {
+fn spare_that_ignores_sigterm_does_not_delay_the_exit() {
     let stubborn = "trap '' TERM; echo ready >&2; while :; do sleep 0.05; done";
     let mut bridge = Bridge::shell(&["--warm", "1", "--drain", "10m"], stubborn);
     bridge.wait_for_log("] ready");
@@ -82,7 +82,7 @@ fn a_stubborn_process_that_waits_does_not_take_the_time_of_the_drain() {
 }
 
 #[test]
-fn an_orphan_of_a_waiting_process_is_spared_until_it_ends() {
+fn orphan_of_a_spare_lives_as_long_as_the_spare() {
     let server =
         "(setsid sh -c 'echo $$ >&2; exec sleep 1000' &); read x; [ \"$x\" = go ] && echo went; exit 0";
     let bridge = Bridge::shell(&["--warm", "1"], server);

@@ -1,8 +1,8 @@
-//! TLS by rustls: one certificate, taken anew from its files when they change.
+//! TLS by rustls: one certificate, reloaded when its files change.
 //!
-//! A pair of files that does not fit (a renewal writes two files, one after the other) leaves the old
-//! certificate in force; a gauge and a log line say so until the files are good again. The first load is
-//! strict: without a certificate there is no listener.
+//! If certificate and key do not match (a renewal writes the two files one after the other), the old certificate stays in
+//! use; a gauge and a log line report that until the files are good again. The first load is strict: without a certificate
+//! there is no listener.
 
 use std::fmt;
 use std::io;
@@ -25,18 +25,18 @@ use tokio_rustls::server::TlsStream;
 use super::Metrics;
 use crate::ops::fingerprint::{Fingerprint, LOOK_EVERY};
 
-/// Which files make the listener's identity.
+/// The files of the listener's certificate.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     /// The certificate chain, PEM, the server's own first.
     pub cert: PathBuf,
     /// Its private key, PEM.
     pub key: PathBuf,
-    /// Certificates of those who may sign client certificates, PEM; with it a client without one is refused.
+    /// Authorities (PEM) that sign client certificates; if set, a client without a certificate is refused.
     pub client_ca: Option<PathBuf>,
-    /// The longest handshake. 10 s: several round trips to the other side of the world and a slow phone.
+    /// The longest handshake. 10 s: several round trips around the world, and a slow phone.
     pub handshake_timeout: Duration,
-    /// How often the files are looked at.
+    /// How often the files are checked.
     pub reload_every: Duration,
 }
 
@@ -57,14 +57,14 @@ impl Config {
     }
 }
 
-/// Does handshakes with the certificate that is in force. Cheap to clone.
+/// Does handshakes with the current certificate. Cheap to clone.
 #[derive(Clone)]
 pub struct Tls {
     config: Arc<Config>,
     current: watch::Receiver<Arc<ServerConfig>>,
 }
 
-/// Takes the files anew when they change.
+/// Reloads the files when they change.
 pub(super) struct Reloader {
     config: Arc<Config>,
     current: watch::Sender<Arc<ServerConfig>>,
@@ -73,7 +73,7 @@ pub(super) struct Reloader {
 }
 
 impl Tls {
-    /// Loads the files, and gives the task that keeps them fresh.
+    /// Loads the files. The reloader must be run to reload them.
     pub(super) fn load(config: Config, metrics: Metrics) -> Result<(Self, Reloader), TlsError> {
         let config = Arc::new(config);
         let seen = fingerprints(&config); // before the load: a change during it is seen as one
@@ -82,7 +82,7 @@ impl Tls {
         Ok((tls, Reloader { config, current, seen, metrics }))
     }
 
-    /// The handshake of one connection.
+    /// Does the handshake of one connection.
     pub(super) async fn accept(&self, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
         let acceptor = TlsAcceptor::from(self.current.borrow().clone());
         match timeout(self.config.handshake_timeout, acceptor.accept(stream)).await {
@@ -93,7 +93,7 @@ impl Tls {
 }
 
 impl Reloader {
-    /// Looks at the files until dropped.
+    /// Reloads the files when they change, until dropped.
     pub(super) async fn run(mut self) {
         loop {
             sleep(self.config.reload_every).await;
@@ -127,32 +127,32 @@ impl Reloader {
     }
 }
 
-/// Why there is no identity. Names the file.
+/// Why the certificate cannot be used. Names the file.
 #[derive(Debug)]
 pub enum TlsError {
-    /// The file could not be read, or holds no PEM of the kind that belongs there.
+    /// The file cannot be read, or holds no PEM of the expected kind.
     Pem {
         /// The file.
         path: PathBuf,
-        /// What belongs there.
+        /// The kind that is expected.
         wanted: &'static str,
-        /// What was found.
+        /// What is wrong.
         source: pem::Error,
     },
-    /// Certificate and key do not fit, or are of a kind that is not supported.
+    /// Certificate and key do not match, or are of a kind that is not supported.
     Pair {
         /// The certificate's file.
         cert: PathBuf,
         /// The key's file.
         key: PathBuf,
-        /// What rustls says.
+        /// rustls' error.
         source: rustls::Error,
     },
     /// The file holds certificates that cannot sign others.
     ClientCa {
         /// The file.
         path: PathBuf,
-        /// What rustls says.
+        /// rustls' error.
         source: VerifierBuilderError,
     },
 }

@@ -1,8 +1,8 @@
 //! The admin listener: `/metrics`, `/health` and `/ready` for probes and scrapers inside the cluster.
 //!
-//! Plain HTTP without authentication, so nothing secret may be served here. It has bounds of its own, so that
-//! it answers when the public listener is full, and it outlives that one: a process that drains still says so.
-//! Connections that ask nothing keep nobody out: an orchestrator that hears nothing here kills the process.
+//! Plain HTTP without authentication, so nothing secret may be served here. It has bounds of its own, so that it answers when
+//! the public listener is full, and it outlives that listener, so that a draining process still reports its state.
+//! Connections without a request never block others: an orchestrator that gets no answer kills the process.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -36,15 +36,15 @@ use super::metrics;
 /// Where and how the admin listener listens.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// `[::]:9090`: the port scrapers expect; a NetworkPolicy keeps it inside.
+    /// `[::]:9090` by default: the port that scrapers expect; a NetworkPolicy should keep it inside the cluster.
     pub address: Address,
-    /// Connections at a time; for one more the oldest that has asked nothing is closed. 32: a scraper, the kubelet's
-    /// probes, and a person with curl.
+    /// Connections at a time; over it the oldest one without a request is closed. 32: a scraper, the kubelet's probes, and a
+    /// person with curl.
     pub connections: usize,
-    /// From the opening of a connection to the end of its request's head. 2 s: who asks here does so at once, from
-    /// nearby, and a probe waits for 1 s by default.
+    /// From the opening of a connection to the end of its request's head. 2 s: clients are nearby and send at once, and a
+    /// probe waits 1 s by default.
     pub head_timeout: Duration,
-    /// The longest life of a connection, which serves one request. 10 s: Prometheus' own default timeout.
+    /// The longest life of a connection, which serves one request. 10 s: Prometheus' default timeout.
     pub timeout: Duration,
 }
 
@@ -59,15 +59,15 @@ impl Default for Config {
     }
 }
 
-/// What the pages say.
+/// The sources of the pages.
 pub struct Pages {
     /// `/metrics`.
     pub registry: Registry,
-    /// `/ready`, asked anew for each request.
+    /// `/ready`; called for each request.
     pub ready: Box<dyn Fn() -> Readiness + Send + Sync>,
 }
 
-/// Whether this process wants traffic, and why.
+/// Whether this process accepts traffic.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Readiness {
     /// 200 or 503.
@@ -76,17 +76,17 @@ pub struct Readiness {
     pub json: String,
 }
 
-/// Bound, not yet serving.
+/// A bound listener that does not serve yet.
 pub struct Admin {
     sockets: Vec<TcpListener>,
     config: Config,
 }
 
 impl Admin {
-    /// Takes the address.
+    /// Binds the address.
     ///
     /// # Errors
-    /// The address, and what the system says about it.
+    /// The address, and the system's error.
     pub async fn bind(config: Config) -> Result<Self, BindError> {
         Ok(Self { sockets: config.address.bind().await?, config })
     }
@@ -96,7 +96,7 @@ impl Admin {
         self.sockets.iter().filter_map(|socket| socket.local_addr().ok()).collect()
     }
 
-    /// Serves until the handle is dropped. Not a task of the drain, which would then wait for it.
+    /// Serves until the handle is dropped. It is not a task of the drain, because the drain would wait for it.
     pub fn serve(self, mut pages: Pages) -> AbortOnDropHandle<()> {
         let silent = Counter::default();
         pages.registry.register(
@@ -127,14 +127,14 @@ async fn accept(socket: TcpListener, pages: Arc<Pages>, places: Arc<Places>, con
     loop {
         match socket.accept().await {
             Ok((stream, _)) => {
-                // At most for as long as a connection lives. The semaphore is never closed.
+                // Waits at most as long as a connection lives. The semaphore is never closed.
                 let Some(place) = places.take().await else { return };
                 let (pages, config) = (pages.clone(), config.clone());
                 connections.spawn(async move {
                     let cut = place.cut.clone();
                     tokio::select! {
                         () = cut.cancelled() => (),
-                        // A scraper that went away or is too slow asks again by itself.
+                        // A scraper that went away or is too slow retries by itself.
                         _ = timeout(config.timeout, serve(stream, pages, place, config.head_timeout)) => (),
                     }
                 });
@@ -170,20 +170,20 @@ async fn serve(stream: TcpStream, pages: Arc<Pages>, place: Place, head_timeout:
     }
 }
 
-/// Room for connections.
+/// The places for connections.
 struct Places {
     free: Arc<Semaphore>,
-    /// Connections that have asked nothing yet, by number, so that the oldest comes first.
+    /// Connections without a request yet, by number, so that the oldest is first.
     silent: Mutex<BTreeMap<u64, CancellationToken>>,
     next: AtomicU64,
     silent_closed: Counter,
 }
 
-/// That of one connection, until it is dropped.
+/// The place of one connection, until it is dropped.
 struct Place {
     places: Arc<Places>,
     number: u64,
-    /// When another one needs it.
+    /// Notified when another connection needs the place.
     cut: CancellationToken,
     _permit: OwnedSemaphorePermit,
 }
@@ -194,7 +194,7 @@ impl Places {
         Self { free, silent: Mutex::default(), next: AtomicU64::new(0), silent_closed }
     }
 
-    /// A place, if need be that of the oldest connection that has asked nothing.
+    /// Returns a place; if there is none, that of the oldest connection without a request.
     async fn take(self: &Arc<Self>) -> Option<Place> {
         let permit = match self.free.clone().try_acquire_owned() {
             Ok(permit) => permit,
@@ -213,7 +213,7 @@ impl Places {
 }
 
 impl Place {
-    /// The connection has asked something, and keeps its place until it is answered.
+    /// Keeps the place until the connection's request is answered.
     fn asked(&self) {
         self.places.silent.lock().remove(&self.number);
     }
@@ -252,9 +252,9 @@ fn text(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Respo
 }
 
 const PLAIN: &str = "text/plain; charset=utf-8";
-/// hyper's smallest buffer, and more than a probe or a scraper sends.
+/// hyper's smallest buffer; more than a probe or a scraper sends.
 const HEAD_BYTES: usize = 8 << 10;
-/// Out of file descriptors: short enough for a probe, long enough not to spin.
+/// The pause without file descriptors: short enough for a probe, long enough not to spin.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(200);
 
 #[cfg(test)]
@@ -287,7 +287,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn pages_answer_what_they_are_asked() {
+    async fn pages_are_served_by_path() {
         let (address, ready, _task) = admin(Config::default()).await;
         assert!(ask(address, "GET /health").await.starts_with("HTTP/1.1 200 "));
         let answer = ask(address, "GET /ready").await;
@@ -302,13 +302,13 @@ mod tests {
 
     async fn closed(stream: &mut TcpStream) {
         let mut rest = Vec::new();
-        // A reset is as much an end as a FIN.
+        // A reset ends the connection as a FIN does.
         let _ = timeout(GUARD, stream.read_to_end(&mut rest)).await.expect("it is closed");
     }
 
-    /// Seen as ten seconds without an answer to a probe, for 32 connections that said nothing.
+    /// Seen: a probe got no answer for ten seconds while 32 connections sent nothing.
     #[tokio::test]
-    async fn silent_connections_do_not_keep_the_probes_out() {
+    async fn connections_without_a_request_do_not_block_probes() {
         let config =
             Config { connections: 2, head_timeout: GUARD * 2, timeout: GUARD * 2, ..Config::default() };
         let (address, _, _task) = admin(config).await;
@@ -331,7 +331,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_connection_that_asks_nothing_is_closed_soon() {
+    async fn connection_without_a_request_is_closed_at_the_head_timeout() {
         let config =
             Config { head_timeout: Duration::from_millis(50), timeout: GUARD * 2, ..Config::default() };
         let (address, _, _task) = admin(config).await;

@@ -1,7 +1,7 @@
-//! Where a listener listens: an address as people write it, and the sockets it stands for.
+//! Where a listener listens: an address as configured, and the sockets for it.
 //!
 //! `[::]:8811` is one dual-stack socket, or an IPv4 one where the machine has no IPv6. A name such as
-//! `localhost` stands for every address it resolves to, so that it works whichever a client tries first.
+//! `localhost` gets a socket for every address that it resolves to, whichever a client tries first.
 
 use std::fmt;
 use std::io;
@@ -18,7 +18,7 @@ pub struct Address {
     port: u16,
 }
 
-/// A text that is no [`Address`].
+/// A text that is not an [`Address`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BadAddress(String);
 
@@ -36,12 +36,12 @@ impl Address {
         Self { host: if host.is_empty() { EVERY.to_owned() } else { host }, port }
     }
 
-    /// The same host, another port.
+    /// This host with another port.
     pub fn with_port(&self, port: u16) -> Self {
         Self { host: self.host.clone(), port }
     }
 
-    /// The same port, another host.
+    /// This port with another host.
     pub fn with_host(&self, host: &str) -> Self {
         Self::new(host.trim_start_matches('[').trim_end_matches(']'), self.port)
     }
@@ -56,8 +56,8 @@ impl Address {
         self.port
     }
 
-    /// Whether only this machine can reach it. A name other than `localhost` is taken as public: what it
-    /// resolves to may change.
+    /// Whether only this machine can reach it. A name other than `localhost` counts as public, because what it resolves to
+    /// may change.
     pub fn is_loopback(&self) -> bool {
         match self.host.parse::<IpAddr>() {
             Ok(ip) => ip.to_canonical().is_loopback(),
@@ -65,10 +65,10 @@ impl Address {
         }
     }
 
-    /// Listens on every socket address this stands for.
+    /// Listens on every socket address of this address.
     ///
     /// # Errors
-    /// The address, and what the system says about it.
+    /// The address, and the system's error.
     pub async fn bind(&self) -> Result<Vec<TcpListener>, BindError> {
         self.try_bind().await.map_err(|source| BindError { address: self.clone(), source })
     }
@@ -147,7 +147,7 @@ fn socket(address: SocketAddr) -> io::Result<TcpListener> {
     if address.ip() == Ipv6Addr::UNSPECIFIED {
         socket.set_only_v6(false)?; // whatever the machine's `net.ipv6.bindv6only` says
     }
-    // A restart must not wait for old connections to leave TIME_WAIT.
+    // Without it, a restart would have to wait until old connections leave TIME_WAIT.
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
@@ -155,7 +155,7 @@ fn socket(address: SocketAddr) -> io::Result<TcpListener> {
     TcpListener::from_std(socket.into())
 }
 
-/// Kernels without IPv6 refuse the family; kernels where it is switched off refuse the address.
+/// Whether IPv6 is missing: kernels without it refuse the family; kernels where it is switched off refuse the address.
 fn lacks_ipv6(error: &io::Error) -> bool {
     const EAFNOSUPPORT: i32 = 97;
     error.raw_os_error() == Some(EAFNOSUPPORT) || error.kind() == io::ErrorKind::AddrNotAvailable
@@ -163,8 +163,8 @@ fn lacks_ipv6(error: &io::Error) -> bool {
 
 /// The dual-stack host.
 const EVERY: &str = "::";
-/// Connections the kernel holds until they are accepted. 4,096: its own default cap (`net.core.somaxconn`)
-/// since Linux 5.4; a burst of reconnects after a restart fits.
+/// Connections that the kernel holds until they are accepted. 4,096: the default cap (`net.core.somaxconn`) since Linux 5.4;
+/// enough for a burst of reconnects after a restart.
 const BACKLOG: i32 = 4096;
 
 #[cfg(test)]

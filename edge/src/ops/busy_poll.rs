@@ -1,15 +1,15 @@
-//! Busy polling: while answers come within microseconds, the one thread that serves looks for the next one and does not
-//! sleep.
+//! Busy polling: while messages arrive within microseconds of each other, a single serving thread polls for the next one
+//! instead of sleeping.
 //!
-//! To be woken takes a thread as long as a small call takes it, or longer: an idle core has to wake up too. So once
-//! something has come, the thread goes on looking for the length of a window before it sleeps. That is of use only where
-//! the next thing mostly comes in time, so it is kept up while at least every second window finds something
-//! (`Habit`), and tried again now and then. A process that gets nothing to do sleeps at once.
+//! Waking a thread takes as long as serving a small call, or longer, because an idle core has to wake up too. So after each
+//! arrival the thread keeps polling for one window before it sleeps. That helps only if the next message mostly arrives in
+//! time, so it goes on while at least every second window finds something (`Habit`), and is tried again now and then. A
+//! process with nothing to do sleeps at once.
 //!
-//! It is a task that yields over and over: between two turns the runtime asks the kernel for events without a wait. Of
-//! several threads another one would sleep in that question meanwhile and be woken as ever, so it is for one alone. What
-//! other threads hand to it (files, names that are resolved) may wait for some turns, as among any tasks. What a client
-//! writes to standard input comes from such a thread and is not counted; its servers' messages are.
+//! The poller is a task that yields repeatedly: between its turns the runtime asks the kernel for events without waiting.
+//! With several threads another one would wait in the kernel meanwhile and be woken as usual, so busy polling is for one
+//! thread alone. What other threads hand to it (files, resolved names) may wait for some turns, as among any tasks. A
+//! client's messages on standard input come from such a thread and are not counted; its servers' messages are.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -25,24 +25,24 @@ use tokio::time::Instant;
 use super::drain::DrainWatch;
 use super::metrics::words;
 
-/// How long the thread looks for more. 50 µs: a fast server on the same machine has answered by then, and waking costs
-/// about as much.
+/// How long the thread polls before it sleeps. 50 µs: a fast server on the same machine has answered by then, and waking
+/// costs about as much.
 pub const WINDOW: Duration = Duration::from_micros(50);
 
-/// The longest window that may be configured. What comes later than that is not worth a core.
+/// The longest window that may be configured. Waiting longer is not worth a core.
 pub const LONGEST: Duration = Duration::from_millis(1);
 
-/// See the module. Cheap to clone.
+/// The busy poller of the process. Cheap to clone.
 #[derive(Clone)]
 pub struct BusyPoll {
     shared: Arc<Shared>,
 }
 
 struct Shared {
-    /// Zero: never.
+    /// Zero turns busy polling off.
     window: Duration,
     arrivals: Counter,
-    /// The arrivals that have been looked after.
+    /// The number of arrivals when the thread last slept or polled.
     seen: AtomicU64,
     habit: Habit,
     wake: Notify,
@@ -63,7 +63,7 @@ enum Found {
 words!(Found { Something => "something", Nothing => "nothing" });
 
 impl BusyPoll {
-    /// Looks for `window` after each arrival; not at all if that is zero.
+    /// Polls for `window` after each arrival; never if it is zero.
     pub fn new(window: Duration) -> Self {
         let shared = Shared {
             window,
@@ -76,7 +76,7 @@ impl BusyPoll {
         Self { shared: Arc::new(shared) }
     }
 
-    /// To be counted up by whoever reads: each request of a client, each message of a server.
+    /// The counter of arrivals. Readers count each request of a client and each message of a server.
     pub fn arrivals(&self) -> Counter {
         self.shared.arrivals.clone()
     }
@@ -95,7 +95,7 @@ impl BusyPoll {
         );
     }
 
-    /// To be called by the thread of the runtime whenever it is about to sleep.
+    /// Must be called by the runtime's thread whenever it is about to sleep.
     pub fn parks(&self) {
         let Shared { window, arrivals, seen, habit, wake, .. } = &*self.shared;
         let arrived = arrivals.get();
@@ -104,7 +104,7 @@ impl BusyPoll {
         }
     }
 
-    /// Looks when there is reason to, until the process leaves.
+    /// Polls when that is likely to pay, until the process drains.
     pub async fn run(self, drain: DrainWatch) {
         let Shared { arrivals, seen, habit, wake, windows, .. } = &*self.shared;
         let [nothing, something] = [Found::Nothing, Found::Something]
@@ -130,7 +130,7 @@ impl BusyPoll {
         }
     }
 
-    /// The arrivals as soon as there are more than `before`; `None` if there are none within the window.
+    /// The number of arrivals as soon as it is above `before`; `None` if that does not happen within the window.
     async fn look(&self, before: u64) -> Option<u64> {
         let until = Instant::now() + self.shared.window;
         loop {
@@ -146,11 +146,11 @@ impl BusyPoll {
     }
 }
 
-/// Whether looking pays, by what it found lately.
+/// Whether polling pays, judged by recent windows.
 struct Habit {
-    /// One more for each window that found something, one less for each that did not; at zero there are no more.
+    /// Raised by each window that found something, lowered by each that did not; at zero there are no windows.
     credit: AtomicU32,
-    /// Times it could have looked and had no credit.
+    /// How often a window was skipped for lack of credit.
     passed: AtomicU32,
 }
 
@@ -173,10 +173,10 @@ impl Habit {
     }
 }
 
-/// Windows in a row that may find nothing. 8: a pause between two bursts costs 0.4 ms of a core at most.
+/// The most windows in a row that may find nothing. 8: a pause between two bursts costs 0.4 ms of a core at most.
 const MOST_CREDIT: u32 = 8;
-/// Without credit one of so many sleeps is put off for a window all the same. 64: at a thousand sleeps a second, which
-/// is what calls of a slow server bring, less than a thousandth of a core.
+/// Without credit, one in this many sleeps is still delayed by a window. 64: at a thousand sleeps a second, as with calls of
+/// a slow server, it costs less than a thousandth of a core.
 const TRIED_EVERY: u32 = 64;
 
 #[cfg(test)]
@@ -184,7 +184,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn looking_goes_on_while_every_second_window_finds_something() {
+    fn polling_continues_while_every_second_window_finds_something() {
         let habit = Habit::default();
         for _ in 0..100 {
             habit.learn(false);
@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn what_finds_nothing_is_given_up_and_tried_again_now_and_then() {
+    fn polling_that_finds_nothing_stops_and_is_retried() {
         let habit = Habit::default();
         for _ in 0..MOST_CREDIT {
             assert!(habit.may_look());
@@ -206,7 +206,7 @@ mod tests {
         assert!(habit.may_look());
     }
 
-    /// A runtime of one thread that polls busily as long as `window`, and the poller.
+    /// A runtime of one thread with a busy poller of this `window`, and the poller.
     fn runtime(window: Duration) -> (tokio::runtime::Runtime, BusyPoll) {
         let busy = BusyPoll::new(window);
         let hook = busy.clone();
@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn an_arrival_has_the_thread_look_for_more_and_sleep_when_there_is_none() {
+    fn arrival_starts_one_window_of_polling() {
         let (runtime, busy) = runtime(WINDOW);
         let drain = super::super::drain::Drain::new();
         let task = runtime.spawn(busy.clone().run(drain.watch()));
@@ -252,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn an_arrival_within_the_window_is_found_awake() {
+    fn arrival_within_the_window_is_found_without_sleeping() {
         // Of an hour, so that a slow machine finds it too.
         let (runtime, busy) = runtime(Duration::from_secs(3600));
         let drain = super::super::drain::Drain::new();
@@ -272,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_window_nobody_looks() {
+    fn zero_window_turns_polling_off() {
         let (runtime, busy) = runtime(Duration::ZERO);
         let drain = super::super::drain::Drain::new();
         runtime.spawn(busy.clone().run(drain.watch()));

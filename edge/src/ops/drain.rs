@@ -1,4 +1,4 @@
-//! The end of the process as four signals down and one completion up.
+//! The end of the process: four signals to the rooms, and one completion back.
 //!
 //! ```text
 //! Serving ──leave──▶ Leaving ──stop──▶ Stopping ──cut──▶ Cut ──────▶ Gone
@@ -22,7 +22,7 @@ pub struct Drain {
     watch: DrainWatch,
 }
 
-/// The side that is stopped. Cheap to clone.
+/// A room's view of the drain. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub struct DrainWatch {
     leaving: CancellationToken,
@@ -33,18 +33,18 @@ pub struct DrainWatch {
 }
 
 impl Drain {
-    /// A process that serves.
+    /// The drain of a process that serves.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// A watch to hand to a room.
+    /// A watch for a room.
     pub fn watch(&self) -> DrainWatch {
         self.watch.clone()
     }
 
-    /// Runs the whole ladder: not ready for `delay`, then at most `grace` for what is on its way, then the
-    /// cut. Endpoints are removed asynchronously, so new connections still come during `delay`.
+    /// Runs the whole drain: not ready for `delay`, then at most `grace` for calls in flight, then the cut. Endpoints are
+    /// removed asynchronously, so new connections still arrive during `delay`.
     pub async fn run(self, delay: Duration, grace: Duration) {
         let watch = &self.watch;
         watch.leaving.cancel();
@@ -55,7 +55,7 @@ impl Drain {
             tracing::warn!(tasks = watch.tasks.len(), "drain ran out of time");
         }
         watch.cut.cancel();
-        // The errors of what was cut still have to reach their callers.
+        // The errors of calls that were cut still have to reach their callers.
         if timeout(LAST_ANSWERS, watch.tasks.wait()).await.is_ok() {
             return;
         }
@@ -67,8 +67,8 @@ impl Drain {
 }
 
 impl DrainWatch {
-    /// A watch to be polled often, as a connection polls it with every byte: it sees the same signals, and
-    /// shares no lock with the watches of others.
+    /// A watch that is polled often, as a connection does with every byte. It gets the same signals, and shares no lock with
+    /// other watches.
     pub fn child(&self) -> Self {
         Self {
             leaving: self.leaving.child_token(),
@@ -79,7 +79,7 @@ impl DrainWatch {
         }
     }
 
-    /// Resolves when the process wants no new clients: `/ready` says so, answers carry `Connection: close`.
+    /// Resolves when the process wants no new clients: `/ready` is 503, and answers carry `Connection: close`.
     pub async fn leaving(&self) {
         self.leaving.cancelled().await;
     }
@@ -99,17 +99,17 @@ impl DrainWatch {
         self.stopping.is_cancelled()
     }
 
-    /// Resolves when calls have to end, with an error.
+    /// Resolves when calls must end with an error.
     pub async fn cut(&self) {
         self.cut.cancelled().await;
     }
 
-    /// Whether calls have to end.
+    /// Whether calls must end.
     pub fn is_cut(&self) -> bool {
         self.cut.is_cancelled()
     }
 
-    /// Resolves when whoever has not taken his answer will not get it any more.
+    /// Resolves when connections are dropped, even if answers have not been read.
     pub async fn gone(&self) {
         self.gone.cancelled().await;
     }
@@ -124,9 +124,9 @@ impl DrainWatch {
     }
 }
 
-/// Enough to write a last answer into sockets that take it.
+/// Enough to write a last answer into sockets that accept it.
 const LAST_ANSWERS: Duration = Duration::from_millis(500);
-/// For tasks to notice that everything is over.
+/// How long tasks have to end after everything is cut.
 const LAST_TASKS: Duration = Duration::from_millis(500);
 
 #[cfg(test)]
@@ -135,7 +135,7 @@ mod tests {
     use tokio::time::Instant;
 
     #[tokio::test(start_paused = true)]
-    async fn waits_for_tasks_and_no_longer() {
+    async fn drain_ends_when_its_tasks_end() {
         let drain = Drain::new();
         let watch = drain.watch();
         let inner = watch.clone();
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_child_sees_every_stage_and_is_waited_for() {
+    async fn child_watch_sees_every_stage_and_is_waited_for() {
         let drain = Drain::new();
         let child = drain.watch().child();
         let (inner, start) = (child.clone(), Instant::now());
@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn cuts_what_does_not_end() {
+    async fn drain_that_times_out_cuts_its_tasks() {
         let drain = Drain::new();
         let watch = drain.watch();
         let inner = watch.clone();

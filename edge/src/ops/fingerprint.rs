@@ -1,11 +1,12 @@
-//! Whether files changed since somebody looked: certificates and configuration are taken anew then.
+//! Detects changed files, for reloading certificates and configuration.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
 
-/// What changes when a file is written, or a mount swaps the symlink that leads to it. Nothing, while it cannot be found.
+/// The state of a file, which changes when the file is written or a mount swaps the symlink to it. Empty while there is no
+/// file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fingerprint(Option<Found>);
 
@@ -18,7 +19,7 @@ struct Found {
 }
 
 impl Fingerprint {
-    /// Looks at a file. Blocks for as long as the file system takes.
+    /// Reads the state of a file. Blocks as long as the file system takes.
     pub fn of(path: &Path) -> Self {
         Self(fs::metadata(path).ok().map(|found| Found {
             device: found.dev(),
@@ -29,6 +30,6 @@ impl Fingerprint {
     }
 }
 
-/// How often files are looked at. 5 s: the kubelet takes up to a minute to update a mounted Secret or ConfigMap, so
-/// nothing is won by haste, and a few `stat` calls cost nothing.
+/// How often files are checked. 5 s: the kubelet takes up to a minute to update a mounted Secret or ConfigMap, so checking
+/// more often gains nothing, and a few `stat` calls cost nothing.
 pub const LOOK_EVERY: Duration = Duration::from_secs(5);

@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_status_decides() {
+    async fn health_check_succeeds_by_the_status_alone() {
         let target = HealthCheck::parse(&format!("http://{}", answering("200 OK").await)).unwrap();
         assert!(target.run().await.unwrap().ends_with("/health answers 200 OK"));
         let target = HealthCheck::parse(&format!("http://{}/", answering("503 No").await)).unwrap();
@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn https_on_loopback_takes_the_certificate_of_another_name() {
+    async fn https_on_loopback_accepts_the_certificate_of_another_name() {
         let made = rcgen::generate_simple_self_signed(["edge.example".to_owned()]).unwrap();
         let key = rustls::pki_types::PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
         let config = rustls::ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn nobody_there_is_a_sentence() {
+    async fn health_check_without_a_listener_names_the_url() {
         let free = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
         let target = HealthCheck::admin(&free.to_string().parse().unwrap());
         let sentence = target.run().await.unwrap_err();
@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn the_admin_listener_is_asked_on_loopback() {
+    fn admin_listener_is_checked_on_loopback() {
         for (listener, url) in [
             ("[::]:9090", "http://127.0.0.1:9090/health"),
             ("0.0.0.0:1", "http://127.0.0.1:1/health"),
@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn urls_are_judged_before_anything_is_sent() {
+    fn invalid_url_is_refused_before_anything_is_sent() {
         assert!(HealthCheck::parse("https://[::1]:8811/health").is_ok());
         assert_eq!(HealthCheck::parse("http://edge:9090/ready").unwrap().uri, "http://edge:9090/ready");
         for url in ["", "edge:9090", "/health", "ftp://edge/", "https://edge.example/health"] {

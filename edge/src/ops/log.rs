@@ -1,8 +1,7 @@
 //! Logging: one line per event on stderr.
 //!
-//! Guarantees: an event is one line whatever its fields hold, because a server's words may be among them; nobody waits for
-//! stderr to be read (`log/queue.rs`). What may be logged at all is the rule of those who log: never arguments, results or
-//! credentials.
+//! Guarantees: an event is one line whatever its fields hold, because they may hold text from a server; logging never waits
+//! for stderr to be read (`log/queue.rs`). Callers must never log arguments, results or credentials.
 
 mod queue;
 
@@ -26,9 +25,9 @@ pub use self::queue::Metrics;
 /// What is logged.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Config {
-    /// Each call's steps too.
+    /// Also log the steps of each call.
     pub verbose: bool,
-    /// Levels by target, `edge=debug,hyper=info`, instead of the default ones.
+    /// Levels by target, such as `edge=debug,hyper=info`, instead of the default ones.
     pub levels: Option<Targets>,
 }
 
@@ -38,30 +37,30 @@ pub struct Log {
 }
 
 impl Log {
-    /// Sends the events of the whole process to stderr, those of panics included.
+    /// Sends the events of the whole process to stderr, including panics.
     ///
     /// # Errors
-    /// When that was done before, or the system starts no thread.
+    /// A log was started before, or no thread can be started.
     pub fn start(config: &Config) -> io::Result<Self> {
         let queue = Queue::start(io::stderr(), Metrics::default())?;
         let subscriber = subscriber(config, queue.clone());
         tracing::subscriber::set_global_default(subscriber).map_err(io::Error::other)?;
-        // The standard one writes to stderr itself, and would wait there.
+        // The standard hook writes to stderr itself, and could block.
         panic::set_hook(Box::new(panicked));
         Ok(Self { queue })
     }
 
-    /// Says a line of the process itself after what was logged before.
+    /// Writes a line of the process itself, after everything that was logged before.
     pub fn say(&self, line: &str) {
         self.queue.push(format!("{line}\n").as_bytes());
     }
 
-    /// Waits a moment until all that was logged is written. What is logged later is lost.
+    /// Waits, for a limited time, until everything logged so far is written. Later events are lost.
     pub fn end(&self) {
         self.queue.close(LAST_LINES);
     }
 
-    /// What is counted here.
+    /// The metrics of the log.
     pub fn metrics(&self) -> &Metrics {
         self.queue.metrics()
     }
@@ -75,7 +74,7 @@ impl Drop for Log {
 
 fn panicked(panic: &PanicHookInfo<'_>) {
     let (thread, backtrace) = (thread::current(), Backtrace::capture());
-    // Only where RUST_BACKTRACE asks for it.
+    // Captured only if RUST_BACKTRACE is set.
     let backtrace = (backtrace.status() == BacktraceStatus::Captured).then(|| backtrace.to_string());
     tracing::error!(target: PANIC, thread = thread.name(), %panic, backtrace, "a task panicked");
 }
@@ -88,13 +87,13 @@ where
     registry().with(layer.with_filter(levels(config)))
 }
 
-/// Own events at debug when asked for; those of libraries only when they are warnings, because below that they
-/// speak of headers and bytes.
+/// Our own events at debug if asked for; those of libraries only from warnings on, because below that they include headers
+/// and bytes.
 fn levels(config: &Config) -> Targets {
     let own = if config.verbose { LevelFilter::DEBUG } else { LevelFilter::INFO };
     let default =
         || Targets::new().with_default(LevelFilter::WARN).with_targets([("edge", own), ("mcp_edge", own)]);
-    // Whatever else is left out: a panic is a bug, and nothing but this tells of it.
+    // Panics are always logged: a panic is a bug, and nothing else reports it.
     config.levels.clone().unwrap_or_else(default).with_target(PANIC, LevelFilter::ERROR)
 }
 
@@ -108,7 +107,7 @@ impl<'a, W: MakeWriter<'a>> MakeWriter<'a> for OneLine<W> {
     }
 }
 
-/// The writer of one event; the formatter hands it over in one piece.
+/// The writer of one event, which the formatter writes in one piece.
 struct Line<W>(W);
 
 impl<W: Write> Write for Line<W> {
@@ -132,7 +131,7 @@ impl<W: Write> Write for Line<W> {
 
 /// The target of panics.
 const PANIC: &str = "panic";
-/// For the last lines of a process. A second: less than is left of a pod's 30 after the drain.
+/// How long the last lines of a process may take. A second: less than what remains of a pod's 30 s after the drain.
 const LAST_LINES: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
@@ -163,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn an_event_is_one_line_whatever_it_says() {
+    fn event_with_line_breaks_is_one_line() {
         let text = logged(&Config::default(), || {
             tracing::info!(target: "edge", words = %"a\nforged\x1b[31m line\r", "server said");
         });
@@ -188,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn a_panic_is_told_whatever_is_left_out() {
+    fn panic_is_logged_at_every_level() {
         for levels in ["off", "hyper=info", "edge=off"] {
             let levels = Some(levels.parse().unwrap());
             let emit = || tracing::error!(target: PANIC, "a task panicked");

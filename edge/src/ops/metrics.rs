@@ -1,7 +1,7 @@
 //! The registry of metrics and its text form.
 //!
 //! Every room has its own `Metrics` and registers it here, under one prefix; this file knows none of them.
-//! Label values come from closed sets or configured names only: a series per client would be a leak.
+//! Label values come from closed sets or configured names only: a series for each client would be a leak.
 
 use prometheus_client::encoding::text;
 use prometheus_client::metrics::info::Info;
@@ -31,8 +31,7 @@ pub fn encode(registry: &Registry) -> String {
     out
 }
 
-/// Gives a closed set its words, the same as a label and in logs; the derived form of a label would be the
-/// variant's name in Rust.
+/// Gives each variant of a closed set its word, for labels and logs; a derived label would be the variant's name in Rust.
 macro_rules! words {
     ($set:ty { $($variant:ident => $word:literal),* $(,)? }) => {
         impl $set {
@@ -63,7 +62,7 @@ mod tests {
     use prometheus_client::metrics::counter::Counter;
 
     #[test]
-    fn names_get_the_prefix_and_the_text_its_end() {
+    fn encoded_text_has_prefixed_names_and_an_end() {
         let mut registry = registry();
         let calls = Counter::<u64>::default();
         registry.register("calls", "Calls", calls.clone());

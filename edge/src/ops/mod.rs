@@ -1,4 +1,4 @@
-//! Operating the process: stopping it, and letting people see into it.
+//! Operating the process: drain, logs, metrics, the admin listener, and the checks of the command line.
 
 pub mod admin;
 pub mod bind;

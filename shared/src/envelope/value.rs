@@ -1,4 +1,4 @@
-//! A JSON value inside a message, looked at where it stands.
+//! A JSON value inside a message, read in place.
 
 use std::borrow::Cow;
 
@@ -13,12 +13,12 @@ pub struct Value<'a> {
 }
 
 impl<'a> Value<'a> {
-    /// The value that `span` of `bytes` holds.
+    /// The value in `span` of `bytes`.
     pub fn new(bytes: &'a [u8], span: Span) -> Value<'a> {
         Value { bytes, span }
     }
 
-    /// Where it stands in its message.
+    /// Where it is in its message.
     pub fn span(&self) -> Span {
         self.span
     }
@@ -28,12 +28,12 @@ impl<'a> Value<'a> {
         self.span.of(self.bytes)
     }
 
-    /// The text of a string; `None` for other values, and for text that no UTF-8 can hold.
+    /// The text of a string; `None` for other values, and for text that UTF-8 cannot represent.
     pub fn as_str(&self) -> Option<Cow<'a, str>> {
         text::decode(self.raw())
     }
 
-    /// A number that is written as a natural number.
+    /// The value of a number that is written as a natural number.
     pub fn as_u64(&self) -> Option<u64> {
         std::str::from_utf8(self.raw()).ok()?.parse().ok()
     }
@@ -48,10 +48,10 @@ impl<'a> Value<'a> {
         self.raw() == b"null"
     }
 
-    /// Reads it into a type.
+    /// Deserializes it.
     ///
     /// # Errors
-    /// When it has another shape.
+    /// The value has another shape.
     pub fn parse<T: serde::Deserialize<'a>>(&self) -> Result<T, serde_json::Error> {
         serde_json::from_slice(self.raw())
     }

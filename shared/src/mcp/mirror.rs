@@ -1,4 +1,4 @@
-//! Arguments that a tool's schema wants mirrored in HTTP headers (`x-mcp-header`), and when a header agrees with one.
+//! Tool arguments that a schema mirrors in HTTP headers (`x-mcp-header`), and whether a header matches its argument.
 
 // MCP 2026-07-28 streamable-http, Custom Headers; SEP-2243
 
@@ -19,15 +19,15 @@ use crate::text;
 /// One argument that is mirrored in a header.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Mirrored {
-    /// What follows `Mcp-Param-` in the header's name, as the schema writes it.
+    /// The part of the header's name after `Mcp-Param-`, as in the schema.
     pub header: String,
     /// Keys from `arguments` to the value.
     pub path: Vec<String>,
-    /// How the two are compared.
+    /// How header and argument are compared.
     pub kind: MirrorKind,
 }
 
-/// Types that may be mirrored.
+/// The types that may be mirrored.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum MirrorKind {
     /// Compared as numbers: `42` is `42.0`.
@@ -38,18 +38,18 @@ pub enum MirrorKind {
     Boolean,
 }
 
-/// Why the annotations of a schema do not count. A client drops such a tool; a gateway takes the annotations out.
+/// Why the annotations of a schema are invalid. A client drops such a tool; a gateway removes the annotations.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum InvalidAnnotation {
-    /// The schema is no JSON object, or nested too deep.
+    /// The schema is not a JSON object, or is nested too deep.
     Schema,
     /// The value is not a header token (RFC 9110 §5.6.2).
     Name,
-    /// Two names that differ at most in case.
+    /// Two names are equal, ignoring case.
     Twice,
-    /// On something other than an integer, a string or a boolean.
+    /// The annotated value is not an integer, a string or a boolean.
     Type,
-    /// On something that is not reached from the root by `properties` alone.
+    /// The annotated value is not reached from the root by `properties` alone.
     Place,
 }
 
@@ -67,10 +67,10 @@ impl fmt::Display for InvalidAnnotation {
 
 impl std::error::Error for InvalidAnnotation {}
 
-/// The arguments that `input_schema` wants mirrored.
+/// The arguments that `input_schema` mirrors in headers.
 ///
 /// # Errors
-/// When one annotation is invalid, for then none of them counts.
+/// One annotation is invalid, which makes all of them invalid.
 pub fn mirrored(input_schema: &[u8]) -> Result<Vec<Mirrored>, InvalidAnnotation> {
     if !may_hold_keyword(input_schema) {
         return Ok(Vec::new());
@@ -94,10 +94,10 @@ fn may_hold_keyword(schema: &[u8]) -> bool {
         || memmem::find_iter(schema, ASCII_ESCAPE).any(is_escape_of_keyword_byte)
 }
 
-/// The schema without what looks like an annotation, wherever it stands, and else byte for byte.
+/// The schema without members that look like annotations, wherever they are; all other bytes stay.
 ///
 /// # Errors
-/// When it is no JSON, or nested too deep.
+/// The schema is not JSON, or is nested too deep.
 pub fn without_annotations(input_schema: &Bytes, limits: &Limits) -> Result<Parts, ScanError> {
     let mut strip = Strip {
         scanner: Scanner::new(input_schema, Span::all(input_schema), limits),
@@ -109,7 +109,7 @@ pub fn without_annotations(input_schema: &Bytes, limits: &Limits) -> Result<Part
     Ok(strip.splice.finish())
 }
 
-/// Whether a header's decoded value agrees with the JSON value it mirrors.
+/// Whether a header's decoded value matches the JSON value that it mirrors.
 pub fn matches(kind: MirrorKind, header: &str, json: &[u8]) -> bool {
     match kind {
         MirrorKind::String => serde_json::from_slice::<String>(json).is_ok_and(|text| text == header),
@@ -121,10 +121,10 @@ pub fn matches(kind: MirrorKind, header: &str, json: &[u8]) -> bool {
     }
 }
 
-/// A JSON number, with nothing around it, that is whole and in the range where all languages agree on it.
+/// Parses a JSON number without surrounding space that is whole and in the range that all languages represent exactly.
 fn integer(number: &str) -> Option<i64> {
     const SAFE: f64 = 9_007_199_254_740_991.0; // 2^53 - 1
-    // serde_json knows what a number may look like, but only the standard library rounds it right.
+    // serde_json checks the syntax; the standard library rounds correctly, which serde_json does not by default.
     serde_json::from_str::<IgnoredAny>(number).ok().filter(|_| number.trim_ascii() == number)?;
     let value: f64 = number.parse().ok()?;
     (value.fract() == 0.0 && value.abs() <= SAFE).then_some(value as i64)
@@ -148,7 +148,7 @@ struct Walk {
 }
 
 impl Walk {
-    /// Depth is bounded by the parser that made `schema`.
+    /// The recursion is bounded by the depth limit of the parser that made `schema`.
     fn schema(&mut self, schema: &Map<String, Json>, place: Place<'_>) -> Result<(), InvalidAnnotation> {
         if let Some(name) = schema.get(KEYWORD) {
             self.annotation(name, schema.get("type"), place)?;
@@ -236,7 +236,7 @@ impl Walk {
     }
 }
 
-/// One pass, however deep the annotations stand: a schema may fill a whole list.
+/// Removes annotations in one pass, however deep they are: a schema may be as large as a whole list.
 struct Strip<'a> {
     scanner: Scanner<'a>,
     bytes: &'a [u8],
@@ -244,7 +244,7 @@ struct Strip<'a> {
 }
 
 impl Strip<'_> {
-    /// Depth is bounded by the scanner.
+    /// The recursion is bounded by the scanner's depth limit.
     fn value(&mut self) -> Result<(), ScanError> {
         match self.scanner.peek() {
             Some(b'{') => self.object(),
@@ -267,7 +267,7 @@ impl Strip<'_> {
         Ok(())
     }
 
-    /// A member goes with the comma before it, or while none before it stays, with the comma after it.
+    /// Removes a member with the comma before it, or, while no member before it stays, with the comma after it.
     fn object(&mut self) -> Result<(), ScanError> {
         self.scanner.enter(b'{')?;
         let mut more = !self.scanner.take(b'}');
@@ -320,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn annotations_are_found_along_properties() {
+    fn annotation_below_properties_is_found() {
         let schema = br#"{"type":"object","properties":{
             "region":{"type":"string","x-mcp-header":"Region"},
             "where":{"type":"object","properties":{"zone":{"type":"integer","x-mcp-header":"Zone"}}},
@@ -351,7 +351,7 @@ mod tests {
     }
 
     #[test]
-    fn one_invalid_annotation_is_enough() {
+    fn schema_with_one_invalid_annotation_is_refused() {
         let property = |schema: &str| {
             format!(r#"{{"properties":{{"a":{schema},"ok":{{"type":"string","x-mcp-header":"Ok"}}}}}}"#)
         };
@@ -382,7 +382,7 @@ mod tests {
     }
 
     #[test]
-    fn annotations_are_taken_out_and_all_else_stays() {
+    fn schema_without_annotations_keeps_all_other_bytes() {
         let stripped = |schema: &str| {
             without_annotations(&Bytes::copy_from_slice(schema.as_bytes()), &Limits::default())
                 .map(|parts| String::from_utf8_lossy(&parts.into_bytes()).into_owned())
@@ -405,7 +405,7 @@ mod tests {
     }
 
     #[test]
-    fn values_are_compared_by_their_kind() {
+    fn header_is_compared_by_the_type_of_its_argument() {
         let same = [
             (MirrorKind::Integer, "42", "42.0"),
             (MirrorKind::Integer, "-4.2e1", "-42"),

@@ -1,26 +1,26 @@
-//! A message as the slices it is made of, ready for one vectored write.
+//! A message as slices, ready for one vectored write.
 
 use std::collections::VecDeque;
 use std::io::IoSlice;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
-/// Slices that make up a message, none of them empty. One slice alone needs no memory of its own.
+/// The slices of a message, none of them empty. A single slice needs no allocation.
 #[derive(Clone, Debug, Default)]
 pub struct Parts {
-    /// Empty only if there is none.
+    /// Empty only if the message is.
     first: Bytes,
     rest: VecDeque<Bytes>,
     len: usize,
 }
 
 impl Parts {
-    /// Nothing yet.
+    /// An empty message.
     pub fn new() -> Self {
         Parts::default()
     }
 
-    /// Nothing yet, with room for so many slices.
+    /// An empty message with room for this many slices.
     pub fn with_capacity(slices: usize) -> Self {
         Parts { rest: VecDeque::with_capacity(slices.saturating_sub(1)), ..Parts::default() }
     }
@@ -47,7 +47,7 @@ impl Parts {
         self.len = len;
     }
 
-    /// How many bytes in all.
+    /// The total number of bytes.
     pub fn len_bytes(&self) -> usize {
         self.len
     }
@@ -58,7 +58,7 @@ impl Parts {
         first.into_iter().chain(&self.rest)
     }
 
-    /// All in one piece; copies unless there is only one slice.
+    /// The message in one piece; copies unless there is only one slice.
     pub fn into_bytes(self) -> Bytes {
         if self.rest.is_empty() {
             return self.first;
@@ -82,7 +82,7 @@ impl Buf for Parts {
         to.iter_mut().zip(self.iter()).map(|(place, slice)| *place = IoSlice::new(slice)).count()
     }
 
-    /// Within one slice nothing is copied.
+    /// Copies nothing if the bytes lie within one slice.
     fn copy_to_bytes(&mut self, count: usize) -> Bytes {
         assert!(count <= self.len, "more than there is");
         if count <= self.first.len() {

@@ -63,7 +63,7 @@ impl Peer {
         json!({"protocolVersion": version, "capabilities": capabilities(), "serverInfo": info})
     }
 
-    /// Names the server and its process, so that a test sees who answered.
+    /// Names the server and its process, so that a test can see which one answered.
     fn called(&self, params: &Value, told: &[Value]) -> Value {
         let text = json!({
             "server": self.server.script.name,

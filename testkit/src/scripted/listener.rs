@@ -54,7 +54,7 @@ impl Listener {
         self.server.record()
     }
 
-    /// One more tool from the next list on; nobody is told.
+    /// Adds one tool from the next list on, without a notification.
     pub fn grow(&self) {
         self.server.grow();
     }

@@ -39,7 +39,7 @@ pub enum Ending {
 impl Server {
     /// A server that follows `script` and writes down what it sees.
     pub fn new(script: Script, record: Record) -> Arc<Server> {
-        // Processes count their starts in the shared file, so a process is told its number by what is there.
+        // Processes count their starts in the shared file, so the file gives each process its number.
         let starts = AtomicUsize::new(record.starts());
         Arc::new(Server { script, record, starts, grown: AtomicUsize::new(0) })
     }
@@ -49,7 +49,7 @@ impl Server {
         &self.record
     }
 
-    /// One more tool from the next list on; nobody is told.
+    /// Adds one tool from the next list on, without a notification.
     pub fn grow(&self) {
         self.grown.fetch_add(1, Ordering::Relaxed);
     }

@@ -25,7 +25,7 @@ async fn serve_gated() -> (Served, Arc<Semaphore>) {
 const LONG: Duration = Duration::from_secs(3600);
 
 #[tokio::test]
-async fn leaving_answers_and_closes() {
+async fn drain_answers_the_next_request_and_closes() {
     let (served, gate) = serve_gated().await;
     let mut old = http1_over(TcpStream::connect(served.address).await.unwrap()).await;
     gate.add_permits(1);
@@ -55,7 +55,7 @@ async fn leaving_answers_and_closes() {
 }
 
 #[tokio::test]
-async fn stopping_finishes_what_is_in_flight_and_takes_nothing_new() {
+async fn stop_finishes_requests_in_flight_and_accepts_no_more() {
     let (served, gate) = serve_gated().await;
     let mut one = http1_over(TcpStream::connect(served.address).await.unwrap()).await;
     let mut two = http2_over(TcpStream::connect(served.address).await.unwrap()).await;
@@ -79,7 +79,7 @@ async fn stopping_finishes_what_is_in_flight_and_takes_nothing_new() {
 }
 
 #[tokio::test]
-async fn the_cut_ends_what_does_not_end() {
+async fn cut_ends_connections_with_requests_in_flight() {
     let (served, _gate) = serve_gated().await;
     let mut one = http1_over(TcpStream::connect(served.address).await.unwrap()).await;
     let mut two = http2_over(TcpStream::connect(served.address).await.unwrap()).await;

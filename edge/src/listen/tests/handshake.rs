@@ -81,7 +81,7 @@ async fn serve_tls(tls: tls::Config) -> Served {
 
 /// Over TLS as over plain TCP, see `leaving`.
 #[tokio::test]
-async fn a_client_that_said_more_than_its_request_takes_it_along_when_it_leaves() {
+async fn request_over_tls_is_cancelled_when_a_client_with_unread_bytes_leaves() {
     let (directory, authority) = (Directory::new("leaving"), authority());
     let config = directory.config();
     let (cert, key, _) = certificate(&authority);
@@ -150,7 +150,7 @@ async fn a_renewed_certificate_is_served_and_a_bad_one_is_not() {
 }
 
 #[tokio::test]
-async fn files_that_make_no_identity_are_named() {
+async fn unusable_certificate_files_are_named() {
     let (directory, authority) = (Directory::new("bad"), authority());
     let config = directory.config();
     let bind = async |config: tls::Config| {
@@ -170,7 +170,7 @@ async fn files_that_make_no_identity_are_named() {
 }
 
 #[tokio::test]
-async fn with_a_client_ca_strangers_are_refused() {
+async fn client_without_a_certificate_of_the_client_ca_is_refused() {
     let (directory, authority) = (Directory::new("mutual"), authority());
     let ca = directory.0.join("ca.crt");
     let config = tls::Config { client_ca: Some(ca.clone()), ..directory.config() };

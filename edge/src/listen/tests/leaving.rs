@@ -26,7 +26,7 @@ impl Never {
 }
 
 #[tokio::test]
-async fn a_client_that_leaves_takes_its_request_along() {
+async fn request_is_cancelled_when_its_client_leaves() {
     let never = Never::default();
     let served = serve(Config::default(), permit::Config::default(), never.handler()).await;
     let mut one = http1_over(TcpStream::connect(served.address).await.unwrap()).await;
@@ -42,7 +42,7 @@ async fn a_client_that_leaves_takes_its_request_along() {
 
 /// Seen as calls that went on to their end: hyper does not look for the end of what it has not read to the end.
 #[tokio::test]
-async fn so_does_one_that_said_more_than_its_request() {
+async fn request_is_cancelled_when_a_client_with_unread_bytes_leaves() {
     let never = Never::default();
     let served = serve(Config::default(), permit::Config::default(), never.handler()).await;
     let request = "GET / HTTP/1.1\r\nhost: edge\r\n\r\n";
@@ -57,7 +57,7 @@ async fn so_does_one_that_said_more_than_its_request() {
 }
 
 #[tokio::test]
-async fn an_end_is_seen_behind_bytes_that_nobody_reads() {
+async fn end_of_stream_is_seen_after_unread_bytes() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
     let (stream, _) = listener.accept().await.unwrap();
@@ -69,7 +69,7 @@ async fn an_end_is_seen_behind_bytes_that_nobody_reads() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stream_looks_only_while_a_request_waits_and_nobody_reads() {
+async fn client_check_runs_only_during_a_request_without_reads() {
     let activity = Activity::new(&http::Config::default(), false);
     let mut expired = pin!(activity.expired());
     let mut looks = async |seconds: u64| {

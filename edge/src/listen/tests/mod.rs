@@ -263,7 +263,7 @@ async fn idle_connections_of_both_protocols_are_closed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_idle_connection_has_all_its_time_from_its_last_request_on() {
+async fn idle_timeout_starts_at_the_last_request() {
     let config = http::Config { idle_timeout: Duration::from_secs(100), ..http::Config::default() };
     let activity = Activity::new(&config, false);
     let mut expired = pin!(activity.expired());
@@ -290,7 +290,7 @@ async fn a_client_that_does_not_read_is_dropped() {
 
 /// Seen as an answer that broke off although its client read all the time: of megabytes the kernel says late that some went.
 #[tokio::test]
-async fn the_kernel_holds_little_of_an_answer_that_is_not_taken() {
+async fn kernel_holds_little_of_an_answer_that_is_not_read() {
     let http = http::Config { write_timeout: Duration::from_millis(500), ..http::Config::default() };
     let served = serve(Config { http, ..Config::default() }, permit::Config::default(), flood).await;
     let socket = tokio::net::TcpSocket::new_v4().unwrap();

@@ -58,7 +58,7 @@ fn get() -> Request<Empty<Bytes>> {
 }
 
 #[tokio::test]
-async fn an_answer_that_is_not_taken_ends_and_its_connection_goes_on() {
+async fn long_answer_that_is_not_read_is_reset_and_its_connection_goes_on() {
     // No room at all; room for a part of what h2 buffers; room for all but the end. A short one with no room.
     for (size, window) in [(100 << 10, 0), (100 << 10, 20 << 10), (100 << 10, (100 << 10) - 1), (10 << 10, 0)]
     {
@@ -85,7 +85,7 @@ async fn an_answer_that_is_not_taken_ends_and_its_connection_goes_on() {
 }
 
 #[tokio::test]
-async fn a_short_answer_that_is_not_taken_ends_its_connection() {
+async fn short_answer_that_is_not_read_ends_its_connection() {
     let held = Held::new(10 << 10);
     let served = held.served(Duration::from_millis(200)).await;
     let mut client = client(served.address, 1 << 10).await;

@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn each_refusal_has_words_of_its_own() {
+    fn each_refusal_has_its_own_message() {
         let json = "application/json";
         for (status, body, token, words) in [
             (401, "", "", "set TOKEN"),
@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refused_discover_is_told_from_a_wrong_path() {
+    fn refused_discover_differs_from_a_wrong_path() {
         let refusal = r#"{"error":{"code":-32601,"message":"m"}}"#;
         assert!(answer(404, "application/json", refusal).may_be_legacy());
         assert!(answer(200, "application/json", refusal).may_be_legacy());

@@ -1,7 +1,7 @@
-//! Lines on their way to stderr, written by a thread of their own.
+//! Queues lines for stderr and writes them in a thread of their own.
 //!
-//! Guarantees: whoever logs never waits, because executors log and a collector that stops reading would stop the data
-//! plane; what is held is bounded in bytes; what finds no room is counted, and the log says where it is missing.
+//! Guarantees: logging never waits, because the runtime's threads log, and a collector that stops reading would stop the
+//! data plane; the queue is bounded in bytes; lines without room are counted, and the log shows where they are missing.
 //!
 //! ```text
 //! Open ──close──▶ Closing ──all written──▶ Ended
@@ -17,7 +17,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::registry::Registry;
 use tracing_subscriber::fmt::MakeWriter;
 
-/// What is counted of the log.
+/// The metrics of the log.
 #[derive(Clone, Debug, Default)]
 pub struct Metrics {
     dropped: Counter,
@@ -34,7 +34,7 @@ impl Metrics {
     }
 }
 
-/// See the module. Cheap to clone.
+/// The queue of the log. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct Queue {
     shared: Arc<Shared>,
@@ -42,7 +42,7 @@ pub(super) struct Queue {
 
 struct Shared {
     state: Mutex<State>,
-    /// There is something to write, or nothing any more.
+    /// Notified when there is something to write, or the queue closes.
     changed: Condvar,
     metrics: Metrics,
 }
@@ -52,7 +52,7 @@ struct State {
     held: Vec<u8>,
     /// Taken from `held`, and not written yet.
     writing_bytes: usize,
-    /// Lines for which there was no room after those of `held`.
+    /// How many lines found no room after those of `held`.
     missing: u64,
     phase: Phase,
 }
@@ -67,10 +67,10 @@ enum Phase {
 }
 
 impl Queue {
-    /// Its thread writes to `to` until it is closed; one that cannot write any more ends with the process.
+    /// Starts a thread that writes to `to` until the queue is closed. A thread that is stuck in a write ends with the process.
     ///
     /// # Errors
-    /// When the system starts no thread.
+    /// No thread can be started.
     pub(super) fn start(to: impl Write + Send + 'static, metrics: Metrics) -> io::Result<Self> {
         let shared = Arc::new(Shared { state: Mutex::default(), changed: Condvar::new(), metrics });
         let queue = Self { shared: shared.clone() };
@@ -82,7 +82,7 @@ impl Queue {
         &self.shared.metrics
     }
 
-    /// Takes a line with its end, or several.
+    /// Queues one or more lines, each with its line ending.
     pub(super) fn push(&self, lines: &[u8]) {
         let mut state = self.shared.state.lock();
         let held = state.held.len() + state.writing_bytes;
@@ -99,7 +99,7 @@ impl Queue {
         }
     }
 
-    /// Waits until all is written that was pushed before, at most so long.
+    /// Waits until everything pushed so far is written, at most this long.
     pub(super) fn close(&self, timeout: Duration) {
         let mut state = self.shared.state.lock();
         if state.phase == Phase::Open {
@@ -116,7 +116,7 @@ impl Shared {
         while let Some((lines, missing)) = self.next() {
             let written = write_all(&mut to, &lines);
             if written.is_err() {
-                // Nobody will ever read them; serving goes on without a log.
+                // stderr is closed; the process serves without a log.
                 self.metrics.dropped.inc_by(lines.iter().filter(|byte| **byte == b'\n').count() as u64);
             } else if missing > 0 {
                 let notice = format!("mcp-edge: {missing} lines dropped, stderr was not read\n");
@@ -127,7 +127,7 @@ impl Shared {
         }
     }
 
-    /// What is to be written next, and how many lines are missing after it; `None` at the end.
+    /// The bytes to write next, and how many lines are missing after them; `None` at the end.
     fn next(&self) -> Option<(Vec<u8>, u64)> {
         let mut state = self.state.lock();
         loop {
@@ -146,7 +146,7 @@ impl Shared {
     }
 }
 
-/// Waits for as long as it takes, also where somebody made our stderr one that does not wait.
+/// Writes everything, however long it takes, even if stderr was set non-blocking by another process.
 fn write_all(to: &mut impl Write, mut bytes: &[u8]) -> io::Result<()> {
     while !bytes.is_empty() {
         match to.write(bytes) {
@@ -180,9 +180,10 @@ impl Write for &Queue {
     }
 }
 
-/// What is held at a time. 1 MiB: some 5,000 lines, a second of a busy gateway that logs its calls; collectors pause for less.
+/// The size of the queue. 1 MiB: some 5,000 lines, or one second of a busy gateway that logs its calls; collectors pause for
+/// less than that.
 const HELD_BYTES: usize = 1 << 20;
-/// Between two looks at a stderr that takes nothing at the moment.
+/// The pause between two attempts to write to a stderr that would block.
 const PAUSE: Duration = Duration::from_millis(10);
 
 #[cfg(test)]
@@ -193,7 +194,7 @@ mod tests {
     const GUARD: Duration = Duration::from_secs(60);
 
     #[test]
-    fn nobody_waits_for_a_pipe_that_is_not_read_and_what_is_missing_is_told() {
+    fn pipe_that_is_not_read_delays_no_logging_and_dropped_lines_are_reported() {
         let (mut from, to) = pipe().unwrap();
         let metrics = Metrics::default();
         let queue = Queue::start(to, metrics.clone()).unwrap();
@@ -235,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_can_read_any_more_is_counted() {
+    fn lines_for_a_closed_stderr_are_counted() {
         let (from, to) = pipe().unwrap();
         drop(from);
         let metrics = Metrics::default();

@@ -1,49 +1,49 @@
-//! What is measured beside what: groups of lanes. A lane is one side with a prepared load; the lanes of a group
-//! answer the same question and take turns.
+//! What is compared: groups of candidates. A candidate is one side with a prepared load; the candidates of a group answer the
+//! same question and take turns.
 
 use serde::Serialize;
 
 use crate::load::{Load, To};
 use crate::usage::Family;
 
-/// Lanes that are compared with each other.
+/// Candidates that are compared with each other.
 pub(crate) struct Group {
     pub(crate) name: &'static str,
-    /// One line: what is asked, and of whom.
+    /// One line: the request, and the sides that answer it.
     pub(crate) title: String,
     pub(crate) steps: Vec<Step>,
-    pub(crate) lanes: Vec<Lane>,
-    /// The lane that the others are compared with.
+    pub(crate) candidates: Vec<Candidate>,
+    /// The candidate that the others are compared with.
     pub(crate) base: &'static str,
 }
 
 /// One side with its load.
-pub(crate) struct Lane {
+pub(crate) struct Candidate {
     pub(crate) side: String,
     pub(crate) to: To,
     pub(crate) requests: std::path::PathBuf,
     pub(crate) sessions: bool,
     /// What is counted as the side's own.
     pub(crate) family: Family,
-    /// How much longer than others it is measured: a slow peer answers nothing in a short time.
+    /// How many times longer than others it is measured: a slow peer answers too little in a short time.
     pub(crate) stretch: f64,
-    /// Whose peak its open loop is measured by: its own, or that of the whole group.
+    /// Whether its open loop is relative to its own peak or to the group's.
     pub(crate) own_peak: bool,
 }
 
-/// How hard it is asked.
+/// The load of a measurement.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub(crate) enum Step {
-    /// So many connections, each with one request under way.
+    /// This many connections, each with one request in flight.
     Closed { connections: usize },
-    /// So much of the peak, in per cent, over [`OPEN_CONNECTIONS`].
+    /// This percentage of the peak rate, over [`OPEN_CONNECTIONS`].
     Open { percent: u32 },
 }
 
-impl Lane {
-    pub(crate) fn new(side: &str, to: To, requests: std::path::PathBuf, family: Family) -> Lane {
+impl Candidate {
+    pub(crate) fn new(side: &str, to: To, requests: std::path::PathBuf, family: Family) -> Candidate {
         let (sessions, stretch, own_peak) = (false, 1.0, false);
-        Lane { side: side.to_owned(), to, requests, sessions, family, stretch, own_peak }
+        Candidate { side: side.to_owned(), to, requests, sessions, family, stretch, own_peak }
     }
 
     /// The load of one measurement.
@@ -73,5 +73,5 @@ impl Step {
     }
 }
 
-/// Connections of the open loop: more than any side here is asked to serve at a time while it keeps up.
+/// Connections of the open loop: more than the requests in flight of any side that keeps up.
 pub(crate) const OPEN_CONNECTIONS: usize = 64;

@@ -1,4 +1,5 @@
-//! What all connections share while they handle an event: the poller, the deadlines, the log, the time, the settings.
+//! What connections and processes share while they handle an event: the poller, the deadlines, the log, the time, the
+//! settings. The loop itself is in `serve`.
 
 use crate::args::Settings;
 use crate::clock::{Deadlines, Moment};
@@ -7,23 +8,24 @@ use crate::log::Log;
 use crate::orphan::Nonce;
 use crate::poller::Poller;
 
-pub(crate) struct Hub {
+/// The state of the event loop that every connection and process uses.
+pub(crate) struct EventLoop {
     pub(crate) settings: Settings,
-    /// The limit of open files the bridge was started with, for its children.
+    /// The limit of open files that the bridge was started with; children get it back.
     pub(crate) open_files: OpenFiles,
     pub(crate) nonce: Nonce,
     pub(crate) poller: Poller,
     pub(crate) deadlines: Deadlines,
     pub(crate) log: Log,
-    /// When this turn of the event loop began.
+    /// When the present turn of the event loop began.
     pub(crate) now: Moment,
-    /// Where bytes are read to before they go on; nothing stays in it between two events.
+    /// The read buffer; nothing stays in it between two events.
     pub(crate) scratch: Vec<u8>,
 }
 
-impl Hub {
+impl EventLoop {
     /// # Errors
-    /// What the kernel said when asked for an epoll instance.
+    /// The kernel's error when it was asked for an epoll instance.
     pub(crate) fn new(settings: Settings, open_files: OpenFiles) -> nix::Result<Self> {
         Ok(Self {
             settings,
@@ -38,5 +40,5 @@ impl Hub {
     }
 }
 
-/// What a pipe of ours holds: one read of a full pipe.
+/// The size of our pipes, so that one read empties a full one.
 const SCRATCH_BYTES: usize = 256 * 1024;

@@ -1,10 +1,10 @@
-//! The cutter breaks what it is told to, and nothing else.
+//! The fault proxy breaks the connections that it is armed for, and no others.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a panic here is a failed test")]
 
 use std::net::SocketAddr;
 
-use testkit::cutter::Cutter;
+use testkit::fault_proxy::FaultProxy;
 use testkit::http::Request;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -42,12 +42,15 @@ async fn server() -> (SocketAddr, mpsc::Sender<()>) {
 const HEAD: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\ndata:\n\n";
 
 #[tokio::test]
-async fn the_stream_of_an_order_is_swallowed_and_cut_and_the_other_goes_on() {
+async fn armed_proxy_breaks_the_stream_of_the_method_and_no_other() {
     let (address, say) = server().await;
-    let cutter = Cutter::start(address).await;
+    let fault_proxy = FaultProxy::start(address).await;
     let open = async |method: &str| {
-        let mut response =
-            Request::new(method, "/").header("Content-Length", "0").send(cutter.address()).await.unwrap();
+        let mut response = Request::new(method, "/")
+            .header("Content-Length", "0")
+            .send(fault_proxy.address())
+            .await
+            .unwrap();
         assert_eq!(response.event().await.unwrap().data, "");
         response
     };
@@ -55,7 +58,7 @@ async fn the_stream_of_an_order_is_swallowed_and_cut_and_the_other_goes_on() {
 
     say.send(()).await.unwrap();
     assert_eq!(call.event().await.unwrap().data, "{}");
-    let mut cut = cutter.arm("POST", 2);
+    let mut cut = fault_proxy.arm("POST", 2);
     for _ in 0..2 {
         assert!(cut.try_recv().is_err(), "cut too early");
         say.send(()).await.unwrap();
@@ -65,5 +68,5 @@ async fn the_stream_of_an_order_is_swallowed_and_cut_and_the_other_goes_on() {
     for _ in 0..3 {
         assert_eq!(listen.event().await.unwrap().data, "{}");
     }
-    assert_eq!(cutter.cuts(), 1);
+    assert_eq!(fault_proxy.cuts(), 1);
 }

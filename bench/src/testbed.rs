@@ -1,5 +1,5 @@
-//! What is started for a run: servers behind bridges, edges before them, bare servers beside them. Everything is a
-//! release program on loopback, stays up for all cells, and ends with the house.
+//! The programs of a run: servers behind bridges, edges in front of them, and bare servers for comparison. All are release
+//! builds on loopback. They run for all cells, and end when the testbed is dropped.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -17,8 +17,8 @@ use crate::load::{REQUESTS, To, write_requests};
 use crate::tls;
 use crate::usage::Family;
 
-/// Everything that runs.
-pub(crate) struct House {
+/// The running programs.
+pub(crate) struct Testbed {
     scratch: Scratch,
     /// The files of certificate and key.
     pub(crate) tls: (PathBuf, PathBuf),
@@ -55,11 +55,11 @@ pub(crate) struct Tried {
     pub(crate) content_type: String,
 }
 
-impl House {
-    pub(crate) fn new() -> Result<House> {
+impl Testbed {
+    pub(crate) fn new() -> Result<Testbed> {
         let scratch = Scratch::new();
         let tls = tls::certificate(&scratch.path(""))?;
-        Ok(House { scratch, tls, running: Vec::new(), files: 0 })
+        Ok(Testbed { scratch, tls, running: Vec::new(), files: 0 })
     }
 
     /// A path of a file that is new.
@@ -90,7 +90,7 @@ impl House {
         Ok(behind)
     }
 
-    /// The same on a unix socket.
+    /// Starts a bridge on a unix socket.
     pub(crate) async fn unix_bridge(&mut self, options: &[&str], server: &[&str]) -> Result<Behind> {
         let socket = self.file("socket");
         let mut command = Command::new(binary("docker-mcp-bridge"));
@@ -144,7 +144,7 @@ impl House {
         self.process_until(command, address, name, || true).await
     }
 
-    /// The same, once it is also ready otherwise.
+    /// Starts a process and waits until `ready` returns true and it accepts connections.
     pub(crate) async fn process_until(
         &mut self,
         command: Command,

@@ -1,31 +1,31 @@
-//! Finds the id of a message that cannot be taken: too long to be held, or refused by the scan. Reads bytes as they come,
-//! in constant memory, and believes what it sees; it is used only to tell the right peer that its message failed.
+//! Finds the id of a message that is too long to be held, or that the scan refused. Reads bytes as they come, in constant
+//! memory, and checks nothing; the id only serves to report the failure to the request that it belongs to.
 
 use crate::envelope::Kind;
 use crate::id::RequestId;
 use crate::text;
 
-/// Longest id that is looked for, quotes included. Ids of the field are below 40 bytes.
+/// The longest id that is found, quotes included. Ids in use are below 40 bytes.
 const ID_BYTES: usize = 256;
 
 /// A state machine over the bytes of one message.
 #[derive(Debug, Default)]
-pub(crate) struct Seek {
+pub(crate) struct IdFinder {
     depth: u64,
     place: Place,
     /// Inside a string, and whether the last byte was a backslash that escapes the next.
     string: Option<Escape>,
-    /// The key, or the id, that is being read.
+    /// The key or id that is being read.
     token: Vec<u8>,
     ids: Ids,
     version: bool,
     method: bool,
     answer: bool,
-    /// There are members that JSON-RPC does not know.
+    /// There are members that JSON-RPC does not define.
     foreign: bool,
 }
 
-/// Where we are at the top level.
+/// The position among the top-level members.
 #[derive(Clone, Copy, PartialEq, Debug, Default)]
 enum Place {
     #[default]
@@ -49,19 +49,19 @@ enum Ids {
     #[default]
     None,
     One(RequestId),
-    /// Two of them, or one that is no id: whom it belongs to is unknown.
+    /// There are several, or one that is not a valid id, so it is unknown whose message it is.
     Unclear,
 }
 
-impl Seek {
-    /// Looks through a whole message.
-    pub(crate) fn all(bytes: &[u8]) -> Seek {
-        let mut seek = Seek::default();
-        seek.feed(bytes);
-        seek
+impl IdFinder {
+    /// Reads a whole message.
+    pub(crate) fn all(bytes: &[u8]) -> IdFinder {
+        let mut finder = IdFinder::default();
+        finder.feed(bytes);
+        finder
     }
 
-    /// The id that was seen at the top level, if there was exactly one.
+    /// The id at the top level, if there is exactly one.
     pub(crate) fn id(self) -> Option<RequestId> {
         match self.ids {
             Ids::One(id) => Some(id),
@@ -69,7 +69,7 @@ impl Seek {
         }
     }
 
-    /// What the message is, as far as its top-level keys tell.
+    /// The kind of the message, as far as its top-level keys show it.
     pub(crate) fn kind(&self) -> Option<Kind> {
         match (self.method, self.answer, &self.ids) {
             (true, false, Ids::None) => Some(Kind::Notification),
@@ -79,12 +79,12 @@ impl Seek {
         }
     }
 
-    /// Whether it says of itself that it is a response: in so many words, or by saying nothing else.
+    /// Whether it is a response: it has a result or an error and no method, and either `jsonrpc` or no foreign members.
     pub(crate) fn is_response(&self) -> bool {
         self.answer && !self.method && (self.version || !self.foreign)
     }
 
-    /// The next bytes of the message.
+    /// Reads the next bytes of the message.
     pub(crate) fn feed(&mut self, mut bytes: &[u8]) {
         while let Some((&byte, rest)) = bytes.split_first() {
             bytes = rest;
@@ -150,7 +150,7 @@ impl Seek {
         self.keep(byte);
     }
 
-    /// Keeps one byte more than fits, so that a cut token is known as one.
+    /// Keeps one byte more than the limit, which marks a token that was cut.
     fn keep(&mut self, byte: u8) {
         if matches!(self.place, Place::InKey | Place::InId) && self.token.len() <= ID_BYTES {
             self.token.push(byte);
@@ -186,15 +186,15 @@ impl Seek {
 
 #[cfg(test)]
 mod tests {
-    use super::{ID_BYTES, Seek};
+    use super::{ID_BYTES, IdFinder};
     use crate::envelope::Kind;
 
     fn id(text: &str) -> Option<String> {
-        Seek::all(text.as_bytes()).id().map(|id| id.to_string())
+        IdFinder::all(text.as_bytes()).id().map(|id| id.to_string())
     }
 
     #[test]
-    fn only_the_one_id_at_the_top_level_counts() {
+    fn single_id_at_the_top_level_is_found() {
         assert_eq!(id(r#"{"a":{"id":1},"b":[{"id":2}],"c":"\"id\":3","id" : 4 }"#).as_deref(), Some("4"));
         assert_eq!(id(r#"{"\u0069d":"x","a":"#).as_deref(), Some(r#""x""#));
         assert_eq!(id(r#"{"id":1,"a":2,"id":3}"#), None);
@@ -206,8 +206,8 @@ mod tests {
     }
 
     #[test]
-    fn a_log_line_is_no_response() {
-        let is = |text: &str| Seek::all(text.as_bytes()).is_response();
+    fn log_line_in_json_is_not_a_response() {
+        let is = |text: &str| IdFinder::all(text.as_bytes()).is_response();
         assert!(
             is(r#"{"jsonrpc":"2.0","id":1,"result":{"a":"#) && is(r#"{"error":1,"id":1,"jsonrpc":"1.0"}"#)
         );
@@ -217,17 +217,17 @@ mod tests {
     }
 
     #[test]
-    fn an_id_longer_than_the_bound_is_none() {
+    fn id_over_the_bound_is_not_found() {
         let fits = format!("\"{}\"", "x".repeat(ID_BYTES - 2));
         assert_eq!(id(&format!("{{\"id\":{fits}}}")), Some(fits));
-        let seek = Seek::all(format!("{{\"id\":\"{}\"}}", "x".repeat(1 << 20)).as_bytes());
-        assert!(seek.token.capacity() <= 2 * ID_BYTES, "memory grows with the message");
-        assert!(seek.id().is_none());
+        let finder = IdFinder::all(format!("{{\"id\":\"{}\"}}", "x".repeat(1 << 20)).as_bytes());
+        assert!(finder.token.capacity() <= 2 * ID_BYTES, "memory grows with the message");
+        assert!(finder.id().is_none());
     }
 
     #[test]
-    fn the_kind_shows_in_the_keys() {
-        let kind = |text: &str| Seek::all(text.as_bytes()).kind();
+    fn kind_is_derived_from_the_keys() {
+        let kind = |text: &str| IdFinder::all(text.as_bytes()).kind();
         assert_eq!(kind(r#"{"id":1,"method":"a""#), Some(Kind::Request));
         assert_eq!(kind(r#"{"method":"a","params":{"id":1}}"#), Some(Kind::Notification));
         assert_eq!(kind(r#"{"result":{"method":"a"},"id":1}"#), Some(Kind::Response));

@@ -1,9 +1,8 @@
-//! A way that breaks on command: a TCP proxy between a client and the edge. It swallows what comes down an event
-//! stream, and then drops the connection; so the edge has sent what the client never saw, which is what a broken
-//! network looks like from both ends.
+//! A TCP proxy between a client and the edge that breaks connections on command. It discards events of an event stream and
+//! then closes the connection; so the edge has sent what the client never received, as when a network breaks.
 //!
-//! A client of another language gives its orders over the control port: it sends `METHOD EVENTS\n` and hears
-//! `armed\n`, and `cut\n` when it has happened. `METHOD` is that of the request whose stream is to break.
+//! Clients in other languages use the control port: they send `METHOD EVENTS\n` and receive `armed\n`, then `cut\n` when the
+//! connection is broken. `METHOD` is the method of the request whose stream is to break.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -14,14 +13,14 @@ use tokio::sync::oneshot;
 use tokio::task::{JoinHandle, JoinSet};
 
 /// Closes its connections when dropped.
-pub struct Cutter {
+pub struct FaultProxy {
     address: SocketAddr,
     control: SocketAddr,
     orders: Arc<Orders>,
     accepting: Vec<JoinHandle<()>>,
 }
 
-/// What is to be cut; one order at a time.
+/// The connection to break next; one order at a time.
 #[derive(Default)]
 struct Orders {
     open: Mutex<Option<Order>>,
@@ -30,17 +29,17 @@ struct Orders {
 
 struct Order {
     method: String,
-    /// Events that are still to be swallowed.
+    /// How many events are still to be discarded.
     events: usize,
     done: oneshot::Sender<()>,
 }
 
-impl Cutter {
+impl FaultProxy {
     /// Listens on free loopback ports; connections go on to `target`.
     ///
     /// # Panics
     /// When there is no free port.
-    pub async fn start(target: SocketAddr) -> Cutter {
+    pub async fn start(target: SocketAddr) -> FaultProxy {
         let bind = async || TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let (ways, controls) = (bind().await, bind().await);
         let (address, control) = (ways.local_addr().unwrap(), controls.local_addr().unwrap());
@@ -49,7 +48,7 @@ impl Cutter {
             tokio::spawn(carry(ways, target, orders.clone())),
             tokio::spawn(obey(controls, orders.clone())),
         ];
-        Cutter { address, control, orders, accepting }
+        FaultProxy { address, control, orders, accepting }
     }
 
     /// Where the client connects.
@@ -57,7 +56,7 @@ impl Cutter {
         self.address
     }
 
-    /// Where the client gives its orders.
+    /// The control port, for clients in other languages.
     pub fn control(&self) -> SocketAddr {
         self.control
     }
@@ -74,7 +73,7 @@ impl Cutter {
     }
 }
 
-impl Drop for Cutter {
+impl Drop for FaultProxy {
     fn drop(&mut self) {
         self.accepting.iter().for_each(JoinHandle::abort);
     }
