@@ -1,4 +1,4 @@
-"""The official Python client: lists the tools of an endpoint and calls some, then prints what it got as JSON.
+"""The official Python client: lists the tools of an endpoint and calls some, then prints the results as JSON.
 
     client.py URL [--ca FILE] [--mode auto|legacy] TOOL=ARGUMENTS-AS-JSON …      (the token: MCP_GATEWAY_AUTH_TOKEN)
 """

@@ -1,4 +1,4 @@
-"""Shared by all tests here. Nothing is skipped: what cannot run fails."""
+"""Settings of all tests here. No test is skipped: one that cannot run fails."""
 
 import sys
 import pathlib

@@ -1,8 +1,8 @@
-"""Starts one container: reads a specification (JSON, first argument), builds its root, locks itself in and becomes the command.
+"""Starts one container: reads a specification (JSON, first argument), builds its root, drops its privileges and executes the command.
 
-Runs in fresh mount and pid namespaces, so what it becomes is process 1. Its root is a tmpfs with what its image has, its
-volumes, and hosts and resolv.conf of its pod, read-only if the manifest says so; user, groups, capabilities and
-no_new_privs are the manifest's too. Not like in a cluster: no cgroup limits, and no seccomp profile.
+It runs in new mount and pid namespaces, so the command is process 1. Its root is a tmpfs with the files of its image, its
+volumes, and hosts and resolv.conf of its pod, read-only if the manifest says so. User, groups, capabilities and no_new_privs
+come from the manifest too. Unlike in a cluster there are no cgroup limits and no seccomp profile.
 """
 
 import ctypes

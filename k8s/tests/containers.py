@@ -1,4 +1,4 @@
-"""Podman, in machines that confine it: limits that cannot be raised, old control groups, no systemd."""
+"""Podman on restricted machines: limits that cannot be raised, cgroups v1, no systemd."""
 
 import json
 import os
@@ -16,7 +16,7 @@ LOCKED = ["--read-only", "--user", "1000:1000", "--cap-drop", "all", "--security
 
 
 def limits():
-    """podman asks for more than the hard limits of a confined machine, and fails; so it is told what there is. It lowers its own
+    """Flags with the limits of this machine: podman asks for more than the hard limits by default, and fails. It lowers its own
     limit of processes to the highest process id, 32,768 by default, before it starts anything."""
     flags = []
     for name, kind in (("nofile", resource.RLIMIT_NOFILE), ("nproc", resource.RLIMIT_NPROC)):
@@ -32,7 +32,7 @@ def podman(*arguments, **kwargs):
 
 
 def make_base():
-    """A Debian with a C compiler, imported as an image, since registries of images are out of reach of the tests."""
+    """Imports a Debian with a C compiler as an image, because the tests cannot reach image registries."""
     if podman("image", "exists", BASE, ok=(0, 1)).returncode == 0:
         return
     root = ROOT / "target" / "k8s" / "base"
@@ -49,14 +49,14 @@ def make_base():
 
 
 def build(dockerfile, tag, **arguments):
-    """An ordinary build of a Dockerfile, with this machine's compiler mounted into the local base image."""
+    """Builds a Dockerfile as usual, with this machine's compiler mounted into the local base image."""
     sysroot = pathlib.Path(run("rustc", "--print", "sysroot", cwd=ROOT).stdout.strip()).resolve()
     registry = pathlib.Path(os.environ.get("CARGO_HOME", pathlib.Path.home() / ".cargo")) / "registry"
     registry.mkdir(parents=True, exist_ok=True)
     volumes = ["-v", f"{sysroot}:/usr/local/rust:ro", "-v", f"{registry}:/usr/local/cargo/registry"]
     given = {"RUST_IMAGE": BASE, **arguments}
     flags = [word for name, value in given.items() for word in ("--build-arg", f"{name}={value}")]
-    # The format of Docker keeps HEALTHCHECK.
+    # Only the format of Docker keeps HEALTHCHECK.
     podman("build", "--format", "docker", "--network", "host", *limits(), *volumes, *flags, "-f", dockerfile, "-t", tag, ".", cwd=ROOT)
 
 
@@ -65,7 +65,7 @@ def inspect(image):
 
 
 class Container:
-    """A container in the background; removed at the end."""
+    """A container in the background; it is removed at the end."""
 
     def __init__(self, *arguments):
         self.name = f"mcp-test-{uuid.uuid4().hex[:8]}"
@@ -92,10 +92,10 @@ class Container:
 
 
 def server_mounts():
-    """For an empty image: this machine's Python with the real servers, at the same paths, read-only."""
+    """Mounts for an empty image: this machine's Python with the real servers, at the same paths, read-only."""
     base = run(SERVERS / "bin" / "python", "-c", "import sys; print(sys.base_prefix)").stdout.strip()
     paths = [f"{SERVERS}:{SERVERS}:ro"]
     if base != "/usr":
         paths.append(f"{base}:{base}:ro")
-    # An empty image has no links from /lib into /usr.
+    # An empty image has no links from /lib to /usr/lib.
     return [*paths, "/usr:/usr:ro", "/usr/lib:/lib:ro", "/usr/lib64:/lib64:ro"]

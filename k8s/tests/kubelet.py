@@ -1,7 +1,7 @@
-"""A cluster of network namespaces on this machine: does for Pods, Services and Secrets of the manifests what a node would.
+"""A cluster of network namespaces on this machine, which runs Pods, Services and Secrets of the manifests as a node would.
 
-Each pod has a network namespace with an address of its own; names of headless Services resolve to the pods that their
-selectors choose. Containers are started by container.py from the manifest's own fields. Needs root.
+Each pod has a network namespace and an address; names of headless Services resolve to the pods that their selectors match.
+container.py starts containers from the fields of the manifest. Needs root.
 """
 
 import contextlib
@@ -26,9 +26,9 @@ HOST_PATHS = ["/usr", "/bin", "/lib", "/lib64", "/sbin", "/etc/ssl", "/etc/ld.so
 
 
 def image(name):
-    """What stands in for an image: (files, paths bound from this machine, entry point, environment)."""
+    """The substitute for an image: (files, paths bound from this machine, entry point, environment)."""
     if name.startswith("mcp-edge:"):
-        # The release binary of the edge is not static, its image's is: hence this machine's libraries.
+        # Unlike the image's binary, the release binary here is not static: it needs this machine's libraries.
         files = [(str(DIST / "mcp-edge"), "/mcp-edge"), (str(DIST / "docker-mcp-bridge"), "/misc/docker-mcp-bridge")]
         return files, ["/lib", "/lib64", "/usr/lib", "/usr/lib64", "/etc/ld.so.cache"], ["/mcp-edge"], {}
     if name.split("@")[0] in ("mcp/duckduckgo", "mcp/fetch"):
@@ -50,7 +50,7 @@ class Container:
     ended_after: float | None = None
 
     def pid(self):
-        """The process on this machine that is process 1 in there."""
+        """The id, on this machine, of the container's process 1."""
         children = pathlib.Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
         return int(eventually(lambda: children.read_text().split())[0])
 
@@ -70,7 +70,7 @@ class Pod:
 
 
 class Cluster:
-    # Pods of one cluster may end at the same time.
+    # Guards the zone file: pods of one cluster may end at the same time.
     publishing = threading.Lock()
 
     def __init__(self, directory, documents, secret_values):
@@ -95,7 +95,7 @@ class Cluster:
         for pod in self.pods:
             for container in pod.containers:
                 if container.process.poll() is None:
-                    # What dies with its parent is forgotten when a process changes its user: the container's own goes first.
+                    # The kernel clears a parent-death signal when a process changes its user, so kill the container's process first.
                     with contextlib.suppress(AssertionError, OSError):
                         os.kill(container.pid(), signal.SIGKILL)
                     container.process.kill()
@@ -139,7 +139,7 @@ class Cluster:
         run(*inside, "ip", "link", "set", "eth0", "up")
 
     def publish(self):
-        """Lets names of headless Services resolve to the pods that they select."""
+        """Makes names of headless Services resolve to the pods that they select."""
         zone = {}
         for service in (one for one in self.documents if one["kind"] == "Service"):
             selector = service["spec"]["selector"].items()
@@ -155,7 +155,7 @@ class Cluster:
     # Pods.
 
     def start(self, deployment):
-        """Starts a pod of this Deployment; init containers have succeeded when it returns."""
+        """Starts a pod of this Deployment, and returns after its init containers have succeeded."""
         name = f"{deployment['metadata']['name']}-{len(self.pods)}"
         number = len(self.pods) + 2
         directory = self.directory / name
@@ -187,7 +187,7 @@ class Cluster:
                 self.project(directory, data, 0o644, pod)
 
     def project(self, directory, data, mode, pod):
-        """Files of a Secret or ConfigMap, changed all at once by a link that moves, as the kubelet does it."""
+        """Writes the files of a Secret or ConfigMap, and switches to them atomically by a symlink, as the kubelet does."""
         version = directory / f"..{secrets.token_hex(4)}"
         version.mkdir()
         for name, value in data.items():
@@ -218,13 +218,12 @@ class Cluster:
         context = spec["securityContext"]
         root = pod.directory / f"root-{spec['name']}"
         root.mkdir()
-        aliases = [f"{one['ip']} {' '.join(one['hostnames'])}" for one in pod.template["spec"].get("hostAliases", [])]
         description = {
             "root": str(root),
             "files": files,
             "binds": binds,
             "etc": {
-                "hosts": "\n".join(["127.0.0.1 localhost", "::1 localhost", f"{pod.address} {pod.name}", *aliases, ""]),
+                "hosts": "\n".join(["127.0.0.1 localhost", "::1 localhost", f"{pod.address} {pod.name}", ""]),
                 "resolv.conf": f"nameserver {NODE}\nsearch {DOMAIN} svc.cluster.local cluster.local\noptions ndots:5\n",
             },
             "mounts": [
@@ -274,7 +273,7 @@ class Cluster:
     # The end.
 
     def stop(self, pod):
-        """Ends a pod as a node does: out of the DNS, preStop, SIGTERM, and it must be over before the grace period is."""
+        """Ends a pod as a node does: removes it from DNS, runs preStop, sends SIGTERM; fails if the grace period is exceeded."""
         end = time.monotonic() + pod.template["spec"]["terminationGracePeriodSeconds"]
         pod.is_leaving = True
         self.publish()

@@ -1,4 +1,4 @@
-"""A name server for the pods: reads {name: [addresses]} from a file anew for each question, and knows no other name.
+"""A DNS server for the pods: it reads {name: [addresses]} from a file again for each question, and knows no other name.
 
     names.py ADDRESS FILE
 """

@@ -1,4 +1,4 @@
-"""Release binaries as processes, and waiting for what they do."""
+"""Runs the release binaries as processes, and waits for conditions."""
 
 import contextlib
 import os
@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from tools import ROOT
 
 DIST = pathlib.Path(os.environ.get("MCP_DIST") or ROOT / "target" / "dist")
-# Nothing here takes a second on a quiet machine; this is for one that is not.
+# On an idle machine nothing here takes a second; this is for a busy one.
 GUARD_SECONDS = 60
 
 
 def eventually(condition, guard=GUARD_SECONDS):
-    """What `condition` returns once it is true; fails if it never is."""
+    """Waits until `condition` returns something true, and returns that; fails if it never does."""
     end = time.monotonic() + guard
     while True:
         found = condition()
@@ -30,7 +30,7 @@ def eventually(condition, guard=GUARD_SECONDS):
 
 @contextlib.contextmanager
 def process(command, log, **kwargs):
-    """A process whose output goes to the file `log`; ended with SIGTERM, and by force if it takes too long."""
+    """A process whose output goes to the file `log`. At the end it gets SIGTERM, and SIGKILL if it takes too long."""
     with open(log, "wb") as sink:
         child = subprocess.Popen([str(word) for word in command], stdout=sink, stderr=sink, **kwargs)
     try:
@@ -46,7 +46,7 @@ def process(command, log, **kwargs):
 
 
 def found(pattern, log):
-    """A function that looks for `pattern` in a log, for `eventually`."""
+    """A condition for `eventually`: `pattern` is found in the log."""
     return lambda: re.search(pattern, pathlib.Path(log).read_text(errors="replace"))
 
 

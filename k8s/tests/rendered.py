@@ -1,5 +1,5 @@
-"""Everything that k8s/ can be rendered to: bases, overlays, each base with each component that goes with it, the chart with each
-file of values in ci/, by Helm 3 and by Helm 4."""
+"""Everything that k8s/ renders to: bases, overlays, each base with each component that fits it, and the chart with each file of
+values in ci/, by Helm 3 and by Helm 4."""
 
 import os
 import functools
@@ -12,10 +12,10 @@ from tools import CHART, HELM3, K8S, KUBECTL, TOOLS, run
 SHAPES = ("sidecar", "multi-pod")
 COMPONENTS = tuple(sorted(path.name for path in (K8S / "components").iterdir()))
 VALUES = tuple(sorted((CHART / "ci").glob("*-values.yaml")))
-# The oldest minor release that has all we use (preStop.sleep, on by default since 1.30) and the newest there is.
+# The oldest minor release that has everything we use (preStop.sleep, on by default since 1.30), and the newest one.
 OLDEST, NEWEST = "1.30", "1.37"
 
-# In one pod the servers come along with the edge, so there is one of it.
+# In one pod the edge has the servers beside it, so it cannot have replicas.
 PAIRS = [(shape, component) for shape in SHAPES for component in COMPONENTS if (shape, component) != ("sidecar", "replicas")]
 NAMES = (
     [f"base {shape}" for shape in SHAPES]
@@ -23,7 +23,7 @@ NAMES = (
     + [f"{shape} with {component}" for shape, component in PAIRS]
     + [f"helm{version} {path.stem}" for version in (3, 4) for path in VALUES]
 )
-# How many edges there are where it is more than one.
+# The number of edges where there are several.
 EDGES = {"overlay replicas": 2, "multi-pod with replicas": 2}
 EDGES |= {f"helm{version} {values}": count for version in (3, 4) for values, count in (("options-values", 2), ("replicas-values", 3))}
 
@@ -34,7 +34,7 @@ def objects(text):
 
 @functools.cache
 def text(name):
-    """The YAML that goes to the cluster."""
+    """The YAML as it is applied to the cluster."""
     kind, _, rest = name.partition(" ")
     if kind in ("base", "overlay"):
         return run(KUBECTL, "kustomize", K8S / rest if kind == "base" else K8S / "overlays" / rest).stdout

@@ -1,4 +1,4 @@
-"""The guides: what is marked as tested is run as it stands, example files are built and validated, links lead somewhere."""
+"""The guides: blocks that are marked as tested run as they are, example files build and are valid, links lead somewhere."""
 
 import os
 import re
@@ -67,7 +67,7 @@ def test_links_lead_somewhere(guide):
 
 
 def test_what_the_moving_guide_says_of_flags_holds():
-    """Each flag of the table that is said to be gone is refused with its name, each other one is known."""
+    """The program refuses, with its name, each flag that the table calls gone, and knows every other one."""
     table = (K8S / "docs" / "moving.md").read_text().split("## Flag by flag")[1].split("\n\n")[1]
     gone, kept = set(), set()
     for row in table.splitlines()[2:]:
@@ -84,7 +84,7 @@ def test_what_the_moving_guide_says_of_flags_holds():
 
 
 def test_policies_of_guides_let_nobody_go_everywhere():
-    """Policies add up: one that opens a port without `to` undoes what the manifests close, for servers beside the edge too."""
+    """Policies add up: a rule with ports but without `to` opens what the manifests close, also for servers in the edge's pod."""
     shown = 0
     for guide in GUIDES:
         for block in re.findall(r"```yaml\n(.*?)```", guide.read_text(), re.DOTALL):
@@ -119,7 +119,7 @@ def test_values_of_guides_render(tmp_path):
 
 
 def test_messages_that_guides_quote_exist():
-    """Whoever looks for them in a log must find them."""
+    """Users search their logs for these messages."""
     text = (K8S / "docs" / "troubleshooting.md").read_text()
     sources = "".join(path.read_text() for room in ("edge", "bridge") for path in (ROOT / room / "src").rglob("*.rs"))
     sources = re.sub(r"\\\n\s*", "", sources)

@@ -1,4 +1,4 @@
-"""The images: built from the Dockerfiles, and run as a cluster would."""
+"""The images, built from the Dockerfiles and run as in a cluster."""
 
 import json
 import os
@@ -24,14 +24,14 @@ def bridge_image():
 
 @pytest.fixture(scope="module")
 def edge_image():
-    """Quicker to build than what is shipped, and larger; all else is the same."""
+    """Built faster and larger than the shipped image, which is the only difference."""
     make_base()
     build("Dockerfile.edge", EDGE, LTO="off", CODEGEN_UNITS="16", OPT_LEVEL="s")
     return EDGE
 
 
 def files(image):
-    """What the image holds, without what podman puts into every container."""
+    """The files of the image, without those that podman adds to every container."""
     name = podman("create", image).stdout.strip()
     try:
         listed = run("sh", "-c", f"podman export {name} | tar -t").stdout.split()
@@ -85,7 +85,7 @@ def call(url, *arguments):
 
 
 def test_the_bridge_serves_from_scratch(bridge_image, tmp_path):
-    """Empty image, read-only, user 1000, no capabilities, no network, in front of a real server; process 1 heeds SIGTERM."""
+    """From an empty image, read-only, as user 1000, without capabilities and network, in front of a real server."""
     sockets = tmp_path / "sockets"
     sockets.mkdir()
     sockets.chmod(0o777)
@@ -103,7 +103,7 @@ def test_the_bridge_serves_from_scratch(bridge_image, tmp_path):
 
 def test_the_edge_serves_from_scratch(edge_image, tmp_path):
     flags = ["--publish", "127.0.0.1::8811", "--env", f"MCP_GATEWAY_AUTH_TOKEN={TOKEN}"]
-    # A name that does not resolve, looked up by a static binary in an image without any configuration of names.
+    # The name does not resolve: a static binary must be able to look it up in an image without resolver configuration.
     with Container(*LOCKED, *flags, edge_image, "--servers=nobody") as gateway:
         health = f"http://127.0.0.1:{gateway.port(8811)}/health"
         eventually(lambda: run("curl", "-fsS", health, ok=None).returncode == 0)
@@ -121,7 +121,7 @@ def check_stop(container, seconds):
 
 
 def test_compose_serves_two_real_servers(edge_image, bridge_image, tmp_path):
-    """The compose file as it is; what is added mounts the servers into an empty image, the stand-in for theirs."""
+    """The compose file as it is. A second file mounts the servers into an empty image, the substitute for theirs."""
     volumes = server_mounts()
     path = f"{SERVERS}/bin:/usr/bin:/bin"
     service = {"environment": {"PATH": path}, "volumes": volumes}
@@ -134,7 +134,7 @@ def test_compose_serves_two_real_servers(edge_image, bridge_image, tmp_path):
     project = f"mcptest{os.getpid()}"
     compose = [TOOLS / "podman-compose", "--podman-args", "--runtime runc", "-p", project, "-f", K8S / "compose" / "compose.yaml", "-f", tmp_path / "added.yaml"]
     try:
-        # One after the other: podman before 4.6 waits for ever for a container that has ended well already.
+        # In two steps: podman before 4.6 waits forever for a container that has already ended successfully.
         run(*compose, "up", "--detach", "copy-bridge", env=environment)
         eventually(lambda: exit_code(f"{project}_copy-bridge_1") == 0)
         run(*compose, "up", "--detach", "--no-deps", "mcp-duckduckgo", "mcp-fetch", "gateway", env=environment)
@@ -150,7 +150,7 @@ def test_compose_serves_two_real_servers(edge_image, bridge_image, tmp_path):
             state = json.loads(podman("container", "inspect", f"{project}_{name}_1").stdout)[0]
             assert state["HostConfig"]["ReadonlyRootfs"] is True
             assert state["EffectiveCaps"] in (None, [])
-        # Each heeds SIGTERM as process 1 within its grace period; by force it would be 137.
+        # As process 1 each must end on SIGTERM within its grace period; after SIGKILL the code would be 137.
         run(*compose, "stop", env=environment, timeout=200)
         for name in ("gateway", "mcp-fetch", "mcp-duckduckgo"):
             assert exit_code(f"{project}_{name}_1") == 0, name
@@ -159,7 +159,7 @@ def test_compose_serves_two_real_servers(edge_image, bridge_image, tmp_path):
 
 
 def exit_code(name):
-    """Of a container that has ended, else None."""
+    """The exit code of a container that has ended, else None."""
     state = json.loads(podman("container", "inspect", name).stdout)[0]["State"]
     return state["ExitCode"] if state["Status"] == "exited" else None
 

@@ -1,4 +1,4 @@
-"""What is rendered is valid, strictly, and holds what the project promises of each object."""
+"""Everything that is rendered is strictly valid, and keeps the promises of the documents."""
 
 import base64
 import json
@@ -43,7 +43,7 @@ def test_the_validation_is_strict():
 
 
 def compile_custom(documents, tmp_path):
-    """Checks custom resources as literals of their types: TypeScript refuses keys that it does not know."""
+    """Compiles custom resources as literals of their types: TypeScript refuses unknown keys."""
     lines = [f'import type {{ I{kind} }} from "{module}";' for kind, module in TYPES.items()]
     lines += [
         f"export const o{i}: I{one['kind']} = {json.dumps(one)};" for i, one in enumerate(documents) if is_custom(one)
@@ -113,7 +113,7 @@ def test_names_are_those_that_users_have(name):
 
 @pytest.mark.parametrize("name", [name for name in NAMES if "sidecar" in name])
 def test_bridges_of_one_pod_share_a_socket_with_the_edge_alone(name):
-    """Containers of a pod share loopback: a bridge that listened there could be reached by all other servers."""
+    """Containers of a pod share loopback, so all other servers could reach a bridge that listens there."""
     spec = find(load(name), "Deployment", "mcp-gateway")["spec"]["template"]["spec"]
     assert "hostAliases" not in spec
     volumes = {volume["name"]: volume for volume in spec["volumes"]}
@@ -180,7 +180,7 @@ def test_only_edges_reach_the_port_of_replicas(name):
     assert policy["podSelector"] == edges
     assert policy["ingress"] == [{"from": [{"podSelector": edges}], "ports": [{"port": "peers", "protocol": "TCP"}]}]
     assert policy["egress"] == [{"to": [{"podSelector": edges}], "ports": [{"port": 4445, "protocol": "TCP"}]}]
-    # Policies add up: none of the others may open that port, and a rule without ports opens all.
+    # Policies add up: no other one may open that port, and a rule without ports would open all.
     others = [one["spec"] for one in documents if one["kind"] == "NetworkPolicy" and one["metadata"]["name"] != "mcp-gateway-peers"]
     opened = [port["port"] for one in others if one["podSelector"] == edges for rule in one["ingress"] for port in rule["ports"]]
     assert opened and set(opened) <= {"mcp", "admin"}
@@ -258,7 +258,7 @@ def test_everything_that_is_mounted_exists(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_there_is_time_to_drain(name):
-    """The edge drains for 25 s; a bridge has its preStop, 20 s for connections and 7 s for its servers."""
+    """The edge drains for 25 s. A bridge needs its preStop, 20 s for connections and 7 s for its servers."""
     for pod, template in pods(load(name)):
         needs = [25]
         for container in template["spec"]["containers"]:

@@ -1,5 +1,5 @@
-"""The pods, for real: commands, arguments, addresses, environment and mounts are read from the manifests, each pod has a network
-of its own, and a client calls both servers through the edge."""
+"""Running pods: commands, arguments, addresses, environment and mounts come from the manifests, each pod has a network of its own,
+and a client calls both servers through the edge."""
 
 import copy
 import json
@@ -20,7 +20,7 @@ KEY = {"mcp-gateway-key": {"key": "a-key-for-the-tests-of-32-characters"}}
 
 
 def start(cluster, shape, replicas=1):
-    """The edge's pod last, as it may well be first or last; all of them ready."""
+    """Starts all pods, the edge's last, and waits until each is ready. Returns the edge's."""
     if shape == "multi-pod":
         for server in ("mcp-duckduckgo", "mcp-fetch"):
             for _ in range(replicas):
@@ -39,7 +39,7 @@ def call(cluster, url, *arguments):
 
 
 def call_both(cluster, url, *options):
-    """Each server answers in words of its own: both refuse, rightly, to fetch from an address inside."""
+    """Calls both servers. Both refuse to fetch from a private address, each with a message of its own."""
     inside = json.dumps({"url": f"http://{NODE}:8000/"})
     report = call(cluster, url, *options, f"fetch={inside}", f"fetch_content={inside}")
     assert {"fetch", "fetch_content", "search"} <= set(report["tools"])
@@ -80,10 +80,10 @@ def test_a_client_calls_both_servers(shape, name, tmp_path):
 
         rolled = cluster.pods[0] if name == "base multi-pod" else None
         if rolled:
-            # A server's pod that is replaced while the edge holds idle connections: at most --drain and the stop ladder.
+            # Replace a server's pod while the edge holds idle connections: it takes --drain and the stop of its processes at most.
             stop_well(cluster, rolled, 20 + 7)
         with ThreadPoolExecutor() as threads:
-            # Nothing is under way: the edge leaves after its 5 s for load balancers, and then the bridges at once.
+            # No call is running: the edge stops after its 5 s for load balancers, and then the bridges stop at once.
             list(threads.map(lambda one: stop_well(cluster, one, 5), [one for one in cluster.pods if one is not rolled]))
 
 
@@ -110,7 +110,7 @@ def test_a_server_that_runs_as_another_user_shares_its_socket_with_the_edge(tmp_
 
 
 def stop_well(cluster, pod, seconds):
-    """Ends a pod; each process 1 must heed SIGTERM, within `seconds` and what a busy machine adds, and exit with 0."""
+    """Ends a pod. Each process 1 must exit with 0 on SIGTERM, within `seconds` and a margin for a busy machine."""
     cluster.stop(pod)
     for container in pod.containers:
         assert container.process.returncode == 0, f"{container.name}: {container.log.read_text()}"
@@ -118,7 +118,7 @@ def stop_well(cluster, pod, seconds):
 
 
 def test_the_edge_ends_tls_and_takes_a_new_certificate(tmp_path):
-    """Overlay tls: Secret and ConfigMap are mounted as the kubelet does it, and a renewal needs no restart."""
+    """Overlay tls: Secret and ConfigMap are mounted as the kubelet mounts them, and a renewal needs no restart."""
     documents = load("sidecar with tls")
     first, second = certificate(tmp_path / "first"), certificate(tmp_path / "second")
     with Cluster(tmp_path, documents, {**SECRETS, "mcp-gateway-tls": first}) as cluster:
@@ -169,7 +169,7 @@ def test_a_server_with_two_pods_may_lose_one(tmp_path):
         assert {one.template["metadata"]["labels"]["server"] for one in lost} == {"duckduckgo", "fetch"}
         with ThreadPoolExecutor() as threads:
             ending = [threads.submit(stop_well, cluster, one, 20 + 7) for one in lost]
-            # In the midst of it, and when they are gone.
+            # While they stop, and after they are gone.
             call_both(cluster, url)
             for one in ending:
                 one.result()
@@ -177,7 +177,7 @@ def test_a_server_with_two_pods_may_lose_one(tmp_path):
 
 
 def post(cluster, pod, method, params, *, session="", port=8811):
-    """One request as a client with sessions sends it: (status, id of the session, what came back)."""
+    """Sends one request as a client with sessions does: (status, id of the session, body)."""
     message = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
     headers = {"Authorization": f"Bearer {TOKEN}", "Content-Type": "application/json", "Accept": "application/json, text/event-stream"}
     if session:
@@ -209,7 +209,7 @@ def call_in_session(cluster, pod, session):
 
 
 def balancer(cluster, pods):
-    """The Service's part: whatever a request is about, it goes to the next pod."""
+    """A load balancer like a Service: each request goes to the next pod, whatever session it belongs to."""
     servers = "\n".join(f"    server {pod.name} {pod.address}:8811" for pod in pods)
     times = "timeout connect 5s\n    timeout client 1h\n    timeout server 1h"
     config = cluster.directory / "balancer.cfg"
@@ -236,7 +236,7 @@ def test_a_session_goes_on_at_each_of_several_edges(name, tmp_path):
         assert metric(cluster, second, "peer_requests_passed_total") == 1 == metric(cluster, first, "peer_requests_taken_total")
         other = open_session(cluster, second)
         assert other != session and call_in_session(cluster, first, other) == (200, True)
-        # The port is there for those with the key alone, whatever token they have.
+        # The peer port accepts only requests sealed with the key, whatever token they carry.
         status, _, text = post(cluster, first, "tools/list", {}, session=session, port=4445)
         assert status == 403 and "only replicas with the same keys" in text
 
@@ -248,7 +248,7 @@ def test_a_session_goes_on_at_each_of_several_edges(name, tmp_path):
         assert passed() > before
         call_both(cluster, url)
 
-        # A rollout: the new one comes before the old one goes, and takes part at once; what the old one held is gone with it.
+        # A rollout: the new replica starts before the old one stops, and forwards at once; sessions of the old one end.
         third = cluster.start(deployment)
         cluster.wait_until_ready(third)
         assert call_in_session(cluster, third, session) == (200, True)
@@ -259,7 +259,7 @@ def test_a_session_goes_on_at_each_of_several_edges(name, tmp_path):
 
 
 def test_edges_that_do_not_reach_each_other_know_only_their_own_sessions(tmp_path):
-    """What is seen without the component, or where the keys differ."""
+    """The symptoms without the component, or with different keys."""
     documents = load("overlay replicas")
     alone = find(load("base multi-pod"), "Deployment", "mcp-gateway")
     with Cluster(tmp_path, documents, SECRETS | KEY) as cluster:

@@ -1,4 +1,4 @@
-"""The policy scan, and what its exceptions take for granted."""
+"""The policy scan, and the assumptions of its exceptions."""
 
 import json
 import re

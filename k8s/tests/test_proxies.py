@@ -1,5 +1,5 @@
-"""Behind real reverse proxies with the settings of the overlays: events arrive one by one, long calls are not cut, and client address
-and TLS are seen rightly. What the settings are for is shown by leaving them out."""
+"""The edge behind real reverse proxies with the settings of the overlays: events arrive one by one, long calls are not cut, and the
+client's address and scheme are forwarded. Without the settings the same tests fail."""
 
 import contextlib
 import http.server
@@ -17,7 +17,7 @@ from rendered import find, load
 from tools import TOOLS, run
 
 HOST = "mcp.example.org"
-# Longer than the time-outs that are set to show that they cut.
+# The duration of a call, and a shorter timeout that must cut it.
 LONG_MS, CUT = 4_000, "1s"
 
 
@@ -38,7 +38,7 @@ def certificate(tmp_path_factory):
 
 @contextlib.contextmanager
 def traefik(directory, certificate, backend, header_timeout=None):
-    """Traefik with the overlay's route and transport, as its file provider has them; its entry point as it comes."""
+    """Traefik with the overlay's route and transport, given to its file provider; its entry point has the defaults."""
     documents = load("multi-pod with traefik")
     route = find(documents, "IngressRoute", "mcp-gateway")["spec"]["routes"][0]
     transport = find(documents, "ServersTransport", "mcp-gateway")["spec"]
@@ -67,7 +67,7 @@ def traefik(directory, certificate, backend, header_timeout=None):
 
 @contextlib.contextmanager
 def haproxy(directory, certificate, backend, server_timeout=None):
-    """HAProxy as its ingress controllers set it up from the overlay's annotations."""
+    """HAProxy as its ingress controllers configure it from the overlay's annotations."""
     annotations = find(load("multi-pod with ingress"), "Ingress", "mcp-gateway")["metadata"]["annotations"]
     assert annotations["haproxy.org/forwarded-for"] == "true"
     timeout = server_timeout or annotations["haproxy.org/timeout-server"]
@@ -103,7 +103,7 @@ def proxy(request):
 
 @contextlib.contextmanager
 def edge_behind(directory):
-    """In a pod the edge listens on every address and takes any name; on loopback, as here, it must be told."""
+    """In a pod the edge listens on all addresses and accepts any Host; on loopback, as here, it needs `hosts`."""
     config = directory / "edge.yaml"
     config.write_text(f"hosts: [{HOST}]\n")
     with edge_with_demo_server(directory, "--config", config) as edge:
@@ -120,7 +120,7 @@ def answers(port, certificate):
 
 
 def call(port, certificate, token, progress, origin=None):
-    """The command of a call of the demo server that takes LONG_MS; with progress it reports ten times."""
+    """The curl command of a call that takes LONG_MS on the demo server, which with progress reports ten times."""
     meta = {"io.modelcontextprotocol/protocolVersion": "2026-07-28", "io.modelcontextprotocol/clientCapabilities": {}}
     if progress:
         meta["progressToken"] = "p"
@@ -151,7 +151,7 @@ def test_events_arrive_one_by_one(proxy, certificate, tmp_path):
         assert seen, (tmp_path / "edge.log").read_text()
         kinds = ["result" if "result" in message else message["method"] for _, message in seen]
         assert kinds[-1] == "result" and kinds.count("notifications/progress") >= 5, kinds
-        # A proxy that buffers hands them over all at once, at the end.
+        # A proxy that buffers delivers them all at once, at the end.
         assert seen[-1][0] - seen[0][0] > LONG_MS / 1000 / 2
 
 
@@ -161,14 +161,14 @@ def test_long_calls_are_not_cut(proxy, certificate, tmp_path):
         with start(tmp_path, certificate, edge.address) as port:
             done = run(*call(port, certificate, edge.token, progress=False), ok=None)
             assert done.returncode == 0 and done.stdout.endswith("\n200\n") and '"result"' in done.stdout, done
-        # The same call with the time-out that the setting takes away: it would have been cut.
+        # The same call with the timeout that the setting disables is cut.
         with start(tmp_path, certificate, edge.address, **{setting: CUT}) as port:
             done = run(*call(port, certificate, edge.token, progress=False), ok=None)
             assert '"result"' not in done.stdout, done
 
 
 def test_origins_are_judged_by_the_name_that_clients_use(proxy, certificate, tmp_path):
-    """TLS ends in front, so the edge sees plain HTTP; Host and Origin must still agree."""
+    """The proxy ends TLS, so the edge sees plain HTTP; Host and Origin must still agree."""
     start, _ = proxy
     with edge_behind(tmp_path) as edge, start(tmp_path, certificate, edge.address) as port:
         good = run(*call(port, certificate, edge.token, progress=False))
@@ -178,7 +178,7 @@ def test_origins_are_judged_by_the_name_that_clients_use(proxy, certificate, tmp
 
 
 def test_client_address_and_tls_are_passed_on(proxy, certificate, tmp_path):
-    """What a backend is told. The edge itself trusts none of it: it knows clients by their tokens."""
+    """Headers that a backend gets. The edge trusts none of them: it identifies clients by their tokens."""
     start, _ = proxy
     heard = []
 

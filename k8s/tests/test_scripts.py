@@ -57,7 +57,7 @@ def test_deploy_twice_is_once(cluster):
     assert (cluster.directory / "objects" / "mcp.secret.mcp-gateway-secret").read_text() == secret
     waited = [call for call in cluster.calls() if "rollout" in call]
     assert {call[4] for call in waited} == {"deployment/mcp-duckduckgo", "deployment/mcp-fetch", "deployment/mcp-gateway"}
-    # Those of other tests that run the script at this moment go as well.
+    # Folders of other tests that run the script at this moment disappear too.
     left = set(K8S.glob(".deploy.*"))
     eventually(lambda: not left & set(K8S.glob(".deploy.*")))
 

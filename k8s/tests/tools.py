@@ -1,4 +1,4 @@
-"""Where things are, and how the tools of the tests are run."""
+"""Paths, and a function that runs commands."""
 
 import pathlib
 import subprocess
@@ -14,7 +14,7 @@ SERVERS = TESTS / ".servers"
 
 
 def run(*command, ok=(0,), timeout=300, **kwargs):
-    """Runs a command; fails with all it said unless its exit code is one of `ok`."""
+    """Runs a command; fails with its output unless its exit code is one of `ok` (None: any)."""
     command = [str(word) for word in command]
     done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False, **kwargs)
     if ok is not None and done.returncode not in ok:
