@@ -138,7 +138,7 @@ impl Reloader {
                        token or `oauth`, or restart it listening on 127.0.0.1";
             return Err(why.to_owned());
         }
-        if let Some(key) = self.auth.renames(&config.auth) {
+        if let Some(key) = self.auth.restart_only_change(&config.auth) {
             let why = format!(
                 "{key}: state kept under the name of a principal would pass to another user of that name; restart the \
                  process to change it"
