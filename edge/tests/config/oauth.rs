@@ -63,7 +63,10 @@ fn keys_may_be_in_a_file_beside_the_configuration() {
     match run(&["--config", &file.path()], &[]) {
         Ok(Command::Serve(config)) => {
             assert!(matches!(config.auth.oauth.unwrap().keys, Source::File(keys) if keys.len() == 1));
-            assert!(config.said.files().contains(&file.0.join("keys.json")), "it is looked at while serving");
+            assert!(
+                config.files.files().contains(&file.0.join("keys.json")),
+                "it is looked at while serving"
+            );
         }
         other => panic!("{other:?}"),
     }
@@ -85,9 +88,9 @@ auth:
     for (line, start) in [
         ("4: auth.oauth.resource", "`http://edge.example/mcp` must begin with https://"),
         ("5: auth.oauth.issuer", "`https://idp.example/?tenant=1` is not an issuer"),
-        ("6: auth.oauth.scopes[0]", "`two words` is no scope"),
+        ("6: auth.oauth.scopes[0]", "`two words` is not a scope"),
         ("6: auth.oauth.scopes[1]", "`offline_access` is for the client"),
-        ("6: auth.oauth.scopes[2]", "`a\"b` is no scope"),
+        ("6: auth.oauth.scopes[2]", "`a\"b` is not a scope"),
         ("7: auth.oauth.keys.url", "`http://idp.example/jwks` must begin with https://"),
         ("8: auth.oauth.principle", "there is no such key; the nearest is `auth.oauth.principal`"),
         ("9: auth.oauth.ca", ""),

@@ -53,7 +53,11 @@ const REFUSED: &[(&str, &str, &str)] = &[
         "edge.yaml:2: policy.a.servers",
         "one value belongs here, not keys",
     ),
-    ("policy:\n  a*: {}\n  ab?: {}\n", "edge.yaml:3: policy.ab?", "never counts, for `a*` comes before it"),
+    (
+        "policy:\n  a*: {}\n  ab?: {}\n",
+        "edge.yaml:3: policy.ab?",
+        "never applies, because `a*` comes before it",
+    ),
     (
         "policy:\n  a: {servers: [time, '!vault', '*']}\n",
         "edge.yaml:2: policy.a.servers[1]",
