@@ -1,5 +1,4 @@
-//! Configuration from the outside: what flags, file and variables together come to, and what is said when they
-//! cannot.
+//! Configuration from the outside: the result of flags, file and variables together, and their problems.
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "the helpers of a test are test code")]
 
@@ -53,7 +52,7 @@ fn serve(args: &[&str]) -> Config {
     }
 }
 
-/// What is said about a file, without its name; the flags make sure that nothing else is wrong.
+/// The problems of a file, without its name. The flags make sure that there are no others.
 fn complaints(test: &str, text: &str) -> Vec<String> {
     let file = Written::new(test, text);
     let error = run(&["--config", &file.path(), "--servers=time"], &[TOKEN]).unwrap_err();

@@ -1,4 +1,4 @@
-//! `auth.oauth`: what it says, and what is said when it cannot work.
+//! `auth.oauth`: its settings and its problems.
 
 use edge::auth::oauth::Source;
 use testkit::issuer::{Signer, key_set};
