@@ -72,7 +72,7 @@ fn serve(config: Config, log: &Log) -> anyhow::Result<ExitCode> {
             signal(SignalKind::interrupt())?,
             signal(SignalKind::hangup())?,
         );
-        let (has_file, asked) = (!config.said.files().is_empty(), Arc::new(Notify::new()));
+        let (has_file, asked) = (!config.files.files().is_empty(), Arc::new(Notify::new()));
         let load = Box::new(|| config::load_again(std::env::args_os(), variable));
         let reload = Reload { load, asked: asked.clone() };
         let stop = async || {

@@ -18,7 +18,7 @@ use crate::router::Gateway;
 use crate::seal::Sealer;
 use crate::upstream::ServerState;
 
-/// Tries every server, and the issuer of tokens. The report, and whether all of them answered.
+/// Tries every server and the issuer of tokens. Returns the report, and whether all of them answered.
 pub async fn dry_run(mut config: Config) -> (String, bool) {
     limit_files(&mut config);
     config.router.names_settle = config.router.names_settle.max(PATIENCE);
@@ -35,9 +35,9 @@ pub async fn dry_run(mut config: Config) -> (String, bool) {
     // The router lives as long as `servers`.
     let _ = servers.router.settled().wait_for(|settled| *settled).await;
     let (mut text, mut all_well) = report(&servers);
-    if let Some((said, are_there)) = keys {
-        text.insert_str(0, &said);
-        all_well &= are_there;
+    if let Some((report, has_keys)) = keys {
+        text.insert_str(0, &report);
+        all_well &= has_keys;
     }
     for odd in status::odd_policy(&config).into_iter().chain(status::odd_globs(&servers)) {
         line(&mut text, &format!("policy: warning: {odd}"));
@@ -46,7 +46,7 @@ pub async fn dry_run(mut config: Config) -> (String, bool) {
     (text, all_well)
 }
 
-/// What is found of the keys that tokens are checked with, and whether there are any.
+/// A line about the keys of the issuer, and whether there are any.
 async fn keys(config: &Config) -> Option<(String, bool)> {
     let oauth::Config { keys, issuer, authorities, .. } = config.auth.oauth.as_ref()?;
     let name = issuer.as_str();
@@ -57,7 +57,7 @@ async fn keys(config: &Config) -> Option<(String, bool)> {
         Ok((keys, from)) => {
             let left_out = match keys.left_out {
                 0 => String::new(),
-                more => format!(", and {more} of no use here"),
+                more => format!(", and {more} that cannot be used"),
             };
             (format!("issuer {name}: {} keys (from {from}{left_out})\n", keys.len()), true)
         }
@@ -65,8 +65,8 @@ async fn keys(config: &Config) -> Option<(String, bool)> {
     })
 }
 
-/// For the first answers of all servers, as far as their own time-outs do not end it before. 2 min: nobody's call waits,
-/// and a dozen servers that start at once on a small machine take half of one.
+/// The longest wait for the first answers of all servers. 2 min: no call waits meanwhile, and a dozen servers that start at
+/// once on a small machine take half a minute.
 const PATIENCE: Duration = Duration::from_secs(120);
 
 fn report(servers: &Servers) -> (String, bool) {

@@ -1,11 +1,10 @@
-//! The composition root: builds the rooms from right to left and owns the end of the process. The only room
-//! that sees all others.
+//! The composition root: builds the rooms from right to left and ends the process. The only room that sees all others.
 
-mod door;
 mod dry_run;
 mod reload;
 mod servers;
 mod status;
+mod transports;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,15 +29,15 @@ use crate::session;
 pub use dry_run::dry_run;
 pub use reload::Reload;
 
-use door::Door;
 use reload::Reloader;
 use servers::Servers;
+use transports::Transports;
 
 /// A gateway whose listeners are bound and which is not serving yet.
 pub struct App {
     drain: Drain,
     times: DrainConfig,
-    door: Door,
+    transports: Transports,
     front: Arc<Front>,
     permits: Permits,
     servers: Servers,
@@ -47,19 +46,19 @@ pub struct App {
     busy_poll: BusyPoll,
 }
 
-/// Who wants the process to end.
+/// The reason to stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stop {
-    /// The system: others still send clients here for a while.
+    /// SIGTERM, from the system: load balancers still send clients here for a while.
     Terminate,
-    /// A person at the terminal, who waits for the end.
+    /// SIGINT, from a person at the terminal, who waits for the end.
     Interrupt,
 }
 
 /// Why a gateway could not be started.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The keys of what clients carry for us.
+    /// The keys that seal session ids and other tokens.
     #[error("no key can be made")]
     Seal(#[source] Error),
     /// The public listener, or its certificate.
@@ -74,8 +73,8 @@ pub enum StartError {
 }
 
 impl App {
-    /// Builds every room and binds the listeners; no server is spoken to yet. The thread of this runtime tells `busy_poll`
-    /// when it sleeps.
+    /// Builds every room and binds the listeners; no server is contacted yet. The thread of this runtime reports to
+    /// `busy_poll` when it parks.
     ///
     /// # Errors
     /// An address that cannot be bound, a certificate that cannot be read.
@@ -97,7 +96,7 @@ impl App {
         let sealer = sealer(&config).map_err(StartError::Seal)?;
         let arrivals = busy_poll.arrivals();
         let servers = Servers::build(&config, &permits, &drain.watch(), &sealer, (&mut registry, arrivals));
-        status::tell_policy(&config);
+        status::log_odd_policy(&config);
         let auth = Authenticator::new(config.auth.clone());
         auth.metrics().register(&mut registry);
         let reloader = Reloader::new(&config, (servers.clone(), auth.clone()), &mut registry);
@@ -132,31 +131,32 @@ impl App {
 
         let ready = status::readiness(servers.clone(), drain.watch());
         let times = config.drain;
-        let door =
-            Door::open(config, (registry, busy_poll.arrivals()), permits.metrics().clone(), ready).await?;
-        Ok(Self { drain, times, door, front, permits, servers, auth, reloader, busy_poll })
+        let transports =
+            Transports::bind(config, (registry, busy_poll.arrivals()), permits.metrics().clone(), ready)
+                .await?;
+        Ok(Self { drain, times, transports, front, permits, servers, auth, reloader, busy_poll })
     }
 
-    /// Serves until `stop` resolves or the only client leaves, then drains, until `stop` resolves again: what is left is
-    /// dropped then, local servers with it. Meanwhile a changed configuration is taken.
+    /// Serves until `stop` resolves or the only client leaves, and then drains. If `stop` resolves again, everything left is
+    /// dropped, local servers included. Reloads a changed configuration while it serves.
     pub async fn run(self, mut stop: impl AsyncFnMut() -> Stop, reload: Reload) {
         let watch = self.drain.watch();
         self.servers.start();
-        if matches!(self.door, Door::Http(_)) {
+        if matches!(self.transports, Transports::Http(_)) {
             watch.spawn(self.auth.keep_fresh(watch.clone()));
         }
         watch.spawn(self.reloader.run(reload, watch.clone()));
         watch.spawn(self.busy_poll.run(watch.clone()));
-        let open = self.door.serve(self.front, self.permits.clone(), &watch);
+        let serving = self.transports.serve(self.front, self.permits.clone(), &watch);
         let why = tokio::select! {
-            biased; // a signal that comes along with the end of the input is the first, and leaves servers their time
+            biased; // if a signal and the end of the input come together, the signal counts, and servers get their time to stop
             why = stop() => Some(why),
-            () = open.deserted() => None,
+            () = serving.client_left() => None,
         };
         let drained = async {
-            // Calls of a client that said all at once wait for names, and a process that leaves gives out none.
+            // A client that sent everything at once may have calls that wait for names, and a draining process gives out none.
             if why.is_none() && self.permits.calls_in_flight() > 0 {
-                // Without names they fail for themselves.
+                // If that fails, the calls fail as well.
                 let _ = self.servers.router.settling().await;
             }
             tracing::info!("draining");
@@ -165,25 +165,25 @@ impl App {
         };
         tokio::select! {
             () = drained => {}
-            () = told_again(stop, why.is_some()) => tracing::warn!("second stop signal: calls in flight are cut off"),
+            () = second_stop(stop, why.is_some()) => tracing::warn!("second stop signal: calls in flight are cut off"),
         }
-        drop(open);
+        drop(serving);
         tracing::info!("stopped");
     }
 }
 
-/// Resolves with the next signal; after a first one not with its echo.
-async fn told_again(mut stop: impl AsyncFnMut() -> Stop, was_told: bool) {
+/// Resolves with the next signal. After a first signal, its echo does not count.
+async fn second_stop(mut stop: impl AsyncFnMut() -> Stop, was_signal: bool) {
     let first = Instant::now();
     loop {
         stop().await;
-        if !was_told || first.elapsed() >= ECHO {
+        if !was_signal || first.elapsed() >= ECHO {
             return;
         }
     }
 }
 
-/// The keys of the configuration, or one that nobody else has.
+/// Seals with the keys of the configuration, or with a random key.
 fn sealer(config: &Config) -> Result<Sealer, Error> {
     if config.seal.current.is_none() && config.transport == Transport::Http {
         tracing::info!(
@@ -193,11 +193,11 @@ fn sealer(config: &Config) -> Result<Sealer, Error> {
     Sealer::new(&config.seal)
 }
 
-/// Takes as many open files as the system gives, and no more connections than they allow.
+/// Raises the limit of open files, and lowers `limits.connections` to fit it.
 fn limit_files(config: &mut Config) {
     let files = OpenFiles::raise();
     let upstream = config.servers.iter().map(|server| server.upstream.files()).sum();
-    // A client of a session elsewhere is three: to here, from here to there, and there.
+    // A client whose session is at another replica takes three: to here, from here to there, and there.
     let each = if config.peers.listen.is_some() { 3 } else { 1 };
     let fits = files.fit(config.permits.connections.saturating_mul(each), upstream) / each;
     if fits < config.permits.connections {
@@ -213,7 +213,7 @@ fn limit_files(config: &mut Config) {
     config.upstream.files = Some(files);
 }
 
-/// Terminals that close and wrappers that pass signals on to a whole group often send one twice. 300 ms: longer than that
+/// Closing terminals and wrappers that pass signals on to a process group often send a signal twice. 300 ms: longer than that
 /// takes, and shorter than a person needs to press Ctrl-C again.
 const ECHO: Duration = Duration::from_millis(300);
 
@@ -224,15 +224,15 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn an_echo_of_a_signal_is_no_second_one() {
-        for (was_told, ends_ms) in [(true, 1_050), (false, 50)] {
+    async fn second_stop_ignores_the_echo_of_a_signal() {
+        for (was_signal, ends_ms) in [(true, 1_050), (false, 50)] {
             let start = Instant::now();
             let mut pauses_ms = [50, 200, 800, 800].into_iter();
             let stop = async || {
                 sleep(Duration::from_millis(pauses_ms.next().unwrap())).await;
                 Stop::Terminate
             };
-            told_again(stop, was_told).await;
+            second_stop(stop, was_signal).await;
             assert_eq!(start.elapsed().as_millis(), ends_ms);
         }
     }

@@ -1,5 +1,6 @@
-//! Takes a changed configuration while the process serves: the servers, the policy and the tokens. What is wrong leaves the
-//! old one in force; a gauge and a log line say so. Everything else counts at the next start, and that is said too.
+//! Reloads a changed configuration while the process serves: the servers, the policy and the tokens. An invalid
+//! configuration leaves the previous one in force; a gauge and a log line say so. All other changes take effect at the next
+//! start, which is logged as well.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -14,36 +15,36 @@ use tokio::time::sleep;
 use super::servers::Servers;
 use super::status;
 use crate::auth::{self, Authenticator};
-use crate::config::{self, Config, ConfigError, Said, Transport};
+use crate::config::{self, Config, ConfigError, FileSnapshot, Transport};
 use crate::ops::drain::DrainWatch;
 use crate::ops::fingerprint::{Fingerprint, LOOK_EVERY};
 use crate::router::policy::Rule;
 
 /// How the configuration is read again.
 pub struct Reload {
-    /// Reads it.
+    /// Reads the configuration.
     pub load: Box<dyn Fn() -> Result<Config, ConfigError> + Send + Sync>,
-    /// Wants it read at once, whether or not a file looks changed.
+    /// Requests a reload at once, whether or not a file looks changed.
     pub asked: Arc<Notify>,
 }
 
-/// See the module.
+/// The state of reloading.
 pub(super) struct Reloader {
-    /// As of the start: what counts only then is compared with it.
-    said: Said,
-    /// What is in force.
+    /// The files as of the start, to find changes that need a restart.
+    at_start: FileSnapshot,
+    /// The live part of the configuration in force.
     current: Live,
-    /// Whether it may be that nobody has to show a token, where the process listens by now.
+    /// Whether the process may run without credentials where it listens.
     may_be_open: bool,
-    /// The keys of which the log said that they count at the next start.
-    told: Vec<String>,
+    /// The keys that were logged as changes for the next start.
+    logged: Vec<String>,
     servers: Servers,
     auth: Authenticator,
     reloads: Counter,
     stale: Gauge,
 }
 
-/// What of a configuration is taken while the process serves.
+/// The part of a configuration that is reloaded while the process serves.
 #[derive(PartialEq)]
 struct Live {
     servers: Vec<config::Server>,
@@ -78,18 +79,18 @@ impl Reloader {
         let is_local = config.transport == Transport::Stdio || config.listen.address.is_loopback();
         let may_be_open = is_local || config.allow_unauthenticated;
         let current = Live::of(config);
-        let (said, told) = (config.said.clone(), Vec::new());
-        Self { said, current, may_be_open, told, servers, auth, reloads, stale }
+        let (at_start, logged) = (config.files.clone(), Vec::new());
+        Self { at_start, current, may_be_open, logged, servers, auth, reloads, stale }
     }
 
-    /// Until the process leaves: looks at the files now and then, and at once when asked to.
+    /// Checks the files now and then, and at once on request, until the process stops.
     pub(super) async fn run(mut self, reload: Reload, drain: DrainWatch) {
-        let (load, mut files) = (Arc::new(reload.load), self.said.files().to_vec());
+        let (load, mut files) = (Arc::new(reload.load), self.at_start.files().to_vec());
         if files.is_empty() {
             return;
         }
-        // What the files were when they were read last. `None`: not known, as at the start, or there is a fault, which may
-        // lie in what is not looked at; then they are read again at each look.
+        // The fingerprints of the files as they were read last. `None` if not known, as at the start, or if the configuration
+        // was rejected: the reason may lie outside these files, so they are read again at each check.
         let (mut seen, mut refused) = (None, String::new());
         loop {
             let is_asked = tokio::select! {
@@ -97,7 +98,7 @@ impl Reloader {
                 () = sleep(LOOK_EVERY) => false,
                 () = reload.asked.notified() => true,
             };
-            let before = look(&files).await;
+            let before = fingerprints(&files).await;
             if seen.as_ref() == Some(&before) && !is_asked {
                 continue;
             }
@@ -106,21 +107,21 @@ impl Reloader {
                 Ok(loaded) => loaded.map_err(|error| error.to_string()),
                 Err(error) => Err(error.to_string()),
             };
-            if look(&files).await != before {
-                seen = None; // somebody is writing
+            if fingerprints(&files).await != before {
+                seen = None; // a file is being written
                 continue;
             }
-            match loaded.and_then(|config| self.take(&config).map(|()| config)) {
+            match loaded.and_then(|config| self.apply(&config).map(|()| config)) {
                 Ok(config) => {
                     refused.clear();
-                    // Those that are new are read once more, now that they are known.
-                    seen = (config.said.files() == files).then_some(before);
-                    files = config.said.files().to_vec();
+                    // If other files were named, they are read once more, now that they are watched.
+                    seen = (config.files.files() == files).then_some(before);
+                    files = config.files.files().to_vec();
                 }
                 Err(why) => {
                     self.stale.set(1);
                     if why != refused || is_asked {
-                        tell(&why);
+                        log_rejection(&why);
                     }
                     (seen, refused) = (None, why);
                 }
@@ -128,17 +129,17 @@ impl Reloader {
         }
     }
 
-    /// Takes what is another one than before.
+    /// Applies the live part of `config`, if it changed.
     ///
     /// # Errors
-    /// It must not be taken by a process that listens where this one does.
-    fn take(&mut self, config: &Config) -> Result<(), String> {
+    /// A running process must not apply it.
+    fn apply(&mut self, config: &Config) -> Result<(), String> {
         if !config.auth.asks() && !self.may_be_open {
             let why = "auth: no token is left, and this process can be reached from other machines; configure a \
                        token or `oauth`, or restart it listening on 127.0.0.1";
             return Err(why.to_owned());
         }
-        if let Some(key) = self.auth.renames(&config.auth) {
+        if let Some(key) = self.auth.restart_only_change(&config.auth) {
             let why = format!(
                 "{key}: state kept under the name of a principal would pass to another user of that name; restart the \
                  process to change it"
@@ -153,8 +154,8 @@ impl Reloader {
         }
         self.stale.set(0);
         if new != self.current {
-            // First what principals may use: nobody comes in whom the policy before did not know.
-            let changed = self.servers.serve(config);
+            // The policy comes before the credentials, so that no new principal is judged by the previous policy.
+            let changed = self.servers.reconfigure(config);
             self.auth.replace(config.auth.clone());
             tracing::info!(
                 added = ?changed.added,
@@ -165,27 +166,27 @@ impl Reloader {
                 policy = config.router.policy.as_ref().map(Vec::len),
                 "configuration reloaded"
             );
-            status::tell_policy(config);
-            status::tell_globs(&self.servers);
+            status::log_odd_policy(config);
+            status::log_odd_globs(&self.servers);
             self.current = new;
             self.reloads.inc();
         }
-        let keys = self.said.needs_start(&config.said);
-        if !keys.is_empty() && keys != self.told {
+        let keys = self.at_start.restart_only_changes(&config.files);
+        if !keys.is_empty() && keys != self.logged {
             tracing::warn!(?keys, "these keys have changed too and take effect at the next start");
         }
-        self.told = keys;
+        self.logged = keys;
         Ok(())
     }
 }
 
-fn tell(why: &str) {
+fn log_rejection(why: &str) {
     for line in why.lines() {
         tracing::error!("configuration rejected, the previous one stays in force: {line}");
     }
 }
 
-async fn look(files: &[PathBuf]) -> Vec<Fingerprint> {
+async fn fingerprints(files: &[PathBuf]) -> Vec<Fingerprint> {
     let files = files.to_vec();
     let looked = spawn_blocking(move || files.iter().map(|file| Fingerprint::of(file)).collect()).await;
     looked.unwrap_or_default()

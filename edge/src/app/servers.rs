@@ -1,4 +1,5 @@
-//! The upstream half: a pool for each configured server, and the router before them. Servers may come, go and change.
+//! The upstream half of the gateway: a pool for each configured server, and the router in front of them. A reload adds,
+//! replaces and removes servers.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,7 +20,7 @@ use crate::router::{self, Entry, Gateway, Router, refresh};
 use crate::seal::Sealer;
 use crate::upstream::{self, Environment, Pool, Source};
 
-/// See the module. Cheap to clone.
+/// The router and the pools. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct Servers {
     pub(super) router: Router,
@@ -32,23 +33,23 @@ struct Shared {
     permits: Permits,
     drain: DrainWatch,
     sealer: Sealer,
-    placed: Mutex<Vec<Placed>>,
-    /// All callers are one principal, where each session of some servers should have a process of its own.
+    running: Mutex<Vec<Running>>,
+    /// All callers are one principal, so that clients without sessions share processes.
     one_principal: AtomicBool,
 }
 
-/// A server in its place.
+/// A configured server with its pool.
 #[derive(Clone)]
-struct Placed {
+struct Running {
     server: config::Server,
-    /// What a local process of it does not inherit.
+    /// The environment variables that its local processes do not inherit.
     withheld: Vec<String>,
     pool: Arc<Pool>,
-    /// Cancelled when it is configured no longer.
+    /// Cancelled when it leaves the configuration.
     gone: CancellationToken,
 }
 
-/// The slugs of what a new configuration changed.
+/// The slugs of the servers that a new configuration changed.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Changed {
     pub(super) added: Vec<String>,
@@ -74,20 +75,20 @@ impl Servers {
             permits: permits.clone(),
             drain: drain.clone(),
             sealer: sealer.clone(),
-            placed: Mutex::default(),
+            running: Mutex::default(),
             one_principal: AtomicBool::new(is_one_principal(config)),
         });
-        let placed: Vec<_> = config.servers.iter().map(|server| shared.place(server, config)).collect();
-        let entries = placed.iter().map(Placed::entry).collect();
-        *shared.placed.lock() = placed;
+        let running: Vec<_> = config.servers.iter().map(|server| shared.start_pool(server, config)).collect();
+        let entries = running.iter().map(Running::entry).collect();
+        *shared.running.lock() = running;
         let router = Router::new(config.router.clone(), entries, router_metrics, drain.clone());
         Self { router, shared }
     }
 
-    /// Starts to list every server, and says once names are given out what an operator should know.
+    /// Starts to list every server. Logs their states once names are given out.
     pub(super) fn start(&self) {
         refresh::settle(&self.router);
-        for Placed { pool, gone, .. } in self.shared.placed.lock().iter() {
+        for Running { pool, gone, .. } in self.shared.running.lock().iter() {
             refresh::follow(&self.router, pool.clone(), gone.clone());
         }
         let (servers, watch) = (self.clone(), self.shared.drain.clone());
@@ -96,43 +97,43 @@ impl Servers {
             tokio::select! {
                 // The router lives as long as `servers`.
                 _ = settled.wait_for(|settled| *settled) => {
-                    status::tell(&servers);
-                    status::tell_globs(&servers);
+                    status::log_servers(&servers);
+                    status::log_odd_globs(&servers);
                 }
                 () = watch.leaving() => {}
             }
         });
     }
 
-    /// Serves what this configuration says from now on. A server of which it says the same goes on undisturbed; one that
-    /// is there no longer, or is another one, finishes the calls it has.
-    pub(super) fn serve(&self, config: &Config) -> Changed {
+    /// Applies the servers and the policy of `config`. Servers whose settings are the same are undisturbed. Servers that were
+    /// removed or replaced finish the calls they have.
+    pub(super) fn reconfigure(&self, config: &Config) -> Changed {
         let mut changed = Changed::default();
-        let mut placed = self.shared.placed.lock();
-        let mut before = std::mem::take(&mut *placed);
+        let mut running = self.shared.running.lock();
+        let mut before = std::mem::take(&mut *running);
         let mut new = Vec::new();
         for server in &config.servers {
             let name = &server.upstream.name;
             let known = before.iter().position(|known| known.is(server, config));
             let place = match known {
-                Some(known) => Placed { server: server.clone(), ..before.swap_remove(known) },
+                Some(known) => Running { server: server.clone(), ..before.swap_remove(known) },
                 None => {
                     let is_known = before.iter().any(|known| known.server.upstream.name == *name);
                     let list = if is_known { &mut changed.replaced } else { &mut changed.added };
                     list.push(name.to_string());
-                    let place = self.shared.place(server, config);
+                    let place = self.shared.start_pool(server, config);
                     new.push(place.clone());
                     place
                 }
             };
-            placed.push(place);
+            running.push(place);
         }
         let policy = config.router.policy.as_deref();
-        self.router.reconfigure(placed.iter().map(Placed::entry).collect(), policy);
-        for Placed { pool, gone, .. } in new {
+        self.router.reconfigure(running.iter().map(Running::entry).collect(), policy);
+        for Running { pool, gone, .. } in new {
             refresh::follow(&self.router, pool, gone);
         }
-        for Placed { pool, gone, .. } in before {
+        for Running { pool, gone, .. } in before {
             let name = pool.name().to_string();
             if !changed.replaced.contains(&name) {
                 changed.removed.push(name);
@@ -144,9 +145,9 @@ impl Servers {
         changed
     }
 
-    /// In the configured order.
+    /// The pools in the configured order.
     pub(super) fn pools(&self) -> Vec<Arc<Pool>> {
-        self.shared.placed.lock().iter().map(|placed| placed.pool.clone()).collect()
+        self.shared.running.lock().iter().map(|running| running.pool.clone()).collect()
     }
 
     pub(super) fn is_one_principal(&self) -> bool {
@@ -155,8 +156,8 @@ impl Servers {
 }
 
 impl Shared {
-    fn place(&self, server: &config::Server, config: &Config) -> Placed {
-        // Which variables are secrets may change with the tokens; everything else is as it was at the start.
+    fn start_pool(&self, server: &config::Server, config: &Config) -> Running {
+        // Which variables hold secrets may change with the tokens. All other settings are those of the start.
         let settings =
             upstream::Config { withheld: config.upstream.withheld.clone(), ..self.upstream.clone() };
         let environment = Environment {
@@ -166,16 +167,16 @@ impl Shared {
         };
         let pool = Pool::new(server.upstream.clone(), settings, &self.metrics, environment);
         let withheld = config.upstream.withheld.clone();
-        Placed { server: server.clone(), withheld, pool, gone: CancellationToken::new() }
+        Running { server: server.clone(), withheld, pool, gone: CancellationToken::new() }
     }
 
-    /// Lets a pool finish its calls, for as long as a call may take, and ends it.
+    /// Lets a pool finish its calls, for as long as a call may take, and stops it.
     async fn retire(self: Arc<Self>, pool: Arc<Pool>) {
         let finished = async {
-            // Who looked it up a moment ago may be about to call it.
-            sleep(LOOK_AGAIN).await;
+            // A call that was routed a moment ago may not have reached the pool yet.
+            sleep(IDLE_CHECK).await;
             while !pool.is_idle() {
-                sleep(LOOK_AGAIN).await;
+                sleep(IDLE_CHECK).await;
             }
         };
         tokio::select! {
@@ -184,14 +185,14 @@ impl Shared {
         }
         pool.stop();
         let name = pool.name();
-        if !self.placed.lock().iter().any(|placed| placed.pool.name() == name) {
+        if !self.running.lock().iter().any(|running| running.pool.name() == name) {
             self.metrics.forget(name);
         }
     }
 }
 
-impl Placed {
-    /// Whether the configuration says the same of it, and of what its processes must not know.
+impl Running {
+    /// Whether `server` has the same settings, and its local processes must not see the same variables.
     fn is(&self, server: &config::Server, config: &Config) -> bool {
         let is_local = matches!(server.upstream.source, Source::Command { .. });
         self.server.upstream == server.upstream && (!is_local || self.withheld == config.upstream.withheld)
@@ -203,10 +204,10 @@ impl Placed {
     }
 }
 
-/// On standard input there is one client, and nobody to share with.
+/// Whether all HTTP clients are one principal. On standard input there is one client, which shares with nobody.
 fn is_one_principal(config: &Config) -> bool {
     config.transport == Transport::Http && config.auth.tokens.len() <= 1 && config.auth.oauth.is_none()
 }
 
-/// How often a server that is on its way out is looked at. 500 ms: nobody waits for its end.
-const LOOK_AGAIN: Duration = Duration::from_millis(500);
+/// How often a removed server is checked for calls. 500 ms: nobody waits for its end.
+const IDLE_CHECK: Duration = Duration::from_millis(500);

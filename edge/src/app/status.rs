@@ -1,4 +1,4 @@
-//! The state of each server, for operators: the admin port's `/ready`, the start log, `--dry-run`.
+//! Reports the state of servers and likely mistakes to operators: `/ready` on the admin port, the log, `--dry-run`.
 
 use serde_json::{Value, json};
 use wire::Era;
@@ -12,7 +12,7 @@ use crate::ops::drain::DrainWatch;
 use crate::router::{Complaints, Gateway};
 use crate::upstream::{Pool, ServerState};
 
-/// What the admin port answers to `/ready`. Single servers do not count: a gateway with one server down
+/// The admin port's answer to `/ready`. The state of single servers does not matter: a gateway with a server that is down
 /// serves the others.
 pub(super) fn readiness(servers: Servers, drain: DrainWatch) -> impl Fn() -> Readiness + Send + Sync {
     move || {
@@ -32,8 +32,8 @@ pub(super) fn readiness(servers: Servers, drain: DrainWatch) -> impl Fn() -> Rea
     }
 }
 
-/// Log lines once names are given out.
-pub(super) fn tell(servers: &Servers) {
+/// Logs the state of each server, once names are given out.
+pub(super) fn log_servers(servers: &Servers) {
     for pool in &servers.pools() {
         let status = pool.status();
         let (server, state, error) = (pool.name(), word(status.state), status.last_error);
@@ -51,16 +51,16 @@ pub(super) fn tell(servers: &Servers) {
     }
 }
 
-/// Whether clients without sessions meet in one process of this server although it may keep state for each.
+/// Whether clients without sessions share one process of this server, which may keep state for each of them.
 pub(super) fn shares_a_process(servers: &Servers, pool: &Pool) -> bool {
     servers.is_one_principal() && pool.status().era == Some(Era::Legacy)
 }
 
-/// Said of each such server.
+/// Logged for each such server.
 pub(super) const ONE_PRINCIPAL: &str = "clients without a session share one process of this server, because all \
      credentials map to one principal; if the server keeps state, give each user their own token";
 
-/// What is odd about the policy: principals that may use nothing, globs that fit no server. Each may be a slip.
+/// Likely mistakes in the policy: principals that may use nothing, and globs that match no server.
 pub(super) fn odd_policy(config: &Config) -> Vec<String> {
     let Some(rules) = config.router.policy.as_deref() else { return Vec::new() };
     let mut odd = Vec::new();
@@ -97,14 +97,14 @@ pub(super) fn odd_policy(config: &Config) -> Vec<String> {
     odd
 }
 
-/// The same as log lines.
-pub(super) fn tell_policy(config: &Config) {
+/// Logs [`odd_policy`].
+pub(super) fn log_odd_policy(config: &Config) {
     for odd in odd_policy(config) {
         tracing::warn!(odd, "policy");
     }
 }
 
-/// What is odd about globs of tools, as far as the tools are known. A denial that is misspelt denies nothing.
+/// Tool globs of the policy that match no known tool. A misspelt denial denies nothing.
 pub(super) fn odd_globs(servers: &Servers) -> Vec<String> {
     let idle = servers.router.idle_globs().into_iter();
     idle.map(|(principals, glob)| {
@@ -113,8 +113,8 @@ pub(super) fn odd_globs(servers: &Servers) -> Vec<String> {
     .collect()
 }
 
-/// The same as log lines.
-pub(super) fn tell_globs(servers: &Servers) {
+/// Logs [`odd_globs`].
+pub(super) fn log_odd_globs(servers: &Servers) {
     for odd in odd_globs(servers) {
         tracing::warn!(odd, "policy");
     }
@@ -152,7 +152,7 @@ fn state(pool: &Pool, mut complaints: Complaints) -> Value {
     })
 }
 
-/// Complaints shown of one server. 20: enough to see what is wrong with it.
+/// Complaints shown for one server. 20: enough to see what is wrong with it.
 const COMPLAINTS: usize = 20;
 
 #[cfg(test)]
@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn who_may_use_nothing_is_told_and_nobody_who_cannot_come() {
+    fn odd_policy_names_principals_that_may_use_nothing() {
         let policy = "policy: {'oauth:*': {}}\n";
         let oauth = "oauth: {resource: 'https://edge.example/mcp', issuer: 'https://idp.example'}";
         let fits_none = |principal: &str| {

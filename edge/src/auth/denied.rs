@@ -1,4 +1,4 @@
-//! Why credentials do not do, how that is said to a client, and how often it was.
+//! Why credentials are refused, how a client is told, and how often that happened.
 
 use std::fmt;
 
@@ -12,14 +12,14 @@ use prometheus_client::registry::Registry;
 use super::oauth;
 use crate::ops::metrics::words;
 
-/// A request without credentials that hold, or that are enough.
+/// The refusal of a request without valid or sufficient credentials.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Denied {
-    /// 401, 403, 400 for a request that could be read in two ways, or 503 where it cannot be known yet.
+    /// 401, 403, 400 for an ambiguous request, or 503 while the keys of the issuer are not known.
     pub status: StatusCode,
-    /// The value of `WWW-Authenticate`; none where other credentials would change nothing.
+    /// The value of `WWW-Authenticate`; `None` where other credentials would not help.
     pub challenge: Option<HeaderValue>,
-    /// When to ask again, where that helps.
+    /// When to try again, where that helps.
     pub retry_after_secs: Option<u64>,
     /// One sentence for the person who set up the client.
     pub message: &'static str,
@@ -27,12 +27,13 @@ pub struct Denied {
 
 /// Why credentials were refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Fault {
+pub(super) enum AuthError {
     Missing,
     Ambiguous,
-    /// No configured token, and none of an issuer by its shape.
+    /// Not a configured token, and not shaped like a token of an issuer.
     Unknown,
-    /// Of an issuer's tokens; see `oauth`.
+    // The following are about tokens of an issuer (`oauth`).
+    /// Not a readable JWT.
     Malformed,
     Type,
     Algorithm,
@@ -40,16 +41,16 @@ pub(super) enum Fault {
     Audience,
     Expired,
     NotYet,
-    /// No key of its name is known.
+    /// No key with its id is known.
     Key,
-    /// No key at all is known yet.
+    /// No key at all is known.
     NoKeys,
     Signature,
     Principal,
     Scope,
 }
 
-words!(Fault {
+words!(AuthError {
     Missing => "missing",
     Ambiguous => "ambiguous",
     Unknown => "unknown",
@@ -67,7 +68,7 @@ words!(Fault {
     Scope => "scope",
 });
 
-impl Fault {
+impl AuthError {
     fn message(self) -> &'static str {
         match self {
             Self::Missing => "this endpoint requires the header `Authorization: Bearer <token>`",
@@ -103,29 +104,29 @@ impl Fault {
 }
 
 impl Denied {
-    /// What is said of a fault at the endpoint of this path, whose tokens are to be had as the configuration says.
-    pub(super) fn new(fault: Fault, at: Option<(&oauth::Config, &str)>) -> Self {
-        let message = fault.message();
-        if fault == Fault::NoKeys {
-            // Not 401: a client would send its user to log in, for a token that is no better.
+    /// The refusal for `error`. `at` is the path of the endpoint, with the authorization server for its tokens.
+    pub(super) fn new(error: AuthError, at: Option<(&oauth::Config, &str)>) -> Self {
+        let message = error.message();
+        if error == AuthError::NoKeys {
+            // Not 401: a client would send its user to log in, for a token that cannot be verified either.
             let status = StatusCode::SERVICE_UNAVAILABLE;
             return Self { status, challenge: None, retry_after_secs: Some(AGAIN_SECS), message };
         }
         // RFC 6750 §3.1
-        let status = match fault {
-            Fault::Scope => StatusCode::FORBIDDEN,
-            Fault::Ambiguous => StatusCode::BAD_REQUEST,
+        let status = match error {
+            AuthError::Scope => StatusCode::FORBIDDEN,
+            AuthError::Ambiguous => StatusCode::BAD_REQUEST,
             _ => StatusCode::UNAUTHORIZED,
         };
         // RFC 6750 §3: the scheme is followed by at least one parameter
         let mut challenge = REALM.to_owned();
         let mut add = |name: &str, value: &str| challenge.push_str(&format!(", {name}=\"{value}\""));
-        if let Some(code) = fault.code() {
+        if let Some(code) = error.code() {
             add("error", code);
         }
         if let Some((config, path)) = at {
-            if fault.code().is_some() {
-                // RFC 6750 §3: of letters that need no escape
+            if error.code().is_some() {
+                // RFC 6750 §3: only characters that need no escape
                 add("error_description", &message.replace('`', "'"));
             }
             // RFC 9728 §5.1; MCP 2025-11-25 basic/authorization, Protected Resource Metadata Discovery Requirements
@@ -139,7 +140,7 @@ impl Denied {
     }
 }
 
-/// Whether a path can stand in quotes. It comes from whoever asks, and those of our endpoints are made of these.
+/// Whether a path can stand in a quoted string. It comes from the client; the paths of endpoints have only these characters.
 fn is_plain(path: &str) -> bool {
     path.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'/' | b'-'))
 }
@@ -152,7 +153,7 @@ impl fmt::Display for Denied {
 
 impl std::error::Error for Denied {}
 
-/// How often credentials were refused, and what is counted of the issuer's keys.
+/// Refusals, and the metrics of the issuer's keys.
 #[derive(Clone, Debug, Default)]
 pub struct Metrics {
     refused: Family<Label, Counter>,
@@ -161,7 +162,7 @@ pub struct Metrics {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Label {
-    reason: Fault,
+    reason: AuthError,
 }
 
 impl Metrics {
@@ -176,11 +177,11 @@ impl Metrics {
         self.oauth.register(registry);
     }
 
-    pub(super) fn count(&self, reason: Fault) {
+    pub(super) fn count(&self, reason: AuthError) {
         self.refused.get_or_create(&Label { reason }).inc();
     }
 }
 
 const REALM: &str = r#"Bearer realm="mcp-edge""#;
-/// When keys may be there that could not be fetched. 5 s: the first attempts are closer together than that.
+/// When to try again while keys cannot be fetched. 5 s: the first attempts to fetch them follow each other faster.
 const AGAIN_SECS: u64 = 5;

@@ -1,9 +1,8 @@
-//! Who the credentials say you are: request headers in, a [`Caller`] or a refusal with its challenge out.
+//! Authenticates requests: headers in, a [`Caller`] or a refusal with its challenge out.
 //!
-//! Bearer tokens only, and only from the `Authorization` header. Every configured token is compared on every
-//! request, in constant time, so that neither a token nor its place in the list can be found by timing. What is none of
-//! them may be one of an authorization server ([`oauth`]). What is not here: what a caller may do, and the HTTP answer to
-//! a refusal (`front`).
+//! Bearer tokens only, and only from the `Authorization` header. Every configured token is compared on every request, in
+//! constant time, so that neither a token nor its place in the list can be found by timing. Any other token may be one of
+//! an authorization server ([`oauth`]). It must not know what a caller may do, nor the HTTP answer to a refusal (`front`).
 
 mod denied;
 pub mod oauth;
@@ -18,24 +17,24 @@ use parking_lot::RwLock;
 use subtle::{Choice, ConditionallySelectable};
 use tokio::sync::watch;
 
-use self::denied::Fault;
+use self::denied::AuthError;
 use self::oauth::jwt::Jwt;
-use self::oauth::{Authority, Set};
+use self::oauth::{Authority, KeySet};
 use crate::call::Caller;
 use crate::ops::drain::DrainWatch;
 
 pub use denied::{Denied, Metrics};
 pub use secret::Secret;
 
-/// Who may come in.
+/// Who is accepted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Config {
-    /// Tokens that are valid now; several, so that one can be replaced while the old one still works.
+    /// The configured tokens; several, so that one can be replaced while the old one still works.
     pub tokens: Vec<Token>,
-    /// The authorization server whose tokens are taken beside them.
+    /// The authorization server whose tokens are accepted as well.
     pub oauth: Option<oauth::Config>,
-    /// With neither: take everybody as [`ANONYMOUS`]. Off, because a gateway hands out whatever its
-    /// servers can do. Without effect when there is one of them.
+    /// Accepts everybody as [`ANONYMOUS`] if there is neither a token nor an authorization server. Off by default, because a
+    /// gateway gives access to whatever its servers can do.
     pub allow_unauthenticated: bool,
 }
 
@@ -44,27 +43,27 @@ pub struct Config {
 pub struct Token {
     /// What the client presents.
     pub secret: Secret,
-    /// The name it stands for: isolation, limits and logs go by it.
+    /// The principal it stands for: isolation, limits and logs use it.
     pub principal: String,
 }
 
 impl Config {
-    /// Whether somebody can show that he may come in.
+    /// Whether there are credentials that can be presented.
     pub fn asks(&self) -> bool {
         !self.tokens.is_empty() || self.oauth.is_some()
     }
 }
 
-/// The endpoint that a request came to.
+/// The endpoint of a request.
 #[derive(Clone, Copy, Debug)]
 pub struct Endpoint<'a> {
-    /// Its path, as clients know it: what they look for metadata of. In two parts, put together for whoever is refused.
+    /// Its path as clients know it, under which they look for metadata. In two parts, joined only for a refusal.
     pub path: [&'a str; 2],
-    /// The only server it leads to.
+    /// Its server, if it is the endpoint of a single server.
     pub server: Option<&'a str>,
 }
 
-/// The principal of everybody when nothing is asked for.
+/// The principal of everybody where no credentials are required.
 pub const ANONYMOUS: &str = "anonymous";
 
 /// Maps credentials to callers. Cheap to clone.
@@ -75,54 +74,54 @@ pub struct Authenticator {
 
 #[derive(Debug)]
 struct Shared {
-    holders: RwLock<Holders>,
-    /// The authority among them, for whoever keeps its keys fresh.
+    credentials: RwLock<Credentials>,
+    /// The authority of `credentials`, for the task that keeps its keys fresh.
     authority: watch::Sender<Option<Arc<Authority>>>,
     metrics: Metrics,
 }
 
-/// Who holds what.
+/// The credentials that are accepted.
 #[derive(Debug)]
-struct Holders {
+struct Credentials {
     tokens: Vec<(Secret, Caller)>,
     authority: Option<Arc<Authority>>,
-    names: Names,
-    /// Whoever comes without a token that counts; `None` refuses them.
+    names: PrincipalSource,
+    /// The caller of requests without credentials; `None` refuses them.
     anonymous: Option<Caller>,
 }
 
 impl Authenticator {
-    /// Takes callers as `config` says.
+    /// Accepts the callers of `config`.
     pub fn new(config: Config) -> Self {
         let metrics = Metrics::default();
-        let holders = Holders::of(config, &metrics);
-        let authority = watch::Sender::new(holders.authority.clone());
-        Self { shared: Arc::new(Shared { holders: RwLock::new(holders), authority, metrics }) }
+        let credentials = Credentials::of(config, &metrics);
+        let authority = watch::Sender::new(credentials.authority.clone());
+        Self { shared: Arc::new(Shared { credentials: RwLock::new(credentials), authority, metrics }) }
     }
 
-    /// The key of a configuration that must not be taken while this serves: a principal is a name of one issuer, and what
-    /// is kept by it here would become somebody else's who is called the same by another.
-    pub fn renames(&self, config: &Config) -> Option<&'static str> {
-        let holders = self.shared.holders.read();
-        holders.names.differs(config.oauth.as_ref())
+    /// The key of `config` that may change only with a restart, if it changed. State is kept under the names of principals,
+    /// and the same name may be another person at another issuer, or in another claim.
+    pub fn restart_only_change(&self, config: &Config) -> Option<&'static str> {
+        let credentials = self.shared.credentials.read();
+        credentials.names.differs(config.oauth.as_ref())
     }
 
-    /// Takes callers as `config` says from now on. Who came with what is not in it is revoked.
+    /// Accepts the callers of `config` from now on. Callers whose credentials are no longer in it are revoked.
     pub fn replace(&self, config: Config) {
-        let mut holders = self.shared.holders.write();
-        let mut next = Holders::of(config, &self.shared.metrics);
-        next.take_over(&holders, &self.shared.metrics);
-        let before = std::mem::replace(&mut *holders, next);
-        let now = holders.authority.clone();
-        drop(holders);
+        let mut credentials = self.shared.credentials.write();
+        let mut next = Credentials::of(config, &self.shared.metrics);
+        next.inherit_from(&credentials, &self.shared.metrics);
+        let before = std::mem::replace(&mut *credentials, next);
+        let now = credentials.authority.clone();
+        drop(credentials);
         drop(before);
         self.shared.authority.send_if_modified(|current| {
-            // One that goes on is left in peace.
+            // An authority that stays is not disturbed.
             let is_other = current.as_ref().map(Arc::as_ptr) != now.as_ref().map(Arc::as_ptr);
             if is_other {
                 match &now {
-                    Some(authority) => authority.show(),
-                    None => self.shared.metrics.oauth.has(0, 0),
+                    Some(authority) => authority.update_gauges(),
+                    None => self.shared.metrics.oauth.set_keys(0, 0),
                 }
                 *current = now;
             }
@@ -130,7 +129,7 @@ impl Authenticator {
         });
     }
 
-    /// Keeps the keys of the authorization server fresh, whichever is configured, until the process stops.
+    /// Keeps the keys of the configured authorization server fresh until the process stops.
     pub async fn keep_fresh(self, drain: DrainWatch) {
         let mut current = self.shared.authority.subscribe();
         loop {
@@ -152,32 +151,34 @@ impl Authenticator {
     /// The caller of a request with these headers at this endpoint.
     ///
     /// # Errors
-    /// The refusal: no token was sent, or none that counts.
+    /// The refusal: no valid token was sent.
     pub async fn authenticate(&self, headers: &HeaderMap, at: Endpoint<'_>) -> Result<Caller, Denied> {
-        let fault = match self.decide(headers, at) {
+        let error = match self.decide(headers, at) {
             Ok(caller) => return Ok(caller),
-            // The issuer may have a key for it that nobody has fetched yet, also under a name that is known.
-            Err(Fault::Key | Fault::NoKeys | Fault::Signature) if self.news().await => {
+            // The issuer may have a key for it that was not fetched yet, possibly under a known key id.
+            Err(AuthError::Key | AuthError::NoKeys | AuthError::Signature)
+                if self.wait_for_new_keys().await =>
+            {
                 match self.decide(headers, at) {
                     Ok(caller) => return Ok(caller),
-                    Err(fault) => fault,
+                    Err(error) => error,
                 }
             }
-            Err(fault) => fault,
+            Err(error) => error,
         };
-        self.shared.metrics.count(fault);
-        // Only here the path is needed.
+        self.shared.metrics.count(error);
+        // Joined only here: successful requests do not need the path.
         let (authority, path) = (self.authority(), at.path.concat());
-        Err(Denied::new(fault, authority.as_deref().map(|authority| (&authority.config, path.as_str()))))
+        Err(Denied::new(error, authority.as_deref().map(|authority| (&authority.config, path.as_str()))))
     }
 
-    /// Whether there is more to say to whoever comes without a token than that he needs one.
+    /// Whether there is metadata that tells clients where to get tokens.
     pub fn has_metadata(&self) -> bool {
         self.authority().is_some()
     }
 
-    /// What clients read to learn where tokens are to be had (RFC 9728), for an endpoint of ours or the whole gateway;
-    /// `is_endpoint` tells whether a path is one.
+    /// The metadata that tells clients where to get tokens (RFC 9728), for an endpoint or the whole gateway. `is_endpoint` says
+    /// whether a path is an endpoint.
     pub fn metadata(&self, path: &str, is_endpoint: impl FnOnce(&str) -> bool) -> Option<String> {
         let authority = self.authority()?;
         let config = &authority.config;
@@ -188,68 +189,68 @@ impl Authenticator {
         is_endpoint(own).then(|| config.metadata(Some(own)))
     }
 
-    fn decide(&self, headers: &HeaderMap, at: Endpoint<'_>) -> Result<Caller, Fault> {
-        let told = self.find(headers)?.tell(at);
-        // A reload in the middle of it takes back what was just told, although the token may count as before.
-        if matches!(told, Err((Fault::Key, ref by)) if self.authority().is_none_or(|now| !Arc::ptr_eq(by, &now)))
+    fn decide(&self, headers: &HeaderMap, at: Endpoint<'_>) -> Result<Caller, AuthError> {
+        let resolved = self.find(headers)?.resolve(at);
+        // A reload meanwhile revokes what was just resolved, although the token may still be valid.
+        if matches!(resolved, Err((AuthError::Key, ref by)) if self.authority().is_none_or(|now| !Arc::ptr_eq(by, &now)))
         {
-            return self.find(headers)?.tell(at).map_err(|(fault, _)| fault);
+            return self.find(headers)?.resolve(at).map_err(|(error, _)| error);
         }
-        told.map_err(|(fault, _)| fault)
+        resolved.map_err(|(error, _)| error)
     }
 
-    /// What can be told without verifying a signature: under the lock that would keep a reload waiting, and with it every
-    /// other request.
-    fn find<'h>(&self, headers: &'h HeaderMap) -> Result<Found<'h>, Fault> {
-        let holders = self.shared.holders.read();
-        if let Some(anonymous) = &holders.anonymous {
-            return Ok(Found::Caller(anonymous.clone()));
+    /// Looks the token up. Does not verify a signature: under the lock that would delay a reload, and with it every other
+    /// request.
+    fn find<'h>(&self, headers: &'h HeaderMap) -> Result<Lookup<'h>, AuthError> {
+        let credentials = self.shared.credentials.read();
+        if let Some(anonymous) = &credentials.anonymous {
+            return Ok(Lookup::Caller(anonymous.clone()));
         }
         match presented(headers) {
-            Presented::Nothing => Err(Fault::Missing),
-            Presented::Ambiguous => Err(Fault::Ambiguous),
-            Presented::Token(token) => match (holders.of_token(token), &holders.authority) {
-                (Some(caller), _) => Ok(Found::Caller(caller.clone())),
-                (None, Some(authority)) if Jwt::is_shape_of(token) => {
-                    Ok(Found::Signed { token, keys: authority.keys(), by: authority.clone() })
+            Presented::Nothing => Err(AuthError::Missing),
+            Presented::Ambiguous => Err(AuthError::Ambiguous),
+            Presented::Token(token) => match (credentials.of_token(token), &credentials.authority) {
+                (Some(caller), _) => Ok(Lookup::Caller(caller.clone())),
+                (None, Some(authority)) if Jwt::looks_like(token) => {
+                    Ok(Lookup::Signed { token, keys: authority.keys(), by: authority.clone() })
                 }
-                (None, _) => Err(Fault::Unknown),
+                (None, _) => Err(AuthError::Unknown),
             },
         }
     }
 
-    async fn news(&self) -> bool {
+    async fn wait_for_new_keys(&self) -> bool {
         match self.authority() {
-            Some(authority) => authority.news().await,
+            Some(authority) => authority.wait_for_new_keys().await,
             None => false,
         }
     }
 
     fn authority(&self) -> Option<Arc<Authority>> {
-        self.shared.holders.read().authority.clone()
+        self.shared.credentials.read().authority.clone()
     }
 
-    /// Whose tokens are taken.
+    /// The issuer whose tokens are accepted.
     pub fn issuer(&self) -> Option<String> {
         self.authority().map(|authority| authority.config.issuer.as_str().to_owned())
     }
 
-    /// Refusals counted here.
+    /// The metrics of this room.
     pub fn metrics(&self) -> &Metrics {
         &self.shared.metrics
     }
 }
 
-/// Whose names the principals of tokens are: of the first issuer of this process, in its claim.
+/// Where the names of principals come from: the first issuer of this process, and the claim in its tokens.
 #[derive(Clone, Debug, Default)]
-struct Names(Option<(oauth::Issuer, String)>);
+struct PrincipalSource(Option<(oauth::Issuer, String)>);
 
-impl Names {
+impl PrincipalSource {
     fn of(config: Option<&oauth::Config>) -> Self {
         Self(config.map(|config| (config.issuer.clone(), config.principal.clone())))
     }
 
-    /// The key by which names would be those of others.
+    /// The key that changes where names come from, if it differs.
     fn differs(&self, config: Option<&oauth::Config>) -> Option<&'static str> {
         let (Some((issuer, principal)), Some(config)) = (&self.0, config) else { return None };
         if *issuer != config.issuer {
@@ -259,19 +260,19 @@ impl Names {
     }
 }
 
-impl Holders {
+impl Credentials {
     fn of(config: Config, metrics: &Metrics) -> Self {
         let is_open = !config.asks() && config.allow_unauthenticated;
         let anonymous = is_open.then(|| Caller::new(ANONYMOUS));
-        let names = Names::of(config.oauth.as_ref());
+        let names = PrincipalSource::of(config.oauth.as_ref());
         let authority = |config| Arc::new(Authority::new(config, metrics.oauth.clone()));
         let authority = config.oauth.map(authority);
         let tokens = config.tokens.into_iter().map(|t| (t.secret, Caller::new(t.principal))).collect();
         Self { tokens, authority, names, anonymous }
     }
 
-    /// Callers of whom both say the same are the same; the others of `before` are revoked.
-    fn take_over(&mut self, before: &Self, metrics: &Metrics) {
+    /// Keeps the callers whose credentials are in both, and revokes the others of `before`.
+    fn inherit_from(&mut self, before: &Self, metrics: &Metrics) {
         for known in &before.tokens {
             match self.tokens.iter_mut().find(|token| *token == known) {
                 Some(token) => token.1.clone_from(&known.1),
@@ -284,16 +285,16 @@ impl Holders {
             (_, None) => {}
         }
         match (&mut self.authority, &before.authority) {
-            (Some(now), Some(known)) => *now = known.becoming(now.config.clone(), metrics.oauth.clone()),
+            (Some(now), Some(known)) => *now = known.reconfigured(now.config.clone(), metrics.oauth.clone()),
             (None, Some(known)) => known.revoke(),
             (_, None) => {}
         }
         if before.names.0.is_some() {
-            self.names = before.names.clone(); // also after a time without any
+            self.names = before.names.clone(); // also if there was no authority for a while
         }
     }
 
-    /// Compares with every token, whichever matches: no early end that time would tell of.
+    /// Compares with every token, whichever matches, so that the time does not reveal the place of the match.
     fn of_token(&self, token: &[u8]) -> Option<&Caller> {
         let mut found = NOBODY;
         for (number, (secret, _)) in (0_u64..).zip(&self.tokens) {
@@ -305,18 +306,18 @@ impl Holders {
     }
 }
 
-/// Whoever presents a token, or who can tell, by the keys in force when it was looked for.
-enum Found<'h> {
+/// The caller of a token, or what is needed to verify it: the keys in force at the lookup, and their authority.
+enum Lookup<'h> {
     Caller(Caller),
-    Signed { token: &'h [u8], keys: Option<Arc<Set>>, by: Arc<Authority> },
+    Signed { token: &'h [u8], keys: Option<Arc<KeySet>>, by: Arc<Authority> },
 }
 
-impl Found<'_> {
-    fn tell(self, at: Endpoint<'_>) -> Result<Caller, (Fault, Arc<Authority>)> {
+impl Lookup<'_> {
+    fn resolve(self, at: Endpoint<'_>) -> Result<Caller, (AuthError, Arc<Authority>)> {
         match self {
             Self::Caller(caller) => Ok(caller),
             Self::Signed { token, keys, by } => {
-                by.caller_by(keys.as_deref(), token, at.server).map_err(|fault| (fault, by))
+                by.caller_by(keys.as_deref(), token, at.server).map_err(|error| (error, by))
             }
         }
     }
@@ -334,7 +335,7 @@ fn presented(headers: &HeaderMap) -> Presented<'_> {
     let mut values = headers.get_all(AUTHORIZATION).iter();
     let Some(value) = values.next() else { return Presented::Nothing };
     if values.next().is_some() {
-        return Presented::Ambiguous; // two parsers could take a different one
+        return Presented::Ambiguous; // two parsers could pick different ones
     }
     // RFC 9110 §11.1: the scheme is case-insensitive; §11.4: one space or more follow it.
     match value.as_bytes().split_at_checked(SCHEME.len()) {

@@ -1,10 +1,10 @@
-//! A value that must not be seen: it can be compared, and nothing else.
+//! A value that must not be shown: it can only be compared.
 
 use std::fmt;
 
 use subtle::{Choice, ConstantTimeEq};
 
-/// A bearer token. Has no `Display`, and its `Debug` does not show it, so that it cannot reach a log.
+/// A bearer token. It has no `Display`, and its `Debug` does not show it, so that it cannot reach a log.
 #[derive(Clone)]
 pub struct Secret(Box<[u8]>);
 
@@ -16,7 +16,7 @@ impl Secret {
         fits.then(|| Self(text.as_bytes().into()))
     }
 
-    /// Whether this is `presented`, in a time that depends on lengths only; a token's length is no secret.
+    /// Whether it equals `presented`, in a time that depends only on the lengths. The length of a token is not secret.
     pub(super) fn matches(&self, presented: &[u8]) -> Choice {
         self.0.ct_eq(presented)
     }

@@ -275,16 +275,16 @@ async fn names_stay_those_of_one_issuer_while_it_serves() {
         changed(&|oauth| oauth.issuer = "https://other.example".parse().unwrap()),
         changed(&|oauth| oauth.principal = "email".to_owned()),
     );
-    assert_eq!(auth.renames(&issuer), Some("auth.oauth.issuer"));
-    assert_eq!(auth.renames(&claim), Some("auth.oauth.principal"));
-    assert_eq!(auth.renames(&config), None);
+    assert_eq!(auth.restart_only_change(&issuer), Some("auth.oauth.issuer"));
+    assert_eq!(auth.restart_only_change(&claim), Some("auth.oauth.principal"));
+    assert_eq!(auth.restart_only_change(&config), None);
     // Also after a time without any: what was opened before may be there still.
     let without = Config { oauth: None, ..config.clone() };
-    assert_eq!(auth.renames(&without), None);
+    assert_eq!(auth.restart_only_change(&without), None);
     auth.replace(without);
     assert!(before.is_over());
-    assert_eq!(auth.renames(&issuer), Some("auth.oauth.issuer"));
-    assert_eq!(auth.renames(&config), None);
+    assert_eq!(auth.restart_only_change(&issuer), Some("auth.oauth.issuer"));
+    assert_eq!(auth.restart_only_change(&config), None);
     auth.replace(config);
     assert!(caller(&auth, &[&token]).await.is_ok());
 }

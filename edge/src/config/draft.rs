@@ -1,4 +1,4 @@
-//! Settings on their way to a `Config`: what flags and file say, before the rules that span several of them.
+//! The settings of file and flags, before the rules that span several of them make a `Config` of them.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -6,21 +6,21 @@ use std::time::Duration;
 use wire::limits::Limits;
 
 use super::Transport;
-use super::holder::Holder;
 use super::keys::KeySource;
-use super::said::Said;
+use super::secret_source::SecretSource;
+use super::snapshot::FileSnapshot;
 use crate::call::ServerName;
 use crate::ops::{admin, log};
 use crate::router::names::Prefix;
 use crate::upstream::{Address, EraChoice, Isolation, Source};
 use crate::{auth, front, listen, peer, permit, router, session, upstream};
 
-/// Everything that can be said, with the defaults for what was not.
+/// All settings, with defaults for those that are not given.
 pub(super) struct Draft {
     pub(super) listen: listen::Config,
     pub(super) admin: admin::Config,
     pub(super) peers: peer::Config,
-    /// Where the others reach this one, and where that was said.
+    /// The address under which other replicas reach this one, and the place of that setting.
     pub(super) peer_address: Option<(String, String)>,
     pub(super) log: log::Config,
     pub(super) permits: permit::Config,
@@ -30,28 +30,28 @@ pub(super) struct Draft {
     pub(super) front: front::Config,
     pub(super) transport: Transport,
     pub(super) threads: usize,
-    /// `None`: as long as it is of use for.
+    /// `None`: a default that depends on `threads` and the machine.
     pub(super) busy_poll: Option<Duration>,
-    /// Bounds of messages, for every room that scans them.
+    /// Bounds of messages, copied to every room that scans them.
     pub(super) limits: Limits,
-    /// Bounds that are the global ones unless they are given.
+    /// Without these the bounds of the whole process apply.
     pub(super) principal_calls: Option<usize>,
     pub(super) principal_sessions: Option<usize>,
     pub(super) drain_delay: Duration,
     /// From SIGTERM to the end, `drain_delay` included.
     pub(super) drain: Duration,
-    /// `None`: `MCP_GATEWAY_AUTH_TOKEN`, if it is set.
-    pub(super) tokens: Option<Vec<TokenSource>>,
-    /// `None`: there is none. `Some(None)`: what is wrong with it has been said.
+    /// `None`: the token of `MCP_GATEWAY_AUTH_TOKEN`, if that is set.
+    pub(super) tokens: Option<Vec<TokenSetting>>,
+    /// `None`: not configured. `Some(None)`: invalid, and its problem is reported already.
     pub(super) oauth: Option<Option<auth::oauth::Config>>,
-    /// `None`: `MCP_EDGE_KEY`, if it is set.
+    /// `None`: the keys of `MCP_EDGE_KEY`, if that is set.
     pub(super) session_keys: Option<Vec<KeySource>>,
     pub(super) allow_unauthenticated: bool,
     pub(super) prefix: Prefix,
     pub(super) servers: Vec<ServerDraft>,
-    /// Whether the file says something of servers, if only wrongly; or it cannot be known.
+    /// Whether the file names servers, even invalid ones, or could not be read.
     pub(super) names_servers: bool,
-    pub(super) said: Said,
+    pub(super) files: FileSnapshot,
 }
 
 impl Default for Draft {
@@ -73,9 +73,9 @@ impl Default for Draft {
             limits: Limits::default(),
             principal_calls: None,
             principal_sessions: None,
-            // Endpoints are removed asynchronously; load balancers take some seconds to notice.
+            // 5 s: endpoints are removed asynchronously, and load balancers take some seconds to notice.
             drain_delay: Duration::from_secs(5),
-            // Below the 30 s that Kubernetes gives before SIGKILL.
+            // 25 s: below the 30 s that Kubernetes waits before SIGKILL.
             drain: Duration::from_secs(25),
             tokens: None,
             oauth: None,
@@ -84,28 +84,28 @@ impl Default for Draft {
             prefix: Prefix::default(),
             servers: Vec::new(),
             names_servers: false,
-            said: Said::default(),
+            files: FileSnapshot::default(),
         }
     }
 }
 
 /// Half of the cores that this process may use, at least one: a call costs half as much CPU time on one thread as on two
-/// that hand it to and fro, and one answers some 50,000 small calls a second (README, Performance).
+/// that pass it to each other, and one thread answers some 50,000 small calls a second (README, Performance).
 fn half_the_cores() -> usize {
     std::thread::available_parallelism().map_or(1, |cores| cores.get().div_ceil(2))
 }
 
-/// Where a token comes from.
+/// A configured token.
 #[derive(Clone, Debug)]
-pub(super) struct TokenSource {
-    /// `None`: what is wrong with it has been said.
-    pub(super) holder: Option<Holder>,
+pub(super) struct TokenSetting {
+    /// `None`: invalid, and its problem is reported already.
+    pub(super) secret: Option<SecretSource>,
     pub(super) principal: Option<String>,
-    /// For problems: file, line and key.
+    /// File, line and key, for problems.
     pub(super) place: String,
 }
 
-/// One server as configured; what is missing has a default. No `Debug`: command and `env` may hold secrets.
+/// One server as configured, with defaults for what is missing. No `Debug`: `command` and `env` may hold secrets.
 #[derive(Clone)]
 pub(super) struct ServerDraft {
     pub(super) name: ServerName,
@@ -132,7 +132,7 @@ impl ServerDraft {
         }
     }
 
-    /// The address, the command, or the address that servers have unless something else is said.
+    /// The address, the command, or the default address; `None` if it has both.
     pub(super) fn source(&self) -> Option<Source> {
         match (self.addresses.as_slice(), self.command.split_first()) {
             ([], Some((program, args))) => {
@@ -148,13 +148,13 @@ impl ServerDraft {
     }
 }
 
-/// Where a bridge listens unless told otherwise.
+/// The default port of a bridge.
 const BRIDGE_PORT: u16 = 4444;
 
-/// What may be written for a slug that is none.
-pub(super) const SLUG: &str = "no server name; take 1 to 20 of a-z, 0-9 and -";
+/// The end of the problem for an invalid slug.
+pub(super) const SLUG: &str = "not a server name; use 1 to 20 characters of a-z, 0-9 and -";
 
-/// The words for the choices, in file and flags.
+/// The words for the choices in file and flags.
 pub(super) const ISOLATIONS: &[(&str, Isolation)] = &[
     ("auto", Isolation::Auto),
     ("session", Isolation::Session),

@@ -7,22 +7,22 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use super::draft::{Draft, ERAS, ISOLATIONS, PREFIXES, SLUG, ServerDraft, TokenSource};
-use super::holder::{self, Holder};
+use super::draft::{Draft, ERAS, ISOLATIONS, PREFIXES, SLUG, ServerDraft, TokenSetting};
 use super::keys;
 use super::oauth;
 use super::policy;
 use super::problem::Problem;
 use super::reader::{At, Key, Reader};
+use super::secret_source::{self, SecretSource};
 use super::yaml::{self, BadYaml, Value};
 use crate::call::ServerName;
 use crate::listen::{self, tls};
 
-/// Puts what the file says into `draft`, and what is wrong with it into `problems`.
+/// Reads the file into `draft`, and its problems into `problems`.
 pub(super) fn read(path: &Path, draft: &mut Draft, problems: &mut Vec<Problem>) {
     let name = path.display();
     draft.names_servers = true;
-    draft.said.files.push(path.to_owned());
+    draft.files.files.push(path.to_owned());
     let text = match load(path, MAX_BYTES) {
         Ok(text) => text,
         Err(error) => {
@@ -37,11 +37,11 @@ pub(super) fn read(path: &Path, draft: &mut Draft, problems: &mut Vec<Problem>) 
     let limits: Vec<_> = LIMITS.iter().map(|(key, _)| *key).collect();
     Reader { file: path, limits: &limits, problems }.section(&At::root(&root), ROOT, draft);
     if let Value::Map(entries) = root.value {
-        draft.said.entries = entries;
+        draft.files.entries = entries;
     }
 }
 
-/// The text of a file that has at most so many bytes.
+/// The text of a file of at most so many bytes.
 pub(super) fn load(path: &Path, most: u64) -> io::Result<String> {
     let mut text = String::new();
     File::open(path)?.take(most + 1).read_to_string(&mut text)?;
@@ -51,10 +51,10 @@ pub(super) fn load(path: &Path, most: u64) -> io::Result<String> {
     Ok(text)
 }
 
-/// A file of a hundred servers is 20 KiB; more than this is some other file.
+/// The largest configuration file. 1 MiB: a file with a hundred servers has 20 KiB.
 const MAX_BYTES: u64 = 1 << 20;
 
-/// As many as the largest machines have cores; each thread has a stack.
+/// The most threads. 1,024: as many as the largest machines have cores; each thread has a stack.
 const MOST_THREADS: usize = 1024;
 
 const ROOT: &[Key<Draft>] = &[
@@ -103,8 +103,10 @@ const AUTH: &[Key<Draft>] = &[
 ];
 
 const TOKEN: &[Key<TokenDraft>] = &[
-    ("env", |r, at, token| token.holders.extend(r.text(at).map(Holder::Variable))),
-    ("file", |r, at, token| token.holders.extend(r.text(at).map(|path| Holder::File(beside(r.file, &path))))),
+    ("env", |r, at, token| token.sources.extend(r.text(at).map(SecretSource::Variable))),
+    ("file", |r, at, token| {
+        token.sources.extend(r.text(at).map(|path| SecretSource::File(beside(r.file, &path))));
+    }),
     ("principal", |r, at, token| token.principal = r.text(at)),
 ];
 
@@ -202,24 +204,24 @@ fn tls(r: &mut Reader<'_>, at: &At<'_>, draft: &mut Draft) {
             let config = tls::Config::new(cert, key);
             draft.listen.tls = Some(tls::Config { client_ca: files.client_ca, ..config });
         }
-        _ if r.problems.len() > before => (), // said already
+        _ if r.problems.len() > before => (), // reported already
         _ => r.problem(at, "both `cert` and `key` belong here"),
     }
 }
 
 #[derive(Default)]
 struct TokenDraft {
-    holders: Vec<Holder>,
+    sources: Vec<SecretSource>,
     principal: Option<String>,
 }
 
-fn token(r: &mut Reader<'_>, at: &At<'_>) -> TokenSource {
+fn token(r: &mut Reader<'_>, at: &At<'_>) -> TokenSetting {
     let (mut token, before) = (TokenDraft::default(), r.problems.len());
     r.section(at, TOKEN, &mut token);
-    let nothing = r.problems.len() == before;
-    let holder = holder::only(r, at, (token.holders, "token", nothing));
+    let has_problems = r.problems.len() > before;
+    let secret = secret_source::exactly_one(r, at, (token.sources, "token", has_problems));
     let place = format!("{}:{}: {}", r.file.display(), at.line, at.path);
-    TokenSource { holder, principal: token.principal, place }
+    TokenSetting { secret, principal: token.principal, place }
 }
 
 fn servers(r: &mut Reader<'_>, at: &At<'_>, draft: &mut Draft) {

@@ -1,7 +1,7 @@
-//! The command line. Flags of the Go gateway that users' manifests contain keep their meaning.
+//! The command line. Flags of the Go gateway that are in users' manifests keep their meaning.
 //!
-//! Values are taken as text and checked with the file's, so that one run tells all that is wrong. Booleans are
-//! written as Go writes them: `--flag` or `--flag=false`.
+//! Values are taken as text and checked together with those of the file, so that one run reports all problems. Booleans are
+//! written as in Go: `--flag` or `--flag=false`.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -95,7 +95,7 @@ pub(super) struct Flags {
     block_secrets: Option<bool>,
 }
 
-/// What was asked for on the command line.
+/// The parsed command line.
 pub(super) enum Parsed {
     Flags(Box<Flags>),
     /// `--help` or `--version`.
@@ -127,7 +127,7 @@ impl Flags {
         self.check_health.as_ref().map(Option::as_deref)
     }
 
-    /// Puts what the flags say into `draft`, over what the file said.
+    /// Applies the flags to `draft`, over the settings of the file.
     pub(super) fn apply(&self, draft: &mut Draft, problems: &mut Vec<Problem>) {
         self.apply_addresses(draft, problems);
         self.apply_servers(draft, problems);
@@ -168,7 +168,7 @@ impl Flags {
         match self.port.as_ref().map(|port| (port, port.parse())) {
             Some((_, Ok(port))) => draft.listen.address = draft.listen.address.with_port(port),
             Some((port, Err(_))) => {
-                problems.push(Problem::new("--port", format!("`{port}` is no port; take 0 to 65535")));
+                problems.push(Problem::new("--port", format!("`{port}` is not a port; use 0 to 65535")));
             }
             None => (),
         }
@@ -210,7 +210,7 @@ impl Flags {
         }
     }
 
-    /// Flags of the Go gateway. What cannot be kept yet is better refused than ignored.
+    /// Flags of the Go gateway. Those that are not supported are refused rather than ignored.
     fn apply_kept(&self, draft: &mut Draft, problems: &mut Vec<Problem>) {
         let mut refuse = |flag: &str, text: String| problems.push(Problem::new(flag, text));
         match self.transport.as_deref() {
@@ -229,7 +229,7 @@ impl Flags {
         if self.block_secrets == Some(true) {
             refuse(
                 "--block-secrets",
-                "it is not there yet; leave it out or write --block-secrets=false".to_owned(),
+                "it is not supported yet; leave it out or write --block-secrets=false".to_owned(),
             );
         }
     }
@@ -243,7 +243,7 @@ fn server_name(flag: &str, name: &str, problems: &mut Vec<Problem>) -> Option<Se
     parsed
 }
 
-/// Puts a server at `address`, whatever the file says of where it is.
+/// Sets the address of a server, over that of the file.
 fn place(servers: &mut Vec<ServerDraft>, name: ServerName, address: Address) {
     let addresses = vec![address];
     match servers.iter_mut().find(|server| server.name == name) {

@@ -1,52 +1,52 @@
-//! The keys of sealed tokens: from a variable or a file, the current one first.
+//! The keys for sealed tokens, from variables or files. The current key comes first.
 
 use super::draft::Draft;
 use super::env;
-use super::holder::{self, HOLDER, Holder};
 use super::problem::Problem;
 use super::reader::{At, Reader};
+use super::secret_source::{self, SECRET, SecretSource};
 use crate::seal::{self, BadKey, KeyText};
 
-/// Where keys come from: one or two of them, apart by a comma or white space.
+/// Where keys come from. A source holds one or two keys, separated by a comma or white space.
 #[derive(Clone, Debug)]
 pub(super) struct KeySource {
-    holder: Holder,
-    /// For problems: file, line and key.
+    secret: SecretSource,
+    /// File, line and key, for problems.
     place: String,
 }
 
 impl KeySource {
-    /// The variable that holds them, if one does.
+    /// The variable that holds them, if it is one.
     pub(super) fn variable(&self) -> Option<&str> {
-        self.holder.variable()
+        self.secret.variable()
     }
 }
 
-/// Where the keys of a list in the file come from.
+/// Reads the list of sources in the file.
 pub(super) fn read(r: &mut Reader<'_>, at: &At<'_>, draft: &mut Draft) {
     draft.session_keys = Some(r.list(at).iter().filter_map(|item| source(r, item)).collect());
 }
 
 fn source(r: &mut Reader<'_>, at: &At<'_>) -> Option<KeySource> {
-    let (mut holders, before) = (Vec::new(), r.problems.len());
-    r.section(at, HOLDER, &mut holders);
-    let nothing = r.problems.len() == before;
-    let holder = holder::only(r, at, (holders, "key", nothing))?;
-    Some(KeySource { holder, place: format!("{}:{}: {}", r.file.display(), at.line, at.path) })
+    let (mut sources, before) = (Vec::new(), r.problems.len());
+    r.section(at, SECRET, &mut sources);
+    let has_problems = r.problems.len() > before;
+    let secret = secret_source::exactly_one(r, at, (sources, "key", has_problems))?;
+    Some(KeySource { secret, place: format!("{}:{}: {}", r.file.display(), at.line, at.path) })
 }
 
-/// Finds the keys.
+/// Reads the keys from their sources.
 pub(super) fn settle(
     draft: &Draft,
     env: impl Fn(&str) -> Option<String>,
     problems: &mut Vec<Problem>,
 ) -> seal::Config {
-    let implied = [KeySource { holder: Holder::Variable(env::KEY.to_owned()), place: String::new() }];
+    let implied = [KeySource { secret: SecretSource::Variable(env::KEY.to_owned()), place: String::new() }];
     let is_asked = draft.session_keys.is_some();
     let mut keys: Vec<KeyText> = Vec::new();
     for source in draft.session_keys.as_deref().unwrap_or(&implied) {
-        match source.holder.text(&env) {
-            // The one that nobody asked for may be missing: a key is made at start then.
+        match source.secret.text(&env) {
+            // The implied source may be missing: then a key is made at start.
             Ok(None) if !is_asked => (),
             Ok(None) => problems.push(source.problem("holds no key")),
             Err(why) => problems.push(source.problem(&why)),
@@ -76,8 +76,8 @@ pub(super) fn settle(
 }
 
 impl KeySource {
-    /// Never the key itself.
+    /// A problem of this source; never shows the key itself.
     fn problem(&self, text: &str) -> Problem {
-        Problem::new(self.place.clone(), format!("{} {text}", self.holder))
+        Problem::new(self.place.clone(), format!("{} {text}", self.secret))
     }
 }

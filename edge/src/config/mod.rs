@@ -1,20 +1,20 @@
-//! From command line, file and environment to the checked settings of every room.
+//! Reads command line, file and environment into the checked settings of every room.
 //!
-//! Flags go over the file, the file over the defaults. Everything that is wrong is told at once, each with its
-//! place, its key and what would be right. This is the only room that reads the environment, and it does so
-//! through a closure, so that tests need none.
+//! Flags override the file, and the file overrides the defaults. All problems are reported at once, each with its place, its
+//! key and what would be right. This is the only room that reads the environment, through a closure, so that tests need no
+//! environment.
 
 mod draft;
 mod file;
 mod flags;
-mod holder;
 mod keys;
 mod oauth;
 mod policy;
 mod problem;
 mod reader;
 mod rules;
-mod said;
+mod secret_source;
+mod snapshot;
 mod units;
 mod visit;
 mod yaml;
@@ -32,7 +32,7 @@ use draft::Draft;
 use flags::Parsed;
 
 pub use problem::{ConfigError, Problem};
-pub use said::Said;
+pub use snapshot::FileSnapshot;
 
 /// The settings of every room.
 #[derive(Clone, Debug)]
@@ -47,13 +47,13 @@ pub struct Config {
     pub log: log::Config,
     /// The bounds of the whole process.
     pub permits: permit::Config,
-    /// Who may come in.
+    /// Which credentials are accepted.
     pub auth: auth::Config,
-    /// The keys of what clients carry for us.
+    /// The keys that seal session ids and other tokens.
     pub seal: seal::Config,
-    /// How servers are spoken to.
+    /// How servers are connected to.
     pub upstream: upstream::Config,
-    /// The servers, in the order in which they get names.
+    /// The servers, in the order of their claims to names.
     pub servers: Vec<Server>,
     /// How names and lists behave.
     pub router: router::Config,
@@ -61,18 +61,18 @@ pub struct Config {
     pub session: session::Config,
     /// What clients connect to.
     pub transport: Transport,
-    /// Threads that serve; at least one.
+    /// Threads that serve, at least one.
     pub threads: usize,
-    /// How long the only thread looks for more before it sleeps; zero: not at all.
+    /// How long the only thread polls for work before it parks; zero: not at all.
     pub busy_poll: Duration,
-    /// What clients see.
+    /// How clients are served.
     pub front: front::Config,
     /// How the process ends.
     pub drain: DrainConfig,
-    /// Whether everybody may come in, wherever from; only flags say so.
+    /// Whether everybody is accepted wherever the process listens; set only by a flag.
     pub allow_unauthenticated: bool,
-    /// What the file said.
-    pub said: Said,
+    /// The configuration file as it was read.
+    pub files: FileSnapshot,
 }
 
 /// What clients connect to.
@@ -88,7 +88,7 @@ pub enum Transport {
 /// One server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Server {
-    /// Where it is and how it is spoken to.
+    /// Where it is and how it is connected to.
     pub upstream: ServerConfig,
     /// How its names become public.
     pub prefix: Prefix,
@@ -99,7 +99,7 @@ pub struct Server {
 pub struct DrainConfig {
     /// From SIGTERM until listeners close.
     pub delay: Duration,
-    /// From then until what is still on its way is cut.
+    /// From then until calls in flight are cut off.
     pub grace: Duration,
 }
 
@@ -112,7 +112,7 @@ pub enum Command {
     DryRun(Box<Config>),
     /// Ask a running process whether it is alive.
     CheckHealth(HealthCheck),
-    /// Go to an endpoint as a client does and say what is wrong.
+    /// Check an endpoint as a client, and report what is wrong.
     Check(Box<Diagnose>),
     /// Print this and exit with 0.
     Print(String),
@@ -122,18 +122,18 @@ pub enum Command {
 pub mod env {
     /// The token that clients must present, as the Go gateway has it.
     pub const TOKEN: &str = "MCP_GATEWAY_AUTH_TOKEN";
-    /// Where the other replicas reach this one: its IP, and the port if it is not that of `peers.listen`.
+    /// The address under which other replicas reach this one: its IP, and the port if it differs from `peers.listen`.
     pub const PEER_ADDRESS: &str = "MCP_EDGE_PEER_ADDRESS";
-    /// The key of session ids, or two of them, apart by a comma: the current one and the one before it.
+    /// The key of session ids, or two keys separated by a comma: the current and the previous one.
     pub const KEY: &str = "MCP_EDGE_KEY";
     /// Levels of log events by target, for example `edge=debug,hyper=info`.
     pub const LOG: &str = "MCP_EDGE_LOG";
 }
 
-/// Reads it all. `args` begins with the program's name.
+/// Reads the configuration. `args` begins with the program's name.
 ///
 /// # Errors
-/// Everything that is wrong; the process exits with 2.
+/// All problems; the process exits with 2.
 pub fn load(
     args: impl IntoIterator<Item = OsString>,
     env: impl Fn(&str) -> Option<String>,
@@ -156,7 +156,7 @@ pub fn load(
     }
     flags.apply(&mut draft, &mut problems);
     if let Some(url) = flags.check_health() {
-        // Whether a process is alive does not depend on what else is wrong with its configuration.
+        // A health check works also with an invalid configuration.
         return check(url, &draft);
     }
     let dry_run = flags.is_dry_run();
@@ -167,17 +167,17 @@ pub fn load(
     Ok(if dry_run { Command::DryRun(config) } else { Command::Serve(config) })
 }
 
-/// Reads it again for a process that serves.
+/// Reads the configuration again for a process that serves.
 ///
 /// # Errors
-/// Everything that is wrong.
+/// All problems.
 pub fn load_again(
     args: impl IntoIterator<Item = OsString>,
     env: impl Fn(&str) -> Option<String>,
 ) -> Result<Config, ConfigError> {
     match load(args, env)? {
         Command::Serve(config) => Ok(*config),
-        // A command line does not change.
+        // Cannot happen: the command line of a process does not change.
         _ => Err(ConfigError { problems: vec![Problem::new("", "nothing is served with these flags")] }),
     }
 }

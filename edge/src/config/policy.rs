@@ -1,8 +1,8 @@
-//! `policy`: who may use what. Entries by principal, in the order in which they are looked through.
+//! `policy`: who may use what. A map of entries by principal, in the order in which they are matched.
 //!
-//! It may be a list of such maps, for tools that sort the keys of a map. Nothing that is missing by mistake may open
-//! anything: an entry or a list without a value is refused, and so is a list that takes away before it gives. What is
-//! said and can never count is refused as well.
+//! It may also be a list of such maps, for tools that sort the keys of a map. Something that is missing by mistake must not
+//! allow anything: an entry or a list without a value is refused, and so is a list that denies before it allows. Entries
+//! and globs that can never apply are refused as well.
 
 use super::draft::Draft;
 use super::reader::{At, Key, Reader};
@@ -28,7 +28,7 @@ pub(super) fn read(r: &mut Reader<'_>, at: &At<'_>, draft: &mut Draft) {
     for entry in entries.iter().take(ENTRIES) {
         let Some(rule) = rule(r, entry) else { continue };
         if let Some(earlier) = rules.iter().find(|earlier| earlier.principals.covers(&rule.principals)) {
-            let text = format!("it never counts, for `{}` comes before it", earlier.principals.as_str());
+            let text = format!("it never applies, because `{}` comes before it", earlier.principals.as_str());
             r.problem(entry, text);
         }
         rules.push(rule);
@@ -56,15 +56,15 @@ fn rule(r: &mut Reader<'_>, at: &At<'_>) -> Option<Rule> {
     }
 }
 
-/// What is read of globs of one kind: whether a step takes back a denial, and what may be a glob.
+/// A kind of globs: whether a step cancels an earlier denial, and which globs are valid.
 type Kind = (fn(&Step, &Step) -> bool, fn(&str) -> bool);
 
-/// No server has white space in its name: such a glob would fit nothing, and a denial would fail without a word.
+/// Servers have no white space in their names: such a glob would match nothing, and a denial would silently fail.
 fn is_slug_like(glob: &str) -> bool {
     !glob.contains(char::is_whitespace)
 }
 
-/// A tool may have some within its name.
+/// A tool may have white space within its name.
 fn is_trimmed(glob: &str) -> bool {
     glob.trim() == glob
 }
@@ -88,7 +88,7 @@ fn choice(r: &mut Reader<'_>, at: &At<'_>, (covers, may_be): Kind) -> Choice {
             r.problem(
                 item,
                 format!(
-                    "it denies nothing, for `{later}` comes after it, and the last one that fits decides"
+                    "it denies nothing, because `{later}` comes after it, and the last one that matches decides"
                 ),
             );
         }

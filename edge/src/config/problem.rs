@@ -1,4 +1,4 @@
-//! What is wrong with a configuration: one sentence each, all of them at once.
+//! The problems of a configuration: one sentence each, all reported at once.
 
 use std::fmt;
 
@@ -12,9 +12,9 @@ pub struct ConfigError {
 /// One thing to change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
-    /// Where: a flag, a variable, or a file with line and key; empty where the text says it.
+    /// A flag, a variable, or a file with line and key; empty if the text says it.
     pub place: String,
-    /// What is wrong there and what would be right.
+    /// What is wrong, and what would be right.
     pub text: String,
 }
 
@@ -48,10 +48,10 @@ impl fmt::Display for ConfigError {
 
 impl std::error::Error for ConfigError {}
 
-/// The word of `valid` that was probably meant, if one is near.
+/// The word of `valid` that was probably meant, if one is similar enough.
 pub(super) fn nearest<'v>(word: &str, valid: impl Iterator<Item = &'v str>) -> Option<&'v str> {
     let (distance, near) = valid.map(|known| (strsim::osa_distance(word, known), known)).min()?;
-    // With a third of the letters wrong it is still a slip; beyond that it is another word.
+    // With up to a third of the letters wrong it is taken for a typing error.
     (distance * 3 <= near.len().max(word.len())).then_some(near)
 }
 

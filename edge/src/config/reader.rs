@@ -1,5 +1,5 @@
-//! From nodes to checked values: what is wrong is noted with file, line and full key, and reading goes on, so
-//! that one run tells all.
+//! Reads nodes into checked values. Problems are noted with file, line and full key, and reading goes on, so that one run
+//! reports all of them.
 
 use std::fmt::Display;
 use std::path::Path;
@@ -10,18 +10,18 @@ use super::problem::{Problem, listed, nearest};
 use super::units;
 use super::yaml::{Entry, Node, Value};
 
-/// A key that a section takes, and what to do with its value.
+/// A key of a section, and the function that reads its value.
 pub(super) type Key<T> = (&'static str, fn(&mut Reader<'_>, &At<'_>, &mut T));
 
-/// Collects what is wrong in one file.
+/// Reads values of one file and collects their problems.
 pub(super) struct Reader<'p> {
     pub(super) file: &'p Path,
-    /// The keys of `limits`, which people look for at the top.
+    /// The keys of `limits`, which users often look for at the top level.
     pub(super) limits: &'p [&'static str],
     pub(super) problems: &'p mut Vec<Problem>,
 }
 
-/// A node and the keys that lead to it.
+/// A node with the path of keys that lead to it.
 pub(super) struct At<'n> {
     pub(super) path: String,
     pub(super) key: &'n str,
@@ -56,8 +56,8 @@ impl Reader<'_> {
         }
     }
 
-    /// What to write instead of a key that is not `known` at `path`: the nearest, the one of this name elsewhere,
-    /// or any of those that are known here.
+    /// The problem of a key that is not `known` at `path`. It suggests the nearest key, the key of this name elsewhere, or
+    /// lists the known keys.
     fn unknown<'k>(
         &self,
         child: &At<'_>,
@@ -76,7 +76,7 @@ impl Reader<'_> {
         }
     }
 
-    /// A map with keys of the user's own, in order.
+    /// A map whose keys the user chooses, in order.
     pub(super) fn entries<'n>(&mut self, at: &At<'n>) -> Vec<At<'n>> {
         match &at.node.value {
             Value::Null => Vec::new(),
@@ -135,13 +135,13 @@ impl Reader<'_> {
         None
     }
 
-    /// A scalar of a type that says itself what is wrong.
+    /// A scalar of a type whose parser reports what is wrong.
     pub(super) fn parsed<T: FromStr<Err: Display>>(&mut self, at: &At<'_>) -> Option<T> {
         let text = self.text(at)?;
         text.parse().map_err(|error: T::Err| self.problem(at, error.to_string())).ok()
     }
 
-    /// A whole number, at least 1: a bound of none would stop everything.
+    /// A whole number of at least 1: a bound of 0 would stop everything.
     pub(super) fn count(&mut self, at: &At<'_>) -> Option<usize> {
         self.count_up_to(at, MOST_COUNT)
     }
@@ -149,23 +149,23 @@ impl Reader<'_> {
     /// A whole number from 1 to `most`.
     pub(super) fn count_up_to(&mut self, at: &At<'_>, most: usize) -> Option<usize> {
         let count =
-            self.scalar(at, |text| text.parse().ok().filter(|n| *n > 0), "no whole number above 0")?;
+            self.scalar(at, |text| text.parse().ok().filter(|n| *n > 0), "not a whole number above 0")?;
         self.at_most(at, count, (most, &most.to_string()))
     }
 
     /// A size with its unit.
     pub(super) fn bytes(&mut self, at: &At<'_>) -> Option<usize> {
         let above_zero = |text: &str| units::bytes(text).filter(|n| *n > 0);
-        let bytes = self.scalar(at, above_zero, "no size; write for example 64KiB or 4MiB")?;
+        let bytes = self.scalar(at, above_zero, "not a size; write for example 64KiB or 4MiB")?;
         self.at_most(at, u64::try_from(bytes).unwrap_or(u64::MAX), MOST_BYTES)?;
         Some(bytes)
     }
 
-    /// A size with its unit, not less than so many bytes.
+    /// A size with its unit, of at least so many bytes.
     pub(super) fn bytes_from(&mut self, at: &At<'_>, least: usize) -> Option<usize> {
         let bytes = self.bytes(at)?;
         if bytes < least {
-            self.problem(at, format!("{bytes} bytes are too few; take {least}B at least"));
+            self.problem(at, format!("{bytes} bytes are too few; use at least {least}B"));
             return None;
         }
         Some(bytes)
@@ -174,29 +174,29 @@ impl Reader<'_> {
     /// A duration with its unit, above zero.
     pub(super) fn duration(&mut self, at: &At<'_>) -> Option<Duration> {
         let above_zero = |text: &str| units::duration(text).filter(|time| !time.is_zero());
-        let time = self.scalar(at, above_zero, "no duration; write for example 500ms, 30s, 10m or 2h")?;
+        let time = self.scalar(at, above_zero, "not a duration; write for example 500ms, 30s, 10m or 2h")?;
         self.at_most(at, time, LONGEST)
     }
 
     /// A duration that may also be zero.
     pub(super) fn duration_or_zero(&mut self, at: &At<'_>) -> Option<Duration> {
         let time =
-            self.scalar(at, units::duration, "no duration; write for example 0s, 500ms, 30s or 10m")?;
+            self.scalar(at, units::duration, "not a duration; write for example 0s, 500ms, 30s or 10m")?;
         self.at_most(at, time, LONGEST)
     }
 
     /// A duration that may be zero or some microseconds.
     pub(super) fn short_duration(&mut self, at: &At<'_>) -> Option<Duration> {
         let time =
-            self.scalar(at, units::short_duration, "no duration; write for example 0us, 50us or 1ms")?;
+            self.scalar(at, units::short_duration, "not a duration; write for example 0us, 50us or 1ms")?;
         self.at_most(at, time, LONGEST)
     }
 
-    /// The value if it is not above the most that makes sense, which is written so.
+    /// The value, if it is not above the maximum. `written` is how a user would write that.
     fn at_most<T: PartialOrd>(&mut self, at: &At<'_>, value: T, (most, written): (T, &str)) -> Option<T> {
         if value > most {
             let text = self.text(at)?;
-            self.problem(at, format!("`{text}` is too much; take {written} at most"));
+            self.problem(at, format!("`{text}` is too much; use at most {written}"));
             return None;
         }
         Some(value)
@@ -223,11 +223,11 @@ impl Reader<'_> {
     }
 }
 
-/// A leap year: what is longer is a slip, and times are added to the present, which must not overflow.
+/// The longest duration. A leap year: anything longer is a typing error, and adding it to the present must not overflow.
 const LONGEST: (Duration, &str) = (Duration::from_secs(366 * 24 * 3600), "8784h");
-/// 2^20 of anything here is more than a process has memory or files for, and few enough to be held in tables.
+/// The largest count. 2^20: more than a process has memory or files for, and few enough for tables.
 const MOST_COUNT: usize = 1 << 20;
-/// 1 TiB, more than machines have: what is added to such a bound does not overflow.
+/// The largest size. 1 TiB: more than machines have, and sums with it do not overflow.
 const MOST_BYTES: (u64, &str) = (1 << 40, "1024GiB");
 
 /// `limits` and `body` to `limits.body`.

@@ -1,12 +1,12 @@
-//! The rules that span several settings, and the only way from a [`Draft`] to a [`Config`].
+//! The rules that span several settings. [`settle`] is the only way from a [`Draft`] to a [`Config`].
 
 use std::net::{IpAddr, SocketAddr};
 use std::thread::available_parallelism;
 use std::time::Duration;
 
-use super::draft::{Draft, ServerDraft, TokenSource};
-use super::holder::Holder;
+use super::draft::{Draft, ServerDraft, TokenSetting};
 use super::problem::Problem;
+use super::secret_source::SecretSource;
 use super::{Config, DrainConfig, Server, Transport, env, keys};
 use crate::auth::{self, Secret, Token, oauth};
 use crate::ops::busy_poll;
@@ -14,7 +14,7 @@ use crate::router::names::Prefix;
 use crate::seal::Home;
 use crate::upstream::ServerConfig;
 
-/// Checks and completes. The result counts only if no problem was added.
+/// Checks the settings and derives others from them. The result is valid only if no problem was added.
 pub(super) fn settle(
     mut draft: Draft,
     env: impl Fn(&str) -> Option<String>,
@@ -33,7 +33,7 @@ pub(super) fn settle(
     draft.permits.principal_calls = draft.principal_calls.unwrap_or(draft.permits.calls);
     draft.session.principal_sessions = draft.principal_sessions.unwrap_or(draft.session.sessions);
     if draft.transport == Transport::Stdio {
-        // Its one session is the process: nothing could open another, and nobody else removes its endpoint.
+        // The process is its only session: no other could be opened, and there is no endpoint to remove.
         (draft.session.idle, draft.session.age) = (Duration::MAX, Duration::MAX);
         draft.drain_delay = Duration::ZERO;
         draft.upstream.stop_grace = STOP_GRACE_OF_LOCAL;
@@ -45,8 +45,8 @@ pub(super) fn settle(
     draft.front.channels = draft.session.sessions;
     draft.front.limits = draft.limits;
     draft.front.rules.loopback = draft.listen.address.is_loopback();
-    let tokens = draft.tokens.iter().flatten().filter_map(|source| source.holder.as_ref()?.file().cloned());
-    draft.said.files.extend(tokens);
+    let tokens = draft.tokens.iter().flatten().filter_map(|token| token.secret.as_ref()?.file().cloned());
+    draft.files.files.extend(tokens);
     let servers = draft.servers.iter().filter_map(|server| complete(server, draft.prefix)).collect();
     Config {
         listen: draft.listen,
@@ -65,13 +65,13 @@ pub(super) fn settle(
         busy_poll,
         front: draft.front,
         allow_unauthenticated: draft.allow_unauthenticated,
-        said: draft.said,
+        files: draft.files,
         drain: DrainConfig { delay: draft.drain_delay, grace: draft.drain.saturating_sub(draft.drain_delay) },
     }
 }
 
-/// How long the thread looks for more before it sleeps. Several would stand in each other's way, and on one core it would
-/// keep the servers from answering.
+/// How long the thread polls for work before it parks. Several polling threads would compete, and on a single core polling
+/// would keep the servers from answering.
 fn busy_poll(draft: &Draft, problems: &mut Vec<Problem>) -> Duration {
     let Some(asked) = draft.busy_poll else {
         let is_of_use = draft.threads == 1 && available_parallelism().is_ok_and(|cores| cores.get() > 1);
@@ -79,11 +79,11 @@ fn busy_poll(draft: &Draft, problems: &mut Vec<Problem>) -> Duration {
     };
     if asked > busy_poll::LONGEST {
         let text =
-            format!("{asked:?} would keep a core busy for nothing; take {:?} at most", busy_poll::LONGEST);
+            format!("{asked:?} would keep a core busy for nothing; use at most {:?}", busy_poll::LONGEST);
         problems.push(Problem::new("busy_poll", text));
     } else if draft.threads > 1 && !asked.is_zero() {
         let text = format!(
-            "only one thread can look for more, and `threads` is {}; leave one of the two out",
+            "only a single thread can poll, and `threads` is {}; leave one of the two out",
             draft.threads
         );
         problems.push(Problem::new("busy_poll", text));
@@ -91,7 +91,7 @@ fn busy_poll(draft: &Draft, problems: &mut Vec<Problem>) -> Duration {
     asked
 }
 
-/// Where the others reach this one, if there are others.
+/// The address under which other replicas reach this one, if there are any.
 fn home(
     draft: &Draft,
     has_key: bool,
@@ -99,7 +99,7 @@ fn home(
     problems: &mut Vec<Problem>,
 ) -> Home {
     let variable = || env(env::PEER_ADDRESS).filter(|text| !text.is_empty());
-    let said = draft.peer_address.clone().or_else(|| Some((variable()?, env::PEER_ADDRESS.to_owned())));
+    let configured = draft.peer_address.clone().or_else(|| Some((variable()?, env::PEER_ADDRESS.to_owned())));
     let Some(listen) = draft.peers.listen.as_ref().filter(|_| draft.transport == Transport::Http) else {
         if let (Some((_, place)), None) = (&draft.peer_address, &draft.peers.listen) {
             problems.push(Problem::new(place.clone(), "nobody listens there without `peers.listen`"));
@@ -110,8 +110,8 @@ fn home(
         let text = format!("replicas need one key in common: set {}, or `session_keys`", env::KEY);
         problems.push(Problem::new("peers.listen", text));
     }
-    let (text, place) = said.unwrap_or_else(|| (listen.to_string(), "peers.listen".to_owned()));
-    // An address of a pod comes without a port.
+    let (text, place) = configured.unwrap_or_else(|| (listen.to_string(), "peers.listen".to_owned()));
+    // The address of a pod comes without a port.
     let alone = text.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, listen.port()));
     match text.parse::<SocketAddr>().or(alone) {
         Ok(address) if !address.ip().is_unspecified() && address.port() > 0 => Home::at(address),
@@ -138,13 +138,13 @@ fn log_levels(draft: &mut Draft, env: impl Fn(&str) -> Option<String>, problems:
     }
 }
 
-/// The variables that hold secrets of this process, whether they are in use or not.
+/// The variables that hold secrets of this process, whether or not they are used.
 fn secrets(draft: &Draft) -> Vec<String> {
     let tokens = draft
         .tokens
         .iter()
         .flatten()
-        .filter_map(|source| source.holder.as_ref()?.variable().map(str::to_owned));
+        .filter_map(|token| token.secret.as_ref()?.variable().map(str::to_owned));
     let keys = draft.session_keys.iter().flatten().filter_map(|source| source.variable().map(str::to_owned));
     tokens.chain(keys).chain([env::TOKEN.to_owned(), env::KEY.to_owned()]).collect()
 }
@@ -161,7 +161,7 @@ fn authentication(
     let is_open = tokens.is_empty() && !is_asked && problems.len() == before;
     let is_reachable = draft.transport == Transport::Http && !address.is_loopback();
     if is_open && is_reachable && !draft.allow_unauthenticated {
-        // A gateway hands out whatever its servers can do, so being open to a network must be said.
+        // A gateway gives access to whatever its servers can do, so opening it to a network must be explicit.
         let text = format!(
             "{address} can be reached from other machines and no token is configured; set {}, or `auth.oauth` in the \
              file, or listen on 127.0.0.1, or let everybody in with --allow-unauthenticated",
@@ -173,15 +173,15 @@ fn authentication(
 }
 
 fn tokens(draft: &Draft, env: impl Fn(&str) -> Option<String>, problems: &mut Vec<Problem>) -> Vec<Token> {
-    let holder = Some(Holder::Variable(env::TOKEN.to_owned()));
-    let implied = [TokenSource { holder, principal: None, place: String::new() }];
+    let secret = Some(SecretSource::Variable(env::TOKEN.to_owned()));
+    let implied = [TokenSetting { secret, principal: None, place: String::new() }];
     let mut tokens: Vec<Token> = Vec::new();
-    for source in draft.tokens.as_deref().unwrap_or(&implied) {
-        let Some(holder) = &source.holder else { continue };
+    for setting in draft.tokens.as_deref().unwrap_or(&implied) {
+        let Some(source) = &setting.secret else { continue };
         let mut problem = |text: &str| {
-            problems.push(Problem::new(source.place.clone(), format!("{holder} {text}")));
+            problems.push(Problem::new(setting.place.clone(), format!("{source} {text}")));
         };
-        let text = match holder.text(&env) {
+        let text = match source.text(&env) {
             Ok(text) => text,
             Err(why) => {
                 problem(&why);
@@ -190,16 +190,16 @@ fn tokens(draft: &Draft, env: impl Fn(&str) -> Option<String>, problems: &mut Ve
         };
         // Secrets made from files often end in a newline that no header could carry.
         match text.map(|text| Secret::parse(text.trim())) {
-            // The one that nobody asked for may be missing; the refusal rule speaks of it.
+            // The implied token may be missing; `authentication` reports it where one is needed.
             None if draft.tokens.is_none() => (),
-            None if holder.file().is_some() => problem("is empty; it must hold the token"),
+            None if source.file().is_some() => problem("is empty; it must hold the token"),
             None => problem("is not set; it must hold the token"),
             Some(None) => problem("holds characters that no Authorization header can carry"),
             Some(Some(secret)) if tokens.iter().any(|token| token.secret == secret) => {
                 problem("holds the same token as another one");
             }
             Some(Some(secret)) => {
-                let principal = source.principal.clone().unwrap_or_else(|| PRINCIPAL.to_owned());
+                let principal = setting.principal.clone().unwrap_or_else(|| PRINCIPAL.to_owned());
                 if principal.starts_with(oauth::PREFIX) {
                     let text = format!(
                         "stands for `{principal}`; names that begin with `{}` are those of `auth.oauth`",
@@ -249,10 +249,10 @@ fn complete(server: &ServerDraft, prefix: Prefix) -> Option<Server> {
     })
 }
 
-/// What a local server has for each step of its end where the edge is a local server itself: after the end of its input,
-/// and after SIGTERM. SDK clients give a server 2 s from the end of its input to SIGTERM, and 2 s more to SIGKILL, which would
-/// leave ours behind: the whole ladder has to fit into the first of these, also on a busy machine. 500 ms: servers end within
+/// How long local servers have to end, after the end of their input and again after SIGTERM, where the edge itself is a local
+/// server. SDK clients give a server 2 s from the end of its input to SIGTERM, and 2 s more to SIGKILL, after which our
+/// servers would be left behind. So both steps must fit into the first 2 s, also on a busy machine. 500 ms: servers end within
 /// some ten milliseconds of the end of their input.
 const STOP_GRACE_OF_LOCAL: Duration = Duration::from_millis(500);
-/// Whom a token stands for when nothing is said.
+/// The principal of a token without a configured one.
 const PRINCIPAL: &str = "default";

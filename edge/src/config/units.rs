@@ -1,10 +1,10 @@
-//! Durations and sizes as people write them: `300s`, `10m`, `4MiB`.
+//! Durations and sizes as users write them: `300s`, `10m`, `4MiB`.
 //!
-//! A number without a unit is refused: nobody remembers which one was meant.
+//! A number without a unit is refused, because it would be ambiguous.
 
 use std::time::Duration;
 
-/// A [`duration`], or microseconds, `50us`: for what is that short, as in all else it would be a slip.
+/// A [`duration`], or microseconds, `50us`: only for settings that short; elsewhere it would be a typing error.
 pub(super) fn short_duration(text: &str) -> Option<Duration> {
     match split(text)? {
         (number, "us") => Some(Duration::from_micros(number)),
@@ -24,7 +24,7 @@ pub(super) fn duration(text: &str) -> Option<Duration> {
     }
 }
 
-/// `64KiB`, `4MiB`, `1GiB`, `512B`; also `64K`, `4M`, `1G`, as Kubernetes and Docker write them for people.
+/// `64KiB`, `4MiB`, `1GiB`, `512B`; also `64K`, `4M`, `1G`, as in Kubernetes and Docker.
 pub(super) fn bytes(text: &str) -> Option<usize> {
     let (number, unit) = split(text)?;
     let unit_bytes = match unit {

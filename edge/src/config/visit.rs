@@ -35,7 +35,7 @@ struct VisitFlags {
     timeout: u64,
 }
 
-/// What was asked for.
+/// The parsed command line.
 pub(super) enum Parsed {
     Visit(Box<Diagnose>),
     /// `--help`.

@@ -1,7 +1,7 @@
-//! A YAML document as a tree that knows its lines.
+//! Parses a YAML document into a tree with line numbers.
 //!
-//! Only what configuration needs: one document of maps, lists and scalars. Duplicate keys are refused, because
-//! the one that loses is the one somebody just edited; so are anchors, aliases and tags, which make a value come
+//! Supports what configuration needs: one document of maps, lists and scalars. Duplicate keys are refused, because the one
+//! that loses may be the one that was just edited. Anchors, aliases and tags are refused, because with them a value comes
 //! from somewhere else than where it is read.
 
 use granit_parser::{Event, Options, Parser, ScalarStyle, ScanError, Span};
@@ -33,17 +33,17 @@ pub(super) struct Entry {
 }
 
 impl Value {
-    /// Whether both say the same, on whatever lines. Recursion is bounded by [`MAX_DEPTH`].
-    pub(super) fn says_same(&self, other: &Self) -> bool {
+    /// Whether both have the same contents, on whatever lines. The recursion is bounded by [`MAX_DEPTH`].
+    pub(super) fn has_same_contents(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::List(one), Self::List(other)) => {
                 one.len() == other.len()
-                    && one.iter().zip(other).all(|(one, other)| one.value.says_same(&other.value))
+                    && one.iter().zip(other).all(|(one, other)| one.value.has_same_contents(&other.value))
             }
             (Self::Map(one), Self::Map(other)) => {
                 one.len() == other.len()
                     && one.iter().zip(other).all(|(one, other)| {
-                        one.key == other.key && one.node.value.says_same(&other.node.value)
+                        one.key == other.key && one.node.value.has_same_contents(&other.node.value)
                     })
             }
             (one, other) => one == other,
@@ -51,7 +51,7 @@ impl Value {
     }
 }
 
-/// Why a text is no tree.
+/// Why a text cannot be parsed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct BadYaml {
     pub(super) line: usize,
@@ -88,7 +88,7 @@ impl<'t, I: Iterator<Item = Result<(Event<'t>, Span), ScanError>>> Reader<'t, I>
         }
     }
 
-    /// The node that begins with `event`. Recursion is bounded by [`MAX_DEPTH`].
+    /// The node that begins with `event`. The recursion is bounded by [`MAX_DEPTH`].
     fn node(&mut self, event: Event<'t>, span: Span) -> Result<Node, BadYaml> {
         let line = span.start.line();
         if event.tag().is_some() {

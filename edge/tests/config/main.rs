@@ -1,5 +1,4 @@
-//! Configuration from the outside: what flags, file and variables together come to, and what is said when they
-//! cannot.
+//! Configuration from the outside: the result of flags, file and variables together, and their problems.
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "the helpers of a test are test code")]
 
@@ -53,7 +52,7 @@ fn serve(args: &[&str]) -> Config {
     }
 }
 
-/// What is said about a file, without its name; the flags make sure that nothing else is wrong.
+/// The problems of a file, without its name. The flags make sure that there are no others.
 fn complaints(test: &str, text: &str) -> Vec<String> {
     let file = Written::new(test, text);
     let error = run(&["--config", &file.path(), "--servers=time"], &[TOKEN]).unwrap_err();
@@ -187,7 +186,7 @@ fn what_counts_only_at_the_next_start_is_known() {
     let said = |test: &str, text: &str| {
         let file = Written::new(test, text);
         match run(&["--config", &file.path()], &[TOKEN]) {
-            Ok(Command::Serve(config)) => config.said,
+            Ok(Command::Serve(config)) => config.files,
             other => panic!("{other:?}"),
         }
     };
@@ -197,8 +196,8 @@ fn what_counts_only_at_the_next_start_is_known() {
         "# moved\nhosts: [a.b]\n\nlimits:\n  depth: '64'\n  drain: 30s\nservers: {b: {}}\nprefix: always",
     );
     let other = said("said-3", "servers: {a: {}}\nlimits: {depth: 64, drain: 31s}\nlisten: '[::]:1'");
-    assert!(before.needs_start(&same).is_empty());
-    assert_eq!(before.needs_start(&other), ["hosts", "limits", "listen"]);
+    assert!(before.restart_only_changes(&same).is_empty());
+    assert_eq!(before.restart_only_changes(&other), ["hosts", "limits", "listen"]);
 }
 
 #[test]
@@ -310,7 +309,7 @@ fn threads_are_half_of_the_cores_unless_the_file_says_how_many() {
     assert_eq!(threads("servers: {a: {}}"), cores.div_ceil(2));
     assert_eq!(threads("servers: {a: {}}\nthreads: 3"), 3);
     let wrong = complaints("no-threads", "threads: 0");
-    assert!(wrong[0].starts_with("edge.yaml:1: threads: `0` is no whole number above 0"), "{wrong:?}");
+    assert!(wrong[0].starts_with("edge.yaml:1: threads: `0` is not a whole number above 0"), "{wrong:?}");
 }
 
 #[test]
@@ -332,7 +331,7 @@ fn one_thread_polls_busily_where_there_is_a_core_to_spare() {
         ["busy_poll: only one thread can look for more, and `threads` is 2; leave one of the two out"]
     );
     let wrong = complaints("busy-poll-long", "threads: 1\nbusy_poll: 2ms\nservers: {a: {}}");
-    assert_eq!(wrong, ["busy_poll: 2ms would keep a core busy for nothing; take 1ms at most"]);
+    assert_eq!(wrong, ["busy_poll: 2ms would keep a core busy for nothing; use at most 1ms"]);
 }
 
 #[test]
@@ -390,16 +389,16 @@ limits: {body: 4, frame: [1MiB], drain: 5, queue: -1, session_idle: 48h}
         ("5: tls", "both `cert` and `key` belong here"),
         ("6: auth.tokens[0]", "either `env` or `file` must say where the token is"),
         ("6: auth.tokens[1]", "keys with values belong here"),
-        ("8: servers.Upper", "`Upper` is no server name"),
+        ("8: servers.Upper", "`Upper` is not a server name"),
         ("9: servers.both", "a server has either an `address` or a `command`"),
         ("10: servers.lone", "`env` belongs to a `command`"),
         ("11: servers.time.isolation", "`shard` is not one of `auto`, `session`, `principal` and `shared`"),
-        ("11: servers.time.connections", "`0` is no whole number above 0"),
+        ("11: servers.time.connections", "`0` is not a whole number above 0"),
         ("11: servers.time.address[0]", "`a` "),
-        ("12: limits.body", "`4` is no size"),
+        ("12: limits.body", "`4` is not a size"),
         ("12: limits.frame", "one value belongs here, not a list"),
-        ("12: limits.drain", "`5` is no duration"),
-        ("12: limits.queue", "`-1` is no whole number"),
+        ("12: limits.drain", "`5` is not a duration"),
+        ("12: limits.queue", "`-1` is not a whole number"),
     ] {
         let wanted = format!("edge.yaml:{line}: {start}");
         assert!(said.iter().any(|said| said.starts_with(&wanted)), "{wanted}\nis not in\n{said:#?}");
@@ -427,13 +426,13 @@ limits:
     assert_eq!(
         said,
         [
-            "edge.yaml:1: threads: `1025` is too much; take 1024 at most",
-            "edge.yaml:2: busy_poll: `18446744073709551615s` is too much; take 8784h at most",
-            "edge.yaml:4: limits.call_timeout_max: `18446744073709551615s` is too much; take 8784h at most",
-            "edge.yaml:6: limits.drain: `8785h` is too much; take 8784h at most",
-            "edge.yaml:7: limits.principal_connections: `1048577` is too much; take 1048576 at most",
+            "edge.yaml:1: threads: `1025` is too much; use at most 1024",
+            "edge.yaml:2: busy_poll: `18446744073709551615s` is too much; use at most 8784h",
+            "edge.yaml:4: limits.call_timeout_max: `18446744073709551615s` is too much; use at most 8784h",
+            "edge.yaml:6: limits.drain: `8785h` is too much; use at most 8784h",
+            "edge.yaml:7: limits.principal_connections: `1048577` is too much; use at most 1048576",
             "edge.yaml:8: limits.headers: 8191 bytes are too few; take 8192B at least",
-            "edge.yaml:9: limits.held_bytes: `17179869183GiB` is too much; take 1024GiB at most",
+            "edge.yaml:9: limits.held_bytes: `17179869183GiB` is too much; use at most 1024GiB",
         ]
     );
 }

@@ -1,4 +1,4 @@
-//! `auth.oauth`: what it says, and what is said when it cannot work.
+//! `auth.oauth`: its settings and its problems.
 
 use edge::auth::oauth::Source;
 use testkit::issuer::{Signer, key_set};
@@ -24,7 +24,7 @@ fn an_issuer_is_enough_to_listen_to_a_network() {
         (config.resource.as_str(), config.issuer.as_str()),
         ("https://edge.example/mcp", "https://idp.example")
     );
-    assert_eq!((config.keys, config.principal.as_str()), (Source::Found, "sub"));
+    assert_eq!((config.keys, config.principal.as_str()), (Source::Discovered, "sub"));
     assert!(config.scopes.is_empty() && config.audience.is_empty() && config.authorities.is_none());
     let auth = oauth(
         "oauth-more",
@@ -54,7 +54,7 @@ fn keys_may_be_in_a_file_beside_the_configuration() {
     let said = || run(&["--config", &file.path()], &[]).unwrap_err();
     assert!(said().contains("auth.oauth.keys.file: ") && said().contains("cannot be used: "), "{}", said());
     for (text, why) in
-        [("{}", "no list `keys`"), ("x", "no JSON"), (r#"{"keys": [{"kty": "oct"}]}"#, "none of its 1 keys")]
+        [("{}", "no list `keys`"), ("x", "not JSON"), (r#"{"keys": [{"kty": "oct"}]}"#, "none of its 1 keys")]
     {
         fs::write(file.0.join("keys.json"), text).unwrap();
         assert!(said().contains(why), "{}", said());
@@ -63,7 +63,10 @@ fn keys_may_be_in_a_file_beside_the_configuration() {
     match run(&["--config", &file.path()], &[]) {
         Ok(Command::Serve(config)) => {
             assert!(matches!(config.auth.oauth.unwrap().keys, Source::File(keys) if keys.len() == 1));
-            assert!(config.said.files().contains(&file.0.join("keys.json")), "it is looked at while serving");
+            assert!(
+                config.files.files().contains(&file.0.join("keys.json")),
+                "it is looked at while serving"
+            );
         }
         other => panic!("{other:?}"),
     }
@@ -84,10 +87,10 @@ auth:
     let said = complaints("oauth-wrong", text);
     for (line, start) in [
         ("4: auth.oauth.resource", "`http://edge.example/mcp` must begin with https://"),
-        ("5: auth.oauth.issuer", "`https://idp.example/?tenant=1` is no issuer"),
-        ("6: auth.oauth.scopes[0]", "`two words` is no scope"),
+        ("5: auth.oauth.issuer", "`https://idp.example/?tenant=1` is not an issuer"),
+        ("6: auth.oauth.scopes[0]", "`two words` is not a scope"),
         ("6: auth.oauth.scopes[1]", "`offline_access` is for the client"),
-        ("6: auth.oauth.scopes[2]", "`a\"b` is no scope"),
+        ("6: auth.oauth.scopes[2]", "`a\"b` is not a scope"),
         ("7: auth.oauth.keys.url", "`http://idp.example/jwks` must begin with https://"),
         ("8: auth.oauth.principle", "there is no such key; the nearest is `auth.oauth.principal`"),
         ("9: auth.oauth.ca", ""),

@@ -1,4 +1,4 @@
-//! What is understood as a policy, and that nothing that is missing by mistake opens anything.
+//! `policy`: its settings and its problems, and that nothing missing by mistake allows anything.
 
 use super::*;
 
@@ -35,7 +35,7 @@ fn entries_keep_their_order_and_what_is_not_said_is_all() {
     assert_eq!(shown(policy("policy-2", text)), all, "where a tool would sort the keys of a map");
 }
 
-/// A policy, the place of its problem, and what is said of it.
+/// A policy, the place of its problem, and part of the problem's text.
 const REFUSED: &[(&str, &str, &str)] = &[
     ("policy:\n", "edge.yaml:1: policy", "nobody could use anything"),
     ("policy: {}\n", "edge.yaml:1: policy", "nobody could use anything"),
@@ -53,7 +53,11 @@ const REFUSED: &[(&str, &str, &str)] = &[
         "edge.yaml:2: policy.a.servers",
         "one value belongs here, not keys",
     ),
-    ("policy:\n  a*: {}\n  ab?: {}\n", "edge.yaml:3: policy.ab?", "never counts, for `a*` comes before it"),
+    (
+        "policy:\n  a*: {}\n  ab?: {}\n",
+        "edge.yaml:3: policy.ab?",
+        "never applies, because `a*` comes before it",
+    ),
     (
         "policy:\n  a: {servers: [time, '!vault', '*']}\n",
         "edge.yaml:2: policy.a.servers[1]",

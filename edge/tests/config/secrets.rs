@@ -1,4 +1,4 @@
-//! Tokens, keys, and what replicas need of them.
+//! Tokens and keys, and what replicas need of them.
 
 use super::*;
 
@@ -74,7 +74,7 @@ fn tokens_may_be_in_files_beside_the_configuration() {
     };
     let principals: Vec<_> = config.auth.tokens.iter().map(|token| token.principal.as_str()).collect();
     assert_eq!(principals, ["ci", "default"]);
-    assert_eq!(config.said.files(), [file.0.join("edge.yaml"), file.0.join("token")]);
+    assert_eq!(config.files.files(), [file.0.join("edge.yaml"), file.0.join("token")]);
 }
 
 #[test]

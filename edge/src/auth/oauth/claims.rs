@@ -1,65 +1,70 @@
-//! What a token says, held against what is expected here.
+//! Checks the claims of a token.
 //!
-//! Two steps: [`Claims::check`] asks what any token must say, and is cheap enough to come before the signature;
-//! [`Claims::grant`] says whose it is and what it allows, and counts only after it. It must not know keys, nor where a
-//! request goes.
+//! There are two steps. [`Claims::check`] checks what every token must claim, and is cheap enough to come before the
+//! signature. [`Claims::grant`] determines the principal and checks the scopes, after the signature was verified. It must
+//! not know keys, nor where a request goes.
 
 use serde_json::{Map, Value};
 
 use super::resource::Reach;
-use super::{Config, Fault};
+use super::{AuthError, Config};
 
 /// The claims of one token.
 pub(super) struct Claims<'c>(pub(super) &'c Map<String, Value>);
 
-/// What holds of a token that is in order, as far as its claims go.
+/// What a token with valid claims is good for.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Terms {
+pub(super) struct CheckedClaims {
     pub(super) reach: Reach,
-    /// When it runs out, in seconds since 1970.
+    /// When it expires, in seconds since 1970.
     pub(super) expires: u64,
 }
 
 impl Claims<'_> {
-    /// Whether it is for us, from our issuer, of this time (`now` in seconds since 1970), and an access token.
+    /// Checks that it is an access token of the issuer, for this gateway, and within its time (`now` in seconds since 1970).
     // RFC 9068 §4; RFC 8725 §3.8 to §3.12
-    pub(super) fn check(&self, config: &Config, now: u64, is_access_token: bool) -> Result<Terms, Fault> {
+    pub(super) fn check(
+        &self,
+        config: &Config,
+        now: u64,
+        is_access_token: bool,
+    ) -> Result<CheckedClaims, AuthError> {
         if self.text("iss") != Some(config.issuer.as_str()) {
-            return Err(Fault::Issuer); // compared letter by letter: RFC 9068 §4
+            return Err(AuthError::Issuer); // compared letter by letter: RFC 9068 §4
         }
-        let (reach, is_further) = self.reach(config).ok_or(Fault::Audience)?;
-        let expires = self.seconds("exp")?.ok_or(Fault::Malformed)?;
+        let (reach, is_further) = self.reach(config).ok_or(AuthError::Audience)?;
+        let expires = self.seconds("exp")?.ok_or(AuthError::Malformed)?;
         if now >= expires.saturating_add(LEEWAY_SECS) {
-            return Err(Fault::Expired);
+            return Err(AuthError::Expired);
         }
         if self.seconds("nbf")?.is_some_and(|begins| now.saturating_add(LEEWAY_SECS) < begins) {
-            return Err(Fault::NotYet);
+            return Err(AuthError::NotYet);
         }
-        // A further audience may be the id of a client, and an id_token is for that (OIDC Core §2); but it allows nothing.
+        // A further audience may be the id of a client, which is the audience of id_tokens (OIDC Core §2). Those have no scopes.
         let is_bare = is_further && self.scopes().is_empty();
-        if !is_access_token && (is_bare || self.is_something_else()) {
-            return Err(Fault::Type);
+        if !is_access_token && (is_bare || self.is_other_kind_of_token()) {
+            return Err(AuthError::Type);
         }
-        // RFC 7800 §3, RFC 9449 §6: a token that is bound to a key is none for whoever has it, and nobody asks here for
-        // proof of that key.
+        // RFC 7800 §3, RFC 9449 §6: a token that is bound to a key is not a bearer token, and proof of that key is not
+        // supported here.
         if self.0.contains_key("cnf") {
-            return Err(Fault::Type);
+            return Err(AuthError::Type);
         }
-        Ok(Terms { reach, expires })
+        Ok(CheckedClaims { reach, expires })
     }
 
-    /// The name of the principal, if the token allows what is asked of every token.
-    pub(super) fn grant(&self, config: &Config) -> Result<String, Fault> {
-        let name = self.text(&config.principal).ok_or(Fault::Principal)?;
-        if name.is_empty() || name.len() > PRINCIPAL_BYTES || name.chars().any(is_unfit) {
-            return Err(Fault::Principal);
+    /// The name of the principal, if the token has the required scopes.
+    pub(super) fn grant(&self, config: &Config) -> Result<String, AuthError> {
+        let name = self.text(&config.principal).ok_or(AuthError::Principal)?;
+        if name.is_empty() || name.len() > PRINCIPAL_BYTES || name.chars().any(is_unprintable) {
+            return Err(AuthError::Principal);
         }
         let granted = self.scopes();
         let has_all = config.scopes.iter().all(|wanted| granted.contains(&wanted.as_str()));
-        if has_all { Ok(format!("{PREFIX}{name}")) } else { Err(Fault::Scope) }
+        if has_all { Ok(format!("{PREFIX}{name}")) } else { Err(AuthError::Scope) }
     }
 
-    /// Of several audiences each counts; and whether it is none of our own names by which it reaches that far.
+    /// Where the token is valid, by any of its audiences, and whether only by a further audience of the configuration.
     // RFC 7519 §4.1.3
     fn reach(&self, config: &Config) -> Option<(Reach, bool)> {
         let audiences = match self.0.get("aud")? {
@@ -82,14 +87,14 @@ impl Claims<'_> {
         (!servers.is_empty()).then_some((Reach::Servers(servers), false))
     }
 
-    /// Whether it bears the marks of a token that is not for resources: one that says who logged in, or that gets others.
-    fn is_something_else(&self) -> bool {
-        // OIDC Core §3.1.3.6, §3.3.2.11: hashes of what came with an id_token
+    /// Whether it looks like a token of another kind: an id_token, or one for getting further tokens.
+    fn is_other_kind_of_token(&self) -> bool {
+        // OIDC Core §3.1.3.6, §3.3.2.11: hashes of what was issued with an id_token
         let hashes = ["at_hash", "c_hash", "s_hash"].iter().any(|name| self.0.contains_key(*name));
-        // OIDC Core §2: what a client sends to find it again in its id_token. Some issuers put it into access tokens as
-        // well; those have scopes.
+        // OIDC Core §2: id_tokens repeat the nonce of the client. Some issuers put it into access tokens as well, but those
+        // have scopes.
         let nonce = self.0.contains_key("nonce") && self.scopes().is_empty();
-        // As Keycloak and Cognito tell their tokens apart.
+        // Keycloak and Cognito mark the kinds of their tokens so.
         let kind = ["typ", "token_use"].iter().filter_map(|name| self.text(name));
         let kind = kind.map(str::to_ascii_lowercase).any(|kind| OTHERS.contains(&kind.as_str()));
         hashes || nonce || kind
@@ -113,31 +118,31 @@ impl Claims<'_> {
     }
 
     // RFC 7519 §2, NumericDate: also with a fraction, which is cut off
-    fn seconds(&self, name: &str) -> Result<Option<u64>, Fault> {
+    fn seconds(&self, name: &str) -> Result<Option<u64>, AuthError> {
         let Some(value) = self.0.get(name) else { return Ok(None) };
         let whole = value.as_u64();
         let fraction =
-            || value.as_f64().filter(|secs| (0.0..MOST_SECS).contains(secs)).map(|secs| secs as u64);
-        whole.or_else(fraction).map(Some).ok_or(Fault::Malformed)
+            || value.as_f64().filter(|secs| (0.0..MAX_SECS).contains(secs)).map(|secs| secs as u64);
+        whole.or_else(fraction).map(Some).ok_or(AuthError::Malformed)
     }
 }
 
-/// What has no place in a name: it would forge lines of logs, or change how they read.
-fn is_unfit(letter: char) -> bool {
+/// Characters that would forge log lines, or change how they read.
+fn is_unprintable(letter: char) -> bool {
     letter.is_control()
         || matches!(letter, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
-/// Before the names of all principals that come with tokens of the issuer: whoever calls himself `default` there is
-/// `oauth:default` here, and nobody of the configuration.
+/// Precedes the names of all principals of the issuer: a user called `default` there is `oauth:default` here, and cannot
+/// be taken for a principal of the configuration.
 pub const PREFIX: &str = "oauth:";
-/// How far clocks may be apart. 30 s: more than those of machines that keep time at all.
+/// How far clocks may be apart. 30 s: more than between machines that synchronize their clocks.
 pub(super) const LEEWAY_SECS: u64 = 30;
 /// The longest name of a principal. 255 bytes: OIDC Core §2 allows a `sub` no more.
 const PRINCIPAL_BYTES: usize = 255;
-/// A time past which a number of seconds is none, and a float is not exact.
-const MOST_SECS: f64 = 9_007_199_254_740_992.0;
-/// Words of issuers for tokens that are no access tokens.
+/// 2^53: above it a float is not exact, and a number of seconds is no sensible time.
+const MAX_SECS: f64 = 9_007_199_254_740_992.0;
+/// What issuers call tokens that are not access tokens.
 const OTHERS: [&str; 5] = ["id", "refresh", "offline", "logout", "id_token"];
 
 #[cfg(test)]
@@ -170,48 +175,48 @@ mod tests {
         claims
     }
 
-    fn checked(changes: Value) -> Result<Reach, Fault> {
+    fn checked(changes: Value) -> Result<Reach, AuthError> {
         Claims(&with(changes)).check(&config(), NOW, false).map(|terms| terms.reach)
     }
 
-    fn granted(changes: Value) -> Result<String, Fault> {
+    fn granted(changes: Value) -> Result<String, AuthError> {
         Claims(&with(changes)).grant(&config())
     }
 
     #[test]
     fn each_claim_is_held_against_what_is_expected() {
         assert_eq!(checked(json!({})), Ok(Reach::All));
-        for (changes, fault) in [
-            (json!({"iss": null}), Fault::Issuer),
-            (json!({"iss": "https://idp.example/realms/team/"}), Fault::Issuer),
-            (json!({"iss": "https://IDP.example/realms/team"}), Fault::Issuer),
-            (json!({"iss": ["https://idp.example/realms/team"]}), Fault::Issuer),
-            (json!({"aud": null}), Fault::Audience),
-            (json!({"aud": []}), Fault::Audience),
-            (json!({"aud": 7}), Fault::Audience),
-            (json!({"aud": "https://other.example/mcp"}), Fault::Audience),
-            (json!({"aud": ["account", "https://edge.example"]}), Fault::Audience),
-            (json!({"exp": null}), Fault::Malformed),
-            (json!({"exp": "2030"}), Fault::Malformed),
-            (json!({"exp": -1}), Fault::Malformed),
-            (json!({"exp": 1e300}), Fault::Malformed),
-            (json!({"exp": NOW - 30}), Fault::Expired),
-            (json!({"exp": 0}), Fault::Expired),
-            (json!({"nbf": NOW + 31}), Fault::NotYet),
-            (json!({"nbf": true}), Fault::Malformed),
-            (json!({"at_hash": "x"}), Fault::Type),
-            (json!({"nonce": "x", "scope": null}), Fault::Type),
-            (json!({"typ": "ID"}), Fault::Type),
-            (json!({"typ": "Refresh"}), Fault::Type),
-            (json!({"token_use": "id"}), Fault::Type),
-            (json!({"cnf": {"jkt": "x"}}), Fault::Type),
-            (json!({"aud": "api://further", "scope": null}), Fault::Type),
+        for (changes, error) in [
+            (json!({"iss": null}), AuthError::Issuer),
+            (json!({"iss": "https://idp.example/realms/team/"}), AuthError::Issuer),
+            (json!({"iss": "https://IDP.example/realms/team"}), AuthError::Issuer),
+            (json!({"iss": ["https://idp.example/realms/team"]}), AuthError::Issuer),
+            (json!({"aud": null}), AuthError::Audience),
+            (json!({"aud": []}), AuthError::Audience),
+            (json!({"aud": 7}), AuthError::Audience),
+            (json!({"aud": "https://other.example/mcp"}), AuthError::Audience),
+            (json!({"aud": ["account", "https://edge.example"]}), AuthError::Audience),
+            (json!({"exp": null}), AuthError::Malformed),
+            (json!({"exp": "2030"}), AuthError::Malformed),
+            (json!({"exp": -1}), AuthError::Malformed),
+            (json!({"exp": 1e300}), AuthError::Malformed),
+            (json!({"exp": NOW - 30}), AuthError::Expired),
+            (json!({"exp": 0}), AuthError::Expired),
+            (json!({"nbf": NOW + 31}), AuthError::NotYet),
+            (json!({"nbf": true}), AuthError::Malformed),
+            (json!({"at_hash": "x"}), AuthError::Type),
+            (json!({"nonce": "x", "scope": null}), AuthError::Type),
+            (json!({"typ": "ID"}), AuthError::Type),
+            (json!({"typ": "Refresh"}), AuthError::Type),
+            (json!({"token_use": "id"}), AuthError::Type),
+            (json!({"cnf": {"jkt": "x"}}), AuthError::Type),
+            (json!({"aud": "api://further", "scope": null}), AuthError::Type),
             (
                 json!({"aud": ["https://edge.example/servers/a/mcp", "api://further"], "scope": ""}),
-                Fault::Type,
+                AuthError::Type,
             ),
         ] {
-            assert_eq!(checked(changes.clone()), Err(fault), "{changes}");
+            assert_eq!(checked(changes.clone()), Err(error), "{changes}");
         }
         for changes in [
             json!({"aud": ["account", "https://EDGE.example/mcp/"]}),
@@ -262,12 +267,12 @@ mod tests {
             json!("a\u{200b}"),
             json!("é".repeat(128)),
         ] {
-            assert_eq!(granted(json!({"sub": name.clone()})), Err(Fault::Principal), "{name}");
+            assert_eq!(granted(json!({"sub": name.clone()})), Err(AuthError::Principal), "{name}");
         }
         let by_mail = Config { principal: "email".to_owned(), ..config() };
         let claims = with(json!({"email": "ann@example.com"}));
         assert_eq!(Claims(&claims).grant(&by_mail).unwrap(), "oauth:ann@example.com");
-        assert_eq!(Claims(&with(json!({}))).grant(&by_mail), Err(Fault::Principal));
+        assert_eq!(Claims(&with(json!({}))).grant(&by_mail), Err(AuthError::Principal));
     }
 
     #[test]
@@ -287,10 +292,10 @@ mod tests {
             json!({"scope": ["a", 7]}),
             json!({"scope": {"mcp": true}}),
         ] {
-            assert_eq!(granted(scopes.clone()), Err(Fault::Scope), "{scopes}");
+            assert_eq!(granted(scopes.clone()), Err(AuthError::Scope), "{scopes}");
         }
         let two = Config { scopes: vec!["mcp".to_owned(), "tools".to_owned()], ..config() };
-        assert_eq!(Claims(&with(json!({}))).grant(&two), Err(Fault::Scope));
+        assert_eq!(Claims(&with(json!({}))).grant(&two), Err(AuthError::Scope));
         assert!(Claims(&with(json!({"scp": ["tools"]}))).grant(&two).is_ok(), "both claims count");
         let none = Config { scopes: Vec::new(), ..config() };
         assert!(Claims(&with(json!({"scope": null}))).grant(&none).is_ok());

@@ -1,6 +1,6 @@
-//! Fetches the keys of an issuer: from where the configuration says, or from where its metadata leads.
+//! Fetches the keys of an issuer, from the URL of the configuration or from the one in the issuer's metadata.
 //!
-//! Guarantees: nothing is read but under TLS or from this machine, no redirect is followed, and answers are bounded in bytes
+//! Guarantees: everything is read under TLS or from this machine, no redirect is followed, and responses are bounded in bytes
 //! and time. It must not know tokens.
 
 use std::fmt;
@@ -15,7 +15,7 @@ use super::keys::Keys;
 use super::resource::is_secure;
 use crate::ops::http_client::{FetchError, Options, Trust, fetch};
 
-/// The authorization server, by the name that its tokens bear.
+/// The authorization server, as its tokens name it in `iss`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Issuer(String);
 
@@ -27,14 +27,14 @@ pub struct KeysUrl(Uri);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
     /// Where its metadata says.
-    Found,
-    /// There.
+    Discovered,
+    /// At this URL.
     Url(KeysUrl),
-    /// They are these, from a file.
+    /// These keys, from a file.
     File(Keys),
 }
 
-/// Why there are no keys, in one sentence.
+/// Why no keys could be fetched, in one sentence.
 #[derive(Debug)]
 pub struct NoKeys(String);
 
@@ -54,7 +54,7 @@ impl FromStr for Issuer {
         let fits = text.parse().is_ok_and(is_url);
         if !fits || text.contains(['?', '#', '@']) {
             return Err(format!(
-                "`{text}` is no issuer: https://, a host, perhaps a path, and no query, fragment or user; it is what \
+                "`{text}` is not an issuer: https://, a host, perhaps a path, and no query, fragment or user; it is what \
                  `iss` says in its tokens, to the letter"
             ));
         }
@@ -67,22 +67,22 @@ impl FromStr for KeysUrl {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let uri = text.parse().map_err(|_| format!("`{text}` is no URL"))?;
+        let uri = text.parse().map_err(|_| format!("`{text}` is not a URL"))?;
         is_secure(text).map_err(|why| format!("`{text}` {why}"))?;
         Ok(Self(uri))
     }
 }
 
 impl Source {
-    /// Whether keys that changed in between are those of one place that has changed.
+    /// Whether both are the same place, whose keys may have changed.
     pub(super) fn is_place_of(&self, other: &Self) -> bool {
         matches!((self, other), (Self::File(_), Self::File(_))) || self == other
     }
 
-    /// The keys, as they are now, and where they are.
+    /// Reads the keys. Returns them with the place where they are.
     ///
     /// # Errors
-    /// Why there are none.
+    /// They cannot be read.
     pub async fn keys(
         &self,
         issuer: &Issuer,
@@ -91,7 +91,7 @@ impl Source {
         let url = match self {
             Self::File(keys) => return Ok((keys.clone(), "the file".to_owned())),
             Self::Url(KeysUrl(url)) => url.clone(),
-            Self::Found => find(issuer, authorities.clone()).await?,
+            Self::Discovered => find(issuer, authorities.clone()).await?,
         };
         let because = |why: &dyn fmt::Display| NoKeys(format!("{url}: {why}"));
         let document = fetch(&url, options(authorities)).await.map_err(|error| because(&error))?;
@@ -103,13 +103,13 @@ impl Source {
     }
 }
 
-/// Asks the issuer for its metadata, wherever issuers keep it.
+/// Finds the URL of the keys in the issuer's metadata, which may be at one of several URLs.
 async fn find(issuer: &Issuer, authorities: Option<PathBuf>) -> Result<Uri, NoKeys> {
     let mut said = Vec::new();
     for url in metadata_urls(issuer) {
         let document = match fetch(&url, options(authorities.clone())).await {
             Ok(document) => document,
-            // A host that cannot be reached has no other path to try.
+            // An issuer that cannot be reached has no other path either.
             Err(
                 error @ (FetchError::UnknownHost(_)
                 | FetchError::ConnectionRefused { .. }
@@ -128,7 +128,7 @@ async fn find(issuer: &Issuer, authorities: Option<PathBuf>) -> Result<Uri, NoKe
         }
         match keys_url(issuer, &document.body) {
             Ok(keys) => return Ok(keys),
-            // Some answer everything; and the metadata of OAuth may lack what that of OpenID Connect has.
+            // Some issuers answer at every path, and the OAuth metadata may lack what the OpenID Connect metadata has.
             Err(why) => said.push(format!("{url}: {why}")),
         }
     }
@@ -140,7 +140,7 @@ fn options(authorities: Option<PathBuf>) -> Options {
     Options { timeout: PATIENCE, trust, max_response_bytes: LARGEST }
 }
 
-/// In the order in which clients ask, too.
+/// The URLs of the metadata, in the order in which clients try them.
 // MCP 2025-11-25 basic/authorization, Authorization Server Metadata Discovery
 fn metadata_urls(Issuer(issuer): &Issuer) -> Vec<Uri> {
     let Ok(uri) = issuer.parse::<Uri>() else { return Vec::new() };
@@ -160,7 +160,7 @@ fn metadata_urls(Issuer(issuer): &Issuer) -> Vec<Uri> {
 
 fn keys_url(issuer: &Issuer, metadata: &Value) -> Result<Uri, String> {
     let text = |name| metadata.get(name).and_then(Value::as_str);
-    // RFC 8414 §3.3, OIDC Discovery §4.3: else it is the metadata of somebody else
+    // RFC 8414 §3.3, OIDC Discovery §4.3: metadata of another issuer must not be used
     match text("issuer") {
         Some(said) if said == issuer.0 => {}
         Some(said) => {
@@ -182,9 +182,9 @@ impl fmt::Display for NoKeys {
     }
 }
 
-/// The longest wait for one document. 10 s: longer than any that answers takes, and the next attempt comes soon.
+/// The longest wait for one document. 10 s: longer than an issuer takes that answers at all; the next attempt comes soon.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// The largest document that is read. 1 MiB: a hundred times a usual one.
+/// The largest document that is read. 1 MiB: a hundred times the usual size.
 const LARGEST: usize = 1 << 20;
 
 #[cfg(test)]
@@ -227,7 +227,7 @@ mod tests {
             (json!({"jwks_uri": keys}), "names no issuer"),
             (json!({"issuer": "https://idp.example"}), "jwks_uri"),
             (json!({"issuer": "https://idp.example", "jwks_uri": "http://10.0.0.1/jwks"}), "https://"),
-            (json!({"issuer": "https://idp.example", "jwks_uri": "file:///etc/passwd"}), "no URL"),
+            (json!({"issuer": "https://idp.example", "jwks_uri": "file:///etc/passwd"}), "not a URL"),
         ] {
             let said = url(metadata.clone()).unwrap_err();
             assert!(said.contains(why), "{metadata}: {said}");
@@ -277,7 +277,7 @@ mod tests {
         for text in
             ["", "idp", "https://", "https://idp/?a", "https://idp/#a", "https://u@idp/", "/realms/team"]
         {
-            assert!(Issuer::from_str(text).unwrap_err().contains("no issuer"), "{text}");
+            assert!(Issuer::from_str(text).unwrap_err().contains("not an issuer"), "{text}");
         }
         assert!(Issuer::from_str("http://idp.example").unwrap_err().contains("https://"));
         assert!(Issuer::from_str("http://127.0.0.1:9/realms/a").is_ok());

@@ -1,83 +1,82 @@
-//! The parts of a signed token, before anything of it is believed.
+//! Parses the parts of a signed token. Nothing of it is verified here.
 //!
 //! ```text
 //! base64url(header) . base64url(claims) . base64url(signature)            RFC 7515 §3.1, compact serialization
 //! ```
-//! Guarantees: header and claims are JSON objects without a key that comes twice; each token has one spelling. Nothing in a
-//! header leads anywhere: keys come from the issuer alone, never from `jwk`, `jku` or `x5c`. It must not know what claims
-//! mean, nor keys.
+//! Guarantees: header and claims are JSON objects without duplicate keys; each token has one spelling. Keys come only from
+//! the issuer, never from the header (`jwk`, `jku` or `x5c`). It must not know what claims mean, nor keys.
 
 use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, Visitor};
 use serde_json::{Map, Value};
 
-use super::Fault;
+use super::AuthError;
 use super::keys::Algorithm;
 use crate::seal::text;
 
-/// See the module.
+/// A parsed token.
 #[derive(Debug)]
 pub(in crate::auth) struct Jwt<'t> {
     pub(super) header: Header,
     pub(super) claims: Map<String, Value>,
-    /// What the signature is about.
+    /// The bytes that are signed.
     pub(super) signed: &'t [u8],
     pub(super) signature: Vec<u8>,
 }
 
-/// What a header says that counts here.
+/// The members of a header that are used.
 #[derive(Debug)]
 pub(super) struct Header {
     pub(super) algorithm: Algorithm,
     pub(super) key_id: Option<String>,
-    /// Whether it says to be an access token (RFC 9068 §2.1), and not just any token.
+    /// Whether it says that this is an access token (RFC 9068 §2.1).
     pub(super) is_access_token: bool,
 }
 
 impl<'t> Jwt<'t> {
-    /// Whether a token has the shape of one; others are not asked about here.
-    pub(in crate::auth) fn is_shape_of(token: &[u8]) -> bool {
+    /// Whether `token` has the shape of a JWT.
+    pub(in crate::auth) fn looks_like(token: &[u8]) -> bool {
         let is_letter = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
         token.iter().all(is_letter) && token.iter().filter(|byte| **byte == b'.').count() == 2
     }
 
-    /// Takes a token apart.
+    /// Parses a token.
     ///
     /// # Errors
-    /// It is none, or none of the kind that is taken here.
-    pub(super) fn parse(token: &'t [u8]) -> Result<Self, Fault> {
-        let text = std::str::from_utf8(token).map_err(|_| Fault::Malformed)?;
-        let (signed, signature) = text.rsplit_once('.').ok_or(Fault::Malformed)?;
-        let (header, claims) = signed.split_once('.').ok_or(Fault::Malformed)?;
-        let header = Header::of(object(header).ok_or(Fault::Malformed)?)?;
-        let claims = object(claims).ok_or(Fault::Malformed)?;
-        let signature = text::decode(signature).ok_or(Fault::Malformed)?;
+    /// It is not a JWT, or not of a supported kind.
+    pub(super) fn parse(token: &'t [u8]) -> Result<Self, AuthError> {
+        let text = std::str::from_utf8(token).map_err(|_| AuthError::Malformed)?;
+        let (signed, signature) = text.rsplit_once('.').ok_or(AuthError::Malformed)?;
+        let (header, claims) = signed.split_once('.').ok_or(AuthError::Malformed)?;
+        let header = Header::of(object(header).ok_or(AuthError::Malformed)?)?;
+        let claims = object(claims).ok_or(AuthError::Malformed)?;
+        let signature = text::decode(signature).ok_or(AuthError::Malformed)?;
         Ok(Self { header, claims, signed: signed.as_bytes(), signature })
     }
 }
 
 impl Header {
-    fn of(members: Map<String, Value>) -> Result<Self, Fault> {
+    fn of(members: Map<String, Value>) -> Result<Self, AuthError> {
         let text = |name| match members.get(name) {
             None => Ok(None),
             Some(Value::String(text)) => Ok(Some(text.as_str())),
-            Some(_) => Err(Fault::Malformed),
+            Some(_) => Err(AuthError::Malformed),
         };
-        // RFC 7515 §4.1.11: what must be understood and is not makes a token invalid; nothing of it is understood here.
+        // RFC 7515 §4.1.11: a token is invalid if a critical extension is not understood; none is understood here.
         if members.contains_key("crit") {
-            return Err(Fault::Type);
+            return Err(AuthError::Type);
         }
-        // RFC 9068 §4: `at+jwt`; those of other uses have other words, so that none passes for an access token. RFC 7515
-        // §4.1.9: case does not matter, and `application/` may be left out.
+        // RFC 9068 §4: access tokens are `at+jwt`; tokens for other uses have other types, and do not pass for access tokens.
+        // RFC 7515 §4.1.9: case does not matter, and `application/` may be left out.
         let kind = text("typ")?.map(str::to_ascii_lowercase);
         let kind = kind.as_deref().map(|kind| kind.strip_prefix("application/").unwrap_or(kind));
         let is_access_token = match kind {
             Some("at+jwt") => true,
             Some("jwt") | None => false,
-            Some(_) => return Err(Fault::Type),
+            Some(_) => return Err(AuthError::Type),
         };
-        let algorithm = text("alg")?.and_then(Algorithm::parse).ok_or(Fault::Algorithm)?;
+        let algorithm = text("alg")?.and_then(Algorithm::parse).ok_or(AuthError::Algorithm)?;
         Ok(Self { algorithm, key_id: text("kid")?.map(str::to_owned), is_access_token })
     }
 }
@@ -87,7 +86,7 @@ fn object(part: &str) -> Option<Map<String, Value>> {
     Some(object)
 }
 
-/// An object in which no key comes twice: two readers could take a different one.
+/// An object without duplicate keys, of which two parsers could pick different ones.
 pub(super) struct Unique(pub(super) Map<String, Value>);
 
 impl<'de> Deserialize<'de> for Unique {
@@ -124,7 +123,7 @@ mod tests {
         format!("{}.{}.c2ln", text::encode(header.as_bytes()), text::encode(claims.as_bytes()))
     }
 
-    fn fault(header: &str, claims: &str) -> Fault {
+    fn error(header: &str, claims: &str) -> AuthError {
         Jwt::parse(token(header, claims).as_bytes()).unwrap_err()
     }
 
@@ -147,10 +146,10 @@ mod tests {
     #[test]
     fn what_nobody_should_sign_with_is_no_algorithm() {
         for alg in ["none", "None", "HS256", "HS384", "HS512", "rs256", "ES512", "ES256K", "RSA-OAEP", ""] {
-            assert_eq!(fault(&format!(r#"{{"alg":"{alg}"}}"#), "{}"), Fault::Algorithm, "{alg}");
+            assert_eq!(error(&format!(r#"{{"alg":"{alg}"}}"#), "{}"), AuthError::Algorithm, "{alg}");
         }
-        assert_eq!(fault("{}", "{}"), Fault::Algorithm);
-        assert_eq!(fault(r#"{"alg":["RS256"]}"#, "{}"), Fault::Malformed);
+        assert_eq!(error("{}", "{}"), AuthError::Algorithm);
+        assert_eq!(error(r#"{"alg":["RS256"]}"#, "{}"), AuthError::Malformed);
     }
 
     #[test]
@@ -163,7 +162,7 @@ mod tests {
             r#"{"alg":"RS256","crit":["b64"],"b64":false}"#,
             r#"{"alg":"RS256","crit":[]}"#,
         ] {
-            assert_eq!(fault(header, "{}"), Fault::Type, "{header}");
+            assert_eq!(error(header, "{}"), AuthError::Type, "{header}");
         }
     }
 
@@ -179,7 +178,7 @@ mod tests {
             (r#"{"alg":"RS256","kid":7}"#, "{}"),
             (r#"{"alg":"RS256","typ":null}"#, "{}"),
         ] {
-            assert_eq!(fault(header, claims), Fault::Malformed, "{header} {claims}");
+            assert_eq!(error(header, claims), AuthError::Malformed, "{header} {claims}");
         }
         for text in
             ["", ".", "..", "a.b", "a.b.c.d", "e30.e30.e30=", "e30=.e30.e30", "é.e30.e30", "e30.e30.+/"]
@@ -187,14 +186,14 @@ mod tests {
             assert!(Jwt::parse(text.as_bytes()).is_err(), "{text}");
         }
         let deep = format!(r#"{{"a":{}1{}}}"#, "[".repeat(5000), "]".repeat(5000));
-        assert_eq!(fault(good, &deep), Fault::Malformed);
+        assert_eq!(error(good, &deep), AuthError::Malformed);
     }
 
     #[test]
     fn a_shape_is_three_parts() {
-        assert!(Jwt::is_shape_of(b"a.b.c") && Jwt::is_shape_of(b".."));
+        assert!(Jwt::looks_like(b"a.b.c") && Jwt::looks_like(b".."));
         for other in [&b""[..], b"a.b", b"a.b.c.d", b"a.b.c d", b"token", b"a.b.\xff"] {
-            assert!(!Jwt::is_shape_of(other));
+            assert!(!Jwt::looks_like(other));
         }
     }
 

@@ -1,8 +1,8 @@
-//! The keys of the issuer that are in force, fetched beside the requests.
+//! Holds the keys of the issuer that are in force, and fetches them in the background.
 //!
-//! Guarantees: what a key has signed ends with it, streams too, and nothing else does; keys that are in force stay while the
-//! issuer is away, for [`Pace::oldest`] at most; how often the issuer is asked depends on no token. What a key set says
-//! counts, also if there is no key in it. It must not know tokens.
+//! Guarantees: when a key is withdrawn, the callers of tokens that it signed are revoked, streams included, and no others.
+//! Keys stay in force while the issuer is away, at most for [`Pace::oldest`]. How often the issuer is asked does not depend
+//! on tokens. A fetched key set replaces the previous one, also if it is empty. It must not know tokens.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,15 +12,15 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::keys::{Algorithm, Keys};
-use super::{Config, Fault, Metrics, Pace, Source};
+use super::{AuthError, Config, Metrics, Pace, Source};
 use crate::call::Revocation;
 use crate::ops::unix_time::now_unix_secs;
 
-/// See the module.
+/// The keys in force, and the state of fetching them.
 #[derive(Debug)]
 pub(super) struct Keyring {
     held: RwLock<Held>,
-    /// Somebody came with a key that nobody knows.
+    /// Notified when a token names an unknown key.
     asked: Notify,
     fetches: watch::Sender<Fetches>,
     metrics: Metrics,
@@ -28,16 +28,16 @@ pub(super) struct Keyring {
 
 #[derive(Debug, Default)]
 struct Held {
-    set: Option<Arc<Set>>,
-    /// Whose keys these are that were in force and may be so again: whoever says first which are, decides what goes on.
-    before: Option<Arc<Set>>,
-    /// When the issuer said so, by this machine's time without pauses, and in seconds since 1970.
-    said: Option<(Instant, u64)>,
+    set: Option<Arc<KeySet>>,
+    /// Keys from another place, until the first key set of this place decides which of them stay.
+    before: Option<Arc<KeySet>>,
+    /// When the issuer was last reached, by the monotonic clock and in seconds since 1970.
+    fetched: Option<(Instant, u64)>,
 }
 
-/// Keys, each with what takes back what it has signed.
+/// Keys, each with the revocation of what it has signed.
 #[derive(Debug)]
-pub(in crate::auth) struct Set {
+pub(in crate::auth) struct KeySet {
     keys: Keys,
     revocations: Vec<Revocation>,
 }
@@ -50,8 +50,8 @@ struct Fetches {
     last: Option<Instant>,
 }
 
-impl Set {
-    /// Where a key was in `before`, what it has signed goes on; what the others of those have signed is taken back.
+impl KeySet {
+    /// The set that follows `before`. Keys that are in both keep their revocation; those that are gone are revoked.
     fn after(before: Option<&Self>, keys: Keys) -> Self {
         let known = |place| {
             let known = before?.revocations.get(keys.place_in(place, &before?.keys)?)?;
@@ -66,15 +66,15 @@ impl Set {
         Self { keys, revocations }
     }
 
-    /// What takes back what this signature says, if one of the keys has made it.
+    /// The revocation of the key that made this signature.
     pub(super) fn verify(
         &self,
         how: (Algorithm, Option<&str>),
         signed: &[u8],
         signature: &[u8],
-    ) -> Result<Revocation, Fault> {
+    ) -> Result<Revocation, AuthError> {
         let place = self.keys.verify(how, signed, signature)?;
-        self.revocations.get(place).cloned().ok_or(Fault::Key)
+        self.revocations.get(place).cloned().ok_or(AuthError::Key)
     }
 
     fn revoke(&self) {
@@ -83,31 +83,31 @@ impl Set {
 }
 
 impl Keyring {
-    /// With the keys of the configuration, or with none before they are fetched.
+    /// With the keys of the configuration, or without keys until they are fetched.
     pub(super) fn new(source: &Source, metrics: Metrics) -> Self {
         Self::following((None, None), source, metrics)
     }
 
-    /// For another place of keys than that of `before`: of those that are found there too, all goes on.
+    /// For another source of keys than that of `before`. What was signed by keys that both have stays valid.
     pub(super) fn after(before: &Self, source: &Source) -> Self {
         let held = before.held.read();
         let set = held.set.clone().or_else(|| held.before.clone());
-        Self::following((set, held.said), source, before.metrics.clone())
+        Self::following((set, held.fetched), source, before.metrics.clone())
     }
 
     fn following(
-        (before, said): (Option<Arc<Set>>, Option<(Instant, u64)>),
+        (before, fetched): (Option<Arc<KeySet>>, Option<(Instant, u64)>),
         source: &Source,
         metrics: Metrics,
     ) -> Self {
         let file = match source {
             Source::File(keys) => Some(keys.clone()),
-            Source::Found | Source::Url(_) => None,
+            Source::Discovered | Source::Url(_) => None,
         };
-        // It runs from the start, so that the first clients wait for it.
+        // Counted as running from the start, so that the first clients wait for it.
         let fetches = watch::Sender::new(Fetches { is_running: file.is_none(), ..Fetches::default() });
-        let said = said.filter(|_| file.is_none());
-        let held = RwLock::new(Held { before, said, ..Held::default() });
+        let fetched = fetched.filter(|_| file.is_none());
+        let held = RwLock::new(Held { before, fetched, ..Held::default() });
         let keyring = Self { held, asked: Notify::new(), fetches, metrics };
         if let Some(keys) = file {
             keyring.take(keys);
@@ -115,45 +115,47 @@ impl Keyring {
         keyring
     }
 
-    /// Those that tokens are checked with.
-    pub(super) fn in_force(&self) -> Option<Arc<Set>> {
+    /// The keys that tokens are verified with.
+    pub(super) fn in_force(&self) -> Option<Arc<KeySet>> {
         self.held.read().set.clone().filter(|set| !set.keys.is_empty())
     }
 
-    /// Puts these in force; whether they are others than before.
+    /// Puts these keys in force. Returns whether they differ from those before.
     pub(super) fn take(&self, keys: Keys) -> bool {
         let mut held = self.held.write();
         let is_other = held.set.as_ref().is_none_or(|set| set.keys != keys);
         let mut gone = (None, None);
         if is_other {
-            let set = Set::after(held.set.as_deref().or(held.before.as_deref()), keys);
+            let set = KeySet::after(held.set.as_deref().or(held.before.as_deref()), keys);
             gone = (held.set.replace(Arc::new(set)), held.before.take());
         }
         drop(held);
         drop(gone);
-        self.show();
+        self.update_gauges();
         is_other
     }
 
-    /// Takes back all that the keys have signed; they stay in force.
+    /// Revokes everything that the keys have signed. The keys stay in force.
     pub(super) fn revoke(&self) {
         let mut held = self.held.write();
         held.before.take().iter().for_each(|set| set.revoke());
         if let Some(set) = held.set.take() {
             set.revoke();
-            held.set = Some(Arc::new(Set::after(None, set.keys.clone())));
+            held.set = Some(Arc::new(KeySet::after(None, set.keys.clone())));
         }
     }
 
-    /// Puts the gauges right.
-    pub(super) fn show(&self) {
+    /// Updates the gauges.
+    pub(super) fn update_gauges(&self) {
         let held = self.held.read();
-        self.metrics
-            .has(held.set.as_ref().map_or(0, |set| set.keys.len()), held.said.map_or(0, |(_, at)| at));
+        self.metrics.set_keys(
+            held.set.as_ref().map_or(0, |set| set.keys.len()),
+            held.fetched.map_or(0, |(_, at)| at),
+        );
     }
 
-    /// Waits for keys that may be news, if there may be any; whether there were.
-    pub(super) async fn news(&self, pace: &Pace) -> bool {
+    /// Waits for a fetch that is running or due, within [`Pace::wait`]. Returns whether one ended.
+    pub(super) async fn wait_for_new_keys(&self, pace: &Pace) -> bool {
         let mut fetches = self.fetches.subscribe();
         let seen = *fetches.borrow_and_update();
         let is_due = seen.last.is_none_or(|last| last.elapsed() >= pace.between);
@@ -167,13 +169,13 @@ impl Keyring {
         timeout(pace.wait, ended).await.is_ok_and(|ended| ended.is_ok())
     }
 
-    /// Keeps the keys fresh, for ever.
+    /// Keeps the keys fresh; never returns.
     pub(super) async fn keep_fresh(&self, config: &Config) {
         let pace = config.pace;
         let mut failures = 0;
-        // A reload that changes something else does not ask for them again.
-        let (is_running, said) = (self.fetches.borrow().is_running, self.held.read().said);
-        if let Some((last, _)) = said.filter(|_| !is_running && self.in_force().is_some()) {
+        // A reload that changes something else does not fetch them again.
+        let (is_running, fetched) = (self.fetches.borrow().is_running, self.held.read().fetched);
+        if let Some((last, _)) = fetched.filter(|_| !is_running && self.in_force().is_some()) {
             self.until_due(last, pace.period, pace.between).await;
         }
         loop {
@@ -198,16 +200,16 @@ impl Keyring {
         }
     }
 
-    /// Whether the issuer has keys; if it has none yet, it is asked again as soon as if it were away.
+    /// Fetches the keys. Returns whether the issuer has any; if not, it is asked again as soon as if it were away.
     async fn fetch(&self, config: &Config) -> bool {
         let Config { keys, issuer, authorities, pace, .. } = config;
         let issuer_name = issuer.as_str();
         self.metrics.fetches();
         match keys.keys(issuer, authorities.clone()).await {
-            Ok((fetched, from)) => {
-                let (count, left_out) = (fetched.len(), fetched.left_out);
-                self.held.write().said = Some((Instant::now(), now_unix_secs()));
-                if self.take(fetched) && count > 0 {
+            Ok((keys, from)) => {
+                let (count, left_out) = (keys.len(), keys.left_out);
+                self.held.write().fetched = Some((Instant::now(), now_unix_secs()));
+                if self.take(keys) && count > 0 {
                     tracing::info!(
                         issuer = issuer_name,
                         from,
@@ -221,7 +223,7 @@ impl Keyring {
                         issuer = issuer_name,
                         from,
                         left_out,
-                        "the issuer publishes no key that signs tokens; none of its tokens count"
+                        "the issuer publishes no key that signs tokens; none of its tokens is accepted"
                     );
                 }
                 count > 0
@@ -229,46 +231,46 @@ impl Keyring {
             Err(error) => {
                 self.metrics.failed();
                 if self.has_aged(pace.oldest) {
-                    tracing::error!(issuer = issuer_name, %error, "keys of the issuer cannot be fetched, and those from before are too old; none of its tokens count");
+                    tracing::error!(issuer = issuer_name, %error, "keys of the issuer cannot be fetched, and the previous ones are too old; none of its tokens is accepted");
                 } else if self.in_force().is_some() {
-                    tracing::warn!(issuer = issuer_name, %error, "keys of the issuer cannot be fetched; those from before stay in force");
+                    tracing::warn!(issuer = issuer_name, %error, "keys of the issuer cannot be fetched; the previous ones stay in force");
                 } else {
-                    tracing::warn!(issuer = issuer_name, %error, "keys of the issuer cannot be fetched, and there are none from before");
+                    tracing::warn!(issuer = issuer_name, %error, "keys of the issuer cannot be fetched, and there are no previous ones");
                 }
                 false
             }
         }
     }
 
-    /// Puts keys out of force of which the issuer has said nothing for so long; whether it did.
+    /// Withdraws keys that the issuer has not confirmed for so long. Returns whether there were any.
     fn has_aged(&self, oldest: Duration) -> bool {
         let mut held = self.held.write();
-        if held.said.is_none_or(|(at, _)| at.elapsed() < oldest) {
+        if held.fetched.is_none_or(|(at, _)| at.elapsed() < oldest) {
             return false;
         }
         let gone = [held.set.take(), held.before.take()];
         drop(held);
         gone.iter().flatten().for_each(|set| set.revoke());
-        self.show();
+        self.update_gauges();
         gone.iter().any(Option::is_some)
     }
 
-    /// As somebody does whose key nobody knows, but waits for nothing.
+    /// Requests a fetch without waiting for it.
     #[cfg(test)]
     pub(super) fn ask(&self) {
         self.asked.notify_one();
     }
 
-    /// As if there never were any; what was signed by them goes on.
+    /// Drops the keys without revoking what they signed.
     #[cfg(test)]
     pub(super) fn forget(&self) {
         self.held.write().set = None;
     }
 }
 
-/// From a fetch that failed to the next, doubled with each: 1 s, for an issuer that starts beside us,
+/// The pause after the first failed fetch, doubled with each further one. 1 s: for an issuer that starts together with us.
 const FIRST_AGAIN: Duration = Duration::from_secs(1);
-/// to a minute, for one that is away.
+/// The longest pause after failed fetches. 1 min: for an issuer that is away.
 const LAST_AGAIN: Duration = Duration::from_secs(60);
 
 #[cfg(test)]
@@ -286,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_key_has_signed_ends_with_it_and_nothing_else_does() {
+    fn withdrawn_key_revokes_what_it_signed_and_nothing_else() {
         let (a, b, c) = (Signer::new("a", "ES256"), Signer::new("b", "ES256"), Signer::new("c", "EdDSA"));
         let keyring = Keyring::new(&Source::File(keys(&[&a, &b])), Metrics::default());
         let before = revocations(&keyring);
@@ -306,7 +308,7 @@ mod tests {
         let (a, b) = (Signer::new("a", "ES256"), Signer::new("b", "ES256"));
         let first = Keyring::new(&Source::File(keys(&[&a, &b])), Metrics::default());
         let before = revocations(&first);
-        let second = Keyring::after(&first, &Source::Found);
+        let second = Keyring::after(&first, &Source::Discovered);
         assert!(second.in_force().is_none(), "nobody has said there that these are the issuer's");
         let third = Keyring::after(&second, &Source::File(keys(&[&b])));
         assert_eq!(before.iter().map(Revocation::is_revoked).collect::<Vec<_>>(), [true, false]);

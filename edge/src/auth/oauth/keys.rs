@@ -1,9 +1,8 @@
 //! The keys of an issuer (RFC 7517), and signatures checked with them.
 //!
-//! Guarantees: public keys alone, each of which verifies what its own type signs: what a token says of its algorithm never
-//! makes a key of one kind be used as another. A token costs [`TRIED`] verifications at most, and one if it names its key.
-//! Keys that are of no use here (for encryption, symmetric ones, curves that are not supported) are left out, and do no harm to
-//! the others.
+//! Guarantees: only public keys, each used only with the algorithms of its own type, whatever algorithm a token names. A
+//! token costs at most [`MAX_TRIED`] verifications, and one if it names its key. Keys that cannot be used here (for
+//! encryption, symmetric ones, unsupported curves) are left out and do not affect the others.
 
 use ring::signature::{
     ECDSA_P256_SHA256_FIXED, ECDSA_P384_SHA384_FIXED, ED25519, EcdsaVerificationAlgorithm,
@@ -13,10 +12,10 @@ use ring::signature::{
 };
 use serde_json::{Map, Value};
 
-use super::Fault;
+use super::AuthError;
 use crate::seal::text;
 
-/// How a token is signed. There is no `none` here, and nothing symmetric: a public key would do to sign with.
+/// How a token is signed. There is no `none`, and no symmetric algorithm: with one, anybody could sign with the public key.
 // RFC 7518 §3.1, RFC 8037 §3.1; RFC 8725 §3.1 and §3.2
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Algorithm {
@@ -54,14 +53,14 @@ const ALGORITHMS: [(&str, Algorithm); 10] = [
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Keys {
     usable: Vec<Key>,
-    /// Keys that are of no use here.
+    /// How many keys cannot be used here.
     pub left_out: usize,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Key {
     id: Option<String>,
-    /// The only one it signs by, if the issuer says so.
+    /// The only algorithm it signs with, if the issuer says so.
     algorithm: Option<Algorithm>,
     material: Material,
 }
@@ -76,75 +75,77 @@ enum Material {
 }
 
 impl Keys {
-    /// Reads the text of a key set.
+    /// Parses the text of a key set.
     ///
     /// # Errors
-    /// In one sentence, why there is no key in it.
+    /// In one sentence, why it has no usable key.
     pub fn parse(text: &[u8]) -> Result<Self, String> {
-        let value = serde_json::from_slice(text).map_err(|error| format!("it is no JSON: {error}"))?;
+        let value = serde_json::from_slice(text).map_err(|error| format!("it is not JSON: {error}"))?;
         let keys = Self::of(&value)?;
         if keys.usable.is_empty() { Err(keys.useless()) } else { Ok(keys) }
     }
 
-    /// The same for one that is parsed already; it may have no key.
+    /// Reads a key set, which may be without usable keys.
     ///
     /// # Errors
-    /// In one sentence, why it is no key set.
+    /// In one sentence, why it is not a key set.
     pub fn of(value: &Value) -> Result<Self, String> {
         let Some(keys) = value.get("keys").and_then(Value::as_array) else {
-            return Err("it is no key set: it has no list `keys` (RFC 7517)".to_owned());
+            return Err("it is not a key set: it has no list `keys` (RFC 7517)".to_owned());
         };
         let read = |key: &Value| Key::of(key.as_object()?);
-        let usable: Vec<_> = keys.iter().filter_map(read).take(MOST).collect();
+        let usable: Vec<_> = keys.iter().filter_map(read).take(MAX_KEYS).collect();
         let left_out = keys.len() - usable.len();
         Ok(Self { usable, left_out })
     }
 
-    /// In one sentence, that none does.
+    /// Says in one sentence that no key can be used.
     pub fn useless(&self) -> String {
         let left_out = self.left_out;
-        format!("none of its {left_out} keys signs tokens by RS256, PS256, ES256, their larger kin, or EdDSA")
+        format!(
+            "none of its {left_out} keys signs tokens by RS256, PS256, ES256, their longer variants, or EdDSA"
+        )
     }
 
-    /// How many there are.
+    /// The number of usable keys.
     pub fn len(&self) -> usize {
         self.usable.len()
     }
 
-    /// Whether there is none.
+    /// Whether there is no usable key.
     pub fn is_empty(&self) -> bool {
         self.usable.is_empty()
     }
 
-    /// The place in `others` of the key that is here at `place`, whatever it is called there.
+    /// The place in `others` of the key that is here at `place`, whatever its id there.
     pub(super) fn place_in(&self, place: usize, others: &Self) -> Option<usize> {
         let key = self.usable.get(place)?;
         let same = others.usable.iter().position(|other| other == key);
         same.or_else(|| others.usable.iter().position(|other| other.material == key.material))
     }
 
-    /// The place of the key that has signed this: the one of that name, or one of those that can be meant.
+    /// The place of the key that made this signature: the key with that id, or one of the candidates.
     pub(super) fn verify(
         &self,
         (algorithm, id): (Algorithm, Option<&str>),
         signed: &[u8],
         signature: &[u8],
-    ) -> Result<usize, Fault> {
-        let meant = self.meant(algorithm, id);
-        if meant.is_empty() {
-            return Err(Fault::Key);
+    ) -> Result<usize, AuthError> {
+        let candidates = self.candidates(algorithm, id);
+        if candidates.is_empty() {
+            return Err(AuthError::Key);
         }
         let has_signed = |(_, key): &(usize, &Key)| key.verifies(algorithm, signed, signature);
-        meant.into_iter().find(has_signed).map(|(place, _)| place).ok_or(Fault::Signature)
+        candidates.into_iter().find(has_signed).map(|(place, _)| place).ok_or(AuthError::Signature)
     }
 
-    fn meant(&self, algorithm: Algorithm, id: Option<&str>) -> Vec<(usize, &Key)> {
+    fn candidates(&self, algorithm: Algorithm, id: Option<&str>) -> Vec<(usize, &Key)> {
         let fitting = || self.usable.iter().enumerate().filter(|(_, key)| key.fits(algorithm));
         if let Some(named) = fitting().find(|(_, key)| id.is_some() && key.id.as_deref() == id) {
             return vec![named];
         }
-        // Where names do not tell, all that can be meant are tried, but no forged token costs more than these.
-        fitting().filter(|(_, key)| id.is_none() || key.id.is_none()).take(TRIED).collect()
+        // Without an id, all candidates are tried, but only so many that a forged token cannot cost more.
+        fitting().filter(|(_, key)| id.is_none() || key.id.is_none()).take(MAX_TRIED).collect()
     }
 }
 
@@ -165,7 +166,7 @@ impl Key {
                 let number =
                     |name| Some(bytes(name)?.into_iter().skip_while(|byte| *byte == 0).collect::<Vec<_>>());
                 let (modulus, exponent) = (number("n")?, number("e")?);
-                // RFC 7518 §3.3: 2,048 bits or more; past 8,192 one verification would be dear.
+                // RFC 7518 §3.3: 2,048 bits or more; past 8,192 one verification would be expensive.
                 let fits = (256..=1024).contains(&modulus.len()) && (1..=8).contains(&exponent.len());
                 fits.then_some(Material::Rsa(modulus, exponent))?
             }
@@ -220,16 +221,16 @@ fn rsa(algorithm: Algorithm) -> Option<&'static RsaParameters> {
     })
 }
 
-/// A point as it is, uncompressed.
+/// An uncompressed point.
 // SEC 1 §2.3.3; RFC 7518 §6.2.1.2: coordinates have the length of the field
 fn point(x: &[u8], y: &[u8], len: usize) -> Option<Vec<u8>> {
     (x.len() == len && y.len() == len).then(|| [&[4], x, y].concat())
 }
 
-/// Keys that are tried for a token that does not name its own. 3: the one before, the current and the next.
-const TRIED: usize = 3;
-/// Keys that are kept of one issuer. 100: large ones publish a dozen while they replace theirs.
-const MOST: usize = 100;
+/// Keys that are tried for a token that does not name its key. 3: the previous, the current and the next one.
+const MAX_TRIED: usize = 3;
+/// Keys that are kept of one issuer. 100: large issuers publish a dozen while they rotate theirs.
+const MAX_KEYS: usize = 100;
 
 #[cfg(test)]
 mod tests {
@@ -274,14 +275,14 @@ mod tests {
         for none in [json!({}), json!([]), json!({"keys": {}}), json!("keys")] {
             assert!(Keys::of(&none).unwrap_err().contains("no list `keys`"));
         }
-        assert!(Keys::parse(b"<html>").unwrap_err().contains("no JSON"));
+        assert!(Keys::parse(b"<html>").unwrap_err().contains("not JSON"));
     }
 
     #[test]
     fn no_more_keys_are_kept_than_an_issuer_has() {
-        let many: Vec<_> = (0..MOST + 5).map(|n| ec(&n.to_string())).collect();
+        let many: Vec<_> = (0..MAX_KEYS + 5).map(|n| ec(&n.to_string())).collect();
         let keys = Keys::of(&json!({ "keys": many })).unwrap();
-        assert_eq!((keys.len(), keys.left_out), (MOST, 5));
+        assert_eq!((keys.len(), keys.left_out), (MAX_KEYS, 5));
     }
 
     #[test]
@@ -293,23 +294,26 @@ mod tests {
         };
         let ed = json!({"kty": "OKP", "crv": "Ed25519", "x": text::encode(&[1; 32]), "kid": "a"});
         let keys = Keys::of(&json!({"keys": [ec("a"), ec("b"), ed]})).unwrap();
-        let meant = |keys: &Keys, algorithm, id| -> Vec<usize> {
-            keys.meant(algorithm, id).into_iter().map(|(place, _)| place).collect()
+        let candidates = |keys: &Keys, algorithm, id| -> Vec<usize> {
+            keys.candidates(algorithm, id).into_iter().map(|(place, _)| place).collect()
         };
-        assert_eq!(meant(&keys, Algorithm::Es256, Some("b")), [1]);
-        assert_eq!(meant(&keys, Algorithm::EdDsa, Some("a")), [2], "one name, two kinds");
-        assert!(meant(&keys, Algorithm::Es256, Some("c")).is_empty());
-        assert!(meant(&keys, Algorithm::Rs256, Some("a")).is_empty(), "the token does not choose the kind");
-        assert_eq!(meant(&keys, Algorithm::Es256, None), [0, 1], "two could be meant");
-        assert_eq!(meant(&keys, Algorithm::EdDsa, None), [2]);
+        assert_eq!(candidates(&keys, Algorithm::Es256, Some("b")), [1]);
+        assert_eq!(candidates(&keys, Algorithm::EdDsa, Some("a")), [2], "one name, two kinds");
+        assert!(candidates(&keys, Algorithm::Es256, Some("c")).is_empty());
+        assert!(
+            candidates(&keys, Algorithm::Rs256, Some("a")).is_empty(),
+            "the token does not choose the kind"
+        );
+        assert_eq!(candidates(&keys, Algorithm::Es256, None), [0, 1], "two candidates");
+        assert_eq!(candidates(&keys, Algorithm::EdDsa, None), [2]);
         let keys = Keys::of(&json!({"keys": [nameless(ec("")), ec("b")]})).unwrap();
-        assert_eq!(meant(&keys, Algorithm::Es256, Some("c")), [0]);
-        let many: Vec<_> = (0..TRIED + 2).map(|_| nameless(ec(""))).collect();
+        assert_eq!(candidates(&keys, Algorithm::Es256, Some("c")), [0]);
+        let many: Vec<_> = (0..MAX_TRIED + 2).map(|_| nameless(ec(""))).collect();
         let keys = Keys::of(&json!({ "keys": many })).unwrap();
-        assert_eq!(meant(&keys, Algorithm::Es256, Some("c")).len(), TRIED, "and no more");
+        assert_eq!(candidates(&keys, Algorithm::Es256, Some("c")).len(), MAX_TRIED, "and no more");
         let pinned = with(ec("a"), "alg", json!("ES384"));
         let keys = Keys::of(&json!({"keys": [pinned]})).unwrap();
-        assert!(meant(&keys, Algorithm::Es256, Some("a")).is_empty());
+        assert!(candidates(&keys, Algorithm::Es256, Some("a")).is_empty());
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! What is counted of keys and tokens. What is refused is counted with all other credentials.
+//! Metrics of keys and tokens. Refused tokens are counted with all other credentials (`auth/denied.rs`).
 
 use std::sync::atomic::AtomicU64;
 
@@ -6,7 +6,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
-/// See the module.
+/// Metrics of keys and tokens.
 #[derive(Clone, Debug, Default)]
 pub struct Metrics {
     fetches: Counter,
@@ -55,8 +55,8 @@ impl Metrics {
         self.failures.inc();
     }
 
-    /// So many keys, of which the issuer said so at this time, in seconds since 1970.
-    pub(in crate::auth) fn has(&self, keys: usize, fetched: u64) {
+    /// Sets the number of keys, and when the issuer last published them, in seconds since 1970.
+    pub(in crate::auth) fn set_keys(&self, keys: usize, fetched: u64) {
         self.keys.set(i64::try_from(keys).unwrap_or(i64::MAX));
         self.fetched.set(fetched);
     }

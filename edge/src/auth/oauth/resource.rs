@@ -1,8 +1,8 @@
-//! The name under which authorization servers know this gateway, and the names of its endpoints: the audience of tokens,
-//! and what the metadata of RFC 9728 is about.
+//! The URIs under which authorization servers know this gateway and its endpoints: the audience of tokens, and the subject
+//! of the metadata of RFC 9728.
 //!
-//! A token for the gateway counts at all its endpoints; one for a single server counts at that server's alone. It must not
-//! know which servers there are: whether a name is one is nobody's business before authentication.
+//! A token for the gateway is valid at all endpoints, a token for a server only at that server's endpoint. It must not know
+//! which servers exist, because nobody may find that out before authentication.
 
 use std::str::FromStr;
 
@@ -16,25 +16,25 @@ use crate::call::ServerName;
 pub struct Resource {
     /// As configured.
     text: String,
-    /// In the spelling that is compared.
+    /// In the normal form that is compared.
     canonical: String,
     /// Scheme and authority, in lower case and without a default port.
     origin: String,
-    /// What a proxy in front puts before our own paths.
+    /// What a reverse proxy puts before our own paths.
     prefix: String,
 }
 
-/// What a token is for.
+/// The endpoints that a token is valid at.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Reach {
-    /// The gateway.
+    /// All endpoints of the gateway.
     All,
-    /// These servers of it.
+    /// Those of these servers.
     Servers(Vec<ServerName>),
 }
 
 impl Reach {
-    /// Whether it counts at the endpoint of `server`, or at that of all servers.
+    /// Whether it includes the endpoint of `server`, or without one that of all servers.
     pub(super) fn covers(&self, server: Option<&str>) -> bool {
         match (self, server) {
             (Self::All, _) => true,
@@ -50,7 +50,7 @@ impl FromStr for Resource {
     fn from_str(text: &str) -> Result<Self, String> {
         let (origin, path) = split(text).ok_or_else(|| {
             format!(
-                "`{text}` is no URI of this gateway as its clients write it: https://, a host, perhaps a path, and no \
+                "`{text}` is not a URI of this gateway as its clients write it: https://, a host, perhaps a path, and no \
                  query, fragment or user; for example https://edge.example/mcp"
             )
         })?;
@@ -78,27 +78,27 @@ impl Resource {
         &self.text
     }
 
-    /// The URI of the endpoint at this path of ours; of the one that is configured, to the letter.
+    /// The URI of the endpoint at this path. For the configured endpoint it is the configured text, to the letter.
     // RFC 9728 §3.3: clients compare it with what they were given
     pub(super) fn endpoint(&self, path: &str) -> String {
         let uri = format!("{}{}{path}", self.origin, self.prefix);
         if uri == self.canonical { self.text.clone() } else { uri }
     }
 
-    /// Where the metadata of that endpoint is.
+    /// The URL of the metadata of the endpoint at this path.
     // RFC 9728 §3.1: the well-known string goes between host and path
     pub(in crate::auth) fn metadata_url(&self, path: &str) -> String {
         format!("{}{WELL_KNOWN}{}{path}", self.origin, self.prefix)
     }
 
-    /// A path that somebody asks metadata for, as a path of ours; empty for the gateway itself.
+    /// Our own path in a path that metadata is requested for; empty for the gateway itself.
     pub(in crate::auth) fn own_path<'p>(&self, path: &'p str) -> &'p str {
         path.strip_prefix(self.prefix.as_str())
             .filter(|rest| rest.is_empty() || rest.starts_with('/'))
             .unwrap_or(path)
     }
 
-    /// What an audience of a token stands for; `None` for another service than this.
+    /// What an audience of a token stands for; `None` for another service.
     pub(super) fn reach(&self, audience: &str) -> Option<Reach> {
         let (origin, path) = split(audience)?;
         if format!("{origin}{path}") == self.canonical {
@@ -114,7 +114,7 @@ impl Resource {
     }
 }
 
-/// Origin and path in the spelling that is compared: scheme and host in lower case, no default port, no slash at the end.
+/// Origin and path in normal form: scheme and host in lower case, no default port, no trailing slash.
 // MCP 2025-11-25 basic/authorization, Canonical Server URI: with and without a slash at the end
 fn split(text: &str) -> Option<(String, String)> {
     if text.contains(['?', '#', '@', '"', '\\']) || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
@@ -128,7 +128,7 @@ fn split(text: &str) -> Option<(String, String)> {
         _ => return None,
     };
     let authority = uri.authority()?.as_str();
-    // What stands where a port would and is none is not ignored.
+    // Something that is not a port in its place must not be ignored.
     let port = uri.port_u16();
     if host.is_empty() || (port.is_none() && authority.len() != host.len()) {
         return None;
@@ -140,10 +140,10 @@ fn split(text: &str) -> Option<(String, String)> {
     Some((origin, uri.path().strip_suffix('/').unwrap_or(uri.path()).to_owned()))
 }
 
-/// Tokens and keys travel under TLS, or stay on this machine.
+/// Whether what is sent to `url` is encrypted or stays on this machine.
 // OAuth 2.1 §1.5; RFC 9728 §1.2
 pub(super) fn is_secure(url: &str) -> Result<(), &'static str> {
-    let uri: Uri = url.parse().map_err(|_| "is no URL")?;
+    let uri: Uri = url.parse().map_err(|_| "is not a URL")?;
     let host = uri.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
     let is_loopback = host.eq_ignore_ascii_case("localhost")
         || host.parse().is_ok_and(|address: std::net::IpAddr| address.is_loopback());
@@ -154,7 +154,7 @@ pub(super) fn is_secure(url: &str) -> Result<(), &'static str> {
     }
 }
 
-/// The endpoints to all servers.
+/// The paths of the endpoints of all servers.
 const DOORS: [&str; 3] = ["/mcp", "/stream", "/sse"];
 /// Where the metadata is.
 // RFC 9728 §3
@@ -257,7 +257,7 @@ mod tests {
             "https://edge.example/a\"b",
             "https://edge.example/a b",
         ] {
-            assert!(Resource::from_str(text).unwrap_err().contains("no URI"), "{text}");
+            assert!(Resource::from_str(text).unwrap_err().contains("not a URI"), "{text}");
         }
         let one = Resource::from_str("https://edge.example/servers/time/mcp").unwrap_err();
         assert!(one.contains("one server"), "{one}");

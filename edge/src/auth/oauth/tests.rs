@@ -32,7 +32,7 @@ pub(crate) fn claims(subject: &str) -> Value {
 
 impl Authority {
     /// By the keys in force.
-    fn caller(&self, token: &[u8], server: Option<&str>) -> Result<Caller, Fault> {
+    fn caller(&self, token: &[u8], server: Option<&str>) -> Result<Caller, AuthError> {
         self.caller_by(self.keys().as_deref(), token, server)
     }
 }
@@ -41,7 +41,7 @@ fn authority(signers: &[&Signer]) -> Authority {
     Authority::new(with_keys(signers), Metrics::default())
 }
 
-fn fault(authority: &Authority, token: &str) -> Fault {
+fn error(authority: &Authority, token: &str) -> AuthError {
     authority.caller(token.as_bytes(), None).unwrap_err()
 }
 
@@ -54,14 +54,18 @@ async fn tokens_of_every_algorithm_are_verified() {
         let authority = authority(&[&other, &signer]);
         let token = signer.token(&claims("ann"));
         let caller =
-            authority.caller(token.as_bytes(), None).unwrap_or_else(|fault| panic!("{algorithm}: {fault:?}"));
+            authority.caller(token.as_bytes(), None).unwrap_or_else(|error| panic!("{algorithm}: {error:?}"));
         assert_eq!(&**caller.principal(), "oauth:ann");
         let (signed, signature) = token.rsplit_once('.').unwrap();
         let forged = signed.replace(&part(&claims("ann")), &part(&claims("eve")));
         assert_ne!(forged, signed);
-        assert_eq!(fault(&authority, &format!("{forged}.{signature}")), Fault::Signature, "{algorithm}");
+        assert_eq!(error(&authority, &format!("{forged}.{signature}")), AuthError::Signature, "{algorithm}");
         for signature in ["", "AA", &base64url(&[0; 64]), &base64url(&[0; 96]), &base64url(&[0; 256])] {
-            assert_eq!(fault(&authority, &format!("{signed}.{signature}")), Fault::Signature, "{algorithm}");
+            assert_eq!(
+                error(&authority, &format!("{signed}.{signature}")),
+                AuthError::Signature,
+                "{algorithm}"
+            );
         }
     }
 }
@@ -71,22 +75,22 @@ async fn a_token_cannot_say_how_it_is_to_be_verified() {
     let (rsa, ec) = (Signer::new("rsa", "RS256"), Signer::new("ec", "ES256"));
     let authority = authority(&[&rsa, &ec]);
     let unsigned = format!("{}.{}.", part(&json!({"alg": "none"})), part(&claims("eve")));
-    assert_eq!(fault(&authority, &unsigned), Fault::Algorithm);
+    assert_eq!(error(&authority, &unsigned), AuthError::Algorithm);
     // The public key as the secret of an HMAC: whatever the signature, nobody computes it here.
     for alg in ["HS256", "HS512"] {
         let token = rsa.sign(&json!({"alg": alg, "kid": "rsa"}), &claims("eve"));
-        assert_eq!(fault(&authority, &token), Fault::Algorithm, "{alg}");
+        assert_eq!(error(&authority, &token), AuthError::Algorithm, "{alg}");
     }
     // A key of one kind under the algorithm of another.
     for (signer, alg, id) in
         [(&ec, "RS256", "ec"), (&rsa, "ES256", "rsa"), (&ec, "ES384", "ec"), (&ec, "EdDSA", "ec")]
     {
         let token = signer.sign(&json!({"alg": alg, "kid": id}), &claims("eve"));
-        assert_eq!(fault(&authority, &token), Fault::Key, "{alg} {id}");
+        assert_eq!(error(&authority, &token), AuthError::Key, "{alg} {id}");
     }
     // A padding that was not signed with.
     let token = rsa.sign(&json!({"alg": "PS256", "kid": "rsa"}), &claims("eve"));
-    assert_eq!(fault(&authority, &token), Fault::Signature);
+    assert_eq!(error(&authority, &token), AuthError::Signature);
     // Keys of its own.
     let own = Signer::new("own", "ES256");
     for header in [
@@ -94,8 +98,8 @@ async fn a_token_cannot_say_how_it_is_to_be_verified() {
         json!({"alg": "ES256", "kid": "own", "jku": "https://evil.example/jwks"}),
         json!({"alg": "ES256", "kid": "ec", "jwk": own.public()}),
     ] {
-        let why = fault(&authority, &own.sign(&header, &claims("eve")));
-        assert!(matches!(why, Fault::Key | Fault::Signature), "{header}: {why:?}");
+        let why = error(&authority, &own.sign(&header, &claims("eve")));
+        assert!(matches!(why, AuthError::Key | AuthError::Signature), "{header}: {why:?}");
     }
 }
 
@@ -109,19 +113,19 @@ async fn claims_count_only_under_a_signature_and_scopes_last() {
         claims
     };
     for (claims, why) in [
-        (with("iss", json!("https://evil.example")), Fault::Issuer),
-        (with("aud", json!("https://other.example")), Fault::Audience),
-        (with("exp", json!(now() - 31)), Fault::Expired),
-        (with("nbf", json!(now() + 60)), Fault::NotYet),
-        (with("sub", json!("a\nb")), Fault::Principal),
-        (with("scope", json!("other")), Fault::Scope),
-        (with("exp", json!("soon")), Fault::Malformed),
+        (with("iss", json!("https://evil.example")), AuthError::Issuer),
+        (with("aud", json!("https://other.example")), AuthError::Audience),
+        (with("exp", json!(now() - 31)), AuthError::Expired),
+        (with("nbf", json!(now() + 60)), AuthError::NotYet),
+        (with("sub", json!("a\nb")), AuthError::Principal),
+        (with("scope", json!("other")), AuthError::Scope),
+        (with("exp", json!("soon")), AuthError::Malformed),
     ] {
-        assert_eq!(fault(&authority, &signer.token(&claims)), why, "{claims}");
+        assert_eq!(error(&authority, &signer.token(&claims)), why, "{claims}");
     }
     // Whoever cannot sign does not hear which scopes would do.
     let stranger = Signer::new("k", "ES256");
-    assert_eq!(fault(&authority, &stranger.token(&with("scope", json!("other")))), Fault::Signature);
+    assert_eq!(error(&authority, &stranger.token(&with("scope", json!("other")))), AuthError::Signature);
 }
 
 #[tokio::test(start_paused = true)]
@@ -136,7 +140,7 @@ async fn a_known_token_is_not_verified_again_until_it_runs_out() {
     assert!(!caller.is_over());
     tokio::time::advance(Duration::from_secs(60 + LEEWAY_SECS)).await;
     assert!(caller.is_over());
-    assert_eq!(fault(&authority, &token), Fault::NoKeys, "it has to be looked at anew");
+    assert_eq!(error(&authority, &token), AuthError::NoKeys, "it has to be looked at anew");
 }
 
 #[tokio::test]
@@ -148,8 +152,8 @@ async fn a_token_for_one_server_counts_there_known_or_not() {
     let token = signer.token(&claims);
     for _ in 0..2 {
         assert!(authority.caller(token.as_bytes(), Some("time")).is_ok());
-        assert_eq!(authority.caller(token.as_bytes(), Some("other")), Err(Fault::Audience));
-        assert_eq!(authority.caller(token.as_bytes(), None), Err(Fault::Audience));
+        assert_eq!(authority.caller(token.as_bytes(), Some("other")), Err(AuthError::Audience));
+        assert_eq!(authority.caller(token.as_bytes(), None), Err(AuthError::Audience));
     }
 }
 
@@ -172,18 +176,18 @@ async fn keys_are_found_fetched_and_replaced_while_old_tokens_go() {
     let (authority, issuer) = with_issuer(&[&old], Duration::ZERO).await;
     let token = |signer: &Signer| signer.token(&issuer.claims(EDGE, "ann"));
     let (of_old, of_new) = (token(&old), token(&new));
-    assert_eq!(fault(&authority, &of_old), Fault::NoKeys);
+    assert_eq!(error(&authority, &of_old), AuthError::NoKeys);
     let _keeping = kept_fresh(&authority);
-    assert!(authority.news().await, "the first client waits for the first keys");
+    assert!(authority.wait_for_new_keys().await, "the first client waits for the first keys");
     assert!(authority.caller(of_old.as_bytes(), None).is_ok());
-    assert_eq!(fault(&authority, &of_new), Fault::Key);
+    assert_eq!(error(&authority, &of_new), AuthError::Key);
     issuer.publish(&[&new]);
-    assert!(authority.news().await);
+    assert!(authority.wait_for_new_keys().await);
     assert!(authority.caller(of_new.as_bytes(), None).is_ok());
-    assert_eq!(fault(&authority, &of_old), Fault::Key, "known as it was, its key counts no longer");
+    assert_eq!(error(&authority, &of_old), AuthError::Key, "known as it was, its key counts no longer");
     // An issuer that is away, or answers nonsense, takes no keys with it.
     issuer.publish(&[]);
-    assert!(authority.news().await, "a fetch has ended");
+    assert!(authority.wait_for_new_keys().await, "a fetch has ended");
     assert!(authority.caller(token(&new).as_bytes(), None).is_ok());
 }
 
@@ -192,11 +196,11 @@ async fn strange_keys_do_not_hammer_the_issuer() {
     let signer = Signer::new("k", "ES256");
     let (authority, issuer) = with_issuer(&[&signer], Duration::from_secs(30)).await;
     let _keeping = kept_fresh(&authority);
-    assert!(authority.news().await);
+    assert!(authority.wait_for_new_keys().await);
     for number in 0..100 {
         let stranger = Signer::new(&format!("strange-{number}"), "ES256");
-        assert_eq!(fault(&authority, &stranger.token(&issuer.claims(EDGE, "eve"))), Fault::Key);
-        assert!(!authority.news().await, "nobody waits, either");
+        assert_eq!(error(&authority, &stranger.token(&issuer.claims(EDGE, "eve"))), AuthError::Key);
+        assert!(!authority.wait_for_new_keys().await, "nobody waits, either");
     }
     assert_eq!(issuer.fetches(), 1);
 }
@@ -206,9 +210,9 @@ async fn a_document_without_end_is_none_and_the_keys_before_it_stay() {
     let (signer, endless) = (Signer::new("k", "ES256"), Signer::new(&"k".repeat(1 << 20), "ES256"));
     let (authority, issuer) = with_issuer(&[&signer], Duration::ZERO).await;
     let _keeping = kept_fresh(&authority);
-    assert!(authority.news().await);
+    assert!(authority.wait_for_new_keys().await);
     issuer.publish(&[&endless]);
-    assert!(authority.news().await, "a fetch has ended");
+    assert!(authority.wait_for_new_keys().await, "a fetch has ended");
     assert_eq!(issuer.fetches(), 2);
     assert!(authority.caller(signer.token(&issuer.claims(EDGE, "ann")).as_bytes(), None).is_ok());
 }
@@ -245,7 +249,7 @@ async fn keys_are_fetched_now_and_then_though_nobody_asks_and_streams_end_with_t
     assert!(!before.is_over(), "a key that is added ends nothing");
     issuer.publish(&[&new]);
     until("a key less", || before.is_over()).await;
-    assert_eq!(authority.caller(token.as_bytes(), None), Err(Fault::Key), "known as it was");
+    assert_eq!(authority.caller(token.as_bytes(), None), Err(AuthError::Key), "known as it was");
     assert!(issuer.fetches() >= 3);
 }
 
@@ -254,13 +258,13 @@ async fn a_key_set_without_keys_counts_as_well() {
     let (signer, useless) = (Signer::new("k", "ES256"), Signer::new(&"k".repeat(9), "ES256"));
     let (authority, issuer) = with_issuer(&[&signer], Duration::ZERO).await;
     let _keeping = kept_fresh(&authority);
-    assert!(authority.news().await);
+    assert!(authority.wait_for_new_keys().await);
     let token = signer.token(&issuer.claims(EDGE, "ann"));
     let before = authority.caller(token.as_bytes(), None).unwrap();
     issuer.publish_set(json!({"keys": [{"kty": "oct", "kid": useless.id}]}));
-    assert!(authority.news().await);
+    assert!(authority.wait_for_new_keys().await);
     assert!(before.is_over());
-    assert_eq!(fault(&authority, &token), Fault::NoKeys);
+    assert_eq!(error(&authority, &token), AuthError::NoKeys);
 }
 
 #[tokio::test]
@@ -269,7 +273,7 @@ async fn keys_of_which_the_issuer_says_nothing_any_more_do_not_last() {
     let pace = Pace { between: Duration::ZERO, oldest: Duration::from_millis(50), ..Pace::default() };
     let (authority, issuer) = with_pace(&signer, pace).await;
     let _keeping = kept_fresh(&authority);
-    assert!(authority.news().await);
+    assert!(authority.wait_for_new_keys().await);
     let token = signer.token(&issuer.claims(EDGE, "ann"));
     let before = authority.caller(token.as_bytes(), None).unwrap();
     issuer.publish(&[]);
@@ -278,7 +282,7 @@ async fn keys_of_which_the_issuer_says_nothing_any_more_do_not_last() {
         before.is_over()
     })
     .await;
-    assert_eq!(fault(&authority, &token), Fault::NoKeys);
+    assert_eq!(error(&authority, &token), AuthError::NoKeys);
 }
 
 #[tokio::test]
@@ -287,11 +291,12 @@ async fn keys_do_not_last_longer_because_they_are_looked_for_elsewhere() {
     let pace = Pace { between: Duration::ZERO, oldest: Duration::from_millis(50), ..Pace::default() };
     let (authority, issuer) = with_pace(&signer, pace).await;
     let keeping = kept_fresh(&authority);
-    assert!(authority.news().await);
+    assert!(authority.wait_for_new_keys().await);
     drop(keeping);
     let before = authority.caller(signer.token(&issuer.claims(EDGE, "ann")).as_bytes(), None).unwrap();
     let nowhere = Source::Url("http://127.0.0.1:1/keys".parse().unwrap());
-    let next = authority.becoming(Config { keys: nowhere, ..authority.config.clone() }, Metrics::default());
+    let next =
+        authority.reconfigured(Config { keys: nowhere, ..authority.config.clone() }, Metrics::default());
     assert!(!before.is_over());
     let _keeping = kept_fresh(&next);
     until("keys grow old", || {
@@ -319,17 +324,17 @@ async fn a_reload_asks_for_no_keys_that_are_there() {
     let signer = Signer::new("k", "ES256");
     let (authority, issuer) = with_issuer(&[&signer], Duration::ZERO).await;
     let keeping = kept_fresh(&authority);
-    assert!(authority.news().await);
+    assert!(authority.wait_for_new_keys().await);
     drop(keeping);
     let before = authority.caller(signer.token(&issuer.claims(EDGE, "ann")).as_bytes(), None).unwrap();
     let other = Config { scopes: vec!["mcp".to_owned()], ..authority.config.clone() };
-    let next = authority.becoming(other, Metrics::default());
+    let next = authority.reconfigured(other, Metrics::default());
     assert!(before.is_over(), "other terms");
     assert!(next.caller(signer.token(&issuer.claims(EDGE, "ann")).as_bytes(), None).is_ok(), "at once");
     let _keeping = kept_fresh(&next);
     tokio::task::yield_now().await;
     assert_eq!(issuer.fetches(), 1);
-    assert!(next.news().await, "it is asked when there is a reason");
+    assert!(next.wait_for_new_keys().await, "it is asked when there is a reason");
     assert_eq!(issuer.fetches(), 2);
 }
 
@@ -338,11 +343,11 @@ async fn nothing_counts_by_terms_that_were_replaced_while_it_was_verified() {
     let signer = Signer::new("k", "ES256");
     let (authority, issuer) = with_issuer(&[&signer], Duration::ZERO).await;
     let _keeping = kept_fresh(&authority);
-    assert!(authority.news().await);
+    assert!(authority.wait_for_new_keys().await);
     let token = signer.token(&issuer.claims(EDGE, "ann"));
     let keys = authority.keys();
     let other = Config { scopes: vec!["other".to_owned()], ..authority.config.clone() };
-    let next = authority.becoming(other, Metrics::default());
+    let next = authority.reconfigured(other, Metrics::default());
     assert!(next.keys().is_some(), "the key is in force still");
-    assert_eq!(authority.caller_by(keys.as_deref(), token.as_bytes(), None), Err(Fault::Key));
+    assert_eq!(authority.caller_by(keys.as_deref(), token.as_bytes(), None), Err(AuthError::Key));
 }

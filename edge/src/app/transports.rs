@@ -1,4 +1,4 @@
-//! How clients come in: over the network, with an admin listener beside it, or on the streams of the process.
+//! The transports that clients use: HTTP, with listeners for replicas and the admin port, or standard input and output.
 
 use std::future::pending;
 use std::sync::Arc;
@@ -18,32 +18,32 @@ use crate::ops::admin::{Admin, Pages, Readiness};
 use crate::ops::drain::DrainWatch;
 use crate::permit::{self, Permits};
 
-/// See the module; nothing is served yet.
-pub(super) enum Door {
+/// The transport of the configuration, ready to serve.
+pub(super) enum Transports {
     Http(Box<Network>),
     Stdio,
 }
 
-/// Both listeners, bound.
+/// The listeners, bound.
 pub(super) struct Network {
     listener: Listener,
-    /// For other replicas, and how many of their connections may be open.
+    /// The listener for other replicas, with permits of its own.
     peers: Option<(Listener, Permits)>,
     admin: Admin,
     pages: Pages,
 }
 
-/// What is open; dropping it closes what has not been closed by the drain.
-pub(super) enum Open {
-    /// The admin listener stays until the very end: probes and scrapers want to see the drain.
+/// A transport that serves. Dropping it closes what the drain has not closed.
+pub(super) enum Serving {
+    /// The admin listener stays until the end, so that probes and scrapers see the drain.
     Http { _admin: AbortOnDropHandle<()> },
-    /// Cancelled when the client has left.
+    /// Cancelled when the client closes its stream.
     Stdio(CancellationToken),
 }
 
-impl Door {
-    /// Binds what there is to bind.
-    pub(super) async fn open(
+impl Transports {
+    /// Binds the listeners, if the transport has any.
+    pub(super) async fn bind(
         config: Config,
         (mut registry, arrivals): (Registry, Counter),
         bounds: permit::Metrics,
@@ -60,12 +60,12 @@ impl Door {
             Some(address) => {
                 let metrics = listen::Metrics::new(arrivals);
                 metrics.register(registry.sub_registry_with_prefix("peer"));
-                // They add a header of their own to their clients'.
+                // Replicas add a header to those of their clients.
                 let http =
                     listen::http::Config { header_bytes: header_bytes + PROOF_BYTES, ..Default::default() };
                 let own = listen::Config { address, tls: None, http };
                 let listener = Listener::bind(own, metrics).await.map_err(StartError::Peers)?;
-                // Of their own: replicas that have no room for clients still finish what they hold for each other.
+                // Separate permits: replicas without room for clients still finish what they hold for each other.
                 Some((listener, Permits::new(config.permits.clone(), bounds)))
             }
             None => None,
@@ -76,8 +76,8 @@ impl Door {
         Ok(Self::Http(Box::new(Network { listener, peers, admin, pages })))
     }
 
-    /// Lets clients in until the process stops.
-    pub(super) fn serve(self, front: Arc<Front>, permits: Permits, drain: &DrainWatch) -> Open {
+    /// Serves clients until the process stops.
+    pub(super) fn serve(self, front: Arc<Front>, permits: Permits, drain: &DrainWatch) -> Serving {
         match self {
             Self::Http(network) => {
                 let Network { listener, peers, admin, pages } = *network;
@@ -89,21 +89,21 @@ impl Door {
                 }
                 let handler = move |request: Request<Incoming>| front.clone().handle(request);
                 drain.spawn(listener.serve(handler, permits, drain.clone()));
-                Open::Http { _admin: admin }
+                Serving::Http { _admin: admin }
             }
             Self::Stdio => {
                 tracing::info!("serving standard input");
                 let (streams, left) = ((tokio::io::stdin(), tokio::io::stdout()), CancellationToken::new());
                 drain.spawn(stdio::serve(front, streams, left.clone()));
-                Open::Stdio(left)
+                Serving::Stdio(left)
             }
         }
     }
 }
 
-impl Open {
-    /// Resolves when the only client there can be has left.
-    pub(super) async fn deserted(&self) {
+impl Serving {
+    /// Resolves when the only client has left; never over HTTP.
+    pub(super) async fn client_left(&self) {
         match self {
             Self::Http { .. } => pending().await,
             Self::Stdio(left) => left.cancelled().await,
@@ -111,5 +111,5 @@ impl Open {
     }
 }
 
-/// The most that replicas add to the head of a client's request: who it is.
+/// Bytes that replicas add to the head of a client's request: the proof of who the client is. 8 KiB: it is far smaller.
 const PROOF_BYTES: usize = 8 << 10;

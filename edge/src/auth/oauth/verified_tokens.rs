@@ -1,8 +1,7 @@
-//! Tokens that were verified: what is known of one is found by its digest, so that a signature is checked once and not with
-//! each request.
+//! Remembers verified tokens by their digest, so that a signature is verified once and not with each request.
 //!
-//! Bounded: two generations of half the bound each. What is asked for is kept in the younger; when that is full the older
-//! one goes, and with it what nobody has shown for a while. Tokens themselves are not kept.
+//! Bounded by two generations of half the bound each. Tokens that are presented move to the younger generation. When that is
+//! full, the older one is dropped, with the tokens that were not presented for a while. The tokens themselves are not kept.
 
 use std::collections::HashMap;
 
@@ -13,13 +12,13 @@ use ring::digest::{SHA256, digest};
 use super::resource::Reach;
 use crate::call::Caller;
 
-/// See the module.
+/// The verified tokens.
 #[derive(Debug)]
-pub(super) struct Known {
-    /// Of one generation.
+pub(super) struct VerifiedTokens {
+    /// The bound of one generation.
     most: usize,
     generations: Mutex<Generations>,
-    /// Tokens, valid still, that made room for others.
+    /// Valid tokens that were dropped to make room.
     forgotten: Counter,
 }
 
@@ -31,13 +30,13 @@ struct Generations {
 
 type Generation = HashMap<Digest, Verified>;
 
-/// What is known of a token.
+/// The result of verifying a token.
 #[derive(Clone, Debug)]
 pub(super) struct Verified {
-    /// Runs out with the token, and is taken back with the key that signed it.
+    /// Expires with the token, and is revoked with the key that signed it.
     pub(super) caller: Caller,
-    /// When it is to be verified again at the latest, in seconds since 1970: also for a clock that was set, or a machine that
-    /// slept.
+    /// When the token must be verified again at the latest, in seconds since 1970. Covers what the monotonic clock of `caller`
+    /// misses: a clock that was set, and a machine that slept.
     pub(super) ends: u64,
     pub(super) reach: Reach,
 }
@@ -48,22 +47,22 @@ impl Verified {
     }
 }
 
-/// Of a token.
+/// The SHA-256 digest of a token.
 pub(super) type Digest = [u8; 32];
 
-/// Nobody finds another token of the same digest, so that one stands for the token.
+/// Nobody can find two tokens with the same digest, so it identifies the token.
 pub(super) fn digest_of(token: &[u8]) -> Digest {
     digest(&SHA256, token).as_ref().first_chunk().copied().unwrap_or_default()
 }
 
-impl Known {
-    /// For so many tokens.
+impl VerifiedTokens {
+    /// Remembers up to so many tokens.
     pub(super) fn new(tokens: usize, forgotten: Counter) -> Self {
         Self { most: (tokens / 2).max(1), generations: Mutex::default(), forgotten }
     }
 
-    /// The caller of a token that was verified and is valid still, and whether it counts at the endpoint of `server`;
-    /// `now` in seconds since 1970.
+    /// The caller of a verified token that is still valid, and whether the token is valid at the endpoint of `server`. `now`
+    /// is in seconds since 1970.
     pub(super) fn find(&self, token: &Digest, server: Option<&str>, now: u64) -> Option<(Caller, bool)> {
         let mut all = self.generations.lock();
         let answer = |known: &Verified| (known.caller.clone(), known.reach.covers(server));
@@ -78,20 +77,20 @@ impl Known {
         Some(found)
     }
 
-    /// Keeps what is known of a token.
+    /// Remembers a token.
     pub(super) fn put(&self, token: Digest, verified: Verified) {
         let gone = self.generations.lock().put(self.most, token, verified);
         self.forget(gone);
     }
 
-    /// Half of all that is known, for which nobody is to wait under the lock.
+    /// Drops a generation: outside the lock, because it may be large.
     fn forget(&self, gone: Generation) {
         self.forgotten.inc_by(gone.values().filter(|known| !known.caller.is_over()).count() as u64);
     }
 }
 
 impl Generations {
-    /// What went for it.
+    /// Returns the generation that was dropped for it.
     fn put(&mut self, most: usize, token: Digest, verified: Verified) -> Generation {
         let mut gone = Generation::new();
         if self.young.len() >= most && !self.young.contains_key(&token) {
@@ -119,7 +118,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_is_asked_for_stays_and_the_rest_goes() {
-        let known = Known::new(20, Counter::default());
+        let known = VerifiedTokens::new(20, Counter::default());
         let token = |number: usize| digest_of(&number.to_be_bytes());
         for number in 0..1_000 {
             known.put(token(number), verified(60));
@@ -133,7 +132,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_token_is_known_until_it_runs_out_by_either_clock() {
-        let known = Known::new(4, Counter::default());
+        let known = VerifiedTokens::new(4, Counter::default());
         known.put([1; 32], verified(60));
         assert!(known.find(&[1; 32], None, 59).is_some());
         assert!(known.find(&[1; 32], None, 60).is_none());

@@ -1,4 +1,4 @@
-//! Where a secret is: in a variable or in a file. It is never in the configuration itself.
+//! Where a secret comes from: a variable or a file, never the configuration itself.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -6,28 +6,31 @@ use std::path::PathBuf;
 use super::file::{beside, load};
 use super::reader::{At, Key, Reader};
 
-/// See the module.
+/// Where a secret is.
 #[derive(Clone, Debug)]
-pub(super) enum Holder {
+pub(super) enum SecretSource {
     Variable(String),
     File(PathBuf),
 }
 
-/// What may say where it is; exactly one of them does.
-pub(super) const HOLDER: &[Key<Vec<Holder>>] = &[
-    ("env", |r, at, holders| holders.extend(r.text(at).map(Holder::Variable))),
-    ("file", |r, at, holders| holders.extend(r.text(at).map(|path| Holder::File(beside(r.file, &path))))),
+/// The keys for the place of a secret, of which exactly one is given.
+pub(super) const SECRET: &[Key<Vec<SecretSource>>] = &[
+    ("env", |r, at, sources| sources.extend(r.text(at).map(SecretSource::Variable))),
+    ("file", |r, at, sources| {
+        sources.extend(r.text(at).map(|path| SecretSource::File(beside(r.file, &path))));
+    }),
 ];
 
-/// The one that was named. If `nothing` was wrong before, a problem says that `what` has to be somewhere.
-pub(super) fn only(
+/// The source, if exactly one was given. Otherwise a problem says that `what` needs one, unless its section `has_problems`
+/// already.
+pub(super) fn exactly_one(
     r: &mut Reader<'_>,
     at: &At<'_>,
-    (mut holders, what, nothing): (Vec<Holder>, &str, bool),
-) -> Option<Holder> {
-    match (holders.pop(), holders.is_empty()) {
-        (Some(holder), true) => Some(holder),
-        _ if !nothing => None, // said already
+    (mut sources, what, has_problems): (Vec<SecretSource>, &str, bool),
+) -> Option<SecretSource> {
+    match (sources.pop(), sources.is_empty()) {
+        (Some(source), true) => Some(source),
+        _ if has_problems => None,
         _ => {
             r.problem(at, format!("either `env` or `file` must say where the {what} is"));
             None
@@ -35,8 +38,11 @@ pub(super) fn only(
     }
 }
 
-impl Holder {
-    /// `None`: it is not there, or empty.
+impl SecretSource {
+    /// The secret; `None` if it is missing or empty.
+    ///
+    /// # Errors
+    /// The file cannot be read.
     pub(super) fn text(&self, env: impl Fn(&str) -> Option<String>) -> Result<Option<String>, String> {
         let text = match self {
             Self::Variable(name) => env(name),
@@ -47,7 +53,7 @@ impl Holder {
         Ok(text.filter(|text| !text.trim().is_empty()))
     }
 
-    /// The variable that holds it, if one does.
+    /// The name of the variable, if it is one.
     pub(super) fn variable(&self) -> Option<&str> {
         match self {
             Self::Variable(name) => Some(name),
@@ -55,7 +61,7 @@ impl Holder {
         }
     }
 
-    /// The file that holds it, if one does.
+    /// The path of the file, if it is one.
     pub(super) fn file(&self) -> Option<&PathBuf> {
         match self {
             Self::Variable(_) => None,
@@ -64,7 +70,7 @@ impl Holder {
     }
 }
 
-impl fmt::Display for Holder {
+impl fmt::Display for SecretSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Variable(name) => write!(f, "the variable {name}"),
@@ -73,5 +79,5 @@ impl fmt::Display for Holder {
     }
 }
 
-/// A token or two keys are a hundred bytes; more than this is some other file.
+/// The largest file that is read. 4 KiB: a token or two keys have some hundred bytes.
 const MAX_BYTES: u64 = 4096;
