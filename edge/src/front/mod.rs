@@ -171,7 +171,7 @@ pub struct Front {
     rooms: Rooms,
     channels: Channels,
     park: Park,
-    rounds: Arc<rounds::Terms>,
+    rounds: Arc<rounds::RoundContext>,
     tasks: Tasks,
 }
 
@@ -181,11 +181,11 @@ impl Front {
     /// # Errors
     /// When the system gives out no random numbers.
     pub fn new(config: Config, rooms: Rooms, sealer: Sealer) -> Result<Arc<Self>, Error> {
-        let rounds = Arc::new(rounds::Terms {
+        let rounds = Arc::new(rounds::RoundContext {
             gateway: rooms.gateway.clone(),
             limits: config.limits.clone(),
-            rounds: config.rounds,
-            time: config.rounds_time,
+            rounds_max: config.rounds,
+            timeout: config.rounds_time,
             permits: rooms.permits.clone(),
             sealer: sealer.clone(),
         });

@@ -29,9 +29,9 @@ use super::body::Body;
 use super::door::arrival::{Arrival, Begun};
 use super::door::classify::{self, MISSING_META};
 use super::door::{Posted, headers};
-use super::exchange::{Exchange, Resumption, Tie};
+use super::exchange::{Exchange, Resumption};
 use super::refusal::{self, Refusal};
-use super::reply::Manner;
+use super::reply::ResponseEncoding;
 use super::{Front, client};
 use crate::call::{Affinity, Call, Caller, Client, ServerName};
 use crate::permit::{self, NoRoom};
@@ -131,8 +131,8 @@ fn begin(front: &Front, arrival: Arrival, method: Method, client: Client) -> Res
             return Ok(Begun::Call(Exchange::resume(front, (&message, method), resumption)));
         }
         Retry::Over(outcome) => {
-            let manner = Manner { era: Era::Modern, server: scope };
-            return Ok(Begun::Answered(manner.answer(&id, outcome).message));
+            let encoding = ResponseEncoding { era: Era::Modern, server: scope };
+            return Ok(Begun::Answered(encoding.answer(&id, outcome).message));
         }
     };
     let call = Call {
@@ -146,7 +146,7 @@ fn begin(front: &Front, arrival: Arrival, method: Method, client: Client) -> Res
         rename: None,
         permit,
     };
-    Ok(Begun::Call(Exchange::start(front, (Era::Modern, id), call, Tie::Response(rounds))))
+    Ok(Begun::Call(Exchange::stateless(front, id, call, rounds)))
 }
 
 /// What is asked of a task that the gateway itself keeps; `None` if it is a server's.

@@ -27,7 +27,7 @@ use crate::permit::RETRY_AFTER;
 
 /// What an answer depends on beside the outcome.
 #[derive(Clone, Debug)]
-pub(super) struct Manner {
+pub(super) struct ResponseEncoding {
     /// The era the client speaks.
     pub(super) era: Era,
     /// The server that answers, where one alone does.
@@ -45,7 +45,7 @@ pub(super) struct Answer {
     pub(super) ending: Ending,
 }
 
-impl Manner {
+impl ResponseEncoding {
     /// The response to the request `id`.
     pub(super) fn answer(&self, id: &RequestId, outcome: Outcome) -> Answer {
         match outcome {
@@ -62,7 +62,7 @@ impl Manner {
     }
 
     /// A result that asks the client something; what the call is for follows its answer.
-    pub(super) fn asking(&self, id: &RequestId, result: Parts) -> Answer {
+    pub(super) fn input_required(&self, id: &RequestId, result: Parts) -> Answer {
         let message = refusal::message(Some(id), "result", result);
         Answer { status: StatusCode::OK, retry_after_secs: None, message, ending: Ending::InputRequired }
     }
@@ -74,7 +74,7 @@ impl Manner {
             Outcome::Result(result) => {
                 Answer { status: StatusCode::OK, retry_after_secs: None, message: result, ending: Ending::Ok }
             }
-            Outcome::Refused(error) => match self.told(error) {
+            Outcome::Refused(error) => match self.translated(error) {
                 Ok((code, object)) => Answer {
                     status: plain_status_of_code(code),
                     retry_after_secs: None,
@@ -110,7 +110,7 @@ impl Manner {
 
     /// A server's own error as an error object alone, with the code that this client may see.
     pub(super) fn refusal(&self, error: Bytes) -> Bytes {
-        match self.told(error) {
+        match self.translated(error) {
             Ok((_, object)) => object.into_bytes(),
             Err(error) => self.error(&error),
         }
@@ -126,7 +126,7 @@ impl Manner {
 
     /// A server's own error. Only its code and a message that is none may have to change.
     fn refused(&self, id: &RequestId, error: Bytes) -> Answer {
-        let (told, object) = match self.told(error) {
+        let (told, object) = match self.translated(error) {
             Ok(told) => told,
             Err(error) => return self.failed(id, &error),
         };
@@ -145,7 +145,7 @@ impl Manner {
     }
 
     /// A server's own error with the code that this client may see, and a message.
-    fn told(&self, error: Bytes) -> Result<(i32, Parts), Error> {
+    fn translated(&self, error: Bytes) -> Result<(i32, Parts), Error> {
         let Some(found) = Found::scan(&error) else {
             let message = "the server answered with an error that is no JSON-RPC error object";
             return Err(Error::new(Kind::Protocol, Blame::Upstream, message));

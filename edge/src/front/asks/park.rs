@@ -31,12 +31,12 @@ use wire::splice::Parts;
 use super::digest::digest;
 use super::inputs::{Inputs, too_many_rounds};
 use super::reissue::{self, Verdict};
-use super::rounds::Terms;
+use super::rounds::RoundContext;
 use crate::call::{Call, Caller, Reply, ServerName};
 use crate::error::{Blame, Error, Kind};
 use crate::front::Front;
 use crate::front::modern::tasks::{Place, Slow, Tasks};
-use crate::front::reply::Manner;
+use crate::front::reply::ResponseEncoding;
 use crate::ops::drain::DrainWatch;
 use crate::permit::{self, Bound, NoRoom};
 use crate::seal::{self, Home, Sealer};
@@ -94,7 +94,7 @@ pub(in crate::front) struct Parked {
 
 /// Why an exchange ends before its call does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::front) enum Due {
+pub(in crate::front) enum Detachment {
     /// The client has to answer something first.
     Park,
     /// It takes long, and the client will come for it.
@@ -115,7 +115,7 @@ pub(in crate::front) struct Parking {
     /// Room for the task, once it is due.
     place: Option<Place>,
     tasks: Tasks,
-    terms: Arc<Terms>,
+    rounds: Arc<RoundContext>,
 }
 
 impl Parking {
@@ -146,30 +146,30 @@ impl Parking {
             slow: None,
             place: None,
             tasks: front.tasks.clone(),
-            terms: front.rounds.clone(),
+            rounds: front.rounds.clone(),
         }
     }
 
     /// Ready when the client has to be asked, or the call becomes a task.
-    pub(in crate::front) fn poll_due(&mut self, context: &mut Context<'_>) -> Poll<Due> {
+    pub(in crate::front) fn poll_due(&mut self, context: &mut Context<'_>) -> Poll<Detachment> {
         if self.inputs.poll_due(context).is_ready() {
-            return Poll::Ready(Due::Park);
+            return Poll::Ready(Detachment::Park);
         }
         let Some(slow) = &mut self.slow else { return Poll::Pending };
         std::task::ready!(slow.as_mut().poll(context));
         self.slow = None;
         self.place = self.tasks.place(&self.caller);
-        if self.place.is_some() { Poll::Ready(Due::Task) } else { Poll::Pending }
+        if self.place.is_some() { Poll::Ready(Detachment::Task) } else { Poll::Pending }
     }
 
     /// Makes a task of the call; the result that hands it to its client.
     ///
     /// # Errors
     /// When it cannot become one: then it is over.
-    pub(in crate::front) fn adopt(self, reply: Reply, manner: Manner) -> Result<Parts, Error> {
-        let Self { caller, scope, inputs, place, terms, .. } = self;
+    pub(in crate::front) fn adopt(self, reply: Reply, encoding: ResponseEncoding) -> Result<Parts, Error> {
+        let Self { caller, scope, inputs, place, rounds, .. } = self;
         let place = place.ok_or_else(|| NoRoom::Tasks.refusal())?;
-        Ok(Tasks::adopt(&place, Slow { caller, scope, inputs, reply, manner, terms }))
+        Ok(Tasks::adopt(&place, Slow { caller, scope, inputs, reply, encoding, rounds }))
     }
 
     /// Parks the call; the result that asks its client.

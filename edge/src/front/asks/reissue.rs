@@ -29,7 +29,7 @@ pub(in crate::front) enum Verdict {
     /// The result that asks the client to send its user somewhere.
     Ask(Parts),
     /// The client has to hear this instead.
-    Told(ErrorObject),
+    Refused(ErrorObject),
     /// It is over.
     Failed(Error),
 }
@@ -68,7 +68,7 @@ pub(super) fn ask(
 ) -> Verdict {
     if !Capabilities::of(client).has(Capabilities::URL) {
         // MCP 2026-07-28 basic, MissingRequiredClientCapability
-        return Verdict::Told(ErrorObject {
+        return Verdict::Refused(ErrorObject {
             code: code::MISSING_CAPABILITY,
             message: "the server needs a client that can send its user to a URL".into(),
             data: Some(json!({ "requiredCapabilities": { "elicitation": { "url": {} } } })),

@@ -5,7 +5,7 @@
 //!           input required                  all answered, or the time is over
 //!  Calling ────────────────▶ Asking ─────────────────────────────────────────▶ Calling
 //!     │                         └─ refused where there is no word for a no ──▶ Over
-//!     ├─ with a state alone ──▶ Resting ── a pause ──────────────────────────▶ Calling
+//!     ├─ with a state alone ──▶ Pausing ── a pause ──────────────────────────▶ Calling
 //!     └─ a round too many, or nothing that can be asked ─────────────────────▶ Over (terminal)
 //! ```
 //! Guarantees: the server gets its state back byte for byte, and an answer to each of its keys; rounds are
@@ -14,6 +14,7 @@
 // MCP 2026-07-28 basic/patterns/mrtr
 
 use std::collections::VecDeque;
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
@@ -32,40 +33,61 @@ use wire::span::Span;
 use wire::splice::Splice;
 
 use super::inputs::too_many_rounds;
-use crate::call::{Answer, Answered, Ask, Call, InputRequired, Outcome, Reply};
+use crate::call::{Answer, Answered, Ask, Call, Event, EventReader, InputRequired, Next, Outcome, Reply};
 use crate::error::{self, Blame, Error};
 use crate::permit::{Bound, NoRoom, Permits};
 use crate::router::Gateway;
 use crate::seal::Sealer;
 
-/// What the rounds of all calls have in common.
-pub(in crate::front) struct Terms {
+/// What the rounds of all calls share.
+pub(in crate::front) struct RoundContext {
     pub(in crate::front) gateway: Arc<dyn Gateway>,
     pub(in crate::front) limits: Limits,
     /// Rounds of one call that ask something.
-    pub(in crate::front) rounds: usize,
+    pub(in crate::front) rounds_max: usize,
     /// All rounds of one call together, from the first question on.
-    pub(in crate::front) time: Duration,
+    pub(in crate::front) timeout: Duration,
     pub(in crate::front) permits: Permits,
     /// For clients that make their rounds themselves.
     pub(in crate::front) sealer: Sealer,
 }
 
-/// The rounds of one call. It begins [`Phase::Calling`].
-pub(in crate::front) struct Rounds {
-    terms: Arc<Terms>,
+/// The reply of a call over all of its rounds. Dropping it cancels the call and withdraws its questions.
+pub(in crate::front) struct MultiRoundReply {
+    /// Of the current round.
+    reply: Reply,
+    /// Whether the client reads the events, in this round and the next ones.
+    reader: EventReader,
+    context: Arc<RoundContext>,
     phase: Phase,
+    /// Rounds so far that asked something.
     asked: usize,
     pause: Duration,
-    /// The end of all rounds, once there was a first.
-    ends: Option<Instant>,
+    /// Of all rounds; set by the first.
+    deadline: Option<Instant>,
+}
+
+/// What happens in a call.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "it is taken apart at once; a box would cost an allocation each"
+)]
+pub(in crate::front) enum RoundEvent {
+    /// Of the call, or a question of a round.
+    Event(Event),
+    /// Questions were withdrawn: whoever holds them drops them.
+    Withdrawn,
+    /// The call was sent again; its progress begins anew.
+    Redispatched,
+    /// The end; never [`Outcome::InputRequired`].
+    Outcome(Outcome),
 }
 
 /// See the drawing above.
 enum Phase {
     Calling,
     Asking(Box<Round>),
-    Resting(Pin<Box<Sleep>>, Box<(Call, Option<Bytes>)>),
+    Pausing(Pin<Box<Sleep>>, Box<(Call, Option<Bytes>)>),
     /// Terminal.
     Over(Outcome),
 }
@@ -75,13 +97,13 @@ struct Round {
     call: Call,
     state: Option<Bytes>,
     wanted: Vec<Wanted>,
-    /// Not put to the client yet.
+    /// Not yielded yet.
     asks: VecDeque<Ask>,
     answers: Arc<Answers>,
-    /// Takes all questions back, also when the round is dropped.
+    /// Withdraws all questions, also when the round is dropped.
     withdrawn: DropGuard,
     /// `None` once it was ready.
-    wait: Option<Pin<Box<Sleep>>>,
+    timeout: Option<Pin<Box<Sleep>>>,
 }
 
 /// What is wanted under one key.
@@ -91,96 +113,121 @@ struct Wanted {
     kind: Kind,
 }
 
-/// What happens next.
-#[expect(
-    clippy::large_enum_variant,
-    reason = "it is taken apart at once; a box would cost an allocation each"
-)]
-pub(in crate::front) enum Turn {
-    /// This is to be asked.
-    Ask(Ask),
-    /// Questions were taken back.
-    Withdrawn,
-    /// The call was sent again.
-    Again(Reply),
-    /// The call ends so.
-    Over(Outcome),
-}
-
-impl Rounds {
-    /// Of a call that was sent for the first time.
-    pub(in crate::front) fn new(terms: Arc<Terms>) -> Self {
-        Self { terms, phase: Phase::Calling, asked: 0, pause: PAUSE_FIRST, ends: None }
+impl MultiRoundReply {
+    /// Of a call that was dispatched for the first time.
+    pub(in crate::front) fn new(reply: Reply, context: Arc<RoundContext>) -> Self {
+        let (reader, phase, pause) = (EventReader::Present, Phase::Calling, PAUSE_FIRST);
+        Self { reply, reader, context, phase, asked: 0, pause, deadline: None }
     }
 
-    /// Whether the server has the call now.
-    pub(in crate::front) fn is_calling(&self) -> bool {
-        matches!(self.phase, Phase::Calling)
+    /// Whether a connection has the call.
+    pub(in crate::front) fn is_under_way(&self) -> bool {
+        self.reply.is_under_way()
     }
 
-    /// The server wants something first.
-    pub(in crate::front) fn begin(&mut self, input: InputRequired) {
-        self.phase = self.next(input).unwrap_or_else(|error| Phase::Over(Outcome::Failed(error)));
+    /// Says whether the client reads the events from now on.
+    pub(in crate::front) fn set_reader(&mut self, reader: EventReader) {
+        self.reader = reader;
+        self.reply.set_reader(reader);
     }
 
-    fn next(&mut self, mut input: InputRequired) -> Result<Phase, Error> {
+    /// The next question that the server has already asked; other events are dropped.
+    pub(in crate::front) fn take_queued_ask(&mut self) -> Option<Ask> {
+        let mut context = Context::from_waker(Waker::noop());
+        while let (Phase::Calling, true) = (&self.phase, self.reply.is_ready()) {
+            match self.reply.poll_next(&mut context) {
+                Poll::Ready(Next::Event(Event::Ask(ask))) => return Some(ask),
+                Poll::Ready(Next::Event(_)) => {}
+                Poll::Ready(Next::Outcome(_)) | Poll::Pending => return None,
+            }
+        }
+        None
+    }
+
+    /// The next event, or the outcome.
+    ///
+    /// Cancel-safe: what was not returned stays queued.
+    pub(in crate::front) async fn next(&mut self) -> RoundEvent {
+        poll_fn(|context| self.poll(context)).await
+    }
+
+    /// The poll form of [`MultiRoundReply::next`].
+    pub(in crate::front) fn poll(&mut self, context: &mut Context<'_>) -> Poll<RoundEvent> {
+        loop {
+            let responses = match &mut self.phase {
+                Phase::Calling => match ready!(self.reply.poll_next(context)) {
+                    Next::Event(event) => return Poll::Ready(RoundEvent::Event(event)),
+                    Next::Outcome(Outcome::InputRequired(input)) => {
+                        self.begin_round(*input);
+                        continue;
+                    }
+                    Next::Outcome(outcome) => return Poll::Ready(RoundEvent::Outcome(outcome)),
+                },
+                Phase::Asking(round) => match ready!(round.poll(context)) {
+                    Progress::Ask(ask) => return Poll::Ready(RoundEvent::Event(Event::Ask(ask))),
+                    Progress::Withdrawn => return Poll::Ready(RoundEvent::Withdrawn),
+                    Progress::Refused(kind) => {
+                        let outcome = refused(round.call.method, kind);
+                        self.phase = Phase::Over(outcome); // which withdraws the questions that are still open
+                        return Poll::Ready(RoundEvent::Withdrawn);
+                    }
+                    Progress::Answered(responses) => Some(responses),
+                },
+                Phase::Pausing(pause, _) => {
+                    ready!(pause.as_mut().poll(context));
+                    None
+                }
+                Phase::Over(_) => None,
+            };
+            match std::mem::replace(&mut self.phase, Phase::Calling) {
+                Phase::Asking(round) => {
+                    return Poll::Ready(self.dispatch(round.call, responses, round.state));
+                }
+                Phase::Pausing(_, rest) => return Poll::Ready(self.dispatch(rest.0, None, rest.1)),
+                Phase::Over(outcome) => return Poll::Ready(RoundEvent::Outcome(outcome)),
+                Phase::Calling => {}
+            }
+        }
+    }
+
+    fn begin_round(&mut self, input: InputRequired) {
+        self.phase = self.next_phase(input).unwrap_or_else(|error| Phase::Over(Outcome::Failed(error)));
+    }
+
+    fn next_phase(&mut self, mut input: InputRequired) -> Result<Phase, Error> {
         let now = Instant::now();
-        let ends = *self.ends.get_or_insert(now + self.terms.time);
-        if now >= ends {
+        let deadline = *self.deadline.get_or_insert(now + self.context.timeout);
+        if now >= deadline {
             return Err(too_late());
         }
         let state = input.state();
-        let requests = requests(&input, &self.terms.limits).ok_or_else(unreadable)?;
+        let requests = requests(&input, &self.context.limits).ok_or_else(unreadable)?;
         input.call.pin = Some(input.server.clone());
         if requests.is_empty() {
-            // It asks for timeout alone.
+            // The server only wants to be called again later.
             let pause = self.pause;
             self.pause = (pause * 2).min(PAUSE_LAST);
-            let wait = Box::pin(sleep_until(ends.min(now + pause)));
-            return Ok(Phase::Resting(wait, Box::new((input.call, state))));
+            let sleep = Box::pin(sleep_until(deadline.min(now + pause)));
+            return Ok(Phase::Pausing(sleep, Box::new((input.call, state))));
         }
         (self.asked, self.pause) = (self.asked + 1, PAUSE_FIRST);
-        if self.asked > self.terms.rounds {
-            self.terms.permits.metrics().hit(Bound::Rounds);
-            return Err(too_many_rounds(self.terms.rounds));
+        if self.asked > self.context.rounds_max {
+            self.context.permits.metrics().hit(Bound::Rounds);
+            return Err(too_many_rounds(self.context.rounds_max));
         }
-        let wait = Box::pin(sleep_until(ends));
-        Ok(Phase::Asking(Box::new(Round::new(input.call, state, requests, wait))))
-    }
-
-    /// The next turn of a call that no server has now.
-    pub(in crate::front) fn poll(&mut self, context: &mut Context<'_>) -> Poll<Turn> {
-        let retry = match &mut self.phase {
-            Phase::Calling | Phase::Over(_) => None,
-            Phase::Asking(round) => match ready!(round.poll(context)) {
-                Progress::Ask(ask) => return Poll::Ready(Turn::Ask(ask)),
-                Progress::Withdrawn => return Poll::Ready(Turn::Withdrawn),
-                Progress::Refused(kind) => {
-                    round.withdrawn.token().cancel();
-                    self.phase = Phase::Over(refused(round.call.method, kind));
-                    // First the questions that are still open are taken back.
-                    return Poll::Ready(Turn::Withdrawn);
-                }
-                Progress::Answered(responses) => Some(responses),
-            },
-            Phase::Resting(wait, _) => {
-                ready!(wait.as_mut().poll(context));
-                None
-            }
-        };
-        Poll::Ready(match std::mem::replace(&mut self.phase, Phase::Calling) {
-            Phase::Asking(round) => self.again(round.call, retry, round.state),
-            Phase::Resting(_, rest) => self.again(rest.0, None, rest.1),
-            Phase::Over(outcome) => Turn::Over(outcome),
-            Phase::Calling => Turn::Withdrawn, // nobody asks for this
-        })
+        let timeout = Box::pin(sleep_until(deadline));
+        Ok(Phase::Asking(Box::new(Round::new(input.call, state, requests, timeout))))
     }
 
     /// Sends the call again: the same params, the answers, and the server's own state or none.
-    fn again(&self, call: Call, responses: Option<Bytes>, state: Option<Bytes>) -> Turn {
-        match edited(call, responses, state, &self.terms.limits) {
-            Ok(call) => Turn::Again(self.terms.gateway.dispatch(call)),
-            Err(error) => Turn::Over(Outcome::Failed(error)),
+    fn dispatch(&mut self, call: Call, responses: Option<Bytes>, state: Option<Bytes>) -> RoundEvent {
+        match edited(call, responses, state, &self.context.limits) {
+            Ok(call) => {
+                self.reply = self.context.gateway.dispatch(call);
+                self.reply.set_reader(self.reader);
+                RoundEvent::Redispatched
+            }
+            Err(error) => RoundEvent::Outcome(Outcome::Failed(error)),
         }
     }
 }
@@ -204,7 +251,7 @@ impl Round {
         call: Call,
         state: Option<Bytes>,
         requests: Vec<(Bytes, Kind, Message)>,
-        wait: Pin<Box<Sleep>>,
+        timeout: Pin<Box<Sleep>>,
     ) -> Self {
         let answers = Arc::new(Answers::new(requests.len()));
         let withdrawn = CancellationToken::new();
@@ -213,17 +260,17 @@ impl Round {
             wanted.push(Wanted { key, kind });
             asks.push_back(Ask::new(kind, request, withdrawn.clone(), answers.clone(), token));
         }
-        Self { call, state, wanted, asks, answers, withdrawn: withdrawn.drop_guard(), wait: Some(wait) }
+        Self { call, state, wanted, asks, answers, withdrawn: withdrawn.drop_guard(), timeout: Some(timeout) }
     }
 
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<Progress> {
         if let Some(ask) = self.asks.pop_front() {
             return Poll::Ready(Progress::Ask(ask));
         }
-        if let Some(wait) = &mut self.wait
-            && wait.as_mut().poll(context).is_ready()
+        if let Some(timeout) = &mut self.timeout
+            && timeout.as_mut().poll(context).is_ready()
         {
-            self.wait = None;
+            self.timeout = None;
             self.withdrawn.token().cancel();
             // Whoever holds the questions may notice late that they are withdrawn, or never.
             self.answers.give_up();

@@ -38,7 +38,7 @@ use crate::front::door::media::{self, Accepts};
 use crate::front::legacy::own_stream::{Changes, News};
 use crate::front::metrics::StreamKind;
 use crate::front::refusal::{self, Refusal};
-use crate::front::reply::Manner;
+use crate::front::reply::ResponseEncoding;
 use crate::front::sse::{self, Feed};
 use crate::permit::{self, Bound, ListenPermit, NoRoom};
 use crate::router::{Accepted, ListChanges};
@@ -211,8 +211,8 @@ impl Listen {
                 Next::Event(_) => {}
                 Next::Outcome(Outcome::Failed(error)) => {
                     self.state = State::Over;
-                    let manner = Manner { era: Era::Modern, server: None };
-                    return Poll::Ready(Said::Last(manner.failed(&self.id, &error).message));
+                    let encoding = ResponseEncoding { era: Era::Modern, server: None };
+                    return Poll::Ready(Said::Last(encoding.failed(&self.id, &error).message));
                 }
                 // An ear says nothing else at its end.
                 Next::Outcome(_) => return Poll::Pending,

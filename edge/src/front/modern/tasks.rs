@@ -14,7 +14,6 @@
 
 mod book;
 
-use std::future::poll_fn;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -28,11 +27,11 @@ use wire::Message;
 use wire::splice::Parts;
 
 use super::timestamp::timestamp;
-use crate::call::{Caller, Capabilities, Client, Event, Next, Outcome, Reply, ServerName};
+use crate::call::{Caller, Capabilities, Client, Event, Outcome, Reply, ServerName};
 use crate::error::{Blame, Error, Kind};
 use crate::front::asks::inputs::{Answers, Inputs};
-use crate::front::asks::rounds::{Rounds, Terms, Turn};
-use crate::front::reply::Manner;
+use crate::front::asks::rounds::{MultiRoundReply, RoundContext, RoundEvent};
+use crate::front::reply::ResponseEncoding;
 use crate::ops::drain::DrainWatch;
 use crate::permit::{self, NoRoom};
 use crate::seal::{self, Home, Sealer};
@@ -94,8 +93,8 @@ struct Task {
 
 struct State {
     inputs: Inputs,
-    /// What the server's last progress said.
-    said: Option<String>,
+    /// The message of the server's last progress notification.
+    progress: Option<String>,
     updated: SystemTime,
     end: Option<End>,
 }
@@ -127,8 +126,8 @@ pub(in crate::front) struct Slow {
     pub(in crate::front) scope: Option<ServerName>,
     pub(in crate::front) inputs: Inputs,
     pub(in crate::front) reply: Reply,
-    pub(in crate::front) manner: Manner,
-    pub(in crate::front) terms: Arc<Terms>,
+    pub(in crate::front) encoding: ResponseEncoding,
+    pub(in crate::front) rounds: Arc<RoundContext>,
 }
 
 impl Tasks {
@@ -165,7 +164,7 @@ impl Tasks {
     /// Makes a task of a call; the result that hands it to the client.
     // MCP extension tasks, CreateTaskResult
     pub(in crate::front) fn adopt(place: &Place, slow: Slow) -> Parts {
-        let Slow { caller, scope, mut inputs, reply, manner, terms } = slow;
+        let Slow { caller, scope, mut inputs, reply, encoding, rounds } = slow;
         inputs.detach(); // the task is kept for longer than its call
         let Place { shared, id } = place;
         let now = SystemTime::now();
@@ -176,11 +175,11 @@ impl Tasks {
             created: now,
             expires: Instant::now() + shared.config.age,
             cancelled: CancellationToken::new(),
-            state: Mutex::new(State { inputs, said: None, updated: now, end: None }),
+            state: Mutex::new(State { inputs, progress: None, updated: now, end: None }),
         });
         reply.park(); // nobody waits at a connection for it any more
-        let rounds = Rounds::new(terms);
-        shared.drain.spawn(drive(shared.clone(), task.clone(), (reply, rounds), manner));
+        let reply = MultiRoundReply::new(reply, rounds);
+        shared.drain.spawn(drive(shared.clone(), task.clone(), reply, encoding));
         let result = shared.render(&task, "task");
         shared.book(|book| book.fill(id, task));
         result
@@ -288,8 +287,8 @@ impl Shared {
             "ttlMs": millis(self.config.age),
             "pollIntervalMs": millis(self.config.poll),
         });
-        if let (Some(said), Some(head)) = (&state.said, head.as_object_mut()) {
-            head.insert("statusMessage".to_owned(), said.as_str().into());
+        if let (Some(progress), Some(head)) = (&state.progress, head.as_object_mut()) {
+            head.insert("statusMessage".to_owned(), progress.as_str().into());
         }
         drop(state);
         let mut head = head.to_string();
@@ -303,11 +302,11 @@ impl Shared {
         whole
     }
 
-    fn ended(&self, task: &Task, manner: &Manner, outcome: Outcome) -> End {
+    fn ended(&self, task: &Task, encoding: &ResponseEncoding, outcome: Outcome) -> End {
         let (what, failed) = match outcome {
             Outcome::Result(result) => (result, false),
-            Outcome::Refused(error) => (manner.refusal(error).into(), true),
-            Outcome::Failed(error) => return self.failed(task, manner, &error),
+            Outcome::Refused(error) => (encoding.refusal(error).into(), true),
+            Outcome::Failed(error) => return self.failed(task, encoding, &error),
             // It never is: its rounds are made before.
             Outcome::InputRequired(_) => return End::Cancelled,
         };
@@ -320,7 +319,7 @@ impl Shared {
             }
             Settled::Full => {
                 self.refusals.hit(NoRoom::TaskBytes);
-                End::Failed(manner.error(&NoRoom::TaskBytes.refusal()))
+                End::Failed(encoding.error(&NoRoom::TaskBytes.refusal()))
             }
             Settled::Unwanted => End::Cancelled,
         }
@@ -338,9 +337,9 @@ impl Shared {
     }
 
     /// Errors of our own are a sentence: as many as tasks are bound enough.
-    fn failed(&self, task: &Task, manner: &Manner, error: &Error) -> End {
+    fn failed(&self, task: &Task, encoding: &ResponseEncoding, error: &Error) -> End {
         self.book(|book| book.spend(&task.id, true));
-        End::Failed(manner.error(error))
+        End::Failed(encoding.error(error))
     }
 
     /// Looks into the book. What had to make room is dropped after the lock, for it may want others.
@@ -356,6 +355,30 @@ impl Shared {
 }
 
 impl Task {
+    /// Keeps what a client that asks for the task is shown of an event.
+    fn record(&self, event: Event) {
+        let refused = {
+            let mut state = self.state.lock();
+            state.updated = SystemTime::now();
+            match event {
+                Event::Ask(ask) => state.inputs.keep(ask),
+                Event::Progress(message) => {
+                    state.progress = progress_message(&message).or(state.progress.take());
+                    None
+                }
+                Event::Notice(..) => None, // a task has no stream for it
+            }
+        };
+        if let Some((ask, answer)) = refused {
+            ask.answer(answer);
+        }
+    }
+
+    fn drop_withdrawn(&self) {
+        let withdrawn = self.state.lock().inputs.take_withdrawn();
+        drop(withdrawn); // after the lock: dropping a question answers it
+    }
+
     /// `false`: it had ended before.
     fn cancel(&self) -> bool {
         let first = self.end(End::Cancelled);
@@ -378,72 +401,31 @@ impl Task {
     }
 }
 
-/// Takes what the server says until it has answered, or nobody wants the answer.
-async fn drive(
-    shared: Arc<Shared>,
-    task: Arc<Task>,
-    (mut reply, mut rounds): (Reply, Rounds),
-    manner: Manner,
-) {
+/// Takes what the server sends until it has answered, or nobody wants the answer.
+async fn drive(shared: Arc<Shared>, task: Arc<Task>, mut reply: MultiRoundReply, encoding: ResponseEncoding) {
     let end = loop {
         // All arms are cancel-safe: what was not returned stays queued.
-        let next = tokio::select! {
-            next = next(&task, &mut reply, &mut rounds) => next,
+        let event = tokio::select! {
+            event = reply.next() => event,
             () = task.cancelled.cancelled() => return,
             () = shared.drain.cut() => {
                 let message = "this gateway is stopping, and its tasks with it";
-                break shared.failed(&task, &manner, &Error::new(Kind::Draining, Blame::Edge, message));
+                break shared.failed(&task, &encoding, &Error::new(Kind::Draining, Blame::Edge, message));
             }
         };
-        match next {
-            Next::Event(event) => heard(&task, event),
-            Next::Outcome(Outcome::InputRequired(input)) => rounds.begin(*input),
-            Next::Outcome(outcome) => break shared.ended(&task, &manner, outcome),
+        match event {
+            RoundEvent::Event(event) => task.record(event),
+            RoundEvent::Withdrawn => task.drop_withdrawn(),
+            RoundEvent::Redispatched => {}
+            RoundEvent::Outcome(outcome) => break shared.ended(&task, &encoding, outcome),
         }
     };
     task.end(end);
 }
 
-/// The next thing that happens, be the call at its server or between two rounds.
-async fn next(task: &Task, reply: &mut Reply, rounds: &mut Rounds) -> Next {
-    loop {
-        if rounds.is_calling() {
-            return reply.next().await;
-        }
-        match poll_fn(|context| rounds.poll(context)).await {
-            Turn::Ask(ask) => return Next::Event(Event::Ask(ask)),
-            Turn::Over(outcome) => return Next::Outcome(outcome),
-            Turn::Again(next) => *reply = next,
-            Turn::Withdrawn => {
-                let withdrawn = task.state.lock().inputs.take_withdrawn();
-                drop(withdrawn); // after the lock: dropping a question answers it
-            }
-        }
-    }
-}
-
-fn heard(task: &Task, event: Event) {
-    let refused = {
-        let mut state = task.state.lock();
-        state.updated = SystemTime::now();
-        match event {
-            Event::Ask(ask) => state.inputs.keep(ask),
-            Event::Progress(message) => {
-                state.said = said(&message).or(state.said.take());
-                None
-            }
-            Event::Notice(..) => None, // a task has no stream for it
-        }
-    };
-    if let Some((ask, answer)) = refused {
-        ask.answer(answer);
-    }
-}
-
-/// What a person may read of progress.
-fn said(progress: &Message) -> Option<String> {
-    let said = progress.param("message")?.as_str()?.chars().take(SAID_CHARS).collect();
-    Some(said)
+/// The part of a progress notification that a person reads.
+fn progress_message(progress: &Message) -> Option<String> {
+    Some(progress.param("message")?.as_str()?.chars().take(PROGRESS_CHARS).collect())
 }
 
 /// Cancels what is too old, and forgets it.
@@ -475,7 +457,7 @@ const OWN: &str = "edge~";
 const KIND: seal::Kind = seal::Kind::new("task");
 /// What says that it was heard.
 const ACK: Bytes = Bytes::from_static(br#"{"resultType":"complete"}"#);
-/// How much of a server's words is kept of each task.
-const SAID_CHARS: usize = 256;
+/// How much of a progress message is kept of each task.
+const PROGRESS_CHARS: usize = 256;
 /// How exact the age is; it is minutes.
 const SWEEP: Duration = Duration::from_secs(1);
