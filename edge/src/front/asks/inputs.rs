@@ -48,7 +48,7 @@ impl Inputs {
     }
 
     /// Whom it is asked of.
-    pub(super) fn client(&self) -> &Client {
+    pub(super) fn client(&self) -> &Arc<Client> {
         &self.client
     }
 

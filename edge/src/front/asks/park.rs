@@ -31,7 +31,7 @@ use wire::splice::Parts;
 use super::digest::digest;
 use super::inputs::{Inputs, too_many_rounds};
 use super::reissue::{self, Verdict};
-use super::rounds::RoundContext;
+use super::rounds::{MultiRoundReply, Reissue, RoundContext};
 use crate::call::{Call, Caller, Reply, ServerName};
 use crate::error::{Blame, Error, Kind};
 use crate::front::Front;
@@ -167,9 +167,18 @@ impl Parking {
     /// # Errors
     /// When it cannot become one: then it is over.
     pub(in crate::front) fn adopt(self, reply: Reply, encoding: ResponseEncoding) -> Result<Parts, Error> {
+        let request = self.request()?;
         let Self { caller, scope, inputs, place, rounds, .. } = self;
         let place = place.ok_or_else(|| NoRoom::Tasks.refusal())?;
-        Ok(Tasks::adopt(&place, Slow { caller, scope, inputs, reply, encoding, rounds }))
+        let reissue = Reissue {
+            caller: caller.clone(),
+            scope: scope.clone(),
+            client: inputs.client().clone(),
+            method: Method::ToolsCall, // no other call becomes a task
+            request,
+        };
+        let reply = MultiRoundReply::new(reply, rounds).with_reissue(reissue);
+        Ok(Tasks::adopt(&place, Slow { caller, scope, inputs, reply, encoding }))
     }
 
     /// Parks the call; the result that asks its client.
@@ -202,10 +211,14 @@ impl Parking {
         })
     }
 
-    fn subject(&self) -> Result<Subject, Error> {
+    fn request(&self) -> Result<Message, Error> {
         let broken =
             |_| Error::new(Kind::Lost, Blame::Edge, "the call's own request could not be read again");
-        let request = Message::scan(self.request.clone(), &self.limits).map_err(broken)?;
+        Message::scan(self.request.clone(), &self.limits).map_err(broken)
+    }
+
+    fn subject(&self) -> Result<Subject, Error> {
+        let request = self.request()?;
         Ok(Subject { caller: self.caller.clone(), scope: self.scope.clone(), digest: digest(&request) })
     }
 }

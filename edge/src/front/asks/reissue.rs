@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Value, json};
 use wire::code;
 use wire::limits::Limits;
 use wire::splice::{Parts, Splice};
@@ -20,7 +20,6 @@ use super::inputs::{Answers, too_many_rounds};
 use super::park::{Subject, encode_subject};
 use crate::call::{Capabilities, Client, Outcome};
 use crate::error::{Blame, Error, Kind};
-use crate::front::refusal::ErrorObject;
 use crate::ops::unix_time::now_unix_secs;
 use crate::seal::{self, Sealer};
 
@@ -28,8 +27,6 @@ use crate::seal::{self, Sealer};
 pub(in crate::front) enum Verdict {
     /// The result that asks the client to send its user somewhere.
     Ask(Parts),
-    /// The client has to hear this instead.
-    Refused(ErrorObject),
     /// It is over.
     Failed(Error),
 }
@@ -59,6 +56,31 @@ pub(super) struct Visit {
     url: String,
 }
 
+impl Visit {
+    /// The key of the question that asks for the visit of this index, as JSON.
+    pub(super) fn key(index: usize) -> String {
+        format!("\"{KEY}{index}\"")
+    }
+
+    fn params(&self) -> Value {
+        json!({ "mode": "url", "message": self.message, "url": self.url })
+    }
+
+    /// The question as a request of its own.
+    pub(super) fn request(&self) -> Bytes {
+        let params = self.params();
+        format!(r#"{{"jsonrpc":"2.0","id":0,"method":"elicitation/create","params":{params}}}"#).into()
+    }
+}
+
+/// The error of a client that does not declare URLs.
+// MCP 2026-07-28 basic, MissingRequiredClientCapability
+pub(super) fn lacks_urls() -> Error {
+    let message = "the server needs a client that can send its user to a URL";
+    let required = r#"{"elicitation":{"url":{}}}"#;
+    Error::new(Kind::MissingCapability(required), Blame::Downstream, message)
+}
+
 /// Asks the client to send its user to `visits`; `rounds` were asked before, of `most`.
 pub(super) fn ask(
     sealer: &Sealer,
@@ -67,12 +89,7 @@ pub(super) fn ask(
     visits: &[Visit],
 ) -> Verdict {
     if !Capabilities::of(client).has(Capabilities::URL) {
-        // MCP 2026-07-28 basic, MissingRequiredClientCapability
-        return Verdict::Refused(ErrorObject {
-            code: code::MISSING_CAPABILITY,
-            message: "the server needs a client that can send its user to a URL".into(),
-            data: Some(json!({ "requiredCapabilities": { "elicitation": { "url": {} } } })),
-        });
+        return Verdict::Failed(lacks_urls());
     }
     if rounds >= most {
         return Verdict::Failed(too_many_rounds(most));
@@ -85,12 +102,11 @@ pub(super) fn ask(
         Err(error) => return Verdict::Failed(error),
     };
     let mut requests = String::new();
-    for (index, Visit { message, url }) in visits.iter().enumerate() {
-        let params = json!({ "mode": "url", "message": message, "url": url });
+    for (index, visit) in visits.iter().enumerate() {
+        let (key, params) = (Visit::key(index), visit.params());
         let comma = if index > 0 { "," } else { "" };
         // A string takes whatever is written.
-        let _ =
-            write!(requests, r#"{comma}"{KEY}{index}":{{"method":"elicitation/create","params":{params}}}"#);
+        let _ = write!(requests, r#"{comma}{key}:{{"method":"elicitation/create","params":{params}}}"#);
     }
     Verdict::Ask(Parts::from(Bytes::from(format!(
         r#"{{"resultType":"input_required","inputRequests":{{{requests}}},"requestState":"{state}"}}"#
@@ -128,7 +144,7 @@ pub(super) fn take(
     if age_secs > MOST_AGE.as_secs() {
         return refuse("this requestState has expired; make the call again");
     }
-    let went = |index| answers.get(&format!("{KEY}{index}")).is_none_or(|answer| action(&answer) == "accept");
+    let went = |index| answers.get(&format!("{KEY}{index}")).is_none_or(|answer| is_accepted(&answer));
     if !(0..*count).all(went) {
         return Some(Ok(Again::Declined(declined(request))));
     }
@@ -136,16 +152,17 @@ pub(super) fn take(
     Some(message.map_err(|_| Error::new(Kind::Lost, Blame::Edge, "the call could not be made again")))
 }
 
-fn action(answer: &[u8]) -> String {
+/// Whether an answer to an elicitation is a yes.
+pub(super) fn is_accepted(answer: &[u8]) -> bool {
     #[derive(Deserialize)]
     struct Answered {
         action: String,
     }
-    serde_json::from_slice::<Answered>(answer).map(|answered| answered.action).unwrap_or_default()
+    serde_json::from_slice::<Answered>(answer).is_ok_and(|answered| answered.action == "accept")
 }
 
 /// A tool's failure is for the model to read; other methods have no such form.
-fn declined(request: &Message) -> Outcome {
+pub(super) fn declined(request: &Message) -> Outcome {
     let message = "the user did not open the page that the server needs to go on";
     if request.method() != "tools/call" {
         return Outcome::Failed(Error::new(Kind::Cancelled, Blame::Downstream, message));

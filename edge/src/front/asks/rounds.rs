@@ -13,7 +13,8 @@
 //! question is put to a client and answered (`questions`, `session/ask`).
 // MCP 2026-07-28 basic/patterns/mrtr
 
-use std::collections::VecDeque;
+mod round;
+
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -21,19 +22,20 @@ use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use parking_lot::Mutex;
 use serde_json::json;
 use tokio::time::{Instant, Sleep, sleep_until};
-use tokio_util::sync::{CancellationToken, DropGuard};
 use wire::Message;
 use wire::limits::Limits;
 use wire::mcp::method::{Ask as Kind, Method};
-use wire::object::Object;
-use wire::span::Span;
 use wire::splice::Splice;
 
+use self::round::{Progress, Purpose, Round, questions};
 use super::inputs::too_many_rounds;
-use crate::call::{Answer, Answered, Ask, Call, Event, EventReader, InputRequired, Next, Outcome, Reply};
+use super::reissue::{self, Visit};
+use crate::call::{
+    Affinity, Ask, Call, Caller, Capabilities, Client, Event, EventReader, InputRequired, Next, Outcome,
+    Reply, ServerName,
+};
 use crate::error::{self, Blame, Error};
 use crate::permit::{Bound, NoRoom, Permits};
 use crate::router::Gateway;
@@ -65,6 +67,17 @@ pub(in crate::front) struct MultiRoundReply {
     pause: Duration,
     /// Of all rounds; set by the first.
     deadline: Option<Instant>,
+    /// For a client that visits URLs between two calls of a legacy server.
+    reissue: Option<Box<Reissue>>,
+}
+
+/// What it takes to make the call of a client without a session anew.
+pub(in crate::front) struct Reissue {
+    pub(in crate::front) caller: Caller,
+    pub(in crate::front) scope: Option<ServerName>,
+    pub(in crate::front) client: Arc<Client>,
+    pub(in crate::front) method: Method,
+    pub(in crate::front) request: Message,
 }
 
 /// What happens in a call.
@@ -92,32 +105,22 @@ enum Phase {
     Over(Outcome),
 }
 
-/// One round that asks something.
-struct Round {
-    call: Call,
-    state: Option<Bytes>,
-    wanted: Vec<Wanted>,
-    /// Not yielded yet.
-    asks: VecDeque<Ask>,
-    answers: Arc<Answers>,
-    /// Withdraws all questions, also when the round is dropped.
-    withdrawn: DropGuard,
-    /// `None` once it was ready.
-    timeout: Option<Pin<Box<Sleep>>>,
-}
-
-/// What is wanted under one key.
-struct Wanted {
-    /// The server's own, a JSON string as it stands.
-    key: Bytes,
-    kind: Kind,
-}
-
 impl MultiRoundReply {
     /// Of a call that was dispatched for the first time.
     pub(in crate::front) fn new(reply: Reply, context: Arc<RoundContext>) -> Self {
         let (reader, phase, pause) = (EventReader::Present, Phase::Calling, PAUSE_FIRST);
-        Self { reply, reader, context, phase, asked: 0, pause, deadline: None }
+        Self { reply, reader, context, phase, asked: 0, pause, deadline: None, reissue: None }
+    }
+
+    /// Asks the client to visit the URLs that a legacy server's error names (−32042), and then makes the call anew.
+    // MCP 2025-11-25 client/elicitation, URL Elicitation Required Error
+    pub(in crate::front) fn with_reissue(self, reissue: Reissue) -> Self {
+        Self { reissue: Some(Box::new(reissue)), ..self }
+    }
+
+    /// Says that nobody reads on before a person has answered something.
+    pub(in crate::front) fn park(&self) {
+        self.reply.park();
     }
 
     /// Whether a connection has the call.
@@ -161,6 +164,13 @@ impl MultiRoundReply {
                         self.begin_round(*input);
                         continue;
                     }
+                    Next::Outcome(Outcome::Refused(error)) => match self.begin_visits(&error) {
+                        None => return Poll::Ready(RoundEvent::Outcome(Outcome::Refused(error))),
+                        Some(phase) => {
+                            self.phase = phase.unwrap_or_else(|error| Phase::Over(Outcome::Failed(error)));
+                            continue;
+                        }
+                    },
                     Next::Outcome(outcome) => return Poll::Ready(RoundEvent::Outcome(outcome)),
                 },
                 Phase::Asking(round) => match ready!(round.poll(context)) {
@@ -180,10 +190,8 @@ impl MultiRoundReply {
                 Phase::Over(_) => None,
             };
             match std::mem::replace(&mut self.phase, Phase::Calling) {
-                Phase::Asking(round) => {
-                    return Poll::Ready(self.dispatch(round.call, responses, round.state));
-                }
-                Phase::Pausing(_, rest) => return Poll::Ready(self.dispatch(rest.0, None, rest.1)),
+                Phase::Asking(round) => return Poll::Ready(self.end_round(*round, responses)),
+                Phase::Pausing(_, rest) => return Poll::Ready(self.redispatch(rest.0, None, rest.1)),
                 Phase::Over(outcome) => return Poll::Ready(RoundEvent::Outcome(outcome)),
                 Phase::Calling => {}
             }
@@ -201,170 +209,95 @@ impl MultiRoundReply {
             return Err(too_late());
         }
         let state = input.state();
-        let requests = requests(&input, &self.context.limits).ok_or_else(unreadable)?;
+        let questions = questions(&input, &self.context.limits).ok_or_else(unreadable)?;
         input.call.pin = Some(input.server.clone());
-        if requests.is_empty() {
+        if questions.is_empty() {
             // The server only wants to be called again later.
             let pause = self.pause;
             self.pause = (pause * 2).min(PAUSE_LAST);
             let sleep = Box::pin(sleep_until(deadline.min(now + pause)));
             return Ok(Phase::Pausing(sleep, Box::new((input.call, state))));
         }
+        self.count_round()?;
+        let round = Round::new(input.call, Purpose::Input(state), questions, sleep_until(deadline));
+        Ok(Phase::Asking(Box::new(round)))
+    }
+
+    fn count_round(&mut self) -> Result<(), Error> {
         (self.asked, self.pause) = (self.asked + 1, PAUSE_FIRST);
         if self.asked > self.context.rounds_max {
             self.context.permits.metrics().hit(Bound::Rounds);
             return Err(too_many_rounds(self.context.rounds_max));
         }
-        let timeout = Box::pin(sleep_until(deadline));
-        Ok(Phase::Asking(Box::new(Round::new(input.call, state, requests, timeout))))
+        Ok(())
+    }
+
+    /// A round that sends the user to URLs; `None` where the error is another one, or calls are not made anew.
+    fn begin_visits(&mut self, error: &Bytes) -> Option<Result<Phase, Error>> {
+        let (reissue, visits) = (self.reissue.as_ref()?, reissue::urls(error)?);
+        if !Capabilities::of(&reissue.client).has(Capabilities::URL) {
+            return Some(Err(reissue::lacks_urls()));
+        }
+        let call = reissue.call(&self.context);
+        Some(call.and_then(|call| self.visit_phase(call, &visits)))
+    }
+
+    fn visit_phase(&mut self, call: Call, visits: &[Visit]) -> Result<Phase, Error> {
+        let now = Instant::now();
+        let deadline = *self.deadline.get_or_insert(now + self.context.timeout);
+        if now >= deadline {
+            return Err(too_late());
+        }
+        let mut questions = Vec::new();
+        for (index, visit) in visits.iter().enumerate() {
+            let request = Message::scan(visit.request(), &self.context.limits).map_err(|_| unreadable())?;
+            questions.push((Visit::key(index).into(), Kind::Elicitation, request));
+        }
+        self.count_round()?;
+        let round = Round::new(call, Purpose::Visit, questions, sleep_until(deadline));
+        Ok(Phase::Asking(Box::new(round)))
+    }
+
+    fn end_round(&mut self, round: Round, responses: Option<Bytes>) -> RoundEvent {
+        let is_accepted = round.is_accepted();
+        match round.purpose {
+            Purpose::Input(state) => self.redispatch(round.call, responses, state),
+            Purpose::Visit if is_accepted => self.dispatch(round.call),
+            Purpose::Visit => RoundEvent::Outcome(reissue::declined(&round.call.request)),
+        }
     }
 
     /// Sends the call again: the same params, the answers, and the server's own state or none.
-    fn dispatch(&mut self, call: Call, responses: Option<Bytes>, state: Option<Bytes>) -> RoundEvent {
+    fn redispatch(&mut self, call: Call, responses: Option<Bytes>, state: Option<Bytes>) -> RoundEvent {
         match edited(call, responses, state, &self.context.limits) {
-            Ok(call) => {
-                self.reply = self.context.gateway.dispatch(call);
-                self.reply.set_reader(self.reader);
-                RoundEvent::Redispatched
-            }
+            Ok(call) => self.dispatch(call),
             Err(error) => RoundEvent::Outcome(Outcome::Failed(error)),
         }
     }
-}
 
-/// What comes of a round.
-#[expect(
-    clippy::large_enum_variant,
-    reason = "it is taken apart at once; a box would cost an allocation each"
-)]
-enum Progress {
-    Ask(Ask),
-    Withdrawn,
-    /// There will be no answer, and no word to tell the server so.
-    Refused(Kind),
-    /// `inputResponses`, a JSON object.
-    Answered(Bytes),
-}
-
-impl Round {
-    fn new(
-        call: Call,
-        state: Option<Bytes>,
-        requests: Vec<(Bytes, Kind, Message)>,
-        timeout: Pin<Box<Sleep>>,
-    ) -> Self {
-        let answers = Arc::new(Answers::new(requests.len()));
-        let withdrawn = CancellationToken::new();
-        let (mut wanted, mut asks) = (Vec::new(), VecDeque::new());
-        for ((key, kind, request), token) in requests.into_iter().zip(0..) {
-            wanted.push(Wanted { key, kind });
-            asks.push_back(Ask::new(kind, request, withdrawn.clone(), answers.clone(), token));
-        }
-        Self { call, state, wanted, asks, answers, withdrawn: withdrawn.drop_guard(), timeout: Some(timeout) }
-    }
-
-    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Progress> {
-        if let Some(ask) = self.asks.pop_front() {
-            return Poll::Ready(Progress::Ask(ask));
-        }
-        if let Some(timeout) = &mut self.timeout
-            && timeout.as_mut().poll(context).is_ready()
-        {
-            self.timeout = None;
-            self.withdrawn.token().cancel();
-            // Whoever holds the questions may notice late that they are withdrawn, or never.
-            self.answers.give_up();
-            return Poll::Ready(Progress::Withdrawn);
-        }
-        let mut answers = self.answers.0.lock();
-        let given = self.wanted.iter().zip(&answers.given);
-        for (Wanted { kind, .. }, answer) in given.clone() {
-            if let (Some(Answer::Refused(_) | Answer::Nobody), true) = (answer, *kind != Kind::Elicitation) {
-                return Poll::Ready(Progress::Refused(*kind));
-            }
-        }
-        if answers.given.iter().any(Option::is_none) {
-            answers.waker = Some(context.waker().clone());
-            return Poll::Pending;
-        }
-        let mut object = vec![b'{'];
-        for (Wanted { key, .. }, answer) in given {
-            if object.len() > 1 {
-                object.push(b',');
-            }
-            object.extend_from_slice(key);
-            object.push(b':');
-            match answer {
-                Some(Answer::Result(result)) => object.extend_from_slice(result),
-                // MCP 2025-11-25 client/elicitation, Response Actions: dismissed without a choice
-                _ => object.extend_from_slice(br#"{"action":"cancel"}"#),
-            }
-        }
-        object.push(b'}');
-        Poll::Ready(Progress::Answered(object.into()))
+    fn dispatch(&mut self, call: Call) -> RoundEvent {
+        self.reply = self.context.gateway.dispatch(call);
+        self.reply.set_reader(self.reader);
+        RoundEvent::Redispatched
     }
 }
 
-/// The answers of one round, as they come.
-struct Answers(Mutex<Given>);
-
-struct Given {
-    given: Vec<Option<Answer>>,
-    waker: Option<Waker>,
-}
-
-impl Answers {
-    fn new(count: usize) -> Self {
-        Self(Mutex::new(Given { given: vec![None; count], waker: None }))
-    }
-
-    /// Nobody answers what is still open.
-    fn give_up(&self) {
-        for place in self.0.lock().given.iter_mut().filter(|place| place.is_none()) {
-            *place = Some(Answer::Nobody);
-        }
-    }
-}
-
-impl Answered for Answers {
-    fn answered(&self, token: u64, answer: Answer) {
-        let waker = {
-            let mut answers = self.0.lock();
-            if let Some(place) = usize::try_from(token).ok().and_then(|token| answers.given.get_mut(token)) {
-                *place = Some(answer);
-            }
-            answers.waker.take()
-        };
-        if let Some(waker) = waker {
-            waker.wake();
-        }
-    }
-}
-
-/// What a server wants, each with its key and as a request of its own; `None` if it is not of the kinds that may
-/// stand here.
-fn requests(input: &InputRequired, limits: &Limits) -> Option<Vec<(Bytes, Kind, Message)>> {
-    let Some(requests) = input.requests() else { return Some(Vec::new()) };
-    let bytes = input.answer().bytes();
-    let object = Object::scan(bytes, requests.span(), limits).ok()?;
-    let request = |span: Span| {
-        let request = Object::scan(bytes, span, limits).ok()?;
-        let mut text = br#"{"jsonrpc":"2.0","id":0,"method":"#.to_vec();
-        text.extend_from_slice(request.get(bytes, "method")?.of(bytes));
-        text.extend_from_slice(br#","params":"#);
-        text.extend_from_slice(request.get(bytes, "params").map_or(b"{}", |params| params.of(bytes)));
-        text.push(b'}');
-        let message = Message::scan(text.into(), limits).ok()?;
-        let kind = Kind::parse(message.method());
-        matches!(kind, Kind::Sampling | Kind::Roots | Kind::Elicitation).then_some((kind, message))
-    };
-    object
-        .members()
-        .map(|member| {
-            let (kind, message) = request(member.value)?;
-            Some((member.key.slice(bytes), kind, message))
+impl Reissue {
+    fn call(&self, context: &RoundContext) -> Result<Call, Error> {
+        let mut permit = context.permits.call(self.caller.principal()).map_err(NoRoom::refusal)?;
+        permit.hold_bytes(self.request.bytes().len()).map_err(NoRoom::refusal)?;
+        Ok(Call {
+            caller: self.caller.clone(),
+            client: self.client.clone(),
+            affinity: Affinity::Principal,
+            scope: self.scope.clone(),
+            method: self.method,
+            request: self.request.clone(),
+            pin: None,
+            rename: None,
+            permit,
         })
-        .collect()
+    }
 }
 
 /// The same call with other answers and another state.

@@ -98,7 +98,6 @@ impl StatelessCall {
         match visits {
             None => encoding.answer(id, outcome),
             Some(Verdict::Ask(result)) => encoding.input_required(id, result),
-            Some(Verdict::Refused(error)) => encoding.answer(id, Outcome::Refused(error.to_bytes())),
             Some(Verdict::Failed(error)) => encoding.failed(id, &error),
         }
     }

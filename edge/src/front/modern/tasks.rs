@@ -27,10 +27,10 @@ use wire::Message;
 use wire::splice::Parts;
 
 use super::timestamp::timestamp;
-use crate::call::{Caller, Capabilities, Client, Event, Outcome, Reply, ServerName};
+use crate::call::{Caller, Capabilities, Client, Event, Outcome, ServerName};
 use crate::error::{Blame, Error, Kind};
 use crate::front::asks::inputs::{Answers, Inputs};
-use crate::front::asks::rounds::{MultiRoundReply, RoundContext, RoundEvent};
+use crate::front::asks::rounds::{MultiRoundReply, RoundEvent};
 use crate::front::reply::ResponseEncoding;
 use crate::ops::drain::DrainWatch;
 use crate::permit::{self, NoRoom};
@@ -125,9 +125,8 @@ pub(in crate::front) struct Slow {
     pub(in crate::front) caller: Caller,
     pub(in crate::front) scope: Option<ServerName>,
     pub(in crate::front) inputs: Inputs,
-    pub(in crate::front) reply: Reply,
+    pub(in crate::front) reply: MultiRoundReply,
     pub(in crate::front) encoding: ResponseEncoding,
-    pub(in crate::front) rounds: Arc<RoundContext>,
 }
 
 impl Tasks {
@@ -164,7 +163,7 @@ impl Tasks {
     /// Makes a task of a call; the result that hands it to the client.
     // MCP extension tasks, CreateTaskResult
     pub(in crate::front) fn adopt(place: &Place, slow: Slow) -> Parts {
-        let Slow { caller, scope, mut inputs, reply, encoding, rounds } = slow;
+        let Slow { caller, scope, mut inputs, reply, encoding } = slow;
         inputs.detach(); // the task is kept for longer than its call
         let Place { shared, id } = place;
         let now = SystemTime::now();
@@ -178,7 +177,6 @@ impl Tasks {
             state: Mutex::new(State { inputs, progress: None, updated: now, end: None }),
         });
         reply.park(); // nobody waits at a connection for it any more
-        let reply = MultiRoundReply::new(reply, rounds);
         shared.drain.spawn(drive(shared.clone(), task.clone(), reply, encoding));
         let result = shared.render(&task, "task");
         shared.book(|book| book.fill(id, task));
