@@ -32,8 +32,9 @@ use super::body::Body;
 use super::door::media::Accepts;
 use super::metrics::{Metrics, StreamKind};
 use super::reply::Answer;
+use super::requester::Requester;
 use super::sse::{self, Feed};
-use crate::call::{Call, Caller, EventReader, ServerName};
+use crate::call::{Call, EventReader};
 use crate::permit::CallPermit;
 use crate::session::replay::Weight;
 use crate::session::{InFlight, Said, Source};
@@ -54,8 +55,7 @@ enum State {
 /// A request that takes up a parked call.
 pub(super) struct Resumption {
     pub(super) id: RequestId,
-    pub(super) caller: Caller,
-    pub(super) scope: Option<ServerName>,
+    pub(super) requester: Requester,
     pub(super) parked: Parked,
     pub(super) room: CallPermit,
 }
@@ -104,10 +104,11 @@ impl Exchange {
         (request, method): (&Message, Method),
         resumption: Resumption,
     ) -> Self {
-        let Resumption { id, caller, scope, parked, room } = resumption;
+        let Resumption { id, requester, parked, room } = resumption;
         let Parked { inputs, reply, .. } = parked;
         let server = reply.server().cloned();
-        let parking = Parking::again(front, request.bytes().clone(), (caller, scope.clone()), inputs);
+        let scope = requester.scope.clone();
+        let parking = Parking::again(front, request.bytes().clone(), requester, inputs);
         let call = StatelessCall::new(front, reply, Some(parking)).with_room(room);
         let request = Request::new(request, method, scope, id);
         Self::waiting(Waiting::new(front, request, server, Downstream::Stateless(call)))

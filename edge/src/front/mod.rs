@@ -25,6 +25,7 @@ mod modern;
 mod plain;
 mod refusal;
 mod reply;
+mod requester;
 mod sse;
 pub mod stdio;
 #[cfg(test)]

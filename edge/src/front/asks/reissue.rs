@@ -1,8 +1,8 @@
-//! Calls that a legacy server answers only after the user has been to a URL (−32042): a modern client is asked to send
-//! the user there, and its retry is made again as a new call.
+//! Calls that a legacy server answers only after the user has visited a URL (−32042): a modern client is asked to send
+//! the user there, and its retry becomes a new call.
 //!
-//! Nothing is kept between the two: all that is known of it is in the `requestState`, so any process that has the key
-//! takes the retry.
+//! Nothing is kept between the two: everything is in the `requestState`, so any process that has the key takes the
+//! retry.
 // MCP 2025-11-25 client/elicitation, URL Elicitation Required Error; 2026-07-28 basic/patterns/mrtr
 
 use std::fmt::Write;
@@ -23,11 +23,11 @@ use crate::error::{Blame, Error, Kind};
 use crate::ops::unix_time::now_unix_secs;
 use crate::seal::{self, Sealer};
 
-/// What becomes of a server's error.
+/// What becomes of a server's error −32042.
 pub(in crate::front) enum Verdict {
     /// The result that asks the client to send its user somewhere.
     Ask(Parts),
-    /// It is over.
+    /// The call fails with this error.
     Failed(Error),
 }
 
@@ -44,11 +44,11 @@ pub(super) fn urls(error: &Bytes) -> Option<Vec<Visit>> {
     }
     let required: Required = serde_json::from_slice(error).ok()?;
     let fits = required.code == i64::from(code::URL_ELICITATION_REQUIRED)
-        && (1..=MOST_URLS).contains(&required.data.elicitations.len());
+        && (1..=URLS_MAX).contains(&required.data.elicitations.len());
     fits.then_some(required.data.elicitations)
 }
 
-/// Somewhere that the user has to go.
+/// A URL that the user has to visit.
 #[derive(Deserialize)]
 pub(super) struct Visit {
     #[serde(default)]
@@ -81,18 +81,18 @@ pub(super) fn lacks_urls() -> Error {
     Error::new(Kind::MissingCapability(required), Blame::Downstream, message)
 }
 
-/// Asks the client to send its user to `visits`; `rounds` were asked before, of `most`.
+/// Asks the client to send its user to `visits`, after `rounds` of at most `max`.
 pub(super) fn ask(
     sealer: &Sealer,
     (subject, client): (&Subject, &Client),
-    (rounds, most): (usize, usize),
+    (rounds, max): (usize, usize),
     visits: &[Visit],
 ) -> Verdict {
     if !Capabilities::of(client).has(Capabilities::URL) {
         return Verdict::Failed(lacks_urls());
     }
-    if rounds >= most {
-        return Verdict::Failed(too_many_rounds(most));
+    if rounds >= max {
+        return Verdict::Failed(too_many_rounds(max));
     }
     let count = u8::try_from(visits.len()).unwrap_or(u8::MAX);
     let round = u8::try_from(rounds + 1).unwrap_or(u8::MAX);
@@ -105,7 +105,7 @@ pub(super) fn ask(
     for (index, visit) in visits.iter().enumerate() {
         let (key, params) = (Visit::key(index), visit.params());
         let comma = if index > 0 { "," } else { "" };
-        // A string takes whatever is written.
+        // Writing to a string does not fail.
         let _ = write!(requests, r#"{comma}{key}:{{"method":"elicitation/create","params":{params}}}"#);
     }
     Verdict::Ask(Parts::from(Bytes::from(format!(
@@ -113,18 +113,18 @@ pub(super) fn ask(
     ))))
 }
 
-/// What a retry with a state of this kind comes to.
+/// What becomes of a retry with a state of this kind.
 pub(super) enum Again {
-    /// The call, with how often it was asked for a visit.
+    /// The call is made again, after so many rounds.
     Call(Message, usize),
-    /// The user did not go: there is nothing to call for.
+    /// The user did not visit the URL: nothing is called.
     Declined(Outcome),
 }
 
-/// Reads `state`. `None`: it is none of this kind.
+/// Reads `state`. `None`: it is not of this kind.
 ///
 /// # Errors
-/// Why this request cannot go on with it.
+/// Why this request cannot continue with it.
 pub(super) fn take(
     sealer: &Sealer,
     state: &str,
@@ -141,7 +141,7 @@ pub(super) fn take(
         );
     }
     let age_secs = now_unix_secs().saturating_sub(u64::from_be_bytes(*issued));
-    if age_secs > MOST_AGE.as_secs() {
+    if age_secs > AGE_MAX.as_secs() {
         return refuse("this requestState has expired; make the call again");
     }
     let went = |index| answers.get(&format!("{KEY}{index}")).is_none_or(|answer| is_accepted(&answer));
@@ -161,7 +161,7 @@ pub(super) fn is_accepted(answer: &[u8]) -> bool {
     serde_json::from_slice::<Answered>(answer).is_ok_and(|answered| answered.action == "accept")
 }
 
-/// A tool's failure is for the model to read; other methods have no such form.
+/// The outcome when the user declines. A tool's is a result, for the model to read; other methods have no such form.
 pub(super) fn declined(request: &Message) -> Outcome {
     let message = "the user did not open the page that the server needs to go on";
     if request.method() != "tools/call" {
@@ -172,7 +172,7 @@ pub(super) fn declined(request: &Message) -> Outcome {
     Outcome::Result(Parts::from(Bytes::from(result.to_string())))
 }
 
-/// The request as it was before there were answers: a legacy server knows none of this.
+/// The request without the members of a retry, which a legacy server does not know.
 fn without_answers(request: &Message, limits: &Limits) -> Result<Message, ScanError> {
     let mut splice = Splice::new(request.bytes().clone());
     if let Some(params) = request.params() {
@@ -181,11 +181,11 @@ fn without_answers(request: &Message, limits: &Limits) -> Result<Message, ScanEr
     Message::scan(splice.finish().into_bytes(), limits)
 }
 
-/// The kind of token that such a state is.
+/// The kind of sealed token that such a state is.
 const KIND: seal::Kind = seal::Kind::new("reissue");
-/// What keys begin with.
+/// The prefix of the keys.
 const KEY: &str = "url-";
 /// URLs in one error. A server has one or two things to authorise.
-const MOST_URLS: usize = 16;
-/// As long as any call waits for its client.
-const MOST_AGE: Duration = Duration::from_secs(600);
+const URLS_MAX: usize = 16;
+/// 10 m: as long as any call waits for its client.
+const AGE_MAX: Duration = Duration::from_secs(600);

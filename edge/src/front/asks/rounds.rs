@@ -1,16 +1,16 @@
-//! Rounds of a call: what a modern server wants first is asked of a client that has a session, and the call is
-//! sent again with the answers.
+//! The rounds of a call: what a modern server requires is asked of the client, one that has a session or polls a task,
+//! and the call is sent again with the answers.
 //!
 //! ```text
-//!           input required                  all answered, or the time is over
+//!           input required                  all answered, or timed out
 //!  Calling ────────────────▶ Asking ─────────────────────────────────────────▶ Calling
-//!     │                         └─ refused where there is no word for a no ──▶ Over
+//!     │                         └─ refused, and the protocol has no refusal ─▶ Over
 //!     ├─ with a state alone ──▶ Pausing ── a pause ──────────────────────────▶ Calling
 //!     └─ a round too many, or nothing that can be asked ─────────────────────▶ Over (terminal)
 //! ```
 //! Guarantees: the server gets its state back byte for byte, and an answer to each of its keys; rounds are
-//! bounded in number and in time; a call takes room once, for all of its rounds. What is not here: how a
-//! question is put to a client and answered (`questions`, `session/ask`).
+//! bounded in number and in time; a call takes its permit once, for all of its rounds. What is not here: how a
+//! question is sent to a client and answered (`questions`, `session/ask`).
 // MCP 2026-07-28 basic/patterns/mrtr
 
 mod round;
@@ -33,10 +33,10 @@ use self::round::{Progress, Purpose, Round, questions};
 use super::inputs::too_many_rounds;
 use super::reissue::{self, Visit};
 use crate::call::{
-    Affinity, Ask, Call, Caller, Capabilities, Client, Event, EventReader, InputRequired, Next, Outcome,
-    Reply, ServerName,
+    Affinity, Ask, Call, Capabilities, Client, Event, EventReader, InputRequired, Next, Outcome, Reply,
 };
 use crate::error::{self, Blame, Error};
+use crate::front::requester::Requester;
 use crate::permit::{Bound, NoRoom, Permits};
 use crate::router::Gateway;
 use crate::seal::Sealer;
@@ -73,8 +73,7 @@ pub(in crate::front) struct MultiRoundReply {
 
 /// What it takes to make the call of a client without a session anew.
 pub(in crate::front) struct Reissue {
-    pub(in crate::front) caller: Caller,
-    pub(in crate::front) scope: Option<ServerName>,
+    pub(in crate::front) requester: Requester,
     pub(in crate::front) client: Arc<Client>,
     pub(in crate::front) method: Method,
     pub(in crate::front) request: Message,
@@ -284,13 +283,14 @@ impl MultiRoundReply {
 
 impl Reissue {
     fn call(&self, context: &RoundContext) -> Result<Call, Error> {
-        let mut permit = context.permits.call(self.caller.principal()).map_err(NoRoom::refusal)?;
+        let requester = &self.requester;
+        let mut permit = context.permits.call(requester.caller.principal()).map_err(NoRoom::refusal)?;
         permit.hold_bytes(self.request.bytes().len()).map_err(NoRoom::refusal)?;
         Ok(Call {
-            caller: self.caller.clone(),
+            caller: requester.caller.clone(),
             client: self.client.clone(),
             affinity: Affinity::Principal,
-            scope: self.scope.clone(),
+            scope: requester.scope.clone(),
             method: self.method,
             request: self.request.clone(),
             pin: None,
@@ -308,7 +308,7 @@ fn edited(
     limits: &Limits,
 ) -> Result<Call, Error> {
     let mut splice = Splice::new(call.request.bytes().clone());
-    // A method that may want input has params, or no server would have got it.
+    // The methods that may require input have params.
     let params = call.request.params().ok_or_else(unreadable)?;
     let mut edit = splice.object(params);
     for (key, value) in [("inputResponses", responses), ("requestState", state)] {
@@ -321,18 +321,18 @@ fn edited(
     let text = splice.finish().into_bytes();
     call.permit.hold_bytes(text.len().saturating_sub(call.request.bytes().len())).map_err(NoRoom::refusal)?;
     call.request = Message::scan(text, limits).map_err(|_| {
-        let message = "what the client answered cannot be passed on: it is nested too deeply";
+        let message = "the client's answers cannot be relayed: they are nested too deeply";
         Error::new(error::Kind::InvalidParams, Blame::Downstream, message)
     })?;
     call.rename = None;
     Ok(call)
 }
 
-/// A question that the client will not answer, where an answer can only be the thing itself. A tool's caller is a
-/// model, which can act on it; SDK clients do the same.
+/// The outcome when the client refuses a question for which `inputResponses` has no refusal. For a tool it is a result,
+/// which the model can act on; SDK clients do the same.
 fn refused(method: Method, kind: Kind) -> Outcome {
     let message = format!(
-        "the server asked this client for {}, and got none; without it the call cannot go on",
+        "the server asked this client for {}, which it did not provide; the call cannot continue without it",
         match kind {
             Kind::Sampling => "a sample of its model (sampling/createMessage)",
             _ => "its roots (roots/list)",
@@ -346,16 +346,16 @@ fn refused(method: Method, kind: Kind) -> Outcome {
 }
 
 fn unreadable() -> Error {
-    let message = "the server wants input that no client can give";
+    let message = "the server requires input of a kind that no client can provide";
     Error::new(error::Kind::Protocol, Blame::Upstream, message)
 }
 
 fn too_late() -> Error {
-    let message = "what the server wanted first did not come in time";
+    let message = "the client did not provide in time the input that the server requires";
     Error::new(error::Kind::Timeout, Blame::Downstream, message)
 }
 
-/// The first pause where a server asks for timeout alone: most of what is waited for is done by then.
+/// The first pause where a server only asks to be called again: most of what it waits for is done by then.
 const PAUSE_FIRST: Duration = Duration::from_millis(250);
-/// The longest: what takes minutes may be noticed this much later.
+/// The longest pause: what takes minutes may be noticed this much later.
 const PAUSE_LAST: Duration = Duration::from_secs(5);
