@@ -52,7 +52,7 @@ enum State {
     Over,
 }
 
-/// A request that takes up a parked call.
+/// A retry that continues a parked call.
 pub(super) struct Resumption {
     pub(super) id: RequestId,
     pub(super) requester: Requester,
@@ -64,7 +64,7 @@ pub(super) struct Resumption {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Pace {
     pub(super) stream_after: Duration,
-    /// For a stream whose first event says where to resume.
+    /// For a stream that can be resumed from its first event on.
     pub(super) resumable_after: Duration,
     pub(super) keep_alive: Duration,
 }
@@ -98,7 +98,7 @@ impl Exchange {
         Self::waiting(Waiting::new(front, request, server, downstream))
     }
 
-    /// Goes on with a call that was parked; `request` took it up.
+    /// Continues a call that was parked; `request` is the retry.
     pub(super) fn resume(
         front: &Front,
         (request, method): (&Message, Method),
@@ -144,7 +144,7 @@ impl Exchange {
     /// What comes first; `None` when it is time to begin a stream without it.
     async fn first_step(&mut self, pace: Pace) -> Option<Step> {
         let ends = Instant::now() + pace.stream_after;
-        // A timer that is due before all others rouses the runtime: only calls that need it have it.
+        // A timer that is due before all others wakes the runtime: only calls that need it get it.
         let pause = if self.is_resumable() { pace.resumable_after } else { pace.stream_after };
         loop {
             let look = ends.min(Instant::now() + pause);
@@ -174,7 +174,7 @@ impl Exchange {
         }
     }
 
-    /// How the messages to come reach the client; and before them the event that says where to resume.
+    /// The priming event, for a stream that can be resumed, and the messages to come.
     fn into_feed(self) -> (Option<Parts>, Feed) {
         let State::Waiting(waiting) = &self.state else { return (None, Feed::Plain(Box::new(self))) };
         let Some(call) = waiting.session_call() else { return (None, Feed::Plain(Box::new(self))) };

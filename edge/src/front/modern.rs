@@ -96,7 +96,7 @@ pub(super) fn notice(headers: &HeaderMap, message: &Message) -> Result<Response<
 }
 
 /// 202 without a body.
-// MCP 2026-07-28 streamable-http, Sending Messages; the same words in earlier revisions
+// MCP 2026-07-28 streamable-http, Sending Messages; and the same in earlier revisions
 pub(super) fn accepted() -> Response<Body> {
     let mut response = Response::new(Body::default());
     *response.status_mut() = StatusCode::ACCEPTED;

@@ -34,7 +34,7 @@ pub(super) enum Feed {
 impl Feed {
     fn poll_event(&mut self, context: &mut Context<'_>) -> Poll<Option<Parts>> {
         match self {
-            Self::Plain(source) => source.poll_next(context).map(|said| match said {
+            Self::Plain(source) => source.poll_next(context).map(|next| match next {
                 Said::Message(message, _) | Said::Last(message) => Some(event(&message)),
                 Said::End => None,
             }),

@@ -91,7 +91,7 @@ pub(in crate::front) struct Parked {
     expires: Instant,
 }
 
-/// Why a call goes on without its exchange.
+/// Why a call continues without its exchange.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::front) enum Detachment {
     /// The client has to answer something first.

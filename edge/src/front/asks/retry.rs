@@ -24,7 +24,7 @@ pub(in crate::front) enum Retry {
     None(Message),
     /// At the server that requires the input, with that server's own state.
     Relay(Message, ServerName),
-    /// The parked call goes on, and has its answers.
+    /// The parked call continues, with its answers.
     Parked(Message, Box<Parked>),
     /// A new call is made, after so many rounds.
     Again(Message, usize),

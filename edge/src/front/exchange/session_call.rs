@@ -1,5 +1,5 @@
-//! A call of a client that has a session. It goes on when the client leaves; what a modern server wants first is asked
-//! in rounds, and questions go out on the stream of the call.
+//! A call of a client that has a session. It continues when the client leaves; the input that a modern server requires is
+//! asked for in rounds, and questions are sent on the stream of the call.
 
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -22,7 +22,7 @@ use crate::ops::drain::DrainWatch;
 use crate::session::replay::Weight;
 use crate::session::{InFlight, Session};
 
-/// See the module.
+/// A call of a client that has a session.
 pub(super) struct SessionCall {
     in_flight: InFlight,
     drain: DrainWatch,
@@ -34,10 +34,10 @@ pub(super) struct SessionCall {
     context: Arc<RoundContext>,
 }
 
-/// Where events go that come before the outcome.
+/// Where the events before the outcome are sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Delivery {
-    /// On the stream of the call, be it read at the moment or kept for the client's return.
+    /// On the stream of the call, whether it is read at the moment or kept for a resumption.
     Stream,
     /// Nowhere: the client takes one message.
     OutcomeOnly,
@@ -66,7 +66,7 @@ impl SessionCall {
         &self.drain
     }
 
-    /// Whether the stream begins with an event that says where to resume.
+    /// Whether the client can resume the stream, which then begins with a priming event.
     // MCP 2025-11-25 basic/transports; parsers of older clients stumble over empty data
     pub(super) fn is_resumable(&self) -> bool {
         self.session().version() >= ProtocolVersion::V2025_11_25
@@ -114,7 +114,8 @@ impl SessionCall {
         }
     }
 
-    /// What an event is to the client. A question that cannot go out with the call goes out beside it.
+    /// The message to the client for an event. A question that cannot be sent on the stream of the call is sent on the
+    /// session's own.
     fn message(&mut self, event: Event, token: Option<&Bytes>) -> Option<(Parts, Weight)> {
         if self.delivery != Delivery::Stream {
             if let Event::Ask(ask) = event {
@@ -134,8 +135,8 @@ impl SessionCall {
         self.progress.edit(message, &mut splice).then(|| splice.finish())
     }
 
-    /// Puts a question on the session's own stream, where it waits for a client that has left. One that takes no stream
-    /// with this call is asked only if it reads that one; else the question is dropped, which refuses it.
+    /// Queues a question for the session's own stream, where it waits for a client that has left. A client that takes no
+    /// stream with this call is asked only if it reads that one; otherwise the question is dropped, which refuses it.
     fn ask_beside(&self, ask: Ask) {
         let own_stream = &self.session().key().unsolicited;
         if self.delivery == Delivery::ClientLeft || own_stream.reader() == EventReader::Present {
@@ -154,7 +155,7 @@ impl SessionCall {
         }
     }
 
-    /// Saves the questions that wait in the reply of a cancelled call, for another call may have asked them. The
+    /// Keeps the questions that are queued in the reply of a cancelled call, because another call may have asked them. The
     /// connection withdraws those that none can have asked.
     fn save_asks(&mut self) {
         self.client_left();
@@ -163,7 +164,7 @@ impl SessionCall {
         }
     }
 
-    /// An outcome in the words of the session's revision.
+    /// Translates an outcome to the session's revision.
     pub(super) fn downgrade(&self, method: Method, outcome: Outcome) -> Outcome {
         match outcome {
             Outcome::Result(_) if has_empty_result(method) => {

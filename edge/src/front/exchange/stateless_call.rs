@@ -1,5 +1,5 @@
-//! A call of a client without a session. It ends with its response, unless it is parked while the client answers
-//! something, or becomes a task.
+//! A call of a client without a session. It ends with its response, unless it is parked while the client provides
+//! input, or becomes a task.
 
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -19,7 +19,7 @@ use crate::front::reply::{Answer, ResponseEncoding};
 use crate::permit::CallPermit;
 use crate::session::replay::Weight;
 
-/// See the module.
+/// A call of a client without a session.
 pub(super) struct StatelessCall {
     reply: Reply,
     /// For methods in which a server may ask.
@@ -27,7 +27,7 @@ pub(super) struct StatelessCall {
     /// Whether the client takes what comes before the outcome.
     takes_events: bool,
     context: Arc<RoundContext>,
-    /// Room for a call that was parked, which gave its own back.
+    /// The permit of the retry of a parked call, which gave its own back.
     _room: Option<CallPermit>,
 }
 
@@ -70,7 +70,7 @@ impl StatelessCall {
         }
     }
 
-    /// What an event is to the client. Questions wait until the call is parked.
+    /// The message to the client for an event. Questions wait until the call is parked.
     fn message(&mut self, event: Event, token: Option<&Bytes>) -> Option<CallEvent> {
         match event {
             Event::Ask(ask) => {
@@ -102,7 +102,7 @@ impl StatelessCall {
         }
     }
 
-    /// Lets the call go on without its exchange; the answer that says how to come back to it.
+    /// Lets the call continue without its exchange, and returns the answer that names the parked call or the task.
     pub(super) fn detach(
         self,
         detachment: Detachment,

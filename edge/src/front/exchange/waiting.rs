@@ -26,7 +26,7 @@ use crate::session::replay::Weight;
 /// A call on its way.
 pub(super) struct Waiting {
     id: RequestId,
-    /// The client's own progress token as JSON; without one it wants no progress.
+    /// The client's own progress token as JSON; without one it gets no progress.
     progress_token: Option<Bytes>,
     encoding: ResponseEncoding,
     record: Record,
@@ -35,7 +35,7 @@ pub(super) struct Waiting {
 
 /// What ties a call to its client.
 pub(super) enum Downstream {
-    /// The session: the call goes on when the response breaks, until it ends or is cancelled by a message.
+    /// The session: the call continues when the response breaks, until it ends or is cancelled by a message.
     // MCP 2025-11-25 basic/transports: a disconnection is not a cancellation
     Session(SessionCall),
     /// The response: when the client closes it, the call is cancelled.
@@ -56,7 +56,7 @@ pub(super) enum CallEnd {
     Outcome(Outcome),
     /// The result that asks a client without a session for input; its retry is another request.
     InputRequired(Parts),
-    /// The call goes on without this exchange.
+    /// The call continues without this exchange: parked, or as a task.
     Detached(Detachment),
     Cancelled(Cancelled),
 }
@@ -65,9 +65,9 @@ pub(super) enum CallEnd {
 pub(super) enum Cancelled {
     /// The client, which wants no answer.
     ByClient,
-    /// The end of its session, which the client has to hear of.
+    /// The end of its session, which the client is told.
     WithSession,
-    /// The end of the process, which it has to hear of as well.
+    /// The end of the process, which the client is told as well.
     ByCut,
 }
 
@@ -122,7 +122,7 @@ impl Waiting {
         }
     }
 
-    /// Whether the client reads the stream from now on. Without a session there is nobody who reads on in its place.
+    /// Says whether the client reads the stream from now on. Without a session nothing reads on in its place.
     pub(super) fn set_reader(&mut self, reader: EventReader) {
         if let Downstream::Session(call) = &mut self.downstream {
             call.set_reader(reader);
@@ -165,7 +165,7 @@ impl Waiting {
         self.encoding.failed(&self.id, &error).message.into_bytes()
     }
 
-    /// Goes on with a call whose client left before there was a stream to resume.
+    /// Runs a call to its end whose client left before there was a stream to resume.
     pub(super) async fn finish_alone(mut self: Box<Self>, drain: DrainWatch) {
         if let Downstream::Session(call) = &mut self.downstream {
             call.client_left();

@@ -245,8 +245,8 @@ impl Source for Listen {
                 }
                 State::Over => return Poll::Ready(Said::End),
             }
-            if let Poll::Ready(said) = self.poll_update(context) {
-                return Poll::Ready(said);
+            if let Poll::Ready(update) = self.poll_update(context) {
+                return Poll::Ready(update);
             }
             match ready!(self.changes.poll_news(context)) {
                 News::Changed => {}

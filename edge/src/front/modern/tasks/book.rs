@@ -136,7 +136,7 @@ impl<T> Book<T> {
         }
     }
 
-    /// Takes out the tasks that `over` says yes to.
+    /// Takes out the tasks that are `over`.
     pub(super) fn take(&mut self, over: impl Fn(&T) -> bool) -> Vec<T> {
         let over = self.entries.extract_if(|_, entry| entry.task.as_ref().is_some_and(&over));
         over.filter_map(|(_, entry)| entry.task).collect()
