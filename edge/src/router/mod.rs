@@ -366,6 +366,7 @@ impl Shared {
 
 /// Passes a reply on, both ways.
 async fn forward(mut from: Reply, to: Responder) {
+    from.follow_reader(&to);
     loop {
         tokio::select! {
             // Both arms are cancel-safe: what `next` did not return stays queued.
