@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::future::poll_fn;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
@@ -147,6 +147,11 @@ impl Reply {
     /// Says whether the client reads the events from now on.
     pub fn set_reader(&self, reader: EventReader) {
         self.shared.lock().reader = reader;
+    }
+
+    /// For events that are forwarded to `to`: the reader of these events is the one of that reply, also when it changes.
+    pub fn follow_reader(&self, to: &Responder) {
+        self.shared.lock().forwarded_to = Arc::downgrade(&to.shared);
     }
 
     /// Whether a connection has the call: from then on nothing refuses it for want of room.
@@ -302,7 +307,11 @@ impl Responder {
 
     /// Whether the client reads the events.
     pub fn reader(&self) -> EventReader {
-        self.shared.lock().reader
+        let (reader, forwarded_to) = {
+            let shared = self.shared.lock();
+            (shared.reader, shared.forwarded_to.upgrade())
+        };
+        forwarded_to.map_or(reader, |to| to.lock().reader) // one lock at a time
     }
 
     /// Says whether the client reads the events from now on, where the consumer's end has been given away.
@@ -418,6 +427,8 @@ struct Shared {
     reader: EventReader,
     /// See [`Reply::detach`].
     detached: bool,
+    /// The reply that these events are forwarded to, if any.
+    forwarded_to: Weak<Mutex<Shared>>,
     consumer: Option<Waker>,
     producer: Producer,
 }

@@ -1,7 +1,7 @@
-//! The bodies of both directions: a request's read once within its bounds, a response's as slices.
+//! The bodies of both directions: a request's, read once within its bounds, and a response's, in slices.
 //!
-//! Guarantees: room is taken before bytes are kept, a body over its bound is never read to its end, a body
-//! that comes in one piece is not copied, and a client that sends it too slowly is not waited for.
+//! Guarantees: room is taken before bytes are kept, a body over its bound is not read to its end, a body
+//! that arrives in one piece is not copied, and a client that sends too slowly is timed out.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -33,12 +33,12 @@ enum Inner {
     Relayed(Box<Relayed>),
 }
 
-/// What another replica sends.
+/// The response of another replica.
 struct Relayed {
     incoming: Incoming,
-    /// Resolves when it has to end here.
+    /// Resolves when this replica ends it.
     until: Pin<Box<dyn Future<Output = ()> + Send>>,
-    /// Whose it is, if it stands open only as long as the credentials hold.
+    /// The caller, if the stream stays open only as long as the credentials are valid.
     standing: Option<Caller>,
     _place: Place,
 }
@@ -49,8 +49,8 @@ impl Body {
         Self(Inner::Whole(parts.into()))
     }
 
-    /// What another replica answers, as it comes; at most `until` that resolves, or the credentials of whom it stands
-    /// open for are taken back.
+    /// The response of another replica, unchanged. It ends when `until` resolves, or when the credentials of `standing` are
+    /// revoked.
     pub(super) fn relayed(
         (incoming, place): (Incoming, Place),
         until: impl Future<Output = ()> + Send + 'static,
@@ -59,7 +59,7 @@ impl Body {
         Self(Inner::Relayed(Box::new(Relayed { incoming, until: Box::pin(until), standing, _place: place })))
     }
 
-    /// A body that comes as it happens.
+    /// A body that is streamed.
     pub(super) fn stream(stream: impl HttpBody<Data = Parts, Error = Infallible> + Send + 'static) -> Self {
         Self(Inner::Stream(Box::pin(stream)))
     }
@@ -67,7 +67,7 @@ impl Body {
 
 impl HttpBody for Body {
     type Data = Parts;
-    // Only what another replica sends can break off in the middle, and then the client has to notice.
+    // Only the response of another replica can break off, and then the client has to notice.
     type Error = hyper::Error;
 
     fn poll_frame(
@@ -130,7 +130,7 @@ impl fmt::Debug for Body {
 /// Why a request's body was not read.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum ReadError {
-    /// It is larger than this many bytes, as announced or as it came.
+    /// It is larger than this many bytes, by its announced length or as read.
     TooLarge(usize),
     /// A bound of the process is reached.
     Full(Bound),
@@ -142,8 +142,8 @@ pub(super) enum ReadError {
 
 /// Reads a body of at most `limit_bytes` within `timeout`.
 ///
-/// `room` is the call's permit, or the bound that refused one. Notifications and answers need no permit, and
-/// before the body is read nobody knows what it is: so without one a small body is still read.
+/// `room` is the call's permit, or the bound that refused one. Notifications and answers need no permit, and what a
+/// body is turns out when it is read: so without a permit a small body is still read.
 ///
 /// # Errors
 /// See [`ReadError`].
@@ -190,12 +190,12 @@ where
     let (mut first, mut rest) = (Bytes::new(), BytesMut::new());
     while let Some(frame) = body.frame().await {
         let Ok(frame) = frame else { return Err(ReadError::Broken) };
-        let Ok(chunk) = frame.into_data() else { continue }; // trailers say nothing here
+        let Ok(chunk) = frame.into_data() else { continue }; // trailers are ignored
         let read_bytes = first.len() + rest.len() + chunk.len();
         if read_bytes > limit_bytes {
             return Err(ReadError::TooLarge(limit_bytes));
         }
-        // Of unknown length: so far the chunk is in its connection's own buffer, which is bounded.
+        // A body of unknown length: until now the chunk is in its connection's own buffer, which is bounded.
         if read_bytes > room_bytes {
             take(read_bytes - room_bytes)?;
             room_bytes = read_bytes;
@@ -213,7 +213,7 @@ where
     Ok(if rest.is_empty() { first } else { rest.freeze() })
 }
 
-/// What is read of a body that got no permit: enough for any notification, and 40 MB if all of 10,000
+/// The bytes that are read of a body without a permit: enough for any notification, and 40 MB if all of 10,000
 /// connections send one.
 const SMALL_BYTES: usize = 4096;
 

@@ -20,11 +20,15 @@ use wire::span::Span;
 use wire::splice::{Parts, Splice};
 
 use crate::call::Outcome;
-use crate::front::asks::rounds::Terms;
+use crate::front::asks::rounds::RoundContext;
 use crate::permit::{Bound, Permits};
 
 /// The end of a call of `method`, as its client understands it.
-pub(in crate::front) fn outcome(what: (Method, ProtocolVersion), outcome: Outcome, terms: &Terms) -> Outcome {
+pub(in crate::front) fn outcome(
+    what: (Method, ProtocolVersion),
+    outcome: Outcome,
+    terms: &RoundContext,
+) -> Outcome {
     told(what, outcome, (&terms.limits, &terms.permits))
 }
 

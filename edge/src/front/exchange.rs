@@ -6,37 +6,35 @@
 //!            an event, or a long silence ────▶ stream ──events──▶ outcome ──▶ end
 //! ```
 //! Late, because a status cannot be taken back once a stream has begun, and one JSON response costs less
-//! everywhere. What a client's leaving means is the era's business, said by [`Tie`].
+//! everywhere. What it means when a client leaves depends on its era (`exchange/waiting`).
 
+mod session_call;
+mod stateless_call;
 mod waiting;
 
 use std::future::poll_fn;
-use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::Bytes;
 use http::{Response, StatusCode};
 use tokio::time::{Instant, timeout_at};
+use wire::Message;
 use wire::id::RequestId;
-use wire::mcp::meta;
 use wire::mcp::method::Method;
-use wire::mcp::version::ProtocolVersion;
 use wire::splice::Parts;
-use wire::{Era, Message};
 
+use self::session_call::SessionCall;
+use self::stateless_call::StatelessCall;
+use self::waiting::{CallEvent, Downstream, Request, Waiting};
 use super::Front;
-use super::asks::park::{Due, Parked, Parking};
-use super::asks::questions::Questions;
-use super::asks::rounds::{self, Rounds};
-use super::asks::steps::Steps;
+use super::asks::park::{Parked, Parking};
 use super::body::Body;
 use super::door::media::Accepts;
-use super::metrics::{Metrics, Record, StreamKind, Subject};
-use super::reply::{Answer, Manner};
+use super::metrics::{Metrics, StreamKind};
+use super::reply::Answer;
+use super::requester::Requester;
 use super::sse::{self, Feed};
-use crate::call::{Call, Caller, EventReader, Reply, ServerName};
-use crate::ops::drain::DrainWatch;
+use crate::call::{Call, EventReader};
 use crate::permit::CallPermit;
 use crate::session::replay::Weight;
 use crate::session::{InFlight, Said, Source};
@@ -50,162 +48,70 @@ pub(super) struct Exchange {
 
 enum State {
     Waiting(Box<Waiting>),
-    /// Terminal: the outcome was taken.
+    /// Terminal: the last message was taken.
     Over,
 }
 
-/// See [`Exchange`].
-struct Waiting {
-    reply: Reply,
-    id: RequestId,
-    /// The client's own progress token as JSON; without one it wants no progress.
-    progress_token: Option<Bytes>,
-    manner: Manner,
-    record: Record,
-    tie: Tie,
-    /// Whether success has no content.
-    empty: bool,
-    /// Whether the client hears what comes before the outcome.
-    heard: bool,
-    /// Whether it does at the moment; passed on to the call of each round.
-    reader: EventReader,
-    /// What was asked in the course of the call of a session.
-    questions: Option<Questions>,
-    /// The same for a client without one, whose call can be parked.
-    parking: Option<Parking>,
-    /// Room for a call that was parked, which gave its own back.
-    _room: Option<CallPermit>,
-    terms: Arc<rounds::Terms>,
-    /// Once a server wanted something first.
-    rounds: Option<Box<Rounds>>,
-    steps: Steps,
-}
-
-/// A request that takes up a parked call.
+/// A retry that continues a parked call.
 pub(super) struct Resumption {
     pub(super) id: RequestId,
-    pub(super) caller: Caller,
-    pub(super) scope: Option<ServerName>,
+    pub(super) requester: Requester,
     pub(super) parked: Parked,
     pub(super) room: CallPermit,
-}
-
-/// What holds a call to its client.
-pub(super) enum Tie {
-    /// The response itself: when the client closes it, the call is cancelled.
-    // MCP 2026-07-28 streamable-http, Cancellation
-    /// With how often the call was asked for before, because its user had to go somewhere first.
-    Response(usize),
-    /// The session: the call goes on when the response breaks, until it ends or is cancelled by a message.
-    // MCP 2025-11-25 basic/transports: a disconnection is not a cancellation
-    Session(InFlight, DrainWatch),
-}
-
-impl Tie {
-    /// The session's revision.
-    fn version(&self) -> Option<ProtocolVersion> {
-        if let Self::Session(call, _) = self { Some(call.session().version()) } else { None }
-    }
-
-    /// Whether the stream begins with an event that tells where to resume.
-    // MCP 2025-11-25 basic/transports; parsers of older clients stumble over empty data
-    fn primes(&self) -> bool {
-        self.version() >= Some(ProtocolVersion::V2025_11_25)
-    }
 }
 
 /// When a stream begins, and what keeps it alive.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Pace {
     pub(super) stream_after: Duration,
-    /// Where the stream tells at once how to come back to it.
+    /// For a stream that can be resumed from its first event on.
     pub(super) resumable_after: Duration,
     pub(super) keep_alive: Duration,
 }
 
+/// What is sent next.
 enum Step {
     Message(Parts, Weight),
-    End(Answer),
-    /// The call goes on without this exchange.
-    Leave(Due),
-    /// The client itself cancelled the call.
+    /// The last message.
+    Last(Answer),
+    /// Nothing more: the client itself cancelled the call. The answer is for a client that takes nothing but JSON.
     Cancelled(Answer),
 }
 
-impl Waiting {
-    /// A call that was dispatched at `started`, as most are: without progress, and of a client that is asked nothing.
-    fn new(
-        front: &Front,
-        (era, method, id): (Era, Method, RequestId),
-        (reply, scope): (Reply, Option<ServerName>),
-        tie: Tie,
-        started: Instant,
-    ) -> Self {
-        let server = reply.server().cloned().or(scope);
-        let subject = Subject { era, method, server: server.clone(), log: front.config.log_calls, started };
-        let questions = match &tie {
-            Tie::Response(_) => None,
-            Tie::Session(in_flight, _) => Some(Questions::new(in_flight.session().clone())),
-        };
-        Self {
-            reply,
-            id,
-            progress_token: None,
-            manner: Manner { era, server },
-            record: Record::start(&front.rooms.metrics, subject),
-            tie,
-            empty: era == Era::Legacy && is_empty(method),
-            heard: true,
-            reader: EventReader::Present,
-            questions,
-            parking: None,
-            _room: None,
-            terms: front.rounds.clone(),
-            rounds: None,
-            steps: Steps::default(),
-        }
-    }
-}
-
-/// The client's progress token in a request.
-fn progress_token(request: &Message) -> Option<Bytes> {
-    request.meta_value(meta::PROGRESS_TOKEN).map(|token| token.span().slice(request.bytes()))
-}
-
-/// Methods whose result is an empty object. SDK clients of the legacy era refuse one that has members, as the
-/// canonical form's has.
-// MCP 2025-11-25 schema, EmptyResult
-fn is_empty(method: Method) -> bool {
-    matches!(method, Method::SetLevel | Method::ResourcesSubscribe | Method::ResourcesUnsubscribe)
-}
-
 impl Exchange {
-    /// Sends a call on its way; `id` and `era` are the client's.
-    pub(super) fn start(front: &Front, (era, id): (Era, RequestId), call: Call, tie: Tie) -> Self {
-        let (method, scope, started) = (call.method, call.scope.clone(), Instant::now());
-        let progress_token = progress_token(&call.request);
-        let parking = match tie {
-            Tie::Response(rounds) if method.facts().may_ask => Some(Parking::new(front, &call, rounds)),
-            Tie::Response(_) | Tie::Session(..) => None,
-        };
+    /// Dispatches a call of a session's client.
+    pub(super) fn in_session(front: &Front, id: RequestId, call: Call, in_flight: InFlight) -> Self {
+        let request = Request::of(&call, id);
         let reply = front.rooms.gateway.dispatch(call);
-        let waiting = Waiting::new(front, (era, method, id), (reply, scope), tie, started);
-        Self::waiting(Waiting { progress_token, parking, ..waiting })
+        let server = reply.server().cloned();
+        let downstream = Downstream::Session(SessionCall::new(front, in_flight, reply));
+        Self::waiting(Waiting::new(front, request, server, downstream))
     }
 
-    /// Goes on with a call that was parked; `request` took it up.
+    /// Dispatches a call of a client without a session; `rounds` is how often its user was sent to a URL for it before.
+    pub(super) fn stateless(front: &Front, id: RequestId, call: Call, rounds: usize) -> Self {
+        let request = Request::of(&call, id);
+        let parking = call.method.facts().may_ask.then(|| Parking::new(front, &call, rounds));
+        let reply = front.rooms.gateway.dispatch(call);
+        let server = reply.server().cloned();
+        let downstream = Downstream::Stateless(StatelessCall::new(front, reply, parking));
+        Self::waiting(Waiting::new(front, request, server, downstream))
+    }
+
+    /// Continues a call that was parked; `request` is the retry.
     pub(super) fn resume(
         front: &Front,
         (request, method): (&Message, Method),
         resumption: Resumption,
     ) -> Self {
-        let Resumption { id, caller, scope, parked, room } = resumption;
+        let Resumption { id, requester, parked, room } = resumption;
         let Parked { inputs, reply, .. } = parked;
-        let (call, tie) = ((Era::Modern, method, id), Tie::Response(0));
-        let waiting = Waiting::new(front, call, (reply, scope.clone()), tie, Instant::now());
-        let parking = Some(Parking::again(front, request.bytes().clone(), (caller, scope), inputs));
-        let (progress_token, _room) = (progress_token(request), Some(room));
-        Self::waiting(Waiting { progress_token, parking, _room, ..waiting })
+        let server = reply.server().cloned();
+        let scope = requester.scope.clone();
+        let parking = Parking::again(front, request.bytes().clone(), requester, inputs);
+        let call = StatelessCall::new(front, reply, Some(parking)).with_room(room);
+        let request = Request::new(request, method, scope, id);
+        Self::waiting(Waiting::new(front, request, server, Downstream::Stateless(call)))
     }
 
     fn waiting(waiting: Waiting) -> Self {
@@ -214,23 +120,21 @@ impl Exchange {
 
     /// The response, once it is known which.
     pub(super) async fn respond(mut self, accepts: Accepts, pace: Pace, metrics: &Metrics) -> Response<Body> {
-        if let State::Waiting(waiting) = &mut self.state {
-            waiting.hear(accepts.events);
-        }
         let step = if accepts.events {
             self.first_step(pace).await
         } else {
+            self.send_outcome_only();
             Some(poll_fn(|context| self.poll_step(context)).await)
         };
         match step {
-            None | Some(Step::Leave(_)) => {} // of that `poll_step` has made an end
+            None => {}
             Some(Step::Message(message, weight)) => self.first = Some((message, weight)),
             // An error with a status of its own is JSON in any case: nothing of a stream was promised yet.
-            Some(Step::End(answer)) if !accepts.json && answer.status == StatusCode::OK => {
+            Some(Step::Last(answer)) if !accepts.json && answer.status == StatusCode::OK => {
                 return sse::single(&answer.message);
             }
             Some(Step::Cancelled(_)) if accepts.events => return sse::empty(),
-            Some(Step::End(answer) | Step::Cancelled(answer)) => return answer.into_json(),
+            Some(Step::Last(answer) | Step::Cancelled(answer)) => return answer.into_json(),
         }
         let count = metrics.stream(StreamKind::Call);
         let (primed, feed) = self.into_feed();
@@ -240,44 +144,49 @@ impl Exchange {
     /// What comes first; `None` when it is time to begin a stream without it.
     async fn first_step(&mut self, pace: Pace) -> Option<Step> {
         let ends = Instant::now() + pace.stream_after;
-        // A timer that is due before all others rouses the runtime: only calls that need it have it.
-        let pause = if self.can_be_kept() { pace.resumable_after } else { pace.stream_after };
+        // A timer that is due before all others wakes the runtime: only calls that need it get it.
+        let pause = if self.is_resumable() { pace.resumable_after } else { pace.stream_after };
         loop {
             let look = ends.min(Instant::now() + pause);
             // Cancel-safe: what was not returned stays where it is.
             match timeout_at(look, poll_fn(|context| self.poll_step(context))).await {
                 Ok(step) => return Some(step),
-                Err(_) if look == ends || self.is_better_kept() => return None,
+                Err(_) if look == ends || self.is_better_streamed() => return None,
                 Err(_) => {}
             }
         }
     }
 
-    /// Whether its client could come back to a stream of it.
-    fn can_be_kept(&self) -> bool {
-        matches!(&self.state, State::Waiting(waiting) if waiting.tie.primes())
+    /// Whether its client could resume a stream of it.
+    fn is_resumable(&self) -> bool {
+        self.session_call().is_some_and(SessionCall::is_resumable)
     }
 
-    /// The same, and no status is to be expected any more.
-    fn is_better_kept(&self) -> bool {
-        self.can_be_kept() && matches!(&self.state, State::Waiting(waiting) if waiting.reply.is_under_way())
+    /// Whether a stream that its client can resume may begin: no error with a status of its own is to be expected.
+    fn is_better_streamed(&self) -> bool {
+        self.session_call().is_some_and(|call| call.is_resumable() && call.is_under_way())
     }
 
-    /// How the messages to come reach the client; and before them what tells it where to resume.
+    fn session_call(&self) -> Option<&SessionCall> {
+        match &self.state {
+            State::Waiting(waiting) => waiting.session_call(),
+            State::Over => None,
+        }
+    }
+
+    /// The priming event, for a stream that can be resumed, and the messages to come.
     fn into_feed(self) -> (Option<Parts>, Feed) {
         let State::Waiting(waiting) = &self.state else { return (None, Feed::Plain(Box::new(self))) };
-        let Tie::Session(in_flight, drain) = &waiting.tie else { return (None, Feed::Plain(Box::new(self))) };
-        let (session, drain, lost) = (in_flight.session().clone(), drain.clone(), waiting.lost());
-        let primes = waiting.tie.primes();
+        let Some(call) = waiting.session_call() else { return (None, Feed::Plain(Box::new(self))) };
+        let (session, drain, lost) = (call.session().clone(), call.drain().clone(), waiting.lost());
+        let is_resumable = call.is_resumable();
         let reader = session.stream(Box::new(self), drain, lost);
-        (primes.then(|| sse::priming(&reader)), Feed::Kept(reader))
+        (is_resumable.then(|| sse::priming(&reader)), Feed::Kept(reader))
     }
 
     /// The last message alone, without a stream; `None` for a call that its client cancelled.
     pub(super) async fn answer(mut self) -> Option<Parts> {
-        if let State::Waiting(waiting) = &mut self.state {
-            waiting.hear(false);
-        }
+        self.send_outcome_only();
         loop {
             match poll_fn(|context| self.poll_next(context)).await {
                 Said::Message(..) => {}
@@ -287,16 +196,22 @@ impl Exchange {
         }
     }
 
+    fn send_outcome_only(&mut self) {
+        if let State::Waiting(waiting) = &mut self.state {
+            waiting.send_outcome_only();
+        }
+    }
+
     fn poll_step(&mut self, context: &mut Context<'_>) -> Poll<Step> {
         let State::Waiting(waiting) = &mut self.state else { return Poll::Pending };
-        let step = ready!(waiting.poll_step(context));
-        if matches!(step, Step::Message(..)) {
-            return Poll::Ready(step);
-        }
-        // Booked and given back now, and not when the client has read the last byte.
-        match (step, std::mem::replace(&mut self.state, State::Over)) {
-            (Step::Leave(due), State::Waiting(waiting)) => Poll::Ready(Step::End(waiting.leave(due))),
-            (step, _) => Poll::Ready(step),
+        let end = match ready!(waiting.poll(context)) {
+            CallEvent::Message(message, weight) => return Poll::Ready(Step::Message(message, weight)),
+            CallEvent::End(end) => end,
+        };
+        // Recorded and given back now, and not when the client has read the last byte.
+        match std::mem::replace(&mut self.state, State::Over) {
+            State::Waiting(waiting) => Poll::Ready(waiting.finish(end)),
+            State::Over => Poll::Pending,
         }
     }
 }
@@ -311,9 +226,9 @@ impl Source for Exchange {
         }
         self.poll_step(context).map(|step| match step {
             Step::Message(message, weight) => Said::Message(message, weight),
-            Step::End(answer) => Said::Last(answer.message),
+            Step::Last(answer) => Said::Last(answer.message),
             // MCP 2025-11-25 basic/utilities/cancellation: no response to a cancelled request
-            Step::Cancelled(_) | Step::Leave(_) => Said::End,
+            Step::Cancelled(_) => Said::End,
         })
     }
 
@@ -327,10 +242,11 @@ impl Source for Exchange {
 impl Drop for Exchange {
     fn drop(&mut self) {
         let State::Waiting(waiting) = std::mem::replace(&mut self.state, State::Over) else { return };
-        let Tie::Session(_, drain) = &waiting.tie else { return };
+        let Some(call) = waiting.session_call() else { return };
         // A runtime that is going down drops its tasks; there is nothing left to run the call then.
         if tokio::runtime::Handle::try_current().is_ok() {
-            drain.clone().spawn(waiting.finish_alone());
+            let drain = call.drain().clone();
+            drain.clone().spawn(waiting.finish_alone(drain));
         }
     }
 }

@@ -23,14 +23,14 @@ use wire::mcp::meta;
 use wire::mcp::method::{Method, Notice};
 use wire::mcp::version::{ProtocolVersion, negotiate};
 use wire::splice::Parts;
-use wire::{Era, Kind, Message};
+use wire::{Kind, Message};
 
 use self::own_stream::Listening;
 use super::asks::questions;
 use super::body::Body;
 use super::door::inbound::{InboundMessage, Started};
 use super::door::{PostedMessage, classify, headers, media};
-use super::exchange::{Exchange, Tie};
+use super::exchange::Exchange;
 use super::metrics::StreamKind;
 use super::refusal::{self, ErrorObject, Refusal};
 use super::sse::{self, Feed};
@@ -256,8 +256,7 @@ fn call(
         rename: None,
         permit,
     };
-    let tie = Tie::Session(in_flight, front.rooms.drain.clone());
-    Ok(Exchange::start(front, (Era::Legacy, id), call, tie))
+    Ok(Exchange::in_session(front, id, call, in_flight))
 }
 
 fn notice(front: &Front, session: &Session, message: &Message) {

@@ -27,6 +27,7 @@ mod modern;
 mod plain;
 mod refusal;
 mod reply;
+mod requester;
 mod sse;
 pub mod stdio;
 #[cfg(test)]
@@ -173,7 +174,7 @@ pub struct Front {
     rooms: Rooms,
     channels: Channels,
     park: Park,
-    rounds: Arc<rounds::Terms>,
+    rounds: Arc<rounds::RoundContext>,
     tasks: Tasks,
     /// Opens the ids of servers' tasks, which name their replica.
     sealer: Sealer,
@@ -185,11 +186,11 @@ impl Front {
     /// # Errors
     /// When the system gives out no random numbers.
     pub fn new(config: Config, rooms: Rooms, sealer: Sealer) -> Result<Arc<Self>, Error> {
-        let rounds = Arc::new(rounds::Terms {
+        let rounds = Arc::new(rounds::RoundContext {
             gateway: rooms.gateway.clone(),
             limits: config.limits.clone(),
-            rounds: config.rounds,
-            time: config.rounds_time,
+            rounds_max: config.rounds,
+            timeout: config.rounds_time,
             permits: rooms.permits.clone(),
             sealer: sealer.clone(),
         });

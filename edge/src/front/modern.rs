@@ -1,9 +1,8 @@
 //! The adapter for modern clients (MCP 2026-07-28): every request stands alone, names its version and its
 //! capabilities, and is cancelled by closing its response.
 //!
-//! What is in the canonical form already needs no translation: after the checks the request goes on as it
-//! came. What is not here: streams of news (`listen`), and how a call goes on that its client had to answer something
-//! for (`retry`).
+//! A modern request is in the canonical form already: after the checks it goes on unchanged. What is not here:
+//! subscription streams (`listen`), and retries of calls that required input (`retry`).
 
 pub(super) mod listen;
 pub(super) mod tasks;
@@ -29,14 +28,15 @@ use super::body::Body;
 use super::door::classify::{self, MISSING_META};
 use super::door::inbound::{InboundMessage, Started};
 use super::door::{PostedMessage, headers};
-use super::exchange::{Exchange, Resumption, Tie};
+use super::exchange::{Exchange, Resumption};
 use super::refusal::{self, Refusal};
-use super::reply::Manner;
+use super::reply::ResponseEncoding;
+use super::requester::Requester;
 use super::{Front, client};
-use crate::call::{Affinity, Call, Caller, Client, ServerName};
+use crate::call::{Affinity, Call, Client};
 use crate::permit::{self, Bound};
 
-/// Of tasks only clients hear that declare the extension in the request.
+/// The refusal of a request that concerns tasks and does not declare the extension.
 // MCP extension io.modelcontextprotocol/tasks
 pub(super) fn undeclared_tasks() -> Refusal {
     let required = json!({ "extensions": { tasks::EXTENSION: {} } });
@@ -45,7 +45,7 @@ pub(super) fn undeclared_tasks() -> Refusal {
         .with_data(json!({ "requiredCapabilities": required }))
 }
 
-/// Answers one request over HTTP, where headers repeat what the body says.
+/// Answers one request over HTTP, where headers repeat parts of the body.
 pub(super) async fn request(front: &Front, posted: PostedMessage) -> Result<Response<Body>, Refusal> {
     let PostedMessage { headers, accepts, inbound: arrival } = posted;
     let message = &arrival.message;
@@ -87,8 +87,8 @@ fn is_of_tasks(method: Method) -> bool {
     matches!(method, Method::TasksGet | Method::TasksUpdate | Method::TasksCancel)
 }
 
-/// Takes one notification. None is defined for clients over HTTP, and cancelling is closing the stream; SDK
-/// clients still send `notifications/cancelled`.
+/// Accepts one notification. None is defined for clients over HTTP, for closing the stream cancels; SDK clients still send
+/// `notifications/cancelled`.
 pub(super) fn notice(headers: &HeaderMap, message: &Message) -> Result<Response<Body>, Refusal> {
     let claimed = message.meta_value(meta::PROTOCOL_VERSION).and_then(|value| value.as_str());
     headers::check_notice(headers, message, claimed.as_deref())?;
@@ -100,12 +100,13 @@ fn begin(front: &Front, arrival: InboundMessage, method: Method, client: Client)
         return listen::start(front, arrival, client).map(|listen| Started::Listen(Box::new(listen)));
     }
     let InboundMessage { caller, scope, permit: room, message } = arrival;
+    let requester = Requester { caller, scope };
     if method == Method::Discover {
-        let result = discover_result(front, (&caller, scope.as_ref()));
+        let result = discover_result(front, &requester);
         return Ok(Started::Answered(refusal::message(message.id(), "result", Parts::from(result))));
     }
     if is_of_tasks(method)
-        && let Some(result) = own_task(front, (&caller, scope.as_ref()), (method, &message), &client)?
+        && let Some(result) = own_task(front, &requester, (method, &message), &client)?
     {
         return Ok(Started::Answered(refusal::message(message.id(), "result", result)));
     }
@@ -113,38 +114,37 @@ fn begin(front: &Front, arrival: InboundMessage, method: Method, client: Client)
     let Some(id) = message.id().cloned() else {
         return Err(Refusal::bad_request(code::INVALID_REQUEST, "a request has an id"));
     };
-    let (message, pin, rounds) = match retry::of(front, (&caller, scope.as_ref()), &client, method, message)?
-    {
+    let (message, pin, rounds) = match retry::of(front, &requester, &client, method, message)? {
         Retry::None(message) => (message, None, 0),
         Retry::Relay(message, server) => (message, Some(server), 0),
         Retry::Again(message, rounds) => (message, None, rounds),
         Retry::Parked(message, parked) => {
-            let resumption = Resumption { id, caller, scope, parked: *parked, room: permit };
+            let resumption = Resumption { id, requester, parked: *parked, room: permit };
             return Ok(Started::Call(Exchange::resume(front, (&message, method), resumption)));
         }
         Retry::Over(outcome) => {
-            let manner = Manner { era: Era::Modern, server: scope };
-            return Ok(Started::Answered(manner.answer(&id, outcome).message));
+            let encoding = ResponseEncoding { era: Era::Modern, server: requester.scope };
+            return Ok(Started::Answered(encoding.answer(&id, outcome).message));
         }
     };
     let call = Call {
-        caller,
+        caller: requester.caller,
         client: Arc::new(client),
         affinity: Affinity::Principal,
-        scope,
+        scope: requester.scope,
         method,
         request: message,
         pin,
         rename: None,
         permit,
     };
-    Ok(Started::Call(Exchange::start(front, (Era::Modern, id), call, Tie::Response(rounds))))
+    Ok(Started::Call(Exchange::stateless(front, id, call, rounds)))
 }
 
-/// What is asked of a task that the gateway itself keeps; `None` if it is a server's.
+/// The result of a request about a task of the gateway; `None` if the task is a server's.
 fn own_task(
     front: &Front,
-    whom: (&Caller, Option<&ServerName>),
+    requester: &Requester,
     (method, message): (Method, &Message),
     client: &Client,
 ) -> Result<Option<Parts>, Refusal> {
@@ -159,14 +159,14 @@ fn own_task(
     }
     let kept = &front.tasks;
     let result = match method {
-        Method::TasksUpdate => kept.update(&id, whom, &Answers::of(message, &front.config.limits)?),
-        Method::TasksCancel => kept.cancel(&id, whom),
-        _ => kept.get(&id, whom),
+        Method::TasksUpdate => kept.update(&id, requester, &Answers::of(message, &front.config.limits)?),
+        Method::TasksCancel => kept.cancel(&id, requester),
+        _ => kept.get(&id, requester),
     };
     Ok(Some(result?))
 }
 
-/// What every modern request says of itself, in slices of it: whoever keeps it longer copies it.
+/// What every modern request declares in `_meta`, in slices of the request: whoever keeps it longer copies it.
 struct Claim<'a> {
     version: Cow<'a, str>,
     client: Client,
@@ -189,7 +189,7 @@ impl<'a> Claim<'a> {
     }
 }
 
-// MCP 2026-07-28 basic/versioning: legacy versions cannot be used per request, so they are not on offer here
+// MCP 2026-07-28 basic/versioning: legacy versions cannot be used per request, so they are not supported here
 fn check_supported(version: &str) -> Result<(), Refusal> {
     if ProtocolVersion::parse(version).is_some_and(|version| version.era() == Era::Modern) {
         return Ok(());
@@ -198,25 +198,26 @@ fn check_supported(version: &str) -> Result<(), Refusal> {
         .with_data(json!({ "supported": [LATEST_MODERN.as_str()], "requested": version })))
 }
 
-/// Which headers a tool has is known when names are: until then the call waits here, as it would in the router.
+/// Checks the `Mcp-Param-*` headers. A tool's headers are known once names are settled: until then the call waits here, as
+/// it would in the router.
 async fn check_params(front: &Front, headers: &HeaderMap, arrival: &InboundMessage) -> Result<(), Refusal> {
     let Some(tool) = arrival.message.param("name").and_then(|name| name.as_str()) else { return Ok(()) };
     let (gateway, scope) = (&front.rooms.gateway, arrival.scope.as_ref());
     if !*gateway.settled().borrow() {
         gateway.settling().await?;
     }
-    // An unknown tool is refused by the router, which knows the words for it.
+    // An unknown tool is refused by the router, with its own error.
     let Some(mirrored) = gateway.mirrored(&arrival.caller, scope, &tool) else { return Ok(()) };
     let unreadable = |error| front.unreadable(&error);
     headers::check_params(headers, &arrival.message, &mirrored, (&front.config.limits, unreadable))
 }
 
 // MCP 2026-07-28 server/discover
-fn discover_result(front: &Front, (caller, scope): (&Caller, Option<&ServerName>)) -> Bytes {
+fn discover_result(front: &Front, requester: &Requester) -> Bytes {
     let mut result = json!({
         "resultType": "complete",
         "supportedVersions": [LATEST_MODERN.as_str()],
-        // The same for everybody at any time: a server that is slow today must not make this a lie.
+        // The same for everybody at any time, so that it stays true while a server starts late.
         "capabilities": {
             "tools": { "listChanged": true },
             "prompts": { "listChanged": true },
@@ -229,9 +230,10 @@ fn discover_result(front: &Front, (caller, scope): (&Caller, Option<&ServerName>
         "cacheScope": "private",
         "_meta": { meta::SERVER_INFO: front.config.identity() },
     });
-    if let (Some(instructions), Some(result)) =
-        (front.rooms.gateway.instructions(caller, scope), result.as_object_mut())
-    {
+    if let (Some(instructions), Some(result)) = (
+        front.rooms.gateway.instructions(&requester.caller, requester.scope.as_ref()),
+        result.as_object_mut(),
+    ) {
         result.insert("instructions".to_owned(), instructions.into());
     }
     result.to_string().into()

@@ -21,7 +21,7 @@ use super::Front;
 use super::body::Body;
 use super::metrics::{Record, Subject};
 use super::refusal::Refusal;
-use super::reply::Manner;
+use super::reply::ResponseEncoding;
 use crate::call::{Affinity, Call, Caller, Client, ServerName};
 use crate::permit::CallPermit;
 
@@ -48,11 +48,11 @@ pub(super) async fn call(
     };
     let reply = front.rooms.gateway.dispatch(call);
     let server = reply.server().cloned().or(scope);
-    let manner = Manner { era: Era::Modern, server: server.clone() };
+    let encoding = ResponseEncoding { era: Era::Modern, server: server.clone() };
     let (method, log) = (Method::ToolsCall, front.config.log_calls);
     let subject = Subject { era: Era::Modern, method, server, log, started };
     let mut record = Record::start(&front.rooms.metrics, subject);
-    let answer = manner.plain(reply.outcome().await);
+    let answer = encoding.plain(reply.outcome().await);
     record.end(answer.ending);
     Ok(answer.into_json())
 }

@@ -1,8 +1,8 @@
-//! How a call's end reaches its client: the one place that turns an [`Error`] into an HTTP status and a
-//! JSON-RPC code, and an [`Outcome`] into the bytes of a response.
+//! Encodes the end of a call: the one place that turns an [`Error`] into an HTTP status and a JSON-RPC code, and an
+//! [`Outcome`] into the bytes of a response.
 //!
-//! Guarantees: a result is never written anew, only framed; a client gets no code that its era does not
-//! know. What is not here: when an answer is sent (`exchange`).
+//! Guarantees: a result is framed and never serialized again; a client gets no code that its era does not know. What
+//! is not here: when an answer is sent (`exchange`).
 
 use std::time::Duration;
 
@@ -25,9 +25,9 @@ use crate::call::{Outcome, ServerName};
 use crate::error::{Blame, Error, Kind};
 use crate::permit::RETRY_AFTER;
 
-/// What an answer depends on beside the outcome.
+/// How responses to one client are encoded.
 #[derive(Clone, Debug)]
-pub(super) struct Manner {
+pub(super) struct ResponseEncoding {
     /// The era the client speaks.
     pub(super) era: Era,
     /// The server that answers, where one alone does.
@@ -37,7 +37,7 @@ pub(super) struct Manner {
 /// The end of a call, ready to be sent.
 #[derive(Debug)]
 pub(super) struct Answer {
-    /// Counts only while no byte of the response was sent.
+    /// Used only while no byte of the response was sent.
     pub(super) status: StatusCode,
     pub(super) retry_after_secs: Option<u64>,
     /// The JSON-RPC response.
@@ -45,7 +45,7 @@ pub(super) struct Answer {
     pub(super) ending: Ending,
 }
 
-impl Manner {
+impl ResponseEncoding {
     /// The response to the request `id`.
     pub(super) fn answer(&self, id: &RequestId, outcome: Outcome) -> Answer {
         match outcome {
@@ -61,20 +61,19 @@ impl Manner {
         }
     }
 
-    /// A result that asks the client something; what the call is for follows its answer.
-    pub(super) fn asking(&self, id: &RequestId, result: Parts) -> Answer {
+    /// The response with a result that asks the client for input, which its retry brings.
+    pub(super) fn input_required(&self, id: &RequestId, result: Parts) -> Answer {
         let message = refusal::message(Some(id), "result", result);
         Answer { status: StatusCode::OK, retry_after_secs: None, message, ending: Ending::InputRequired }
     }
 
-    /// The answer to a client that speaks no JSON-RPC: the result alone, or an error whose status says what to
-    /// do about it.
+    /// The response to a client that speaks no JSON-RPC: the result alone, or an error with a meaningful status.
     pub(super) fn plain(&self, outcome: Outcome) -> Answer {
         match outcome {
             Outcome::Result(result) => {
                 Answer { status: StatusCode::OK, retry_after_secs: None, message: result, ending: Ending::Ok }
             }
-            Outcome::Refused(error) => match self.told(error) {
+            Outcome::Refused(error) => match self.translated(error) {
                 Ok((code, object)) => Answer {
                     status: plain_status_of_code(code),
                     retry_after_secs: None,
@@ -93,7 +92,7 @@ impl Manner {
         }
     }
 
-    /// A failure of our own making.
+    /// The response with an error of the gateway.
     pub(super) fn failed(&self, id: &RequestId, error: &Error) -> Answer {
         Answer {
             status: status_of(self.era, error),
@@ -110,7 +109,7 @@ impl Manner {
 
     /// A server's own error as an error object alone, with the code that this client may see.
     pub(super) fn refusal(&self, error: Bytes) -> Bytes {
-        match self.told(error) {
+        match self.translated(error) {
             Ok((_, object)) => object.into_bytes(),
             Err(error) => self.error(&error),
         }
@@ -124,13 +123,13 @@ impl Manner {
         }
     }
 
-    /// A server's own error. Only its code and a message that is none may have to change.
+    /// The response with a server's own error.
     fn refused(&self, id: &RequestId, error: Bytes) -> Answer {
-        let (told, object) = match self.told(error) {
-            Ok(told) => told,
+        let (code, object) = match self.translated(error) {
+            Ok(translated) => translated,
             Err(error) => return self.failed(id, &error),
         };
-        let status = match (self.era, told) {
+        let status = match (self.era, code) {
             // MCP 2026-07-28 streamable-http, Status Codes
             (Era::Modern, code::METHOD_NOT_FOUND) => StatusCode::NOT_FOUND,
             (Era::Modern, code::MISSING_CAPABILITY) => StatusCode::BAD_REQUEST,
@@ -144,31 +143,31 @@ impl Manner {
         }
     }
 
-    /// A server's own error with the code that this client may see, and a message.
-    fn told(&self, error: Bytes) -> Result<(i32, Parts), Error> {
+    /// A server's own error, with its code translated for this client and a message supplied if it has none.
+    fn translated(&self, error: Bytes) -> Result<(i32, Parts), Error> {
         let Some(found) = Found::scan(&error) else {
             let message = "the server answered with an error that is no JSON-RPC error object";
             return Err(Error::new(Kind::Protocol, Blame::Upstream, message));
         };
-        let told = translate(self.era, found.code);
-        if i64::from(told) == found.code && found.has_message {
-            return Ok((told, Parts::from(error)));
+        let code = translate(self.era, found.code);
+        if i64::from(code) == found.code && found.has_message {
+            return Ok((code, Parts::from(error)));
         }
         let mut splice = Splice::new(error);
         let mut edit = splice.object(&found.object);
-        if i64::from(told) != found.code {
-            edit.set("code", told.to_string());
+        if i64::from(code) != found.code {
+            edit.set("code", code.to_string());
         }
         if !found.has_message {
-            edit.set("message", Value::from(self.silence()).to_string());
+            edit.set("message", Value::from(self.missing_message()).to_string());
         }
         edit.done();
-        Ok((told, splice.finish()))
+        Ok((code, splice.finish()))
     }
 
-    /// What is said for a server that says nothing.
+    /// The message for an error that has none.
     // JSON-RPC 2.0 §5.1: a string, and required. Official clients wait on for an answer when an error has none.
-    fn silence(&self) -> String {
+    fn missing_message(&self) -> String {
         match &self.server {
             Some(server) => format!("server `{server}` gave no message with its error"),
             None => "the server gave no message with its error".to_owned(),
@@ -188,7 +187,7 @@ impl Answer {
     }
 }
 
-/// A failure before there was a call; both eras have the same words for these.
+/// A failure before there was a call, which is the same in both eras.
 impl From<Error> for Refusal {
     fn from(error: Error) -> Self {
         let status = match status_of(Era::Modern, &error) {
@@ -208,7 +207,7 @@ fn status_of(era: Era, error: &Error) -> StatusCode {
     match (&error.kind, error.blame) {
         (Kind::Busy, Blame::Downstream) => StatusCode::TOO_MANY_REQUESTS,
         (Kind::Busy | Kind::Draining, _) => StatusCode::SERVICE_UNAVAILABLE,
-        // To a legacy client with a session a 404 says that the session is gone.
+        // A legacy client with a session would take a 404 for the end of its session.
         (Kind::UnknownMethod, _) if era == Era::Modern => StatusCode::NOT_FOUND,
         // MCP 2026-07-28 streamable-http, Status Codes
         (Kind::MissingCapability(_), _) if era == Era::Modern => StatusCode::BAD_REQUEST,
@@ -216,8 +215,8 @@ fn status_of(era: Era, error: &Error) -> StatusCode {
     }
 }
 
-/// For a script that reads nothing but the status: 4xx is its own doing, 5xx somebody else's, and 503 and 504
-/// may pass.
+/// The status for a script that reads nothing else: 4xx is its own fault, 5xx somebody else's; 503 and 504 are
+/// temporary.
 fn plain_status_of(error: &Error) -> StatusCode {
     match (&error.kind, error.blame) {
         (Kind::Busy, Blame::Downstream) => StatusCode::TOO_MANY_REQUESTS,
@@ -233,9 +232,9 @@ fn plain_status_of(error: &Error) -> StatusCode {
     }
 }
 
-/// The same for a server's own error.
-fn plain_status_of_code(told: i32) -> StatusCode {
-    match told {
+/// The status for a script of a server's own error.
+fn plain_status_of_code(code: i32) -> StatusCode {
+    match code {
         code::INVALID_REQUEST | code::INVALID_PARAMS => StatusCode::BAD_REQUEST,
         code::METHOD_NOT_FOUND => StatusCode::NOT_FOUND,
         _ => StatusCode::BAD_GATEWAY,
@@ -289,15 +288,15 @@ fn retry_after_secs(error: &Error) -> Option<u64> {
     Some(after.as_secs().max(1) + u64::from(after > Duration::from_secs(1) && after.subsec_nanos() > 0))
 }
 
-/// Where it comes this far, nobody was told of a capability.
+/// The error of a request for input where none can be given.
 fn nobody_to_ask() -> Error {
     let message = "the server requires input from the client, which this kind of request cannot give";
     Error::new(Kind::Protocol, Blame::Upstream, message)
 }
 
-/// The code a client of `era` may see for a server's code.
+/// The code for a client of `era` in place of a server's code.
 // MCP 2026-07-28 basic, Error Codes: −32002 and −32042 are retired, of −32020…−32099 only three are defined;
-// −32020 and −32022 speak of how we wrote our request, which is no business of the client's.
+// −32020 and −32022 are about the request that the gateway wrote, and mean nothing to the client.
 fn translate(era: Era, server_code: i64) -> i32 {
     let server_code = i32::try_from(server_code).unwrap_or(code::INTERNAL_ERROR);
     match (era, server_code) {
@@ -310,7 +309,7 @@ fn translate(era: Era, server_code: i64) -> i32 {
     }
 }
 
-/// What is looked at of a server's error object.
+/// The parts of a server's error object that are read.
 struct Found {
     object: Object,
     code: i64,

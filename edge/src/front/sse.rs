@@ -1,7 +1,7 @@
 //! Server-sent events: messages as events, and a comment when nothing happens for a while.
 //!
-//! Guarantees: an event never holds a raw line break inside its data; an idle stream says something often
-//! enough that no proxy in between cuts it. What is not here: what is sent.
+//! Guarantees: the data of an event never contains a raw line break; an idle stream sends a comment often enough that
+//! no proxy cuts it. What is not here: which messages are sent.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -23,18 +23,18 @@ use super::metrics::StreamCount;
 use crate::call::Standing;
 use crate::session::{Reader, Said, Source};
 
-/// What an event stream is made of.
+/// The messages of an event stream.
 pub(super) enum Feed {
     /// Messages that are sent once.
     Plain(Box<dyn Source>),
-    /// Messages that a client can come back for; they have ids.
+    /// Messages that a client can resume from; they have ids.
     Kept(Reader),
 }
 
 impl Feed {
     fn poll_event(&mut self, context: &mut Context<'_>) -> Poll<Option<Parts>> {
         match self {
-            Self::Plain(source) => source.poll_next(context).map(|said| match said {
+            Self::Plain(source) => source.poll_next(context).map(|next| match next {
                 Said::Message(message, _) | Said::Last(message) => Some(event(&message)),
                 Said::End => None,
             }),
@@ -48,8 +48,8 @@ impl Feed {
     }
 }
 
-/// Says where the stream stands before anything has happened in it, and how long to wait before coming back:
-/// from then on a client can resume.
+/// The event that makes a stream resumable before its first message: its position, and how long to wait before
+/// reconnecting.
 // MCP 2025-11-25 basic/transports, Sending Messages: an event id and an empty data field
 pub(super) fn priming(reader: &Reader) -> Parts {
     Bytes::from(format!("id: {}\nretry: {}\ndata:\n\n", reader.position(), RETRY.as_millis())).into()
@@ -64,7 +64,7 @@ fn event(message: &Parts) -> Parts {
     event
 }
 
-/// A response that streams `first` if there is one, as it is, and then the events of `feed`.
+/// A response that streams `first`, if there is one, and then the events of `feed`.
 pub(super) fn response(
     first: Option<Parts>,
     feed: Feed,
@@ -74,7 +74,7 @@ pub(super) fn response(
     with_headers(Body::stream(EventStream::new(first, feed, keep_alive, count)))
 }
 
-/// The same for a stream that is not one call's: it stays open as long as `standing` says.
+/// A response that streams what belongs to no call; it stays open as long as `standing` says.
 pub(super) fn standing(
     standing: impl Stands,
     (first, feed): (Option<Parts>, Feed),
@@ -90,8 +90,8 @@ pub(super) fn single(message: &Parts) -> Response<Body> {
     with_headers(Body::whole(event(message)))
 }
 
-/// A response that has no event: HTTP wants an answer, also to a request that its client has cancelled. One that takes
-/// nothing but JSON gets an error instead.
+/// A response without events: HTTP requires a response also to a request that its client has cancelled. A client that
+/// takes nothing but JSON gets an error instead.
 // MCP 2025-11-25 basic/utilities/cancellation: no response to a cancelled request
 pub(super) fn empty() -> Response<Body> {
     with_headers(Body::whole(Parts::new()))
@@ -107,7 +107,7 @@ fn with_headers(body: Body) -> Response<Body> {
     response
 }
 
-/// What a stream stays open for.
+/// Decides whether a stream may stay open: the credentials that opened it, say.
 pub(super) trait Stands: Send + Sync + 'static {
     /// Whether it has to end.
     fn is_over(&self) -> bool;
@@ -126,7 +126,7 @@ struct EventStream {
     /// Runs out when nothing was sent for `keep_alive`.
     quiet: Pin<Box<Sleep>>,
     keep_alive: Duration,
-    /// Asked with each event and each comment.
+    /// Checked with each event and each comment.
     standing: Option<Box<dyn Stands>>,
     _count: StreamCount,
 }
@@ -178,5 +178,5 @@ impl HttpBody for EventStream {
 
 /// A comment: receivers skip it.
 const KEEP_ALIVE: &[u8] = b": keep-alive\n\n";
-/// How long a client waits before it comes back. 1 s: what SDK clients do by themselves, and no storm.
+/// How long a client waits before it reconnects. 1 s: the default of SDK clients, and no storm.
 const RETRY: Duration = Duration::from_secs(1);

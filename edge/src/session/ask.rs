@@ -1,4 +1,4 @@
-//! What servers have asked this session's client, until it answers.
+//! The questions of servers to the client of a session, until they are answered.
 //!
 //! ```text
 //!                 ┌─ its stream has ended ──▶ orphaned ─┐
@@ -6,9 +6,8 @@
 //!  stream         └─────────────────────────────┼───────┘   │ refused when the session ends
 //!                            the session's own stream takes it over: it can still report a withdrawal
 //! ```
-//! Guarantees: an answer reaches the server that asked in this session, once; answers nobody waits for are
-//! ignored; the end of a stream or of a call answers nothing in the client's place; a question whose session ends is
-//! refused to its server.
+//! Guarantees: an answer reaches the server that asked, once; answers to questions that are not open are ignored; the
+//! end of a stream or of a call does not answer in the client's place; a question whose session ends is refused.
 // MCP 2025-11-25 basic/transports, Sending Messages: an answer comes in a POST of its own, whatever stream carried
 // the request
 
@@ -54,14 +53,14 @@ impl Asked {
 }
 
 impl Session {
-    /// Keeps `ask` for the client's answer. `None`: the session has ended, or as many wait as may.
+    /// Keeps `ask` until the client answers. `None`: the session has ended, or the bound of open questions is reached.
     pub fn ask(self: &Arc<Self>, ask: Ask) -> Option<Asking> {
         let withdrawn = Box::pin(ask.withdrawn.clone().cancelled_owned());
         let mut live = self.live.lock();
         let _dropped_after_the_lock = live.asked.take_withdrawn();
         if live.phase == Phase::Ended || live.asked.open.len() >= self.asks_max {
             let full = live.phase != Phase::Ended;
-            drop(live); // dropping the ask refuses it, which may want the lock
+            drop(live); // dropping the ask refuses it, which may take the lock
             if full {
                 self.refusals.hit(Bound::Asks);
             }
@@ -74,7 +73,7 @@ impl Session {
         Some(Asking { session: self.clone(), number, withdrawn })
     }
 
-    /// The client's answer to the question of that id. `false`: nobody waits for it.
+    /// Passes on the client's answer to the question of that id. `false`: no such question is open.
     // MCP 2025-11-25 basic, Responses: a response answers the request of its id, once
     pub fn answer(&self, id: &RequestId, answer: Answer) -> bool {
         let Some(number) = self.asked_number(id.as_bytes()) else { return false };
@@ -101,7 +100,7 @@ impl Session {
         Poll::Pending
     }
 
-    /// The client is at work on the question that it knows by this token: who asked hears it, and nobody else.
+    /// Passes the client's progress on the question of this token to the server that asked.
     // MCP 2025-11-25 basic/utilities/progress
     pub fn progressed(&self, token: &[u8], notice: &Message) {
         let Some(number) = self.asked_number(token) else { return };
@@ -133,7 +132,7 @@ pub struct Asking {
 }
 
 impl Asking {
-    /// The id under which the client hears it, and tells of progress, as JSON; unique in the session and unknown to others.
+    /// The id and progress token of the question, as JSON: unique in the session, and nobody else can guess it.
     pub fn token(&self) -> Bytes {
         self.session.asked_token(self.number)
     }
@@ -143,7 +142,7 @@ impl Asking {
         self.session.live.lock().asked.open.contains_key(&self.number)
     }
 
-    /// Ready when the server wants no answer any more. Not to be asked again then.
+    /// Ready when the question is withdrawn. Not to be polled again then.
     pub fn poll_withdrawn(&mut self, context: &mut Context<'_>) -> Poll<()> {
         self.withdrawn.as_mut().poll(context)
     }

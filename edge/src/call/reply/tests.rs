@@ -140,3 +140,14 @@ fn a_dropped_reply_tells_whom_it_was_told_to() {
     drop(kept);
     assert_eq!(*told.0.lock(), [7, 109, 209], "what has ended is neither parked, detached nor cancelled");
 }
+
+#[test]
+fn a_forwarded_reply_has_the_reader_of_the_one_it_is_forwarded_to() {
+    let ((inner, from), (to, outer)) = (reply(), reply());
+    assert_eq!(inner.reader(), EventReader::Present);
+    outer.set_reader(EventReader::Absent);
+    from.follow_reader(&to);
+    assert_eq!(inner.reader(), EventReader::Absent);
+    outer.set_reader(EventReader::Gone);
+    assert_eq!(inner.reader(), EventReader::Gone);
+}

@@ -1,8 +1,8 @@
-//! What a request asks for, as one number: the same for a request and its retry with answers, another for any
-//! other request.
+//! The digest of what a request asks for: equal for a request and its retry with answers, different for any other
+//! request.
 //!
-//! Guarantees: the method, the name or URI and the arguments count, and neither the order of keys nor white
-//! space in them; what a retry may change (id, `_meta`, `inputResponses`, `requestState`) does not.
+//! Guarantees: it covers the method, the name or URI, and the arguments, regardless of the order of keys and of white
+//! space; it ignores what a retry may change (id, `_meta`, `inputResponses`, `requestState`).
 
 use ring::digest::{Context, SHA256};
 use serde_json::Value;
@@ -23,7 +23,7 @@ pub(super) fn digest(message: &Message) -> [u8; 32] {
     }
     match message.param("arguments") {
         None => hash.tag(b'-'),
-        // What no parser of ours can hold (a number without end, say) is compared as it stands.
+        // What our parser cannot represent (1e999, say) is compared byte for byte.
         Some(value) => match value.parse() {
             Ok(arguments) => hash.value(&arguments),
             Err(_) => hash.tagged(b'r', value.raw()),
@@ -32,7 +32,7 @@ pub(super) fn digest(message: &Message) -> [u8; 32] {
     hash.finish()
 }
 
-/// Every part says what it is and how long, so that no two sequences of parts are the same bytes.
+/// Every part is prefixed with its type and length, so that no two sequences of parts give the same bytes.
 struct Hash(Context);
 
 impl Hash {
@@ -50,7 +50,7 @@ impl Hash {
         self.bytes(bytes);
     }
 
-    /// As deep as the parser goes, which has a bound of its own.
+    /// Recurses as deep as the parser, which has a bound of its own.
     fn value(&mut self, value: &Value) {
         match value {
             Value::Null => self.tag(b'n'),
@@ -77,7 +77,7 @@ impl Hash {
 
     fn finish(self) -> [u8; 32] {
         let mut sum = [0; 32];
-        // SHA-256 has just as many bytes.
+        // A SHA-256 has 32 bytes.
         sum.iter_mut().zip(self.0.finish().as_ref()).for_each(|(to, from)| *to = *from);
         sum
     }

@@ -1,8 +1,8 @@
-//! What a legacy server asks in a call, as a modern client sees it: `inputRequests` in a result, `inputResponses` in
-//! the retry.
+//! The questions of a legacy server in a call, as a modern client sees them: `inputRequests` in a result,
+//! `inputResponses` in the retry.
 //!
-//! A server asks one thing at a time or several at once; those that come within a moment of the first go out
-//! together. A question that the client did not offer to answer is refused to the server here.
+//! Questions that come within a moment of the first are sent together. A question for which the client did not declare
+//! the capability is refused to the server here.
 // MCP 2026-07-28 basic/patterns/mrtr
 
 use std::pin::Pin;
@@ -23,47 +23,47 @@ use crate::call::{Answer, Ask, Capabilities, Client};
 use crate::error::{Blame, Error, Kind};
 use crate::front::refusal::{ErrorObject, Refusal};
 
-/// A server that would ask its client for ever; trying again would not help.
-pub(super) fn too_many_rounds(most: usize) -> Error {
-    let message = format!("the server wanted input more than {most} times for one call");
+/// The error of a server that would ask its client for ever; trying again would not help.
+pub(super) fn too_many_rounds(max: usize) -> Error {
+    let message = format!("the server asked for input more than {max} times in one call");
     Error::new(Kind::Protocol, Blame::Upstream, message)
 }
 
-/// What is asked in one call.
+/// The questions of one call.
 pub(in crate::front) struct Inputs {
     client: Arc<Client>,
-    /// By the key that the client knows it by.
+    /// By the key in `inputRequests`.
     open: Vec<(String, Ask)>,
-    /// Questions so far, so that no key comes twice in a call.
+    /// Questions so far, so that no key is used twice in a call.
     asked: u32,
     rounds: usize,
-    /// While it lasts, more questions may join.
+    /// While it lasts, more questions may join; then they are sent.
     window: Option<Pin<Box<Sleep>>>,
 }
 
 impl Inputs {
-    /// Nothing asked yet of `client` in this call, which comes after so many rounds.
+    /// No questions yet, in a call that `client` has made in so many rounds before.
     pub(super) fn new(client: Arc<Client>, rounds: usize) -> Self {
         Self { client, open: Vec::new(), asked: 0, rounds, window: None }
     }
 
-    /// Whom it is asked of.
-    pub(super) fn client(&self) -> &Client {
+    /// The client that is asked.
+    pub(super) fn client(&self) -> &Arc<Client> {
         &self.client
     }
 
-    /// Keeps of the client what it can be asked, and nothing of the request in which it said so.
+    /// Keeps the capabilities of the client, and nothing of the request that declared them.
     pub(in crate::front) fn detach(&mut self) {
         let can = Bytes::from(Capabilities::of(&self.client).to_json());
         self.client = Arc::new(Client { capabilities: Some(can), ..Client::default() });
     }
 
-    /// How often it was.
+    /// Rounds so far.
     pub(super) fn rounds(&self) -> usize {
         self.rounds
     }
 
-    /// Takes a question that the client is to be asked soon, or refuses it.
+    /// Takes a question for the next round, or refuses it.
     pub(in crate::front) fn put(&mut self, ask: Ask) {
         match self.keep(ask) {
             None => self.wait_for_more(),
@@ -71,8 +71,8 @@ impl Inputs {
         }
     }
 
-    /// Takes a question until the client comes for it. If the client cannot be asked this, it comes back with its
-    /// answer.
+    /// Takes a question until the client fetches it. A question that this client cannot be asked is returned with its
+    /// refusal.
     pub(in crate::front) fn keep(&mut self, ask: Ask) -> Option<(Ask, Answer)> {
         if let Some(refusal) = refusal(&ask, &self.client) {
             return Some((ask, refusal));
@@ -82,22 +82,22 @@ impl Inputs {
         None
     }
 
-    /// Whether the client is to answer anything.
+    /// Whether any question waits for an answer.
     pub(in crate::front) fn are_open(&self) -> bool {
         self.open.iter().any(|(_, ask)| !ask.withdrawn.is_cancelled())
     }
 
-    /// Takes out what the server does not want to know any more.
+    /// Takes out the questions that the server has withdrawn.
     pub(in crate::front) fn take_withdrawn(&mut self) -> Vec<(String, Ask)> {
         self.open.extract_if(.., |(_, ask)| ask.withdrawn.is_cancelled()).collect()
     }
 
-    /// Takes out what was not answered.
+    /// Takes out all questions that were not answered.
     pub(in crate::front) fn take_open(&mut self) -> Vec<(String, Ask)> {
         std::mem::take(&mut self.open)
     }
 
-    /// Ready when it is time to ask the client.
+    /// Ready when the client is to be asked.
     pub(super) fn poll_due(&mut self, context: &mut Context<'_>) -> Poll<()> {
         let Some(window) = &mut self.window else { return Poll::Pending };
         std::task::ready!(window.as_mut().poll(context));
@@ -106,9 +106,9 @@ impl Inputs {
         if self.open.is_empty() { Poll::Pending } else { Poll::Ready(()) }
     }
 
-    /// Counts a round; `false` when there were `most` already.
-    pub(super) fn next_round(&mut self, most: usize) -> bool {
-        let more = self.rounds < most;
+    /// Counts a round; `false` when there were `max` already.
+    pub(super) fn next_round(&mut self, max: usize) -> bool {
+        let more = self.rounds < max;
         self.rounds += usize::from(more);
         more
     }
@@ -120,7 +120,7 @@ impl Inputs {
         for (key, ask) in self.open.iter().filter(|(_, ask)| !ask.withdrawn.is_cancelled()) {
             let method = ask.kind.as_str();
             all.push(Bytes::from(format!(r#"{lead}"{key}":{{"method":"{method}","params":"#)));
-            // `roots/list` may come without; the Go SDK's client takes no request that has none.
+            // `roots/list` may come without params; the Go SDK's client refuses a request that has none.
             all.extend(params(ask, &self.client).unwrap_or_else(|| Bytes::from_static(b"{}").into()));
             all.push(Bytes::from_static(b"}"));
             lead = ",";
@@ -128,9 +128,8 @@ impl Inputs {
         all
     }
 
-    /// Goes on with the retry of `client`. Its answers are passed on, and what it answers that was not asked is ignored.
-    /// What it left out is asked again, unless this request does not declare the capability any more: then that is
-    /// refused.
+    /// Goes on with a retry of `client`. Its answers are passed on; answers to questions that were not asked are ignored.
+    /// What it left out is asked again, unless the retry no longer declares the capability: then that is refused.
     // MCP 2026-07-28 basic, _meta: capabilities are those of the request, and none are inferred from an earlier one
     pub(super) fn resume(&mut self, client: Arc<Client>, answers: &Answers) {
         self.take_answered(answers).into_iter().for_each(|(ask, answer)| ask.answer(answer));
@@ -146,7 +145,7 @@ impl Inputs {
         }
     }
 
-    /// Takes out the questions that have an answer; passing it on may want other locks.
+    /// Takes out the questions that are answered. The caller passes the answers on, which may take other locks.
     pub(in crate::front) fn take_answered(&mut self, answers: &Answers) -> Vec<(Ask, Answer)> {
         self.open.retain(|(_, ask)| !ask.withdrawn.is_cancelled());
         let mut answered = Vec::new();
@@ -164,19 +163,19 @@ impl Inputs {
     }
 }
 
-/// What the server gets if this client cannot be asked this.
+/// The refusal that the server gets if this client cannot be asked this; `None` if it can.
 fn refusal(ask: &Ask, client: &Client) -> Option<Answer> {
     let why = edits(ask, client).err()?;
     let error = ErrorObject { code: code::INVALID_PARAMS, message: why.into(), data: None };
     Some(Answer::Refused(error.to_bytes()))
 }
 
-/// The request as this client may see it; a modern client's words are those of 2025-11-25, with less around them.
+/// The edits that make a request fit for this client. A modern client's params are those of 2025-11-25 with fewer members.
 fn edits(ask: &Ask, client: &Client) -> Result<Edits, &'static str> {
     Edits::of(ask.kind, &ask.request, ProtocolVersion::V2026_07_28, client)
 }
 
-// MCP 2026-07-28 schema, InputRequest: without `_meta`; and a URL has no id, because nothing tells when it is done
+// MCP 2026-07-28 schema, InputRequest: without `_meta`, and a URL has no elicitationId
 fn params(ask: &Ask, client: &Client) -> Option<Parts> {
     let (request, edits) = (&ask.request, edits(ask, client).ok()?);
     let mut splice = Splice::within(request.bytes().clone(), request.params()?.span());
@@ -184,17 +183,17 @@ fn params(ask: &Ask, client: &Client) -> Option<Parts> {
     Some(splice.finish())
 }
 
-/// `inputResponses` of a retry: objects by key.
+/// The `inputResponses` of a retry: objects by key.
 pub(in crate::front) struct Answers {
     bytes: Bytes,
     object: Option<Object>,
 }
 
 impl Answers {
-    /// Those in `request`; none is fine.
+    /// Those in `request`, which may have none.
     ///
     /// # Errors
-    /// When it is not an object of objects.
+    /// When `inputResponses` is not an object of objects.
     pub(in crate::front) fn of(request: &Message, limits: &Limits) -> Result<Self, Refusal> {
         let bytes = request.bytes().clone();
         let Some(value) = request.param("inputResponses") else { return Ok(Self { bytes, object: None }) };
@@ -215,6 +214,6 @@ impl Answers {
     }
 }
 
-/// How long after a question others are waited for: longer than a server needs to write a second one, shorter than a
-/// person notices.
+/// How long a question waits for others: longer than a server needs to write a second one, shorter than a person
+/// notices.
 const WINDOW: Duration = Duration::from_millis(10);

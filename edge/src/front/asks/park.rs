@@ -1,4 +1,4 @@
-//! Calls of modern clients that wait, while their clients answer what a legacy server has asked.
+//! Calls of modern clients that wait while their clients answer the questions of a legacy server.
 //!
 //! The server's call stays in flight; what the client holds is a `requestState` that leads back to it.
 //!
@@ -6,9 +6,8 @@
 //! asked ──▶ Parked ──retry with answers──▶ taken up ──▶ outcome │ asked again
 //!              └────── age, the end of the process ──▶ given up: asks refused, call cancelled upstream
 //! ```
-//! Guarantees: a state is good for one retry of the same request by the same principal, at the same path, while the
-//! call lives; what is parked is bounded in number and age. What is not here: what was asked and answered
-//! (`inputs`).
+//! Guarantees: a state is valid for one retry of the same request by the same principal, at the same path, while the
+//! call lives; parked calls are bounded in number and age. What is not here: questions and answers (`inputs`).
 // MCP 2026-07-28 basic/patterns/mrtr
 
 use std::collections::HashMap;
@@ -31,12 +30,13 @@ use wire::splice::Parts;
 use super::digest::digest;
 use super::inputs::{Inputs, too_many_rounds};
 use super::reissue::{self, Verdict};
-use super::rounds::Terms;
-use crate::call::{Call, Caller, Reply, ServerName};
+use super::rounds::{MultiRoundReply, Reissue, RoundContext};
+use crate::call::{Call, Reply, ServerName};
 use crate::error::{Blame, Error, Kind};
 use crate::front::Front;
-use crate::front::modern::tasks::{Place, Slow, Tasks};
-use crate::front::reply::Manner;
+use crate::front::modern::tasks::{Place, SlowCall, Tasks};
+use crate::front::reply::ResponseEncoding;
+use crate::front::requester::Requester;
 use crate::ops::drain::DrainWatch;
 use crate::permit::{self, Bound};
 use crate::seal::{self, Home, Sealer};
@@ -67,7 +67,7 @@ struct Shared {
     /// How often one call may ask its client.
     rounds: usize,
     sealer: Sealer,
-    /// Tells this process's numbers from those of others that have the same key.
+    /// Distinguishes this process's numbers from those of others that have the same key.
     instance: [u8; INSTANCE_LEN],
     next_number: AtomicU64,
     refusals: permit::Metrics,
@@ -75,64 +75,62 @@ struct Shared {
     calls: Mutex<HashMap<u64, Parked>>,
 }
 
-/// Whose call it is, and which: what has to be the same in a retry.
+/// Whose call it is, and which one: what a retry must match.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Subject {
-    pub(super) caller: Caller,
-    pub(super) scope: Option<ServerName>,
-    /// Of the request; see [`super::digest`].
+    pub(super) requester: Requester,
+    /// Of the request, by [`super::digest`].
     pub(super) digest: [u8; DIGEST_LEN],
 }
 
-/// See the module.
+/// A parked call.
 pub(in crate::front) struct Parked {
-    /// Dropped before the reply: the server hears that nobody answers, and then that nobody waits.
+    /// Dropped before the reply, so that the questions are refused before the call is cancelled.
     pub(in crate::front) inputs: Inputs,
     pub(in crate::front) reply: Reply,
     expires: Instant,
 }
 
-/// Why an exchange ends before its call does.
+/// Why a call continues without its exchange.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::front) enum Due {
+pub(in crate::front) enum Detachment {
     /// The client has to answer something first.
     Park,
-    /// It takes long, and the client will come for it.
+    /// The call takes long, and becomes a task that the client polls.
     Task,
 }
 
-/// What it takes to park the call of an exchange, should its server ask.
+/// What it takes to park the call of an exchange, or to make a task of it.
 pub(in crate::front) struct Parking {
     park: Park,
-    /// The whole message; scanned again only if it comes to that.
+    /// The whole message; scanned again only when it is needed.
     request: Bytes,
     limits: Limits,
-    caller: Caller,
-    scope: Option<ServerName>,
+    requester: Requester,
     pub(in crate::front) inputs: Inputs,
-    /// When the call becomes a task, if it does.
+    /// Runs out when the call is to become a task; `None` if it never does.
     slow: Option<Pin<Box<Sleep>>>,
-    /// Room for the task, once it is due.
+    /// The place of the task, once it is due.
     place: Option<Place>,
     tasks: Tasks,
-    terms: Arc<Terms>,
+    rounds: Arc<RoundContext>,
 }
 
 impl Parking {
-    /// For a call that nothing was asked in yet, though its user may have been sent away so many times before.
+    /// For a call without questions so far, whose user was sent to URLs in so many `rounds` before.
     pub(in crate::front) fn new(front: &Front, call: &Call, rounds: usize) -> Self {
         let inputs = Inputs::new(call.client.clone(), rounds);
-        let whom = (call.caller.clone(), call.scope.clone());
+        let requester = Requester { caller: call.caller.clone(), scope: call.scope.clone() };
         let after = front.tasks.after(&call.client).filter(|_| call.method == Method::ToolsCall);
         let slow = after.map(|after| Box::pin(sleep(after)));
-        Self { slow, ..Self::again(front, call.request.bytes().clone(), whom, inputs) }
+        Self { slow, ..Self::again(front, call.request.bytes().clone(), requester, inputs) }
     }
 
-    /// For one that was parked before, and the request that took it up.
+    /// For a call that was parked before, and the `request` that took it up.
     pub(in crate::front) fn again(
         front: &Front,
         request: Bytes,
-        (caller, scope): (Caller, Option<ServerName>),
+        requester: Requester,
         inputs: Inputs,
     ) -> Self {
         let (park, limits) = (front.park.clone(), front.config.limits.clone());
@@ -140,42 +138,46 @@ impl Parking {
             park,
             request,
             limits,
-            caller,
-            scope,
+            requester,
             inputs,
             slow: None,
             place: None,
             tasks: front.tasks.clone(),
-            terms: front.rounds.clone(),
+            rounds: front.rounds.clone(),
         }
     }
 
     /// Ready when the client has to be asked, or the call becomes a task.
-    pub(in crate::front) fn poll_due(&mut self, context: &mut Context<'_>) -> Poll<Due> {
+    pub(in crate::front) fn poll_due(&mut self, context: &mut Context<'_>) -> Poll<Detachment> {
         if self.inputs.poll_due(context).is_ready() {
-            return Poll::Ready(Due::Park);
+            return Poll::Ready(Detachment::Park);
         }
         let Some(slow) = &mut self.slow else { return Poll::Pending };
         std::task::ready!(slow.as_mut().poll(context));
         self.slow = None;
-        self.place = self.tasks.place(&self.caller);
-        if self.place.is_some() { Poll::Ready(Due::Task) } else { Poll::Pending }
+        self.place = self.tasks.place(&self.requester.caller);
+        if self.place.is_some() { Poll::Ready(Detachment::Task) } else { Poll::Pending }
     }
 
-    /// Makes a task of the call; the result that hands it to its client.
+    /// Makes a task of the call, and returns the result that names the task to its client.
     ///
     /// # Errors
-    /// When it cannot become one: then it is over.
-    pub(in crate::front) fn adopt(self, reply: Reply, manner: Manner) -> Result<Parts, Error> {
-        let Self { caller, scope, inputs, place, terms, .. } = self;
+    /// When it cannot become one: then the call is over.
+    pub(in crate::front) fn adopt(self, reply: Reply, encoding: ResponseEncoding) -> Result<Parts, Error> {
+        let request = self.request()?;
+        let Self { requester, inputs, place, rounds, .. } = self;
         let place = place.ok_or_else(|| Bound::Tasks.refusal())?;
-        Ok(Tasks::adopt(&place, Slow { caller, scope, inputs, reply, manner, terms }))
+        let (requester, client) = (requester.clone(), inputs.client().clone());
+        // No other call becomes a task.
+        let reissue = Reissue { requester: requester.clone(), client, method: Method::ToolsCall, request };
+        let reply = MultiRoundReply::new(reply, rounds).with_reissue(reissue);
+        Ok(Tasks::adopt(&place, SlowCall { requester, inputs, reply, encoding }))
     }
 
-    /// Parks the call; the result that asks its client.
+    /// Parks the call, and returns the result that asks its client.
     ///
     /// # Errors
-    /// When it cannot be parked: then it is over.
+    /// When it cannot be parked: then the call is over.
     // MCP 2026-07-28 schema, InputRequiredResult
     pub(in crate::front) fn park(self, reply: Reply) -> Result<Parts, Error> {
         let subject = self.subject()?;
@@ -188,7 +190,7 @@ impl Parking {
         Ok(result)
     }
 
-    /// What a server's error comes to that wants the user to go somewhere; `None` for any other.
+    /// What becomes of a server's error that sends the user to URLs (−32042); `None` for any other error.
     pub(in crate::front) fn visits(&self, error: &Bytes) -> Option<Verdict> {
         let visits = reissue::urls(error)?;
         let shared = &self.park.shared;
@@ -202,19 +204,23 @@ impl Parking {
         })
     }
 
-    fn subject(&self) -> Result<Subject, Error> {
+    fn request(&self) -> Result<Message, Error> {
         let broken =
             |_| Error::new(Kind::Lost, Blame::Edge, "the call's own request could not be read again");
-        let request = Message::scan(self.request.clone(), &self.limits).map_err(broken)?;
-        Ok(Subject { caller: self.caller.clone(), scope: self.scope.clone(), digest: digest(&request) })
+        Message::scan(self.request.clone(), &self.limits).map_err(broken)
+    }
+
+    fn subject(&self) -> Result<Subject, Error> {
+        let request = self.request()?;
+        Ok(Subject { requester: self.requester.clone(), digest: digest(&request) })
     }
 }
 
 impl Park {
-    /// Nothing parked yet. Starts the sweep as a task of `drain`, so it must be called inside a runtime.
+    /// An empty park. Starts the sweep as a task of `drain`, so it must be called inside a runtime.
     ///
     /// # Errors
-    /// When the system gives out no random numbers.
+    /// When the system provides no random numbers.
     pub(in crate::front) fn new(
         (config, rounds): (Config, usize),
         sealer: Sealer,
@@ -228,10 +234,10 @@ impl Park {
         Ok(Self { shared })
     }
 
-    /// Parks a call; the state that its client comes back with.
+    /// Parks a call, and returns the state for the retry.
     ///
     /// # Errors
-    /// When as many are parked as may be, or this one was as often as it may.
+    /// When the bound of parked calls is reached, or that of the rounds of this call.
     pub(super) fn put(&self, subject: &Subject, mut inputs: Inputs, reply: Reply) -> Result<Box<str>, Error> {
         let shared = &self.shared;
         if !inputs.next_round(shared.rounds) {
@@ -245,7 +251,7 @@ impl Park {
         let parked = Parked { inputs, reply, expires: Instant::now() + shared.config.age };
         let mut calls = shared.calls.lock();
         if calls.len() >= shared.config.calls {
-            drop(calls); // the call is cancelled now, and its connection has locks of its own
+            drop(calls); // before the call is cancelled, which takes locks of its connection
             shared.refusals.hit(Bound::Parked);
             return Err(Bound::Parked.refusal());
         }
@@ -261,10 +267,10 @@ impl Park {
         (instance != self.shared.instance && home != self.shared.sealer.home()).then_some(home)
     }
 
-    /// Takes up the call that `state` leads to. `None`: the state is none of this kind.
+    /// Takes out the call that `state` leads to. `None`: the state is not of this kind.
     ///
     /// # Errors
-    /// Why this request cannot go on with it.
+    /// Why this request cannot continue it.
     pub(super) fn take(&self, state: &str, subject: &Subject) -> Option<Result<Parked, Error>> {
         let payload = self.shared.sealer.open(KIND, state)?;
         let (instance, _, number, rest) = decode(&payload)?;
@@ -273,7 +279,8 @@ impl Park {
                 "this requestState belongs to another request; send it back with the request it came for";
             Err(Error::new(Kind::InvalidParams, Blame::Downstream, message))
         } else if instance != self.shared.instance {
-            let message = "the process that held this call is gone, and the call with it; make it again";
+            let message =
+                "the process that held this call is gone, and the call with it; make the call again";
             Err(Error::new(Kind::Lost, Blame::Edge, message))
         } else {
             self.shared.remove(number).ok_or_else(|| {
@@ -293,17 +300,17 @@ impl Shared {
         parked.filter(|parked| parked.expires > Instant::now())
     }
 
-    /// Takes out those that `over` says yes to.
+    /// Drops the calls that are `over`.
     fn give_up(&self, over: impl Fn(&Parked) -> bool) {
         let mut calls = self.calls.lock();
         let gone: Vec<_> = calls.extract_if(|_, parked| over(parked)).collect();
         self.count.set(i64::try_from(calls.len()).unwrap_or(i64::MAX));
-        drop(calls); // before their connections hear of it
+        drop(calls); // before the calls are cancelled, which takes locks of their connections
         drop(gone);
     }
 }
 
-/// Gives up what is too old, and at the end of the process everything: no retry can reach it any more.
+/// Drops calls that are too old, and at the end of the process all: no retry can reach them any more.
 async fn sweep(shared: Arc<Shared>, drain: DrainWatch) {
     let mut tick = interval(SWEEP);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -320,10 +327,10 @@ fn encode((instance, home): ([u8; INSTANCE_LEN], Home), number: u64, subject: &S
     [&instance[..], &home.encode(), &number.to_be_bytes(), &encode_subject(subject)].concat()
 }
 
-/// One length for all, and no field can run into the next.
+/// Fixed-length fields, so that none can run into the next.
 pub(super) fn encode_subject(subject: &Subject) -> Vec<u8> {
-    let scope = subject.scope.as_ref().map_or("", ServerName::as_str);
-    let principal = hash(&SHA256, subject.caller.principal().as_bytes());
+    let scope = subject.requester.scope.as_ref().map_or("", ServerName::as_str);
+    let principal = hash(&SHA256, subject.requester.caller.principal().as_bytes());
     let scope = hash(&SHA256, scope.as_bytes());
     [principal.as_ref(), scope.as_ref(), &subject.digest].concat()
 }
@@ -335,9 +342,9 @@ fn decode(payload: &[u8]) -> Option<([u8; INSTANCE_LEN], Home, u64, &[u8])> {
     Some((*instance, Home::decode(*home), u64::from_be_bytes(*number), rest))
 }
 
-/// The kind of token that the state of a parked call is.
+/// The kind of sealed token that the state of a parked call is.
 const KIND: seal::Kind = seal::Kind::new("parked");
 const INSTANCE_LEN: usize = 8;
 const DIGEST_LEN: usize = 32;
-/// How exact the age is; it is minutes.
+/// How late an old call may be dropped; the age is minutes.
 const SWEEP: Duration = Duration::from_secs(1);

@@ -1,7 +1,7 @@
-//! What servers ask a legacy client, in the words its revision knows.
+//! The questions of servers to a legacy client, translated to its revision.
 //!
-//! A question that the client did not offer to answer, or that its revision cannot express, is refused to
-//! the server here and never reaches the client. What is not here: which stream it goes on (`exchange`,
+//! A question for which the client did not declare the capability, or that its revision cannot express, is refused to
+//! the server here and never reaches the client. What is not here: which stream it is sent on (`exchange`,
 //! `own_stream`), and its answer (`session/ask`).
 
 use std::sync::Arc;
@@ -31,7 +31,7 @@ impl Questions {
         Self { session, open: Vec::new() }
     }
 
-    /// The request to the client; `None` where there is nothing to ask, and the server knows.
+    /// The request to the client; `None` if the question is withdrawn, or was refused to the server.
     pub(in crate::front) fn put(&mut self, ask: Ask) -> Option<Parts> {
         if ask.withdrawn.is_cancelled() {
             return None;
@@ -50,7 +50,7 @@ impl Questions {
         let asking = self.session.ask(ask)?;
         let mut splice = Splice::new(request.bytes().clone());
         splice.replace(id, asking.token());
-        // Servers number them: the same one may come from each, and leads to none.
+        // Servers choose their tokens independently: two of them may choose the same one.
         if let Some(progress) = request.meta_value(meta::PROGRESS_TOKEN) {
             splice.replace(progress.span(), asking.token());
         }
@@ -96,7 +96,7 @@ fn cancelled(id: &Bytes) -> Parts {
     message
 }
 
-/// The client's answer, as the server gets it.
+/// The answer in a response of the client.
 pub(in crate::front) fn answer(message: &Message) -> Answer {
     let bytes = message.bytes();
     if let (Some(_), Some(result)) = (message.result_object(), message.result()) {
@@ -112,14 +112,14 @@ pub(in crate::front) fn answer(message: &Message) -> Answer {
     }
 }
 
-/// What a revision wants to be different in a request.
+/// What has to change in a request for the revision of its receiver.
 #[derive(Debug, Default)]
 pub(super) struct Edits {
-    /// Members that go.
+    /// Members that are removed.
     unwanted: Vec<&'static str>,
-    /// It lacks the id that this revision knows a question by.
+    /// It lacks the elicitationId that this revision requires.
     nameless: bool,
-    /// Members that get another value.
+    /// A member that gets another value.
     replaced: Option<(&'static str, Bytes)>,
 }
 
@@ -135,10 +135,10 @@ impl Edits {
         let can = Capabilities::of(client);
         match kind {
             Kind::Roots if can.has(Capabilities::ROOTS) => Ok(Self::default()),
-            Kind::Roots => Err("this client has no roots"),
+            Kind::Roots => Err("this client did not declare roots"),
             Kind::Sampling => Self::of_sampling(request, version, can),
             Kind::Elicitation => Self::of_elicitation(request, version, can),
-            Kind::Ping | Kind::Other => Err("clients are not asked this"),
+            Kind::Ping | Kind::Other => Err("clients of this gateway do not answer this request"),
         }
     }
 
@@ -149,14 +149,14 @@ impl Edits {
         can: Capabilities,
     ) -> Result<Self, &'static str> {
         if !can.has(Capabilities::SAMPLING) {
-            return Err("this client does not sample");
+            return Err("this client did not declare sampling");
         }
         let current = version >= ProtocolVersion::V2025_11_25;
         let tools = request.param("tools").is_some() || request.param("toolChoice").is_some();
         if tools && !(current && can.has(Capabilities::SAMPLING_TOOLS)) {
-            return Err("this client does not sample with tools");
+            return Err("this client does not support tools in sampling");
         }
-        // The same page: context only for clients that declare it; they are to leave out what they cannot give.
+        // The same page: servers should not ask for context that the client did not declare, and it is optional.
         let context =
             current && !can.has(Capabilities::SAMPLING_CONTEXT) && request.param("includeContext").is_some();
         let unwanted = context.then_some("includeContext").into_iter().collect();
@@ -175,7 +175,7 @@ impl Edits {
         can: Capabilities,
     ) -> Result<Self, &'static str> {
         if version < ProtocolVersion::V2025_06_18 || !can.has(Capabilities::ELICITATION) {
-            return Err("this client cannot be asked for input");
+            return Err("this client did not declare elicitation");
         }
         let mode = request.param("mode").and_then(|mode| mode.as_str());
         let url = mode.as_deref() == Some("url");
@@ -185,25 +185,26 @@ impl Edits {
             // MCP 2026-07-28 changelog: elicitationId is gone, so modern servers send none
             let nameless = url && request.param("elicitationId").is_none();
             let edits = Self { nameless, ..Self::default() };
-            return offered.then_some(edits).ok_or("this client does not take this mode of elicitation");
+            return offered.then_some(edits).ok_or("this client did not declare this mode of elicitation");
         }
         if url {
-            return Err("this client cannot be sent to a URL");
+            return Err("this client does not support elicitation by URL");
         }
-        let schema = request.param("requestedSchema").map(|schema| older_schema(schema.raw())).transpose()?;
+        let schema =
+            request.param("requestedSchema").map(|schema| downgrade_schema(schema.raw())).transpose()?;
         let unwanted = mode.is_some().then_some("mode").into_iter().collect();
         let replaced = schema.flatten().map(|schema| ("requestedSchema", schema));
         Ok(Self { unwanted, replaced, ..Self::default() })
     }
 
-    /// The same, and without these members.
+    /// Adds members that are removed.
     pub(super) fn without(mut self, unwanted: impl IntoIterator<Item = &'static str>) -> Self {
         self.unwanted.extend(unwanted);
         self
     }
 
-    /// Edits the params of the request. `name` is a JSON string that no other question of the session has; where
-    /// questions have keys, none.
+    /// Edits the params of the request. `name` becomes the elicitationId where that is missing: a JSON string that no
+    /// other question of the session has. Modern clients know questions by keys, and need none.
     pub(super) fn make(self, request: &Message, splice: &mut Splice, name: Option<&Bytes>) {
         let Some(params) = request.params() else { return };
         let mut params = splice.object(params);
@@ -218,7 +219,7 @@ impl Edits {
     }
 }
 
-/// What a client of `version` with these capabilities can be asked, in the words of the stateless form.
+/// The modern form of the capabilities that a client of `version` declared, as far as servers may ask for them.
 // MCP 2026-07-28 schema, ClientCapabilities; what the revision cannot express is not declared
 pub(in crate::front) fn offer(can: Capabilities, version: ProtocolVersion) -> Bytes {
     let mut can = can.without(Capabilities::ROOTS_CHANGED);
@@ -232,16 +233,16 @@ pub(in crate::front) fn offer(can: Capabilities, version: ProtocolVersion) -> By
     can.explicit().to_json().into()
 }
 
-/// The schema of a form in the words of 2025-06-18, which has no titled choices but `enumNames`, and no
-/// choice of several. `None`: it is in its words already.
-fn older_schema(schema: &[u8]) -> Result<Option<Bytes>, &'static str> {
+/// The schema of a form for 2025-06-18, which has no titled choices but `enumNames`, and no choice of several values.
+/// `None`: it needs no change.
+fn downgrade_schema(schema: &[u8]) -> Result<Option<Bytes>, &'static str> {
     let unreadable = "the requested schema cannot be read";
     let mut schema: Value = serde_json::from_slice(schema).map_err(|_| unreadable)?;
     let Some(fields) = schema.get_mut("properties").and_then(Value::as_object_mut) else { return Ok(None) };
     let mut changed = false;
     for field in fields.values_mut() {
         if field.get("type").is_some_and(|kind| kind == "array") {
-            return Err("this client cannot be asked for several choices at once");
+            return Err("this client does not support choices of several values");
         }
         let Some(choices) = field.as_object_mut().and_then(|field| field.remove("oneOf")) else { continue };
         let choices = choices.as_array().ok_or(unreadable)?;
@@ -275,7 +276,7 @@ fn downgrade_messages(messages: &[u8]) -> Result<Option<Bytes>, &'static str> {
         for block in blocks {
             let kind = block.get("type").and_then(Value::as_str);
             if matches!(kind, Some("tool_use" | "tool_result")) {
-                return Err("this client does not sample with tools");
+                return Err("this client does not support tools in sampling");
             }
             let mut message = message.clone();
             if let Some(message) = message.as_object_mut() {

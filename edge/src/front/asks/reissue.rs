@@ -1,8 +1,8 @@
-//! Calls that a legacy server answers only after the user has been to a URL (−32042): a modern client is asked to send
-//! the user there, and its retry is made again as a new call.
+//! Calls that a legacy server answers only after the user has visited a URL (−32042): a modern client is asked to send
+//! the user there, and its retry becomes a new call.
 //!
-//! Nothing is kept between the two: all that is known of it is in the `requestState`, so any process that has the key
-//! takes the retry.
+//! Nothing is kept between the two: everything is in the `requestState`, so any process that has the key takes the
+//! retry.
 // MCP 2025-11-25 client/elicitation, URL Elicitation Required Error; 2026-07-28 basic/patterns/mrtr
 
 use std::fmt::Write;
@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Value, json};
 use wire::code;
 use wire::limits::Limits;
 use wire::splice::{Parts, Splice};
@@ -20,17 +20,14 @@ use super::inputs::{Answers, too_many_rounds};
 use super::park::{Subject, encode_subject};
 use crate::call::{Capabilities, Client, Outcome};
 use crate::error::{Blame, Error, Kind};
-use crate::front::refusal::ErrorObject;
 use crate::ops::unix_time::now_unix_secs;
 use crate::seal::{self, Sealer};
 
-/// What becomes of a server's error.
+/// What becomes of a server's error −32042.
 pub(in crate::front) enum Verdict {
     /// The result that asks the client to send its user somewhere.
     Ask(Parts),
-    /// The client has to hear this instead.
-    Told(ErrorObject),
-    /// It is over.
+    /// The call fails with this error.
     Failed(Error),
 }
 
@@ -47,11 +44,11 @@ pub(super) fn urls(error: &Bytes) -> Option<Vec<Visit>> {
     }
     let required: Required = serde_json::from_slice(error).ok()?;
     let fits = required.code == i64::from(code::URL_ELICITATION_REQUIRED)
-        && (1..=MOST_URLS).contains(&required.data.elicitations.len());
+        && (1..=URLS_MAX).contains(&required.data.elicitations.len());
     fits.then_some(required.data.elicitations)
 }
 
-/// Somewhere that the user has to go.
+/// A URL that the user has to visit.
 #[derive(Deserialize)]
 pub(super) struct Visit {
     #[serde(default)]
@@ -59,23 +56,43 @@ pub(super) struct Visit {
     url: String,
 }
 
-/// Asks the client to send its user to `visits`; `rounds` were asked before, of `most`.
+impl Visit {
+    /// The key of the question that asks for the visit of this index, as JSON.
+    pub(super) fn key(index: usize) -> String {
+        format!("\"{KEY}{index}\"")
+    }
+
+    fn params(&self) -> Value {
+        json!({ "mode": "url", "message": self.message, "url": self.url })
+    }
+
+    /// The question as a request of its own.
+    pub(super) fn request(&self) -> Bytes {
+        let params = self.params();
+        format!(r#"{{"jsonrpc":"2.0","id":0,"method":"elicitation/create","params":{params}}}"#).into()
+    }
+}
+
+/// The error of a client that does not declare URLs.
+// MCP 2026-07-28 basic, MissingRequiredClientCapability
+pub(super) fn lacks_urls() -> Error {
+    let message = "the server needs a client that can send its user to a URL";
+    let required = r#"{"elicitation":{"url":{}}}"#;
+    Error::new(Kind::MissingCapability(required), Blame::Downstream, message)
+}
+
+/// Asks the client to send its user to `visits`, after `rounds` of at most `max`.
 pub(super) fn ask(
     sealer: &Sealer,
     (subject, client): (&Subject, &Client),
-    (rounds, most): (usize, usize),
+    (rounds, max): (usize, usize),
     visits: &[Visit],
 ) -> Verdict {
     if !Capabilities::of(client).has(Capabilities::URL) {
-        // MCP 2026-07-28 basic, MissingRequiredClientCapability
-        return Verdict::Told(ErrorObject {
-            code: code::MISSING_CAPABILITY,
-            message: "the server needs a client that can send its user to a URL".into(),
-            data: Some(json!({ "requiredCapabilities": { "elicitation": { "url": {} } } })),
-        });
+        return Verdict::Failed(lacks_urls());
     }
-    if rounds >= most {
-        return Verdict::Failed(too_many_rounds(most));
+    if rounds >= max {
+        return Verdict::Failed(too_many_rounds(max));
     }
     let count = u8::try_from(visits.len()).unwrap_or(u8::MAX);
     let round = u8::try_from(rounds + 1).unwrap_or(u8::MAX);
@@ -85,30 +102,29 @@ pub(super) fn ask(
         Err(error) => return Verdict::Failed(error),
     };
     let mut requests = String::new();
-    for (index, Visit { message, url }) in visits.iter().enumerate() {
-        let params = json!({ "mode": "url", "message": message, "url": url });
+    for (index, visit) in visits.iter().enumerate() {
+        let (key, params) = (Visit::key(index), visit.params());
         let comma = if index > 0 { "," } else { "" };
-        // A string takes whatever is written.
-        let _ =
-            write!(requests, r#"{comma}"{KEY}{index}":{{"method":"elicitation/create","params":{params}}}"#);
+        // Writing to a string does not fail.
+        let _ = write!(requests, r#"{comma}{key}:{{"method":"elicitation/create","params":{params}}}"#);
     }
     Verdict::Ask(Parts::from(Bytes::from(format!(
         r#"{{"resultType":"input_required","inputRequests":{{{requests}}},"requestState":"{state}"}}"#
     ))))
 }
 
-/// What a retry with a state of this kind comes to.
+/// What becomes of a retry with a state of this kind.
 pub(super) enum Again {
-    /// The call, with how often it was asked for a visit.
+    /// The call is made again, after so many rounds.
     Call(Message, usize),
-    /// The user did not go: there is nothing to call for.
+    /// The user did not visit the URL: nothing is called.
     Declined(Outcome),
 }
 
-/// Reads `state`. `None`: it is none of this kind.
+/// Reads `state`. `None`: it is not of this kind.
 ///
 /// # Errors
-/// Why this request cannot go on with it.
+/// Why this request cannot continue with it.
 pub(super) fn take(
     sealer: &Sealer,
     state: &str,
@@ -125,10 +141,10 @@ pub(super) fn take(
         );
     }
     let age_secs = now_unix_secs().saturating_sub(u64::from_be_bytes(*issued));
-    if age_secs > MOST_AGE.as_secs() {
+    if age_secs > AGE_MAX.as_secs() {
         return refuse("this requestState has expired; make the call again");
     }
-    let went = |index| answers.get(&format!("{KEY}{index}")).is_none_or(|answer| action(&answer) == "accept");
+    let went = |index| answers.get(&format!("{KEY}{index}")).is_none_or(|answer| is_accepted(&answer));
     if !(0..*count).all(went) {
         return Some(Ok(Again::Declined(declined(request))));
     }
@@ -136,16 +152,17 @@ pub(super) fn take(
     Some(message.map_err(|_| Error::new(Kind::Lost, Blame::Edge, "the call could not be made again")))
 }
 
-fn action(answer: &[u8]) -> String {
+/// Whether an answer to an elicitation is a yes.
+pub(super) fn is_accepted(answer: &[u8]) -> bool {
     #[derive(Deserialize)]
     struct Answered {
         action: String,
     }
-    serde_json::from_slice::<Answered>(answer).map(|answered| answered.action).unwrap_or_default()
+    serde_json::from_slice::<Answered>(answer).is_ok_and(|answered| answered.action == "accept")
 }
 
-/// A tool's failure is for the model to read; other methods have no such form.
-fn declined(request: &Message) -> Outcome {
+/// The outcome when the user declines. A tool's is a result, for the model to read; other methods have no such form.
+pub(super) fn declined(request: &Message) -> Outcome {
     let message = "the user did not open the page that the server needs to go on";
     if request.method() != "tools/call" {
         return Outcome::Failed(Error::new(Kind::Cancelled, Blame::Downstream, message));
@@ -155,7 +172,7 @@ fn declined(request: &Message) -> Outcome {
     Outcome::Result(Parts::from(Bytes::from(result.to_string())))
 }
 
-/// The request as it was before there were answers: a legacy server knows none of this.
+/// The request without the members of a retry, which a legacy server does not know.
 fn without_answers(request: &Message, limits: &Limits) -> Result<Message, ScanError> {
     let mut splice = Splice::new(request.bytes().clone());
     if let Some(params) = request.params() {
@@ -164,11 +181,11 @@ fn without_answers(request: &Message, limits: &Limits) -> Result<Message, ScanEr
     Message::scan(splice.finish().into_bytes(), limits)
 }
 
-/// The kind of token that such a state is.
+/// The kind of sealed token that such a state is.
 const KIND: seal::Kind = seal::Kind::new("reissue");
-/// What keys begin with.
+/// The prefix of the keys.
 const KEY: &str = "url-";
 /// URLs in one error. A server has one or two things to authorise.
-const MOST_URLS: usize = 16;
-/// As long as any call waits for its client.
-const MOST_AGE: Duration = Duration::from_secs(600);
+const URLS_MAX: usize = 16;
+/// 10 m: as long as any call waits for its client.
+const AGE_MAX: Duration = Duration::from_secs(600);

@@ -1,9 +1,9 @@
-//! What a modern server wants first, of a modern client: passed on as it is, but for the state that the client
-//! brings back, which is sealed.
+//! The input that a modern server requires of a modern client: relayed unchanged, but for the `requestState`, which is
+//! sealed.
 //!
-//! Guarantees: what was wanted for one request counts only for it, only for its caller, only at the server that
-//! wanted it, and only for a while; that server gets its own state back byte for byte, or none if it gave none.
-//! Nothing is kept here, so any process with the same key takes the retry.
+//! Guarantees: a state is valid only for its request, its caller and its server, and only for a while; that server gets
+//! its own state back byte for byte, or none if it gave none. Nothing is kept here, so any process with the same key
+//! takes the retry.
 // MCP 2026-07-28 basic/patterns/mrtr, server requirements
 
 use bytes::Bytes;
@@ -20,22 +20,22 @@ use crate::front::refusal::Refusal;
 use crate::ops::unix_time::now_unix_secs;
 use crate::seal::{Kind, Sealer};
 
-/// The result that a modern client gets: the server's own, with our state in the place of its.
+/// The result that a modern client gets: the server's own, with our state in place of the server's.
 pub(in crate::front) fn wrap(sealer: &Sealer, input: &InputRequired) -> Outcome {
     wrapped(sealer, input).unwrap_or_else(Outcome::Failed)
 }
 
 fn wrapped(sealer: &Sealer, input: &InputRequired) -> Result<Outcome, Error> {
-    let promise = Promise {
+    let sealed = SealedState {
         expires_at_unix_secs: now_unix_secs().saturating_add(VALID_SECS),
         caller: of_caller(&input.call.caller),
         request: digest(&input.call.request),
         server: input.server.clone(),
         own: input.state(),
     };
-    let token = sealer.seal(KIND, &promise.encode()).map_err(|error| match error.kind {
+    let token = sealer.seal(KIND, &sealed.encode()).map_err(|error| match error.kind {
         error::Kind::TooLarge => {
-            let message = "what the server wants to be reminded of is larger than this gateway passes on";
+            let message = "the server's requestState is larger than this gateway relays";
             Error::new(error::Kind::TooLarge, Blame::Upstream, message)
         }
         _ => error,
@@ -50,34 +50,33 @@ fn wrapped(sealer: &Sealer, input: &InputRequired) -> Result<Outcome, Error> {
     Ok(Outcome::Result(splice.finish()))
 }
 
-/// The request as the server is to get it, and the only server that may. A request that brings no state is what it
-/// is.
+/// The retry with the server's own state, and the server that it must go to.
 ///
 /// # Errors
-/// When it brings a state that was not given out for it.
+/// When the state was not issued for this request.
 pub(super) fn unwrap(
     sealer: &Sealer,
     caller: &Caller,
     (state, request): (&str, &Message),
     limits: &Limits,
 ) -> Result<(Message, ServerName), Refusal> {
-    let promise = sealer.open(KIND, state).and_then(|bytes| Promise::decode(&bytes));
-    let (promise, params) = promise.zip(request.params()).ok_or_else(|| bad(UNKNOWN))?;
-    promise.check(caller, now_unix_secs(), || digest(request)).map_err(bad)?;
+    let sealed = sealer.open(KIND, state).and_then(|bytes| SealedState::decode(&bytes));
+    let (sealed, params) = sealed.zip(request.params()).ok_or_else(|| bad(UNKNOWN))?;
+    sealed.check(caller, now_unix_secs(), || digest(request)).map_err(bad)?;
     let mut splice = Splice::new(request.bytes().clone());
     let mut edit = splice.object(params);
-    match promise.own {
+    match sealed.own {
         Some(own) => edit.set("requestState", own),
         None => edit.remove("requestState"),
     }
     edit.done();
     let request = Message::scan(splice.finish().into_bytes(), limits).map_err(|_| bad(UNKNOWN))?;
-    Ok((request, promise.server))
+    Ok((request, sealed.server))
 }
 
-/// What is sealed: whose state it is, for what, and until when.
+/// What is sealed: whose state it is, for which request and server, and until when.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Promise {
+struct SealedState {
     expires_at_unix_secs: u64,
     caller: [u8; 32],
     request: [u8; 32],
@@ -86,7 +85,7 @@ struct Promise {
     own: Option<Bytes>,
 }
 
-impl Promise {
+impl SealedState {
     fn encode(&self) -> Vec<u8> {
         let slug = self.server.as_str().as_bytes();
         let mut bytes = Vec::new();
@@ -101,7 +100,7 @@ impl Promise {
         bytes
     }
 
-    /// `None` for anything that [`Promise::encode`] did not write.
+    /// `None` for anything that [`SealedState::encode`] did not write.
     fn decode(bytes: &[u8]) -> Option<Self> {
         let (expires, rest) = bytes.split_first_chunk()?;
         let (caller, rest) = rest.split_first_chunk()?;
@@ -118,7 +117,7 @@ impl Promise {
         })
     }
 
-    /// What is wrong with it, for this caller and request at this time.
+    /// Whether it is valid for this caller and request at this time; the error says why not.
     fn check(
         &self,
         caller: &Caller,
@@ -126,7 +125,7 @@ impl Promise {
         request: impl FnOnce() -> [u8; 32],
     ) -> Result<(), &'static str> {
         if self.caller != of_caller(caller) {
-            return Err(UNKNOWN); // whose it is is nobody else's business
+            return Err(UNKNOWN); // whose it is is not disclosed
         }
         if self.expires_at_unix_secs <= now_unix_secs {
             return Err("this requestState has expired; send the request again without it");
@@ -159,8 +158,8 @@ const VALID_SECS: u64 = 600;
 mod tests {
     use super::*;
 
-    fn promise(own: Option<&'static str>) -> Promise {
-        Promise {
+    fn sealed(own: Option<&'static str>) -> SealedState {
+        SealedState {
             expires_at_unix_secs: 1000,
             caller: of_caller(&Caller::new("ann")),
             request: [7; 32],
@@ -172,21 +171,21 @@ mod tests {
     #[test]
     fn what_is_sealed_comes_back() {
         for own in [None, Some(r#""""#), Some(r#""\u00e9\/""#)] {
-            let promise = promise(own);
-            let bytes = promise.encode();
-            assert_eq!(Promise::decode(&bytes), Some(promise));
+            let sealed = sealed(own);
+            let bytes = sealed.encode();
+            assert_eq!(SealedState::decode(&bytes), Some(sealed));
             for end in 0..bytes.len() - own.map_or(0, str::len) {
-                assert_eq!(Promise::decode(&bytes[..end]), None);
+                assert_eq!(SealedState::decode(&bytes[..end]), None);
             }
         }
     }
 
     #[test]
     fn it_counts_for_its_caller_and_request_and_for_a_while() {
-        let (promise, ann) = (promise(None), Caller::new("ann"));
-        assert_eq!(promise.check(&ann, 999, || [7; 32]), Ok(()));
-        assert!(promise.check(&ann, 1000, || [7; 32]).unwrap_err().contains("expired"));
-        assert!(promise.check(&ann, 0, || [8; 32]).unwrap_err().contains("another request"));
-        assert_eq!(promise.check(&Caller::new("bob"), 0, || [7; 32]), Err(UNKNOWN));
+        let (sealed, ann) = (sealed(None), Caller::new("ann"));
+        assert_eq!(sealed.check(&ann, 999, || [7; 32]), Ok(()));
+        assert!(sealed.check(&ann, 1000, || [7; 32]).unwrap_err().contains("expired"));
+        assert!(sealed.check(&ann, 0, || [8; 32]).unwrap_err().contains("another request"));
+        assert_eq!(sealed.check(&Caller::new("bob"), 0, || [7; 32]), Err(UNKNOWN));
     }
 }

@@ -1,5 +1,5 @@
-//! A modern client's retry of a request that was answered `input_required`: which of the kinds of `requestState` it
-//! brings, and how the call goes on.
+//! A modern client's retry of a request that was answered `input_required`: which kind of `requestState` it brings,
+//! and how the call continues.
 // MCP 2026-07-28 basic/patterns/mrtr
 
 use std::sync::Arc;
@@ -12,32 +12,33 @@ use super::inputs::Answers;
 use super::park::{Parked, Subject};
 use super::reissue::{self, Again};
 use super::relay;
-use crate::call::{Caller, Client, Outcome, ServerName};
+use crate::call::{Client, Outcome, ServerName};
 use crate::error::Kind;
 use crate::front::Front;
 use crate::front::refusal::Refusal;
+use crate::front::requester::Requester;
 
-/// How the call goes on.
+/// How the call continues.
 pub(in crate::front) enum Retry {
-    /// It retries nothing: it begins.
+    /// It is no retry, but a new call.
     None(Message),
-    /// At the server that wanted something first, with that server's own state.
+    /// At the server that requires the input, with that server's own state.
     Relay(Message, ServerName),
-    /// It is there still, and has its answers.
+    /// The parked call continues, with its answers.
     Parked(Message, Box<Parked>),
-    /// It is made again, after so many rounds.
+    /// A new call is made, after so many rounds.
     Again(Message, usize),
-    /// It has ended without another call.
+    /// It ends without another call.
     Over(Outcome),
 }
 
 /// What `message` retries, a request of `client`.
 ///
 /// # Errors
-/// A state that is not good for this request.
+/// A state that is not valid for this request.
 pub(in crate::front) fn of(
     front: &Front,
-    (caller, scope): (&Caller, Option<&ServerName>),
+    requester: &Requester,
     client: &Client,
     method: Method,
     message: Message,
@@ -49,7 +50,7 @@ pub(in crate::front) fn of(
     let wrong = "params.requestState must be a string, as it was sent";
     let state = state.as_str().ok_or_else(|| Refusal::bad_request(code::INVALID_PARAMS, wrong))?.into_owned();
     let answers = Answers::of(&message, limits)?;
-    let subject = Subject { caller: caller.clone(), scope: scope.cloned(), digest: digest(&message) };
+    let subject = Subject { requester: requester.clone(), digest: digest(&message) };
     match front.park.take(&state, &subject) {
         Some(Ok(mut parked)) => {
             parked.inputs.resume(Arc::new(client.clone()), &answers);
@@ -66,6 +67,6 @@ pub(in crate::front) fn of(
         Some(Err(error)) => return Err(error.into()),
         None => {}
     }
-    let (message, server) = relay::unwrap(sealer, caller, (&state, &message), limits)?;
+    let (message, server) = relay::unwrap(sealer, &requester.caller, (&state, &message), limits)?;
     Ok(Retry::Relay(message, server))
 }

@@ -1,12 +1,12 @@
-//! A modern client's `subscriptions/listen`: what it wants to hear of, and the stream that tells it.
+//! A modern client's `subscriptions/listen`: its filter, and the stream of notifications.
 //!
 //! ```text
-//! Opening ── servers agreed, or their time is over ──▶ Open ── the process stops ──▶ Over (terminal)
-//!    └─ nothing is told before the acknowledgement       └──── it lags ────────────────▲
+//! Opening ── servers agreed, or timed out ───────────▶ Open ── the process stops ──▶ Over (terminal)
+//!    └─ nothing is sent before the acknowledgement       └──── the client lags ─────▲
 //! ```
-//! Guarantees: the acknowledgement comes first and names what will be heard; every message carries the id of the
-//! request as the client wrote it; what changed in between is told after it. The client ends a listen by closing
-//! its stream, or over one pipe by a notification; then its subscriptions end. It holds no call's permit.
+//! Guarantees: the acknowledgement comes first and names what was subscribed to; every message carries the id of the
+//! request as the client wrote it; what changed meanwhile is reported after the acknowledgement. The client ends a
+//! listen by closing its stream, over stdio by a notification; then its subscriptions end. It holds no call's permit.
 // MCP 2026-07-28 basic/patterns/subscriptions
 
 use std::collections::{HashSet, VecDeque};
@@ -38,26 +38,26 @@ use crate::front::door::media::{self, Accepts};
 use crate::front::list_changes::{Changes, News};
 use crate::front::metrics::StreamKind;
 use crate::front::refusal::{self, Refusal};
-use crate::front::reply::Manner;
+use crate::front::reply::ResponseEncoding;
 use crate::front::sse::{self, Feed};
 use crate::permit::{self, Bound, ListenPermit};
 use crate::router::{Accepted, ListChanges};
 use crate::session::replay::Weight;
 use crate::session::{Said, Source};
 
-/// See the module.
+/// A listen of one client.
 pub(in crate::front) struct Listen {
     id: RequestId,
     caller: Caller,
     filter: Filter,
     state: State,
     changes: Changes,
-    /// What the client knows of.
-    told: ListChanges,
+    /// The changes that were reported to the client.
+    reported: ListChanges,
     /// Updates of its resources.
-    heard: Reply,
-    /// Kept, for without subscriptions nobody else does, and its end would be that of `heard`.
-    _ear: Arc<Ear>,
+    updates: Reply,
+    /// Kept because without subscriptions nobody else does, and dropping it would end `updates`.
+    _sink: Arc<ListenSink>,
     _permit: ListenPermit,
 }
 
@@ -65,14 +65,14 @@ pub(in crate::front) struct Listen {
 enum State {
     Opening(Accepted),
     Open {
-        /// Notices of changed lists that are not sent yet.
+        /// Notifications of changed lists that are not sent yet.
         waiting: VecDeque<Notice>,
         _subscriptions: Vec<Subscription>,
     },
     Over,
 }
 
-/// What a client wants to hear of. Members that nobody knows are left out of the acknowledgement.
+/// What a client subscribes to. Unknown members are left out of the acknowledgement.
 #[derive(Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 struct Filter {
@@ -103,16 +103,17 @@ pub(super) fn start(front: &Front, arrival: InboundMessage, client: Client) -> R
     }
     let changes = rooms.gateway.changes(&caller, scope.as_ref());
     let mut changes = Changes::new(changes, rooms.drain.clone());
-    // From here on nothing is missed.
-    let told = changes.now();
-    let (responder, heard) = reply();
-    let ear = Arc::new(Ear { to: Mutex::new(Some(responder)), refusals: rooms.permits.metrics().clone() });
+    // Changes from here on are reported.
+    let reported = changes.now();
+    let (responder, updates) = reply();
+    let sink = ListenSink { to: Mutex::new(Some(responder)), refusals: rooms.permits.metrics().clone() };
+    let sink = Arc::new(sink);
     let (client, affinity) = (Arc::new(client.copied()), Affinity::Principal);
-    let subscriber = Subscriber { caller: caller.clone(), client, affinity, sink: ear.clone() };
+    let subscriber = Subscriber { caller: caller.clone(), client, affinity, sink: sink.clone() };
     let mut once = HashSet::new();
     let uris: Vec<_> = uris.into_iter().filter(|uri| once.insert(uri.clone())).collect();
     let state = State::Opening(rooms.gateway.subscribe(subscriber, scope, uris));
-    Ok(Listen { id, caller, filter, state, changes, told, heard, _ear: ear, _permit: permit })
+    Ok(Listen { id, caller, filter, state, changes, reported, updates, _sink: sink, _permit: permit })
 }
 
 impl Filter {
@@ -126,17 +127,17 @@ impl Filter {
     }
 
     /// The lists that changed and are wanted.
-    fn changed(&self, told: ListChanges, now: ListChanges) -> Vec<Notice> {
+    fn changed(&self, reported: ListChanges, now: ListChanges) -> Vec<Notice> {
         let lists = [
-            (self.tools_list_changed, told.tools != now.tools, Notice::ToolsChanged),
-            (self.prompts_list_changed, told.prompts != now.prompts, Notice::PromptsChanged),
-            (self.resources_list_changed, told.resources != now.resources, Notice::ResourcesChanged),
+            (self.tools_list_changed, reported.tools != now.tools, Notice::ToolsChanged),
+            (self.prompts_list_changed, reported.prompts != now.prompts, Notice::PromptsChanged),
+            (self.resources_list_changed, reported.resources != now.resources, Notice::ResourcesChanged),
         ];
         let wanted = lists.into_iter().filter(|(wanted, changed, _)| *changed && *wanted == Some(true));
         wanted.map(|(.., notice)| notice).collect()
     }
 
-    /// The part of it that will be heard, a JSON object.
+    /// The part of it that is subscribed to, a JSON object.
     fn accepted(&self, subscriptions: &[Subscription]) -> serde_json::Value {
         let lists = [
             ("toolsListChanged", self.tools_list_changed),
@@ -156,7 +157,7 @@ impl Filter {
 }
 
 impl Listen {
-    /// As a response, which is a stream in any case.
+    /// The response, which is always a stream.
     pub(in crate::front) fn respond(self, front: &Front, accepts: Accepts) -> Response<Body> {
         if !accepts.events {
             return media::no_stream_wanted().answering(Some(&self.id)).into_response();
@@ -171,7 +172,7 @@ impl Listen {
         self.own(Notice::Acknowledged, &notifications)
     }
 
-    /// A notification of our own; `members` of its params follow `_meta`.
+    /// A notification of the gateway; in its params `members` follow `_meta`.
     fn own(&self, notice: Notice, members: &str) -> Parts {
         let (method, meta) = (notice.as_str(), self.meta());
         let text = format!(r#"{{"jsonrpc":"2.0","method":"{method}","params":{{"_meta":{meta}{members}}}}}"#);
@@ -182,7 +183,7 @@ impl Listen {
         format!(r#"{{"{SUBSCRIPTION_ID}":{}}}"#, self.id)
     }
 
-    /// A server's notification under the id of this listen.
+    /// A server's notification with the id of this listen.
     fn tagged(&self, message: &Message) -> Option<Parts> {
         let mut splice = Splice::new(message.bytes().clone());
         match (message.meta(), message.params()) {
@@ -192,7 +193,7 @@ impl Listen {
         Some(splice.finish())
     }
 
-    /// The proper end: the client may listen elsewhere.
+    /// Ends the listen in good order: the client may listen at another replica.
     // MCP 2026-07-28 basic/patterns/subscriptions, Graceful Closure
     fn end(&mut self) -> Parts {
         self.state = State::Over;
@@ -200,9 +201,9 @@ impl Listen {
         refusal::message(Some(&self.id), "result", Bytes::from(result).into())
     }
 
-    fn poll_heard(&mut self, context: &mut Context<'_>) -> Poll<Said> {
+    fn poll_update(&mut self, context: &mut Context<'_>) -> Poll<Said> {
         loop {
-            match ready!(self.heard.poll_next(context)) {
+            match ready!(self.updates.poll_next(context)) {
                 Next::Event(Event::Notice(_, message)) => {
                     if let Some(message) = self.tagged(&message) {
                         return Poll::Ready(Said::Message(message, Weight::Lasting));
@@ -211,10 +212,10 @@ impl Listen {
                 Next::Event(_) => {}
                 Next::Outcome(Outcome::Failed(error)) => {
                     self.state = State::Over;
-                    let manner = Manner { era: Era::Modern, server: None };
-                    return Poll::Ready(Said::Last(manner.failed(&self.id, &error).message));
+                    let encoding = ResponseEncoding { era: Era::Modern, server: None };
+                    return Poll::Ready(Said::Last(encoding.failed(&self.id, &error).message));
                 }
-                // An ear says nothing else at its end.
+                // The sink ends in no other way.
                 Next::Outcome(_) => return Poll::Pending,
             }
         }
@@ -233,7 +234,7 @@ impl Source for Listen {
                 }
                 State::Open { waiting, .. } => {
                     let now = self.changes.now();
-                    for notice in self.filter.changed(std::mem::replace(&mut self.told, now), now) {
+                    for notice in self.filter.changed(std::mem::replace(&mut self.reported, now), now) {
                         if !waiting.contains(&notice) {
                             waiting.push_back(notice);
                         }
@@ -244,8 +245,8 @@ impl Source for Listen {
                 }
                 State::Over => return Poll::Ready(Said::End),
             }
-            if let Poll::Ready(said) = self.poll_heard(context) {
-                return Poll::Ready(said);
+            if let Poll::Ready(update) = self.poll_update(context) {
+                return Poll::Ready(update);
             }
             match ready!(self.changes.poll_news(context)) {
                 News::Changed => {}
@@ -255,14 +256,14 @@ impl Source for Listen {
     }
 }
 
-/// The place that updates go to until the client fetches them.
-struct Ear {
-    /// `None` once the client has lagged.
+/// Queues updates of resources until the client reads them.
+struct ListenSink {
+    /// `None` once the client has lagged, or the resources are lost.
     to: Mutex<Option<Responder>>,
     refusals: permit::Metrics,
 }
 
-impl UpdateSink for Ear {
+impl UpdateSink for ListenSink {
     fn updated(&self, message: &Message) {
         let lagging = {
             let mut to = self.to.lock();
@@ -274,14 +275,15 @@ impl UpdateSink for Ear {
         };
         let Some(responder) = lagging.filter(|responder| !responder.is_cancelled()) else { return };
         self.refusals.hit(Bound::EventBytes);
-        let message = "the client read this stream too slowly and missed news; listen again, and read anew";
+        let message = "the client read this stream too slowly and missed notifications; listen again, and read the resources again";
         responder.fail(Error::new(Kind::Lost, Blame::Downstream, message));
     }
 
     fn lost(&self) {
         let taken = self.to.lock().take();
         if let Some(responder) = taken {
-            let message = "what these resources come from has changed; listen again, and read anew";
+            let message =
+                "the source of these resources has changed; listen again, and read the resources again";
             responder.fail(Error::new(Kind::Lost, Blame::Edge, message));
         }
     }

@@ -1,4 +1,4 @@
-//! Slow calls that become tasks: the client gets a handle, and fetches the result when it is there. A connection that
+//! Slow calls that become tasks: the client gets a handle, and fetches the result when it is ready. A connection that
 //! breaks meanwhile loses nothing.
 //!
 //! ```text
@@ -7,14 +7,13 @@
 //!                                               ├──▶ completed │ failed     (kept until `tasks.age`)
 //!                                               └──▶ cancelled              (by the client, by age)
 //! ```
-//! Guarantees: only for a client that says in the very request that it knows tasks; a task is its principal's alone,
-//! under an id that nobody can guess; tasks are bounded in number and age. What is not here: which of them make room for
-//! others (`tasks/book`), tasks of servers (`upstream/tasks`).
+//! Guarantees: only for a client that declares the extension in the request itself; a task belongs to its principal
+//! alone, under an id that nobody can guess; tasks are bounded in number and age. What is not here: which of them make
+//! room for others (`tasks/book`), tasks of servers (`upstream/tasks`).
 // MCP extension io.modelcontextprotocol/tasks
 
 mod book;
 
-use std::future::poll_fn;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -28,11 +27,12 @@ use wire::Message;
 use wire::splice::Parts;
 
 use super::timestamp::timestamp;
-use crate::call::{Caller, Capabilities, Client, Event, Next, Outcome, Reply, ServerName};
+use crate::call::{Caller, Capabilities, Client, Event, Outcome};
 use crate::error::{Blame, Error, Kind};
 use crate::front::asks::inputs::{Answers, Inputs};
-use crate::front::asks::rounds::{Rounds, Terms, Turn};
-use crate::front::reply::Manner;
+use crate::front::asks::rounds::{MultiRoundReply, RoundEvent};
+use crate::front::reply::ResponseEncoding;
+use crate::front::requester::Requester;
 use crate::ops::drain::DrainWatch;
 use crate::permit::{self, Bound};
 use crate::seal::{self, Home, Sealer};
@@ -43,14 +43,14 @@ use book::{Book, Bounds, Settled};
 pub struct Config {
     /// How long a call may take before it becomes a task; `None`: no call does.
     pub after: Option<Duration>,
-    /// How long a task is kept from its start on. 1 h: as long as any call may take.
+    /// How long a task is kept, from its start. 1 h: as long as any call may take.
     pub age: Duration,
     /// Tasks at a time. 1,000: beyond that calls stay calls.
     pub tasks: usize,
-    /// Bytes of the results of tasks that have ended, all together. 64 MiB: a quarter of what calls on their way may
-    /// hold, which these must not take for an hour. A principal takes at most as much of it as it leaves free.
+    /// Bytes of the results of all tasks that have ended. 64 MiB: a quarter of what calls in flight may hold, which
+    /// results must not occupy for an hour. A principal takes at most as much of it as it leaves free.
     pub result_bytes: usize,
-    /// How often a client should ask for one. 2 s: soon enough for a person who waits.
+    /// How often a client should poll a task. 2 s: soon enough for a person who waits.
     pub poll: Duration,
 }
 
@@ -83,24 +83,24 @@ struct Shared {
 
 struct Task {
     id: Box<str>,
-    caller: Caller,
-    scope: Option<ServerName>,
+    requester: Requester,
     created: SystemTime,
     expires: Instant,
-    /// Nobody wants it any more.
+    /// By the client, or by age.
     cancelled: CancellationToken,
     state: Mutex<State>,
 }
 
 struct State {
     inputs: Inputs,
-    /// What the server's last progress said.
-    said: Option<String>,
+    /// The message of the server's last progress notification.
+    progress: Option<String>,
     updated: SystemTime,
     end: Option<End>,
 }
 
-/// Results and errors are copies, counted in the book: what they came in counts among the bytes of calls on their way.
+/// How a task ended. Results and errors are copies, counted in the book: the buffers they came in count among the bytes of
+/// calls in flight.
 enum End {
     /// The result, a JSON object.
     Completed(Bytes),
@@ -109,7 +109,7 @@ enum End {
     Cancelled,
 }
 
-/// Room for one more task. Dropping it gives the room back, if nothing became of it.
+/// Room for one more task. Dropping it gives the room back, unless a task has taken it.
 pub(in crate::front) struct Place {
     shared: Arc<Shared>,
     id: Box<str>,
@@ -122,17 +122,15 @@ impl Drop for Place {
 }
 
 /// A call that is about to become a task.
-pub(in crate::front) struct Slow {
-    pub(in crate::front) caller: Caller,
-    pub(in crate::front) scope: Option<ServerName>,
+pub(in crate::front) struct SlowCall {
+    pub(in crate::front) requester: Requester,
     pub(in crate::front) inputs: Inputs,
-    pub(in crate::front) reply: Reply,
-    pub(in crate::front) manner: Manner,
-    pub(in crate::front) terms: Arc<Terms>,
+    pub(in crate::front) reply: MultiRoundReply,
+    pub(in crate::front) encoding: ResponseEncoding,
 }
 
 impl Tasks {
-    /// No task yet. Starts the sweep as a task of `drain`, so it must be called inside a runtime.
+    /// Without tasks so far. Starts the sweep as a task of `drain`, so it must be called inside a runtime.
     pub(in crate::front) fn new(
         config: Config,
         sealer: Sealer,
@@ -146,14 +144,14 @@ impl Tasks {
         Self { shared }
     }
 
-    /// After how long a call of `client` becomes a task, if it does.
+    /// How long a call of `client` may take before it becomes a task; `None` if it never does.
     pub(in crate::front) fn after(&self, client: &Client) -> Option<Duration> {
         let after = self.shared.config.after?;
         knows_tasks(client).then_some(after)
     }
 
-    /// Room for one more task of `caller`, also for a small result of it. What nobody waits for any more makes room: what
-    /// was fetched, has failed or was cancelled.
+    /// Room for one more task of `caller`, and for a small result of it. Tasks that nobody waits for make room: those that
+    /// were fetched, have failed or were cancelled.
     pub(in crate::front) fn place(&self, caller: &Caller) -> Option<Place> {
         // Without random numbers the call stays a call.
         let id = self.shared.new_id().ok()?;
@@ -162,38 +160,36 @@ impl Tasks {
         Some(Place { shared: self.shared.clone(), id })
     }
 
-    /// Makes a task of a call; the result that hands it to the client.
+    /// Makes a task of a call, and returns the result that names it to the client.
     // MCP extension tasks, CreateTaskResult
-    pub(in crate::front) fn adopt(place: &Place, slow: Slow) -> Parts {
-        let Slow { caller, scope, mut inputs, reply, manner, terms } = slow;
-        inputs.detach(); // the task is kept for longer than its call
+    pub(in crate::front) fn adopt(place: &Place, slow: SlowCall) -> Parts {
+        let SlowCall { requester, mut inputs, mut reply, encoding } = slow;
+        inputs.detach(); // the task outlives its call
         let Place { shared, id } = place;
         let now = SystemTime::now();
         let task = Arc::new(Task {
             id: id.clone(),
-            caller,
-            scope,
+            requester,
             created: now,
             expires: Instant::now() + shared.config.age,
             cancelled: CancellationToken::new(),
-            state: Mutex::new(State { inputs, said: None, updated: now, end: None }),
+            state: Mutex::new(State { inputs, progress: None, updated: now, end: None }),
         });
-        reply.park(); // nobody waits at a connection for it any more
+        reply.park(); // no client connection waits for it
         reply.detach();
-        let rounds = Rounds::new(terms);
-        shared.drain.spawn(drive(shared.clone(), task.clone(), (reply, rounds), manner));
+        shared.drain.spawn(drive(shared.clone(), task.clone(), reply, encoding));
         let result = shared.render(&task, "task");
         shared.book(|book| book.fill(id, task));
         result
     }
 
-    /// Where it stands.
+    /// The status of a task, and its result once it has ended.
     ///
     /// # Errors
     /// When this caller has no such task.
     // MCP extension tasks, tasks/get
-    pub(super) fn get(&self, id: &str, whom: (&Caller, Option<&ServerName>)) -> Result<Parts, Error> {
-        let task = self.shared.find(id, whom)?;
+    pub(super) fn get(&self, id: &str, requester: &Requester) -> Result<Parts, Error> {
+        let task = self.shared.find(id, requester)?;
         let over = task.state.lock().end.is_some();
         let shown = self.shared.render(&task, "complete");
         if over {
@@ -202,37 +198,32 @@ impl Tasks {
         Ok(shown)
     }
 
-    /// Passes answers on; keys that nobody asked for are ignored.
+    /// Passes answers on; unknown keys are ignored.
     ///
     /// # Errors
     /// When this caller has no such task.
     // MCP extension tasks, tasks/update
-    pub(super) fn update(
-        &self,
-        id: &str,
-        whom: (&Caller, Option<&ServerName>),
-        answers: &Answers,
-    ) -> Result<Parts, Error> {
-        let task = self.shared.find(id, whom)?;
+    pub(super) fn update(&self, id: &str, requester: &Requester, answers: &Answers) -> Result<Parts, Error> {
+        let task = self.shared.find(id, requester)?;
         let answered = task.state.lock().inputs.take_answered(answers);
         answered.into_iter().for_each(|(ask, answer)| ask.answer(answer));
         Ok(ACK.into())
     }
 
-    /// Cancels it; one that has ended stays as it is.
+    /// Cancels a task; one that has ended stays as it is.
     ///
     /// # Errors
     /// When this caller has no such task.
     // MCP extension tasks, tasks/cancel: acknowledged in any case
-    pub(super) fn cancel(&self, id: &str, whom: (&Caller, Option<&ServerName>)) -> Result<Parts, Error> {
-        let first = self.shared.find(id, whom)?.cancel();
+    pub(super) fn cancel(&self, id: &str, requester: &Requester) -> Result<Parts, Error> {
+        let first = self.shared.find(id, requester)?.cancel();
         self.shared.book(|book| book.spend(id, first));
         Ok(ACK.into())
     }
 }
 
 impl Tasks {
-    /// Where the task of that id is, if that is in another process.
+    /// The process that has the task of that id, if it is another one.
     pub(in crate::front) fn elsewhere(&self, id: &str) -> Option<Home> {
         let sealer = &self.shared.sealer;
         let payload = sealer.open(KIND, token(id))?;
@@ -241,27 +232,27 @@ impl Tasks {
     }
 }
 
-/// What says where the task of an id of ours is.
+/// The sealed part of an id of this gateway, which names the process of the task.
 pub(in crate::front) fn token(id: &str) -> &str {
     id.strip_prefix(OWN).unwrap_or_default()
 }
 
-/// Whether an id is one of ours, and no server's.
+/// Whether an id is one of this gateway, and no server's.
 pub(in crate::front) fn is_own(id: &str) -> bool {
     id.starts_with(OWN)
 }
 
-/// Whether a client says that it knows tasks.
+/// Whether a client declares the tasks extension.
 pub(super) fn knows_tasks(client: &Client) -> bool {
     Capabilities::of(client).has(Capabilities::TASKS)
 }
 
 impl Shared {
-    fn find(&self, id: &str, (caller, scope): (&Caller, Option<&ServerName>)) -> Result<Arc<Task>, Error> {
+    fn find(&self, id: &str, requester: &Requester) -> Result<Arc<Task>, Error> {
         let task = self.book(|book| book.get(id).cloned());
-        let mine = task.filter(|task| task.caller == *caller && task.scope.as_ref() == scope);
+        let mine = task.filter(|task| task.requester == *requester);
         mine.ok_or_else(|| {
-            let message = "there is no such task; it was never there, is somebody else's, or has expired";
+            let message = "no such task: it never existed, belongs to another principal, or has expired";
             Error::new(Kind::InvalidParams, Blame::Downstream, message)
         })
     }
@@ -289,12 +280,12 @@ impl Shared {
             "ttlMs": millis(self.config.age),
             "pollIntervalMs": millis(self.config.poll),
         });
-        if let (Some(said), Some(head)) = (&state.said, head.as_object_mut()) {
-            head.insert("statusMessage".to_owned(), said.as_str().into());
+        if let (Some(progress), Some(head)) = (&state.progress, head.as_object_mut()) {
+            head.insert("statusMessage".to_owned(), progress.as_str().into());
         }
         drop(state);
         let mut head = head.to_string();
-        head.pop(); // the brace, for what may follow
+        head.pop(); // the closing brace, for what may follow
         let mut whole = Parts::from(Bytes::from(head));
         if let Some((key, value)) = member.filter(|_| result_type != "task") {
             whole.push(Bytes::from(format!(r#","{key}":"#)));
@@ -304,12 +295,12 @@ impl Shared {
         whole
     }
 
-    fn ended(&self, task: &Task, manner: &Manner, outcome: Outcome) -> End {
+    fn ended(&self, task: &Task, encoding: &ResponseEncoding, outcome: Outcome) -> End {
         let (what, failed) = match outcome {
             Outcome::Result(result) => (result, false),
-            Outcome::Refused(error) => (manner.refusal(error).into(), true),
-            Outcome::Failed(error) => return self.failed(task, manner, &error),
-            // It never is: its rounds are made before.
+            Outcome::Refused(error) => (encoding.refusal(error).into(), true),
+            Outcome::Failed(error) => return self.failed(task, encoding, &error),
+            // Impossible: `MultiRoundReply` makes the rounds.
             Outcome::InputRequired(_) => return End::Cancelled,
         };
         let size = what.len_bytes();
@@ -321,13 +312,13 @@ impl Shared {
             }
             Settled::Full => {
                 self.refusals.hit(Bound::TaskBytes);
-                End::Failed(manner.error(&Bound::TaskBytes.refusal()))
+                End::Failed(encoding.error(&Bound::TaskBytes.refusal()))
             }
             Settled::Unwanted => End::Cancelled,
         }
     }
 
-    /// One that nobody can guess. Where other processes can be asked for the task, it says to them where it is.
+    /// An id that nobody can guess. Where there are other replicas, it names the process of the task to them.
     fn new_id(&self) -> Result<Box<str>, Error> {
         let random: [u8; 16] = self.sealer.random()?;
         let home = self.sealer.home();
@@ -338,13 +329,13 @@ impl Shared {
         Ok(format!("{OWN}{id}").into())
     }
 
-    /// Errors of our own are a sentence: as many as tasks are bound enough.
-    fn failed(&self, task: &Task, manner: &Manner, error: &Error) -> End {
+    /// Fails a task with an error of the gateway. Such errors are short, so their number bounds them.
+    fn failed(&self, task: &Task, encoding: &ResponseEncoding, error: &Error) -> End {
         self.book(|book| book.spend(&task.id, true));
-        End::Failed(manner.error(error))
+        End::Failed(encoding.error(error))
     }
 
-    /// Looks into the book. What had to make room is dropped after the lock, for it may want others.
+    /// Runs `act` on the book. Tasks that had to make room are dropped after the lock, because that may take others.
     fn book<T>(&self, act: impl FnOnce(&mut Book<Arc<Task>>) -> T) -> T {
         let (done, _gone) = {
             let mut book = self.book.lock();
@@ -357,14 +348,38 @@ impl Shared {
 }
 
 impl Task {
-    /// `false`: it had ended before.
+    /// Keeps the part of an event that the client gets with `tasks/get`.
+    fn record(&self, event: Event) {
+        let refused = {
+            let mut state = self.state.lock();
+            state.updated = SystemTime::now();
+            match event {
+                Event::Ask(ask) => state.inputs.keep(ask),
+                Event::Progress(message) => {
+                    state.progress = progress_message(&message).or(state.progress.take());
+                    None
+                }
+                Event::Notice(..) => None, // a task has no stream for it
+            }
+        };
+        if let Some((ask, answer)) = refused {
+            ask.answer(answer);
+        }
+    }
+
+    fn drop_withdrawn(&self) {
+        let withdrawn = self.state.lock().inputs.take_withdrawn();
+        drop(withdrawn); // after the lock: dropping a question answers it
+    }
+
+    /// Cancels it; `false` if it had ended before.
     fn cancel(&self) -> bool {
         let first = self.end(End::Cancelled);
         self.cancelled.cancel();
         first
     }
 
-    /// The first end counts; whether this is it.
+    /// Ends it, unless it has ended; whether it did.
     fn end(&self, end: End) -> bool {
         let (first, unanswered) = {
             let mut state = self.state.lock();
@@ -374,83 +389,39 @@ impl Task {
             }
             (first, state.inputs.take_open())
         };
-        drop(unanswered); // which refuses them, and wants other locks
+        drop(unanswered); // after the lock: dropping questions refuses them
         first
     }
 }
 
-/// Takes what the server says until it has answered, or nobody wants the answer.
-async fn drive(
-    shared: Arc<Shared>,
-    task: Arc<Task>,
-    (mut reply, mut rounds): (Reply, Rounds),
-    manner: Manner,
-) {
+/// Runs a task until the server has answered, or the task is cancelled.
+async fn drive(shared: Arc<Shared>, task: Arc<Task>, mut reply: MultiRoundReply, encoding: ResponseEncoding) {
     let end = loop {
         // All arms are cancel-safe: what was not returned stays queued.
-        let next = tokio::select! {
-            next = next(&task, &mut reply, &mut rounds) => next,
+        let event = tokio::select! {
+            event = reply.next() => event,
             () = task.cancelled.cancelled() => return,
             () = shared.drain.cut() => {
                 let message = "this gateway is stopping, and its tasks with it";
-                break shared.failed(&task, &manner, &Error::new(Kind::Draining, Blame::Edge, message));
+                break shared.failed(&task, &encoding, &Error::new(Kind::Draining, Blame::Edge, message));
             }
         };
-        match next {
-            Next::Event(event) => heard(&task, event),
-            Next::Outcome(Outcome::InputRequired(input)) => rounds.begin(*input),
-            Next::Outcome(outcome) => break shared.ended(&task, &manner, outcome),
+        match event {
+            RoundEvent::Event(event) => task.record(event),
+            RoundEvent::Withdrawn => task.drop_withdrawn(),
+            RoundEvent::Redispatched => {}
+            RoundEvent::Outcome(outcome) => break shared.ended(&task, &encoding, outcome),
         }
     };
     task.end(end);
 }
 
-/// The next thing that happens, be the call at its server or between two rounds.
-async fn next(task: &Task, reply: &mut Reply, rounds: &mut Rounds) -> Next {
-    loop {
-        if rounds.is_calling() {
-            return reply.next().await;
-        }
-        match poll_fn(|context| rounds.poll(context)).await {
-            Turn::Ask(ask) => return Next::Event(Event::Ask(ask)),
-            Turn::Over(outcome) => return Next::Outcome(outcome),
-            Turn::Again(next) => {
-                next.detach();
-                *reply = next;
-            }
-            Turn::Withdrawn => {
-                let withdrawn = task.state.lock().inputs.take_withdrawn();
-                drop(withdrawn); // after the lock: dropping a question answers it
-            }
-        }
-    }
+/// The part of a progress notification that a person reads.
+fn progress_message(progress: &Message) -> Option<String> {
+    Some(progress.param("message")?.as_str()?.chars().take(PROGRESS_CHARS).collect())
 }
 
-fn heard(task: &Task, event: Event) {
-    let refused = {
-        let mut state = task.state.lock();
-        state.updated = SystemTime::now();
-        match event {
-            Event::Ask(ask) => state.inputs.keep(ask),
-            Event::Progress(message) => {
-                state.said = said(&message).or(state.said.take());
-                None
-            }
-            Event::Notice(..) => None, // a task has no stream for it
-        }
-    };
-    if let Some((ask, answer)) = refused {
-        ask.answer(answer);
-    }
-}
-
-/// What a person may read of progress.
-fn said(progress: &Message) -> Option<String> {
-    let said = progress.param("message")?.as_str()?.chars().take(SAID_CHARS).collect();
-    Some(said)
-}
-
-/// Cancels what is too old, and forgets it.
+/// Cancels and forgets tasks that are too old.
 async fn sweep(shared: Arc<Shared>) {
     let mut tick = interval(SWEEP);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -473,13 +444,13 @@ fn millis(time: Duration) -> u64 {
 
 /// The extension's name.
 pub(super) const EXTENSION: &str = "io.modelcontextprotocol/tasks";
-/// What ids of ours begin with; no slug has such a character.
+/// The prefix of this gateway's ids; no slug contains `~`.
 const OWN: &str = "edge~";
-/// The kind of token that such an id holds where there are other processes.
+/// The kind of sealed token in an id where there are other replicas.
 const KIND: seal::Kind = seal::Kind::new("task");
-/// What says that it was heard.
+/// The acknowledgement.
 const ACK: Bytes = Bytes::from_static(br#"{"resultType":"complete"}"#);
-/// How much of a server's words is kept of each task.
-const SAID_CHARS: usize = 256;
-/// How exact the age is; it is minutes.
+/// How much of a progress message is kept of each task.
+const PROGRESS_CHARS: usize = 256;
+/// How late an old task may be forgotten; the age is minutes.
 const SWEEP: Duration = Duration::from_secs(1);

@@ -3,8 +3,8 @@ use wire::splice::COPIED_BYTES;
 use super::*;
 use wire::limits::Limits;
 
-fn manner(era: Era) -> Manner {
-    Manner { era, server: ServerName::parse("time") }
+fn encoding(era: Era) -> ResponseEncoding {
+    ResponseEncoding { era, server: ServerName::parse("time") }
 }
 
 fn text(answer: Answer) -> String {
@@ -15,11 +15,11 @@ fn text(answer: Answer) -> String {
 fn a_result_is_framed_and_not_touched() {
     let result = Bytes::from_static(b"{\"b\" : 1e0,\"a\":\"\\u00e4\"}");
     let id = RequestId::parse(br#""x""#).unwrap();
-    let answer = manner(Era::Modern).answer(&id, Outcome::Result(result.into()));
+    let answer = encoding(Era::Modern).answer(&id, Outcome::Result(result.into()));
     assert_eq!(answer.message.iter().count(), 1, "a small answer is one piece");
     assert_eq!(text(answer), r#"{"jsonrpc":"2.0","id":"x","result":{"b" : 1e0,"a":"\u00e4"}}"#);
     let large = Bytes::from(format!("{{\"a\":\"{}\"}}", "x".repeat(COPIED_BYTES)));
-    let answer = manner(Era::Modern).answer(&id, Outcome::Result(large.clone().into()));
+    let answer = encoding(Era::Modern).answer(&id, Outcome::Result(large.clone().into()));
     assert!(answer.message.iter().any(|slice| slice.as_ptr() == large.as_ptr()), "no copy of a large one");
     let whole = format!(r#"{{"jsonrpc":"2.0","id":"x","result":{}}}"#, String::from_utf8_lossy(&large));
     assert_eq!(text(answer), whole);
@@ -34,7 +34,7 @@ fn what_a_server_left_out_of_its_envelope_is_in_ours() {
             (Some(result), _) => Outcome::Result(result.span().slice(message.bytes()).into()),
             (_, error) => Outcome::Refused(error.unwrap().span().slice(message.bytes())),
         };
-        self::text(manner(Era::Legacy).answer(&id, outcome))
+        self::text(encoding(Era::Legacy).answer(&id, outcome))
     };
     assert_eq!(answer(r#"{"id":65536,"result":{}}"#), r#"{"jsonrpc":"2.0","id":7,"result":{}}"#);
     let refused = r#"{"jsonrpc":"2.0","id":7,"error":{"code":-7,"message":"no"}}"#;
@@ -63,7 +63,7 @@ fn failures_become_status_code_and_reason() {
     for (kind, statuses, codes, reason) in table {
         let error = Error::new(kind.clone(), Blame::Upstream, "what happened");
         for (era, status, code) in [(Era::Legacy, statuses.0, codes.0), (Era::Modern, statuses.1, codes.1)] {
-            let answer = manner(era).answer(&id, Outcome::Failed(error.clone()));
+            let answer = encoding(era).answer(&id, Outcome::Failed(error.clone()));
             assert_eq!(answer.status.as_u16(), status, "{kind:?} {era:?}");
             let message: Value = serde_json::from_str(&text(answer)).unwrap();
             assert_eq!(message["error"]["code"], code, "{kind:?} {era:?}");
@@ -82,7 +82,7 @@ fn a_busy_answer_says_when_to_come_back() {
     for (blame, status) in [(Blame::Downstream, 429), (Blame::Edge, 503)] {
         for (after, secs) in [(Duration::ZERO, "1"), (Duration::from_millis(1500), "2"), (RETRY_AFTER, "1")] {
             let error = Error::busy(blame, after, "full");
-            let response = manner(Era::Legacy).failed(&id, &error).into_json();
+            let response = encoding(Era::Legacy).failed(&id, &error).into_json();
             assert_eq!(response.status(), status);
             assert_eq!(response.headers()["retry-after"], secs);
             let refused = Refusal::from(error).into_response();
@@ -93,7 +93,7 @@ fn a_busy_answer_says_when_to_come_back() {
         }
     }
     let draining = Error::new(Kind::Draining, Blame::Edge, "stopping");
-    assert_eq!(manner(Era::Modern).failed(&id, &draining).into_json().headers()["retry-after"], "1");
+    assert_eq!(encoding(Era::Modern).failed(&id, &draining).into_json().headers()["retry-after"], "1");
 }
 
 #[test]
@@ -114,7 +114,7 @@ fn a_servers_error_keeps_all_but_a_foreign_code() {
     for (code, legacy, modern) in table {
         let error = Bytes::from(format!(r#"{{"message":"m", "code" :{code},"data":[ 1 ]}}"#));
         for (era, (status, told)) in [(Era::Legacy, legacy), (Era::Modern, modern)] {
-            let answer = manner(era).answer(&id, Outcome::Refused(error.clone()));
+            let answer = encoding(era).answer(&id, Outcome::Refused(error.clone()));
             assert_eq!(answer.status.as_u16(), status, "{code} {era:?}");
             let expected = format!(
                 r#"{{"jsonrpc":"2.0","id":1,"error":{{"message":"m", "code" :{told},"data":[ 1 ]}}}}"#
@@ -138,14 +138,14 @@ fn an_error_without_a_message_gets_one_on_every_way_out() {
         (r#"{"code":-1,"message":""}"#, r#"{"code":-1,"message":""}"#.to_owned()),
     ];
     for (error, expected) in table {
-        let modern = manner(Era::Modern);
+        let modern = encoding(Era::Modern);
         let answer = text(modern.answer(&id, Outcome::Refused(error.into())));
         assert_eq!(answer, format!(r#"{{"jsonrpc":"2.0","id":1,"error":{expected}}}"#));
         assert_eq!(modern.refusal(error.into()), expected, "of a task");
         let plain = text(modern.plain(Outcome::Refused(error.into())));
         assert_eq!(plain, refusal::message(None, "error", Bytes::from(expected).into()).into_bytes());
     }
-    let nobody = Manner { era: Era::Modern, server: None };
+    let nobody = ResponseEncoding { era: Era::Modern, server: None };
     assert!(
         nobody.refusal(r#"{"code":1}"#.into()).ends_with(br#""the server gave no message with its error"}"#)
     );
@@ -154,7 +154,7 @@ fn an_error_without_a_message_gets_one_on_every_way_out() {
 #[test]
 fn what_is_no_error_object_is_the_servers_fault() {
     for odd in ["[]", "null", r#"{"message":"no code"}"#, r#"{"code":"x"}"#, r#"{"code":1.5}"#] {
-        let answer = manner(Era::Modern).answer(&RequestId::number(1), Outcome::Refused(odd.into()));
+        let answer = encoding(Era::Modern).answer(&RequestId::number(1), Outcome::Refused(odd.into()));
         assert_eq!(answer.ending, Ending::Protocol, "{odd}");
     }
 }

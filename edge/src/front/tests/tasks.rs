@@ -156,6 +156,43 @@ async fn a_task_whose_input_does_not_come_in_time_goes_on_without() {
     until(&stage, id, "completed").await;
 }
 
+/// A legacy server's error that sends the user somewhere first.
+const GO: &[u8] = br#"{"code":-32042,"message":"go","data":{"elicitations":[
+    {"mode":"url","elicitationId":"e","url":"https://a.example/","message":"log in"}]}}"#;
+
+#[tokio::test(start_paused = true)]
+async fn a_task_whose_user_has_to_visit_a_url_asks_for_it_and_calls_again() {
+    const URLS: &str = r#"{"elicitation":{"url":{}},"extensions":{"io.modelcontextprotocol/tasks":{}}}"#;
+    let stage = stage(slow());
+    for (action, status) in [("accept", "working"), ("decline", "completed")] {
+        let call = body("tools/call", r#""name":"echo""#, URLS);
+        let (_, handle) = of(&stage, "secret-of-ann", ("tools/call", "echo"), &call).await;
+        let id = handle["result"]["taskId"].as_str().unwrap().to_owned();
+        let first = stage.script.seen.lock().last().unwrap().clone();
+        stage.take_open().1.finish(Outcome::Refused(Bytes::from_static(GO)));
+        let waiting = until(&stage, &id, "input_required").await;
+        let asked = waiting["inputRequests"]["ask-1"].clone();
+        let params = value!({"mode": "url", "message": "log in", "url": "https://a.example/"});
+        assert_eq!(asked, value!({"method": "elicitation/create", "params": params}));
+        let more = format!(r#","inputResponses":{{"ask-1":{{"action":"{action}"}}}}"#);
+        ask(&stage, "secret-of-ann", "tasks/update", &id, &more).await;
+        let shown = until(&stage, &id, status).await;
+        if action == "decline" {
+            assert_eq!((&shown["result"]["isError"], stage.open_calls()), (&value!(true), 0));
+            continue;
+        }
+        super::until(|| stage.open_calls() > 0).await;
+        assert_eq!(*stage.script.seen.lock().last().unwrap(), first, "the call as it was");
+        stage.take_open().1.finish(result(100));
+        until(&stage, &id, "completed").await;
+    }
+
+    let (handle, responder) = task(&stage).await;
+    responder.finish(Outcome::Refused(Bytes::from_static(GO)));
+    let failed = until(&stage, handle["taskId"].as_str().unwrap(), "failed").await;
+    assert_eq!(failed["error"]["code"], -32021, "it does not declare URLs");
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_task_is_its_principals_alone_and_ends_when_cancelled_or_old() {
     let stage = stage(slow());

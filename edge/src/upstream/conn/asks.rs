@@ -1,9 +1,9 @@
-//! What a server asks the client of its session, until the answer is there.
+//! The questions of a server to the client of its session, until they are answered.
 //!
 //! ```text
-//!          ┌─ answered by the client, or by nobody ─▶ the server gets the answer
-//!  Open ───┼─ its time is over, its call cancelled ─▶ withdrawn; the server gets an error
-//!          └─ cancelled by the server, dead ────────▶ withdrawn
+//!          ┌─ answered by the client, or dropped ───▶ the server gets the answer
+//!  Open ───┼─ timed out, or its call is cancelled ──▶ withdrawn; the server gets an error
+//!          └─ cancelled by the server, or it died ──▶ withdrawn
 //! ```
 //! Nothing in a question names the call that it serves: each call in flight that may ask could have asked it. So a
 //! question ends with a cancelled call only when no other such call is left, and it extends the deadline of all of them.
@@ -27,15 +27,15 @@ use crate::call::{Answer, Answered, Ask, Event, EventReader, Responder, SessionH
 use crate::permit::Bound;
 use crate::upstream::exclusive_client::{self, ExclusiveClient};
 
-/// The questions of one connection that wait.
+/// The open questions of one connection.
 pub(super) struct Asks {
-    // Few, and looked through rarely: no map.
+    // Few, and searched rarely: no map.
     open: Vec<Open>,
-    most: usize,
+    max: usize,
     last_token: u64,
 }
 
-/// One of them.
+/// An open question.
 pub(super) struct Open {
     token: u64,
     /// The server's own.
@@ -44,34 +44,34 @@ pub(super) struct Open {
     /// How many requests the connection had made when it came. A call of a later age did not ask it.
     asked_at: u64,
     pub(super) withdrawn: CancellationToken,
-    /// Under which the server wants to hear of progress, as JSON.
+    /// The token under which the server gets progress, as JSON.
     progress: Option<Bytes>,
     deadline: Instant,
-    /// The end of it, however often the client tells of progress.
+    /// The latest deadline, however often the client reports progress.
     limit: Instant,
 }
 
 impl Asks {
-    /// Room for `most`.
-    pub(super) fn new(most: usize) -> Self {
-        Self { open: Vec::new(), most, last_token: 0 }
+    /// Room for `max` questions.
+    pub(super) fn new(max: usize) -> Self {
+        Self { open: Vec::new(), max, last_token: 0 }
     }
 
-    /// Whether none waits.
+    /// Whether no question is open.
     pub(super) fn is_empty(&self) -> bool {
         self.open.is_empty()
     }
 
-    /// The token of a new one; `None` when as many wait as may.
+    /// The token of a new question; `None` when the bound is reached.
     fn vacant(&mut self) -> Option<u64> {
-        if self.open.len() >= self.most {
+        if self.open.len() >= self.max {
             return None;
         }
         self.last_token += 1;
         Some(self.last_token)
     }
 
-    /// Takes out those that `over` says yes to.
+    /// Takes out the questions that are `over`.
     pub(super) fn take(&mut self, over: impl Fn(&Open) -> bool) -> Vec<Open> {
         self.open.extract_if(.., |ask| over(ask)).collect()
     }
@@ -133,7 +133,7 @@ impl Conn {
         let Some(this) = self.this.upgrade() else { return };
         let request = self.context.task_ids.show_to(tenant, None, request);
         let config = &self.context.config;
-        let unheard = {
+        let rejected = {
             let mut state = self.state.lock();
             if state.phase != Phase::Open {
                 return;
@@ -164,14 +164,14 @@ impl Conn {
                 None => Err(Event::Ask(ask)),
             }
         };
-        if !matches!(unheard, Ok(true)) {
+        if !matches!(rejected, Ok(true)) {
             self.context.permits.metrics().hit(Bound::EventBytes);
         }
         // After the lock: dropping the question answers it.
-        drop(unheard);
+        drop(rejected);
     }
 
-    /// Notes with the call in flight, if it can be but one, that its client lacks what the server asks for.
+    /// Records with the call that may have asked, if there is exactly one, that its client lacks a capability.
     pub(super) fn lacks(&self, kind: Kind, request: &Message) {
         let mut state = self.state.lock();
         let asking: Vec<_> = state
@@ -190,7 +190,7 @@ impl Conn {
         }
     }
 
-    /// The server takes a question back; it wants no answer then.
+    /// Withdraws a question that the server has cancelled; the server gets no answer.
     // MCP 2025-11-25 basic/utilities/cancellation
     pub(super) fn ask_cancelled(&self, notice: &Message) {
         let id = notice.param("requestId").and_then(|id| RequestId::parse(id.raw()));
@@ -201,14 +201,14 @@ impl Conn {
         }
     }
 
-    /// Withdraws the questions whose time is over.
+    /// Withdraws the questions that have timed out.
     pub(super) fn sweep_asks(&self, now: Instant) {
         let late = self.state.lock().end_asks(self.context.config.call_timeout, |ask| ask.deadline <= now);
         late.iter().for_each(|_| self.context.permits.metrics().hit(Bound::AskTimeout));
         self.withdraw(late);
     }
 
-    /// Takes questions back from the client; the server learns that there will be no answer.
+    /// Withdraws questions from the client; the server gets an answer that says so.
     pub(super) fn withdraw(&self, asks: Vec<Open>) {
         for ask in asks {
             ask.withdrawn.cancel();
@@ -216,7 +216,7 @@ impl Conn {
         }
     }
 
-    // Answers have a room of their own, so that pings cannot take it: there are never more than questions.
+    // Answers have room of their own, which pings cannot take: there are never more than questions.
     fn answer_ask(&self, ask: &Open, answer: Answer) {
         let line = match answer {
             Answer::Result(value) => {
@@ -242,8 +242,9 @@ impl Answered for Conn {
         }
     }
 
-    /// The question has its time anew, and so has its call; the server hears it under its own token.
-    // MCP 2025-11-25 basic/utilities/progress: either side may tell of it
+    /// The timeouts of the question and of the calls that may have asked it begin anew; the server gets the progress under
+    /// its own token.
+    // MCP 2025-11-25 basic/utilities/progress: either side may send it
     fn progressed(&self, token: u64, notice: &Message) {
         let (now, config) = (Instant::now(), &self.context.config);
         let mut state = self.state.lock();
@@ -266,7 +267,7 @@ fn extend_askers(mux: &mut Mux<Pending>, ask: &Open, call_timeout: Duration) {
     }
 }
 
-/// What a server hears that asks where there is no client to ask: the rest of the response, from its comma on.
+/// The response to a question where there is no client to ask; the rest of it, from its comma on.
 pub(super) fn unattributed(kind: Kind) -> &'static str {
     match kind {
         Kind::Ping => PONG,
@@ -275,7 +276,7 @@ pub(super) fn unattributed(kind: Kind) -> &'static str {
     }
 }
 
-/// What the server hears when nobody answers: the rest of the response, from its comma on.
+/// The response to a question that nobody answers; the rest of it, from its comma on.
 fn unanswered(kind: Kind) -> &'static str {
     match kind {
         // MCP 2025-11-25 client/elicitation, Response Actions: dismissed without a choice
@@ -286,13 +287,13 @@ fn unanswered(kind: Kind) -> &'static str {
 
 // MCP 2025-11-25 basic/utilities/ping
 pub(super) const PONG: &str = r#","result":{}}"#;
-// Real servers ask for roots right after `initialized`, when there is no client to pass the question to.
+// Real servers ask for roots right after `initialized`, when there is no client to ask.
 const NO_ROOTS: &str = r#","result":{"roots":[]}}"#;
 // MCP 2025-11-25 client/sampling and client/elicitation: requests must be associated with one of the client's.
 const NOBODY_TO_ASK: &str =
-    r#","error":{"code":-32602,"message":"this request belongs to no request of a client"}}"#;
+    r#","error":{"code":-32602,"message":"this request is not associated with a request of a client"}}"#;
 
-/// The longest token under which a server hears of progress. 256: SDKs count, and a UUID has 38.
+/// The longest progress token that is accepted from a server. 256: SDKs count, and a UUID has 38.
 const TOKEN_BYTES: usize = 256;
 
-const TOO_MANY: &str = r#","error":{"code":-32603,"message":"too many requests of this server wait for the client; `asks` bounds them"}}"#;
+const TOO_MANY: &str = r#","error":{"code":-32603,"message":"too many requests of this server are waiting for the client; `asks` is the bound"}}"#;

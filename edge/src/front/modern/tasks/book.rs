@@ -1,46 +1,46 @@
-//! Which tasks there are, and how much room the results of each principal take.
+//! The tasks that there are, and how much room the results of each principal take.
 //!
 //! ```text
-//! reserved ──▶ running ──▶ kept ──fetched──▶ spent      (makes room for others, the oldest first)
+//! reserved ──▶ running ──▶ kept ──fetched──▶ spent      (spent tasks make room for others, the oldest first)
 //!                 └─── failed, cancelled ────▶ spent
 //! ```
-//! Guarantees: no more tasks and no more bytes than may be; what was not fetched yet makes room for nobody; nobody takes
-//! more room than is left for the others; each task has room for a small result from its start on. It must not know of
-//! time, locks or what a task is.
+//! Guarantees: tasks and bytes stay within their bounds; a result that was not fetched yet makes room for nobody; no
+//! principal takes more room than it leaves for the others; each task has room for a small result from its start. It
+//! must not know of time, locks or what a task is.
 
 use std::collections::HashMap;
 
 use crate::call::Caller;
 use crate::permit::Bound;
 
-/// How much there may be.
+/// The bounds of all tasks.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Bounds {
     pub(super) tasks: usize,
-    /// Of results, all together.
+    /// Of all results together.
     pub(super) bytes: usize,
 }
 
 impl Bounds {
-    /// What each task may take in any case. A quarter of an equal share: as many tasks as there may be leave room for
-    /// larger results then, also if all are one principal's.
+    /// The bytes that each task may take in any case. A quarter of an equal share, so that the maximum number of tasks
+    /// leaves room for larger results, even if all belong to one principal.
     fn least(self) -> usize {
         self.bytes / self.tasks.max(1) / 4
     }
 
-    /// What has to be free for one more task, for most results are larger than the least: 1 MiB of 64.
+    /// The bytes that must be free for one more task, because most results are larger than the minimum: 1 MiB of 64.
     fn ahead(self) -> usize {
         self.least().max(self.bytes / 64).max(1)
     }
 }
 
-/// See the module.
+/// The table of tasks.
 pub(super) struct Book<T> {
     bounds: Bounds,
     entries: HashMap<Box<str>, Entry<T>>,
-    /// Counts those that there ever were.
+    /// The number of the latest one.
     latest: u64,
-    /// Those that had to make room.
+    /// Tasks that had to make room, until the caller takes them.
     gone: Vec<T>,
 }
 
@@ -48,9 +48,9 @@ struct Entry<T> {
     caller: Caller,
     number: u64,
     bytes: usize,
-    /// Nobody waits to hear more of it.
+    /// Nobody waits for it: it was fetched, has failed or was cancelled.
     spent: bool,
-    /// `None` while it is a place that somebody holds.
+    /// `None` while it is a reserved place.
     task: Option<T>,
 }
 
@@ -59,7 +59,7 @@ struct Entry<T> {
 pub(super) enum Settled {
     Kept,
     Full,
-    /// The task was cancelled, or is gone.
+    /// The task was cancelled, or forgotten.
     Unwanted,
 }
 
@@ -136,7 +136,7 @@ impl<T> Book<T> {
         }
     }
 
-    /// Takes out the tasks that `over` says yes to.
+    /// Takes out the tasks that are `over`.
     pub(super) fn take(&mut self, over: impl Fn(&T) -> bool) -> Vec<T> {
         let over = self.entries.extract_if(|_, entry| entry.task.as_ref().is_some_and(&over));
         over.filter_map(|(_, entry)| entry.task).collect()

@@ -6,21 +6,21 @@ use wire::Message;
 use wire::envelope::Value;
 use wire::splice::Splice;
 
-/// How far a call has come, as its client was told.
+/// The progress of a call, as its client gets it.
 #[derive(Debug, Default)]
-pub(in crate::front) struct Steps {
+pub(in crate::front) struct RisingProgress {
     last: f64,
-    /// What earlier rounds had come to; `None` in the first, which is told as it is.
+    /// The progress at the end of the earlier rounds; `None` in the first, which passes unchanged.
     base: Option<f64>,
 }
 
-impl Steps {
+impl RisingProgress {
     /// Another round counts from here.
     pub(in crate::front) fn restart(&mut self) {
         self.base = Some(self.last);
     }
 
-    /// Makes the edits of a progress notification; `false` for one that would not rise.
+    /// Edits a progress notification; `false` for one that would not rise.
     // MCP 2025-11-25 basic/utilities/progress: progress must increase with each notification
     pub(in crate::front) fn edit(&mut self, message: &Message, splice: &mut Splice) -> bool {
         let Some((progress, now)) = number(message, "progress") else { return true };
@@ -34,8 +34,8 @@ impl Steps {
         }
         self.last = now;
         splice.replace(progress.span(), text(now));
-        if let Some((total, most)) = number(message, "total") {
-            splice.replace(total.span(), text(base + most));
+        if let Some((total, max)) = number(message, "total") {
+            splice.replace(total.span(), text(base + max));
         }
         true
     }
@@ -62,12 +62,11 @@ mod tests {
     use super::*;
     use wire::limits::Limits;
 
-    fn told(steps: &mut Steps, progress: &str) -> Option<String> {
-        let text =
-            format!(r#"{{"jsonrpc":"2.0","method":"notifications/progress","params":{{{progress}}}}}"#);
+    fn edited(call: &mut RisingProgress, params: &str) -> Option<String> {
+        let text = format!(r#"{{"jsonrpc":"2.0","method":"notifications/progress","params":{{{params}}}}}"#);
         let message = Message::scan(text.into(), &Limits::default()).unwrap();
         let mut splice = Splice::new(message.bytes().clone());
-        let rises = steps.edit(&message, &mut splice);
+        let rises = call.edit(&message, &mut splice);
         let text = String::from_utf8(splice.finish().into_bytes().to_vec()).unwrap();
         let (_, params) = text.split_once(r#""params":{"#).unwrap();
         rises.then(|| params.trim_end_matches('}').to_owned())
@@ -75,19 +74,19 @@ mod tests {
 
     #[test]
     fn later_rounds_go_on_where_the_first_ended() {
-        let mut steps = Steps::default();
+        let mut call = RisingProgress::default();
         for first in [r#""progress":1.0,"total":1e1"#, r#""progress":4,"total":10"#, r#""progress":"odd""#] {
-            assert_eq!(told(&mut steps, first).as_deref(), Some(first), "the first round is told as it is");
+            assert_eq!(edited(&mut call, first).as_deref(), Some(first), "the first round passes unchanged");
         }
-        steps.restart();
-        assert_eq!(told(&mut steps, r#""progress":0,"total":3"#), None);
+        call.restart();
+        assert_eq!(edited(&mut call, r#""progress":0,"total":3"#), None);
         assert_eq!(
-            told(&mut steps, r#""progress":1,"total":3"#).as_deref(),
+            edited(&mut call, r#""progress":1,"total":3"#).as_deref(),
             Some(r#""progress":5,"total":7"#)
         );
-        assert_eq!(told(&mut steps, r#""progress":1"#), None);
-        assert_eq!(told(&mut steps, r#""progress":1.5"#).as_deref(), Some(r#""progress":5.5"#));
-        steps.restart();
-        assert_eq!(told(&mut steps, r#""progress":1"#).as_deref(), Some(r#""progress":6.5"#));
+        assert_eq!(edited(&mut call, r#""progress":1"#), None);
+        assert_eq!(edited(&mut call, r#""progress":1.5"#).as_deref(), Some(r#""progress":5.5"#));
+        call.restart();
+        assert_eq!(edited(&mut call, r#""progress":1"#).as_deref(), Some(r#""progress":6.5"#));
     }
 }

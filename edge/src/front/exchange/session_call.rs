@@ -1,0 +1,192 @@
+//! A call of a client that has a session. It continues when the client leaves; the input that a modern server requires is
+//! asked for in rounds, and questions are sent on the stream of the call.
+
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use wire::Message;
+use wire::mcp::meta;
+use wire::mcp::method::Method;
+use wire::mcp::version::ProtocolVersion;
+use wire::splice::{Parts, Splice};
+
+use super::waiting::{CallEnd, CallEvent, Cancelled};
+use crate::call::{Ask, Event, EventReader, Outcome, Reply};
+use crate::front::Front;
+use crate::front::asks::progress::RisingProgress;
+use crate::front::asks::questions::Questions;
+use crate::front::asks::rounds::{MultiRoundReply, RoundContext, RoundEvent};
+use crate::front::downgrade;
+use crate::ops::drain::DrainWatch;
+use crate::session::replay::Weight;
+use crate::session::{InFlight, Session};
+
+/// A call of a client that has a session.
+pub(super) struct SessionCall {
+    in_flight: InFlight,
+    drain: DrainWatch,
+    reply: MultiRoundReply,
+    /// What was asked on the stream of this call.
+    questions: Questions,
+    progress: RisingProgress,
+    delivery: Delivery,
+    context: Arc<RoundContext>,
+}
+
+/// Where the events before the outcome are sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Delivery {
+    /// On the stream of the call, whether it is read at the moment or kept for a resumption.
+    Stream,
+    /// Nowhere: the client takes one message.
+    OutcomeOnly,
+    /// Nowhere: the client has left before there was a stream that it could resume.
+    ClientLeft,
+}
+
+impl SessionCall {
+    pub(super) fn new(front: &Front, in_flight: InFlight, reply: Reply) -> Self {
+        Self {
+            questions: Questions::new(in_flight.session().clone()),
+            in_flight,
+            drain: front.rooms.drain.clone(),
+            reply: MultiRoundReply::new(reply, front.rounds.clone()),
+            progress: RisingProgress::default(),
+            delivery: Delivery::Stream,
+            context: front.rounds.clone(),
+        }
+    }
+
+    pub(super) fn session(&self) -> &Arc<Session> {
+        self.in_flight.session()
+    }
+
+    pub(super) fn drain(&self) -> &DrainWatch {
+        &self.drain
+    }
+
+    /// Whether the client can resume the stream, which then begins with a priming event.
+    // MCP 2025-11-25 basic/transports; parsers of older clients stumble over empty data
+    pub(super) fn is_resumable(&self) -> bool {
+        self.session().version() >= ProtocolVersion::V2025_11_25
+    }
+
+    /// Whether a connection has the call.
+    pub(super) fn is_under_way(&self) -> bool {
+        self.reply.is_under_way()
+    }
+
+    pub(super) fn set_reader(&mut self, reader: EventReader) {
+        self.reply.set_reader(reader);
+    }
+
+    pub(super) fn send_outcome_only(&mut self) {
+        self.delivery = Delivery::OutcomeOnly;
+        self.reply.set_reader(EventReader::Absent);
+    }
+
+    pub(super) fn client_left(&mut self) {
+        self.delivery = Delivery::ClientLeft;
+        self.reply.set_reader(EventReader::Gone);
+    }
+
+    pub(super) fn poll(&mut self, context: &mut Context<'_>, token: Option<&Bytes>) -> Poll<CallEvent> {
+        if self.in_flight.poll_cancelled(context).is_ready() {
+            return Poll::Ready(CallEvent::End(CallEnd::Cancelled(self.cancelled())));
+        }
+        loop {
+            if let Poll::Ready(message) = self.questions.poll_withdrawn(context) {
+                return Poll::Ready(CallEvent::Message(message, Weight::Lasting));
+            }
+            match ready!(self.reply.poll(context)) {
+                RoundEvent::Event(event) => {
+                    if let Some((message, weight)) = self.message(event, token) {
+                        return Poll::Ready(CallEvent::Message(message, weight));
+                    }
+                }
+                RoundEvent::Redispatched => self.progress.restart(),
+                RoundEvent::Withdrawn => {} // the questions notice by themselves
+                RoundEvent::Outcome(outcome) => {
+                    return Poll::Ready(CallEvent::End(CallEnd::Outcome(outcome)));
+                }
+            }
+        }
+    }
+
+    /// The message to the client for an event. A question that cannot be sent on the stream of the call is sent on the
+    /// session's own.
+    fn message(&mut self, event: Event, token: Option<&Bytes>) -> Option<(Parts, Weight)> {
+        if self.delivery != Delivery::Stream {
+            if let Event::Ask(ask) = event {
+                self.ask_beside(ask);
+            }
+            return None;
+        }
+        match event {
+            Event::Progress(message) => Some((self.progress(&message, token?)?, Weight::Passing)),
+            Event::Notice(_, message) => Some((message.bytes().clone().into(), Weight::Lasting)),
+            Event::Ask(ask) => Some((self.questions.put(ask)?, Weight::Lasting)),
+        }
+    }
+
+    fn progress(&mut self, message: &Message, token: &Bytes) -> Option<Parts> {
+        let mut splice = with_token(message, token)?;
+        self.progress.edit(message, &mut splice).then(|| splice.finish())
+    }
+
+    /// Queues a question for the session's own stream, where it waits for a client that has left. A client that takes no
+    /// stream with this call is asked only if it reads that one; otherwise the question is dropped, which refuses it.
+    fn ask_beside(&self, ask: Ask) {
+        let own_stream = &self.session().key().unsolicited;
+        if self.delivery == Delivery::ClientLeft || own_stream.reader() == EventReader::Present {
+            own_stream.event(Event::Ask(ask));
+        }
+    }
+
+    fn cancelled(&mut self) -> Cancelled {
+        match (self.in_flight.session_ended(), self.drain.is_cut()) {
+            (true, true) => Cancelled::ByCut,
+            (true, false) => Cancelled::WithSession,
+            (false, _) => {
+                self.save_asks();
+                Cancelled::ByClient
+            }
+        }
+    }
+
+    /// Keeps the questions that are queued in the reply of a cancelled call, because another call may have asked them. The
+    /// connection withdraws those that none can have asked.
+    fn save_asks(&mut self) {
+        self.client_left();
+        while let Some(ask) = self.reply.take_queued_ask() {
+            self.ask_beside(ask);
+        }
+    }
+
+    /// Translates an outcome to the session's revision.
+    pub(super) fn downgrade(&self, method: Method, outcome: Outcome) -> Outcome {
+        match outcome {
+            Outcome::Result(_) if has_empty_result(method) => {
+                Outcome::Result(Bytes::from_static(b"{}").into())
+            }
+            outcome => downgrade::outcome((method, self.session().version()), outcome, &self.context),
+        }
+    }
+}
+
+/// Progress under the client's own token, which is the only one that it knows.
+// MCP 2025-11-25 basic/utilities/progress: the token comes back as it was sent
+pub(super) fn with_token(message: &Message, token: &Bytes) -> Option<Splice> {
+    let span = message.param(meta::PROGRESS_TOKEN)?.span();
+    let mut splice = Splice::new(message.bytes().clone());
+    splice.replace(span, token.clone());
+    Some(splice)
+}
+
+/// Methods whose result is an empty object. SDK clients of the legacy era refuse one that has members, as the
+/// canonical form's has.
+// MCP 2025-11-25 schema, EmptyResult
+fn has_empty_result(method: Method) -> bool {
+    matches!(method, Method::SetLevel | Method::ResourcesSubscribe | Method::ResourcesUnsubscribe)
+}
