@@ -158,5 +158,5 @@ impl Run {
     }
 }
 
-/// Each client waits up to a minute for each thing it hears.
+/// Each client waits up to a minute for each notification.
 const CLIENT_GUARD: Duration = Duration::from_secs(180);

@@ -1,4 +1,4 @@
-//! `mcp-edge check`: what it finds where all is well, and what it says where something is wrong.
+//! `mcp-edge check`: what it prints for a working endpoint, and which error it reports otherwise.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a panic here is a failed test")]
 
@@ -25,8 +25,8 @@ async fn check(args: &[&str], token: Option<(&str, &str)>) -> (i32, String, Stri
     (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
 }
 
-/// The sentence for a URL where something is wrong.
-async fn trouble(url: &str) -> String {
+/// The error that is reported for a URL.
+async fn diagnosis(url: &str) -> String {
     let (code, _, stderr) = check(&[url], Some(("MCP_GATEWAY_AUTH_TOKEN", TOKEN))).await;
     assert_eq!(code, 1, "{stderr}");
     stderr
@@ -84,11 +84,13 @@ async fn wrong_token_path_and_port_are_reported_differently() {
     let (code, _, stderr) = check(&[&url], Some(("MCP_GATEWAY_AUTH_TOKEN", "two\nlines"))).await;
     assert!(code == 1 && stderr.contains("line break"), "{stderr}");
     assert!(
-        trouble(&format!("http://{}/nowhere", edge.address)).await.contains("nothing is served at /nowhere")
+        diagnosis(&format!("http://{}/nowhere", edge.address))
+            .await
+            .contains("nothing is served at /nowhere")
     );
-    assert!(trouble(&format!("http://{}", free_address())).await.contains("nobody listens at"));
-    assert!(trouble("http://no-such-host.invalid/").await.contains("does not resolve"));
-    assert!(trouble(&format!("https://{}", edge.address)).await.contains("does not speak TLS"));
+    assert!(diagnosis(&format!("http://{}", free_address())).await.contains("nobody listens at"));
+    assert!(diagnosis("http://no-such-host.invalid/").await.contains("does not resolve"));
+    assert!(diagnosis(&format!("https://{}", edge.address)).await.contains("does not speak TLS"));
     for wrong in ["edge:8811", "ftp://edge/", ""] {
         let (code, _, stderr) = check(&[wrong], None).await;
         assert!(code == 2 && stderr.contains("http://"), "{stderr}");
@@ -117,10 +119,10 @@ async fn certificate_that_is_not_trusted_is_explained() {
     let (_, _, stderr) =
         check(&[&format!("https://localhost:{port}"), "--ca", other.to_str().unwrap()], with).await;
     assert!(stderr.contains("certificate is"), "{stderr}");
-    assert!(trouble(&format!("http://localhost:{port}")).await.contains("write https://"));
+    assert!(diagnosis(&format!("http://localhost:{port}")).await.contains("write https://"));
 }
 
-/// Answers every request with this, whatever it is.
+/// Answers requests with these responses in turn, whatever they ask.
 async fn answering(answers: &'static [&'static str]) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -147,7 +149,7 @@ async fn endpoint_that_is_not_an_edge_is_recognised() {
         ("SSH-2.0-OpenSSH_9.2\r\n", "does not answer in HTTP"),
     ] {
         let address = answering(std::slice::from_ref(Box::leak(Box::new(answer)))).await;
-        let said = trouble(&format!("http://{address}")).await;
+        let said = diagnosis(&format!("http://{address}")).await;
         assert!(said.contains(words), "{answer}: {said}");
     }
 }

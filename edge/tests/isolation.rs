@@ -108,7 +108,7 @@ async fn nothing_of_one_session_reaches_another() {
     assert_eq!(setup.edge.metric("mcp_edge_sessions").await, Some(4.0));
 }
 
-/// Does all that makes servers say, ask, log and remember something, with the peer's own word in it.
+/// Makes the servers answer, ask, log and store something that contains the peer's own word.
 async fn live(peer: &Peer) {
     let word = peer.word();
     let uri = format!("demo://resource/dynamic/text/{word}");
@@ -138,7 +138,7 @@ async fn live(peer: &Peer) {
     says(&peer.tool("read_graph", json!({})).await);
     says(&peer.tool("t0", json!({"word": word})).await);
 
-    // What is asked last comes last, so with it everything else has come.
+    // The last answer comes last, so when it is there, everything else is.
     let asked = peer.heard_of("roots/list").len();
     peer.notify(ROOTS_CHANGED, json!({})).await;
     eventually("the last question", async || (peer.heard_of("roots/list").len() > asked).then_some(())).await;
@@ -160,7 +160,7 @@ fn updates(peer: &Peer) -> Vec<Value> {
     updated.into_iter().map(|message| message["params"]["uri"].clone()).collect()
 }
 
-/// It heard everything that is its own as often as it happened: what another one's calls said would be more.
+/// Checks that the peer received each of its own messages exactly as often as it was sent, and none of another peer's.
 fn all_of_its_own(peer: &Peer) {
     let (word, count) = (peer.word(), |method: &str| peer.heard_of(method).len());
     assert_eq!(count("sampling/createMessage"), 1, "{word}");
@@ -232,7 +232,7 @@ fn altered(id: &str) -> Vec<String> {
         String::from_utf8(bytes).unwrap()
     };
     let last = id.len() - 1;
-    // The last letter of an encoding may hold bits that say nothing: the one before always counts.
+    // The last letter of a base64 text may hold unused bits; the one before it never does.
     let changed = [0, 3, 8, last / 2, last - 1].map(change);
     let others =
         [&id[..last], &id[1..], &id.to_lowercase(), "guessed", "1", "00000000-0000-4000-8000-000000000000"];
@@ -323,7 +323,7 @@ async fn questions_and_calls_of_another_session_are_out_of_reach() {
             assert_eq!(thief.send(&answer(&json!(guess), "stolen")).await, 202);
         }
         assert_eq!(thief.send(&answer(&json!(1), "stolen")).await, 202);
-        // Her call has this id in her session; in theirs it is nobody's.
+        // The id is of a call in her session; in theirs there is no such call.
         let cancel = json!({"requestId": call, "reason": "stolen"});
         assert_eq!(thief.notify("notifications/cancelled", cancel).await, 202);
     }

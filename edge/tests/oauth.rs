@@ -31,7 +31,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
 const CONFIGURED: &str = "a-token-of-the-configuration";
-/// What the edge is called by those who make tokens, wherever it listens: as behind a proxy.
+/// The edge's public name in tokens, as behind a proxy; it does not depend on the listen address.
 const PUBLIC: &str = "http://localhost:4711/mcp";
 
 /// An edge in front of one scripted server; the rest of the configuration is the test's.

@@ -425,7 +425,7 @@ fn token(number: usize) -> String {
 
 const BEGIN: &str = "<!-- the output of edge/tests/pairs.rs; `make readme` writes it -->\n";
 const END: &str = "<!-- the end of it -->\n";
-/// Each client has processes of the server beside its own.
+/// Each client runs processes of the server in addition to its own.
 const AT_ONCE: usize = 4;
 /// A client needs 3 to 8 s on an idle machine, and waits up to a minute for a thing that does not come.
 const CLIENT_GUARD: Duration = Duration::from_secs(180);

@@ -246,7 +246,7 @@ async fn killed_replica_ends_its_sessions_and_parked_calls_at_once() {
     assert_eq!(next.tool_names().await, ["t0"]);
 }
 
-/// The order of a rollout: who has both keys serves what was sealed with the old one, while others still have that alone.
+/// The order of a rollout: replicas with both keys accept what was sealed with the old one, while others still have only that.
 #[tokio::test(flavor = "multi_thread")]
 async fn keys_are_replaced_under_sessions() {
     let server = Listener::start(Script::from_flags(&["--tools", "1"])).await;

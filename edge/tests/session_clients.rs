@@ -427,7 +427,7 @@ fn nonce(number: usize) -> String {
     format!("client{number}x")
 }
 
-/// Each client has a process of the server beside its own.
+/// Each client runs a process of the server in addition to its own.
 const AT_ONCE: usize = 4;
 /// A client needs 3 to 12 s on an idle machine.
 const CLIENT_GUARD: Duration = Duration::from_secs(150);

@@ -172,7 +172,7 @@ async fn kill_under_way(server: &Scripted, client: Client) -> Vec<(Duration, Ans
     let killed = Instant::now();
     signal(process, "KILL").await;
     let answers = calls.join_all().await;
-    // Whoever comes next is served, by another process.
+    // The next client is served by another process.
     let next = client.call_tool("t1", json!({})).await;
     let answered: Value = serde_json::from_str(next.text()).unwrap();
     assert_ne!(answered["process"], process);
@@ -248,7 +248,7 @@ async fn server_that_starts_late_is_served_without_a_restart() {
     assert_eq!(edge.readiness().await.0, 200);
 }
 
-/// What the admin port says of one server.
+/// The admin port's report of one server.
 async fn state(edge: &Edge, server: &str) -> String {
     let (_, body) = edge.readiness().await;
     let body: Value = serde_json::from_str(&body).unwrap();

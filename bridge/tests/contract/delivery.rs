@@ -1,4 +1,4 @@
-//! No byte is lost, no end goes unnoticed, and pressure reaches whoever causes it.
+//! No byte is lost, every end of stream is delivered, and backpressure reaches the side that causes it.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};

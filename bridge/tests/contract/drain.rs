@@ -70,7 +70,7 @@ fn process_that_ignores_sigterm_does_not_delay_the_exit() {
     }
 }
 
-/// Seen: such a bridge span for ever at the ladder's end, and heard no further signal.
+/// Seen: at the end of the ladder such a bridge spun for ever and handled no further signal.
 #[test]
 fn client_that_reads_nothing_does_not_delay_the_exit() {
     // It leaves with its pipe full; what is in there fits into no window of this client's.

@@ -1,6 +1,6 @@
 //! Servers behave as they do at home, whatever their runtime does to its stdin and stdout.
 //!
-//! Each answers a line that holds a number with a line of so many bytes. A runtime that is not installed is skipped.
+//! Each server answers a line with a number by a line of that many bytes. A runtime that is not installed is skipped.
 
 use std::fs;
 use std::io::{Read, Write};

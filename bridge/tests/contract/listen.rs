@@ -89,7 +89,7 @@ fn a_unix_socket_whose_owner_does_not_accept_is_waited_for_no_longer_than_a_mome
     assert!(sentence.contains("in use"), "{sentence}");
 }
 
-/// There is no FIN on it: closing is all that a client does, and it hangs up with what it said still unread.
+/// A unix socket has no FIN: when the client closes, epoll reports a hang-up while its last bytes are still unread.
 #[test]
 fn what_a_client_of_a_unix_socket_said_before_it_closed_is_delivered() {
     for path_of_data in DATA_PATHS {
@@ -104,7 +104,7 @@ fn what_a_client_of_a_unix_socket_said_before_it_closed_is_delivered() {
         client.write_all(&vec![b'x'; 600_000]).expect("sent");
         drop(client);
         bridge.wait_for_log("read one 600000");
-        // Said and closed before the bridge has looked.
+        // Sent and closed before the bridge has read.
         for _ in 0..10 {
             let mut client = UnixStream::connect(&path).expect("connects");
             client.write_all(b"two\n").expect("sent");

@@ -44,7 +44,7 @@ fn a_stderr_that_nobody_reads_blocks_neither_bridge_nor_clients() {
     }
     let greeting = String::from_utf8(greeting).expect("UTF-8");
     let address = greeting.trim().rsplit_once(' ').expect("an address").1.parse().expect("an address");
-    // From here on nobody reads its stderr.
+    // From here on its stderr is not read.
     let mut first = connect(address);
     first.write_all(b"x\n").expect("sent");
     assert_eq!(read_line(&mut first), "x");

@@ -1,4 +1,4 @@
-//! A bridge under test, and what /proc says about it.
+//! A bridge under test, and what /proc shows of it.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -89,7 +89,7 @@ impl Bridge {
         connect(self.address)
     }
 
-    /// Connects and says one line, so that the process starts.
+    /// Connects and sends `line`, so that the process starts.
     pub(crate) fn talk(&self, line: &str) -> TcpStream {
         let mut client = self.connect();
         client.write_all(line.as_bytes()).expect("sent");
@@ -137,7 +137,7 @@ impl Bridge {
         fs::read_dir(format!("/proc/{}/fd", self.pid())).expect("alive").count()
     }
 
-    /// The number the next file gets. The limit of open files bounds these numbers, not their count, and whoever
+    /// The number of the next descriptor. The limit of open files bounds these numbers, not their count, and the process that
     /// started the tests may have left high ones open.
     pub(crate) fn first_free_file(&self) -> usize {
         let is_open =
@@ -145,7 +145,7 @@ impl Bridge {
         (0..).find(|number| !is_open(number)).expect("numbers do not end")
     }
 
-    /// Waits until it is as if nobody had ever connected.
+    /// Waits until no process, zombie or socket of any connection is left.
     pub(crate) fn wait_for_rest(&self, open_files: usize) {
         wait_until("no process is left", || self.servers().is_empty());
         wait_until("no zombie is left", || self.children().is_empty());

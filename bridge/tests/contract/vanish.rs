@@ -1,4 +1,4 @@
-//! Clients that do not say goodbye.
+//! Clients that reset or vanish.
 
 use std::fs;
 use std::io::Write;
@@ -101,7 +101,7 @@ fn client_that_acknowledges_nothing_is_dropped() {
     }
 }
 
-/// A client that disappears without a word is only found by asking; the kernel shows that it will.
+/// A client that disappears silently is only found by keep-alive probes; the kernel shows their timer.
 #[test]
 fn silent_client_gets_keep_alive_probes() {
     for path in DATA_PATHS {

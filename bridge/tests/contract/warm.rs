@@ -70,7 +70,7 @@ fn waiting_processes_stop_with_the_bridge() {
     }
 }
 
-/// Nobody is served: there is nothing that a drain could wait for.
+/// A spare serves no client, so the drain has nothing to wait for.
 #[test]
 fn spare_that_ignores_sigterm_does_not_delay_the_exit() {
     let stubborn = "trap '' TERM; echo ready >&2; while :; do sleep 0.05; done";

@@ -41,7 +41,7 @@ async fn drain_answers_the_next_request_and_closes() {
         assert_eq!(response.headers()["connection"], "close");
         text(response).await;
     }
-    // HTTP/2 is told by GOAWAY: what is in flight is answered, then nothing can be sent.
+    // HTTP/2 gets a GOAWAY: requests in flight are answered, then none can be sent.
     let mut new = http2_over(TcpStream::connect(served.address).await.unwrap()).await;
     text(guarded(new.send_request(get("/while"))).await.unwrap()).await;
     guarded(async {

@@ -50,7 +50,7 @@ fn certificate(authority: &Authority) -> (String, String, CertificateDer<'static
     (made.pem(), key.serialize_pem(), made.der().clone())
 }
 
-/// Replaces a file as renewals do: written beside it, then renamed.
+/// Replaces a file as renewals do: writes a new one in the same directory, then renames it.
 fn write(path: &Path, content: &str) {
     let beside = path.with_extension("new");
     fs::write(&beside, content).unwrap();

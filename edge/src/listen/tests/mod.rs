@@ -37,7 +37,7 @@ struct Served {
 }
 
 impl Served {
-    /// How often a bound was hit, as the metrics say.
+    /// How often a bound was hit, by the metrics.
     fn hits(&self, bound: &str) -> usize {
         let mut registry = Registry::default();
         self.bounds.register(&mut registry);
@@ -288,7 +288,7 @@ async fn a_client_that_does_not_read_is_dropped() {
     assert_eq!(served.metrics.timed_out_times(TimeoutPhase::Answer), 1);
 }
 
-/// Seen as an answer that broke off although its client read all the time: of megabytes the kernel says late that some went.
+/// Seen: an answer broke off although its client read all the time, because the kernel reports progress of megabytes late.
 #[tokio::test]
 async fn kernel_holds_little_of_an_answer_that_is_not_read() {
     let http = http::Config { write_timeout: Duration::from_millis(500), ..http::Config::default() };

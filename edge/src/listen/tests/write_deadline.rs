@@ -6,7 +6,7 @@ use super::*;
 use crate::listen::activity::TimeoutPhase;
 use ::http::HeaderMap;
 
-/// A handler whose answers share bytes that know when nobody holds them any more.
+/// A handler whose answers share bytes that record when the last reference is dropped.
 struct Held {
     bytes: Bytes,
     alive: Arc<()>,
