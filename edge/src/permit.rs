@@ -2,7 +2,7 @@
 //!
 //! Two are waited for: a connection's, outside, in the kernel's backlog, and a slot, bounded in count and in time. Every
 //! other bound answers at once. Each permit gives its room back when dropped, whatever happened meanwhile. What is not
-//! here: seats of leased connections (`upstream/pool/lease.rs`), and the answer to a refused caller (`front/reply.rs`).
+//! here: seats of leased connections (`upstream/lease.rs`), and the answer to a refused caller (`front/reply.rs`).
 
 mod bound;
 mod listens;

@@ -1,8 +1,8 @@
 //! One connection to one process: a framed link, a reader task, a writer task, and the table of the requests in flight.
 //!
-//! Guarantees: a call that was sent ends in exactly one outcome, at the latest with the connection; the reader waits for nothing
-//! but the server; a call of which nothing was written is handed back instead of failed. A connection must not know of keys,
-//! isolation or other connections: it reports to the pool through [`Owner`].
+//! Guarantees: a call that was sent ends in exactly one outcome, at the latest with the connection; the reader waits
+//! for nothing but the server; a call of which nothing was written is handed back instead of failed. A connection
+//! must not know of keys, isolation or other connections: it reports to the pool through [`Owner`].
 
 mod asks;
 mod listens;
@@ -261,8 +261,8 @@ impl Conn {
         self.queue_note(line.into().into(), NOTES);
     }
 
-    /// Closes the connection in good order: requests in flight fail for the reason `why`, the server gets the end of the stream,
-    /// and its process a moment to end.
+    /// Closes the connection in good order: requests in flight fail for the reason `why`, the server gets the end of
+    /// the stream, and its process a moment to end.
     pub(super) fn close(&self, why: &Error) {
         let state = self.state.lock();
         self.begin_close(state, why);
@@ -312,8 +312,8 @@ impl Conn {
         self.done.cancelled().await;
     }
 
-    /// Fails the requests whose deadline has passed, and cancels them upstream. Detached calls fail too once the process hangs,
-    /// because they would keep it.
+    /// Fails the requests whose deadline has passed, and cancels them upstream. Detached calls fail too once the
+    /// process hangs, because they would keep it.
     pub(super) fn sweep(&self, now: Instant) {
         self.sweep_asks(now);
         let late: Vec<WireId> = {
@@ -350,8 +350,8 @@ impl Conn {
         Some(pending)
     }
 
-    /// Queues a message that is no request; `false` if `most` such messages wait already, because the server does not read. On a
-    /// connection that is closing the message is dropped.
+    /// Queues a message that is no request; `false` if `most` such messages wait already, because the server does not
+    /// read. On a connection that is closing the message is dropped.
     fn queue_note(&self, line: Parts, most: usize) -> bool {
         {
             let mut state = self.state.lock();
@@ -472,8 +472,8 @@ pub(super) fn session_over() -> Error {
 
 /// Room for requests of the gateway's own, beside the calls. 16: a handshake or the four lists, and subscriptions.
 const OWN_REQUESTS: usize = 16;
-/// Cancellations and answers that may wait to be written. 1,024: as many as calls. A server reads them at once, or not at all, and
-/// then the write timeout ends the connection.
+/// Cancellations and answers that may wait to be written. 1,024: as many as calls. A server reads them at once, or
+/// not at all, and then the write timeout ends the connection.
 const NOTES: usize = 1024;
 /// How long the server has to end after the end of its input. 7 s: the bridge sends SIGTERM after 5 s.
 const CLOSE_GRACE: Duration = Duration::from_secs(7);

@@ -1,5 +1,5 @@
-//! What a server is and offers, over a connection that belongs to no client: facts, lists, and the news of
-//! their change. The catalog's view of a pool.
+//! Facts, lists and list changes of a server, over the control connection, which belongs to no client. This is what
+//! the catalog uses of a pool.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use super::pool::{Pool, PoolInner};
 use crate::call::{List, Listing, Outcome, SessionHandle};
 use crate::error::{Error, Kind};
 
-/// Counts of what the control connection saw; a count that moved means that something should be listed again.
+/// Counts of events on the control connection. A count that changed means that something should be listed again.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Changes {
     /// `notifications/tools/list_changed`
@@ -27,16 +27,17 @@ pub struct Changes {
     pub prompts: u64,
     /// `notifications/resources/list_changed`
     pub resources: u64,
-    /// Control connections opened.
+    /// How many control connections were opened.
     pub connected: u64,
-    /// Control connections that the server ended: what comes back may be another version of it.
+    /// How often notifications may have been missed, because the server ended a control connection or a listen: what
+    /// comes back may be another version of it.
     pub lost: u64,
-    /// Whether the server takes no connections.
+    /// Whether the server is down.
     pub down: bool,
 }
 
 impl Changes {
-    /// Counts a notification; `false` when it is none of these.
+    /// Counts a notification of a changed list; `false` for any other notification.
     pub(super) fn count(&mut self, notice: Notice) -> bool {
         match notice {
             Notice::ToolsChanged => self.tools += 1,
@@ -49,15 +50,15 @@ impl Changes {
 }
 
 impl Pool {
-    /// What the server says of itself; opens the control connection if there is none.
+    /// What the server declared in its handshake; opens the control connection if there is none.
     ///
     /// # Errors
-    /// When the server cannot be reached, or does not answer as a server does.
+    /// When the server cannot be reached, or its handshake fails.
     pub async fn facts(&self) -> Result<Arc<Facts>, Error> {
         self.inner().facts().await
     }
 
-    /// All items of a list, every page followed. Empty when the server has no such list.
+    /// All items of a list, from all of its pages. Empty if the server has no such list.
     ///
     /// # Errors
     /// When the server cannot be reached, or its list cannot be read to the end.
@@ -70,13 +71,13 @@ impl Pool {
         inner.pages(&conn, list).await
     }
 
-    /// Sessions whose own connections announced a changed list, each once until somebody has looked. The first who
-    /// asks follows.
+    /// Sessions whose own connections announced a changed list, each once until its lists were read. Only the first
+    /// caller gets the receiver.
     pub fn announcing(&self) -> Option<mpsc::UnboundedReceiver<SessionHandle>> {
         self.announcing.lock().take()
     }
 
-    /// News of the server's lists and of its connection.
+    /// Changes of the server's lists and of its connection.
     pub fn changes(&self) -> watch::Receiver<Changes> {
         self.inner().changes.subscribe()
     }
@@ -93,14 +94,15 @@ impl PoolInner {
         Ok((conn, facts))
     }
 
-    /// A list as the connection shows it that a session has open; one that is just being opened is waited for.
+    /// A list as the session's open connection shows it; waits for a connection that is being opened. `None` without
+    /// one.
     pub(super) fn list_of(&self, session: &SessionHandle, list: List) -> Listing {
         let (this, session) = (self.this(), session.clone());
         Box::pin(async move {
             let this = this?;
             let opening = this.state.lock().connections.opening(&Key::Session(session.number));
             if let Some(mut opening) = opening.filter(|_| this.session_conn(&session).is_none()) {
-                // How it ended is asked of the connections.
+                // `session_conn` shows how it ended.
                 let _ = opening.wait_for(Option::is_some).await;
             }
             let conn = this.session_conn(&session)?;
@@ -111,9 +113,10 @@ impl PoolInner {
         })
     }
 
-    /// A session's own connection shows another list than before, to that session alone.
+    /// Passes on to the router that a session's own connection announced a changed list, which concerns that session
+    /// alone.
     pub(super) fn announced(&self, session: &SessionHandle, notice: Notice) {
-        // Nobody lists what is not configured any more, and its name may be another's.
+        // The receiver of a server that is no longer configured is closed, and its name may be another server's.
         if !self.announce.is_closed()
             && session.announced.note(&self.server.name, notice)
             && self.announce.send(session.clone()).is_err()
@@ -159,7 +162,7 @@ impl PoolInner {
         Ok(items)
     }
 
-    /// One page; `None` when the server does not know the method.
+    /// One page; `None` if the server does not know the method.
     async fn page(&self, conn: &Conn, list: List, cursor: Option<&str>) -> Result<Option<Bytes>, Error> {
         let cursor = cursor.map(|cursor| serde_json::to_string(cursor).unwrap_or_default());
         let member = cursor.map(|token| format!(r#""cursor":{token}"#)).unwrap_or_default();
@@ -170,7 +173,7 @@ impl PoolInner {
                 modern::own_params(&format!("{member}{comma}"), all_capabilities(Era::Modern))
             }
         };
-        // A server that shakes hands in this time lists in it.
+        // A page may take as long as a handshake.
         let asked = conn.ask(list.method(), &params, self.config.handshake_timeout);
         match self.ask_during_listen(conn, asked).await {
             Outcome::Result(result) => Ok(Some(result.into_bytes())),
@@ -184,8 +187,8 @@ impl PoolInner {
                 Err(self.protocol(&format!("it wants input for {}", list.method().as_str())))
             }
             Outcome::Failed(error) => {
-                // A process that is stuck would be asked again and again; the next list gets another one. But a
-                // session's process may be busy with a call.
+                // A stuck process would be asked again and again, so the next list gets another one. But a session's
+                // process may be busy with a call.
                 if error.kind == Kind::Timeout && conn.spec().is_control {
                     conn.close(&unneeded());
                 }

@@ -1,5 +1,5 @@
-//! The client that a connection serves exclusively, for the length of a session or of one call: what is declared of it to the
-//! server, and what the server may therefore ask.
+//! The client that a connection serves exclusively, for the length of a session or of one call: what is declared of
+//! it to the server, and what the server may therefore ask.
 
 use wire::Message;
 use wire::frame::one_line;
@@ -68,8 +68,8 @@ impl ExclusiveClient {
         self.can.has(Capabilities::ROOTS_CHANGED)
     }
 
-    /// The answer to a request of the server for something that the client did not declare, as the rest of the response from its
-    /// comma on; `None` if it was declared.
+    /// The answer to a request of the server for something that the client did not declare, as the rest of the
+    /// response from its comma on; `None` if it was declared.
     pub(super) fn refusal(&self, kind: Ask, request: &Message) -> Option<&'static str> {
         match kind {
             Ask::Roots if self.can.has(Capabilities::ROOTS) => None,

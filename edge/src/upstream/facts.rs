@@ -57,8 +57,8 @@ fn member<'a>(object: &'a [u8], key: &str) -> Option<&'a [u8]> {
 /// What is known of a server's era.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum KnownEra {
-    /// Unknown: the control connection finds out. Connections that were opened by an earlier assumption go on; it is kept for
-    /// their sake.
+    /// Unknown: the control connection finds out. Connections that were opened by an earlier assumption go on; it is
+    /// kept for their sake.
     Open(Option<Era>),
     /// The probe had no answer in time, but `initialize` worked. Holds as long as the control connection.
     Assumed(Era),
@@ -141,8 +141,8 @@ pub(super) fn identity() -> String {
     format!(r#"{{"name":"mcp-edge","version":"{}"}}"#, env!("CARGO_PKG_VERSION"))
 }
 
-/// All capabilities that the gateway can relay, a JSON object. The control connection declares them, because servers register
-/// tools by what the client can do.
+/// All capabilities that the gateway can relay, a JSON object. The control connection declares them, because servers
+/// register tools by what the client can do.
 pub(super) fn all_capabilities(era: Era) -> &'static str {
     match era {
         Era::Legacy => {

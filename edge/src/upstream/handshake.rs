@@ -1,5 +1,5 @@
-//! The first request on a connection, which finds out what the server is: `initialize` in the legacy era, `server/discover` in
-//! the modern one.
+//! The first request on a connection, which finds out what the server is: `initialize` in the legacy era,
+//! `server/discover` in the modern one.
 
 use std::time::Duration;
 
@@ -13,8 +13,8 @@ use super::conn::Conn;
 use super::facts::{Facts, HandshakeFailure, identity, server_info};
 use super::modern::own_params;
 
-/// Performs the handshake of the connection's era. `capabilities` is a JSON object: servers register tools by it, and ask only
-/// for what it names.
+/// Performs the handshake of the connection's era. `capabilities` is a JSON object: servers register tools by it, and
+/// ask only for what it names.
 ///
 /// # Errors
 /// When the server does not answer in time, or not as a server of that era.
@@ -56,8 +56,8 @@ async fn initialize(conn: &Conn, capabilities: &str, timeout: Duration) -> Resul
     })
 }
 
-/// The revision does not require it, but it shows that a process answers at all before a call is entrusted to it: a bridge that
-/// is full closes the connection at the first byte.
+/// The revision does not require it, but it shows that a process answers at all before a call is entrusted to it: a
+/// bridge that is full closes the connection at the first byte.
 async fn discover(conn: &Conn, capabilities: &str, timeout: Duration) -> Result<Facts, HandshakeFailure> {
     let params = own_params("", capabilities);
     let result = HandshakeFailure::check(conn.ask(Method::Discover, &params, timeout).await)?;

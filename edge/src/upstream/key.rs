@@ -1,5 +1,5 @@
-//! Whose connection it is: the isolation key by which the connections of a server are kept, and what a new connection of a key
-//! is opened for.
+//! Whose connection it is: the isolation key by which the connections of a server are kept, and what a new connection
+//! of a key is opened for.
 
 use std::sync::Arc;
 

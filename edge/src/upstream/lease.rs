@@ -1,8 +1,9 @@
 //! Leases of connections to a legacy server, each for one call of a client without a session.
 //!
-//! On stdio a question of a legacy server names no call. A connection whose client can be asked therefore carries one call that
-//! may ask at a time, from its start to its end, including the time in which a person thinks. Each principal has a few seats at a
-//! server, each with at most one such connection; a call that finds none free waits for its turn.
+//! On stdio a question of a legacy server names no call. A connection whose client can be asked therefore carries one
+//! call that may ask at a time, from its start to its end, including the time in which a person thinks. Each
+//! principal has a few seats at a server, each with at most one such connection; a call that finds none free waits
+//! for its turn.
 //!
 //! ```text
 //! take ─┬─ a free seat whose connection declared the same profile ─▶ Lease
@@ -26,8 +27,8 @@ use super::settings::Isolation;
 use crate::call::{Affinity, Call, Capabilities, Client};
 use crate::permit::Bound;
 
-/// What a client can be asked, as far as a server treats it differently. It is declared to a legacy server once per connection, so
-/// it decides which connections a call can use.
+/// What a client can be asked, as far as a server treats it differently. It is declared to a legacy server once per
+/// connection, so it decides which connections a call can use.
 // MCP 2025-11-25 schema, ClientCapabilities
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct Profile(Capabilities);
@@ -62,9 +63,9 @@ fn of_client(client: &Client) -> Profile {
     Profile::of(Capabilities::of(client))
 }
 
-/// The connection that a client uses at a server of `era` for requests that need no lease, such as subscriptions. Instead of
-/// that of `key` it is the connection of a seat if the client's calls use seats: then all its requests meet one process, and it
-/// is notified of what its calls change.
+/// The connection that a client uses at a server of `era` for requests that need no lease, such as subscriptions.
+/// Instead of that of `key` it is the connection of a seat if the client's calls use seats: then all its requests
+/// meet one process, and it is notified of what its calls change.
 pub(super) fn home(
     seats: &Seats,
     key: Key,

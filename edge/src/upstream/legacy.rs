@@ -1,5 +1,5 @@
-//! The adapter to servers of the legacy era (2024-11-05 to 2025-11-25): requests go out without the modern keys of `_meta`, and
-//! results get the members that the modern form requires.
+//! The adapter to servers of the legacy era (2024-11-05 to 2025-11-25): requests go out without the modern keys of
+//! `_meta`, and results get the members that the modern form requires.
 
 use bytes::Bytes;
 use wire::envelope::Value;
@@ -14,8 +14,8 @@ use super::facts::unknown_resource;
 use super::tasks::TaskIds;
 use crate::call::{Affinity, Call, Outcome};
 
-/// Edits the `params` of a call for a legacy server: removes the protocol's own keys from `_meta`, and `task` if the client could
-/// not fetch the task's result.
+/// Edits the `params` of a call for a legacy server: removes the protocol's own keys from `_meta`, and `task` if the
+/// client could not fetch the task's result.
 pub(super) fn edit_params(splice: &mut Splice, call: &Call, progress: Option<Bytes>) {
     let keeps_task = call.method != Method::ToolsCall || knows_tasks(&call.affinity);
     edit(splice, &call.request, progress, keeps_task);
@@ -51,14 +51,15 @@ fn edit(splice: &mut Splice, message: &Message, progress: Option<Bytes>, keeps_t
     }
 }
 
-/// Whether a client knows the tasks that `params.task` asks for. Any other client would get CreateTaskResult as the end of its
-/// call, without a way to fetch the result.
+/// Whether a client knows the tasks that `params.task` asks for. Any other client would get CreateTaskResult as the
+/// end of its call, without a way to fetch the result.
 // MCP 2025-11-25 basic/utilities/tasks; they are no part of the revisions before and after
 fn knows_tasks(affinity: &Affinity) -> bool {
     matches!(affinity, Affinity::Session(session) if session.version >= ProtocolVersion::V2025_11_25)
 }
 
-/// The result in the modern form: the same bytes, and the members that every modern result has. `None` if it is no object.
+/// The result in the modern form: the same bytes, and the members that every modern result has. `None` if it is no
+/// object.
 pub(super) fn result(call: &Call, answer: &Message, task_ids: &TaskIds) -> Option<Parts> {
     let object = answer.result_object()?;
     let mut splice = Splice::within(answer.bytes().clone(), object.span());
@@ -78,8 +79,8 @@ pub(super) fn result(call: &Call, answer: &Message, task_ids: &TaskIds) -> Optio
     Some(splice.finish())
 }
 
-/// Whether `structuredContent` is `null` and means that there is none, as some SDKs write it. Without `content`, `null` may be the
-/// tool's result.
+/// Whether `structuredContent` is `null` and means that there is none, as some SDKs write it. Without `content`,
+/// `null` may be the tool's result.
 // MCP 2025-11-25 schema, CallToolResult: structuredContent is an object; 2026-07-28: any JSON value, null as well
 fn has_null_for_none(answer: &Message, result: &Object) -> bool {
     let bytes = answer.bytes();

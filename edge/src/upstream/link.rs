@@ -1,5 +1,5 @@
-//! A byte stream in both directions to one process of a server, whatever carries it: TCP, a unix socket, the
-//! pipes of a local process, or a duplex in a test. It must not know what the bytes mean.
+//! A byte stream in both directions to one process of a server, over TCP, a unix socket, the pipes of a local
+//! process, or a duplex in a test. It must not know what the bytes mean.
 
 pub(super) mod address;
 pub(super) mod process;
@@ -21,46 +21,46 @@ use self::address::{Address, Endpoint};
 use self::process::{Command, Process};
 use super::settings::Source;
 
-/// What a server sends.
+/// The bytes that a server sends.
 pub(super) type Incoming = Box<dyn AsyncRead + Send + Unpin>;
 
-/// What is sent to a server.
+/// The bytes that are sent to a server.
 pub(super) type Outgoing = Box<dyn AsyncWrite + Send + Unpin>;
 
-/// A connection as its two halves.
+/// The two halves of a byte stream.
 pub(super) struct Link {
     pub(super) incoming: Incoming,
     pub(super) outgoing: Outgoing,
-    /// The process behind it, if it is ours to end.
+    /// The local process behind it, if there is one.
     pub(super) process: Option<Process>,
 }
 
-/// Where a server can be reached.
+/// The endpoints at which a server can be reached.
 #[derive(Debug, Default)]
 pub(super) struct Found {
     pub(super) endpoints: Vec<Endpoint>,
-    /// Where names led that were not resolved this time. Nobody is sent there; but a name server that fails does not
-    /// say either that nobody is there any more.
+    /// Endpoints of names that were not resolved this time. They get no new connections, but keep those they have: a
+    /// failing name server does not mean that they are gone.
     pub(super) unsure: Vec<Endpoint>,
-    /// Why a name was not resolved, if one was not.
+    /// Why a name was not resolved, if that happened.
     pub(super) failure: Option<io::Error>,
 }
 
-/// The names of one server being resolved.
+/// The future of [`Dial::endpoints`].
 pub(super) type Finding<'a> = Pin<Box<dyn Future<Output = Found> + Send + 'a>>;
 
-/// A future of [`Dial`], boxed: connections are opened rarely.
+/// A future of [`Dial`]. Boxed, because connections are opened rarely.
 pub(super) type Pending<'a, T> = Pin<Box<dyn Future<Output = io::Result<T>> + Send + 'a>>;
 
-/// How a server is reached. The pool decides when, where to and how often.
+/// How a server is reached. The pool decides when, at which endpoint and how often.
 pub(super) trait Dial: Send + Sync {
-    /// Where it can be reached, as far as that shows by the deadline.
+    /// The endpoints that are resolved by the deadline.
     fn endpoints(&self, deadline: Instant) -> Finding<'_>;
 
-    /// Opens a link, which is a process once something is sent.
+    /// Opens a link. Its process starts when something is sent.
     fn dial<'a>(&'a self, endpoint: &'a Endpoint) -> Pending<'a, Link>;
 
-    /// Whether it takes connections, without starting a process; `None` when that cannot be known.
+    /// Checks whether an endpoint takes connections, without starting a process; `None` if that is impossible.
     fn check<'a>(&'a self, endpoint: &'a Endpoint) -> Option<Pending<'a, ()>>;
 }
 
@@ -73,11 +73,11 @@ impl Link {
     }
 }
 
-/// The way to a configured server.
+/// Dials a configured server.
 pub(super) struct Dialer {
     source: Source,
     command: Command,
-    /// What each name was when it was last resolved, and when that was.
+    /// The endpoints of each name when it was last resolved, and when that was.
     known: Mutex<HashMap<Address, (Vec<Endpoint>, Instant)>>,
 }
 
@@ -86,7 +86,7 @@ impl Dialer {
         Self { source, command, known: Mutex::default() }
     }
 
-    /// Resolves all names at once: one whose name server is silent holds up no other.
+    /// Resolves all names concurrently: one whose name server does not answer delays no other.
     async fn resolve(&self, deadline: Instant) -> Found {
         let Source::Endpoints(addresses) = &self.source else {
             return Found { endpoints: vec![Endpoint::Process], ..Found::default() };
@@ -167,7 +167,7 @@ impl Dial for Dialer {
     }
 }
 
-/// Small messages go out at once, and a peer that vanished without a word is noticed.
+/// Makes small messages go out at once, and a peer that vanished be noticed.
 fn tune(stream: &TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let socket = SockRef::from(stream);
@@ -176,18 +176,18 @@ fn tune(stream: &TcpStream) -> io::Result<()> {
     socket.set_tcp_user_timeout(Some(UNACKNOWLEDGED))
 }
 
-/// What the other names of a server get when one is resolved. 1 s: a name server that works needs milliseconds, and
-/// a caller may be waiting.
+/// How long the other names of a server may take once one is resolved. 1 s: a working name server needs milliseconds,
+/// and a caller may be waiting.
 const OTHER_NAMES: Duration = Duration::from_secs(1);
-/// How long a name that is not resolved any more may only have a name server that fails. 60 s: one that starts anew is back,
-/// and the name of a pod that is gone does not keep its connections for good.
+/// How long the endpoints of a name that is no longer resolved are kept, in case only its name server fails. 60 s: a
+/// restarted name server is back by then, and the name of a pod that is gone does not keep its connections for good.
 const KNOWN: Duration = Duration::from_secs(60);
-/// Below the 350 s after which cloud networks forget an idle connection.
+/// When the first keepalive is sent. 60 s: below the 350 s after which cloud networks forget an idle connection.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
-/// With the interval: a silent peer is given up after 30 s, as one that does not read.
+/// 3: with the interval, a peer that does not answer is given up after 30 s, as one that does not read.
 const KEEPALIVE_RETRIES: u32 = 3;
-/// What was sent and not acknowledged for so long was sent to nobody.
+/// How long sent bytes may stay unacknowledged. 30 s: as the write timeout.
 const UNACKNOWLEDGED: Duration = Duration::from_secs(30);
 
 #[cfg(test)]
@@ -199,7 +199,7 @@ mod tests {
     use crate::upstream::settings::{Config, ServerConfig};
 
     #[tokio::test]
-    async fn a_name_that_is_not_resolved_keeps_where_it_led_and_hides_no_other() {
+    async fn unresolved_name_keeps_its_endpoints_and_delays_no_other() {
         // Too long for a name, so no name server is asked.
         let nowhere = Address::Tcp { host: "x".repeat(64), port: 1 };
         let literal: Address = "127.0.0.1:1".parse().unwrap();

@@ -1,4 +1,4 @@
-//! What is counted of the upstream side. Labels are server slugs and closed sets.
+//! The metrics of the upstream side. Labels are server slugs and closed sets.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use wire::Era;
 use crate::call::ServerName;
 use crate::ops::metrics::words;
 
-/// The counts of all servers.
+/// The metrics of all servers.
 #[derive(Clone, Debug, Default)]
 pub struct Metrics {
     connections: Family<ByServer, Gauge>,
@@ -61,7 +61,7 @@ enum EraLabel {
 
 words!(EraLabel { Modern => "modern", Legacy => "legacy" });
 
-/// How the first request on a connection ended.
+/// The outcome of a handshake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Handshake {
     Done,
@@ -69,7 +69,7 @@ pub(super) enum Handshake {
     Gone,
     /// No answer in time.
     Silent,
-    /// An answer that is of no use.
+    /// An answer that cannot be used.
     Refused,
 }
 
@@ -82,15 +82,15 @@ pub(super) enum Skip {
     Garbage,
     /// Over the limit for a line.
     TooLong,
-    /// Answers a request that was answered or cancelled before, or is its progress.
+    /// A response to a request that is closed, or its progress.
     Late,
-    /// Answers a request that was never made.
+    /// A response to a request that was never made.
     UnknownId,
     /// Progress of a call that was never made.
     Progress,
     /// A log message that no call asked for, or more than one.
     Log,
-    /// Asked for an answer while more answers than the bound waited to be read.
+    /// A request of the server while too many answers already waited to be read.
     Flood,
 }
 
@@ -100,7 +100,7 @@ const SKIPS: [Skip; 7] =
     [Skip::Garbage, Skip::TooLong, Skip::Late, Skip::UnknownId, Skip::Progress, Skip::Log, Skip::Flood];
 
 impl Metrics {
-    /// Each message of a server also counts as one of `arrivals`, which are registered elsewhere.
+    /// `arrivals` counts the messages of servers too; it is registered elsewhere.
     pub fn new(arrivals: Counter) -> Self {
         Self { arrivals, ..Self::default() }
     }
@@ -162,7 +162,7 @@ impl Metrics {
         );
     }
 
-    /// No server has that name any more: what it was is no alarm.
+    /// Removes the gauges of a server that is no longer configured, so that they raise no alarm.
     pub fn forget(&self, name: &ServerName) {
         let label = ByServer { server: name.to_string() };
         for gauge in [&self.connections, &self.in_flight, &self.down] {
@@ -173,7 +173,7 @@ impl Metrics {
         }
     }
 
-    /// The counts of one server, looked up once: none of the data path's counts takes a lock.
+    /// The metrics of one server, looked up once, so that the data path takes no lock to count.
     pub(super) fn server(&self, name: &ServerName) -> Arc<ServerMetrics> {
         let server = name.to_string();
         let label = ByServer { server: server.clone() };
@@ -201,7 +201,7 @@ impl Metrics {
     }
 }
 
-/// The counts of one server.
+/// The metrics of one server.
 #[derive(Debug)]
 pub(super) struct ServerMetrics {
     pub(super) connections: Gauge,
@@ -221,7 +221,7 @@ pub(super) struct ServerMetrics {
 }
 
 impl ServerMetrics {
-    /// A message came, with its line feed.
+    /// Counts a message of this size, its line feed included.
     pub(super) fn received(&self, bytes: u64) {
         self.received.inc_by(bytes);
         self.arrivals.inc();

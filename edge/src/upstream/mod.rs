@@ -1,14 +1,14 @@
-//! The servers' side: one [`Pool`] for each server, which gives a call the connection it may use and brings
-//! back what the server said.
+//! The servers' side: one [`Pool`] per server, which sends a call over the connection that it may use, and returns
+//! the server's answer.
 //!
 //! ```text
-//! Pool ── whose connection? (connections) ── none: open one (open, probe, legacy | modern) ── over a link
+//! Pool ── whose connection? (key, pool/connection_table) ── none: open one (pool/open) ── over a link
 //!   └──── Conn: mux, reader task, writer task ── link: TCP | unix socket | local process ── server
 //! ```
 //!
-//! Guarantees: every call ends in one outcome within its deadline; a call of which nothing was written is tried
-//! again elsewhere, any other is not; one connection is one process, used only by those the isolation allows;
-//! everything is bounded. Must not know of clients' connections, sessions' contents or public names.
+//! Guarantees: every call ends in one outcome within its deadline; a call of which nothing was written is tried on
+//! another connection, any other is not; one connection is one process, used only by those whom the isolation allows;
+//! everything is bounded. Must not know of clients' connections, the contents of sessions or public names.
 
 mod conn;
 mod control;

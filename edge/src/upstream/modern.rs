@@ -1,5 +1,5 @@
-//! The adapter to servers of the modern era (2026-07-28 and later): every request carries the revision, the client's name and its
-//! capabilities. Results pass untouched.
+//! The adapter to servers of the modern era (2026-07-28 and later): every request carries the revision, the client's
+//! name and its capabilities. Results pass untouched.
 
 use bytes::Bytes;
 use serde::Deserialize;
@@ -85,8 +85,8 @@ pub(super) enum Judged {
 }
 
 /// The kind of a call's result, by its `resultType`; `None` if it is invalid.
-// MCP 2026-07-28 basic, Results: without a type it is "complete"; an unknown type is invalid. basic/patterns/mrtr: three
-// methods may want input.
+// MCP 2026-07-28 basic, Results: without a type it is "complete"; an unknown type is invalid. basic/patterns/mrtr:
+// three methods may want input.
 pub(super) fn judge(call: &Call, answer: &Message, task_ids: &TaskIds) -> Option<Judged> {
     let result = answer.result_object()?;
     let complete = || match call.method {

@@ -1,5 +1,5 @@
-//! The settings of a legacy session as far as servers are concerned, its log level and subscriptions: what requests change
-//! them, and how much they may take.
+//! The settings of a legacy session as far as servers are concerned, its log level and subscriptions: what requests
+//! change them, and how much they may take.
 
 use wire::mcp::level::Level;
 use wire::mcp::method::Method;
@@ -23,8 +23,8 @@ pub(super) fn has_room(wished: &Wished, server: &ServerName, uri: &str) -> bool 
         || wished.subscriptions.contains(&(server.clone(), uri.to_owned()))
 }
 
-/// Records with the session that the server accepted its subscribe or unsubscribe request. A subscription that finds no room
-/// by now is not renewed on a later connection.
+/// Records with the session that the server accepted its subscribe or unsubscribe request. A subscription that finds
+/// no room by now is not renewed on a later connection.
 pub(super) fn note_accepted(call: &Call, server: &ServerName) {
     let Affinity::Session(session) = &call.affinity else { return };
     let Some(uri) = uri(call).filter(|_| is_subscription(call.method)) else { return };

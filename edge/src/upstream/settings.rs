@@ -1,4 +1,4 @@
-//! What can be set: for all servers, and for one. Every default states its reason.
+//! The settings of the upstream side, for all servers and for one. Every default states its reason.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -11,60 +11,65 @@ use crate::call::ServerName;
 use crate::ops::files::OpenFiles;
 use crate::permit::SlotConfig;
 
-/// What holds for the connections of every server.
+/// Settings for the connections of every server.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Reaching a server, retries and backoff included. 5 s: a client that waits longer thinks of a hang.
+    /// How long connecting to a server may take, retries and backoff included. 5 s: a client that waits longer
+    /// suspects a hang.
     pub connect_timeout: Duration,
-    /// The answer to `server/discover` on the throwaway connection. 10 s: most servers take one second to start.
+    /// How long the answer to the probe (`server/discover` on the throwaway connection) may take. 10 s: most servers
+    /// take one second to start.
     pub probe_timeout: Duration,
-    /// The answer to the first request on a connection, and to one page of a list. 30 s: a server started by a
-    /// package runner may first download itself.
+    /// How long the answer to a handshake, or to one page of a list, may take. 30 s: a server started by a package
+    /// runner may first download itself.
     pub handshake_timeout: Duration,
-    /// Silence on one call. 300 s: the longest that common clients wait.
+    /// How long one call may go without an answer or progress. 300 s: the longest that common clients wait.
     pub call_timeout: Duration,
-    /// One call in all, however often progress extends it. 1 h: no real tool takes longer without a task.
+    /// How long one call may take in all, with progress or as a task. 1 h: no real tool takes longer.
     pub call_timeout_max: Duration,
-    /// A client's answer to what a server asks it. 10 m: a person reads, looks something up and types, and longer
-    /// than that nobody is there.
+    /// How long a client's answer to a question of a server may take. 10 m: a person reads, looks something up and
+    /// types; after that nobody is there.
     pub ask_timeout: Duration,
-    /// Questions of one connection that wait for the client. 64: a server asks one thing at a time for each of
-    /// its calls, and no session has more of those that ask.
+    /// How many questions of one connection may wait for the client. 64: a server asks one question at a time in each
+    /// call, and no session has more calls that ask.
     pub asks: usize,
-    /// Calls of one principal that each have a connection to a legacy server to themselves, because their clients can
-    /// be asked. 16: with one token everybody is one principal, and a client that asks and never comes back keeps its
-    /// connection until `parked_timeout`; each is a process.
+    /// How many calls of one principal may each lease a connection to a legacy server, because their clients can be
+    /// asked. Each is a process. 16: with one token everybody is one principal, and a client that is asked and never
+    /// comes back keeps its connection until `parked_timeout`.
     pub principal_connections: usize,
-    /// A connection without a call. 10 m: long enough for a person who thinks, short enough to scale to zero.
+    /// How long a connection without a call stays open. 10 m: long enough for a person who thinks, short enough to
+    /// scale to zero.
     pub idle_timeout: Duration,
-    /// A batch of messages that a server does not read. 30 s: its own event loop may be busy for some time.
+    /// How long a write may take that the server does not read. 30 s: its event loop may be busy for some time.
     pub write_timeout: Duration,
-    /// How often names of endpoints are resolved anew. 5 s: the usual time to live in a cluster's DNS.
+    /// How often names of endpoints are resolved again. 5 s: the usual time to live in a cluster's DNS.
     pub resolve_interval: Duration,
-    /// How often a server without a connection is looked at. 30 s: what a pod's own probes do at the least.
+    /// How often a server without a connection is checked. 30 s: as often as a pod's own probes at the least.
     pub health_interval: Duration,
-    /// From the end of a local process's input to SIGTERM, and from that to SIGKILL. 5 s, as the bridge does.
+    /// The time from the end of a local process's input to SIGTERM, and from that to SIGKILL. 5 s, as in the bridge.
     pub stop_grace: Duration,
-    /// Calls in flight on one server, and the queue for them.
+    /// How many calls may be in flight at one server, and how many may wait.
     pub slots: SlotConfig,
     /// Bounds of one message.
     pub limits: Limits,
     /// The limit of open files that local processes get back; set by `app`, not by users.
     pub files: Option<OpenFiles>,
-    /// Variables that local processes do not inherit: those that hold this gateway's own tokens and keys.
+    /// Environment variables that local processes do not inherit, because they hold this gateway's tokens and keys.
     pub withheld: Vec<String>,
-    /// Pages followed for one list. 100: real servers have one to three, and a cursor that never ends is a bug.
+    /// How many pages of one list are read. 100: real servers have one to three, and a cursor that never ends is a bug.
     pub list_pages: usize,
-    /// Bytes kept of one list. 16 MiB, as much as one frame: thousands of tools, and what clients are shown is held
-    /// several times.
+    /// How many bytes of one list are kept. 16 MiB, as much as one frame: room for thousands of tools, and lists are
+    /// held in several forms.
     pub list_bytes: usize,
 }
 
 impl Config {
-    /// About the longest that a call waits for its connection: for a slot and a seat, and for each connection that is tried.
+    /// About the longest that a call waits for its connection: for a slot and a seat, and for each connection that is
+    /// tried.
     pub fn longest_way(&self) -> Duration {
-        let known_and_told = self.handshake_timeout.saturating_mul(2);
-        let one = self.connect_timeout.saturating_add(self.probe_timeout).saturating_add(known_and_told);
+        let handshake_and_settings = self.handshake_timeout.saturating_mul(2);
+        let one =
+            self.connect_timeout.saturating_add(self.probe_timeout).saturating_add(handshake_and_settings);
         one.saturating_mul(u32::from(TRIES)).saturating_add(self.slots.queue_timeout.saturating_mul(2))
     }
 }
@@ -100,13 +105,13 @@ impl Default for Config {
 pub struct ServerConfig {
     /// Its slug.
     pub name: ServerName,
-    /// Where it is.
+    /// How it is reached.
     pub source: Source,
     /// Who shares a process.
     pub isolation: Isolation,
-    /// How it speaks, if that is not to be found out.
+    /// Its era, if it is configured.
     pub era: EraChoice,
-    /// Connections at a time, each of them one process. 64: a process of the field takes 70 MB.
+    /// Connections at a time, each of them one process. 64: a typical process takes 70 MB.
     pub connections: usize,
 }
 
@@ -116,8 +121,8 @@ impl ServerConfig {
         Self { name, source, isolation: Isolation::Auto, era: EraChoice::Auto, connections: 64 }
     }
 
-    /// Open files at most: a local process is two pipes and its stderr, a link to a bridge one socket; and there
-    /// is the control connection.
+    /// How many files its connections may have open: a local process takes two pipes and its stderr, a link to a
+    /// bridge one socket, and the control connection comes on top.
     pub fn files(&self) -> usize {
         let each = match self.source {
             Source::Endpoints(_) => 1,
@@ -127,18 +132,18 @@ impl ServerConfig {
     }
 }
 
-/// Where a server is.
+/// How a server is reached.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Source {
     /// Behind bridges; a connection may go to any of them.
     Endpoints(Vec<Address>),
-    /// A process of our own for each connection.
+    /// A local process for each connection.
     Command {
         /// What to run, found by `PATH`.
         program: String,
         /// Its arguments.
         args: Vec<String>,
-        /// Added to our own environment, which lacks what is [`Config::withheld`].
+        /// Added to the gateway's environment, without the variables of [`Config::withheld`].
         env: BTreeMap<String, String>,
     },
 }
@@ -156,11 +161,11 @@ impl fmt::Debug for Source {
 /// Who shares a connection, and with it a process.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Isolation {
-    /// `Session` for a server used as legacy, `Principal` for one used as modern: an upgrade of its SDK makes a
-    /// stateful server modern without its author deciding that it may be shared.
+    /// `Session` for a legacy server, `Principal` for a modern one. A modern server is not shared by everybody: an
+    /// upgrade of its SDK makes a stateful server modern without its author deciding that it may be shared.
     #[default]
     Auto,
-    /// A legacy session has its own; clients without a session share their principal's.
+    /// Each legacy session has its own; clients without a session share their principal's.
     Session,
     /// All clients of one principal.
     Principal,
@@ -168,7 +173,7 @@ pub enum Isolation {
     Shared,
 }
 
-/// How a server is spoken to.
+/// The configured era of a server.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum EraChoice {
     /// Found out by a probe.

@@ -47,8 +47,8 @@ impl PoolInner {
         wished
     }
 
-    /// A session's connection takes calls. Sends the level again if it changed since `sent`; if the session had another process
-    /// here before, notifies its client that the lists may have changed.
+    /// A session's connection takes calls. Sends the level again if it changed since `sent`; if the session had
+    /// another process here before, notifies its client that the lists may have changed.
     pub(super) fn session_connected(&self, session: &SessionHandle, facts: &Facts, sent: &Wished) {
         let (level, is_first) =
             session.wishes.change(|wished| (wished.level, wished.servers.insert(self.server.name.clone())));

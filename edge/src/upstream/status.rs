@@ -1,49 +1,49 @@
-//! How a server is doing, for people and probes.
+//! The status of a server, for people and health probes.
 
 use tokio::time::Instant;
 use wire::Era;
 
 use super::pool::Pool;
 
-/// How a server is doing.
+/// The status of a server.
 #[derive(Clone, Debug)]
 pub struct ServerStatus {
-    /// In a word.
+    /// Its state.
     pub state: ServerState,
-    /// How it is spoken to, as far as that is known.
+    /// Its era, if that is known.
     pub era: Option<Era>,
-    /// Connections open.
+    /// Open connections.
     pub connections: usize,
-    /// Calls it works on.
+    /// Requests in flight.
     pub in_flight: usize,
-    /// What went wrong last, if anything ever did.
+    /// The last error, if there ever was one.
     pub last_error: Option<String>,
-    /// When it was first reached, or first not reached, in a row.
+    /// When the present state of its health began.
     pub since: Instant,
 }
 
-/// A server's state in a word.
+/// The state of a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ServerState {
-    /// Has a connection.
+    /// It has a connection.
     Up,
-    /// Has none, and takes one when it is needed.
+    /// It can be reached, and has no connection.
     Sleeping,
     /// Has none, and the last one that it accepted came to nothing: it crashes at start, or does not speak MCP.
     Failing,
     /// Takes no connections.
     Down,
-    /// Nobody has tried yet.
+    /// No connection was tried yet.
     Unknown,
 }
 
 impl Pool {
-    /// Whether no call is on its way through here, waiting ones included.
+    /// Whether no call is in flight or waits.
     pub fn is_idle(&self) -> bool {
         self.inner().slots.is_idle()
     }
 
-    /// How the server is doing.
+    /// The status of the server.
     pub fn status(&self) -> ServerStatus {
         let state = self.inner().state.lock();
         let connections = state.connections.iter().count();

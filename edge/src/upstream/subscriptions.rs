@@ -1,5 +1,6 @@
-//! Resource subscriptions of legacy sessions. A session with a process of its own subscribes there by an ordinary call; on a
-//! connection that several clients share, its subscription joins those of the others (`registry`, `reconciler`).
+//! Resource subscriptions of legacy sessions. A session with a process of its own subscribes there by an ordinary
+//! call; on a connection that several clients share, its subscription joins those of the others (`registry`,
+//! `reconciler`).
 
 pub(super) mod reconciler;
 pub(super) mod registry;

@@ -1,4 +1,5 @@
-//! The gateway's listens on a modern server. Each notification names the listen it belongs to, and the server may end a listen.
+//! The gateway's listens on a modern server. Each notification names the listen it belongs to, and the server may end
+//! a listen.
 // MCP 2026-07-28 basic/patterns/subscriptions
 
 use wire::Message;
@@ -48,8 +49,8 @@ impl Conn {
 }
 
 impl State {
-    /// Whether something is in flight that keeps the connection open. Listens keep it too, except `but_for_listens`: the gateway's
-    /// own listen for changed lists must not keep an unused process.
+    /// Whether something is in flight that keeps the connection open. Listens keep it too, except `but_for_listens`:
+    /// the gateway's own listen for changed lists must not keep an unused process.
     pub(super) fn is_busy(&self, but_for_listens: bool) -> bool {
         let counts = |pending: &Pending| !(but_for_listens && pending.work.is_listen());
         self.mux.len() > 0 && self.mux.iter().any(|(_, pending)| counts(pending))

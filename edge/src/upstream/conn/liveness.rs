@@ -1,7 +1,7 @@
 //! Liveness of a server's process: how long it may leave a call unanswered and say nothing else.
 //!
 //! The time runs from the first call written after the last byte that was read, and is as long as that call's timeout.
-//! Near its end the process gets a liveness probe, which a process that works on calls beside its reading answers at
+//! Near its end the process gets a liveness probe, which a process that reads while it works on calls answers at
 //! once.
 //!
 //! ```text
@@ -10,10 +10,11 @@
 //!    ▲                          │                            │                        │
 //!    └── bytes are read, or the server waits for its client ─┘    bytes are read, and no other connection took its place
 //! ```
-//! A single call is too little evidence: a tool may take longer than its call, and its process holds the state of a session.
-//! Whether that call is still in flight does not matter, because most clients give up long before its timeout. A process
-//! that cannot read while it works looks the same as one that hangs. An unresponsive connection therefore gets no new
-//! calls, but its process gets the length of a call again (the grace period) to finish its work.
+//! A single call is too little evidence: a tool may take longer than its call, and its process holds the state of a
+//! session. Whether that call is still in flight does not matter, because most clients give up long before its
+//! timeout. A process that cannot read while it works looks the same as one that hangs. An unresponsive connection
+//! therefore gets no new calls, but its process gets the length of a call again (the grace period) to finish its
+//! work.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -128,7 +129,8 @@ impl Liveness {
         matches!(self.status, Status::Unresponsive { reads: since, .. } if since == reads)
     }
 
-    /// Whether the process is unresponsive, and its grace period is not over: closed now, it would lose its work and state.
+    /// Whether the process is unresponsive, and its grace period is not over: closed now, it would lose its work and
+    /// state.
     fn may_be_working(&self, reads: u64, now: Instant) -> bool {
         let in_grace = matches!(self.status, Status::Unresponsive { grace_ends, .. } if now < grace_ends);
         self.is_unresponsive(reads) && in_grace
@@ -212,8 +214,8 @@ impl Conn {
     }
 }
 
-/// The incoming bytes of a connection. Counts the reads that brought some, because a line of many megabytes on its way is a
-/// sign of life too.
+/// The incoming bytes of a connection. Counts the reads that brought some, because a line of many megabytes on its
+/// way is a sign of life too.
 pub(super) struct CountingReader {
     pub(super) incoming: Incoming,
     pub(super) conn: Arc<Conn>,
@@ -234,8 +236,9 @@ impl AsyncRead for CountingReader {
     }
 }
 
-/// The time to answer a liveness probe, the last part of the call's timeout; half of that timeout if that is shorter. 10 s: a
-/// server that runs tools beside its reading answers within milliseconds, and on an overloaded machine within seconds.
+/// The time to answer a liveness probe, the last part of the call's timeout; half of that timeout if that is shorter.
+/// 10 s: a server that runs tools beside its reading answers within milliseconds, and on an overloaded machine within
+/// seconds.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
 
 #[cfg(test)]

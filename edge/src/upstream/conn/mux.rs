@@ -1,8 +1,8 @@
 //! The table of requests in flight, by id: a slab whose keys are the ids on the wire.
 //!
-//! Pure: no I/O, no clock. Open, close and look-up take constant time, and memory is bounded by the capacity. An id is not used
-//! again while something could still answer it: each use of a place increments its generation, so a late answer never reaches a
-//! new call.
+//! Pure: no I/O, no clock. Open, close and look-up take constant time, and memory is bounded by the capacity. An id
+//! is not used again while something could still answer it: each use of a place increments its generation, so a late
+//! answer never reaches a new call.
 
 /// The id of a request to a server, unique on its connection. It is also the request's progress token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

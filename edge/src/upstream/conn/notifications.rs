@@ -14,8 +14,8 @@ use crate::upstream::exclusive_client::ExclusiveClient;
 use crate::upstream::lease;
 use crate::upstream::session_settings::level_params;
 
-/// Whether a notification on an exclusive connection is for its client alone. Clients without a session get all but log messages
-/// through their listens.
+/// Whether a notification on an exclusive connection is for its client alone. Clients without a session get all but
+/// log messages through their listens.
 pub(super) fn is_for_client(client: &ExclusiveClient, notice: Notice) -> bool {
     match notice {
         Notice::Message => true,
@@ -40,8 +40,8 @@ fn is_for_session(notice: Notice) -> bool {
 }
 
 impl Conn {
-    /// Notifies the server that its client's roots changed, if that was declared. At most one such notification waits to be
-    /// written, because a second one would say the same.
+    /// Notifies the server that its client's roots changed, if that was declared. At most one such notification waits
+    /// to be written, because a second one would say the same.
     // MCP 2025-11-25 client/roots, Root List Changes
     pub(in crate::upstream) fn roots_changed(&self) {
         if !self.spec.client.as_ref().is_some_and(|client| client.notifies_of_roots()) {
@@ -60,8 +60,8 @@ impl Conn {
         }
     }
 
-    /// Queues a request for the log level that `call` asks for, ahead of the call, unless that level is set already. Without a level
-    /// nothing is set: the server's log messages are dropped on arrival.
+    /// Queues a request for the log level that `call` asks for, ahead of the call, unless that level is set already.
+    /// Without a level nothing is set: the server's log messages are dropped on arrival.
     // MCP 2025-11-25 server/utilities/logging, Setting Log Level
     pub(super) fn queue_level(&self, state: &mut State, call: &Call) {
         let Some(level) = lease::level(call).filter(|level| state.level != Some(*level)) else { return };
@@ -99,8 +99,8 @@ impl Conn {
         !is_wanted || job.responder.event(Event::Notice(Notice::Message, message))
     }
 
-    /// Delivers a log message with the session's oldest call in flight, which most likely caused it, and everything else outside
-    /// calls.
+    /// Delivers a log message with the session's oldest call in flight, which most likely caused it, and everything
+    /// else outside calls.
     fn deliver_to_session(&self, session: &SessionHandle, notice: Notice, message: Message) -> bool {
         let message = self.context.task_ids.show_message(session.number, Some(notice), message);
         if notice != Notice::Message {
@@ -118,8 +118,8 @@ impl Conn {
         }
     }
 
-    /// Delivers a log message of a modern server to the one call in flight that asked for log messages. `false` if no call did, or
-    /// several: nothing in the message names its call, and it may hold another client's data.
+    /// Delivers a log message of a modern server to the one call in flight that asked for log messages. `false` if no
+    /// call did, or several: nothing in the message names its call, and it may hold another client's data.
     // MCP 2026-07-28 basic/transports/stdio has no key for it
     pub(super) fn deliver_log(&self, message: Message) -> bool {
         let state = self.state.lock();
@@ -140,6 +140,6 @@ fn level(message: &Message) -> Option<Level> {
     Level::parse(&message.param("level")?.as_str()?)
 }
 
-/// How many messages may wait to be written before a client's notifications are dropped. 64: one for each question that may be
-/// open, and few of the 1,024 that cancellations and answers may take.
+/// How many messages may wait to be written before a client's notifications are dropped. 64: one for each question
+/// that may be open, and few of the 1,024 that cancellations and answers may take.
 const CLIENT_NOTES: usize = 64;

@@ -1,5 +1,5 @@
-//! The lines that are written to a server. A call is the client's own bytes, with the id, the name and `_meta` edited in one pass;
-//! what is edited in `_meta` differs by era (`legacy`, `modern`).
+//! The lines that are written to a server. A call is the client's own bytes, with the id, the name and `_meta` edited
+//! in one pass; what is edited in `_meta` differs by era (`legacy`, `modern`).
 
 use bytes::Bytes;
 use serde_json::Value;
@@ -13,8 +13,9 @@ use super::mux::WireId;
 use crate::call::Call;
 use crate::upstream::{legacy, modern};
 
-/// The client's request as request `id` to a server of `era`. It is a single line, as is every scanned message. That matters: to a
-/// server a line is a message, so a raw line break would let a client inject messages into a process that it shares.
+/// The client's request as request `id` to a server of `era`. It is a single line, as is every scanned message. That
+/// matters: to a server a line is a message, so a raw line break would let a client inject messages into a process
+/// that it shares.
 pub(super) fn request(call: &Call, id: WireId, era: Era) -> Parts {
     let id = RequestId::number(id.number());
     let mut splice = Splice::new(call.request.bytes().clone());
@@ -53,8 +54,8 @@ pub(super) fn cancelled(id: WireId) -> Parts {
 pub(super) const ROOTS_CHANGED: Bytes =
     Bytes::from_static(br#"{"jsonrpc":"2.0","method":"notifications/roots/list_changed"}"#);
 
-/// A client's progress with a request of the server, under the server's `token` (JSON text). It is built anew and bounded, because
-/// what the client sent may be long and waits here. `None` if it has no `progress` number.
+/// A client's progress with a request of the server, under the server's `token` (JSON text). It is built anew and
+/// bounded, because what the client sent may be long and waits here. `None` if it has no `progress` number.
 // MCP 2025-11-25 basic/utilities/progress
 pub(super) fn progress(token: &[u8], notice: &Message) -> Option<Parts> {
     let number = |key| {

@@ -1,5 +1,5 @@
-//! The task that reads a connection, and handles each message of the server. It waits for nothing but the server: outcomes and
-//! events go to places that always have room.
+//! The task that reads a connection, and handles each message of the server. It waits for nothing but the server:
+//! outcomes and events go to places that always have room.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -61,7 +61,8 @@ pub(super) async fn run(conn: Arc<Conn>, link: Link) {
     drop(end);
 }
 
-/// Ends a connection when it is dropped, also by a panic of the reader: its calls must not wait for answers that nobody reads.
+/// Ends a connection when it is dropped, also by a panic of the reader: its calls must not wait for answers that
+/// nobody reads.
 struct End(Arc<Conn>);
 
 impl Drop for End {
@@ -72,8 +73,8 @@ impl Drop for End {
     }
 }
 
-/// Waits until the gateway closes the connection, and then for the end of `grace`. `true` if the server used all of it up; `false`
-/// if the connection was cut before.
+/// Waits until the gateway closes the connection, and then for the end of `grace`. `true` if the server used all of
+/// it up; `false` if the connection was cut before.
 async fn reader_closing(conn: &Conn, grace: Duration) -> bool {
     tokio::select! {
         () = conn.spec.until.cancelled() => conn.close(&session_over()),
@@ -124,8 +125,8 @@ impl Reader {
         }
     }
 
-    /// Handles several messages in one line. Each is copied: a slice would keep the whole line alive, while only the slice's bytes
-    /// are counted.
+    /// Handles several messages in one line. Each is copied: a slice would keep the whole line alive, while only the
+    /// slice's bytes are counted.
     fn batch(&mut self, line: &Bytes) {
         match envelope::batch(line, &self.conn.context.config.limits, BATCH_MESSAGES) {
             Ok(messages) if messages.is_empty() => self.skip(Skip::Garbage), // JSON-RPC 2.0 §6
@@ -140,8 +141,8 @@ impl Reader {
         }
     }
 
-    /// Handles one message. Small ones are bounded by the number of calls; larger ones draw on the byte budget until their client
-    /// has taken them.
+    /// Handles one message. Small ones are bounded by the number of calls; larger ones draw on the byte budget until
+    /// their client has taken them.
     fn message(&mut self, text: Bytes) {
         let (text, full) = match text.len() {
             ..COUNTED_FROM_BYTES => (text, None),
@@ -291,7 +292,8 @@ impl Reader {
         }
     }
 
-    /// Handles a line that is no valid message. If it was meant as a response, its request fails, because no other will come.
+    /// Handles a line that is no valid message. If it was meant as a response, its request fails, because no other
+    /// will come.
     fn unreadable(&mut self, error: &ScanError) {
         match self.conn.close_answered(error.id.as_ref().filter(|_| error.is_response)) {
             Ok(pending) => pending.work.fail(self.broken()),
@@ -324,8 +326,8 @@ impl Reader {
         Error::new(Kind::Protocol, Blame::Upstream, message)
     }
 
-    /// Counts a response or notification whose request is closed. Nearly all of these crossed its cancellation, which is no fault of the
-    /// server and worth no warning.
+    /// Counts a response or notification whose request is closed. Nearly all of these crossed its cancellation, which
+    /// is no fault of the server and worth no warning.
     fn late(&self) {
         self.conn.context.metrics.skipped(Skip::Late);
     }

@@ -102,6 +102,6 @@ impl Conn {
     }
 }
 
-/// Bytes of one write, not counting the last message in it. 256 KiB: enough to fill a pipe and a socket buffer, and little enough
-/// for a server that reads at all to take within the write timeout.
+/// Bytes of one write, not counting the last message in it. 256 KiB: enough to fill a pipe and a socket buffer, and
+/// little enough for a server that reads at all to take within the write timeout.
 const BATCH_BYTES: usize = 256 << 10;

@@ -1,4 +1,5 @@
-//! Where a bridge listens: parsed once, resolved anew for each connection, spread over what it resolves to.
+//! The addresses of bridges: parsed once, resolved again for each connection, which are spread over the resulting
+//! endpoints.
 
 use std::fmt;
 use std::io;
@@ -20,17 +21,17 @@ pub enum Address {
     Unix(PathBuf),
 }
 
-/// What one connection goes to.
+/// Where one connection goes.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(in crate::upstream) enum Endpoint {
     Tcp(SocketAddr),
     Unix(PathBuf),
-    /// A process of our own.
+    /// A local process.
     Process,
 }
 
 impl Address {
-    /// The endpoints behind the address now; a name may stand for many.
+    /// The endpoints of the address now; a name may have several.
     pub(super) async fn resolve(&self) -> io::Result<Vec<Endpoint>> {
         match self {
             Self::Tcp { host, port } => {
@@ -42,8 +43,8 @@ impl Address {
     }
 }
 
-/// The order in which to try endpoints: those of the lowest rank first, and of equals another one each `turn`, so that
-/// replicas of the edge that start together do not all meet at the first.
+/// The endpoints in the order in which to try them: by rank, and among equals starting with another one each `turn`,
+/// so that replicas of the edge that start together do not all go to the first.
 pub(in crate::upstream) fn spread<Rank: Ord>(
     mut endpoints: Vec<Endpoint>,
     turn: usize,
@@ -80,7 +81,7 @@ impl FromStr for Address {
     }
 }
 
-/// A text that is no address.
+/// A text that is not an address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BadAddress(String);
 

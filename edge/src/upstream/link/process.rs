@@ -1,5 +1,5 @@
-//! A server that is a local command: one process of our own for each connection, in a group of its own, its
-//! stderr in our log, and a stop ladder that leaves nothing behind.
+//! A server that is a local command: one process per connection, in a process group of its own, with its stderr in
+//! the gateway's log, and a stop ladder that leaves nothing behind.
 
 use std::io;
 use std::process::Stdio;
@@ -20,7 +20,7 @@ use crate::call::ServerName;
 use crate::ops::files::OpenFiles;
 use crate::upstream::settings::{Config, ServerConfig, Source};
 
-/// What to run, checked to be a command.
+/// What to run for a server that is a local command.
 pub(in crate::upstream) struct Command {
     server: ServerName,
     source: Source,
@@ -48,7 +48,7 @@ impl Command {
             return Err(io::Error::new(io::ErrorKind::Unsupported, "the server is no local command"));
         };
         let mut spawn = Spawn::new(program);
-        // Whoever holds them is this gateway, or one of its clients; a server is somebody else's program.
+        // These variables hold tokens and keys of this gateway; a server is somebody else's program.
         self.withheld.iter().for_each(|name| {
             spawn.env_remove(name);
         });
@@ -58,7 +58,7 @@ impl Command {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
-            // What it starts ends with it, and Ctrl-C at our terminal is ours alone.
+            // Its children end with it, and Ctrl-C at the gateway's terminal does not reach it.
             .process_group(0)
             .kill_on_drop(true)
             .spawn()
@@ -73,7 +73,7 @@ impl Command {
             self.tasks.spawn(log_stderr(self.server.clone(), stderr));
         }
         if let (Some(files), Some(id)) = (self.files, child.id()) {
-            // A child that keeps our higher limit works too; only programs from before it could stumble.
+            // A child that keeps the raised limit works too; only old programs cannot cope with it.
             let _ = files.restore(id);
         }
         let pid = child.id().and_then(|id| Pid::from_raw(id.cast_signed()));
@@ -81,8 +81,8 @@ impl Command {
     }
 }
 
-/// Resolves a while after our process `pid` has ended, if there is one; until then what it said last is read. Its output
-/// does not tell: what it has started may hold that open. It stays a zombie.
+/// Resolves a while after the process `pid` has ended, so that its last output is read; never without a process. The
+/// end of its output would not do: its children may hold that open. The process stays a zombie.
 pub(in crate::upstream) async fn outlived(pid: Option<Pid>) {
     let (Some(pid), Ok(mut children)) = (pid, signal(SignalKind::child())) else {
         return std::future::pending().await;
@@ -90,10 +90,10 @@ pub(in crate::upstream) async fn outlived(pid: Option<Pid>) {
     while !has_exited(pid) {
         children.recv().await;
     }
-    sleep(LAST_WORDS).await;
+    sleep(LAST_OUTPUT).await;
 }
 
-/// A process of ours. [`Process::stop`] is the way to end it; dropped, it is killed with its group.
+/// A local process. [`Process::stop`] ends it in good order; when dropped it is killed with its group.
 pub(in crate::upstream) struct Process {
     child: Child,
     pid: Option<Pid>,
@@ -101,7 +101,7 @@ pub(in crate::upstream) struct Process {
 }
 
 impl Process {
-    /// Its number, until it is stopped.
+    /// Its process id, until it is stopped.
     pub(in crate::upstream) fn pid(&self) -> Option<Pid> {
         self.pid
     }
@@ -113,14 +113,15 @@ impl Process {
 
     /// The stop ladder, after the end of its input: wait, SIGTERM, wait, SIGKILL.
     ///
-    /// The leader is reaped last. Until then its number is taken, so no signal can reach a stranger's group.
+    /// The group's leader is reaped last: until then its process id stays taken, so no signal can reach a foreign
+    /// group.
     // MCP 2025-11-25 basic/lifecycle, Shutdown: stdio
     pub(in crate::upstream) async fn stop(self) {
         let grace = self.grace;
         self.climb(grace).await;
     }
 
-    /// The same for one that has had the time of the first step, from the end of its input on.
+    /// The stop ladder without its first wait, for a process that has had that time since the end of its input.
     pub(in crate::upstream) async fn stop_overdue(self) {
         self.climb(Duration::ZERO).await;
     }
@@ -131,16 +132,16 @@ impl Process {
             let _ = kill_process_group(pid, Signal::TERM); // it may be gone by now
             exited(pid, self.grace).await;
         }
-        // The leader may have left others behind in its group.
+        // The leader may have left children behind in its group.
         let _ = kill_process_group(pid, Signal::KILL);
         self.pid = None;
-        let _ = self.child.wait().await; // reaps; its status was the server's business
+        let _ = self.child.wait().await; // reaps; the exit status does not matter
     }
 }
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // Not stopped: the runtime goes down. Not reaped either, so the group is still ours.
+        // Not stopped, because the runtime shuts down. Not reaped either, so the group is still its own.
         if let Some(pid) = self.pid {
             let _ = kill_process_group(pid, Signal::KILL);
         }
@@ -163,11 +164,11 @@ async fn exited(pid: Pid, grace: Duration) -> bool {
 
 fn has_exited(pid: Pid) -> bool {
     let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
-    // An error means that it is no child of ours any more.
+    // An error means that it is no longer a child of this process.
     !matches!(waitid(WaitId::Pid(pid), options), Ok(None))
 }
 
-/// One line, one event. It ends with the last process that holds the pipe.
+/// Logs each line of stderr as one event, until the last process that holds the pipe ends.
 async fn log_stderr(server: ServerName, stderr: impl AsyncRead + Unpin) {
     let mut lines = FrameReader::new(stderr, STDERR_LINE_BYTES);
     loop {
@@ -183,14 +184,15 @@ async fn log_stderr(server: ServerName, stderr: impl AsyncRead + Unpin) {
     }
 }
 
-/// How long the last words of a process that has ended are waited for. 2 s: they are in the pipe already, and all of it
-/// is read in milliseconds. After that whoever else holds the pipe has nothing to say to us.
-const LAST_WORDS: Duration = Duration::from_secs(2);
-/// Servers end within some ten milliseconds of the end of their input.
+/// How long the output of a process that has ended is still read. 2 s: it is in the pipe already, and all of it is
+/// read in milliseconds. What other holders of the pipe write after that is not wanted.
+const LAST_OUTPUT: Duration = Duration::from_secs(2);
+/// How often a stopped process is looked at. 20 ms: servers end within some ten milliseconds of the end of their input.
 const POLL: Duration = Duration::from_millis(20);
-/// A large answer goes through in a quarter of the turns that the default of 64 KiB takes; as in the bridge.
+/// The size of the pipes. 256 KiB, as in the bridge: a large answer takes a quarter of the turns of the default of 64
+/// KiB.
 const PIPE_BYTES: usize = 256 << 10;
-/// Longer than any log line that a person reads.
+/// The longest line of stderr that is logged. 16 KiB: longer than any log line that a person reads.
 const STDERR_LINE_BYTES: usize = 16 << 10;
 
 #[cfg(test)]
@@ -242,13 +244,13 @@ mod tests {
     async fn a_large_answer_fits_its_pipe() {
         let mut link = shell("read line; head -c 200000 /dev/zero", Duration::from_secs(60)).start().unwrap();
         link.outgoing.write_all(b"\n").await.unwrap();
-        // Nobody reads, so it ends only if all of it went in.
+        // Nothing reads the pipe, so the process ends only if all of its output fits in.
         assert!(exited(link.process.as_ref().unwrap().pid.unwrap(), Duration::from_secs(60)).await);
     }
 
     #[tokio::test]
     async fn a_withheld_variable_reaches_a_process_only_when_it_is_given_to_it() {
-        // Any variable that is surely there will do: tests must not set any of their own process.
+        // Any variable that certainly exists will do: tests must not set variables of their own process.
         for (given, said) in [(None, "[]"), (Some("given"), "[given]")] {
             let source = Source::Command {
                 program: "/bin/sh".into(),
@@ -268,7 +270,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_child_gets_the_limit_of_open_files_that_we_were_started_with() {
-        // A test runner's own limit may be at its top already; then both are the same, and so they must stay.
+        // The test runner's limit may be at the maximum already; then both limits are equal and must stay so.
         let before = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
         let mut link = shell("read line; ulimit -Sn", Duration::from_secs(5)).start().unwrap();
         link.outgoing.write_all(b"\n").await.unwrap();

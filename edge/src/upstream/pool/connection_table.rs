@@ -1,4 +1,5 @@
-//! The connections of one server by isolation key. Pure bookkeeping under the pool's lock; it opens and closes nothing itself.
+//! The connections of one server by isolation key. Pure bookkeeping under the pool's lock; it opens and closes
+//! nothing itself.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -22,8 +23,8 @@ pub(in crate::upstream) struct ConnectionTable {
 #[derive(Default)]
 struct Entry {
     conns: Vec<Arc<Conn>>,
-    /// Connections that take no new calls: their address is gone, their process is unresponsive, or their principal may no longer
-    /// use the server.
+    /// Connections that take no new calls: their address is gone, their process is unresponsive, or their principal
+    /// may no longer use the server.
     retired: Vec<Arc<Conn>>,
     opening: Option<Opening>,
 }

@@ -1,10 +1,10 @@
-//! Whether a server can be reached, as far as we know: what lets a call to a dead server fail at once and
-//! not after a time-out of its own. Pure: time and chance come in.
+//! Whether a server can be reached, as far as is known, so that a call to a server that is down fails at once instead
+//! of after a timeout of its own. Pure: time and chance are arguments.
 //!
 //! ```text
 //!            ┌───────── reached ─────────┐
 //!            ▼                           │
-//! Unknown ─▶ Up ───── not reached ────▶ Down (checked again and again, with backoff)
+//! Unknown ─▶ Up ───── not reached ────▶ Down (checked with backoff)
 //!    ▲└────────────── not reached ──────▶│
 //!    └── forgotten, where none can look ──┘
 //! ```
@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 use crate::upstream::link::address::Endpoint;
 
-/// What is known of a server.
+/// What is known of a server's health.
 #[derive(Debug)]
 pub(in crate::upstream) struct Health {
     state: State,
@@ -24,7 +24,7 @@ pub(in crate::upstream) struct Health {
     next_check: Instant,
     backoff: Backoff,
     interval: Duration,
-    /// Endpoints that took no connection lately, and when that was. No more than there were addresses in that time.
+    /// Endpoints that took no connection lately, and when. Bounded by the addresses that there were in that time.
     missed: HashMap<Endpoint, Instant>,
 }
 
@@ -36,14 +36,14 @@ enum State {
 }
 
 impl Health {
-    /// Nothing known yet. A server that is up is checked every `interval`.
+    /// Nothing is known yet. A server that is up is checked every `interval`.
     pub(super) fn new(now: Instant, interval: Duration, seed: u64) -> Self {
         let backoff = Backoff::new(RECHECK_FIRST, RECHECK_LAST, seed);
         let missed = HashMap::new();
         Self { state: State::Unknown, since: now, next_check: now + interval, backoff, interval, missed }
     }
 
-    /// An endpoint took a connection. `true` when the server was down.
+    /// An endpoint took a connection; `true` if the server was down.
     pub(super) fn reached(&mut self, now: Instant) -> bool {
         let was_down = self.is_down();
         if !matches!(self.state, State::Up) {
@@ -55,7 +55,7 @@ impl Health {
         was_down
     }
 
-    /// No endpoint took a connection. `true` when that is news.
+    /// No endpoint took a connection; `true` if the server was not down before.
     pub(super) fn not_reached(&mut self, now: Instant, why: String) -> bool {
         let is_news = !self.is_down();
         if is_news {
@@ -77,18 +77,18 @@ impl Health {
         self.missed.remove(endpoint);
     }
 
-    /// Whether an endpoint took no connection when one was last wanted of it, not long ago.
+    /// Whether an endpoint took no connection at the last attempt, and that was lately.
     pub(super) fn was_missed(&self, endpoint: &Endpoint, now: Instant) -> bool {
         self.missed.get(endpoint).is_some_and(|since| now.duration_since(*since) < MISSED_LATELY)
     }
 
-    /// The server cannot be looked at; whether it is back shows when it is needed.
+    /// The server cannot be checked without starting it; the next call shows whether it is back.
     pub(super) fn forget(&mut self, now: Instant) {
         self.state = State::Unknown;
         self.next_check = now + self.interval;
     }
 
-    /// Why the server is taken for down.
+    /// Why the server is down, if it is.
     pub(super) fn down(&self) -> Option<&str> {
         match &self.state {
             State::Down { why } => Some(why),
@@ -109,14 +109,14 @@ impl Health {
         self.since
     }
 
-    /// Whether it is time to look again.
+    /// Whether the next check is due.
     pub(super) fn is_due(&self, now: Instant) -> bool {
         now >= self.next_check
     }
 }
 
-/// Pauses that double up to a last one, each with a random part, so that many replicas do not come back at
-/// the same moment.
+/// Pauses that double up to a longest one, each with a random part, so that many replicas do not retry at the same
+/// moment.
 #[derive(Debug)]
 pub(in crate::upstream) struct Backoff {
     first: Duration,
@@ -130,7 +130,7 @@ impl Backoff {
         Self { first, last, pause: first, seed }
     }
 
-    /// Between half of the present pause and all of it; the next one is twice as long.
+    /// A pause between half of the current length and all of it; doubles the length.
     pub(in crate::upstream) fn next(&mut self) -> Duration {
         let half = self.pause / 2;
         self.pause = (self.pause * 2).min(self.last);
@@ -141,7 +141,7 @@ impl Backoff {
         self.pause = self.first;
     }
 
-    /// In `0.0..1.0`. SplitMix64: enough to spread, and a test can replay it.
+    /// A number in `0.0..1.0`. SplitMix64: random enough for jitter, and a test can replay it.
     fn chance(&mut self) -> f64 {
         self.seed = self.seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.seed;
@@ -151,12 +151,13 @@ impl Backoff {
     }
 }
 
-/// A server that is restarted is back within seconds.
+/// The first pause between checks. 500 ms: a server that is restarted is back within seconds.
 const RECHECK_FIRST: Duration = Duration::from_millis(500);
-/// The longest that a server which came back is still taken for down; a connect that sends nothing is cheap.
+/// The longest pause, and so how long a server that is back may still count as down. 5 s: a connect that sends
+/// nothing is cheap.
 const RECHECK_LAST: Duration = Duration::from_secs(5);
-/// How long an endpoint that took no connection is tried after all others. 30 s: an attempt at one that swallows it costs
-/// 2 s, which one new connection in so long may pay to see whether it is back.
+/// How long an endpoint that took no connection is tried after all others. 30 s: an attempt that gets no answer costs
+/// 2 s, which one new connection in this time may pay to see whether it is back.
 const MISSED_LATELY: Duration = Duration::from_secs(30);
 
 #[cfg(test)]
@@ -164,7 +165,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn down_begins_once_and_ends_with_the_first_connection() {
+    async fn server_is_down_until_the_first_connection() {
         let start = Instant::now();
         let mut health = Health::new(start, Duration::from_secs(30), 1);
         assert!(!health.is_up() && !health.is_down());

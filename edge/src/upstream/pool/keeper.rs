@@ -1,5 +1,5 @@
-//! The periodic work of a pool: deadlines, liveness, idle connections, addresses that are gone, the health of a server without
-//! connections, and the end of the pool.
+//! The periodic work of a pool: deadlines, liveness, idle connections, addresses that are gone, the health of a
+//! server without connections, and the end of the pool.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -93,8 +93,8 @@ impl PoolInner {
         }
     }
 
-    /// Retires connections whose process became unresponsive. Calls in flight there keep their time, and are answered if the
-    /// process recovers; then its connection takes calls again, or closes if another one took its place.
+    /// Retires connections whose process became unresponsive. Calls in flight there keep their time, and are answered
+    /// if the process recovers; then its connection takes calls again, or closes if another one took its place.
     fn retire_unresponsive(&self, now: Instant) {
         let conns: Vec<_> = {
             let mut state = self.state.lock();
@@ -146,8 +146,8 @@ impl PoolInner {
         }
     }
 
-    /// Whether any endpoint takes connections. They are tried concurrently: one that does not even refuse must not delay the check
-    /// of those that work.
+    /// Whether any endpoint takes connections. They are tried concurrently: one that does not even refuse must not
+    /// delay the check of those that work.
     async fn check_endpoints(self: &Arc<Self>) -> Result<Checked, Error> {
         let mut endpoints = self.endpoints(Instant::now() + RESOLVE_TIMEOUT).await?.into_iter();
         let (mut checks, mut failure) = (JoinSet::new(), None);

@@ -1,5 +1,5 @@
-//! Opening a connection: the endpoints in order of load, those last that took no connection lately, a handshake, and again with
-//! backoff while there is time. The first connection of all also finds out the server's era.
+//! Opening a connection: the endpoints in order of load, those last that took no connection lately, a handshake, and
+//! again with backoff while there is time. The first connection of all also finds out the server's era.
 //!
 //! ```text
 //! era unknown ── probe on a throwaway connection ──┬─ facts ────────────────▶ modern, this connection is kept
@@ -408,7 +408,8 @@ const RETRY_FIRST: Duration = Duration::from_millis(100);
 const RETRY_LAST: Duration = Duration::from_secs(1);
 /// The longest attempt at one endpoint. 2 s: one that does not even refuse must leave time for the others.
 pub(super) const CONNECT_MOST: Duration = Duration::from_secs(2);
-/// What an endpoint gets that is tried when the time is nearly over, or after a slow probe. 500 ms: enough within a cluster.
+/// What an endpoint gets that is tried when the time is nearly over, or after a slow probe. 500 ms: enough within a
+/// cluster.
 const CONNECT_LEAST: Duration = Duration::from_millis(500);
 /// How long the process of a probe is waited for. 1 s: it has done nothing yet that would take longer to end.
 const PROBE_END: Duration = Duration::from_secs(1);

@@ -1,6 +1,6 @@
-//! The reconciler of one subscription group: a task that keeps what the server is subscribed to equal to what is wanted. On a
-//! legacy server it sends subscribe and unsubscribe requests, on a modern one it keeps a listen open, and on the next
-//! connection it starts again.
+//! The reconciler of one subscription group: a task that keeps what the server is subscribed to equal to what is
+//! wanted. On a legacy server it sends subscribe and unsubscribe requests, on a modern one it keeps a listen open,
+//! and on the next connection it starts again.
 //!
 //! ```text
 //!        ┌────────── the connection or the listen ended: again, with backoff ──────────┐
@@ -191,8 +191,8 @@ impl PoolInner {
         Error::new(Kind::InvalidParams, Blame::Upstream, message)
     }
 
-    /// The server refused `uri`; `true` if that ends the subscription. One that was accepted before is renewed on the next
-    /// connection.
+    /// The server refused `uri`; `true` if that ends the subscription. One that was accepted before is renewed on the
+    /// next connection.
     fn refused(&self, group: &SubscriptionGroup, uri: &str, error: &Error) -> bool {
         let is_over = group.refused(uri, error);
         if !is_over {
@@ -208,8 +208,8 @@ impl PoolInner {
         }
     }
 
-    /// Keeps one listen for all resources. Its filter cannot be changed, so a new listen replaces it when the wanted set
-    /// changes.
+    /// Keeps one listen for all resources. Its filter cannot be changed, so a new listen replaces it when the wanted
+    /// set changes.
     async fn reconcile_modern(&self, conn: &Conn, group: &SubscriptionGroup) -> Exit {
         let (mut changes, mut is_stale) = (group.changes(), true);
         let (mut listen, mut tried) = (None::<ServerListen>, Vec::new());
@@ -256,8 +256,8 @@ impl PoolInner {
         }
     }
 
-    /// Opens a listen for `wanted`, and refuses the resources that the server does not accept; all of them if it opens none.
-    /// `missed`: updates may have been missed since an earlier listen.
+    /// Opens a listen for `wanted`, and refuses the resources that the server does not accept; all of them if it
+    /// opens none. `missed`: updates may have been missed since an earlier listen.
     async fn listen_to(
         &self,
         conn: &Conn,
@@ -325,9 +325,9 @@ impl LegacyState {
         let removed =
             self.subscribed.difference(&wanted).map(|uri| (uri.clone(), Method::ResourcesUnsubscribe));
         self.queue = removed.chain(added).collect();
-        // One by one after a death, so that the subscription that causes it can be told.
+        // One by one after a death, to find out which subscription causes it.
         self.concurrency = if group.has_killed() { 1 } else { CONCURRENT_REQUESTS };
-        // Unsubscribed and subscribed again before the server was told: still accepted.
+        // Unsubscribed and subscribed again before the server was asked: still accepted.
         let answered = |uri: &&String| !self.in_flight.iter().any(|request| request.uri == **uri);
         wanted.intersection(&self.subscribed).filter(answered).for_each(|uri| group.accepted(uri, false));
     }
@@ -354,7 +354,8 @@ impl LegacyState {
         self.subscribed.is_empty() && self.queue.is_empty() && self.in_flight.is_empty()
     }
 
-    /// The next answer; pending for ever while nothing is in flight. Cancel-safe: a request is removed only with its answer.
+    /// The next answer; pending for ever while nothing is in flight. Cancel-safe: a request is removed only with its
+    /// answer.
     async fn next_answer(&mut self) -> (String, Method, Outcome) {
         poll_fn(|context| {
             for at in 0..self.in_flight.len() {
@@ -391,7 +392,7 @@ fn hand_over(old: Option<ServerListen>, mut next: ServerListen, group: &Subscrip
     next
 }
 
-/// Publishes an update of a listen of ours, without that listen's subscription id.
+/// Publishes an update that came on a listen, without that listen's subscription id.
 fn publish_update(group: &SubscriptionGroup, notice: Notice, message: Message) {
     if notice == Notice::ResourceUpdated
         && let Some(message) = without_subscription_id(message)

@@ -1,8 +1,8 @@
-//! The resource subscriptions at one server, grouped by isolation key: who gets the updates of which resource, over whose
-//! connection.
+//! The resource subscriptions at one server, grouped by isolation key: who gets the updates of which resource, over
+//! whose connection.
 //!
-//! Pure bookkeeping; `reconciler` brings the server's state in line with it. A resource is wanted as long as at least one
-//! subscriber holds it, and the server is subscribed to it once, however many there are.
+//! Pure bookkeeping; `reconciler` brings the server's state in line with it. A resource is wanted as long as at least
+//! one subscriber holds it, and the server is subscribed to it once, however many there are.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -51,7 +51,7 @@ struct Resources {
     last_token: u64,
 }
 
-/// One wanted resource. A subscriber's token tells it from others with the same sink.
+/// One wanted resource, and its subscribers. A token identifies a subscriber, because several may have the same sink.
 struct Resource {
     sinks: Vec<(u64, Arc<dyn UpdateSink>)>,
     state: watch::Sender<SubscriptionState>,
@@ -232,8 +232,8 @@ impl SubscriptionGroup {
         self.resources.lock().by_uri.get(uri).is_some_and(Resource::is_open)
     }
 
-    /// The server accepted `uri`. If it had accepted it before, on another connection or in another listen, updates may have
-    /// been missed in between (`missed`): then subscribers get an update.
+    /// The server accepted `uri`. If it had accepted it before, on another connection or in another listen, updates
+    /// may have been missed in between (`missed`): then subscribers get an update.
     pub(super) fn accepted(&self, uri: &str, missed: bool) {
         let before = {
             let mut resources = self.resources.lock();
@@ -246,8 +246,8 @@ impl SubscriptionGroup {
         }
     }
 
-    /// The server refused `uri`; `true` if that ends the subscription. One that was accepted before stays wanted, and is renewed
-    /// on the next connection.
+    /// The server refused `uri`; `true` if that ends the subscription. One that was accepted before stays wanted, and
+    /// is renewed on the next connection.
     pub(super) fn refused(&self, uri: &str, error: &Error) -> bool {
         let resources = self.resources.lock();
         let Some(resource) = resources.by_uri.get(uri) else { return true };
@@ -267,8 +267,8 @@ impl SubscriptionGroup {
         }
     }
 
-    /// The process died when it was asked for `uri`. A pending subscription is refused; one that was accepted before is given
-    /// up once several processes in a row died of it. `true` if it was given up.
+    /// The process died when it was asked for `uri`. A pending subscription is refused; one that was accepted before
+    /// is given up once several processes in a row died of it. `true` if it was given up.
     pub(super) fn died(&self, uri: &str, error: &Error) -> bool {
         if self.refused(uri, error) {
             return false;

@@ -1,7 +1,7 @@
 //! Listens (`subscriptions/listen`) of the gateway on a modern server.
 //!
-//! One on the control connection follows the changes of lists; those for resources are opened by the reconciler of their
-//! subscription group. A server that answers no other request while a listen is open gets no more of them.
+//! One on the control connection follows the changes of lists; those for resources are opened by the reconciler of
+//! their subscription group. A server that answers no other request while a listen is open gets no more of them.
 // MCP 2026-07-28 basic/patterns/subscriptions
 
 use std::collections::HashSet;
@@ -149,8 +149,8 @@ impl PoolInner {
         Ok(listen)
     }
 
-    /// The outcome of a request of the gateway's own on a connection that may have an open listen. It fails early if the
-    /// server turns out to answer nothing else meanwhile.
+    /// The outcome of a request of the gateway's own on a connection that may have an open listen. It fails early if
+    /// the server turns out to answer nothing else meanwhile.
     pub(in crate::upstream) async fn ask_during_listen(
         &self,
         conn: &Conn,
@@ -247,14 +247,14 @@ async fn no_answer(conn: &Conn) {
 
 /// A clause that follows the server's name.
 const BLOCKED: &str = "answers nothing while a listen is open";
-/// How long a request, and then `server/discover`, may go without an answer. 5 s: twice this is well under `names_settle`, and
-/// every server can say by then what it is.
+/// How long a request, and then `server/discover`, may go without an answer. 5 s: twice this is well under
+/// `names_settle`, and every server can say by then what it is.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 const ALL_LISTS: &str = r#"{"toolsListChanged":true,"promptsListChanged":true,"resourcesListChanged":true}"#;
 /// The timeout of a listen, which has none. Ten years, because an `Instant` has an end.
 const NO_TIMEOUT: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
-/// The first pause before a listen or a subscription group starts again. 200 ms: as good as at once, but no busy loop with a
-/// server that ends it at once.
+/// The first pause before a listen or a subscription group starts again. 200 ms: as good as at once, but no busy loop
+/// with a server that ends it at once.
 pub(super) const RETRY_FIRST: Duration = Duration::from_millis(200);
 /// The longest such pause. 15 s: as between attempts to list a server.
 pub(super) const RETRY_LAST: Duration = Duration::from_secs(15);

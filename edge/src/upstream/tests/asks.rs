@@ -1,4 +1,4 @@
-//! What servers ask the client of a session: on the right call, answered once, and never for ever.
+//! Requests of servers to the client of a session: with the right call, answered once, and bounded in time.
 
 use super::*;
 use tokio::time::Instant;
@@ -13,10 +13,10 @@ fn form() -> Value {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_sessions_server_hears_what_its_client_is_and_can() {
+async fn initialize_declares_the_sessions_client() {
     let mut room = Setting::default().build();
     let reply = room.echo_in(&session(1), "a");
-    let hello = room.accept_legacy_hello().await;
+    let hello = room.accept_legacy_initialize().await;
     let (params, mut peer) = (&hello.0["params"], hello.1);
     assert_eq!(params["clientInfo"], json!({"name": "c", "version": "7"}));
     assert_eq!(
@@ -31,7 +31,7 @@ async fn a_sessions_server_hears_what_its_client_is_and_can() {
 #[tokio::test(start_paused = true)]
 async fn an_ask_goes_to_the_oldest_call_that_may_ask_and_its_answer_back() {
     let mut room = Setting::default().build();
-    let (key, _heard) = session_heard(1);
+    let (key, _heard) = session_and_stream(1);
     let complete = json!({"jsonrpc": "2.0", "id": 1, "method": "completion/complete", "params": {}});
     let mut silent = room.dispatch_in(&key, complete);
     let mut peer = room.accept_legacy().await;
@@ -42,22 +42,22 @@ async fn an_ask_goes_to_the_oldest_call_that_may_ask_and_its_answer_back() {
     peer.expect("tools/call").await;
 
     peer.ask(json!("q\u{e9}"), SAMPLE, json!({"messages": [], "maxTokens": 1})).await;
-    let ask = asked(&mut first).await;
+    let ask = next_ask(&mut first).await;
     assert_eq!(ask.kind, wire::mcp::method::Ask::Sampling);
     assert_eq!(ask.request.method(), SAMPLE);
-    // A line break of the client's must not become a message of its own.
+    // A line break in the client's answer must not become a message of its own.
     ask.answer(Answer::Result(Bytes::from_static(b"{\"role\":\n\"assistant\"}")));
     let answer = peer.read().await.unwrap();
     assert_eq!(answer, json!({"jsonrpc": "2.0", "id": "q\u{e9}", "result": {"role": "assistant"}}));
 
     peer.ask(json!(1), ELICIT, form()).await;
-    asked(&mut first).await.answer(Answer::Refused(Bytes::from_static(br#"{"code":-1,"message":"no"}"#)));
+    next_ask(&mut first).await.answer(Answer::Refused(Bytes::from_static(br#"{"code":-1,"message":"no"}"#)));
     assert_eq!(peer.read().await.unwrap()["error"], json!({"code": -1, "message": "no"}));
 
     peer.answer(&request, json!({})).await;
     result(first).await;
     peer.ask(json!(2), "roots/list", json!({})).await;
-    asked(&mut second).await.answer(Answer::Result(Bytes::from_static(br#"{"roots":[]}"#)));
+    next_ask(&mut second).await.answer(Answer::Result(Bytes::from_static(br#"{"roots":[]}"#)));
     assert_eq!(peer.read().await.unwrap()["result"], json!({"roots": []}));
     assert!(!silent.is_ready(), "a completion asks nothing");
     drop(second);
@@ -67,7 +67,7 @@ async fn an_ask_goes_to_the_oldest_call_that_may_ask_and_its_answer_back() {
 #[tokio::test(start_paused = true)]
 async fn an_ask_goes_to_a_stream_that_is_read() {
     let mut room = Setting::default().build();
-    let (key, mut own_stream) = session_heard(1);
+    let (key, mut own_stream) = session_and_stream(1);
     let mut first = room.echo_in(&key, "first");
     let mut peer = room.accept_legacy().await;
     peer.expect("tools/call").await;
@@ -85,7 +85,7 @@ async fn an_ask_goes_to_a_stream_that_is_read() {
             reply.set_reader(reader);
         }
         peer.ask(json!(1), ELICIT, form()).await;
-        let ask = asked(replies.into_iter().nth(place).unwrap()).await;
+        let ask = next_ask(replies.into_iter().nth(place).unwrap()).await;
         ask.answer(Answer::Result(Bytes::from_static(b"{}")));
         assert_eq!(peer.read().await.unwrap()["id"], 1, "{readers:?}");
     }
@@ -94,14 +94,14 @@ async fn an_ask_goes_to_a_stream_that_is_read() {
 #[tokio::test(start_paused = true)]
 async fn an_ask_ends_with_the_last_cancelled_call_that_may_have_asked_it() {
     let mut room = Setting::default().build();
-    let (key, _own_stream) = session_heard(1);
+    let (key, _own_stream) = session_and_stream(1);
     let mut first = room.echo_in(&key, "first");
     let mut peer = room.accept_legacy().await;
     peer.expect("tools/call").await;
     let second = room.echo_in(&key, "second");
     peer.expect("tools/call").await;
     peer.ask(json!("q"), ELICIT, form()).await;
-    let ask = asked(&mut first).await;
+    let ask = next_ask(&mut first).await;
     let third = room.echo_in(&key, "third");
     peer.expect("tools/call").await;
     drop(first);
@@ -117,14 +117,14 @@ async fn an_ask_ends_with_the_last_cancelled_call_that_may_have_asked_it() {
 #[tokio::test(start_paused = true)]
 async fn an_ask_gives_time_to_all_calls_that_may_have_asked_it() {
     let mut room = Setting::default().build();
-    let (key, _own_stream) = session_heard(1);
+    let (key, _own_stream) = session_and_stream(1);
     let mut first = room.echo_in(&key, "first");
     let mut peer = room.accept_legacy().await;
     let first_request = peer.expect("tools/call").await;
     let second = room.echo_in(&key, "second");
     let second_request = peer.expect("tools/call").await;
     peer.ask(json!("q"), ELICIT, form()).await;
-    let ask = asked(&mut first).await;
+    let ask = next_ask(&mut first).await;
     peer.answer(&first_request, json!({})).await;
     result(first).await;
     tokio::time::sleep(Duration::from_secs(500)).await;
@@ -138,7 +138,7 @@ async fn an_ask_gives_time_to_all_calls_that_may_have_asked_it() {
 #[tokio::test(start_paused = true)]
 async fn asks_of_two_sessions_never_cross() {
     let mut room = Setting::default().build();
-    let ((one, mut heard_one), (two, mut heard_two)) = (session_heard(1), session_heard(2));
+    let ((one, mut heard_one), (two, mut heard_two)) = (session_and_stream(1), session_and_stream(2));
     let mut first = room.echo_in(&one, "a");
     let mut peer_one = room.accept_legacy().await;
     let request_one = peer_one.expect("tools/call").await;
@@ -148,14 +148,14 @@ async fn asks_of_two_sessions_never_cross() {
     // Both servers number their requests alike.
     peer_two.ask(json!(0), ELICIT, json!({"message": "of two"})).await;
     peer_one.ask(json!(0), ELICIT, json!({"message": "of one"})).await;
-    let (ask_one, ask_two) = (asked(&mut first).await, asked(&mut second).await);
+    let (ask_one, ask_two) = (next_ask(&mut first).await, next_ask(&mut second).await);
     assert_eq!(ask_one.request.param("message").unwrap().as_str().unwrap(), "of one");
     assert_eq!(ask_two.request.param("message").unwrap().as_str().unwrap(), "of two");
     ask_two.answer(Answer::Result(Bytes::from_static(br#"{"action":"accept","content":{"by":"two"}}"#)));
     ask_one.answer(Answer::Result(Bytes::from_static(br#"{"action":"accept","content":{"by":"one"}}"#)));
     assert_eq!(peer_one.read().await.unwrap()["result"]["content"], json!({"by": "one"}));
     assert_eq!(peer_two.read().await.unwrap()["result"]["content"], json!({"by": "two"}));
-    // Beside calls the same.
+    // The same outside calls.
     for (peer, request) in [(&mut peer_one, &request_one), (&mut peer_two, &request_two)] {
         peer.answer(request, json!({})).await;
     }
@@ -164,13 +164,13 @@ async fn asks_of_two_sessions_never_cross() {
     peer_two.ask(json!(1), "roots/list", json!({"of": "two"})).await;
     peer_one.ask(json!(1), "roots/list", json!({"of": "one"})).await;
     for (heard, of) in [(&mut heard_one, "one"), (&mut heard_two, "two")] {
-        assert_eq!(asked(heard).await.request.param("of").unwrap().as_str().unwrap(), of);
+        assert_eq!(next_ask(heard).await.request.param("of").unwrap().as_str().unwrap(), of);
         assert!(!heard.is_ready());
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_the_client_cannot_do_is_refused_at_once() {
+async fn undeclared_ask_is_refused_at_once() {
     let mut room = Setting::default().build();
     let affinity = Affinity::Session(session(1));
     let reply = room.pool.dispatch(Call { affinity, ..room.call(echo("a")) });
@@ -185,14 +185,14 @@ async fn what_the_client_cannot_do_is_refused_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn nobody_to_answer_is_an_answer() {
+async fn ask_without_a_client_is_answered() {
     let mut room = Setting::default().build();
     let key = session(1); // nobody listens beside its calls
     let mut reply = room.echo_in(&key, "a");
     let mut peer = room.accept_legacy().await;
     let request = peer.expect("tools/call").await;
     peer.ask(json!(1), ELICIT, form()).await;
-    drop(asked(&mut reply).await);
+    drop(next_ask(&mut reply).await);
     assert_eq!(peer.read().await.unwrap()["result"], json!({"action": "cancel"}));
     peer.answer(&request, json!({})).await;
     result(reply).await;
@@ -203,16 +203,16 @@ async fn nobody_to_answer_is_an_answer() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_ask_gives_its_call_time_and_ends_by_itself() {
+async fn ask_extends_its_call_and_times_out() {
     let mut room = Setting::default().build();
-    let (key, _heard) = session_heard(1);
+    let (key, _heard) = session_and_stream(1);
     let mut reply = room.echo_in(&key, "a");
     let mut peer = room.accept_legacy().await;
     let request = peer.expect("tools/call").await;
     tokio::time::sleep(Duration::from_secs(280)).await;
     let start = Instant::now();
     peer.ask(json!(1), ELICIT, form()).await;
-    let ask = asked(&mut reply).await;
+    let ask = next_ask(&mut reply).await;
     timeout(GUARD, ask.withdrawn.cancelled()).await.unwrap();
     assert!((600..=602).contains(&start.elapsed().as_secs()), "{:?}", start.elapsed());
     assert_eq!(peer.read().await.unwrap()["result"], json!({"action": "cancel"}));
@@ -221,23 +221,23 @@ async fn an_ask_gives_its_call_time_and_ends_by_itself() {
     tokio::time::sleep(Duration::from_secs(290)).await;
     peer.answer(&request, json!({"content": ["late"]})).await;
     assert_eq!(result(reply).await["content"], json!(["late"]), "the call had its time after the ask");
-    // The answer that came too late went nowhere.
+    // The answer that came too late is dropped.
     let next = room.echo_in(&key, "b");
     peer.serve_echo().await;
     result(next).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn no_ask_extends_a_call_for_ever() {
+async fn asks_extend_a_call_up_to_its_limit() {
     let mut room =
         Setting::default().config(|config| config.call_timeout_max = Duration::from_secs(400)).build();
-    let (key, _heard) = session_heard(1);
+    let (key, _heard) = session_and_stream(1);
     let mut reply = room.echo_in(&key, "a");
     let mut peer = room.accept_legacy().await;
     peer.expect("tools/call").await;
     tokio::time::sleep(Duration::from_secs(200)).await;
     peer.ask(json!(1), ELICIT, form()).await;
-    let ask = asked(&mut reply).await;
+    let ask = next_ask(&mut reply).await;
     assert_eq!(failure(reply).await.kind, crate::error::Kind::Timeout);
     assert!(ask.withdrawn.is_cancelled());
     peer.expect("notifications/cancelled").await;
@@ -245,28 +245,28 @@ async fn no_ask_extends_a_call_for_ever() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_cancelled_or_dies_is_withdrawn() {
+async fn ask_is_withdrawn_when_cancelled_or_its_process_dies() {
     let mut room = Setting::default().build();
-    let (key, mut heard) = session_heard(1);
+    let (key, mut heard) = session_and_stream(1);
     let mut reply = room.echo_in(&key, "a");
     let mut peer = room.accept_legacy().await;
     peer.expect("tools/call").await;
-    // By the server: it gets no answer.
+    // Cancelled by the server: it gets no answer.
     peer.ask(json!("x"), ELICIT, form()).await;
-    let ask = asked(&mut reply).await;
+    let ask = next_ask(&mut reply).await;
     peer.notify("notifications/cancelled", json!({"requestId": "x"})).await;
     timeout(GUARD, ask.withdrawn.cancelled()).await.unwrap();
     drop(ask);
-    // With its call: it gets one.
+    // Cancelled with its call: the server gets an answer.
     peer.ask(json!("y"), ELICIT, form()).await;
-    let ask = asked(&mut reply).await;
+    let ask = next_ask(&mut reply).await;
     drop(reply);
     timeout(GUARD, ask.withdrawn.cancelled()).await.unwrap();
     peer.expect("notifications/cancelled").await;
     assert_eq!(peer.read().await.unwrap()["id"], "y");
-    // By the end of the process.
+    // Withdrawn by the end of the process.
     peer.ask(json!("z"), ELICIT, form()).await;
-    let ask = asked(&mut heard).await;
+    let ask = next_ask(&mut heard).await;
     drop(peer);
     timeout(GUARD, ask.withdrawn.cancelled()).await.unwrap();
 }
@@ -274,7 +274,7 @@ async fn what_is_cancelled_or_dies_is_withdrawn() {
 #[tokio::test(start_paused = true)]
 async fn asks_are_bounded() {
     let mut room = Setting::default().config(|config| config.asks = 2).build();
-    let (key, _heard) = session_heard(1);
+    let (key, _heard) = session_and_stream(1);
     let mut reply = room.echo_in(&key, "a");
     let mut peer = room.accept_legacy().await;
     peer.expect("tools/call").await;
@@ -284,17 +284,17 @@ async fn asks_are_bounded() {
     let refused = peer.read().await.unwrap();
     assert_eq!((&refused["id"], &refused["error"]["code"]), (&json!(3), &json!(-32603)));
     assert_eq!(room.count("mcp_edge_refused_total{bound=\"asks\"}"), 1);
-    drop(asked(&mut reply).await);
+    drop(next_ask(&mut reply).await);
     assert_eq!(peer.read().await.unwrap()["id"], 1);
     peer.ask(json!(4), ELICIT, form()).await;
-    drop(asked(&mut reply).await);
-    assert_eq!(asked(&mut reply).await.request.id().unwrap().as_u64(), Some(4), "there is room again");
+    drop(next_ask(&mut reply).await);
+    assert_eq!(next_ask(&mut reply).await.request.id().unwrap().as_u64(), Some(4), "there is room again");
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_flood_of_progress_drops_no_ask() {
     let mut room = Setting::default().build();
-    let (key, _heard) = session_heard(1);
+    let (key, _heard) = session_and_stream(1);
     let mut request = echo("a");
     request["params"]["_meta"] = json!({"progressToken": 1});
     let mut reply = room.dispatch_in(&key, request);
@@ -308,11 +308,11 @@ async fn a_flood_of_progress_drops_no_ask() {
     }
     peer.answer(&request, json!({})).await;
     tokio::time::sleep(Duration::from_secs(1)).await;
-    asked(&mut reply).await;
+    next_ask(&mut reply).await;
     assert!(room.count("mcp_edge_refused_total{bound=\"event_bytes\"}") > 0);
 }
 
-/// What a client says of its progress.
+/// A progress notification of a client.
 fn progressed(members: &str) -> Message {
     let text = format!(r#"{{"jsonrpc":"2.0","method":"notifications/progress","params":{{{members}}}}}"#);
     Message::scan(text.into(), &Limits::default()).unwrap()
@@ -321,13 +321,13 @@ fn progressed(members: &str) -> Message {
 #[tokio::test(start_paused = true)]
 async fn progress_of_the_client_reaches_the_server_that_asked_and_gives_time() {
     let mut room = Setting::default().build();
-    let (key, mut heard) = session_heard(1);
+    let (key, mut heard) = session_and_stream(1);
     let mut reply = room.echo_in(&key, "a");
     let mut peer = room.accept_legacy().await;
     let request = peer.expect("tools/call").await;
     peer.ask(json!(1), SAMPLE, json!({"messages": [], "_meta": {"progressToken": "p"}})).await;
-    let ask = asked(&mut reply).await;
-    // The token that the client knows is the business of its session.
+    let ask = next_ask(&mut reply).await;
+    // The session maps the token that the client knows.
     let message = progressed(r#""progressToken":"ask-1","progress":1"#);
     for _ in 0..5 {
         tokio::time::sleep(Duration::from_secs(200)).await;
@@ -341,9 +341,9 @@ async fn progress_of_the_client_reaches_the_server_that_asked_and_gives_time() {
     asker.progressed(&message);
     peer.answer(&request, json!({})).await;
     result(reply).await;
-    // For ever it does not go on.
+    // Progress extends it up to its limit.
     peer.ask(json!(2), SAMPLE, json!({"messages": [], "_meta": {"progressToken": "p"}})).await;
-    let ask = asked(&mut heard).await;
+    let ask = next_ask(&mut heard).await;
     for _ in 0..40 {
         tokio::time::sleep(Duration::from_secs(100)).await;
         ask.asker().unwrap().progressed(&message);
@@ -352,14 +352,14 @@ async fn progress_of_the_client_reaches_the_server_that_asked_and_gives_time() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_a_client_tells_of_its_progress_is_made_anew_and_bounded() {
+async fn client_progress_is_rebuilt_and_bounded() {
     let mut room = Setting::default().build();
-    let (key, _heard) = session_heard(1);
+    let (key, _heard) = session_and_stream(1);
     let mut reply = room.echo_in(&key, "a");
     let mut peer = room.accept_legacy().await;
     peer.expect("tools/call").await;
     peer.ask(json!(1), SAMPLE, json!({"messages": [], "_meta": {"progressToken": "p"}})).await;
-    let ask = asked(&mut reply).await;
+    let ask = next_ask(&mut reply).await;
     let tell = |members: &str| ask.asker().unwrap().progressed(&progressed(members));
     let (long, digits) = ("ü\\n".repeat(1 << 20), "1".repeat(1 << 20));
     for wrong in [r#""progress":"1""#, r#""total":1"#, &format!(r#""progress":{digits}"#)] {
@@ -377,10 +377,10 @@ async fn what_a_client_tells_of_its_progress_is_made_anew_and_bounded() {
         let told = peer.expect("notifications/progress").await;
         assert_eq!(told["params"], json!({"progressToken": "p", "progress": n, "total": 100}));
     }
-    // Under a token that nobody makes nothing is told.
+    // A token that is too long gets no progress.
     let token = "p".repeat(300);
     peer.ask(json!(2), SAMPLE, json!({"messages": [], "_meta": {"progressToken": token}})).await;
-    let ask = asked(&mut reply).await;
+    let ask = next_ask(&mut reply).await;
     ask.asker().unwrap().progressed(&progressed(r#""progress":1"#));
     ask.answer(Answer::Result(Bytes::from_static(b"{}")));
     assert_eq!(peer.read().await.unwrap()["id"], 2);

@@ -5,11 +5,11 @@ use crate::call::Rename;
 use crate::error::Kind;
 
 #[tokio::test(start_paused = true)]
-async fn a_call_goes_out_after_the_handshake_and_comes_back_complete() {
+async fn call_is_sent_after_the_handshake_and_its_result_completed() {
     let mut room = Setting::default().build();
     let reply = room.echo("hi");
     let mut peer = room.accept().await;
-    let initialize = peer.shake_legacy().await;
+    let initialize = peer.handshake_legacy().await;
     assert_eq!(initialize["params"]["protocolVersion"], "2025-11-25");
     assert_eq!(initialize["params"]["capabilities"], json!({}), "nobody behind a call could answer an ask");
     assert_eq!(initialize["params"]["clientInfo"]["name"], "mcp-edge");
@@ -124,7 +124,7 @@ async fn a_batch_of_too_many_messages_is_dropped() {
 const GARBAGE: &str = "mcp_edge_upstream_skipped_total{server=\"time\",reason=\"garbage\"}";
 
 #[tokio::test(start_paused = true)]
-async fn null_for_nothing_structured_goes_where_the_handshake_is_known() {
+async fn null_structured_content_of_a_legacy_server_is_removed() {
     for (era, expected) in [
         (EraChoice::Legacy, json!({"content": [], "resultType": "complete"})),
         (EraChoice::Modern, json!({"content": [], "structuredContent": null})),
@@ -154,7 +154,7 @@ async fn a_dropped_reply_is_cancelled_upstream() {
     drop(reply);
     let cancelled = peer.expect("notifications/cancelled").await;
     assert_eq!(cancelled["params"]["requestId"], request["id"]);
-    // Its answer comes all the same, and confuses nobody.
+    // Its answer comes all the same, and is dropped.
     peer.answer(&request, json!({"late": true})).await;
     let next = room.echo("b");
     peer.serve_echo().await;
@@ -162,20 +162,20 @@ async fn a_dropped_reply_is_cancelled_upstream() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_reply_dropped_before_its_turn_never_goes_out() {
+async fn reply_dropped_before_it_is_written_is_not_sent() {
     let mut room = Setting::default().build();
     drop(room.echo("nobody"));
     let (dropped, kept) = (room.echo("a"), room.echo("b"));
     let mut peer = room.accept().await;
     drop(dropped);
-    peer.shake_legacy().await;
+    peer.handshake_legacy().await;
     let request = peer.serve_echo().await;
     assert_eq!(request["params"]["arguments"]["text"], "b");
     result(kept).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_silent_server_runs_into_the_deadline_and_is_told() {
+async fn unanswered_call_times_out_and_is_cancelled() {
     let mut room = Setting::default().build();
     let reply = room.echo("a");
     let mut peer = room.accept_legacy().await;
@@ -203,7 +203,7 @@ async fn progress(peer: &mut Peer, token: &Value, progress: u64) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn progress_reaches_the_call_and_gives_it_time() {
+async fn progress_reaches_the_call_and_extends_it() {
     let mut room = Setting::default().build();
     let mut reply = room.dispatch(with_progress(json!("mine")));
     let mut peer = room.accept_legacy().await;
@@ -213,14 +213,14 @@ async fn progress_reaches_the_call_and_gives_it_time() {
     let as_text = json!(token.to_string());
     for n in 1..=5 {
         tokio::time::sleep(Duration::from_secs(200)).await;
-        // Some servers make a text of it.
+        // Some servers return the token as text.
         progress(&mut peer, if n % 2 == 0 { &as_text } else { token }, n).await;
         let Next::Event(Event::Progress(message)) = reply.next().await else { panic!("progress") };
         assert_eq!(message.param("progress").unwrap().as_u64(), Some(n));
     }
     peer.answer(&request, json!({"content": []})).await;
     result(reply).await;
-    // Of a call that is over: dropped, and the connection lives.
+    // Progress of a call that is over is dropped, and the connection lives.
     progress(&mut peer, token, 6).await;
     let next = room.echo("b");
     peer.serve_echo().await;
@@ -228,7 +228,7 @@ async fn progress_reaches_the_call_and_gives_it_time() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn no_progress_extends_a_call_for_ever() {
+async fn progress_extends_a_call_up_to_its_limit() {
     let mut room = Setting::default().build();
     let reply = room.dispatch(with_progress(json!(7)));
     let mut peer = room.accept_legacy().await;
@@ -244,7 +244,7 @@ async fn no_progress_extends_a_call_for_ever() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_a_server_should_not_send_confuses_no_call() {
+async fn unexpected_messages_do_not_disturb_calls() {
     let mut room = Setting::default().build();
     let reply = room.echo("a");
     let mut peer = room.accept_legacy().await;
@@ -285,7 +285,7 @@ async fn an_answer_over_the_limit_ends_its_call_and_no_other() {
     let mut peer = room.accept_legacy().await;
     let calls = peer.calls(2).await;
     let request = &calls["big"];
-    // A request of the server's own with the same number is not the answer.
+    // A request of the server with the same id is not the answer.
     let pad = "x".repeat(3000);
     peer.send(json!({"jsonrpc": "2.0", "id": request["id"], "method": pad})).await;
     peer.answer(&calls["small"], json!({"content": ["small"]})).await;
@@ -319,7 +319,7 @@ async fn answers_that_nobody_fetches_are_bounded_in_bytes() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_server_that_asks_is_answered_on_the_spot() {
+async fn ask_on_a_shared_connection_is_answered_at_once() {
     let mut room = Setting::default().build();
     let reply = room.echo("a");
     let mut peer = room.accept_legacy().await;
@@ -369,7 +369,7 @@ async fn a_log_line_in_json_is_no_answer_and_a_broken_answer_is_one() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_that_does_not_say_what_it_is_written_in_is_taken() {
+async fn answer_without_jsonrpc_version_is_accepted() {
     let mut room = Setting::default().build();
     let (first, second, third) = (room.echo("a"), room.echo("b"), room.echo("c"));
     let mut peer = room.accept().await;

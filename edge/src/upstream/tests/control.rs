@@ -63,7 +63,7 @@ async fn a_list_that_is_too_long_is_cut() {
 #[tokio::test(start_paused = true)]
 async fn a_list_of_a_session_waits_for_its_connection_to_open() {
     let mut room = Setting::default().build();
-    let (key, _heard) = session_heard(1);
+    let (key, _heard) = session_and_stream(1);
     assert!(room.pool.inner().list_of(&key, List::Tools).await.is_none(), "it has none");
     key.wishes.change(|wished| wished.level = Some(wire::mcp::level::Level::Error));
     let reply = room.echo_in(&key, "a");
@@ -83,7 +83,7 @@ async fn a_list_of_a_session_waits_for_its_connection_to_open() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_list_that_gets_no_answer_costs_the_connection() {
+async fn unanswered_list_closes_the_control_connection() {
     let mut room = Setting::default().build();
     let listing = list(&room, List::Tools);
     let mut stuck = room.accept_legacy().await;
@@ -96,7 +96,7 @@ async fn a_list_that_gets_no_answer_costs_the_connection() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_a_server_does_not_have_is_empty() {
+async fn list_of_an_undeclared_capability_is_empty() {
     let mut room = Setting::default().build();
     let (prompts, templates) = (list(&room, List::Prompts), list(&room, List::Templates));
     let mut peer = room.accept_legacy().await;
@@ -111,7 +111,7 @@ async fn what_a_server_does_not_have_is_empty() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_modern_list_carries_what_every_modern_request_carries() {
+async fn modern_list_request_carries_the_required_meta() {
     let mut room = Setting::default().era(EraChoice::Modern).build();
     let listing = list(&room, List::Tools);
     let mut peer = room.accept_modern().await;
@@ -151,7 +151,7 @@ async fn changes_are_counted_from_the_control_connection_alone() {
     timeout(GUARD, changes.wait_for(|changes| changes.lost == 1)).await.unwrap().unwrap();
 }
 
-/// Acknowledges the gateway's own listen; it and the `_meta` of what is told in it.
+/// Acknowledges the gateway's own listen; returns its request, and the `_meta` of its notifications.
 async fn acknowledged(control: &mut Peer) -> (Value, Value) {
     let request = control.expect("subscriptions/listen").await;
     let wanted = json!({"toolsListChanged": true, "promptsListChanged": true, "resourcesListChanged": true});
@@ -162,7 +162,7 @@ async fn acknowledged(control: &mut Peer) -> (Value, Value) {
     (request, meta)
 }
 
-/// A modern server that was listed and is listened to.
+/// A modern server whose list was read, with an open listen.
 async fn listened() -> (Room, Peer) {
     let mut room = Setting::default().era(EraChoice::Modern).build();
     let listing = list(&room, List::Prompts);
@@ -174,7 +174,7 @@ async fn listened() -> (Room, Peer) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_server_that_answers_nothing_beside_a_listen_gets_no_more_of_them() {
+async fn server_that_answers_nothing_during_a_listen_gets_no_more_listens() {
     let (mut room, mut control) = listened().await;
     let listing = list(&room, List::Tools);
     control.expect("tools/list").await;
@@ -190,7 +190,7 @@ async fn a_server_that_answers_nothing_beside_a_listen_gets_no_more_of_them() {
         next.answer(&request, json!({"tools": []})).await;
         assert!(listing.await.unwrap().unwrap().is_empty());
         drop(next);
-        // Nobody listened, so a new process is no reason to try again.
+        // The result is remembered, so a new process gets no listen either.
         tokio::time::sleep(Duration::from_secs(60)).await;
     }
     room.dial.set_down(true);
@@ -204,11 +204,11 @@ async fn a_server_that_answers_nothing_beside_a_listen_gets_no_more_of_them() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_slow_list_beside_a_listen_is_waited_for() {
+async fn slow_list_during_a_listen_is_waited_for() {
     let (room, mut control) = listened().await;
     let listing = list(&room, List::Tools);
     let slow = control.expect("tools/list").await;
-    control.shake_modern().await;
+    control.handshake_modern().await;
     tokio::time::sleep(Duration::from_secs(15)).await;
     control.answer(&slow, json!({"tools": [{"name": "a", "inputSchema": {}}]})).await;
     assert_eq!(listing.await.unwrap().unwrap(), ["a"]);
@@ -219,7 +219,7 @@ async fn a_slow_list_beside_a_listen_is_waited_for() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_modern_server_tells_of_changed_lists_in_a_listen() {
+async fn changed_lists_of_a_modern_server_come_in_a_listen() {
     let mut room = Setting::default().era(EraChoice::Modern).build();
     let mut changes = room.pool.changes();
     let listing = list(&room, List::Prompts);

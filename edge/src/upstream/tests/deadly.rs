@@ -1,6 +1,6 @@
-//! Subscriptions that a process does not survive, that nobody answers, or that outlive the gateway.
+//! Subscriptions that a process dies of, that the server does not answer, or that exist when the gateway stops.
 
-use super::subscriptions::{Client, LISTEN, SUBSCRIBE, held, refused};
+use super::subscriptions::{Client, LISTEN, SUBSCRIBE, refused, subscribed};
 use super::*;
 use crate::error::Kind;
 
@@ -12,7 +12,7 @@ fn subscribe(uri: &str) -> Value {
 async fn a_subscription_that_a_process_dies_of_fails_and_is_not_tried_again() {
     for era in [EraChoice::Legacy, EraChoice::Modern] {
         let mut room = Setting::default().era(era).isolation(Isolation::Shared).build();
-        let (key, _heard) = session_heard(1);
+        let (key, _heard) = session_and_stream(1);
         let reply = room.dispatch_in(&key, subscribe("x://1"));
         if era == EraChoice::Legacy {
             room.accept_legacy().await.expect(SUBSCRIBE).await;
@@ -27,25 +27,25 @@ async fn a_subscription_that_a_process_dies_of_fails_and_is_not_tried_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_was_agreed_to_is_taken_up_again_where_a_process_died_of_another_one() {
+async fn accepted_subscription_is_renewed_after_a_death_by_another() {
     let mut room = Setting::default().build();
     let mut client = Client::new("ann");
     let (good, deadly) = (client.subscribe(&room, "x://good"), client.subscribe(&room, "x://deadly"));
     let mut peer = room.accept_legacy().await;
     let first = peer.expect(SUBSCRIBE).await;
     assert_eq!(first["params"]["uri"], "x://deadly");
-    peer.agree(SUBSCRIBE, "x://good").await;
-    let _good = held(good).await;
+    peer.accept_request(SUBSCRIBE, "x://good").await;
+    let _good = subscribed(good).await;
     drop(peer);
     assert_eq!(refused(deadly).await.kind, Kind::Died);
     let mut peer = room.accept_legacy().await;
-    peer.agree(SUBSCRIBE, "x://good").await;
-    assert_eq!(client.hears().await["uri"], "x://good");
+    peer.accept_request(SUBSCRIBE, "x://good").await;
+    assert_eq!(client.next_update().await["uri"], "x://good");
     assert_eq!(room.dial.dialled(), 2);
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_that_processes_die_of_again_and_again_is_given_up_and_no_other() {
+async fn only_the_subscription_that_kills_processes_is_given_up() {
     let mut room = Setting::default().build();
     let (mut one, mut two) = (Client::new("ann"), Client::new("ann"));
     let subscribing =
@@ -53,57 +53,60 @@ async fn one_that_processes_die_of_again_and_again_is_given_up_and_no_other() {
     let mut peer = room.accept_legacy().await;
     let mut subscriptions = Vec::new();
     for (uri, subscribing) in ["x://a", "x://deadly", "x://z"].iter().zip(subscribing) {
-        peer.agree(SUBSCRIBE, uri).await;
-        subscriptions.push(held(subscribing).await);
+        peer.accept_request(SUBSCRIBE, uri).await;
+        subscriptions.push(subscribed(subscribing).await);
     }
     drop(peer);
-    // All three are asked for at once, and the process dies.
+    // All three are requested at once, and the process dies.
     let mut peer = room.accept_legacy().await;
     for _ in 0..3 {
         peer.expect(SUBSCRIBE).await;
     }
     drop(peer);
-    // Then one by one.
+    // Then they are requested one by one.
     for _ in 0..2 {
         let mut peer = room.accept_legacy().await;
-        peer.agree(SUBSCRIBE, "x://a").await;
-        assert_eq!(one.hears().await["uri"], "x://a");
+        peer.accept_request(SUBSCRIBE, "x://a").await;
+        assert_eq!(one.next_update().await["uri"], "x://a");
         assert_eq!(peer.expect(SUBSCRIBE).await["params"]["uri"], "x://deadly");
         assert!(timeout(Duration::from_secs(1), peer.lines.fill_buf()).await.is_err(), "not beside another");
     }
-    assert_eq!(two.hears().await, "lost");
+    assert_eq!(two.next_update().await, "lost");
     let mut peer = room.accept_legacy().await;
-    peer.agree(SUBSCRIBE, "x://a").await;
-    peer.agree(SUBSCRIBE, "x://z").await;
-    assert_eq!([one.hears().await["uri"].clone(), one.hears().await["uri"].clone()], ["x://a", "x://z"]);
+    peer.accept_request(SUBSCRIBE, "x://a").await;
+    peer.accept_request(SUBSCRIBE, "x://z").await;
+    assert_eq!(
+        [one.next_update().await["uri"].clone(), one.next_update().await["uri"].clone()],
+        ["x://a", "x://z"]
+    );
     tokio::time::sleep(Duration::from_secs(3600)).await;
     assert_eq!(room.dial.dialled(), 5);
-    assert!(one.hears_nothing() && two.hears_nothing());
+    assert!(one.has_no_update() && two.has_no_update());
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_modern_server_that_dies_of_each_listen_is_not_listened_to_for_ever() {
+async fn modern_server_that_dies_of_each_listen_gets_a_bounded_number() {
     let mut room = Setting::default().era(EraChoice::Modern).build();
     let mut client = Client::new("ann");
     let subscribing = client.subscribe(&room, "x://1");
     let mut peer = room.accept_modern().await;
     peer.acknowledge(&["x://1"], &["x://1"]).await;
-    let _held = held(subscribing).await;
+    let _held = subscribed(subscribing).await;
     drop(peer);
     for _ in 0..3 {
         room.accept_modern().await.expect(LISTEN).await;
     }
-    assert_eq!(client.hears().await, "lost");
+    assert_eq!(client.next_update().await, "lost");
     tokio::time::sleep(Duration::from_secs(3600)).await;
     assert_eq!(room.dial.dialled(), 4);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_subscription_has_the_time_of_a_call() {
+async fn subscription_times_out_like_a_call() {
     let call_timeout = Duration::from_secs(3);
     let config = |config: &mut Config| config.call_timeout = call_timeout;
     let mut room = Setting::default().isolation(Isolation::Shared).config(config).build();
-    let (key, _heard) = session_heard(1);
+    let (key, _heard) = session_and_stream(1);
     let start = tokio::time::Instant::now();
     let reply = room.dispatch_in(&key, subscribe("x://1"));
     let mut peer = room.accept_legacy().await;
@@ -114,13 +117,13 @@ async fn a_subscription_has_the_time_of_a_call() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_process_that_stops_opens_nothing_for_subscriptions() {
+async fn stopping_gateway_opens_no_connection_for_subscriptions() {
     let mut room = Setting::default().build();
     let client = Client::new("ann");
     let subscribing = client.subscribe(&room, "x://1");
     let mut peer = room.accept_legacy().await;
-    peer.agree(SUBSCRIBE, "x://1").await;
-    let _held = held(subscribing).await;
+    peer.accept_request(SUBSCRIBE, "x://1").await;
+    let _held = subscribed(subscribing).await;
     let reply = room.pool.dispatch(room.call_of("bea", echo("long")));
     let mut busy = room.accept_legacy().await;
     let request = busy.expect("tools/call").await;

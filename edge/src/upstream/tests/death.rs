@@ -144,7 +144,7 @@ async fn a_server_known_to_be_down_fails_at_once_until_it_is_back() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_sleeping_server_is_looked_at_without_a_byte() {
+async fn health_check_of_a_sleeping_server_sends_nothing() {
     let mut room = Setting::default().config(|config| config.idle_timeout = Duration::from_secs(60)).build();
     let reply = room.echo("a");
     let mut peer = room.accept_legacy().await;
@@ -162,7 +162,7 @@ async fn a_sleeping_server_is_looked_at_without_a_byte() {
 async fn an_address_that_does_not_even_refuse_takes_no_server_down() {
     let idle = Duration::from_secs(60);
     let mut room = Setting::default().config(|config| config.idle_timeout = idle).build();
-    // More of them than are looked at beside each other, and what works comes last.
+    // More endpoints than are checked concurrently, and the one that works comes last.
     let holes: Vec<_> = (2..15).map(Fake::endpoint).collect();
     *room.dial.holes.lock() = holes.clone();
     *room.dial.endpoints.lock() = [holes, vec![Fake::endpoint(1)]].concat();
@@ -179,7 +179,7 @@ async fn an_address_that_does_not_even_refuse_takes_no_server_down() {
     assert!(!changes.borrow_and_update().down);
     assert_eq!(room.pool.status().state, ServerState::Sleeping);
 
-    // None works: it is down, until one does.
+    // While no endpoint works the server is down.
     let all = room.dial.endpoints.lock().clone();
     *room.dial.holes.lock() = all;
     timeout(GUARD, changes.wait_for(|changes| changes.down)).await.unwrap().unwrap();
@@ -201,7 +201,7 @@ async fn an_address_that_took_no_connection_is_tried_last_for_a_while() {
     let slow = Duration::from_secs(2);
     let (mut waits, mut peers) = (Vec::new(), Vec::new());
     for number in 0..8 {
-        // A process of its own for each, so there is a connection to open.
+        // Each session has a process of its own, so there is a connection to open.
         let (start, reply) = (tokio::time::Instant::now(), room.echo_in(&session(number), "a"));
         let mut peer = room.accept_legacy().await;
         waits.push(start.elapsed());
@@ -210,7 +210,7 @@ async fn an_address_that_took_no_connection_is_tried_last_for_a_while() {
         peers.push(peer);
     }
     assert_eq!(waits.iter().filter(|wait| **wait >= slow).count(), 1, "{waits:?}");
-    // Whether it is back is seen by the connections after that.
+    // Later connections try it again.
     room.dial.holes.lock().clear();
     tokio::time::sleep(Duration::from_secs(31)).await;
     let reply = room.echo_in(&session(8), "a");
@@ -240,7 +240,7 @@ async fn a_server_of_which_one_address_is_full_and_another_is_gone_is_not_down()
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_end_of_the_process_waits_for_no_look_at_a_server() {
+async fn stop_does_not_wait_for_a_health_check() {
     let mut room = Setting::default().build();
     room.dial.set_down(true);
     assert_eq!(failure(room.echo("a")).await.kind, Kind::Unreachable);
@@ -287,7 +287,7 @@ async fn a_server_that_never_answers_the_handshake_is_given_up() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_end_of_the_process_waits_for_calls_and_closes_connections() {
+async fn stop_waits_for_calls_and_closes_connections() {
     let mut room = Setting::default().build();
     let reply = room.echo("a");
     let mut peer = room.accept_legacy().await;
@@ -304,7 +304,7 @@ async fn the_end_of_the_process_waits_for_calls_and_closes_connections() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_end_of_the_process_does_not_wait_for_ever() {
+async fn stop_does_not_wait_for_ever() {
     let mut room = Setting::default().build();
     let reply = room.echo("a");
     let mut peer = room.accept_legacy().await;
@@ -316,7 +316,7 @@ async fn the_end_of_the_process_does_not_wait_for_ever() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_connection_in_its_handshake_ends_with_the_process() {
+async fn stop_ends_a_connection_in_its_handshake() {
     let mut room = Setting::default().build();
     let reply = room.echo("a");
     let mut peer = room.accept().await;

@@ -1,4 +1,4 @@
-//! Finding out how a server is spoken to, and speaking so.
+//! Detection of a server's era, and requests in either era.
 
 use super::*;
 use crate::error::Kind;
@@ -8,18 +8,18 @@ fn auto() -> Room {
     Setting::default().era(EraChoice::Auto).build()
 }
 
-/// The control connection that finds out, in the background.
+/// Opens the control connection, which detects the era, in the background.
 fn facts(room: &Room) -> tokio::task::JoinHandle<Result<Arc<Facts>, Error>> {
     let pool = room.pool.clone();
     tokio::spawn(async move { pool.facts().await })
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_result_means_modern_and_the_probe_is_the_first_connection() {
+async fn probe_result_means_modern_and_its_connection_is_kept() {
     let mut room = auto();
     let facts = facts(&room);
     let mut control = room.accept().await;
-    let probe = control.shake_modern().await;
+    let probe = control.handshake_modern().await;
     let meta = &probe["params"]["_meta"];
     assert_eq!(meta["io.modelcontextprotocol/protocolVersion"], "2026-07-28");
     assert_eq!(
@@ -44,7 +44,7 @@ async fn an_ordinary_error_means_legacy_on_a_new_connection() {
     probe.refuse(&request, -32601).await;
     assert_eq!(probe.read().await, None, "thrown away");
     drop(probe);
-    let initialize = room.accept().await.shake_legacy().await;
+    let initialize = room.accept().await.handshake_legacy().await;
     assert_eq!(initialize["params"]["capabilities"]["roots"], json!({"listChanged": true}));
     let facts = facts.await.unwrap().unwrap();
     assert_eq!((facts.era, facts.instructions.as_deref()), (Era::Legacy, Some("be kind")));
@@ -76,7 +76,7 @@ async fn a_process_that_ends_at_the_question_is_legacy_if_a_handshake_works() {
         let mut probe = room.accept().await;
         probe.expect("server/discover").await;
     }
-    // Its bridge holds it back for a moment; it is not probed again for that.
+    // Its bridge is full for a moment; that causes no further probe.
     drop(room.accept().await);
     room.accept_legacy().await;
     assert_eq!(facts.await.unwrap().unwrap().era, Era::Legacy);
@@ -84,7 +84,7 @@ async fn a_process_that_ends_at_the_question_is_legacy_if_a_handshake_works() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn silence_is_no_verdict() {
+async fn unanswered_probe_is_not_remembered() {
     let mut room = Setting::default()
         .era(EraChoice::Auto)
         .config(|config| config.idle_timeout = Duration::from_secs(60))
@@ -94,7 +94,7 @@ async fn silence_is_no_verdict() {
     probe.expect("server/discover").await;
     let mut control = room.accept_legacy().await;
     assert_eq!(first.await.unwrap().unwrap().era, Era::Legacy);
-    // A session that began meanwhile goes on when the control connection, and the assumption, are gone.
+    // A session that began meanwhile goes on after the end of the control connection, and so of the assumption.
     let key = session(1);
     let reply = room.echo_in(&key, "a");
     let mut peer = room.accept_legacy().await;
@@ -111,7 +111,7 @@ async fn silence_is_no_verdict() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_modern_server_is_stamped_on_every_request_and_its_results_pass_untouched() {
+async fn modern_request_carries_meta_and_results_pass_untouched() {
     let mut room = Setting::default().era(EraChoice::Modern).build();
     let mut call = room.call(with_meta());
     let (info, capabilities) =
@@ -141,7 +141,7 @@ async fn a_modern_server_is_stamped_on_every_request_and_its_results_pass_untouc
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_modern_server_is_told_what_a_session_can_be_asked_and_wishes_to_hear() {
+async fn modern_server_gets_the_sessions_capabilities_and_log_level() {
     let mut room = Setting::default().era(EraChoice::Modern).build();
     let mut call = room.call(echo("a"));
     let key = session(1);
@@ -222,7 +222,7 @@ async fn a_resource_that_is_not_there_is_one_error_in_both_eras() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_server_that_became_modern_or_legacy_is_found_out_again() {
+async fn changed_era_of_a_server_is_detected_again() {
     let mut room = auto();
     let first = facts(&room);
     let control = room.accept_modern().await;

@@ -1,4 +1,4 @@
-//! What a modern server wants of the client before it answers.
+//! Modern servers that require input of the client before they answer.
 
 use super::*;
 use crate::call::InputRequired;
@@ -16,7 +16,7 @@ async fn input(reply: Reply) -> InputRequired {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_call_that_wants_input_comes_back_with_its_room() {
+async fn call_that_requires_input_comes_back_with_its_permits() {
     let slots = SlotConfig { slots: 1, ..SlotConfig::default() };
     let mut room = Setting::default().era(EraChoice::Modern).config(|config| config.slots = slots).build();
     let reply = room.dispatch(ask("tools/call"));
@@ -82,7 +82,7 @@ fn with_level(level: Option<&str>) -> Value {
 }
 
 #[tokio::test(start_paused = true)]
-async fn logs_go_to_the_one_call_that_asked_for_them() {
+async fn log_goes_to_the_only_call_that_asked_for_logs() {
     let mut room = Setting::default().era(EraChoice::Modern).build();
     let mut first = room.dispatch(with_level(Some("warning")));
     let mut peer = room.accept_modern().await;
@@ -93,7 +93,7 @@ async fn logs_go_to_the_one_call_that_asked_for_them() {
         peer.notify(LOG, json!({"level": level, "data": 1})).await;
     }
     for level in ["warning", "loud"] {
-        assert_eq!(told(&mut first).await, (LOG.to_owned(), json!({"level": level, "data": 1})));
+        assert_eq!(next_notification(&mut first).await, (LOG.to_owned(), json!({"level": level, "data": 1})));
     }
     let dropped = "mcp_edge_upstream_skipped_total{server=\"time\",reason=\"log\"}";
     assert_eq!(room.count(dropped), 0, "what is below the level was not lost");

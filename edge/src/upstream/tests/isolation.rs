@@ -1,4 +1,4 @@
-//! Who shares a connection, and how long it lives.
+//! Which clients share a connection, and how long it lives.
 
 use super::*;
 use crate::error::Kind;
@@ -22,7 +22,7 @@ async fn each_session_of_a_legacy_server_has_its_own_connection() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_session_takes_its_connection_and_its_calls_with_it() {
+async fn end_of_a_session_ends_its_connection_and_calls() {
     let mut room = Setting::default().build();
     let key = session(1);
     let reply = room.echo_in(&key, "a");
@@ -63,7 +63,7 @@ async fn a_live_session_whose_process_died_gets_a_new_one() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn principals_are_apart_and_sessions_of_one_are_together_where_configured() {
+async fn principal_isolation_shares_a_connection_among_its_sessions() {
     let mut room = Setting::default().isolation(Isolation::Principal).build();
     let replies = [room.echo_in(&session(1), "a"), room.echo_in(&session(2), "b")];
     let mut ann = room.accept_legacy().await;
@@ -87,7 +87,7 @@ async fn a_shared_server_grows_to_a_few_connections() {
         replies.push(room.pool.dispatch(room.call_of(&format!("p{n}"), echo("a"))));
         tokio::time::sleep(Duration::from_millis(1)).await;
         while let Ok(mut peer) = room.peers.try_recv() {
-            peer.shake_legacy().await;
+            peer.handshake_legacy().await;
             peers.push(peer);
         }
     }
@@ -101,7 +101,7 @@ async fn a_shared_server_grows_to_a_few_connections() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn connections_are_bounded_and_the_control_connection_is_beyond() {
+async fn connections_are_bounded_without_the_control_connection() {
     let mut setting = Setting::default();
     setting.server.connections = 1;
     let mut room = setting.build();
@@ -149,13 +149,13 @@ async fn a_name_that_does_not_resolve_for_a_moment_ends_nothing() {
     let reply = room.echo_in(&key, "meanwhile");
     peer.serve_echo().await;
     result(reply).await;
-    // Now it leads elsewhere.
+    // Now the name leads to another address.
     room.dial.unsure.lock().clear();
     peer.ended().await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_address_that_left_gets_no_new_call_and_closes_when_its_calls_end() {
+async fn connection_to_a_removed_address_closes_after_its_calls() {
     let mut room = Setting::default().build();
     let key = session(1);
     let long = room.echo_in(&key, "long");

@@ -1,4 +1,4 @@
-//! Clients without a session whose servers ask them: one call has a connection to itself.
+//! Leases: connections for one call of a client without a session that can be asked.
 
 use super::*;
 use wire::mcp::meta::LOG_LEVEL;
@@ -21,7 +21,7 @@ fn loud(text: &str, level: &str) -> Value {
 async fn a_question_goes_to_the_call_that_has_the_connection_to_itself() {
     let mut room = Setting::default().build();
     let mut first = room.filling("a");
-    let (hello, mut peer) = room.accept_legacy_hello().await;
+    let (hello, mut peer) = room.accept_legacy_initialize().await;
     assert_eq!(hello["params"]["capabilities"], json!({"elicitation": {"form": {}}}));
     assert_eq!(hello["params"]["clientInfo"]["name"], "mcp-edge", "others take turns on it");
     let request = peer.expect("tools/call").await;
@@ -32,7 +32,7 @@ async fn a_question_goes_to_the_call_that_has_the_connection_to_itself() {
     peer.ask(json!(7), "elicitation/create", json!({"message": "of a"})).await;
     other.ask(json!(7), "elicitation/create", json!({"message": "of b"})).await;
     for (reply, peer, of) in [(&mut first, &mut peer, "of a"), (&mut second, &mut other, "of b")] {
-        let ask = asked(reply).await;
+        let ask = next_ask(reply).await;
         assert_eq!(ask.request.param("message").unwrap().as_str().unwrap(), of);
         ask.answer(Answer::Result(Bytes::from(format!(
             r#"{{"action":"accept","content":{{"by":"{of}"}}}}"#
@@ -50,7 +50,7 @@ async fn a_question_goes_to_the_call_that_has_the_connection_to_itself() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_comes_while_no_call_asks_is_answered_on_the_spot() {
+async fn ask_without_a_leasing_call_is_answered_at_once() {
     let mut room = Setting::default().build();
     let reply = room.dispatch_as(r#"{"roots":{},"sampling":{}}"#, echo("a"));
     let mut peer = room.accept_legacy().await;
@@ -78,7 +78,7 @@ async fn a_client_that_cannot_be_asked_shares_its_principals_connection() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn as_many_calls_as_there_are_seats_and_the_next_waits() {
+async fn calls_beyond_the_seats_wait() {
     let mut room = Setting::default().config(|config| config.principal_connections = 2).build();
     let held = [room.filling("a"), room.filling("b")];
     let mut peers = [room.accept_legacy().await, room.accept_legacy().await];
@@ -111,7 +111,7 @@ async fn as_many_calls_as_there_are_seats_and_the_next_waits() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_seat_is_cleared_for_a_client_that_can_be_asked_other_things() {
+async fn seat_of_another_profile_gets_a_new_connection() {
     let mut room = Setting::default().config(|config| config.principal_connections = 1).build();
     let reply = room.filling("a");
     let mut before = room.accept_legacy().await;
@@ -119,7 +119,7 @@ async fn a_seat_is_cleared_for_a_client_that_can_be_asked_other_things() {
     result(reply).await;
     let reply = room.dispatch_as(r#"{"roots":{}}"#, echo("b"));
     assert!(before.read().await.is_none(), "its input ends");
-    let (hello, mut peer) = room.accept_legacy_hello().await;
+    let (hello, mut peer) = room.accept_legacy_initialize().await;
     assert_eq!(hello["params"]["capabilities"], json!({"roots": {}}));
     peer.serve_echo().await;
     result(reply).await;
@@ -149,11 +149,11 @@ async fn log_messages_come_to_the_call_that_wants_them_at_its_level() {
     for level in ["info", "error"] {
         peer.notify("notifications/message", json!({"level": level, "data": level})).await;
     }
-    assert_eq!(told(&mut reply).await.1["data"], "error");
+    assert_eq!(next_notification(&mut reply).await.1["data"], "error");
     peer.answer(&request, json!({})).await;
     result(reply).await;
 
-    // The same level is not asked for again, and a call without one hears nothing.
+    // The same level is not set again, and a call without a level gets no log messages.
     let reply = room.dispatch_as("{}", loud("b", "warning"));
     let request = peer.expect("tools/call").await;
     peer.answer(&request, json!({})).await;
@@ -167,7 +167,7 @@ async fn log_messages_come_to_the_call_that_wants_them_at_its_level() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_a_client_lacks_is_named_when_its_call_fails_for_it() {
+async fn failed_call_names_the_missing_capability() {
     use crate::error::Kind;
     let mut room = Setting::default().build();
     let reply = room.filling("a");
@@ -178,7 +178,7 @@ async fn what_a_client_lacks_is_named_when_its_call_fails_for_it() {
     peer.refuse(&request, -32000).await;
     assert_eq!(failure(reply).await.kind, Kind::MissingCapability(r#"{"sampling":{"tools":{}}}"#));
 
-    // A tool that goes on without it is as good as any.
+    // A call that succeeds without it is not affected.
     let reply = room.echo("b");
     let mut shared = room.accept_legacy().await;
     let request = shared.expect("tools/call").await;
@@ -187,7 +187,7 @@ async fn what_a_client_lacks_is_named_when_its_call_fails_for_it() {
     shared.answer(&request, json!({"content": []})).await;
     result(reply).await;
 
-    // With two calls in flight nobody knows whose it was.
+    // With two calls in flight the ask cannot be attributed.
     let replies = [room.echo("c"), room.echo("d")];
     let calls = shared.calls(2).await;
     shared.ask(json!(2), "elicitation/create", json!({})).await;

@@ -14,7 +14,7 @@ async fn serve(mut socket: impl tokio::io::AsyncRead + tokio::io::AsyncWrite + U
     let (lines, sink) = tokio::io::split(far);
     let mut peer = Peer { endpoint: Endpoint::Process, lines: BufReader::new(lines), sink };
     tokio::spawn(async move { tokio::io::copy_bidirectional(&mut socket, &mut near).await });
-    peer.shake_legacy().await;
+    peer.handshake_legacy().await;
     peer.serve_echo().await;
     peer.ended().await;
 }
@@ -31,8 +31,8 @@ fn pool_with(source: Source, config: Config, drain: &Drain) -> Arc<Pool> {
     Pool::new(server, config, &Metrics::default(), environment)
 }
 
-/// An address at which attempts to connect are neither taken nor refused: the queue of what it has not accepted is full.
-/// It lasts as long as the sockets.
+/// An address at which attempts to connect are neither taken nor refused: the queue of what it has not accepted is
+/// full. It lasts as long as the sockets.
 fn hole() -> (Address, Vec<Socket>) {
     let socket = || Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     let listener = socket();
@@ -50,7 +50,7 @@ fn hole() -> (Address, Vec<Socket>) {
     (Address::Tcp { host: "127.0.0.1".into(), port }, sockets)
 }
 
-/// One call, then the end of the process: the server sees the end of its input.
+/// Makes one call, then stops the gateway: the server sees the end of its input.
 async fn call_and_drain(pool: Arc<Pool>, drain: Drain) -> Value {
     let room = Setting::default().build(); // for its permits
     let answer = result(pool.dispatch(room.call(echo("hi")))).await;
@@ -101,7 +101,7 @@ async fn a_local_command_serves_and_ends_with_its_input() {
 }
 
 #[tokio::test]
-async fn a_host_that_swallows_attempts_does_not_hide_the_one_that_serves() {
+async fn unresponsive_host_does_not_hide_the_working_one() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     let ((hole, _sockets), good) = (hole(), Address::Tcp { host: "127.0.0.1".into(), port });

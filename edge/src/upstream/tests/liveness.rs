@@ -12,7 +12,7 @@ async fn pass(seconds: u64) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_server_that_hangs_is_replaced_when_its_call_times_out() {
+async fn hanging_server_is_replaced_when_its_call_times_out() {
     let mut room = Setting::default().build();
     let reply = room.echo("a");
     let mut peer = room.accept_legacy().await;
@@ -36,7 +36,7 @@ async fn a_server_that_hangs_is_replaced_when_its_call_times_out() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_modern_server_is_asked_what_it_is() {
+async fn liveness_probe_of_a_modern_server_is_discover() {
     let mut room = Setting::default().era(EraChoice::Modern).build();
     for _ in 0..2 {
         let reply = room.echo("a");
@@ -98,7 +98,7 @@ async fn a_detached_call_keeps_its_time_when_its_client_has_answered() {
     let call = peer.expect("tools/call").await;
     reply.detach();
     peer.ask(json!("q"), "elicitation/create", json!({"message": "?"})).await;
-    asked(&mut reply).await.answer(Answer::Result(Bytes::from_static(br#"{"action":"decline"}"#)));
+    next_ask(&mut reply).await.answer(Answer::Result(Bytes::from_static(br#"{"action":"decline"}"#)));
     peer.read().await.expect("the client's answer");
     pass(1000).await;
     peer.answer(&call, json!({"content": ["a"]})).await;
@@ -161,14 +161,14 @@ async fn clients_that_leave_early_do_not_hide_a_server_that_hangs() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_server_that_waits_for_its_client_is_not_silent() {
+async fn server_that_waits_for_its_client_is_not_unresponsive() {
     let mut room = Setting::default().config(|config| config.call_timeout = Duration::from_secs(60)).build();
     let me = session(1);
     let mut reply = room.echo_in(&me, "a");
     let mut peer = room.accept_legacy().await;
     let call = peer.expect("tools/call").await;
     peer.ask(json!("q"), "elicitation/create", json!({"message": "?"})).await;
-    let ask = asked(&mut reply).await;
+    let ask = next_ask(&mut reply).await;
     let beside = room.echo_in(&me, "b"); // the server reads it when it has its answer
     peer.expect("tools/call").await;
     assert_eq!(failure(beside).await.kind, Kind::Timeout);
@@ -182,7 +182,7 @@ async fn a_server_that_waits_for_its_client_is_not_silent() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn other_calls_of_a_server_that_hangs_have_their_time() {
+async fn other_calls_of_an_unresponsive_server_keep_their_time() {
     let mut room = Setting::default().build();
     let first = room.echo("a");
     let mut peer = room.accept_legacy().await;
@@ -198,7 +198,7 @@ async fn other_calls_of_a_server_that_hangs_have_their_time() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_server_that_could_not_read_while_it_worked_keeps_its_state() {
+async fn recovered_server_keeps_its_connection() {
     let mut room = Setting::default().build();
     let me = session(1);
     let reply = room.echo_in(&me, "a");
@@ -220,7 +220,7 @@ async fn a_server_that_could_not_read_while_it_worked_keeps_its_state() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_server_that_comes_to_itself_when_another_has_its_place_ends() {
+async fn recovered_server_that_was_replaced_ends() {
     let mut room = Setting::default().build();
     let reply = room.echo("a");
     let mut peer = room.accept_legacy().await;
@@ -238,7 +238,7 @@ async fn a_server_that_comes_to_itself_when_another_has_its_place_ends() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_hangs_takes_nobodys_place() {
+async fn hanging_connection_does_not_count_against_the_bound() {
     let mut setting = Setting::default();
     setting.server.connections = 1;
     let mut room = setting.build();
@@ -256,7 +256,7 @@ async fn what_hangs_takes_nobodys_place() {
 #[tokio::test(start_paused = true)]
 async fn a_session_whose_process_hangs_goes_on_with_another_one() {
     let mut room = Setting::default().build();
-    let (me, mut heard) = session_heard(1);
+    let (me, mut heard) = session_and_stream(1);
     let reply = room.echo_in(&me, "a");
     let mut peer = room.accept_legacy().await;
     peer.expect("tools/call").await;
@@ -264,7 +264,7 @@ async fn a_session_whose_process_hangs_goes_on_with_another_one() {
     let again = room.echo_in(&me, "b");
     room.accept_legacy().await.serve_echo().await;
     result(again).await;
-    let (method, _) = told(&mut heard).await;
+    let (method, _) = next_notification(&mut heard).await;
     assert_eq!(method, "notifications/tools/list_changed", "as after a death");
     peer.ended().await;
 }

@@ -1,5 +1,5 @@
-//! The room against scripted servers, under paused time: each connection is a duplex whose far end the test
-//! holds as a [`Peer`].
+//! Tests of the upstream side against scripted servers, under paused time: each connection is a duplex whose other end the
+//! test holds as a [`Peer`].
 
 mod asks;
 mod calls;
@@ -12,8 +12,8 @@ mod isolation;
 mod leases;
 mod links;
 mod liveness;
-mod news;
-mod numbers;
+mod metrics;
+mod notifications;
 mod session_settings;
 mod subscriptions;
 mod tasks;
@@ -54,21 +54,21 @@ use crate::ops::drain::Drain;
 use crate::permit::{self, Permits, SlotConfig};
 use crate::seal::{self, Sealer};
 
-/// More than any wait in the room, so that only a hang runs into it.
+/// Longer than every timeout of the upstream side, so that only a hang runs into it.
 const GUARD: Duration = Duration::from_secs(20_000);
 
-/// A pool, and the servers that its connections reach.
+/// A pool, and the servers that it connects to.
 struct Room {
     pool: Arc<Pool>,
     peers: mpsc::UnboundedReceiver<Peer>,
     dial: Arc<Fake>,
     permits: Permits,
     metrics: Metrics,
-    /// Held, so that the pool's tasks see a process that goes on.
+    /// Held, so that the pool's tasks do not see the gateway stop.
     drain: Drain,
 }
 
-/// What a test may change about the room before it is built.
+/// What a test may change before a [`Room`] is built.
 struct Setting {
     server: ServerConfig,
     config: Config,
@@ -119,28 +119,28 @@ impl Setting {
 }
 
 impl Room {
-    /// The far end of the next connection.
+    /// The server's end of the next connection.
     async fn accept(&mut self) -> Peer {
         timeout(GUARD, self.peers.recv()).await.expect("a connection").unwrap()
     }
 
-    /// The far end of the next connection, after a legacy handshake.
+    /// The server's end of the next connection, after a legacy handshake.
     async fn accept_legacy(&mut self) -> Peer {
         let mut peer = self.accept().await;
-        peer.shake_legacy().await;
+        peer.handshake_legacy().await;
         peer
     }
 
-    /// The same, and the handshake's first message.
-    async fn accept_legacy_hello(&mut self) -> (Value, Peer) {
+    /// The server's end of the next connection, after a legacy handshake, and the `initialize` request.
+    async fn accept_legacy_initialize(&mut self) -> (Value, Peer) {
         let mut peer = self.accept().await;
-        (peer.shake_legacy().await, peer)
+        (peer.handshake_legacy().await, peer)
     }
 
-    /// The far end of the next connection, after it was asked what it is.
+    /// The server's end of the next connection, after a modern handshake.
     async fn accept_modern(&mut self) -> Peer {
         let mut peer = self.accept().await;
-        peer.shake_modern().await;
+        peer.handshake_modern().await;
         peer
     }
 
@@ -168,7 +168,7 @@ impl Room {
         self.pool.dispatch(self.call(request))
     }
 
-    /// A call of a client without a session that can be asked what `capabilities` say.
+    /// A call of a client without a session that declares `capabilities`.
     fn dispatch_as(&self, capabilities: &'static str, request: Value) -> Reply {
         let capabilities = Some(Bytes::from_static(capabilities.as_bytes()));
         let client = Arc::new(Client { capabilities, ..Client::default() });
@@ -201,11 +201,11 @@ fn echo(text: &str) -> Value {
 }
 
 fn session(number: u64) -> SessionHandle {
-    session_heard(number).0
+    session_and_stream(number).0
 }
 
-/// A session, and what its connections say beside calls.
-fn session_heard(number: u64) -> (SessionHandle, Reply) {
+/// A session, and the stream of its events outside calls.
+fn session_and_stream(number: u64) -> (SessionHandle, Reply) {
     let (unsolicited, heard) = crate::call::reply();
     let ended = CancellationToken::new();
     (
@@ -222,7 +222,7 @@ fn session_heard(number: u64) -> (SessionHandle, Reply) {
     )
 }
 
-/// The next event as it must come: within the guard.
+/// The next event.
 async fn event(reply: &mut Reply) -> Event {
     match timeout(GUARD, reply.next()).await.expect("an event") {
         Next::Event(event) => event,
@@ -230,7 +230,7 @@ async fn event(reply: &mut Reply) -> Event {
     }
 }
 
-async fn asked(reply: &mut Reply) -> Ask {
+async fn next_ask(reply: &mut Reply) -> Ask {
     match event(reply).await {
         Event::Ask(ask) => ask,
         other => panic!("an ask, not {other:?}"),
@@ -238,7 +238,7 @@ async fn asked(reply: &mut Reply) -> Ask {
 }
 
 /// The method and the params of the next notification.
-async fn told(reply: &mut Reply) -> (String, Value) {
+async fn next_notification(reply: &mut Reply) -> (String, Value) {
     match event(reply).await {
         Event::Notice(_, message) => {
             let json: Value = serde_json::from_slice(message.bytes()).unwrap();
@@ -248,7 +248,7 @@ async fn told(reply: &mut Reply) -> (String, Value) {
     }
 }
 
-/// The outcome as it must come: within the guard.
+/// The outcome.
 async fn end(reply: Reply) -> Outcome {
     timeout(GUARD, reply.outcome()).await.expect("an outcome")
 }
@@ -282,7 +282,7 @@ impl Peer {
         (read > 0).then(|| serde_json::from_str(&line).unwrap())
     }
 
-    /// The next message. The gateway's own listen is passed over, unless it is what is expected.
+    /// The next message, which must have this method. The gateway's own listen is skipped, unless it is expected.
     async fn expect(&mut self, method: &str) -> Value {
         let mut message = self.read().await.unwrap_or_else(|| panic!("{method}, not the end"));
         if message["method"] == "subscriptions/listen" && message["method"] != method {
@@ -300,7 +300,7 @@ impl Peer {
         self.raw(&format!("{message}\n")).await;
     }
 
-    /// Makes a request of the server's own.
+    /// Sends a request of the server.
     async fn ask(&mut self, id: Value, method: &str, params: Value) {
         self.send(json!({"jsonrpc": "2.0", "id": id, "method": method, "params": params})).await;
     }
@@ -335,13 +335,13 @@ impl Peer {
         calls
     }
 
-    async fn shake_legacy(&mut self) -> Value {
+    async fn handshake_legacy(&mut self) -> Value {
         let request = self.greet().await;
         self.expect("notifications/initialized").await;
         request
     }
 
-    /// Answers `initialize`, and leaves what follows it.
+    /// Answers `initialize`, and leaves the notification that follows unread.
     async fn greet(&mut self) -> Value {
         let request = self.expect("initialize").await;
         let capabilities = json!({"tools": {}, "resources": {}, "logging": {}, "tasks": {}});
@@ -353,7 +353,7 @@ impl Peer {
         request
     }
 
-    async fn shake_modern(&mut self) -> Value {
+    async fn handshake_modern(&mut self) -> Value {
         let request = self.expect("server/discover").await;
         let result = json!({
             "resultType": "complete", "supportedVersions": ["2026-07-28"], "capabilities": {"tools": {}},
@@ -364,21 +364,21 @@ impl Peer {
         request
     }
 
-    /// Waits until the other side has ended the connection.
+    /// Waits until the gateway has ended the connection.
     async fn ended(&mut self) {
         while self.read().await.is_some() {}
     }
 }
 
-/// Opens duplexes and hands their far ends to the test.
+/// Opens duplexes and gives their other ends to the test.
 struct Fake {
     peers: mpsc::UnboundedSender<Peer>,
     endpoints: Mutex<Vec<Endpoint>>,
-    /// Where names led that do not resolve at the moment.
+    /// Endpoints of names that do not resolve at the moment.
     unsure: Mutex<Vec<Endpoint>>,
-    /// Endpoints that do not even refuse.
+    /// Endpoints that do not answer attempts to connect.
     holes: Mutex<Vec<Endpoint>>,
-    /// How each of the next attempts fails; when empty they work.
+    /// How each of the next attempts fails; later ones work.
     failures: Mutex<VecDeque<io::ErrorKind>>,
     /// Every attempt fails.
     down: Mutex<bool>,

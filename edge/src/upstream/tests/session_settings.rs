@@ -1,4 +1,4 @@
-//! Levels and subscriptions of sessions, and connections that are opened anew.
+//! Log levels and subscriptions of sessions, and their replay on new connections.
 
 use super::*;
 use crate::call::Server;
@@ -18,9 +18,9 @@ fn subscriptions(key: &SessionHandle) -> Vec<String> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_subscription_holds_once_the_server_agreed() {
+async fn subscription_is_kept_once_the_server_accepted_it() {
     let mut room = Setting::default().build();
-    let (key, mut heard) = session_heard(1);
+    let (key, mut heard) = session_and_stream(1);
     let reply = room.dispatch_in(&key, about(SUBSCRIBE, "x://1"));
     let mut peer = room.accept_legacy().await;
     let request = peer.expect(SUBSCRIBE).await;
@@ -35,7 +35,7 @@ async fn a_subscription_holds_once_the_server_agreed() {
     assert!(matches!(end(reply).await, Outcome::Refused(_)));
     assert_eq!(subscriptions(&key), ["x://1"]);
     peer.notify(UPDATED, json!({"uri": "x://1"})).await;
-    assert_eq!(told(&mut heard).await.1["uri"], "x://1");
+    assert_eq!(next_notification(&mut heard).await.1["uri"], "x://1");
     let reply = room.dispatch_in(&key, about(UNSUBSCRIBE, "x://1"));
     let request = peer.expect(UNSUBSCRIBE).await;
     peer.answer(&request, json!({})).await;
@@ -46,14 +46,14 @@ async fn a_subscription_holds_once_the_server_agreed() {
 #[tokio::test(start_paused = true)]
 async fn subscriptions_are_bounded() {
     let mut room = Setting::default().build();
-    let (key, _heard) = session_heard(1);
+    let (key, _heard) = session_and_stream(1);
     let long = |n: usize| format!("x://{n}/{}", "y".repeat(60 << 10));
     let first = room.dispatch_in(&key, about(SUBSCRIBE, &long(1)));
     let mut peer = room.accept_legacy().await;
     let request = peer.expect(SUBSCRIBE).await;
     peer.answer(&request, json!({})).await;
     result(first).await;
-    // Two at a time fit one by one, and not together.
+    // Each of two concurrent subscriptions fits alone, but not both.
     let replies = [2, 3].map(|n| room.dispatch_in(&key, about(SUBSCRIBE, &long(n))));
     for _ in 0..2 {
         let request = peer.expect(SUBSCRIBE).await;
@@ -72,9 +72,9 @@ async fn subscriptions_are_bounded() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_level_reaches_what_is_open_and_opens_nothing() {
+async fn level_is_sent_to_open_connections_only() {
     let mut room = Setting::default().build();
-    let ((one, _heard), (two, _)) = (session_heard(1), session_heard(2));
+    let ((one, _heard), (two, _)) = (session_and_stream(1), session_and_stream(2));
     one.wishes.change(|wished| wished.level = Some(Level::Error));
     room.pool.tell_level(&one);
     assert_eq!(room.dial.dialled(), 0);
@@ -82,12 +82,12 @@ async fn a_level_reaches_what_is_open_and_opens_nothing() {
     let mut apart = room.accept_legacy().await;
     apart.serve_echo().await;
     result(other).await;
-    // A connection opened later is told before its first call.
+    // A connection that is opened later gets the level before its first call.
     let reply = room.echo_in(&one, "a");
     let mut peer = room.accept_legacy().await;
     let request = peer.expect("logging/setLevel").await;
     assert_eq!(request["params"], json!({"level": "error"}));
-    // What is wished while it opens is not lost.
+    // A level that is set while it opens is not lost.
     one.wishes.change(|wished| wished.level = Some(Level::Debug));
     room.pool.tell_level(&one);
     peer.answer(&request, json!({})).await;
@@ -113,9 +113,9 @@ async fn a_level_reaches_what_is_open_and_opens_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_new_process_of_a_session_hears_its_wishes_and_the_client_of_it() {
+async fn new_process_gets_the_session_settings_and_the_client_is_notified() {
     let mut room = Setting::default().build();
-    let (key, mut heard) = session_heard(1);
+    let (key, mut heard) = session_and_stream(1);
     let reply = room.dispatch_in(&key, about(SUBSCRIBE, "x://\"1\""));
     let mut peer = room.accept_legacy().await;
     let request = peer.expect(SUBSCRIBE).await;
@@ -140,7 +140,7 @@ async fn a_new_process_of_a_session_hears_its_wishes_and_the_client_of_it() {
     peer.serve_echo().await;
     result(reply).await;
     for list in ["tools", "resources"] {
-        assert_eq!(told(&mut heard).await.0, format!("notifications/{list}/list_changed"));
+        assert_eq!(next_notification(&mut heard).await.0, format!("notifications/{list}/list_changed"));
     }
     assert!(!heard.is_ready());
 }
@@ -148,7 +148,7 @@ async fn a_new_process_of_a_session_hears_its_wishes_and_the_client_of_it() {
 #[tokio::test(start_paused = true)]
 async fn updates_reach_only_the_session_that_subscribed() {
     let mut room = Setting::default().build();
-    let ((one, mut heard_one), (two, mut heard_two)) = (session_heard(1), session_heard(2));
+    let ((one, mut heard_one), (two, mut heard_two)) = (session_and_stream(1), session_and_stream(2));
     for (key, heard, other) in [(&one, &mut heard_one, false), (&two, &mut heard_two, true)] {
         let reply = room.dispatch_in(key, about(SUBSCRIBE, "x://same"));
         let mut peer = room.accept_legacy().await;
@@ -156,21 +156,21 @@ async fn updates_reach_only_the_session_that_subscribed() {
         peer.answer(&request, json!({})).await;
         result(reply).await;
         peer.notify(UPDATED, json!({"uri": "x://same", "other": other})).await;
-        assert_eq!(told(heard).await.1["other"], other);
+        assert_eq!(next_notification(heard).await.1["other"], other);
         std::mem::forget(peer); // its connection stays open
     }
     assert!(!heard_one.is_ready() && !heard_two.is_ready());
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_session_hears_when_the_server_of_its_subscriptions_is_another_one() {
+async fn session_is_notified_when_its_subscriptions_are_lost() {
     let mut room = Setting::default().isolation(Isolation::Shared).build();
-    let (key, mut heard) = session_heard(1);
+    let (key, mut heard) = session_and_stream(1);
     let reply = room.dispatch_in(&key, about(SUBSCRIBE, "x://1"));
     let mut peer = room.accept_legacy().await;
     let request = peer.expect(SUBSCRIBE).await;
     peer.answer(&request, json!({})).await;
     result(reply).await;
     room.pool.stop();
-    assert_eq!(told(&mut heard).await.0, "notifications/resources/list_changed");
+    assert_eq!(next_notification(&mut heard).await.0, "notifications/resources/list_changed");
 }

@@ -1,4 +1,4 @@
-//! Tasks of servers: ids that only the session they were shown to can use, or the principal without one.
+//! Tasks of servers: their ids can be used only by the session that they were shown to, or the principal if it has no session.
 
 use super::*;
 use crate::call::Server;
@@ -30,7 +30,7 @@ async fn start(room: &mut Room, key: &SessionHandle) -> (Peer, String) {
 #[tokio::test(start_paused = true)]
 async fn a_tasks_id_leads_its_session_back_to_it() {
     let mut room = Setting::default().build();
-    let (key, mut heard) = session_heard(1);
+    let (key, mut heard) = session_and_stream(1);
     let (mut peer, id) = start(&mut room, &key).await;
     assert!(id.starts_with("time.") && id.ends_with(".t1"), "{id}");
     for method in ["tasks/get", "tasks/cancel"] {
@@ -44,7 +44,7 @@ async fn a_tasks_id_leads_its_session_back_to_it() {
     let mut reply = room.dispatch_in(&key, on("tasks/result", &id));
     let request = peer.expect("tasks/result").await;
     peer.ask(json!(1), "elicitation/create", json!({"message": "m", "_meta": related})).await;
-    let ask = asked(&mut reply).await;
+    let ask = next_ask(&mut reply).await;
     let meta: Value =
         ask.request.meta_value("io.modelcontextprotocol/related-task").unwrap().parse().unwrap();
     assert_eq!(meta, json!({"taskId": id}));
@@ -58,13 +58,16 @@ async fn a_tasks_id_leads_its_session_back_to_it() {
     let last = result(reply).await;
     assert_eq!(last["_meta"], json!({"io.modelcontextprotocol/related-task": {"taskId": id}, "x": 1}));
     peer.notify(STATUS, json!({"taskId": "t1", "status": "completed"})).await;
-    assert_eq!(told(&mut heard).await, (STATUS.to_owned(), json!({"taskId": id, "status": "completed"})));
+    assert_eq!(
+        next_notification(&mut heard).await,
+        (STATUS.to_owned(), json!({"taskId": id, "status": "completed"}))
+    );
 }
 
 #[tokio::test(start_paused = true)]
 async fn task_param_of_a_client_without_these_tasks_is_left_out() {
     let mut room = Setting::default().isolation(Isolation::Principal).build();
-    let (key, _heard) = session_heard(1);
+    let (key, _heard) = session_and_stream(1);
     let older = SessionHandle { version: ProtocolVersion::V2025_06_18, ..key.clone() };
     let with_meta = json!({"_meta": {"x": 1}, "task": {"ttl": 1}, "name": "slow"});
     let with_meta = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": with_meta});
@@ -99,7 +102,7 @@ async fn task_param_of_a_client_without_these_tasks_is_left_out() {
 async fn a_task_of_another_session_is_unknown() {
     for isolation in [Isolation::Session, Isolation::Principal] {
         let mut room = Setting::default().isolation(isolation).build();
-        let ((one, _), (two, _)) = (session_heard(1), session_heard(2));
+        let ((one, _), (two, _)) = (session_and_stream(1), session_and_stream(2));
         let (_peer, id) = start(&mut room, &one).await;
         let dialled = room.dial.dialled();
         for method in ["tasks/get", "tasks/result", "tasks/cancel"] {
@@ -117,7 +120,7 @@ async fn a_task_of_another_session_is_unknown() {
 #[tokio::test(start_paused = true)]
 async fn the_tasks_of_a_session_are_those_of_its_own_connection() {
     let mut room = Setting::default().build();
-    let ((one, _), (two, _)) = (session_heard(1), session_heard(2));
+    let ((one, _), (two, _)) = (session_and_stream(1), session_and_stream(2));
     assert!(room.pool.tasks(&one).await.is_empty());
     let (mut peer, id) = start(&mut room, &one).await;
     let listing = tokio::spawn(room.pool.tasks(&one));

@@ -1,4 +1,4 @@
-//! What servers tell the client of a session.
+//! Notifications of servers to the client of a session, and of the client to its servers.
 
 use super::*;
 use crate::call::Server;
@@ -8,23 +8,23 @@ use wire::mcp::method::Notice;
 const LOG: &str = "notifications/message";
 
 #[tokio::test(start_paused = true)]
-async fn logs_go_with_the_oldest_call_and_everything_else_beside_all_calls() {
+async fn log_goes_to_the_oldest_call_and_the_rest_outside_calls() {
     let mut room = Setting::default().build();
-    let (key, mut heard) = session_heard(1);
+    let (key, mut heard) = session_and_stream(1);
     let mut first = room.echo_in(&key, "a");
     let mut peer = room.accept_legacy().await;
     let request = peer.expect("tools/call").await;
     let second = room.echo_in(&key, "b");
     peer.expect("tools/call").await;
     peer.notify(LOG, json!({"level": "info", "data": 1})).await;
-    assert_eq!(told(&mut first).await, (LOG.to_owned(), json!({"level": "info", "data": 1})));
+    assert_eq!(next_notification(&mut first).await, (LOG.to_owned(), json!({"level": "info", "data": 1})));
     for method in [
         "notifications/resources/updated",
         "notifications/elicitation/complete",
         "notifications/tasks/status",
     ] {
         peer.notify(method, json!({"uri": "x://1"})).await;
-        assert_eq!(told(&mut heard).await, (method.to_owned(), json!({"uri": "x://1"})));
+        assert_eq!(next_notification(&mut heard).await, (method.to_owned(), json!({"uri": "x://1"})));
     }
     peer.notify("notifications/prompts/list_changed", json!({})).await;
     peer.notify("notifications/unheard_of", json!({})).await;
@@ -33,7 +33,7 @@ async fn logs_go_with_the_oldest_call_and_everything_else_beside_all_calls() {
     peer.answer(&request, json!({})).await;
     result(first).await;
     peer.notify(LOG, json!({"level": "info", "data": 2})).await;
-    assert_eq!(told(&mut heard).await.1["data"], 2, "no call is in flight");
+    assert_eq!(next_notification(&mut heard).await.1["data"], 2, "no call is in flight");
     let name = room.pool.name().clone();
     assert_eq!(
         key.announced.take(&name).notices(),
@@ -45,9 +45,9 @@ async fn logs_go_with_the_oldest_call_and_everything_else_beside_all_calls() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn news_of_two_sessions_never_cross() {
+async fn notifications_of_two_sessions_never_cross() {
     let mut room = Setting::default().build();
-    let ((one, mut heard_one), (two, mut heard_two)) = (session_heard(1), session_heard(2));
+    let ((one, mut heard_one), (two, mut heard_two)) = (session_and_stream(1), session_and_stream(2));
     let mut calls = Vec::new();
     for key in [&one, &two] {
         let reply = room.echo_in(key, "a");
@@ -55,7 +55,7 @@ async fn news_of_two_sessions_never_cross() {
         let request = peer.expect("tools/call").await;
         calls.push((reply, peer, request));
     }
-    // Of principals' own and of the control connection nothing reaches a session.
+    // Nothing on principals' connections and the control connection reaches a session.
     let other = room.echo("b");
     let mut common = room.accept_legacy().await;
     common.expect("tools/call").await;
@@ -66,9 +66,9 @@ async fn news_of_two_sessions_never_cross() {
         }
     }
     for (number, heard) in [&mut heard_one, &mut heard_two].into_iter().enumerate() {
-        assert_eq!(told(&mut calls[number].0).await.1["of"], number);
-        assert_eq!(told(heard).await.1["of"], number);
-        assert_eq!(told(heard).await.1["of"], number);
+        assert_eq!(next_notification(&mut calls[number].0).await.1["of"], number);
+        assert_eq!(next_notification(heard).await.1["of"], number);
+        assert_eq!(next_notification(heard).await.1["of"], number);
         let (reply, peer, request) = &mut calls[number];
         peer.answer(request, json!({})).await;
         assert!(matches!(reply.next().await, Next::Outcome(Outcome::Result(_))), "nothing else came");
@@ -80,7 +80,7 @@ async fn news_of_two_sessions_never_cross() {
 #[tokio::test(start_paused = true)]
 async fn logs_below_the_wished_level_are_left_out() {
     let mut room = Setting::default().build();
-    let (key, mut heard) = session_heard(1);
+    let (key, mut heard) = session_and_stream(1);
     let reply = room.echo_in(&key, "a");
     let mut peer = room.accept_legacy().await;
     peer.serve_echo().await;
@@ -90,15 +90,15 @@ async fn logs_below_the_wished_level_are_left_out() {
         peer.notify(LOG, json!({"level": level})).await;
     }
     for level in ["warning", "emergency", "loud"] {
-        assert_eq!(told(&mut heard).await.1["level"], level);
+        assert_eq!(next_notification(&mut heard).await.1["level"], level);
     }
     assert!(!heard.is_ready());
 }
 
 #[tokio::test(start_paused = true)]
-async fn news_that_nobody_takes_are_bounded() {
+async fn unread_notifications_are_bounded() {
     let mut room = Setting::default().build();
-    let (key, heard) = session_heard(1);
+    let (key, heard) = session_and_stream(1);
     let reply = room.echo_in(&key, "a");
     let mut peer = room.accept_legacy().await;
     peer.serve_echo().await;
@@ -135,7 +135,7 @@ async fn changed_roots_reach_the_sessions_own_connection_and_no_other() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_change_of_roots_waits_at_most() {
+async fn at_most_one_roots_notification_waits() {
     let mut room = Setting::default().build();
     let key = session(1);
     let reply = room.echo_in(&key, "a");

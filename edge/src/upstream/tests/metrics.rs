@@ -1,4 +1,4 @@
-//! What is counted: everything that began has ended in some count.
+//! Metrics: everything that began is counted at its end.
 
 use prometheus_client::encoding::text::encode;
 use prometheus_client::registry::Registry;
@@ -20,7 +20,7 @@ impl Room {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_began_has_ended_in_the_counts() {
+async fn counters_balance_after_all_calls_ended() {
     let mut room = Setting::default().build();
     let replies = [room.echo("answered"), room.echo("cancelled"), room.echo("late"), room.echo("died")];
     let mut peer = room.accept_legacy().await;
@@ -36,7 +36,7 @@ async fn what_began_has_ended_in_the_counts() {
     drop(gone);
     peer.expect("notifications/cancelled").await;
     peer.answer(&calls["cancelled"], json!({})).await;
-    // Progress may cross the end of its call as an answer may.
+    // Progress may cross the end of its call, as a response may.
     for token in [&calls["answered"]["id"], &calls["cancelled"]["id"], &json!(9 << 16), &json!("x")] {
         peer.notify("notifications/progress", json!({"progressToken": token, "progress": 1})).await;
     }
@@ -83,7 +83,7 @@ async fn each_bound_that_is_hit_is_counted() {
     for bound in ["queue", "queue_timeout", "frame", "server_connections"] {
         assert_eq!(room.count(&format!("mcp_edge_refused_total{{bound=\"{bound}\"}}")), 1, "{bound}");
     }
-    // Also whoever then found no place in the queue had found no slot.
+    // A call that finds no place in the queue has found no slot before.
     assert_eq!(room.count("mcp_edge_refused_total{bound=\"slots\"}"), 2);
 }
 

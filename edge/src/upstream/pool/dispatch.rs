@@ -1,0 +1,183 @@
+//! How a call gets a slot and a connection.
+//!
+//! The fast path looks a ready connection up under a lock and queues the call on it. A call that needs anything else (a
+//! slot, a connection, the server's era) waits for it in a task of its own; the queue bounds how many do.
+
+use std::sync::Arc;
+
+use wire::Era;
+
+use super::{Pool, PoolInner, PoolState};
+use crate::call::{Affinity, Call, Dispatch, Reply, reply};
+use crate::error::Error;
+use crate::permit::{Bound, QueuePermit, SlotPermit};
+use crate::upstream::conn::{Conn, Job, draining, unneeded};
+use crate::upstream::exclusive_client::ExclusiveClient;
+use crate::upstream::key::{Key, Target};
+use crate::upstream::lease::{self, Lease, Profile};
+use crate::upstream::session_settings::is_subscription;
+use crate::upstream::settings::TRIES;
+
+impl Dispatch for Pool {
+    fn dispatch(&self, mut call: Call) -> Reply {
+        if let Err(error) = self.inner.task_ids.resolve(&mut call) {
+            return Reply::failed(error);
+        }
+        let (responder, reply) = reply();
+        let job = Box::new(Job { call, responder, lease: None, tries: 0 });
+        if is_subscription(job.call.method) {
+            self.inner.take_subscription(job);
+        } else {
+            self.inner.take(job);
+        }
+        reply
+    }
+}
+
+impl PoolInner {
+    /// Sends the call if a connection is ready for it; otherwise it waits for one.
+    pub(super) fn take(&self, mut job: Box<Job>) {
+        let Some(conn) = self.ready(&mut job) else { return self.enqueue(job, None) };
+        let Some(slot) = self.slots.try_take() else { return self.enqueue(job, None) };
+        if let Err((job, slot)) = conn.send(job, slot) {
+            self.enqueue(job, Some(slot));
+        }
+    }
+
+    fn ready(&self, job: &mut Job) -> Option<Arc<Conn>> {
+        let call = &job.call;
+        let mut state = self.state.lock();
+        let era = state.era.last()?;
+        if let Some(profile) = lease::needed(call, self.server.isolation, era) {
+            job.lease = self.seats.try_take(call.caller.principal(), profile);
+            let lease = job.lease.as_ref()?;
+            return state
+                .connections
+                .ready(&lease.key())
+                .filter(|conn| conn.has_declared(lease.profile()))
+                .cloned();
+        }
+        let key = self.key(&state, call, era);
+        let conn = state.connections.ready(&key)?.clone();
+        let is_busy = key == Key::Shared && conn.in_flight() >= SHARED_CALLS;
+        if is_busy && state.connections.count_of(&key) < SHARED_CONNECTIONS {
+            // In the background: the call itself is sent on the busy connection.
+            let _ = self.begin(&mut state, &Target::shared(key));
+        }
+        Some(conn)
+    }
+
+    /// Starts a task in which the call waits for a slot, a connection or both.
+    pub(in crate::upstream) fn enqueue(&self, job: Box<Job>, slot: Option<SlotPermit>) {
+        let (Ok(place), Some(this)) = (self.slots.queue(), self.this.upgrade()) else {
+            return job.responder.fail(Bound::Queue.refusal());
+        };
+        self.deps.tasks.spawn(this.wait(job, slot, place));
+    }
+
+    async fn wait(self: Arc<Self>, mut job: Box<Job>, slot: Option<SlotPermit>, place: QueuePermit) {
+        let mut slot = slot;
+        while job.tries < TRIES {
+            job.tries += 1;
+            let Job { call, responder, lease, .. } = &mut *job;
+            let found = tokio::select! {
+                biased; // starts nothing for a caller that is gone
+                () = responder.cancelled() => return,
+                () = self.stop.cancelled() => Err(draining()),
+                found = self.find(call, lease, slot.take(), &place) => found,
+            };
+            let (conn, permit) = match found {
+                Ok(found) => found,
+                Err(error) => return job.responder.fail(error),
+            };
+            match conn.send(job, permit) {
+                Ok(()) => return,
+                Err((back, permit)) => (job, slot) = (back, Some(permit)),
+            }
+        }
+        job.responder.fail(self.busy());
+    }
+
+    async fn find(
+        self: &Arc<Self>,
+        call: &Call,
+        lease: &mut Option<Lease>,
+        slot: Option<SlotPermit>,
+        place: &QueuePermit,
+    ) -> Result<(Arc<Conn>, SlotPermit), Error> {
+        let slot = match slot {
+            Some(slot) => slot,
+            None => place.slot().await.map_err(Bound::refusal)?,
+        };
+        let era = self.era().await?;
+        if let Some(profile) = lease::needed(call, self.server.isolation, era) {
+            return Ok((self.leased(call, lease, profile).await?, slot));
+        }
+        *lease = None;
+        let key = self.key(&self.state.lock(), call, era);
+        self.check_subscription(call)?;
+        let target = match (&key, &call.affinity) {
+            (Key::Session(_), Affinity::Session(session)) => {
+                Target::exclusive(key, ExclusiveClient::of_session(session, &call.client))
+            }
+            _ => Target::shared(key),
+        };
+        Ok((self.connection(&target).await?, slot))
+    }
+
+    /// The server's era; opens the control connection to find it out if it is unknown.
+    pub(in crate::upstream) async fn era(&self) -> Result<Era, Error> {
+        let era = self.state.lock().era.get();
+        match era {
+            Some(era) => Ok(era),
+            None => Ok(self.facts().await?.era),
+        }
+    }
+
+    /// The key of the connection of a call that needs no lease.
+    fn key(&self, state: &PoolState, call: &Call, era: Era) -> Key {
+        let key = Key::of(call, self.server.isolation, era);
+        if !matches!(key, Key::Principal(_)) || call.method.facts().may_ask {
+            return key;
+        }
+        let (home, _) = lease::home(&self.seats, key.clone(), &call.client, &call.affinity, era);
+        // A completion alone is not worth a process of its own.
+        if state.connections.ready(&home).is_some() { home } else { key }
+    }
+
+    /// The connection of the call's seat; waits for a seat if the call has none yet.
+    async fn leased(
+        &self,
+        call: &Call,
+        lease: &mut Option<Lease>,
+        profile: Profile,
+    ) -> Result<Arc<Conn>, Error> {
+        let lease = match lease.take() {
+            Some(held) => lease.insert(held),
+            None => {
+                let timeout = self.config.slots.queue_timeout;
+                let taken = self.seats.take(call.caller.principal(), profile, timeout).await;
+                lease.insert(taken.map_err(|bound| {
+                    self.deps.permits.metrics().hit(bound);
+                    bound.refusal()
+                })?)
+            }
+        };
+        let target = Target::exclusive(lease.key(), ExclusiveClient::of_lease(profile));
+        for _ in 0..TRIES {
+            let conn = self.connection(&target).await?;
+            if conn.has_declared(profile) {
+                return Ok(conn);
+            }
+            // No other call has the seat, and subscriptions on it move to the next connection.
+            conn.close(&unneeded());
+        }
+        Err(self.busy())
+    }
+}
+
+/// Calls in flight on each connection of a `shared` server before another one is opened. 8: most servers answer calls
+/// one after the other, so more would wait.
+const SHARED_CALLS: usize = 8;
+/// Connections of a `shared` server. 4: a process answers many calls, but some calls block it.
+const SHARED_CONNECTIONS: usize = 4;
