@@ -40,13 +40,13 @@ use crate::call::{Call, Caller, Event, Next, Outcome, Reply, ServerName};
 use crate::error::{Blame, Error, Kind};
 use crate::ops::drain::DrainWatch;
 use crate::permit::CallPermit;
-use crate::session::replay::Weight;
+use crate::session::replay::Delivery;
 use crate::session::{InFlight, Said, Source};
 
 /// A call whose client waits.
 pub(super) struct Exchange {
     /// What turned the response into a stream.
-    first: Option<(Parts, Weight)>,
+    first: Option<(Parts, Delivery)>,
     state: State,
 }
 
@@ -124,7 +124,7 @@ pub(super) struct Pace {
 }
 
 enum Step {
-    Message(Parts, Weight),
+    Message(Parts, Delivery),
     End(Answer),
     /// The call goes on without this exchange.
     Leave(Due),
@@ -339,7 +339,7 @@ impl Waiting {
             if let Some(questions) = &mut self.questions
                 && let Poll::Ready(message) = questions.poll_withdrawn(context)
             {
-                return Poll::Ready(Step::Message(message, Weight::Lasting));
+                return Poll::Ready(Step::Message(message, Delivery::Required));
             }
             let next = match self.rounds.as_mut().filter(|rounds| !rounds.is_calling()) {
                 Some(rounds) => match ready!(rounds.poll(context)) {
@@ -411,7 +411,7 @@ impl Waiting {
     }
 
     /// What the client hears of it. An ask that it does not hear is dropped, which refuses it.
-    fn event(&mut self, event: Event) -> Option<(Parts, Weight)> {
+    fn event(&mut self, event: Event) -> Option<(Parts, Delivery)> {
         let event = match (event, &mut self.parking) {
             (Event::Ask(ask), Some(parking)) => {
                 parking.inputs.put(ask);
@@ -423,9 +423,9 @@ impl Waiting {
             return None;
         }
         match event {
-            Event::Progress(message) => Some((self.progress(&message)?, Weight::Passing)),
-            Event::Notice(_, message) => Some((message.bytes().clone().into(), Weight::Lasting)),
-            Event::Ask(ask) => Some((self.questions.as_mut()?.put(ask)?, Weight::Lasting)),
+            Event::Progress(message) => Some((self.progress(&message)?, Delivery::BestEffort)),
+            Event::Notice(_, message) => Some((message.bytes().clone().into(), Delivery::Required)),
+            Event::Ask(ask) => Some((self.questions.as_mut()?.put(ask)?, Delivery::Required)),
         }
     }
 

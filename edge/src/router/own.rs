@@ -45,7 +45,7 @@ pub(super) async fn follow(
             tokio::select! {
                 () = session.ended.cancelled() => {}
                 () = shared.drain.leaving() => {}
-                () = gone.cancelled() => session.announced.forget(&name),
+                () = gone.cancelled() => session.pending_list_changes.forget(&name),
                 () = shared.look_until_done(&session, (index, &name)) => {}
             }
         });
@@ -53,7 +53,7 @@ pub(super) async fn follow(
     // What another server of that name shows is not what this one announced.
     announcing.close();
     while let Ok(session) = announcing.try_recv() {
-        session.announced.forget(&name);
+        session.pending_list_changes.forget(&name);
     }
 }
 
@@ -61,7 +61,7 @@ impl Shared {
     /// Whether a call has to wait for a look: it wants a list that may have changed, or a name that nobody knows.
     pub(super) fn looks_first(&self, call: &Call) -> bool {
         let Affinity::Session(session) = &call.affinity else { return false };
-        session.announced.any() && self.is_about_what_may_have_changed(call)
+        session.pending_list_changes.any() && self.is_about_what_may_have_changed(call)
     }
 
     /// Looks, and takes the call on its way.
@@ -70,7 +70,7 @@ impl Shared {
         let view = self.view(&session);
         // What a server says that the caller may not use changes nothing that is waited for.
         let lineup = self.catalog_for(&session.caller).lineup.clone();
-        let announced = session.announced.servers();
+        let announced = session.pending_list_changes.servers();
         let servers: Vec<usize> = announced.iter().filter_map(|name| lineup.number(name.as_str())).collect();
         // Nobody waits twice for a server that does not answer.
         let servers: Vec<usize> = servers.into_iter().filter(|server| !view.is_late(*server)).collect();
@@ -99,7 +99,7 @@ impl Shared {
         loop {
             sleep(view.gap(index).unwrap_or(self.config.refresh_gap)).await;
             self.look(session, index).await;
-            if session.announced.left(name) {
+            if session.pending_list_changes.left(name) {
                 return;
             }
         }
@@ -112,7 +112,7 @@ impl Shared {
         let view = self.view(session);
         let _one = view.looking.lock().await;
         // If this is given up, what was announced waits again before another look begins.
-        let look = session.announced.take(&name);
+        let look = session.pending_list_changes.take(&name);
         if look.notices().is_empty() {
             return;
         }

@@ -60,7 +60,7 @@ impl Server for Echo {
 
     fn tell_level(&self, session: &SessionHandle) {
         let mut told = self.1.lock();
-        told.push((session.number, session.wishes.now().level));
+        told.push((session.number, session.settings.now().level));
     }
 
     fn subscribe(&self, _: Subscriber, uri: String) -> Subscribing {
@@ -365,8 +365,8 @@ fn in_session(number: u64, call: Call) -> Call {
         caller: call.caller.clone(),
         ended,
         unsolicited: Arc::new(unsolicited),
-        wishes: Arc::default(),
-        announced: Arc::default(),
+        settings: Arc::default(),
+        pending_list_changes: Arc::default(),
     };
     Call { affinity: Affinity::Session(key), ..call }
 }

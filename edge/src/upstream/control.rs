@@ -115,10 +115,10 @@ impl Shared {
     pub(super) fn announced(&self, session: &SessionHandle, notice: Notice) {
         // Nobody lists what is not configured any more, and its name may be another's.
         if !self.announce.is_closed()
-            && session.announced.note(&self.server.name, notice)
+            && session.pending_list_changes.note(&self.server.name, notice)
             && self.announce.send(session.clone()).is_err()
         {
-            session.announced.forget(&self.server.name);
+            session.pending_list_changes.forget(&self.server.name);
         }
     }
 

@@ -19,8 +19,8 @@ use super::facts::Facts;
 use super::pool::Shared;
 use super::pool::roster::Key;
 use crate::call::{
-    Affinity, Call, Event, Hear, Outcome, SUBSCRIPTIONS_BYTES, ServerName, SessionHandle, Subscriber, Wished,
-    subscription_bytes,
+    Affinity, Call, Event, Hear, Outcome, SUBSCRIPTIONS_BYTES, ServerName, SessionHandle, Settings,
+    Subscriber, subscription_bytes,
 };
 use crate::error::{Blame, Error, Kind};
 use crate::permit::{self, Bound};
@@ -101,7 +101,7 @@ impl Shared {
     fn check_room(&self, call: &Call, session: &SessionHandle) -> Result<(), Error> {
         let Some(uri) = uri(call) else { return Ok(()) };
         let fits = call.method == Method::ResourcesUnsubscribe
-            || session.wishes.change(|wished| has_room(wished, &self.server.name, &uri));
+            || session.settings.change(|wished| has_room(wished, &self.server.name, &uri));
         if fits {
             return Ok(());
         }
@@ -111,7 +111,7 @@ impl Shared {
 
     /// The client wishes another level: the session's connection hears of it before any later call.
     pub(super) fn tell_level(&self, session: &SessionHandle) {
-        let Some(level) = session.wishes.level() else { return };
+        let Some(level) = session.settings.level() else { return };
         let Some(conn) = self.session_conn(session).filter(|conn| conn.can("logging")) else { return };
         let timeout = self.config.handshake_timeout;
         if let Ok(reply) = conn.request(Method::SetLevel, &level_params(level), timeout) {
@@ -121,8 +121,8 @@ impl Shared {
     }
 
     /// Tells a new connection what its session wishes, before the first call; returns what it was told.
-    pub(super) async fn replay(&self, conn: &Conn, session: &SessionHandle, facts: &Facts) -> Wished {
-        let wished = session.wishes.now();
+    pub(super) async fn replay(&self, conn: &Conn, session: &SessionHandle, facts: &Facts) -> Settings {
+        let wished = session.settings.now();
         let deadline = Instant::now() + self.config.handshake_timeout;
         let left = || deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
         if let Some(level) = wished.level.filter(|_| facts.can("logging")) {
@@ -140,9 +140,9 @@ impl Shared {
 
     /// A session's connection is there. What was wished meanwhile is told now; and a client whose server had
     /// another process before is told to look at its lists again.
-    pub(super) fn moved_in(&self, session: &SessionHandle, facts: &Facts, told: &Wished) {
+    pub(super) fn moved_in(&self, session: &SessionHandle, facts: &Facts, told: &Settings) {
         let (level, is_first) =
-            session.wishes.change(|wished| (wished.level, wished.servers.insert(self.server.name.clone())));
+            session.settings.change(|wished| (wished.level, wished.servers.insert(self.server.name.clone())));
         if level != told.level {
             self.tell_level(session);
         }
@@ -169,7 +169,7 @@ impl Shared {
 pub(super) fn agreed(call: &Call, server: &ServerName) {
     let Affinity::Session(session) = &call.affinity else { return };
     let Some(uri) = uri(call).filter(|_| is_subscription(call.method)) else { return };
-    session.wishes.change(|wished| {
+    session.settings.change(|wished| {
         if call.method == Method::ResourcesUnsubscribe {
             wished.subscriptions.remove(&(server.clone(), uri));
         } else if has_room(wished, server, &uri) {
@@ -208,7 +208,7 @@ fn uri(call: &Call) -> Option<String> {
     Some(call.request.param("uri")?.as_str()?.into_owned())
 }
 
-fn has_room(wished: &Wished, server: &ServerName, uri: &str) -> bool {
+fn has_room(wished: &Settings, server: &ServerName, uri: &str) -> bool {
     let held: usize = wished.subscriptions.iter().map(|(_, uri)| subscription_bytes(uri)).sum();
     held + subscription_bytes(uri) <= SUBSCRIPTIONS_BYTES
         || wished.subscriptions.contains(&(server.clone(), uri.to_owned()))

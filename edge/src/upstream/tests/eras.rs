@@ -156,7 +156,7 @@ async fn a_modern_server_is_told_what_a_session_can_be_asked_and_wishes_to_hear(
     assert_eq!(meta["io.modelcontextprotocol/logLevel"], Value::Null);
     drop(reply);
     peer.expect("notifications/cancelled").await;
-    key.wishes.change(|wished| wished.level = Some(wire::mcp::level::Level::Warning));
+    key.settings.change(|wished| wished.level = Some(wire::mcp::level::Level::Warning));
     let mut call = room.call(with_meta());
     call.affinity = Affinity::Session(key);
     call.client = Arc::new(Client { info: None, capabilities, offer: None });

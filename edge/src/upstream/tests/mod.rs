@@ -213,8 +213,8 @@ fn session_heard(number: u64) -> (SessionHandle, Reply) {
             caller: Caller::new("me"),
             ended,
             unsolicited: Arc::new(unsolicited),
-            wishes: Arc::default(),
-            announced: Arc::default(),
+            settings: Arc::default(),
+            pending_list_changes: Arc::default(),
         },
         heard,
     )

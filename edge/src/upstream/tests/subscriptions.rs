@@ -223,12 +223,12 @@ async fn sessions_on_a_process_they_share_each_hear_of_their_own() {
         assert_eq!(told(&mut heard_two).await.1, json!({"uri": "x://2"}));
         assert_eq!(told(&mut heard_two).await.1, json!({"uri": "x://1"}));
         assert_eq!(told(&mut heard_one).await.1, json!({"uri": "x://1"}));
-        assert_eq!(one.wishes.now().subscriptions.len(), 1);
+        assert_eq!(one.settings.now().subscriptions.len(), 1);
 
         result(room.dispatch_in(&one, about(UNSUBSCRIBE, "x://1"))).await;
         peer.notify(UPDATED, json!({"uri": "x://1"})).await;
         assert_eq!(told(&mut heard_two).await.1, json!({"uri": "x://1"}));
-        assert!(!heard_one.is_ready() && one.wishes.now().subscriptions.is_empty());
+        assert!(!heard_one.is_ready() && one.settings.now().subscriptions.is_empty());
         two.ended.cancel();
         peer.agree(UNSUBSCRIBE, "x://1").await;
         peer.agree(UNSUBSCRIBE, "x://2").await;
@@ -272,9 +272,9 @@ async fn what_is_taken_back_from_a_principal_ends_and_what_others_use_goes_on() 
     peer.agree(SUBSCRIBE, "x://1").await;
     result(subscribing).await;
     room.pool.revoke(&|principal| principal == "bea");
-    assert_eq!(ann.wishes.now().subscriptions.len(), 1);
+    assert_eq!(ann.settings.now().subscriptions.len(), 1);
     room.pool.revoke(&|principal| principal == "ann");
-    assert!(ann.wishes.now().subscriptions.is_empty(), "no later connection takes it up again");
+    assert!(ann.settings.now().subscriptions.is_empty(), "no later connection takes it up again");
     peer.answer(&request, json!({"content": []})).await;
     result(reply).await;
     peer.ended().await;

@@ -14,7 +14,7 @@ fn about(method: &str, uri: &str) -> Value {
 }
 
 fn subscriptions(key: &SessionHandle) -> Vec<String> {
-    key.wishes.now().subscriptions.into_iter().map(|(_, uri)| uri).collect()
+    key.settings.now().subscriptions.into_iter().map(|(_, uri)| uri).collect()
 }
 
 #[tokio::test(start_paused = true)]
@@ -75,7 +75,7 @@ async fn subscriptions_are_bounded() {
 async fn a_level_reaches_what_is_open_and_opens_nothing() {
     let mut room = Setting::default().build();
     let ((one, _heard), (two, _)) = (session_heard(1), session_heard(2));
-    one.wishes.change(|wished| wished.level = Some(Level::Error));
+    one.settings.change(|wished| wished.level = Some(Level::Error));
     room.pool.tell_level(&one);
     assert_eq!(room.dial.dialled(), 0);
     let other = room.echo_in(&two, "other");
@@ -88,7 +88,7 @@ async fn a_level_reaches_what_is_open_and_opens_nothing() {
     let request = peer.expect("logging/setLevel").await;
     assert_eq!(request["params"], json!({"level": "error"}));
     // What is wished while it opens is not lost.
-    one.wishes.change(|wished| wished.level = Some(Level::Debug));
+    one.settings.change(|wished| wished.level = Some(Level::Debug));
     room.pool.tell_level(&one);
     peer.answer(&request, json!({})).await;
     let request = peer.read().await.unwrap();
@@ -101,7 +101,7 @@ async fn a_level_reaches_what_is_open_and_opens_nothing() {
     peer.answer(&call, json!({})).await;
     result(reply).await;
     peer.refuse(&level, -32603).await;
-    one.wishes.change(|wished| wished.level = Some(Level::Alert));
+    one.settings.change(|wished| wished.level = Some(Level::Alert));
     room.pool.tell_level(&one);
     let next = room.echo_in(&one, "b");
     assert_eq!(peer.expect("logging/setLevel").await["params"], json!({"level": "alert"}));
@@ -121,7 +121,7 @@ async fn a_new_process_of_a_session_hears_its_wishes_and_the_client_of_it() {
     let request = peer.expect(SUBSCRIBE).await;
     peer.answer(&request, json!({})).await;
     result(reply).await;
-    key.wishes.change(|wished| {
+    key.settings.change(|wished| {
         wished.level = Some(Level::Info);
         wished.subscriptions.insert((ServerName::parse("another").unwrap(), "not://here".into()));
     });
