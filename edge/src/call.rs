@@ -1,20 +1,20 @@
-//! The vocabulary every room shares: a [`Call`] goes in, a [`Reply`] yields events and then exactly one
+//! What all rooms share: a [`Call`] is dispatched, and its [`Reply`] yields events and then exactly one
 //! [`Outcome`].
 //!
-//! The form is the modern, stateless one (MCP 2026-07-28): whatever a legacy client said once in its
-//! handshake travels with each call in [`Client`]. Adapters at both sides translate; nothing between them
-//! knows of eras.
+//! The form is the modern, stateless one (MCP 2026-07-28): what a legacy client declared once in its handshake
+//! is sent along with each call as [`Client`]. Adapters at both sides translate; nothing between them knows of
+//! eras.
 //!
 //! Guarantees: a [`Responder`] never waits and never fails for lack of room (events are bounded by
 //! [`EVENT_BYTES`], the outcome has a place of its own); a `Reply` always ends in an outcome, even when the
 //! `Responder` is dropped by a panic; dropping a `Reply` cancels the call.
 
-mod announced;
 mod ask;
 mod caller;
 mod capability;
 pub mod input;
 mod list;
+mod pending_list_changes;
 mod reply;
 mod subscription;
 
@@ -37,72 +37,71 @@ use wire::span::Span;
 use crate::error::Error;
 use crate::permit::CallPermit;
 
-pub use announced::{Announced, Look};
 pub use ask::{Answer, Answered, Ask};
-pub use caller::{Caller, Hold, Revocation, Standing};
+pub use caller::{Caller, CredentialStatus, Revocation, StreamCredentials};
 pub use capability::Capabilities;
 pub use input::InputRequired;
 pub use list::List;
+pub use pending_list_changes::{PendingListChanges, TakenListChanges};
 pub use reply::{Cancel, EVENT_BYTES, Event, EventReader, Next, Outcome, Reply, Responder, reply};
 pub use subscription::{SUBSCRIPTIONS_BYTES, Subscriber, Subscription, UpdateSink, subscription_bytes};
 
 /// Anything that answers calls: the router, the pool of one server, a fake in a test.
 ///
-/// Not async and infallible: errors are an [`Outcome`], waiting happens behind the `Reply`.
+/// Neither async nor fallible: errors are an [`Outcome`], and waiting happens behind the `Reply`.
 pub trait Dispatch: Send + Sync {
-    /// Takes the call on its way. Must not block.
+    /// Starts the call. Must not block.
     fn dispatch(&self, call: Call) -> Reply;
 }
 
-/// One server, as its neighbours see it.
+/// One server, as the router sees it.
 pub trait Server: Dispatch {
-    /// The roots of a session's client changed: tells the connection that the session has open, if any.
+    /// Notifies the connection that the session has open, if any, that the roots of its client changed.
     fn roots_changed(&self, session: &SessionHandle);
 
-    /// These principals may use it no longer: what is theirs alone ends, connections with the calls that they have.
+    /// Ends what belongs only to principals that may no longer use the server: their connections, with the calls on them.
     fn revoke(&self, is_denied: &dyn Fn(&str) -> bool);
 
-    /// The session wishes another level of log messages: tells the connection that it has open, if any.
+    /// Notifies the connection that the session has open, if any, that the session wants another log level.
     fn tell_level(&self, session: &SessionHandle);
 
-    /// A list as the connection shows it that the session has open; `None` without such a connection.
+    /// Reads a list over the connection that the session has open; `None` without such a connection.
     fn list(&self, session: &SessionHandle, list: List) -> Listing;
 
     /// The tasks that run on the connection that the session has open, each as a JSON object.
     fn tasks(&self, session: &SessionHandle) -> Pin<Box<dyn Future<Output = Vec<Bytes>> + Send>>;
 
-    /// Has `subscriber` hear of a resource, over the connection that its calls would use; an error when the server
-    /// does not agree. Dropping the future takes the wish back.
+    /// Subscribes to a resource for `subscriber`, over the connection that its calls would use; an error when the server
+    /// refuses. Dropping the future withdraws the subscription.
     fn subscribe(&self, subscriber: Subscriber, uri: String) -> Subscribing;
 }
 
-/// See [`Server::list`].
+/// What [`Server::list`] returns.
 pub type Listing = Pin<Box<dyn Future<Output = Option<Result<Vec<Item>, Error>>> + Send>>;
 
-/// See [`Server::subscribe`].
+/// What [`Server::subscribe`] returns.
 pub type Subscribing = Pin<Box<dyn Future<Output = Result<Subscription, Error>> + Send>>;
 
-/// One client request on its way to a server.
+/// One client request, to be answered by a server.
 #[derive(Debug)]
 pub struct Call {
-    /// Who asks.
+    /// Who calls.
     pub caller: Caller,
-    /// What the client said of itself.
+    /// What the client declared of itself.
     pub client: Arc<Client>,
-    /// Which connections are the call's own.
+    /// Whose connections the call uses.
     pub affinity: Affinity,
     /// The only server that may answer (`/servers/{slug}/mcp`); `None` lets the router choose.
     pub scope: Option<ServerName>,
     /// The request's method.
     pub method: Method,
-    /// The only server that may take it up again, whatever its name leads to by now: the one that wanted input
-    /// first.
+    /// The only server that may continue it, whatever its name leads to by now: the one that asked for input.
     pub pin: Option<ServerName>,
-    /// The request as the client sent it, scanned. Id, name and `_meta` are replaced on the way by splicing.
+    /// The request as the client sent it, scanned. Id, name and `_meta` are replaced later by splicing.
     pub request: Message,
     /// The name to write upstream where the public one differs; set by the router.
     pub rename: Option<Rename>,
-    /// Room taken for this call; given back when it ends.
+    /// The permit of this call; released when the call ends.
     pub permit: CallPermit,
 }
 
@@ -115,20 +114,20 @@ pub struct Rename {
     pub token: Bytes,
 }
 
-/// What a client said of itself: per request in the modern era, once per session in the legacy one.
+/// What a client declared of itself: per request in the modern era, once per session in the legacy one.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Client {
     /// `clientInfo` as a JSON object, verbatim; `None` when it was not sent.
     pub info: Option<Bytes>,
     /// `capabilities` as a JSON object, verbatim; `None` when it was not sent.
     pub capabilities: Option<Bytes>,
-    /// The same in the words of the stateless form, as far as a client with a session can be asked; `None` for
-    /// a client that speaks them itself.
+    /// The capabilities in the modern form, as far as a client with a session can be asked; `None` for a modern client,
+    /// which declares them in that form itself.
     pub offer: Option<Bytes>,
 }
 
 impl Client {
-    /// The same in memory of its own: a slice keeps all of the request alive that it was said in.
+    /// A copy in memory of its own: a slice would keep the whole request in memory.
     pub fn copied(&self) -> Self {
         let copy = |said: &Option<Bytes>| said.as_deref().map(Bytes::copy_from_slice);
         Self { info: copy(&self.info), capabilities: copy(&self.capabilities), offer: copy(&self.offer) }
@@ -149,64 +148,64 @@ pub enum Affinity {
 pub struct SessionHandle {
     /// Unique in this process for its whole life.
     pub number: u64,
-    /// Who opened it, and the only one it serves.
+    /// Who opened it; it serves nobody else.
     pub caller: Caller,
     /// The revision that was negotiated when it was opened.
     pub version: ProtocolVersion,
     /// Cancelled when the session ends; its connections close then.
     pub ended: CancellationToken,
-    /// Takes what the session's own connections say outside any call, and what they ask then. Its other end
-    /// feeds the stream that the client opens for it.
+    /// Takes notifications and asks of the session's own connections that belong to no call. Its other end feeds the
+    /// session's own stream.
     pub unsolicited: Arc<Responder>,
-    /// What the session's connections must be told again when one of them is opened anew.
-    pub wishes: Arc<Wishes>,
-    /// Lists that the session's connections announced as changed, until somebody looks.
-    pub announced: Arc<Announced>,
+    /// What is set again on each new connection of the session.
+    pub settings: Arc<SessionSettings>,
+    /// Lists that the session's connections announced as changed and that have not been read again.
+    pub pending_list_changes: Arc<PendingListChanges>,
 }
 
 impl SessionHandle {
-    /// Has the client hear that a list changed. `false` when that had to be dropped for want of room.
+    /// Notifies the client that a list changed; `false` when that was dropped for lack of room.
     pub fn tell_changed(&self, list: Notice) -> bool {
         let message = Message::scan(list_changed(list), &Limits::default());
         message.is_ok_and(|message| self.unsolicited.event(Event::Notice(list, message)))
     }
 }
 
-/// What a session's client hears of a changed list.
+/// The notification that a list changed.
 pub fn list_changed(list: Notice) -> Bytes {
     format!(r#"{{"jsonrpc":"2.0","method":"{}"}}"#, list.as_str()).into()
 }
 
-/// What a legacy client set once and expects to hold on every connection of its session.
+/// What a legacy client has set for its session. It is set again on every connection of the session.
 #[derive(Debug, Default)]
-pub struct Wishes {
-    inner: Mutex<Wished>,
+pub struct SessionSettings {
+    inner: Mutex<Settings>,
 }
 
-/// See [`Wishes`].
+/// The settings of one session at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Wished {
-    /// Log messages below it are not wanted; without one the server decides.
+pub struct Settings {
+    /// The lowest level of log messages that the client wants; without one the server decides.
     pub level: Option<Level>,
-    /// Resources it wants to hear of, and the server that has each.
+    /// Resources that it is subscribed to, each with its server.
     pub subscriptions: BTreeSet<(ServerName, String)>,
-    /// Servers that had a connection of this session: what a later one is told, it is told again.
+    /// Servers that had a connection of this session before: on a later one the settings are set again.
     pub servers: BTreeSet<ServerName>,
 }
 
-impl Wishes {
-    /// What is wished now.
-    pub fn now(&self) -> Wished {
+impl SessionSettings {
+    /// A copy of the current settings.
+    pub fn now(&self) -> Settings {
         self.inner.lock().clone()
     }
 
-    /// The lowest level of log messages that is wished now.
+    /// The lowest level of log messages that the client wants now.
     pub fn level(&self) -> Option<Level> {
         self.inner.lock().level
     }
 
-    /// Changes what is wished; what `change` returns is passed on.
-    pub fn change<T>(&self, change: impl FnOnce(&mut Wished) -> T) -> T {
+    /// Changes the settings, and returns what `change` returns.
+    pub fn change<T>(&self, change: impl FnOnce(&mut Settings) -> T) -> T {
         change(&mut self.inner.lock())
     }
 }

@@ -1,8 +1,7 @@
-//! The one error of this crate: what happened, whose fault it is, and whether trying again can help.
+//! The one error of this crate: what happened, whose fault it is, and whether a retry can help.
 //!
-//! `front/reply.rs` alone turns it into HTTP statuses and JSON-RPC codes. The text is written for the
-//! person who reads it: which server, what happened, what to change. It never holds arguments, results or
-//! credentials.
+//! Only `front/reply.rs` turns it into HTTP statuses and JSON-RPC codes. The text is for people: which server, what
+//! happened, what to change. It never holds arguments, results or credentials.
 
 use std::fmt;
 use std::time::Duration;
@@ -12,17 +11,17 @@ use std::time::Duration;
 pub struct Error {
     /// What happened.
     pub kind: Kind,
-    /// Who would have to change something.
+    /// Whose side has to change something.
     pub blame: Blame,
-    /// The same call may be sent again once this much time has passed; `None` where it may have had effects, so that
-    /// only its caller can decide.
+    /// After this time the same call may be sent again. `None` where it may have had effects, so that only its caller can
+    /// decide.
     pub retry_after: Option<Duration>,
     /// One sentence for the caller.
     pub message: String,
 }
 
-/// What happened. The first group ends calls that reached the data path and is told to the caller as
-/// `data.reason`; the second refuses requests before anything was sent to a server.
+/// What happened. The first group ends calls that were dispatched, and is reported to the caller as `data.reason`; the
+/// second refuses requests before anything was sent to a server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// No endpoint of the server took a connection.
@@ -57,7 +56,7 @@ pub enum Kind {
     MissingCapability(&'static str),
 }
 
-/// Who would have to change something.
+/// Whose side has to change something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Blame {
     /// The client's side.
@@ -69,24 +68,24 @@ pub enum Blame {
 }
 
 impl Error {
-    /// An error to be told to the caller as it stands.
+    /// An error whose message is sent to the caller as it is.
     pub fn new(kind: Kind, blame: Blame, message: impl Into<String>) -> Self {
         Self { kind, blame, retry_after: None, message: message.into() }
     }
 
-    /// The same error, of a call that may be sent again after `delay`.
+    /// This error, for a call that may be sent again after `delay`.
     pub fn retry_after(self, delay: Duration) -> Self {
         Self { retry_after: Some(delay), ..self }
     }
 
-    /// A bound was hit: nothing was sent, and the caller may come back after `after`.
+    /// The error for a bound that is reached: nothing was sent, and the caller may retry after `after`.
     pub fn busy(blame: Blame, after: Duration, message: impl Into<String>) -> Self {
         Self::new(Kind::Busy, blame, message).retry_after(after)
     }
 }
 
 impl Kind {
-    /// The word in `data.reason` (ARCHITECTURE, When things go wrong); `None` for refusals, whose code says it all.
+    /// The value of `data.reason` (ARCHITECTURE, When things go wrong); `None` for refusals, whose code is enough.
     pub fn reason(&self) -> Option<&'static str> {
         match self {
             Self::Unreachable => Some("unreachable"),

@@ -8,8 +8,10 @@
 //!   http     era adapters         catalog    id map, isolation
 //! ```
 //!
-//! Rooms meet only through [`call`]: a [`call::Call`] goes in, a [`call::Reply`] comes back. A file may
-//! import only rooms to its left in this order (checked by `tests/layering.rs`):
+//! Calls cross rooms as a [`call::Call`], which is answered by a [`call::Reply`]. The seams are three traits:
+//! [`call::Dispatch`] (whatever takes calls), [`call::Server`] (one server, as the router sees it) and
+//! [`router::Gateway`] (all servers, as the front sees them). A file may import only rooms to its left in this
+//! order (checked by `tests/layering.rs`):
 //!
 //! `wire < ops < error, permit, call < seal < auth < upstream < router < session < peer < front < listen < config < app < main`
 

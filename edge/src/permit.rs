@@ -1,4 +1,4 @@
-//! Rights to use bounded things, taken in one fixed order: connection → principal → bytes → slot.
+//! Permits for bounded resources, taken in one fixed order: connection → principal → bytes → slot.
 //!
 //! Two are waited for: a connection's, outside, in the kernel's backlog, and a slot, bounded in count and in time. Every
 //! other bound answers at once. Each permit gives its room back when dropped, whatever happened meanwhile. What is not
@@ -32,9 +32,9 @@ pub struct Config {
     /// Downstream connections. 10,000: one file descriptor each, within a common `ulimit -n` of 20,000
     /// with the upstream ones.
     pub connections: usize,
-    /// Calls on their way at a time. 10,000: one per connection.
+    /// Calls in flight at a time. 10,000: one per connection.
     pub calls: usize,
-    /// Calls of one principal on their way at a time; the global bound unless configured.
+    /// Calls of one principal in flight at a time; the global bound unless configured.
     pub principal_calls: usize,
     /// Listens that one principal keeps open at a time. 64: a client needs one or two, and a host runs several
     /// clients under one token.
@@ -74,7 +74,7 @@ struct Shared {
 }
 
 impl Permits {
-    /// All room free.
+    /// Permits of which none is taken.
     pub fn new(config: Config, metrics: Metrics) -> Self {
         let connections = Arc::new(Semaphore::new(config.connections.min(Semaphore::MAX_PERMITS)));
         Self {
@@ -90,8 +90,8 @@ impl Permits {
         }
     }
 
-    /// Counts `bytes` against the byte budget for as long as any slice of what is returned lives, wherever it
-    /// goes: into a queue, a stream, a socket's buffer.
+    /// Counts `bytes` against the byte budget for as long as any slice of what is returned lives, be it in a queue, a
+    /// stream or a socket's buffer.
     ///
     /// # Errors
     /// [`Bound::HeldBytes`] when the budget is spent; the bytes come back uncounted.
@@ -102,13 +102,13 @@ impl Permits {
         }
     }
 
-    /// Where refusals of other rooms are counted.
+    /// The counters of refusals, which other rooms use too.
     pub fn metrics(&self) -> &Metrics {
         &self.shared.metrics
     }
 
-    /// Room for one downstream connection, waited for: the listener stops accepting meanwhile, so that the
-    /// kernel's backlog feels the pressure.
+    /// Waits for the permit of one downstream connection. The listener accepts none meanwhile, so connections wait in
+    /// the kernel's backlog.
     pub async fn connection(&self) -> Option<ConnPermit> {
         if self.shared.connections.available_permits() == 0 {
             self.shared.metrics.hit(Bound::Connections);
@@ -118,7 +118,7 @@ impl Permits {
         Some(ConnPermit { _permit: permit })
     }
 
-    /// Room for one call of `principal`.
+    /// The permit of one call of `principal`.
     ///
     /// # Errors
     /// The bound that is reached: the principal's own, or the process's.
@@ -137,7 +137,7 @@ impl Permits {
         let permit =
             CallPermit { shared: shared.clone(), principal: principal.clone(), bytes: 0, counts: true };
         if shared.calls.fetch_add(1, Ordering::Relaxed) >= shared.config.calls {
-            return Err(shared.hit(Bound::Calls)); // dropping the permit takes the count back
+            return Err(shared.hit(Bound::Calls)); // dropping the permit decreases the count again
         }
         Ok(permit)
     }
@@ -147,7 +147,7 @@ impl Permits {
         registry.register_collector(Box::new(Held(self.clone())));
     }
 
-    /// Calls on their way.
+    /// Calls in flight.
     pub fn calls_in_flight(&self) -> usize {
         self.shared.calls.load(Ordering::Relaxed)
     }
@@ -158,7 +158,7 @@ impl Permits {
     }
 }
 
-/// Reads what is held when somebody asks, so that taking and giving back cost nothing more.
+/// Reads the gauges when metrics are collected, so that taking and releasing permits costs nothing more.
 #[derive(Debug)]
 struct Held(Permits);
 
@@ -187,7 +187,7 @@ impl Default for Permits {
     }
 }
 
-/// See [`Permits::hold`].
+/// Bytes that count against the budget until they are dropped ([`Permits::hold`]).
 struct HeldSlice {
     bytes: Bytes,
     shared: Arc<Shared>,
@@ -232,12 +232,12 @@ pub struct CallPermit {
     shared: Arc<Shared>,
     principal: Arc<str>,
     bytes: usize,
-    /// Whether it still counts as a call; its bytes are there either way.
+    /// Whether it still counts as a call; its bytes count either way.
     counts: bool,
 }
 
 impl CallPermit {
-    /// Gives back the place among the calls on their way, and keeps that of the bytes.
+    /// Stops counting as a call in flight; the bytes still count.
     pub fn release(&mut self) {
         if !std::mem::take(&mut self.counts) {
             return;
@@ -252,7 +252,7 @@ impl CallPermit {
         }
     }
 
-    /// Takes room for `more` bytes of this call's body; asked before they are read.
+    /// Counts `more` bytes of this call's body; called before they are read.
     ///
     /// # Errors
     /// [`Bound::HeldBytes`] when the process's byte budget is spent.

@@ -13,12 +13,12 @@ use wire::mcp::method;
 
 /// One request of a server that waits for its answer.
 pub struct Ask {
-    /// What is asked for.
+    /// The method.
     pub kind: method::Ask,
     /// The request as the server sent it; the id in it is the server's own.
     pub request: Message,
-    /// Cancelled when the server takes its request back, its time is over, or its connection ends: the client
-    /// need not answer any more.
+    /// Cancelled when the server withdraws its request, its timeout passes, or its connection ends: the client need not
+    /// answer any more.
     pub withdrawn: CancellationToken,
     reply_to: Option<(Arc<dyn Answered>, u64)>,
 }
@@ -30,31 +30,31 @@ pub enum Answer {
     Result(Bytes),
     /// The client's own `error` value, a JSON object, verbatim.
     Refused(Bytes),
-    /// There is no answer and will be none: the client left, or cannot be asked.
+    /// There will be no answer: the client has left, or cannot be asked.
     Nobody,
 }
 
 /// Who waits for the answer: the connection that the request came on.
 pub trait Answered: Send + Sync {
     /// The answer to the request that was registered under `token`. Called without a lock held; unknown
-    /// tokens are ignored, for the request may have been withdrawn meanwhile.
+    /// tokens are ignored, because the request may have been withdrawn meanwhile.
     fn answered(&self, token: u64, answer: Answer);
 
-    /// The client is at work on that request, as `notice` (`notifications/progress`) says. Called without a lock held.
-    /// Who asked in a way that knows no progress has nobody to tell.
+    /// Forwards the client's progress on that request (`notifications/progress`). Called without a lock held. Does nothing
+    /// for a server that asked in a way without progress.
     fn progressed(&self, token: u64, notice: &Message) {
         let _ = (token, notice);
     }
 }
 
-/// Who hears how far the answer to a request has come.
+/// The asker, as the receiver of progress.
 pub struct Asker {
     whom: Arc<dyn Answered>,
     token: u64,
 }
 
 impl Asker {
-    /// Tells of progress. Not to be called with a lock held.
+    /// Forwards progress. Must not be called with a lock held.
     pub fn progressed(&self, notice: &Message) {
         self.whom.progressed(self.token, notice);
     }

@@ -1,4 +1,4 @@
-//! Who calls, as the credentials say, and for how long they say it.
+//! The authenticated caller, and how long its credentials are valid.
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
@@ -8,18 +8,18 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-/// The authenticated principal. Cheap to clone; two are the same if their principals are.
+/// The authenticated principal. Cheap to clone; two callers are equal if their principals are.
 #[derive(Clone)]
 pub struct Caller(Arc<Proof>);
 
 struct Proof {
     principal: Arc<str>,
     revocation: Revocation,
-    /// When the credentials run out by themselves.
+    /// When the credentials expire.
     ends: Option<Instant>,
-    /// Whether the credentials were shown to another replica, which alone hears of it when they are taken back.
+    /// Whether the credentials were checked by another replica, which alone learns when they are revoked.
     vouched: bool,
-    /// See [`Caller::standing`]: the edition in the upper half.
+    /// The cached number of [`Caller::standing`], with its edition in the upper half.
     standing: AtomicU64,
 }
 
@@ -29,50 +29,50 @@ impl Proof {
     }
 }
 
-/// Takes back what callers proved; all who share it at once.
+/// Revokes the credentials of all callers that share it, at once.
 #[derive(Clone, Debug, Default)]
 pub struct Revocation(Arc<AtomicBool>);
 
-/// Whether credentials hold still.
+/// Whether credentials are still valid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Hold {
-    /// They do.
-    Good,
-    /// They ran out by themselves, then.
-    RanOut(Instant),
-    /// They were taken back.
+pub enum CredentialStatus {
+    /// They are.
+    Valid,
+    /// They expired at that time.
+    Expired(Instant),
+    /// They were revoked.
     Revoked,
 }
 
 impl Revocation {
-    /// From now on.
+    /// Revokes, from now on.
     pub fn revoke(&self) {
         self.0.store(true, Ordering::Release);
     }
 
-    /// Whether it was.
+    /// Whether it was revoked.
     pub fn is_revoked(&self) -> bool {
         self.0.load(Ordering::Acquire)
     }
 }
 
 impl Caller {
-    /// The caller who proved to be `principal`, until that is taken back.
+    /// A caller authenticated as `principal`, without a time of expiry.
     pub fn new(principal: impl Into<Arc<str>>) -> Self {
         Self::until(principal, Revocation::default(), None)
     }
 
-    /// The same, until `ends` at the latest; `None`: further away than a clock reaches.
+    /// A caller whose credentials expire at `ends`; `None`: never.
     pub fn until(principal: impl Into<Arc<str>>, revocation: Revocation, ends: Option<Instant>) -> Self {
         Self(Arc::new(Proof::of(principal.into(), revocation, ends)))
     }
 
-    /// The caller who proved it to another replica, with credentials that end then, if they do by themselves.
+    /// A caller that another replica has authenticated, with credentials that expire at `ends`.
     pub fn vouched(principal: impl Into<Arc<str>>, ends: Option<Instant>) -> Self {
         Self(Arc::new(Proof { vouched: true, ..Proof::of(principal.into(), Revocation::default(), ends) }))
     }
 
-    /// When the credentials run out by themselves.
+    /// When the credentials expire.
     pub fn ends(&self) -> Option<Instant> {
         self.0.ends
     }
@@ -82,10 +82,10 @@ impl Caller {
         &self.0.principal
     }
 
-    /// What `find` says of this principal, a number that means something in this `edition` of whatever it is looked up
-    /// in. Asked once, as long as the edition stays; editions are counted from 1.
+    /// The number that `find` returns for this principal in this `edition` of a policy. It is looked up once for each
+    /// edition; editions are counted from 1.
     pub fn standing(&self, edition: u32, find: impl FnOnce(&str) -> u32) -> u32 {
-        // One word, so that no number is ever read with another edition.
+        // One atomic word, so that a number is never read with the wrong edition.
         let known = self.0.standing.load(Ordering::Relaxed);
         if known >> 32 == u64::from(edition) {
             return u32::try_from(known & u64::from(u32::MAX)).unwrap_or(u32::MAX);
@@ -95,22 +95,22 @@ impl Caller {
         found
     }
 
-    /// What was proved holds no longer: streams that stay open end.
+    /// Revokes the credentials: open streams end.
     pub fn revoke(&self) {
         self.0.revocation.revoke();
     }
 
-    /// Whether the credentials were taken back since, or have run out. Others may prove to be the same principal.
+    /// Whether these credentials were revoked or have expired. Other ones of the same principal may be valid.
     pub fn is_over(&self) -> bool {
-        self.hold() != Hold::Good
+        self.status() != CredentialStatus::Valid
     }
 
-    /// The same, and which of both.
-    pub fn hold(&self) -> Hold {
+    /// Whether these credentials are valid, expired or revoked.
+    pub fn status(&self) -> CredentialStatus {
         match self.0.ends {
-            _ if self.0.revocation.is_revoked() => Hold::Revoked,
-            Some(ends) if ends <= Instant::now() => Hold::RanOut(ends),
-            _ => Hold::Good,
+            _ if self.0.revocation.is_revoked() => CredentialStatus::Revoked,
+            Some(ends) if ends <= Instant::now() => CredentialStatus::Expired(ends),
+            _ => CredentialStatus::Valid,
         }
     }
 }
@@ -135,25 +135,25 @@ impl fmt::Debug for Caller {
     }
 }
 
-/// Whose credentials a stream stands open for. Clones are one.
+/// The credentials that keep a stream open. Clones share them.
 #[derive(Clone, Debug)]
-pub struct Standing(Arc<Mutex<Held>>);
+pub struct StreamCredentials(Arc<Mutex<Held>>);
 
 #[derive(Debug)]
 struct Held {
     caller: Caller,
-    /// How long another replica says that the same principal may stay.
+    /// When the credentials expire that another replica has checked for the same principal.
     vouched: Option<Instant>,
 }
 
-impl Standing {
-    /// As long as those of `caller` hold.
+impl StreamCredentials {
+    /// The credentials of `caller`.
     pub fn of(caller: Caller) -> Self {
         Self(Arc::new(Mutex::new(Held { caller, vouched: None })))
     }
 
-    /// As long as those hold that the same principal has shown now, if that is longer. What another replica vouches for
-    /// prolongs it, but takes nothing from here: what is taken back here ends the stream all the same.
+    /// Takes newer credentials of the same principal, if they are valid for longer. Those that another replica has
+    /// checked only extend the time: a revocation here still ends the stream.
     pub fn renew(&self, caller: &Caller) {
         let mut held = self.0.lock();
         if held.caller != *caller || Arc::ptr_eq(&held.caller.0, &caller.0) {
@@ -169,16 +169,16 @@ impl Standing {
 
     /// Whether the stream has to end.
     pub fn is_over(&self) -> bool {
-        self.hold() != Hold::Good
+        self.status() != CredentialStatus::Valid
     }
 
-    /// The same, and why.
-    pub fn hold(&self) -> Hold {
+    /// Whether the stream's credentials are valid, expired or revoked.
+    pub fn status(&self) -> CredentialStatus {
         let held = self.0.lock();
-        match (held.caller.hold(), held.vouched) {
-            (Hold::RanOut(_), Some(ends)) if ends > Instant::now() => Hold::Good,
-            (Hold::RanOut(one), Some(other)) => Hold::RanOut(one.max(other)),
-            (hold, _) => hold,
+        match (held.caller.status(), held.vouched) {
+            (CredentialStatus::Expired(_), Some(ends)) if ends > Instant::now() => CredentialStatus::Valid,
+            (CredentialStatus::Expired(one), Some(other)) => CredentialStatus::Expired(one.max(other)),
+            (status, _) => status,
         }
     }
 }
@@ -213,50 +213,50 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_stream_stands_as_long_as_the_newest_credentials_of_its_principal() {
-        let standing = Standing::of(until("a", 60));
-        standing.renew(&until("b", 600));
-        standing.renew(&Caller::vouched("a", None));
-        let seen = standing.clone();
+        let credentials = StreamCredentials::of(until("a", 60));
+        credentials.renew(&until("b", 600));
+        credentials.renew(&Caller::vouched("a", None));
+        let seen = credentials.clone();
         pass(59).await;
         assert!(!seen.is_over());
         pass(1).await;
-        assert_eq!(seen.hold(), Hold::RanOut(Instant::now()));
-        standing.renew(&until("a", 60));
+        assert_eq!(seen.status(), CredentialStatus::Expired(Instant::now()));
+        credentials.renew(&until("a", 60));
         assert!(!seen.is_over());
     }
 
     #[tokio::test(start_paused = true)]
     async fn shorter_credentials_take_nothing_from_a_stream_unless_those_before_are_over() {
         let long = until("a", 600);
-        let standing = Standing::of(long.clone());
-        standing.renew(&until("a", 60));
+        let credentials = StreamCredentials::of(long.clone());
+        credentials.renew(&until("a", 60));
         pass(61).await;
-        assert!(!standing.is_over());
+        assert!(!credentials.is_over());
         long.revoke();
-        assert_eq!(standing.hold(), Hold::Revoked);
-        standing.renew(&until("a", 60));
-        assert!(!standing.is_over());
-        standing.renew(&Caller::new("a"));
-        standing.renew(&until("a", 60));
+        assert_eq!(credentials.status(), CredentialStatus::Revoked);
+        credentials.renew(&until("a", 60));
+        assert!(!credentials.is_over());
+        credentials.renew(&Caller::new("a"));
+        credentials.renew(&until("a", 60));
         pass(1_000).await;
-        assert!(!standing.is_over(), "without an end is the latest");
+        assert!(!credentials.is_over(), "without an end is the latest");
     }
 
     #[tokio::test(start_paused = true)]
     async fn another_replica_prolongs_a_stream_and_keeps_nothing_that_is_taken_back() {
         let own = until("a", 60);
-        let standing = Standing::of(own.clone());
+        let credentials = StreamCredentials::of(own.clone());
         let vouched = |name, secs| Caller::vouched(name, Some(Instant::now() + Duration::from_secs(secs)));
-        standing.renew(&vouched("b", 600));
-        standing.renew(&vouched("a", 120));
-        standing.renew(&vouched("a", 90));
+        credentials.renew(&vouched("b", 600));
+        credentials.renew(&vouched("a", 120));
+        credentials.renew(&vouched("a", 90));
         pass(119).await;
-        assert!(!standing.is_over());
+        assert!(!credentials.is_over());
         pass(1).await;
-        assert_eq!(standing.hold(), Hold::RanOut(Instant::now()));
-        standing.renew(&vouched("a", 60));
-        assert!(!standing.is_over());
+        assert_eq!(credentials.status(), CredentialStatus::Expired(Instant::now()));
+        credentials.renew(&vouched("a", 60));
+        assert!(!credentials.is_over());
         own.revoke();
-        assert_eq!(standing.hold(), Hold::Revoked);
+        assert_eq!(credentials.status(), CredentialStatus::Revoked);
     }
 }

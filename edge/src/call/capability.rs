@@ -1,5 +1,4 @@
-//! What a client can do for those who ask it, as a set of bits: read in one place, and small enough to travel inside a
-//! token.
+//! The capabilities of a client as a set of bits: parsed in one place, and small enough for a sealed token.
 
 use wire::limits::Limits;
 use wire::object::Object;
@@ -7,7 +6,7 @@ use wire::span::Span;
 
 use super::Client;
 
-/// The capabilities of a client that somebody else acts on, as it declared them.
+/// The capabilities that a client declared, as far as the gateway or servers act on them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Capabilities(u16);
 
@@ -22,7 +21,7 @@ impl Capabilities {
     pub const SAMPLING_CONTEXT: Self = Self(1 << 2);
     /// `elicitation`
     pub const ELICITATION: Self = Self(1 << 3);
-    /// `elicitation.form`; whether there may be forms is for [`Capabilities::has_forms`] to say.
+    /// `elicitation.form`; use [`Capabilities::has_forms`] to find out whether forms are allowed.
     pub const FORM: Self = Self(1 << 4);
     /// `elicitation.url`
     pub const URL: Self = Self(1 << 5);
@@ -41,7 +40,7 @@ impl Capabilities {
         client.capabilities.as_deref().map(Self::read).unwrap_or_default()
     }
 
-    /// What a JSON object declares; nothing, where it cannot be read. Copies nothing of it, whatever else is in it.
+    /// The capabilities that a JSON object declares; none if it cannot be parsed. Copies nothing of it.
     pub fn read(declared: &[u8]) -> Self {
         if declared == b"{}" {
             return Self::default(); // the most frequent by far
@@ -66,7 +65,7 @@ impl Capabilities {
         Self(bits)
     }
 
-    /// As a number, whose meaning never changes.
+    /// The set as a number, whose meaning never changes.
     pub fn bits(self) -> u16 {
         self.0
     }
@@ -92,7 +91,7 @@ impl Capabilities {
         Self(self.0 & !others.0)
     }
 
-    /// The same, with forms told from the absence of a mode: how stateless requests declare them.
+    /// The set with `elicitation` without a mode written as forms, as stateless requests declare it.
     pub fn explicit(self) -> Self {
         if self.has_forms() { self.with(Self::FORM) } else { self }
     }

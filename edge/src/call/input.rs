@@ -1,4 +1,4 @@
-//! A modern server's answer that wants something of the client first.
+//! A modern server's answer that needs input of the client first.
 
 use bytes::Bytes;
 use wire::Message;
@@ -6,13 +6,13 @@ use wire::envelope::Value;
 
 use super::{Call, ServerName};
 
-/// What a server wants to know before it can answer, and the call to be sent again with it.
+/// The input that a server needs before it can answer, and the call that is sent again with it.
 // MCP 2026-07-28 basic/patterns/mrtr, InputRequiredResult
 #[derive(Debug)]
 pub struct InputRequired {
-    /// The call with the room it holds: whoever answers dispatches it again, edited, and takes no other room.
+    /// The call, with its permit: whoever answers dispatches it again, edited, and takes no other permit.
     pub call: Call,
-    /// Who wants it.
+    /// The server that needs it.
     pub server: ServerName,
     answer: Message,
 }
@@ -28,12 +28,12 @@ impl InputRequired {
         &self.answer
     }
 
-    /// What is asked, by the server's own keys: an object.
+    /// The input requests, by the server's own keys: an object.
     pub fn requests(&self) -> Option<Value<'_>> {
         member(&self.answer, REQUESTS)
     }
 
-    /// What the server wants back as it is: a JSON string, as it stands.
+    /// The state that the server wants back unchanged: a JSON string.
     pub fn state(&self) -> Option<Bytes> {
         member(&self.answer, STATE).map(|state| state.span().slice(self.answer.bytes()))
     }

@@ -1,7 +1,7 @@
 //! The two ends of a call's answer.
 //!
-//! A lock held for a few instructions guards a bounded queue of events and one place for the outcome. No
-//! channel would do: `event` must never wait, what matters least must go first, and the outcome must always fit.
+//! A lock held for a few instructions guards a bounded queue of events and one place for the outcome. A channel does
+//! not fit: `event` must never wait, the least important event must be dropped first, and the outcome must always fit.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -27,8 +27,8 @@ pub const EVENT_BYTES: usize = 256 * 1024;
 pub enum Event {
     /// `notifications/progress`, as the server sent it; the token in it is the upstream one.
     Progress(Message),
-    /// Any other notification that is this client's to hear, as the server sent it: log messages, updates of
-    /// resources, changes of lists.
+    /// Any other notification for this client, as the server sent it: log messages, updates of resources, changes of
+    /// lists.
     Notice(Notice, Message),
     /// The server asks the client something and waits for the answer.
     Ask(Ask),
@@ -39,11 +39,11 @@ pub enum Event {
 pub enum Outcome {
     /// The `result` value: a JSON object in slices.
     Result(Parts),
-    /// A modern server wants something of the client first; the call comes back, to be sent again with it.
+    /// A modern server needs input of the client first; holds the call, to be sent again with the input.
     InputRequired(Box<InputRequired>),
     /// The server's own `error` value: a JSON object, verbatim.
     Refused(Bytes),
-    /// The call failed on the way.
+    /// The call failed without an answer.
     Failed(Error),
 }
 
@@ -77,7 +77,7 @@ pub trait Cancel: Send + Sync {
     /// The consumer of the call that was registered under `token` is gone. Called without a lock held.
     fn cancel(&self, token: u64);
 
-    /// The consumer waits for a person before it reads on: what others could use meanwhile is given back. Called
+    /// The consumer waits for a person before it reads on: resources that others could use meanwhile are released. Called
     /// without a lock held.
     fn park(&self, token: u64);
 
@@ -125,13 +125,13 @@ impl Reply {
         self.server.as_ref()
     }
 
-    /// Has `inspect` look at the outcome on its way to the consumer.
+    /// Calls `inspect` with the outcome before the consumer gets it.
     pub fn inspect(mut self, inspect: impl FnOnce(&Outcome) + Send + 'static) -> Self {
         self.inspect = Some(Box::new(inspect));
         self
     }
 
-    /// The next event, or the outcome. After the outcome it is an error to ask again, and answered as `Lost`.
+    /// The next event, or the outcome. Called again after the outcome, it returns the error `Lost`.
     ///
     /// Cancel-safe: what was not returned stays queued.
     pub async fn next(&mut self) -> Next {
@@ -159,7 +159,7 @@ impl Reply {
         matches!(self.shared.lock().producer, Producer::Told(..))
     }
 
-    /// Whether events were dropped for want of room since this was asked last.
+    /// Whether events were dropped for lack of room since the last call of this.
     pub fn take_lost(&self) -> bool {
         std::mem::take(&mut self.shared.lock().lost)
     }
@@ -192,7 +192,7 @@ impl Reply {
         }
     }
 
-    /// Says that nobody reads on before a person has answered something.
+    /// Tells the connection that the consumer waits for a person before it reads on.
     pub fn park(&self) {
         let connection = self.shared.lock().connection();
         if let Some((connection, token)) = connection {
@@ -231,7 +231,7 @@ impl fmt::Debug for Reply {
 
 impl Drop for Reply {
     fn drop(&mut self) {
-        // Asks among the events answer when they are dropped: after the lock.
+        // Asks among the events send a refusal when they are dropped, so they are dropped after the lock.
         let (producer, _events) = {
             let mut shared = self.shared.lock();
             shared.gone = true;
@@ -252,17 +252,17 @@ pub struct Responder {
 }
 
 impl Responder {
-    /// Queues an event; never waits. `false`: something was dropped, because the consumer is gone or its
-    /// [`EVENT_BYTES`] are spent; then what matters least goes, of equals the newest that was there.
+    /// Queues an event; never waits. `false`: an event was dropped, because the consumer is gone or its [`EVENT_BYTES`]
+    /// are used up. The least important is dropped, among equals the newest one in the queue.
     pub fn event(&self, event: Event) -> bool {
         self.offer(event).unwrap_or(false)
     }
 
-    /// The same, for a producer that holds a lock of its own: an event that finds no room comes back, for
-    /// dropping an ask answers it. `Ok(false)`: others than asks were dropped to make room.
+    /// Queues an event as [`Responder::event`] does, for a producer that holds a lock of its own: an event that finds no
+    /// room is returned, because dropping an ask answers it. `Ok(false)`: events other than asks were dropped.
     ///
     /// # Errors
-    /// The event, if the consumer is gone or its [`EVENT_BYTES`] are full of what matters more.
+    /// The event, if the consumer is gone or its [`EVENT_BYTES`] are full of more important ones.
     #[expect(clippy::result_large_err, reason = "what comes back is what was given, not an error")]
     pub fn offer(&self, event: Event) -> Result<bool, Event> {
         let mut fits = true;
@@ -344,10 +344,10 @@ impl Responder {
         Poll::Pending
     }
 
-    /// Names who is told when the consumer drops its end, in the place of a waiter of `cancelled`. `false`: it
-    /// is gone already, and nobody will be told.
+    /// Sets who is notified when the consumer drops its end, instead of a waiter of `cancelled`. `false`: the consumer is
+    /// gone already, and nobody will be notified.
     ///
-    /// A name and a number, not a waker: a connection learns which of its calls to cancel without a search and
+    /// It takes an object and a number, no waker: a connection learns which of its calls to cancel without a search, and
     /// without an allocation for each call.
     pub fn on_cancel(&self, whom: Arc<dyn Cancel>, token: u64) -> bool {
         let mut shared = self.shared.lock();
@@ -374,7 +374,7 @@ impl Responder {
 
 impl Drop for Responder {
     fn drop(&mut self) {
-        // The usual case, and the error costs an allocation.
+        // Checked first, because the error costs an allocation.
         if !matches!(self.shared.lock().end, End::Open) {
             return;
         }
@@ -404,13 +404,13 @@ impl Event {
     }
 }
 
-/// What goes first where there is no room for all.
+/// The importance of an event: when there is no room for all, the least important is dropped first.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Worth {
     /// The next one says more.
     Progress,
     Log,
-    /// Without it the client goes on with a list or a resource that is no longer so.
+    /// Without it the client would keep an outdated list or resource.
     News,
     /// A server waits for the answer.
     Ask,
@@ -421,7 +421,7 @@ struct Shared {
     events: VecDeque<Event>,
     event_bytes: usize,
     end: End,
-    /// Events were dropped for want of room.
+    /// Events were dropped for lack of room.
     lost: bool,
     gone: bool,
     reader: EventReader,
@@ -445,7 +445,7 @@ impl Shared {
     /// Drops what matters least, of equals the newest, until so many bytes are free. Nothing goes if all that matters no
     /// more than `worth` would not be enough; an ask never does.
     fn make_room(&mut self, bytes: usize, worth: Worth) -> bool {
-        // Mostly a progress takes the place of the one before.
+        // Usually a progress event replaces the one before.
         if let Some(last) =
             self.events.pop_back_if(|last| last.worth() == Worth::Progress && last.bytes() >= bytes)
         {
@@ -472,7 +472,7 @@ impl Shared {
     }
 }
 
-/// Who hears of a dropped consumer.
+/// Who is notified when the consumer is dropped.
 #[derive(Default)]
 enum Producer {
     #[default]

@@ -1,4 +1,4 @@
-//! News of resources: who wants to hear of which, and what holds as long as he does.
+//! Subscriptions to resources: who subscribes, where updates go, and the guard that keeps a subscription.
 
 use std::fmt;
 use std::sync::Arc;
@@ -7,12 +7,12 @@ use wire::Message;
 
 use super::{Affinity, Caller, Client};
 
-/// Somebody who wants to hear of changes.
+/// A subscriber to resources.
 #[derive(Clone)]
 pub struct Subscriber {
-    /// Who it is; whose connections are used.
+    /// Whose connections are used.
     pub caller: Caller,
-    /// What the client said of itself.
+    /// What the client declared of itself.
     pub client: Arc<Client>,
     /// Which connections are its own.
     pub affinity: Affinity,
@@ -31,8 +31,8 @@ pub trait UpdateSink: Send + Sync {
     fn lost(&self) {}
 }
 
-/// What all subscriptions of one session, or of one listen, may cost together. 128 KiB: a thousand of the usual length, and
-/// with 10,000 sessions that all do their worst still within the memory of a large pod.
+/// Bytes that all subscriptions of one session, or of one listen, may cost together. 128 KiB: a thousand of the usual
+/// length; with 10,000 sessions at this bound it still fits into the memory of a large pod.
 pub const SUBSCRIPTIONS_BYTES: usize = 128 << 10;
 
 /// What a subscription costs: its URI, and 64 bytes for what is kept beside it.
@@ -40,14 +40,14 @@ pub fn subscription_bytes(uri: &str) -> usize {
     uri.len() + 64
 }
 
-/// News of one resource, as long as this is held.
+/// A subscription to one resource; it ends when this is dropped.
 pub struct Subscription {
     uri: String,
     _held: Box<dyn Send + Sync>,
 }
 
 impl Subscription {
-    /// Holds until `held` is dropped.
+    /// A subscription that lasts as long as `held`.
     pub fn new(uri: String, held: impl Send + Sync + 'static) -> Self {
         Self { uri, _held: Box::new(held) }
     }

@@ -1,6 +1,6 @@
-//! What a client says of itself, within bounds: it is kept as long as a session, a listen or a task.
+//! What a client declares of itself, within bounds: it is kept as long as a session, a listen or a task.
 //!
-//! What is returned are slices of the request where that can be; whoever keeps them longer copies them.
+//! The results are slices of the request where possible; they must be copied to be kept for longer.
 
 use bytes::Bytes;
 use serde_json::{Map, Value as Json};

@@ -4,7 +4,7 @@
 //! Must not know what the adapters do with a message.
 
 pub(super) mod classify;
-mod elsewhere;
+mod forward;
 pub(super) mod headers;
 pub(super) mod inbound;
 pub(super) mod media;
@@ -128,8 +128,8 @@ impl Front {
             }
             EndpointKind::Call => self.plain(headers, (caller, scope), body).await,
             EndpointKind::Mcp if method == Method::GET || method == Method::DELETE => {
-                if let Some(elsewhere) = self.session_elsewhere(peers, &headers, &caller) {
-                    return elsewhere.pass((method, uri.clone(), headers), Bytes::new(), caller).await;
+                if let Some(owner) = self.remote_session(peers, &headers, &caller) {
+                    return owner.forward((method, uri.clone(), headers), Bytes::new(), caller).await;
                 }
                 if method == Method::GET {
                     legacy::open_stream(self, &headers, &caller, scope.as_ref())
@@ -152,9 +152,9 @@ impl Front {
     where
         B: HttpBody<Data = Bytes>,
     {
-        if let Some(elsewhere) = self.channel_elsewhere(peers, uri) {
+        if let Some(owner) = self.remote_channel(peers, uri) {
             let ReceivedBody { bytes, permit: _held } = self.receive(&caller, body).await?;
-            return elsewhere.pass((Method::POST, uri.clone(), headers), bytes, caller).await;
+            return owner.forward((Method::POST, uri.clone(), headers), bytes, caller).await;
         }
         let to = http_sse::addressee(self, uri, &caller, scope.as_ref())?;
         media::is_json(&headers)?;
@@ -197,8 +197,8 @@ impl Front {
         let accepts = Accepts::of(&headers)?;
         let received = self.receive(&caller, body).await?;
         if is_batch(&received.bytes) {
-            if let Some(elsewhere) = self.session_elsewhere(peers, &headers, &caller) {
-                return elsewhere.pass((Method::POST, uri.clone(), headers), received.bytes, caller).await;
+            if let Some(owner) = self.remote_session(peers, &headers, &caller) {
+                return owner.forward((Method::POST, uri.clone(), headers), received.bytes, caller).await;
             }
             if let Some(session) = legacy::batching(self, &headers, &caller, scope.as_ref()) {
                 drop(received.permit); // each call takes its own
@@ -221,15 +221,15 @@ impl Front {
     ) -> Result<Response<Body>, Refusal> {
         let PostedMessage { headers, inbound, .. } = &posted;
         let class = self.class(headers, &inbound.message)?;
-        let elsewhere = match class {
-            Class::Legacy => self.session_elsewhere(peers, headers, &inbound.caller),
-            Class::Modern => self.held_elsewhere(peers, &inbound.message),
+        let owner = match class {
+            Class::Legacy => self.remote_session(peers, headers, &inbound.caller),
+            Class::Modern => self.remote_holder(peers, &inbound.message),
             Class::Initialize | Class::ModernNotice => None,
         };
-        if let Some(elsewhere) = elsewhere {
+        if let Some(owner) = owner {
             let PostedMessage { headers, inbound, .. } = posted;
             let bytes = inbound.message.bytes().clone();
-            return elsewhere.pass((Method::POST, uri.clone(), headers), bytes, inbound.caller).await;
+            return owner.forward((Method::POST, uri.clone(), headers), bytes, inbound.caller).await;
         }
         match class {
             Class::Modern => modern::request(self, posted).await,

@@ -36,13 +36,13 @@ use super::requester::Requester;
 use super::sse::{self, Feed};
 use crate::call::{Call, EventReader};
 use crate::permit::CallPermit;
-use crate::session::replay::Weight;
+use crate::session::replay::Delivery;
 use crate::session::{InFlight, Said, Source};
 
 /// A call whose client waits.
 pub(super) struct Exchange {
     /// What turned the response into a stream.
-    first: Option<(Parts, Weight)>,
+    first: Option<(Parts, Delivery)>,
     state: State,
 }
 
@@ -71,7 +71,7 @@ pub(super) struct Pace {
 
 /// What is sent next.
 enum Step {
-    Message(Parts, Weight),
+    Message(Parts, Delivery),
     /// The last message.
     Last(Answer),
     /// Nothing more: the client itself cancelled the call. The answer is for a client that takes nothing but JSON.

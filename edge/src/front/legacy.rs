@@ -1,15 +1,15 @@
 //! The adapter for legacy clients over streamable HTTP (MCP 2025-03-26 to 2025-11-25; a client that asks for
 //! 2024-11-05 is served too): a handshake, a session, requests within it, and a stream beside them.
 //!
-//! What the client said once in its handshake is put beside each of its calls, and that is all the
-//! translation there is on the way in. What is not here: what belongs to no call (`own_stream`), and what is
-//! kept for clients whose connection broke (`session/replay`).
+//! What the client declared in its handshake is added to each of its calls; requests need no other translation.
+//! What is not here: messages that belong to no call (`own_stream`), and events kept for resumption
+//! (`session/replay`).
 
 pub(super) mod batch;
 pub(super) mod http_sse;
 pub(super) mod outbox;
 pub(super) mod own_stream;
-mod tenure;
+mod stream_lease;
 
 use std::sync::Arc;
 
@@ -35,12 +35,12 @@ use super::metrics::StreamKind;
 use super::refusal::{self, ErrorObject, Refusal};
 use super::sse::{self, Feed};
 use super::{Front, client};
-use crate::call::{Affinity, Call, Caller, Capabilities, Client, ServerName, Standing};
+use crate::call::{Affinity, Call, Caller, Capabilities, Client, ServerName, StreamCredentials};
 use crate::permit::Bound;
 use crate::session::replay::EventId;
-use crate::session::{Birth, Reader, Refused, Resumed, Session};
+use crate::session::{Reader, Refused, Resumed, Session, SessionParams};
 
-/// Opens a session over HTTP, where its id travels in a header.
+/// Opens a session over HTTP; its id is sent in a header.
 pub(super) async fn initialize(front: &Front, posted: PostedMessage) -> Result<Response<Body>, Refusal> {
     let (session, answer) = open(front, &posted.inbound)?;
     let id = HeaderValue::from_str(session.id()).map_err(|_| {
@@ -51,7 +51,7 @@ pub(super) async fn initialize(front: &Front, posted: PostedMessage) -> Result<R
     Ok(response)
 }
 
-/// Opens a session; the answer that says so.
+/// Opens a session and returns the answer to `initialize`.
 // MCP 2025-11-25 basic/lifecycle, Initialization
 pub(super) fn open(front: &Front, inbound: &InboundMessage) -> Result<(Arc<Session>, Parts), Refusal> {
     let message = &inbound.message;
@@ -67,7 +67,7 @@ pub(super) fn open(front: &Front, inbound: &InboundMessage) -> Result<(Arc<Sessi
     // A copy, because a session must not keep the whole body in memory.
     let client = Client { info, capabilities: declared, offer }.copied();
     let gateway = &front.rooms.gateway;
-    let session = front.rooms.sessions.open(Birth {
+    let session = front.rooms.sessions.open(SessionParams {
         caller: inbound.caller.clone(),
         scope: inbound.scope.clone(),
         version,
@@ -86,7 +86,8 @@ pub(super) fn open(front: &Front, inbound: &InboundMessage) -> Result<(Arc<Sessi
     Ok((session, own_result(message, result.to_string())))
 }
 
-/// The same for everybody at any time: a server that is slow today must not make this a lie.
+/// The capabilities of the gateway. They are the same at any time, because they must hold for the whole session even if a
+/// server is down when it opens.
 fn capabilities(version: ProtocolVersion) -> serde_json::Value {
     let mut all = json!({
         "tools": { "listChanged": true },
@@ -103,7 +104,7 @@ fn capabilities(version: ProtocolVersion) -> serde_json::Value {
     all
 }
 
-/// Takes one message of a session.
+/// Answers one message of a session over HTTP.
 pub(super) async fn message(front: &Front, posted: PostedMessage) -> Result<Response<Body>, Refusal> {
     let PostedMessage { headers, accepts, inbound } = posted;
     let session = find(front, &headers, &inbound.caller, inbound.scope.as_ref())?;
@@ -114,7 +115,7 @@ pub(super) async fn message(front: &Front, posted: PostedMessage) -> Result<Resp
     })
 }
 
-/// Takes one message of a session; what comes of a request.
+/// Takes one message of a session; returns what it starts for a request.
 pub(super) fn take(
     front: &Front,
     inbound: InboundMessage,
@@ -130,13 +131,13 @@ pub(super) fn take(
             if let Some(id) = inbound.message.id() {
                 session.answer(id, questions::answer(&inbound.message));
             }
-            // Also for an answer that nobody waits for: it may have crossed with its cancellation.
+            // An answer that nobody waits for is accepted too: it may have crossed with a cancellation.
             Ok(None)
         }
     }
 }
 
-/// Opens the stream that carries what belongs to no call, or takes up the one that broke.
+/// Opens the session's own stream, or resumes the stream of `Last-Event-ID`.
 // MCP 2025-11-25 basic/transports, Listening for Messages from the Server; Resumability and Redelivery
 pub(super) fn open_stream(
     front: &Front,
@@ -163,7 +164,7 @@ pub(super) fn open_stream(
             session.lost_track();
             listen(front, &session)
         }
-        // An id that means nothing here: clients that carry one over from elsewhere want a stream all the same.
+        // An unknown id: clients that bring one from elsewhere still want a stream.
         Resumed::Unknown => listen(front, &session),
     };
     let primed = session.version() >= ProtocolVersion::V2025_11_25;
@@ -171,7 +172,7 @@ pub(super) fn open_stream(
     Ok(stream(front, caller, (primed, reader)))
 }
 
-/// What belongs to no call of this session.
+/// A reader of the session's own stream.
 pub(super) fn listen(front: &Front, session: &Arc<Session>) -> Reader {
     let (changes, drain) = (session.changes(), front.rooms.drain.clone());
     session.listen(|unsolicited_events| {
@@ -181,11 +182,16 @@ pub(super) fn listen(front: &Front, session: &Arc<Session>) -> Reader {
 
 fn stream(front: &Front, caller: &Caller, (first, reader): (Option<Parts>, Reader)) -> Response<Body> {
     let count = front.rooms.metrics.stream(StreamKind::Session);
-    sse::standing(Standing::of(caller.clone()), (first, Feed::Kept(reader)), front.config.keep_alive, count)
+    sse::standing(
+        StreamCredentials::of(caller.clone()),
+        (first, Feed::Kept(reader)),
+        front.config.keep_alive,
+        count,
+    )
 }
 
-/// To a client that has read everything of a stream that is over: SDK clients take an empty 200 for a broken
-/// stream and open another.
+/// The answer to a client that has read all of an ended stream. SDK clients take an empty 200 for a broken stream and
+/// open another.
 // HTML Living Standard §9.2.3: 204 tells a client not to come back
 fn nothing_more() -> Response<Body> {
     let mut response = Response::new(Body::default());
@@ -193,7 +199,7 @@ fn nothing_more() -> Response<Body> {
     response
 }
 
-/// Not 404, which would tell the client that its session is gone.
+/// The refusal to resume a stream. It is no 404, because a 404 would mean that the session is gone.
 fn gone() -> Refusal {
     let message = "this stream ended, and its events are no longer kept";
     Refusal::new(StatusCode::GONE, code::INVALID_REQUEST, message).with_data(json!({ "reason": "lost" }))
@@ -269,7 +275,7 @@ fn notice(front: &Front, session: &Session, message: &Message) {
                 session.cancel(&id);
             }
         }
-        // Of what a server asked, whose time it extends: MCP 2025-11-25 basic/utilities/progress
+        // Progress on a server's request extends its timeout: MCP 2025-11-25 basic/utilities/progress
         Notice::Progress => {
             if let Some(token) = message.param(meta::PROGRESS_TOKEN) {
                 session.progressed(token.raw(), message);
@@ -315,7 +321,7 @@ pub(super) fn unknown_session() -> Refusal {
     Refusal::new(StatusCode::NOT_FOUND, code::INVALID_REQUEST, "unknown session; send initialize again")
 }
 
-/// Absent is fine, for the session knows its version; so is another version that is spoken here.
+/// Checks `MCP-Protocol-Version`. It may be absent, because the session has its version, and may be another supported one.
 // MCP 2025-11-25 basic/transports, Protocol Version Header: 400 for an unsupported one
 fn check_version(headers: &HeaderMap) -> Result<(), Refusal> {
     let spoken = match headers::single(headers, &headers::PROTOCOL_VERSION) {
@@ -341,7 +347,7 @@ fn own_result(request: &Message, result: impl Into<Bytes>) -> Parts {
     refusal::message(request.id(), "result", Parts::from(result.into()))
 }
 
-/// An answer and no refusal: a 404 would tell this client that its session is gone.
+/// An error with status 200: a 404 would mean that the session is gone.
 fn unknown_method(request: &Message) -> Parts {
     let error = ErrorObject { code: code::METHOD_NOT_FOUND, message: "no such method".into(), data: None };
     refusal::message(request.id(), "error", Parts::from(error.to_bytes()))

@@ -1,4 +1,4 @@
-//! What operators see of calls, streams and responses.
+//! Metrics of calls, streams and responses.
 //!
 //! Labels come from closed sets: never names, URIs or ids that a client sent.
 
@@ -20,7 +20,7 @@ use crate::error::Kind;
 use crate::ops::metrics::words;
 use crate::session::Resumed;
 
-/// See the module.
+/// The metrics of the front.
 #[derive(Clone, Debug)]
 pub struct Metrics {
     calls: Family<CallLabels, Counter>,
@@ -94,7 +94,7 @@ impl Metrics {
         );
     }
 
-    /// Calls on their way.
+    /// Calls in flight.
     pub fn in_flight(&self) -> i64 {
         self.in_flight.get()
     }
@@ -127,7 +127,7 @@ impl Metrics {
         self.responses.get_or_create(&StatusLabels { status: status.as_u16() }).inc();
     }
 
-    /// Counts a client that comes back to a stream; `None` is one that opens its first.
+    /// Counts a client that resumes a stream; `None` is one that opens a new one.
     pub(super) fn resumption(&self, resumed: Option<&Resumed>) {
         let outcome = match resumed {
             None => return,
@@ -157,7 +157,7 @@ impl Drop for StreamCount {
     }
 }
 
-/// One call being counted: begun when it is dispatched, booked once when it ends, whichever way.
+/// The record of one call, from its dispatch to its end; it is counted once, when it is dropped.
 #[derive(Debug)]
 pub(super) struct Record {
     metrics: Metrics,
@@ -179,7 +179,7 @@ pub(super) struct Subject {
 impl Record {
     pub(super) fn start(metrics: &Metrics, subject: Subject) -> Self {
         metrics.in_flight.inc();
-        // Until something else is known: the client went away.
+        // Unless another ending is set, the client has left.
         Self { metrics: metrics.clone(), subject, ending: Ending::Cancelled }
     }
 
@@ -188,7 +188,7 @@ impl Record {
         self.subject.method
     }
 
-    /// The call has ended; dropping the record books it.
+    /// Sets how the call ended.
     pub(super) fn end(&mut self, ending: Ending) {
         self.ending = ending;
     }
@@ -294,18 +294,18 @@ impl Ending {
     }
 }
 
-/// Whom a stream belongs to.
+/// What a stream is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum StreamKind {
     Call,
     Session,
-    /// A client of HTTP+SSE, with all it is told.
+    /// A channel of HTTP+SSE.
     Sse,
     /// A listen of a modern client.
     Listen,
 }
 
-/// What became of a resumption.
+/// The result of a resumption.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Resumption {
     Replayed,

@@ -4,7 +4,8 @@
 //! path ─▶ Host, Origin ─▶ method ─▶ credentials ─▶ body ─▶ era ─▶ modern │ legacy ─▶ response
 //!  404        403          405          401         413     400
 //! ```
-//! Where a challenge leads to metadata, a GET hears of credentials first: clients look for it before they have a session.
+//! Where OAuth metadata is served, credentials come before the method for a GET: clients look for the challenge before
+//! they have a session.
 //! Nothing of a body is read before the caller is known, and nothing is dispatched before the message fits
 //! its era. The two adapters are the only places that know of eras; what they make of a request is a
 //! [`Call`](crate::call::Call). What is not here: sockets and TLS (`listen`), names (`router`).
@@ -70,11 +71,11 @@ pub use self::modern::tasks::Config as TasksConfig;
 /// How the front behaves.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Names and origins that are let in.
+    /// Names and origins that are admitted.
     pub rules: Rules,
     /// Whether streamable HTTP is served; off when another transport alone was asked for.
     pub streaming: bool,
-    /// The same for HTTP+SSE.
+    /// Whether HTTP+SSE is served.
     pub sse: bool,
     /// Streams of HTTP+SSE. 10,000: as many as sessions, for each carries one.
     pub channels: usize,
@@ -154,11 +155,11 @@ impl Config {
 pub struct Rooms {
     /// What answers calls.
     pub gateway: Arc<dyn Gateway>,
-    /// What tells callers.
+    /// Authenticates callers.
     pub auth: Authenticator,
     /// The sessions of legacy clients.
     pub sessions: session::Table,
-    /// Room for calls and bytes.
+    /// Permits of calls and bytes.
     pub permits: Permits,
     /// The other replicas, if there are any.
     pub peers: Option<Peers>,
@@ -181,7 +182,7 @@ pub struct Front {
 }
 
 impl Front {
-    /// Ready to take requests; `sealer` seals what clients carry for us. To be called inside a runtime.
+    /// A front that is ready for requests; `sealer` seals the tokens that clients carry. Must be called inside a runtime.
     ///
     /// # Errors
     /// When the system gives out no random numbers.
@@ -202,7 +203,7 @@ impl Front {
         Ok(Arc::new(Self { config, rooms, channels, park, rounds, tasks, sealer }))
     }
 
-    /// Answers one request. Dropping the future is the client's leaving.
+    /// Answers one request. Dropping the future means that the client has left.
     pub async fn handle<B>(self: Arc<Self>, request: Request<B>) -> Response<Body>
     where
         B: HttpBody<Data = Bytes>,
@@ -223,7 +224,7 @@ impl Front {
         response
     }
 
-    /// One word, for whoever asks: the state of each server is told on the admin listener.
+    /// Readiness in one word, without credentials; the state of each server is on the admin listener.
     fn ready(&self, method: &Method) -> Response<Body> {
         if self.rooms.drain.is_leaving() {
             return plain(method, StatusCode::SERVICE_UNAVAILABLE, "draining");

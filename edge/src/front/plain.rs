@@ -1,8 +1,8 @@
 //! One tool call without JSON-RPC, for curl and scripts: `{"method": "<tool>", "params": {…}}` in, the tool's
 //! result as plain JSON out, and errors with a status that a script can act on.
 //!
-//! It is a modern call in other clothes: no session, no stream, and closing the connection cancels it. The
-//! tool cannot ask anything, for there is nobody to answer.
+//! It is dispatched as a modern call: no session, no stream, and closing the connection cancels it. The tool cannot
+//! ask anything, because there is nobody to answer.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! A request turned away at the door: a status, a JSON-RPC error, and the headers that go with it.
+//! The refusal of a request: a status, a JSON-RPC error, and headers.
 //!
 //! Every refusal has a JSON-RPC body: a client that finds none behind a 4xx concludes that this is no MCP
 //! server of its era, and falls back to another one (MCP 2026-07-28 basic/versioning).
@@ -16,7 +16,7 @@ use wire::splice::{COPIED_BYTES, Parts};
 use super::body::{Body, ReadError};
 use crate::auth::Denied;
 
-/// See the module. Boxed, because it is the rare side of every `Result` here.
+/// One refusal. Boxed, because it is the rare side of every `Result` here.
 #[derive(Clone, Debug)]
 pub(super) struct Refusal(Box<Inner>);
 
@@ -28,7 +28,7 @@ struct Inner {
     headers: Vec<(HeaderName, HeaderValue)>,
 }
 
-/// The `error` of a JSON-RPC response that is of our own making.
+/// The `error` of a JSON-RPC response that the gateway makes itself.
 #[derive(Clone, Debug)]
 pub(super) struct ErrorObject {
     pub(super) code: i32,
@@ -196,5 +196,5 @@ pub(super) fn json(message: Parts) -> Response<Body> {
     response
 }
 
-/// How much of a client's own word is said back in a message.
+/// How many characters of a client's text a message repeats.
 const SHOWN_CHARS: usize = 64;

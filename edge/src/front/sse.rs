@@ -20,7 +20,7 @@ use wire::splice::Parts;
 
 use super::body::Body;
 use super::metrics::StreamCount;
-use crate::call::Standing;
+use crate::call::StreamCredentials;
 use crate::session::{Reader, Said, Source};
 
 /// The messages of an event stream.
@@ -113,9 +113,9 @@ pub(super) trait Stands: Send + Sync + 'static {
     fn is_over(&self) -> bool;
 }
 
-impl Stands for Standing {
+impl Stands for StreamCredentials {
     fn is_over(&self) -> bool {
-        Standing::is_over(self)
+        StreamCredentials::is_over(self)
     }
 }
 

@@ -3,10 +3,9 @@
 //! ```text
 //! lines in ─▶ era ─▶ modern │ legacy ─▶ a task for each answer ─▶ outbox ─▶ lines out
 //! ```
-//! The adapters are those of HTTP; what differs is what brings a message and where its answer goes. There is
-//! at most one session, it belongs to the pipe, and both end together. Guarantees: reading goes on while calls
-//! are on their way, and stops when `ANSWERS` given on the spot are not read; after the end of the input what
-//! is on its way is finished.
+//! The adapters are those of HTTP; only the transport differs. There is at most one session, which belongs to the
+//! pipe, and both end together. Guarantees: reading goes on while calls are in flight, and stops when `ANSWERS`
+//! immediate answers have not been read; after the end of the input, calls in flight are finished.
 // MCP 2025-11-25 basic/transports, stdio; MCP 2026-07-28 basic/transports/stdio
 
 use std::collections::HashMap;
@@ -37,11 +36,11 @@ use crate::ops::drain::DrainWatch;
 use crate::permit::Bound;
 use crate::session::Session;
 
-/// The principal of whoever started the process.
+/// The principal of the client that started the process.
 pub const LOCAL: &str = "local";
 
-/// Serves until the input ends, nobody reads the output, or the process stops. Then `left` is cancelled, and
-/// what is on its way is finished, or cut with the process.
+/// Serves until the input ends, nobody reads the output, or the process stops. Then `left` is cancelled, and calls in
+/// flight are finished, or cut with the process.
 pub async fn serve<R, W>(front: Arc<Front>, (input, output): (R, W), left: CancellationToken)
 where
     R: AsyncRead + Unpin + Send,
@@ -82,15 +81,15 @@ struct Pipe {
     caller: Caller,
     outbox: Outbox,
     session: Option<Arc<Session>>,
-    /// Answers on the spot: to pings, to mistakes.
+    /// Immediate answers: to pings and invalid messages.
     answers: JoinSet<()>,
-    /// Calls on their way, bounded by their permits and their session; each says which modern request it was.
+    /// Calls in flight, bounded by their permits and their session; each returns the id of its modern request.
     calls: JoinSet<Option<RequestId>>,
-    /// Modern requests on their way, to be cancelled by id.
+    /// Modern requests in flight, to be cancelled by id.
     modern: HashMap<RequestId, AbortHandle>,
     /// Listens of a modern client; they end with the pipe.
     listens: JoinSet<Option<RequestId>>,
-    /// What belongs to no call of the session; ends with the pipe.
+    /// The session's own stream; ends with the pipe.
     listening: JoinSet<()>,
 }
 
@@ -139,14 +138,14 @@ impl Pipe {
         }
     }
 
-    /// Waits for the answers that are still on their way.
+    /// Waits for the calls that are still in flight.
     async fn finish(&mut self) {
         while self.calls.join_next().await.is_some() || self.answers.join_next().await.is_some() {}
         if let Some(session) = self.session.take() {
             self.front.rooms.sessions.delete(&session);
         }
         self.listening.shutdown().await;
-        // When the process stops they say so; to a client that has left there is nothing to say.
+        // When the process stops, listens end with a message; a client that has left needs none.
         if self.front.rooms.drain.is_stopping() {
             while self.listens.join_next().await.is_some() {}
         }
@@ -160,7 +159,7 @@ impl Pipe {
                 Ok(()) => return,
                 Err(refusal) => (refusal, None),
             },
-            // What is never answered is passed over.
+            // Messages that are never answered are skipped.
             Frame::TooLong { kind: Some(Kind::Notification | Kind::Response), .. } => return self.too_long(),
             Frame::TooLong { id, .. } => {
                 self.too_long();
@@ -201,7 +200,7 @@ impl Pipe {
         }
         let started = match class {
             Class::Modern => self.modern(message),
-            // None but the cancellation is defined for clients.
+            // Only the cancellation is defined for clients.
             Class::ModernNotice => Ok(None),
             Class::Initialize => self.initialize(message).map(Some),
             Class::Legacy => self.legacy(message),
@@ -210,7 +209,7 @@ impl Pipe {
         self.answer(modern, started.map_err(|refusal| refusal.answering(id.as_ref())));
     }
 
-    /// Whether this cancels a modern request; then nothing more is said of that.
+    /// Whether this cancels a modern request, which is then not answered.
     // MCP 2026-07-28 basic/patterns/cancellation: over stdio by a notification
     fn cancels(&mut self, notice: &Message) -> bool {
         if Notice::parse(notice.method()) != Notice::Cancelled {
@@ -292,6 +291,6 @@ fn invalid(message: &'static str) -> Refusal {
     Refusal::bad_request(code::INVALID_REQUEST, message)
 }
 
-/// Answers on the spot that are not written yet; beyond them, and those of one batch, the input is not read. 256: as many as
-/// calls.
+/// Immediate answers that are not written yet; beyond this number, and those of one batch, the input is not read. 256: as
+/// many as calls.
 const ANSWERS: usize = 256;

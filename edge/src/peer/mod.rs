@@ -1,12 +1,12 @@
-//! Other replicas of this gateway: what one of them holds, any of them can be asked for.
+//! Forwarding of requests to the replica that holds what they are about.
 //!
 //! ```text
 //! client ──▶ replica A ── the token says: B's ──▶ peer listener of B ──▶ served as if it had come to B
 //! ```
-//! Sessions, parked calls and tasks live in one process; the sealed tokens that clients carry say in which. Guarantees:
-//! only a process with the same keys is heard, for a minute and one caller, method, path and address; what was passed on
-//! once is never passed on again; a process that is gone is given up within [`Config::connect_timeout`]. It must not know
-//! what requests mean.
+//! Sessions, parked calls and tasks live in one process; the sealed tokens that clients carry name it. Guarantees: only a
+//! process with the same keys is served, and each proof counts for a minute and for one caller, method, path and address;
+//! a request is forwarded only once; a process that is gone is given up within [`Config::connect_timeout`]. It must not
+//! know what requests mean.
 
 mod proof;
 
@@ -42,10 +42,10 @@ use crate::seal::{Home, Sealer};
 /// How replicas reach each other.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// Where this one listens for the others; `None`: it is alone.
+    /// Where this replica listens for the others; `None`: there are no others.
     pub listen: Option<Address>,
-    /// The longest wait for a connection to another one. 2 s: pods of one cluster are milliseconds apart, and a client
-    /// waits to hear that its session is gone.
+    /// The longest wait for a connection to another replica. 2 s: pods of one cluster are milliseconds apart, and a client
+    /// waits for the answer that its session is gone.
     pub connect_timeout: Duration,
     /// The longest wait for the head of an answer. 61 min: an hour, which is as long as a call may take
     /// (`limits.call_timeout_max`), and a bit.
@@ -62,25 +62,25 @@ impl Default for Config {
     }
 }
 
-/// Asks other replicas, and knows those that ask. Cheap to clone.
+/// Forwards requests to other replicas, and verifies those of others. Cheap to clone.
 #[derive(Clone)]
 pub struct Peers {
     client: Client<HttpConnector, Full<Bytes>>,
     answer_timeout: Duration,
     sealer: Sealer,
     metrics: Metrics,
-    /// For requests on their way elsewhere, each of which has a connection.
+    /// Bounds forwarded requests, each of which has a connection.
     places: Arc<Semaphore>,
     bounds: permit::Metrics,
 }
 
-/// A request on its way elsewhere, until its answer is through.
+/// The permit of a forwarded request, until its answer has been passed back.
 #[derive(Debug)]
 pub struct Place {
     _permit: OwnedSemaphorePermit,
 }
 
-/// A client's request that is another replica's to answer.
+/// A client's request that another replica must answer.
 pub struct Passed {
     /// Of the client's request.
     pub method: Method,
@@ -90,20 +90,20 @@ pub struct Passed {
     pub headers: HeaderMap,
     /// The whole body.
     pub body: Bytes,
-    /// The other one's token that the request came with.
+    /// The token in the request that the other replica made.
     pub token: String,
 }
 
 /// Why another replica did not answer.
 #[derive(Debug)]
 pub enum Unanswered {
-    /// There is no such process any more, and nothing of what it held.
+    /// The process is gone, and what it held is lost.
     Gone,
-    /// It took the request, perhaps, and then something went wrong.
+    /// It may have taken the request; then something failed.
     Failed(Error),
 }
 
-/// What is counted of requests that go from one replica to another.
+/// Metrics of forwarded requests.
 #[derive(Clone, Debug, Default)]
 pub struct Metrics {
     passed: Counter,
@@ -139,8 +139,8 @@ impl Metrics {
 }
 
 impl Peers {
-    /// Ready to ask, with the keys that all replicas share; so many requests may be on their way elsewhere. To be called
-    /// inside a runtime.
+    /// A client for other replicas, with the keys that all share and a bound on forwarded requests. Must be called inside a
+    /// runtime.
     pub fn new(
         config: &Config,
         sealer: Sealer,
@@ -150,7 +150,7 @@ impl Peers {
         let mut connector = HttpConnector::new();
         connector.set_nodelay(true);
         connector.set_connect_timeout(Some(config.connect_timeout));
-        // One that vanishes without a word is noticed as a vanished client is.
+        // A replica that vanishes is noticed in the same way as a client that vanishes.
         connector.set_keepalive(Some(SILENCE));
         connector.set_keepalive_interval(Some(SILENCE));
         connector.set_keepalive_retries(Some(1));
@@ -165,10 +165,11 @@ impl Peers {
         Self { client, answer_timeout, sealer, metrics, places, bounds }
     }
 
-    /// The answer of the replica at `to` to a request of `caller`; its place is to be held until it is through.
+    /// Forwards a request of `caller` to the replica at `to` and returns its answer. The permit must be held until the
+    /// answer has been passed back.
     ///
     /// # Errors
-    /// It is gone, or did not answer; or too many requests are on their way.
+    /// The replica is gone, or did not answer; or too many requests are being forwarded.
     pub async fn pass(
         &self,
         to: SocketAddr,
@@ -206,7 +207,7 @@ impl Peers {
         }
     }
 
-    /// Whose request another replica has passed on; `None`: it is no replica, or not this request's proof.
+    /// The caller of a request that another replica has forwarded; `None` without a valid proof for this request.
     pub fn taken(&self, method: &Method, uri: &Uri, headers: &HeaderMap) -> Option<Caller> {
         let caller =
             proof::read(&self.sealer, (method, uri, self.sealer.home()), headers.get(&PROOF)?.to_str().ok()?);
@@ -224,7 +225,7 @@ impl Peers {
         let Passed { method, uri, headers, body, token } = passed;
         let broken = || Error::new(Kind::Lost, Blame::Edge, "the request cannot be passed on");
         let proof = proof::write((&self.sealer, &token), (&method, &uri, Home::at(to)), caller)?;
-        // Credentials stay here, wherever they are: the other one hears whose request it is.
+        // Credentials are not forwarded: the proof names the caller.
         let mut passed = HeaderMap::new();
         for (name, value) in &headers {
             if name.as_str().starts_with("mcp-") || PASSED.contains(name) {
@@ -243,7 +244,7 @@ impl Peers {
     }
 }
 
-/// Whether there is nobody at that address. Other errors, of this machine say, tell nothing of the other one.
+/// Whether nobody listens at that address. Other errors, of this machine for example, say nothing about the other one.
 fn is_gone(error: &hyper_util::client::legacy::Error) -> bool {
     use io::ErrorKind::{ConnectionRefused, HostUnreachable, TimedOut};
     let mut source = error.source();
@@ -257,12 +258,12 @@ fn is_gone(error: &hyper_util::client::legacy::Error) -> bool {
     false
 }
 
-/// What of a client's head a replica reads, beside what begins with `mcp-`.
+/// The headers of a client that are forwarded, besides those that begin with `mcp-`.
 static PASSED: [HeaderName; 4] =
     [ACCEPT, CONTENT_ENCODING, CONTENT_TYPE, HeaderName::from_static("last-event-id")];
-/// Who passes a request on says so here.
+/// The header with the proof.
 static PROOF: HeaderName = HeaderName::from_static("mcp-edge-peer");
-/// Of one connection, and no business of the next.
+/// Headers of one connection, which are not forwarded.
 // RFC 9110 §7.6.1
 static HOP_BY_HOP: [HeaderName; 7] = [
     CONNECTION,

@@ -1,4 +1,4 @@
-//! What one replica shows another: whose request it passes on, and that it has the keys.
+//! The proof in a forwarded request: who the caller is, and that the sender has the keys.
 
 use std::time::Duration;
 
@@ -32,7 +32,7 @@ pub(super) fn write(
     sealer.seal_like(token, KIND, &payload).unwrap_or_else(|| sealer.seal(KIND, &payload))
 }
 
-/// Whose request it is, if the proof is for it and fresh.
+/// The caller, if the proof is for this request and fresh.
 pub(super) fn read(sealer: &Sealer, of: (&Method, &Uri, Home), proof: &str) -> Option<Caller> {
     let payload = sealer.open(KIND, proof)?;
     let (made, rest) = payload.split_first_chunk()?;
@@ -66,10 +66,10 @@ fn digest((method, uri, to): (&Method, &Uri, Home)) -> [u8; DIGEST_LEN] {
 
 /// Another name than proofs had that said no end (`peer`): none of them is read as one of these.
 const KIND: Kind = Kind::of_size("peer-until", 4096);
-/// Of credentials that do not run out by themselves.
+/// For credentials that do not expire.
 const ENDLESS: u64 = u64::MAX;
 const DIGEST_LEN: usize = 32;
-/// How far the clocks of two machines may be apart, and how long a proof that somebody overheard is of use. 60 s.
+/// How far the clocks of two machines may differ, and how long an intercepted proof could be used. 60 s.
 const FRESH_SECS: u64 = 60;
 
 #[cfg(test)]

@@ -1,5 +1,4 @@
-//! Rights to keep a listen open. They are no calls: a client that listens all day takes nothing from those that
-//! call.
+//! Permits for open listens. A listen is no call: a client that listens all day takes nothing from those that call.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -19,10 +18,10 @@ pub struct ListenPermit {
 }
 
 impl Permits {
-    /// Room for one more listen of `principal`.
+    /// The permit of one more listen of `principal`.
     ///
     /// # Errors
-    /// [`Bound::Listens`] when it has as many as it may.
+    /// [`Bound::Listens`] when it has as many as are allowed.
     pub fn listen(&self, principal: &Arc<str>) -> Result<ListenPermit, Bound> {
         let shared = &self.shared;
         let mut counts = shared.listens.lock();

@@ -22,7 +22,7 @@ impl Shared {
                 "params.level must be one of debug, info, notice, warning, error, critical, alert, emergency";
             return Reply::failed(Error::new(Kind::InvalidParams, Blame::Downstream, message));
         };
-        session.wishes.change(|wished| wished.level = Some(level));
+        session.settings.change(|wished| wished.level = Some(level));
         for entry in within(scoped) {
             entry.server.tell_level(session);
         }

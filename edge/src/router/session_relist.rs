@@ -46,7 +46,7 @@ pub(super) async fn follow(
             tokio::select! {
                 () = session.ended.cancelled() => {}
                 () = shared.drain.leaving() => {}
-                () = gone.cancelled() => session.announced.forget(&name),
+                () = gone.cancelled() => session.pending_list_changes.forget(&name),
                 () = shared.relist_until_done(&session, (index, &name)) => {}
             }
         });
@@ -54,7 +54,7 @@ pub(super) async fn follow(
     // The next server of this name has nothing to do with what this one announced.
     announcing.close();
     while let Ok(session) = announcing.try_recv() {
-        session.announced.forget(&name);
+        session.pending_list_changes.forget(&name);
     }
 }
 
@@ -62,7 +62,7 @@ impl Shared {
     /// Whether a call has to wait until what its session's connections announced is listed.
     pub(super) fn waits_for_relist(&self, call: &Call) -> bool {
         let Affinity::Session(session) = &call.affinity else { return false };
-        session.announced.any() && self.is_about_what_may_have_changed(call)
+        session.pending_list_changes.any() && self.is_about_what_may_have_changed(call)
     }
 
     /// Lists what was announced, and then routes the call.
@@ -71,7 +71,7 @@ impl Shared {
         let overlay = self.overlay(&session);
         // Servers that the caller may not use change nothing for this call.
         let shown = self.catalog_for(&session.caller).shown.clone();
-        let announced = session.announced.servers();
+        let announced = session.pending_list_changes.servers();
         let servers = announced.iter().filter_map(|name| shown.index_of(name.as_str()));
         // No session waits twice for a server that does not answer.
         let servers: Vec<ServerIndex> = servers.filter(|server| !overlay.is_late(*server)).collect();
@@ -106,7 +106,7 @@ impl Shared {
         loop {
             sleep(overlay.gap(index).unwrap_or(self.config.refresh_gap)).await;
             self.relist(session, index).await;
-            if session.announced.left(name) {
+            if session.pending_list_changes.left(name) {
                 return;
             }
         }
@@ -119,7 +119,7 @@ impl Shared {
         let overlay = self.overlay(session);
         let _one = overlay.listing.lock().await;
         // If this future is dropped, what was taken is announced again before the next one takes it.
-        let taken = session.announced.take(&name);
+        let taken = session.pending_list_changes.take(&name);
         if taken.notices().is_empty() {
             return;
         }

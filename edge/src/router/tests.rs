@@ -61,7 +61,7 @@ impl Server for Echo {
 
     fn tell_level(&self, session: &SessionHandle) {
         let mut told = self.1.lock();
-        told.push((session.number, session.wishes.now().level));
+        told.push((session.number, session.settings.now().level));
     }
 
     fn subscribe(&self, _: Subscriber, uri: String) -> Subscribing {
@@ -367,8 +367,8 @@ fn in_session(number: u64, call: Call) -> Call {
         version: ProtocolVersion::V2025_11_25,
         ended,
         unsolicited: Arc::new(unsolicited),
-        wishes: Arc::default(),
-        announced: Arc::default(),
+        settings: Arc::default(),
+        pending_list_changes: Arc::default(),
     };
     Call { affinity: Affinity::Session(key), ..call }
 }

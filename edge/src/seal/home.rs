@@ -1,8 +1,8 @@
-//! Where a process is reached by others with its keys, in a fixed length.
+//! The address at which other replicas reach a process, encoded in a fixed length.
 
 use std::net::{Ipv6Addr, SocketAddr};
 
-/// An address and a port, or nowhere.
+/// The address and port of a replica, or none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Home(Option<SocketAddr>);
 
@@ -10,7 +10,7 @@ pub struct Home(Option<SocketAddr>);
 pub const HOME_LEN: usize = 18;
 
 impl Home {
-    /// A process that is reached there.
+    /// A process that is reached at `address`.
     pub fn at(address: SocketAddr) -> Self {
         Self(Some(SocketAddr::new(address.ip().to_canonical(), address.port())))
     }
@@ -20,7 +20,7 @@ impl Home {
         self.0
     }
 
-    /// IPv6 address, or an IPv4 one mapped into it, and port; zeros: nowhere.
+    /// IPv6 address (IPv4 ones are mapped) and port; all zeros if there is none.
     pub fn encode(self) -> [u8; HOME_LEN] {
         let mut bytes = [0; HOME_LEN];
         let Some(address) = self.0 else { return bytes };

@@ -1,4 +1,4 @@
-//! One key: the text an operator gives, and what is derived from it.
+//! One key: the configured text, and the key derived from it.
 
 use std::fmt;
 use std::str::FromStr;
@@ -53,17 +53,17 @@ pub(super) struct Key {
 }
 
 impl Key {
-    /// The same for the same text in every process.
+    /// The key derived from `text`; the same in every process.
     pub(super) fn derived(text: &KeyText) -> Option<Self> {
         Self::from_secret(text.0.as_bytes())
     }
 
-    /// One that nobody else has.
+    /// A random key, which no other process has.
     pub(super) fn random(random: &SystemRandom) -> Option<Self> {
         Self::from_secret(&random_bytes::<32>(random)?)
     }
 
-    /// RFC 5869: a key of its own for each use, and a name that does not tell of the key.
+    /// RFC 5869: the AES key, and a key id that reveals nothing of it.
     fn from_secret(secret: &[u8]) -> Option<Self> {
         let prk = Salt::new(HKDF_SHA256, SALT).extract(secret);
         let (mut kid, mut key) = ([0; KID_LEN], [0; 32]);
@@ -73,7 +73,7 @@ impl Key {
         Some(Self { kid, aead })
     }
 
-    /// Says which key a token is of, so that only that one is tried.
+    /// The key id in a token, so that only this key is tried.
     pub(super) fn kid(&self) -> &[u8] {
         &self.kid
     }

@@ -1,13 +1,13 @@
-//! Sealed tokens: what this process hands out and must know again, without keeping it and without anybody
-//! else reading, changing or making one.
+//! Sealed tokens: state that clients carry for the gateway, so that it need not keep it. Nobody else can read, change or
+//! make one.
 //!
 //! ```text
 //! v1.<base64url( kid 4 ‖ nonce 12 ‖ ciphertext ‖ tag 16 )>          AES-256-GCM, AAD = kind
 //! ```
 //! Guarantees: a token opens only as the kind it was sealed as, and only with a key this process has; each
-//! has exactly one spelling, of visible ASCII; its length tells nothing but its kind, if payloads of a kind
-//! have one length. Two keys are valid at once, so that a key can be replaced under running sessions. What
-//! is not here: what is sealed (`session`), and where keys come from (`config`).
+//! has exactly one spelling, of visible ASCII; its length reveals only its kind, if payloads of a kind have one
+//! length. Two keys are valid at once, so that a key can be replaced while sessions are open. What is not here:
+//! what is sealed (`session`, for example), and where keys come from (`config`).
 
 mod home;
 mod key;
@@ -28,14 +28,14 @@ use crate::permit::RETRY_AFTER;
 pub use self::home::{HOME_LEN, Home};
 pub use self::key::{BadKey, KeyText};
 
-/// Which keys there are.
+/// The keys, and the address of this replica.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Config {
-    /// Seals and opens. `None`: one is made at start, and no other process opens what this one seals.
+    /// Seals and opens. `None`: a random key is made at start, and no other process opens what this one seals.
     pub current: Option<KeyText>,
-    /// Opens only: the one that was current before, until what it sealed has ended.
+    /// Opens only: the previous key, while tokens that it sealed are in use.
     pub previous: Option<KeyText>,
-    /// Where other processes with the same keys reach this one.
+    /// The address at which other replicas reach this one.
     pub home: Home,
 }
 
@@ -47,12 +47,12 @@ pub struct Kind {
 }
 
 impl Kind {
-    /// The kind of this name, of tokens that may travel in a header; each use has one of its own.
+    /// A kind of tokens that are sent in headers; each use has its own name.
     pub const fn new(name: &'static str) -> Self {
         Self::of_size(name, MAX_TOKEN_BYTES)
     }
 
-    /// The same with a bound of its own on a token's length, for one that travels in a body.
+    /// A kind with its own bound on the length of a token, for tokens that are sent in bodies.
     pub const fn of_size(name: &'static str, token_bytes: usize) -> Self {
         Self { name, token_bytes }
     }
@@ -93,12 +93,12 @@ impl Sealer {
         Ok(Self { shared: Arc::new(Shared { home: config.home, current, previous, random }) })
     }
 
-    /// Where others reach this process: to be sealed into what leads back to it.
+    /// The address at which other replicas reach this process; tokens of what it holds contain it.
     pub fn home(&self) -> Home {
         self.shared.home
     }
 
-    /// A token that says `payload` to whoever has the key, and nothing to others.
+    /// A token with `payload`, readable only with the key.
     ///
     /// # Errors
     /// When the system gives out no random numbers, or the payload is too large for a token.
@@ -106,11 +106,11 @@ impl Sealer {
         self.seal_with(&self.shared.current, kind, payload)
     }
 
-    /// The same with the key that `like` was sealed with: whoever made that can open this. `None`: with a key that is not
-    /// here.
+    /// A token sealed with the same key as the token `like`, so that the process that made `like` can open it. `None` if
+    /// this process does not have that key.
     ///
     /// # Errors
-    /// The same.
+    /// When the system gives out no random numbers, or the payload is too large for a token.
     pub fn seal_like(&self, like: &str, kind: Kind, payload: &[u8]) -> Option<Result<Box<str>, Error>> {
         let sealed = text::decode(like.strip_prefix(VERSION)?)?;
         let kid = sealed.first_chunk::<KID_LEN>()?;
@@ -140,7 +140,7 @@ impl Sealer {
         Ok(format!("{VERSION}{}", text::encode(&parts)).into())
     }
 
-    /// What `token` says, if it was sealed as `kind` with a key of ours.
+    /// The payload of `token`, if it was sealed as `kind` with a key of this process.
     pub fn open(&self, kind: Kind, token: &str) -> Option<Vec<u8>> {
         if token.len() > kind.token_bytes {
             return None; // before anything is decoded
@@ -157,7 +157,7 @@ impl Sealer {
         })
     }
 
-    /// Random bytes from the same source.
+    /// Random bytes of the source that nonces come from.
     ///
     /// # Errors
     /// When the system gives out none.
@@ -181,7 +181,7 @@ fn no_randomness() -> Error {
     Error::busy(Blame::Edge, RETRY_AFTER, "the system gives out no random numbers")
 }
 
-/// Format and algorithms; another one would have another word here.
+/// Names format and algorithms; another combination needs another prefix.
 const VERSION: &str = "v1.";
-/// The longest token that travels in a header. 512 bytes: it travels in a header of every request of a session.
+/// The longest token for a header. 512 bytes, because every request of a session carries one.
 pub const MAX_TOKEN_BYTES: usize = 512;

@@ -1,4 +1,4 @@
-//! Sessions of legacy clients: who opened them, what was negotiated, which calls are on their way.
+//! Sessions of legacy clients: who opened them, what was negotiated, which calls are in flight.
 //!
 //! ```text
 //!             initialized
@@ -8,9 +8,9 @@
 //!                  ▼
 //!                Ended   (terminal: its id is unknown from now on)
 //! ```
-//! Guarantees: a session serves the principal that opened it, at the path it was opened at, and nobody
-//! else; everything it holds is bounded; its end cancels its calls and closes its stream. It must not know
-//! of HTTP or JSON: `front/legacy.rs` does the talking.
+//! Guarantees: a session serves only the principal that opened it, at the path it was opened at; everything it
+//! holds is bounded; its end cancels its calls and closes its stream. It must not know of HTTP or JSON, which
+//! are the business of `front/legacy.rs`.
 
 mod ask;
 pub mod replay;
@@ -40,7 +40,7 @@ use crate::error::Error;
 use crate::ops::drain::DrainWatch;
 use crate::permit::{self, Bound};
 use crate::router::ListChanges;
-use replay::{EventId, Room};
+use replay::{EventId, ReplayBudget};
 use stream::{LISTENING, Stream};
 
 pub use ask::Asking;
@@ -52,20 +52,20 @@ pub use table::{Metrics, Table};
 pub struct Config {
     /// Sessions in all. 10,000: as many as connections.
     pub sessions: usize,
-    /// Sessions of one principal; the bound of all unless configured, for with one token everybody is one
+    /// Sessions of one principal. Unless configured, as many as sessions in all: with one token everybody is one
     /// principal.
     pub principal_sessions: usize,
-    /// Calls of one session on their way. 256: what the queue of one server takes.
+    /// Calls of one session in flight. 256: what the queue of one server takes.
     pub session_calls: usize,
-    /// Questions of servers that wait for the client. 64: as many as one connection may have.
+    /// Requests of servers that wait for the client's answer. 64: as many as one connection may have.
     pub asks_per_session: usize,
     /// A session without a message, a call or an open stream ends after this. 30 m: a lunch break survives, a closed
     /// laptop does not keep a process.
     pub idle: Duration,
-    /// Every session ends after this, so that nothing decided at its start holds for ever. 24 h: a working
-    /// day never meets it.
+    /// Every session ends after this, so that nothing decided at its start stays in force for ever. 24 h: longer than
+    /// a working day.
     pub age: Duration,
-    /// What streams keep for clients that lose their connection.
+    /// Bounds of the events kept for clients that lose their connection.
     pub replay: replay::Config,
 }
 
@@ -83,25 +83,25 @@ impl Default for Config {
     }
 }
 
-/// What is fixed when a session opens.
+/// The parameters of a session, fixed when it opens.
 #[derive(Clone, Debug)]
-pub struct Birth {
-    /// Who opened it; the only one it serves.
+pub struct SessionParams {
+    /// Who opened it; it serves nobody else.
     pub caller: Caller,
-    /// The path it was opened at: one server, or all.
+    /// The server of the path that it was opened at; `None` for all servers.
     pub scope: Option<ServerName>,
     /// The revision that was negotiated.
     pub version: ProtocolVersion,
     /// What the client said of itself.
     pub client: Arc<Client>,
-    /// How often the lists that it sees have changed; what they are as it opens is what its client knows of.
+    /// How often the lists that it sees have changed. The client knows them as they are when the session opens.
     pub changes: watch::Receiver<ListChanges>,
 }
 
 /// One legacy client.
 pub struct Session {
     id: Box<str>,
-    birth: Birth,
+    params: SessionParams,
     key: SessionHandle,
     born: Instant,
     calls_max: usize,
@@ -111,7 +111,7 @@ pub struct Session {
     mark: u64,
     ended_streams_max: usize,
     refusals: permit::Metrics,
-    room: Arc<Room>,
+    budget: Arc<ReplayBudget>,
     live: Mutex<Live>,
 }
 
@@ -121,21 +121,21 @@ struct Live {
     phase: Phase,
     calls: HashMap<RequestId, CancellationToken>,
     asked: ask::Asked,
-    /// What the session's connections said outside any call; taken by the stream that carries it.
+    /// Events of the session's connections that belong to no call, until a stream takes them.
     unsolicited_events: Option<Reply>,
-    /// By number: of calls, and under [`LISTENING`] the one that carries what belongs to no call.
+    /// By number: those of calls, and under [`LISTENING`] the session's own, for what belongs to no call.
     streams: BTreeMap<u64, Arc<Stream>>,
     next_stream: u64,
-    /// How many read the session's own stream; more than one only while a new reader takes over.
+    /// Readers of the session's own stream; more than one only while a new reader takes over.
     listeners: usize,
     /// The last message, or the end of the last call or stream.
     last_active: Instant,
     seen: ListChanges,
-    /// The client was told things that did not reach it, and nobody knows any more which.
+    /// Notifications were lost, and it is not known which.
     stale: bool,
 }
 
-/// See the drawing above.
+/// The state of a session, as drawn at the top of this file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     Opening,
@@ -162,37 +162,37 @@ impl Session {
 
     /// The revision that was negotiated.
     pub fn version(&self) -> ProtocolVersion {
-        self.birth.version
+        self.params.version
     }
 
-    /// The one server that its path leads to, or all.
+    /// The one server that its path leads to; `None` for all.
     pub fn scope(&self) -> Option<&ServerName> {
-        self.birth.scope.as_ref()
+        self.params.scope.as_ref()
     }
 
     /// How often the lists that it sees have changed.
     pub fn changes(&self) -> watch::Receiver<ListChanges> {
-        self.birth.changes.clone()
+        self.params.changes.clone()
     }
 
     /// What the client said of itself.
     pub fn client(&self) -> &Arc<Client> {
-        &self.birth.client
+        &self.params.client
     }
 
-    /// How the upstream side knows this session.
+    /// The session as the upstream side knows it.
     pub fn key(&self) -> &SessionHandle {
         &self.key
     }
 
-    /// The client has taken the handshake's answer: from now on it may be told things.
+    /// Marks the handshake as complete: from now on the client may be sent notifications.
     // MCP 2025-11-25 basic/lifecycle, Initialization
     pub fn initialized(&self) {
         let mut live = self.live.lock();
         live.phase = live.phase.initialized();
     }
 
-    /// Starts a call under the client's own `id`; the entry lives as long as what is returned.
+    /// Starts a call under the client's own `id`. It counts as in flight until what is returned is dropped.
     ///
     /// # Errors
     /// Why the call may not start.
@@ -206,7 +206,7 @@ impl Session {
         }
         if live.calls.len() >= self.calls_max {
             self.refusals.hit(Bound::SessionCalls);
-            // The client's own doing, so it hears 429 and not 503.
+            // The client caused it, so the status is 429 and not 503.
             return Err(Refused::Full(Bound::SessionCalls.refusal()));
         }
         let cancelled = self.key.ended.child_token();
@@ -215,21 +215,21 @@ impl Session {
         Ok(InFlight { session: self.clone(), id, cancelled })
     }
 
-    /// Cancels the call of that id; whether there was one.
+    /// Cancels the call of that id; `false` if there is none.
     pub fn cancel(&self, id: &RequestId) -> bool {
         let call = self.live.lock().calls.get(id).cloned();
         call.inspect(CancellationToken::cancel).is_some()
     }
 
-    /// A stream for what belongs to no call; a reader that was there ends. `source` is asked for once in the
-    /// life of a session: what it yields while nobody reads waits for the next reader.
+    /// Opens the session's own stream, for what belongs to no call; an earlier reader ends. `source` is called once
+    /// in the life of a session: what the source yields while nobody reads waits for the next reader.
     pub fn listen(self: &Arc<Self>, source: impl FnOnce(Option<Reply>) -> Box<dyn Source>) -> Reader {
         let mut live = self.live.lock();
         let stream = match live.streams.get(&LISTENING) {
             Some(stream) => stream.clone(),
             None => {
                 let source = (live.phase != Phase::Ended).then(|| source(live.unsolicited_events.take()));
-                let stream = Arc::new(Stream::new(LISTENING, source, self.room.clone(), None));
+                let stream = Arc::new(Stream::new(LISTENING, source, self.budget.clone(), None));
                 if live.phase != Phase::Ended {
                     live.streams.insert(LISTENING, stream.clone());
                 }
@@ -240,13 +240,13 @@ impl Session {
         stream.attach(self)
     }
 
-    /// A stream for what one call yields, which goes on without a reader until the process is cut. `lost` is
-    /// what is said to a client that comes back when too much of it is no longer kept.
+    /// Opens a stream for the messages of one call. It goes on without a reader until the process is cut. `lost` is the
+    /// message for a client that resumes it when events that it needs are no longer kept.
     pub fn stream(self: &Arc<Self>, source: Box<dyn Source>, drain: DrainWatch, lost: Bytes) -> Reader {
         let mut live = self.live.lock();
         live.next_stream += 1;
         let number = live.next_stream;
-        let stream = Arc::new(Stream::new(number, Some(source), self.room.clone(), Some((drain, lost))));
+        let stream = Arc::new(Stream::new(number, Some(source), self.budget.clone(), Some((drain, lost))));
         if live.phase != Phase::Ended {
             live.streams.insert(number, stream.clone());
         }
@@ -257,7 +257,7 @@ impl Session {
         stream.attach(self)
     }
 
-    /// The stream in which a client stopped reading at `id`.
+    /// Resumes the stream in which a client stopped reading at `id`.
     // MCP 2025-11-25 basic/transports, Resumability: that stream's later messages and no other's
     pub fn resume(self: &Arc<Self>, id: EventId) -> Resumed {
         if id.session != self.mark {
@@ -273,13 +273,12 @@ impl Session {
         }
     }
 
-    /// What the client knows may be wrong: it is told of everything as changed.
+    /// Notes that notifications were lost: the next ones report everything as changed.
     pub fn lost_track(&self) {
         self.live.lock().stale = true;
     }
 
-    /// Which lists changed since the client was last told; it counts as told now. Nothing is told before the
-    /// client is ready.
+    /// Which lists have changed since this was last called. Nothing, before the client is ready to be notified.
     pub fn news(&self, now: ListChanges) -> News {
         let mut live = self.live.lock();
         let seen = std::mem::replace(&mut live.seen, now);
@@ -295,23 +294,23 @@ impl Session {
         }
     }
 
-    /// The client has shown itself.
+    /// Notes a message of the client.
     fn touch(&self) {
         self.live.lock().last_active = Instant::now();
     }
 
     /// Whether `caller` may use it at this path.
     fn serves(&self, caller: &Caller, scope: Option<&ServerName>) -> bool {
-        self.birth.caller == *caller && self.birth.scope.as_ref() == scope
+        self.params.caller == *caller && self.params.scope.as_ref() == scope
     }
 
-    /// Whether no call and no stream is open, and since when.
+    /// Since when no call and no stream is open; `None` while one is.
     fn idle_since(&self) -> Option<Instant> {
         let live = self.live.lock();
         (live.calls.is_empty() && live.listeners == 0).then_some(live.last_active)
     }
 
-    /// Drops what streams keep for too long, and streams of which nothing is left.
+    /// Drops events that are too old, and ended streams that are needed no more.
     fn expire_streams(&self, now: Instant) {
         let streams: Vec<_> = self.live.lock().streams.values().cloned().collect();
         streams.iter().filter(|stream| !stream.expire(now)).for_each(|stream| self.forget(stream));
@@ -327,7 +326,7 @@ impl Session {
         }
         ended.sort_by_key(|(ended, _)| (!ended.is_delivered, ended.at));
         for (_, stream) in ended.into_iter().take(over) {
-            stream.count_lost(&self.room);
+            stream.count_lost(&self.budget);
             self.forget(stream);
         }
     }
@@ -355,10 +354,10 @@ impl Session {
         live.phase = Phase::Ended;
         let (streams, unheard) = (std::mem::take(&mut live.streams), live.unsolicited_events.take());
         let unanswered = std::mem::take(&mut live.asked);
-        drop(live); // what was asked is refused now, and may want the lock
+        drop(live); // dropped asks are refused, which may take the lock
         drop((unheard, unanswered));
         self.key.ended.cancel();
-        // The streams of calls end by themselves, for the calls are cancelled.
+        // The streams of calls end by themselves, because the calls are cancelled.
         if let Some(listening) = streams.get(&LISTENING) {
             listening.close();
         }
@@ -366,9 +365,9 @@ impl Session {
 }
 
 impl fmt::Debug for Session {
-    /// Without the id, which is as good as a credential.
+    /// Without the id, which works like a credential.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Session({} of {:?})", self.key.number, self.birth.caller)
+        write!(f, "Session({} of {:?})", self.key.number, self.params.caller)
     }
 }
 
@@ -379,23 +378,23 @@ pub struct News {
     pub tools: bool,
     pub prompts: bool,
     pub resources: bool,
-    /// Any of the resources that the client wants to hear of.
+    /// Any of the resources that the client is subscribed to.
     pub subscriptions: bool,
 }
 
 /// Why a call may not start.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refused {
-    /// The session ended meanwhile.
+    /// The session has ended.
     Ended,
-    /// A call of the same id is on its way.
+    /// A call of the same id is in flight.
     // MCP 2025-11-25 basic, Requests: an id is never used twice within a session
     Duplicate,
-    /// As many calls are on their way as may be.
+    /// As many calls are in flight as are allowed.
     Full(Error),
 }
 
-/// A call on its way. Dropping it forgets the call.
+/// A call in flight. Dropping it ends the entry.
 #[derive(Debug)]
 pub struct InFlight {
     session: Arc<Session>,
@@ -409,7 +408,7 @@ impl InFlight {
         &self.session
     }
 
-    /// Ready when the client cancels the call, or its session ends. Not to be asked again then.
+    /// Ready when the client cancels the call, or its session ends. Must not be polled again after that.
     pub fn poll_cancelled(&mut self, context: &mut Context<'_>) -> Poll<()> {
         self.cancelled.as_mut().poll(context)
     }

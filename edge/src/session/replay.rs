@@ -1,8 +1,8 @@
-//! What a stream has said, kept for a client whose connection broke.
+//! The events of a stream, kept for a client whose connection breaks.
 //!
-//! Guarantees: an event is found again under its own stream only; what is no longer there is never passed
-//! over in silence; events, bytes and age are bounded, the bytes also per session and in all. Pure: no
-//! timers, no I/O; nothing is allocated before the first event. It must not know what an event means.
+//! Guarantees: an event is found again in its own stream only; a gap is always reported; events, bytes and age are
+//! bounded, the bytes also per session and in all. Pure: no timers, no I/O; nothing is allocated before the first
+//! event. It must not know what an event means.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -21,7 +21,7 @@ use wire::splice::Parts;
 
 use crate::ops::metrics::words;
 
-/// Bounds of what is kept.
+/// Bounds of the events that are kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     /// Events of one stream. 256: a chatty call of some minutes.
@@ -53,7 +53,7 @@ impl Default for Config {
     }
 }
 
-/// Where a client stopped reading: session, stream and place in it.
+/// An event's id: session, stream, and place in the stream.
 // MCP 2025-11-25 basic/transports, Resumability: unique in the session, and it tells the stream
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EventId {
@@ -62,12 +62,12 @@ pub struct EventId {
     pub session: u64,
     /// The number of the stream in its session.
     pub stream: u64,
-    /// The place in the stream; 0 is before its first event.
+    /// The place in the stream, from 1; 0 stands for the beginning.
     pub seq: u64,
 }
 
 impl EventId {
-    /// `None` for what was never an id of ours.
+    /// `None` for text that is no event id of this gateway.
     pub fn parse(text: &str) -> Option<Self> {
         let mut numbers = text.split('-').map(|digits| {
             let plain = digits.bytes().all(|byte| byte.is_ascii_hexdigit());
@@ -85,13 +85,13 @@ impl fmt::Display for EventId {
     }
 }
 
-/// Whether an event may be missing.
+/// Whether an event must reach the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Weight {
-    /// A later one says more, like progress: it is the first to go, and nothing is lost by it.
-    Passing,
-    /// Its loss has to be told.
-    Lasting,
+pub enum Delivery {
+    /// It may be dropped, because a later one says more: progress.
+    BestEffort,
+    /// Its loss must be reported.
+    Required,
 }
 
 /// The latest events of one stream.
@@ -101,16 +101,16 @@ pub struct Ring {
     bytes: usize,
     /// The number of the latest event.
     last: u64,
-    /// The latest of the lasting events that are no longer here.
+    /// The number of the latest required event that is no longer kept.
     lost: u64,
-    room: Arc<Room>,
+    budget: Arc<ReplayBudget>,
 }
 
 #[derive(Debug)]
 struct Kept {
     seq: u64,
     at: Instant,
-    weight: Weight,
+    delivery: Delivery,
     message: Bytes,
 }
 
@@ -125,8 +125,8 @@ pub enum Since<I> {
 
 impl Ring {
     /// Empty.
-    pub fn new(room: Arc<Room>) -> Self {
-        Self { events: VecDeque::new(), bytes: 0, last: 0, lost: 0, room }
+    pub fn new(budget: Arc<ReplayBudget>) -> Self {
+        Self { events: VecDeque::new(), bytes: 0, last: 0, lost: 0, budget }
     }
 
     /// The number of the latest event; 0 before the first.
@@ -144,46 +144,47 @@ impl Ring {
         self.events.is_empty()
     }
 
-    /// Keeps an event; its number. What is kept is a copy, made once there is room for it: a message is often a small
-    /// slice of a large read buffer, which must not be kept for minutes.
-    pub fn push(&mut self, message: &Parts, weight: Weight, now: Instant) -> u64 {
+    /// Keeps an event and returns its number. A copy is kept, made once there is room for it: a message is often a
+    /// small slice of a large read buffer, which must not stay in memory for minutes.
+    pub fn push(&mut self, message: &Parts, delivery: Delivery, now: Instant) -> u64 {
         self.expire(now);
         self.last += 1;
         let (seq, bytes) = (self.last, message.len_bytes());
-        if let Err(reason) = self.reserve(bytes, weight) {
-            self.count_out(seq, weight, reason);
+        if let Err(reason) = self.reserve(bytes, delivery) {
+            self.count_out(seq, delivery, reason);
             return seq;
         }
         self.bytes += bytes;
         let mut copy = BytesMut::with_capacity(bytes);
         message.iter().for_each(|slice| copy.put_slice(slice));
-        self.events.push_back(Kept { seq, at: now, weight, message: copy.freeze() });
+        self.events.push_back(Kept { seq, at: now, delivery, message: copy.freeze() });
         seq
     }
 
-    /// Reserves room for an event, and drops others for it. A passing event drops only passing ones: it is not worth
-    /// one whose loss would have to be told.
-    fn reserve(&mut self, bytes: usize, weight: Weight) -> Result<(), Reason> {
-        let room = self.room.clone();
-        let (events_max, bytes_max) = (room.config.events, room.config.stream_bytes);
-        let may_exceed = weight == Weight::Lasting; // the newest one is kept whatever its size
-        if !self.drop_while(weight, Reason::Events, |ring| ring.events.len() >= events_max) && !may_exceed {
+    /// Reserves room for an event, and drops others for it. A best-effort event displaces only best-effort ones, never
+    /// one whose loss would have to be reported.
+    fn reserve(&mut self, bytes: usize, delivery: Delivery) -> Result<(), Reason> {
+        let budget = self.budget.clone();
+        let (events_max, bytes_max) = (budget.config.events, budget.config.stream_bytes);
+        let may_exceed = delivery == Delivery::Required; // the newest one is kept whatever its size
+        if !self.drop_while(delivery, Reason::Events, |ring| ring.events.len() >= events_max) && !may_exceed {
             return Err(Reason::Events);
         }
-        if !self.drop_while(weight, Reason::StreamBytes, |ring| ring.bytes + bytes > bytes_max) && !may_exceed
+        if !self.drop_while(delivery, Reason::StreamBytes, |ring| ring.bytes + bytes > bytes_max)
+            && !may_exceed
         {
             return Err(Reason::StreamBytes);
         }
-        if !self.drop_while(weight, Reason::Bytes, |_| !room.take(bytes)) {
+        if !self.drop_while(delivery, Reason::Bytes, |_| !budget.take(bytes)) {
             return Err(Reason::Bytes);
         }
         Ok(())
     }
 
-    /// Drops events as long as there is no room; `false` when there is none left that may go.
-    fn drop_while(&mut self, weight: Weight, reason: Reason, is_full: impl Fn(&Self) -> bool) -> bool {
+    /// Drops events until `is_full` is false; returns `false` if none is left that may be dropped.
+    fn drop_while(&mut self, delivery: Delivery, reason: Reason, is_full: impl Fn(&Self) -> bool) -> bool {
         while is_full(self) {
-            if !self.drop_one(weight, reason) {
+            if !self.drop_one(delivery, reason) {
                 return false;
             }
         }
@@ -201,7 +202,7 @@ impl Ring {
 
     /// Whether what happened `at` that time is no longer kept `now`.
     pub fn is_too_old(&self, at: Instant, now: Instant) -> bool {
-        now.duration_since(at) >= self.room.config.age
+        now.duration_since(at) >= self.budget.config.age
     }
 
     /// Drops what is too old.
@@ -214,46 +215,47 @@ impl Ring {
         }
     }
 
-    /// Drops the oldest passing event, else for a lasting one the oldest of all. `false`: none may go.
-    fn drop_one(&mut self, weight: Weight, reason: Reason) -> bool {
-        let passing = self.events.iter().position(|kept| kept.weight == Weight::Passing);
-        let oldest = (weight == Weight::Lasting).then_some(0);
+    /// Drops the oldest best-effort event; if there is none and room is needed for a required one, the oldest event.
+    /// `false`: none may be dropped.
+    fn drop_one(&mut self, delivery: Delivery, reason: Reason) -> bool {
+        let passing = self.events.iter().position(|kept| kept.delivery == Delivery::BestEffort);
+        let oldest = (delivery == Delivery::Required).then_some(0);
         passing.or(oldest).is_some_and(|index| self.drop_at(index, reason))
     }
 
     fn drop_at(&mut self, index: usize, reason: Reason) -> bool {
         let Some(kept) = self.events.remove(index) else { return false };
         self.bytes -= kept.message.len();
-        self.room.give(kept.message.len());
-        self.count_out(kept.seq, kept.weight, reason);
+        self.budget.give(kept.message.len());
+        self.count_out(kept.seq, kept.delivery, reason);
         true
     }
 
-    fn count_out(&mut self, seq: u64, weight: Weight, reason: Reason) {
-        if weight == Weight::Lasting {
+    fn count_out(&mut self, seq: u64, delivery: Delivery, reason: Reason) {
+        if delivery == Delivery::Required {
             self.lost = self.lost.max(seq);
         }
-        self.room.metrics.dropped.get_or_create(&DropLabel { bound: reason }).inc();
+        self.budget.metrics.dropped.get_or_create(&DropLabel { bound: reason }).inc();
     }
 }
 
 impl Drop for Ring {
     fn drop(&mut self) {
-        self.room.give(self.bytes);
+        self.budget.give(self.bytes);
     }
 }
 
-/// The room that the rings of one session have, inside the room of all.
+/// The bytes that the rings of one session may hold, within the bytes that all may hold.
 #[derive(Debug)]
-pub struct Room {
+pub struct ReplayBudget {
     config: Config,
     metrics: Metrics,
     held: AtomicUsize,
     all: Arc<AtomicUsize>,
 }
 
-impl Room {
-    /// Room within what `all` sessions hold together.
+impl ReplayBudget {
+    /// The budget of one session; `all` counts what all sessions hold together.
     pub fn new(config: Config, metrics: Metrics, all: Arc<AtomicUsize>) -> Self {
         Self { config, metrics, held: AtomicUsize::new(0), all }
     }
@@ -283,7 +285,7 @@ impl Room {
     }
 }
 
-// The counts guard nothing but themselves, so no order with other memory is needed.
+// Relaxed: the counts guard no other memory.
 fn take(held: &AtomicUsize, bytes: usize, limit_bytes: usize) -> bool {
     let more = |held: usize| held.checked_add(bytes).filter(|sum| *sum <= limit_bytes);
     held.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok()
@@ -318,7 +320,7 @@ struct DropLabel {
     bound: Reason,
 }
 
-/// What is kept, and what no longer is.
+/// How much is kept, and how many events were dropped.
 #[derive(Clone, Debug, Default)]
 pub struct Metrics {
     bytes: Gauge,

@@ -1,4 +1,4 @@
-//! A stream of messages to the session's client, and the reader that has it at the moment.
+//! A stream of messages to the session's client, and its current reader.
 //!
 //! ```text
 //!              poll                       poll
@@ -6,8 +6,8 @@
 //!                        ▲                          │ dropped in mid-call
 //!                        └────────── keeper ◀───────┘     (a task that reads on, until a client resumes)
 //! ```
-//! Guarantees: a stream has one reader at a time, the newest; what a reader takes is kept in the ring first,
-//! so that who resumes finds every message once; a message belongs to one stream.
+//! Guarantees: a stream has one reader at a time, the newest; a message is kept in the ring before a reader gets it,
+//! so that a client that resumes gets every message once; a message belongs to one stream.
 // MCP 2025-11-25 basic/transports, Resumability and Redelivery
 
 use std::fmt;
@@ -21,13 +21,13 @@ use tokio::time::Instant;
 use wire::splice::Parts;
 
 use super::Session;
-use super::replay::{EventId, Ring, Room, Since, Weight};
+use super::replay::{Delivery, EventId, ReplayBudget, Ring, Since};
 use crate::call::EventReader;
 use crate::ops::drain::DrainWatch;
 
-/// Where messages to one client come from: a call, or what belongs to no call.
+/// A source of messages for one client: a call, or the session's notifications.
 pub trait Source: Send {
-    /// The next message, as JSON-RPC text. Not asked again after the last one.
+    /// The next message, as JSON-RPC text. Must not be polled again after the last one.
     fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Said>;
 
     /// Whether a client reads the messages from now on, or they are only kept for its return.
@@ -40,26 +40,26 @@ pub trait Source: Send {
 #[derive(Debug)]
 pub enum Said {
     /// A message; more may follow.
-    Message(Parts, Weight),
+    Message(Parts, Delivery),
     /// The last message.
     Last(Parts),
     /// Nothing more.
     End,
 }
 
-/// See the module.
+/// One stream of a session.
 pub(super) struct Stream {
     number: u64,
-    /// Set where messages come on without a reader: the end of the process cuts that short.
+    /// Set for a stream that goes on without a reader, until the end of the process.
     alone: Option<DrainWatch>,
-    /// Said instead of what is no longer kept.
+    /// The message for a client that needs events that are no longer kept.
     lost: Bytes,
     state: Mutex<State>,
 }
 
 struct State {
     ring: Ring,
-    /// `None` once there is nothing more to come.
+    /// `None` once it has ended.
     source: Option<Box<dyn Source>>,
     /// When `source` ended.
     ended_at: Option<Instant>,
@@ -70,16 +70,16 @@ struct State {
     waker: Option<Waker>,
 }
 
-/// What a client finds that comes back to a stream.
+/// What a client gets that resumes a stream.
 #[derive(Debug)]
 pub enum Resumed {
-    /// What it missed, and then what comes.
+    /// The messages that it missed, then the new ones.
     From(Reader),
-    /// It has missed nothing, and nothing more will come.
+    /// Nothing: it missed no message, and the stream has ended.
     Complete,
-    /// Some of what it missed is no longer kept; the message that says so, if it is known what waits for it.
+    /// Some of what it missed is no longer kept. Holds the error for the request that waits, if that is known.
     Gone(Option<Bytes>),
-    /// The session's own stream has lost some of what the client missed.
+    /// The session's own stream no longer has some of what the client missed.
     Stale,
     /// No stream of this session.
     Unknown,
@@ -89,12 +89,12 @@ impl Stream {
     pub(super) fn new(
         number: u64,
         source: Option<Box<dyn Source>>,
-        room: Arc<Room>,
+        budget: Arc<ReplayBudget>,
         ending: Option<(DrainWatch, Bytes)>,
     ) -> Self {
         let (alone, lost) = ending.unzip();
         let ended_at = source.is_none().then(Instant::now);
-        let state = State { ring: Ring::new(room), source, ended_at, delivered: 0, reader: 0, waker: None };
+        let state = State { ring: Ring::new(budget), source, ended_at, delivered: 0, reader: 0, waker: None };
         Self { number, alone, lost: lost.unwrap_or_default(), state: Mutex::new(state) }
     }
 
@@ -102,14 +102,14 @@ impl Stream {
         self.number
     }
 
-    /// A reader from the end of what was said so far.
+    /// A reader of everything that comes from now on.
     pub(super) fn attach(self: &Arc<Self>, session: &Arc<Session>) -> Reader {
         let mut state = self.state.lock();
         let seq = state.ring.last();
         self.reader(session, &mut state, seq, EventReader::Present)
     }
 
-    /// A reader from behind `seq`.
+    /// A reader of everything after `seq`.
     pub(super) fn resume(self: &Arc<Self>, session: &Arc<Session>, seq: u64) -> Resumed {
         let mut state = self.state.lock();
         state.ring.expire(Instant::now());
@@ -151,12 +151,12 @@ impl Stream {
         Reader { session: session.clone(), stream: self.clone(), number: state.reader, seq, alone }
     }
 
-    /// Ends it: whoever reads, reads no more.
+    /// Ends the stream and its reader.
     pub(super) fn close(&self) {
         let mut state = self.state.lock();
         state.reader += 1;
         let (source, waker) = (state.end(), state.waker.take());
-        drop(state); // what the source holds may want other locks
+        drop(state); // dropping the source may take other locks
         drop(source);
         if let Some(waker) = waker {
             waker.wake();
@@ -174,9 +174,9 @@ impl Stream {
         lost > state.delivered || (lost > 0 && !state.ring.is_too_old(ended_at, now))
     }
 
-    /// Counts what is lost with it, when it makes room for others.
-    pub(super) fn count_lost(&self, room: &Room) {
-        room.forget(&self.state.lock().ring);
+    /// Counts the events that are lost when this stream makes room for others.
+    pub(super) fn count_lost(&self, budget: &ReplayBudget) {
+        budget.forget(&self.state.lock().ring);
     }
 
     /// When the stream ended and what its client has of it; `None` while more may come.
@@ -196,7 +196,7 @@ pub(super) struct EndedStream {
 }
 
 impl State {
-    /// The next message behind `seq`; `None` at the end.
+    /// The next message after `seq`; `None` at the end.
     fn poll_after(&mut self, seq: u64, context: &mut Context<'_>) -> Poll<Option<(u64, Parts)>> {
         match self.ring.since(seq) {
             Since::From(mut kept) => {
@@ -204,27 +204,27 @@ impl State {
                     return Poll::Ready(Some((seq, message.clone().into())));
                 }
             }
-            // It aged away under a client that reads too slowly, which will be told when it comes back.
+            // The events expired before a slow client read them; it gets an error when it resumes.
             Since::Gone => return Poll::Ready(None),
         }
         let Some(source) = &mut self.source else { return Poll::Ready(None) };
-        let (message, weight) = match source.poll_next(context) {
+        let (message, delivery) = match source.poll_next(context) {
             Poll::Pending => {
                 self.waker = Some(context.waker().clone());
                 return Poll::Pending;
             }
-            Poll::Ready(Said::Message(message, weight)) => (message, weight),
+            Poll::Ready(Said::Message(message, delivery)) => (message, delivery),
             Poll::Ready(Said::Last(message)) => {
                 self.end();
-                (message, Weight::Lasting)
+                (message, Delivery::Required)
             }
             Poll::Ready(Said::End) => {
                 self.end();
                 return Poll::Ready(None);
             }
         };
-        // What is on its way to the client counts where it came from, and what is kept for its return here.
-        let seq = self.ring.push(&message, weight, Instant::now());
+        // The bytes on their way to the client count where they came from; here only the copy that is kept counts.
+        let seq = self.ring.push(&message, delivery, Instant::now());
         Poll::Ready(Some((seq, message)))
     }
 
@@ -234,7 +234,7 @@ impl State {
     }
 }
 
-/// The one that has a stream at the moment. Dropping it gives the stream back.
+/// The current reader of a stream. Dropping it gives the stream back.
 pub struct Reader {
     session: Arc<Session>,
     stream: Arc<Stream>,
@@ -242,17 +242,17 @@ pub struct Reader {
     number: u64,
     /// The last event it took.
     seq: u64,
-    /// A task has it, and no client.
+    /// It is a task that keeps messages, and no client.
     alone: bool,
 }
 
 impl Reader {
-    /// Where it stands: before what it takes next.
+    /// The id of the last event that it took.
     pub fn position(&self) -> EventId {
         EventId { session: self.session.mark, stream: self.stream.number, seq: self.seq }
     }
 
-    /// The next message and where it stands in the stream. `None`: the stream is over, or has another reader.
+    /// The next message and its id. `None`: the stream has ended, or has another reader.
     pub fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<(EventId, Parts)>> {
         let mut state = self.stream.state.lock();
         if state.reader != self.number {
@@ -269,7 +269,7 @@ impl Reader {
         }))
     }
 
-    /// Takes what comes, for a client that has left and may come back.
+    /// Reads on, so that messages are kept for a client that has left and may come back.
     async fn keep(mut self, drain: DrainWatch) {
         let stream = self.stream.clone();
         let to_the_end = async { while poll_fn(|context| self.poll_next(context)).await.is_some() {} };
@@ -285,8 +285,7 @@ impl Drop for Reader {
         if self.stream.number == LISTENING {
             self.session.listener_left();
         }
-        // A runtime that is going down drops its tasks, and would drop each new one too: nobody is left to keep
-        // anything then.
+        // A runtime that shuts down drops its tasks, and would drop a new one as well.
         let can_spawn = !self.alone && tokio::runtime::Handle::try_current().is_ok();
         let Some(drain) = self.stream.alone.clone().filter(|_| can_spawn) else { return };
         let mut state = self.stream.state.lock();

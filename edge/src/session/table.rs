@@ -18,9 +18,9 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::ask::Asked;
-use super::replay::{self, Room};
+use super::replay::{self, ReplayBudget};
 use super::ticket::{self, Ticket};
-use super::{Birth, Config, Live, Phase, Session};
+use super::{Config, Live, Phase, Session, SessionParams};
 use crate::call::{Caller, EventReader, ServerName, SessionHandle, reply};
 use crate::error::{Blame, Error, Kind};
 use crate::ops::drain::DrainWatch;
@@ -41,10 +41,10 @@ struct Shared {
     refusals: permit::Metrics,
     drain: DrainWatch,
     sealer: Sealer,
-    /// Tells this process's numbers from those of others that have the same key.
+    /// Distinguishes the session numbers of this process from those of others that have the same key.
     instance: [u8; 8],
     next_number: AtomicU64,
-    /// Bytes that all streams keep.
+    /// Bytes that all streams keep for resumption.
     replay_bytes: Arc<AtomicUsize>,
     sessions: Mutex<Sessions>,
 }
@@ -56,7 +56,7 @@ struct Sessions {
 }
 
 impl Table {
-    /// No session yet. Starts the sweep as a task of `drain`, so it must be called inside a runtime.
+    /// An empty table. Starts the sweep as a task of `drain`, so it must be called inside a runtime.
     ///
     /// # Errors
     /// When the system gives out no random numbers.
@@ -85,14 +85,14 @@ impl Table {
     /// Opens a session.
     ///
     /// # Errors
-    /// When as many are open as may be, or the process is stopping.
-    pub fn open(&self, birth: Birth) -> Result<Arc<Session>, Error> {
+    /// When as many are open as are allowed, or the process is stopping.
+    pub fn open(&self, params: SessionParams) -> Result<Arc<Session>, Error> {
         let shared = &self.shared;
         if shared.drain.is_stopping() {
             return Err(Error::new(Kind::Draining, Blame::Edge, "this gateway is stopping; connect again"));
         }
-        let principal = birth.caller.principal().clone();
-        let session = Arc::new(shared.session(birth)?);
+        let principal = params.caller.principal().clone();
+        let session = Arc::new(shared.session(params)?);
         let mut sessions = shared.sessions.lock();
         if sessions.by_number.len() >= shared.config.sessions {
             shared.refusals.hit(Bound::Sessions);
@@ -111,8 +111,8 @@ impl Table {
         Ok(session)
     }
 
-    /// The session of that id, if `caller` may use it at this path. One of somebody else, an ended one, one of
-    /// another process and one that never was look the same.
+    /// The session of that id, if `caller` may use it at this path. `None` alike for a session of somebody else, one that
+    /// has ended, one of another process, and one that never existed.
     // MCP 2025-11-25 basic/security_best_practices, Session Hijacking: a session is bound to its user
     pub fn find(&self, id: &str, caller: &Caller, scope: Option<&ServerName>) -> Option<Arc<Session>> {
         let ticket = Ticket::decode(&self.shared.sealer.open(ticket::KIND, id)?)?;
@@ -135,7 +135,8 @@ impl Table {
         }
     }
 
-    /// Where the session of that id lives, if that is another process. Whether it still does is for that one to say.
+    /// The replica that opened the session of that id, if it is another one. Only that replica knows whether the session
+    /// still exists.
     pub fn elsewhere(&self, id: &str, caller: &Caller) -> Option<Home> {
         let ticket = Ticket::decode(&self.shared.sealer.open(ticket::KIND, id)?)?;
         let age = ticket.age();
@@ -152,10 +153,10 @@ impl Table {
 }
 
 impl Shared {
-    fn session(&self, birth: Birth) -> Result<Session, Error> {
+    fn session(&self, params: SessionParams) -> Result<Session, Error> {
         let now = Instant::now();
         let number = self.next_number.fetch_add(1, Ordering::Relaxed);
-        let ticket = Ticket::issue(&birth, (self.instance, self.sealer.home()), number);
+        let ticket = Ticket::issue(&params, (self.instance, self.sealer.home()), number);
         let id = self.sealer.seal(ticket::KIND, &ticket.encode())?;
         let (unsolicited, unsolicited_events) = reply();
         unsolicited.set_reader(EventReader::Absent); // until the client opens a stream
@@ -168,24 +169,24 @@ impl Shared {
             next_stream: 0,
             listeners: 0,
             last_active: now,
-            seen: *birth.changes.borrow(),
+            seen: *params.changes.borrow(),
             stale: false,
         };
         let replay = self.config.replay.clone();
         let mark = u64::from_ne_bytes(self.sealer.random()?);
         let ended_streams_max = replay.ended_streams;
-        let (caller, version) = (birth.caller.clone(), birth.version);
+        let (caller, version) = (params.caller.clone(), params.version);
         Ok(Session {
             id,
-            birth,
+            params,
             key: SessionHandle {
                 number,
                 caller,
                 version,
                 ended: CancellationToken::new(),
                 unsolicited: Arc::new(unsolicited),
-                wishes: Arc::default(),
-                announced: Arc::default(),
+                settings: Arc::default(),
+                pending_list_changes: Arc::default(),
             },
             born: now,
             calls_max: self.config.session_calls,
@@ -193,7 +194,11 @@ impl Shared {
             mark,
             ended_streams_max,
             refusals: self.refusals.clone(),
-            room: Arc::new(Room::new(replay, self.metrics.replay.clone(), self.replay_bytes.clone())),
+            budget: Arc::new(ReplayBudget::new(
+                replay,
+                self.metrics.replay.clone(),
+                self.replay_bytes.clone(),
+            )),
             live: Mutex::new(live),
         })
     }
@@ -212,22 +217,22 @@ impl Shared {
     fn end(&self, session: &Session, cause: Cause) {
         let mut sessions = self.sessions.lock();
         if sessions.by_number.remove(&session.key.number).is_none() {
-            return; // somebody else ended it meanwhile
+            return; // it was ended elsewhere meanwhile
         }
-        let principal = session.birth.caller.principal();
+        let principal = session.params.caller.principal();
         if let Some(own) = sessions.by_principal.get_mut(principal) {
             *own -= 1;
             if *own == 0 {
                 sessions.by_principal.remove(principal);
             }
         }
-        drop(sessions); // what the end wakes may want the table
+        drop(sessions); // what the end wakes may lock the table
         session.end();
         self.metrics.open.dec();
         self.metrics.ended.get_or_create(&EndLabel { cause }).inc();
     }
 
-    /// Ends what has expired; how many are left.
+    /// Ends the sessions that have expired; returns how many are left.
     fn sweep(&self) -> usize {
         let now = Instant::now();
         let all: Vec<_> = self.sessions.lock().by_number.values().cloned().collect();
@@ -263,10 +268,10 @@ async fn sweep(shared: Arc<Shared>) {
     }
 }
 
-/// How late an idle session may end when nobody asks for it. 5 s: nothing beside minutes, and walking 10,000
-/// sessions costs about a millisecond.
+/// How often expired sessions are looked for. 5 s: short compared with `idle`, and a walk over 10,000 sessions takes about
+/// a millisecond.
 const SWEEP: Duration = Duration::from_secs(5);
-/// The same while the process waits for it to end.
+/// How often they are looked for while the process drains.
 const SWEEP_DRAINING: Duration = Duration::from_millis(100);
 
 /// Why a session ended.
@@ -285,7 +290,7 @@ struct EndLabel {
     cause: Cause,
 }
 
-/// How many sessions there are, and how they come and go.
+/// How many sessions are open, were opened and have ended.
 #[derive(Clone, Debug, Default)]
 pub struct Metrics {
     open: Gauge,
@@ -320,7 +325,7 @@ impl Metrics {
         self.open.get()
     }
 
-    /// Bytes that streams keep for clients whose connection breaks.
+    /// Bytes that streams keep for resumption.
     pub fn replay_bytes(&self) -> i64 {
         self.replay.bytes()
     }

@@ -20,7 +20,7 @@ impl Source for Once {
     fn poll_next(&mut self, _: &mut Context<'_>) -> Poll<Said> {
         self.0
             .take()
-            .map_or(Poll::Pending, |message| Poll::Ready(Said::Message(message, replay::Weight::Lasting)))
+            .map_or(Poll::Pending, |message| Poll::Ready(Said::Message(message, replay::Delivery::Required)))
     }
 }
 
@@ -33,8 +33,8 @@ async fn over(mut reader: Reader) {
     assert!(poll_fn(|context| reader.poll_next(context)).await.is_none());
 }
 
-fn birth(principal: &str) -> Birth {
-    Birth {
+fn params(principal: &str) -> SessionParams {
+    SessionParams {
         caller: Caller::new(principal),
         scope: None,
         version: ProtocolVersion::V2025_11_25,
@@ -59,7 +59,7 @@ fn id(token: &str) -> RequestId {
 #[tokio::test]
 async fn ids_are_long_and_never_the_same() {
     let (table, _) = table(Config::default(), &Drain::new());
-    let (one, two) = (table.open(birth("p")).unwrap(), table.open(birth("p")).unwrap());
+    let (one, two) = (table.open(params("p")).unwrap(), table.open(params("p")).unwrap());
     assert_ne!(one.id(), two.id());
     assert_ne!(one.key().number, two.key().number);
     // MCP 2025-11-25 basic/transports, Session Management: visible ASCII; short, for it is in every request
@@ -72,7 +72,7 @@ async fn ids_are_long_and_never_the_same() {
 #[tokio::test]
 async fn an_ended_session_starts_nothing_and_stays_ended() {
     let (table, metrics) = table(Config::default(), &Drain::new());
-    let session = table.open(birth("p")).unwrap();
+    let session = table.open(params("p")).unwrap();
     let mut call = session.begin(id("1")).unwrap();
     let stream = listen(&session);
     table.delete(&session);
@@ -90,7 +90,7 @@ async fn an_ended_session_starts_nothing_and_stays_ended() {
 #[tokio::test]
 async fn ids_of_calls_are_told_apart_by_type() {
     let (table, _) = table(Config::default(), &Drain::new());
-    let session = table.open(birth("p")).unwrap();
+    let session = table.open(params("p")).unwrap();
     let (number, mut text) = (session.begin(id("1")).unwrap(), session.begin(id(r#""1""#)).unwrap());
     assert_eq!(session.begin(id("1")).unwrap_err(), Refused::Duplicate);
     assert!(session.cancel(&id(r#""1""#)));
@@ -106,7 +106,7 @@ async fn ids_of_calls_are_told_apart_by_type() {
 async fn a_stream_that_was_replaced_does_not_give_the_place_back() {
     let drain = Drain::new();
     let (table, _) = table(Config { idle: Duration::ZERO, ..Config::default() }, &drain);
-    let session = table.open(birth("p")).unwrap();
+    let session = table.open(params("p")).unwrap();
     let old = listen(&session);
     let new = listen(&session);
     over(old).await;
@@ -118,7 +118,7 @@ async fn a_stream_that_was_replaced_does_not_give_the_place_back() {
 #[tokio::test(start_paused = true)]
 async fn a_session_with_a_call_is_not_idle() {
     let (table, metrics) = table(Config::default(), &Drain::new());
-    let session = table.open(birth("p")).unwrap();
+    let session = table.open(params("p")).unwrap();
     let caller = Caller::new("p");
     let call = session.begin(id("1")).unwrap();
     tokio::time::sleep(Duration::from_secs(2 * 60 * 60)).await;
@@ -137,13 +137,13 @@ async fn a_session_with_a_call_is_not_idle() {
 async fn the_cut_ends_what_does_not_finish() {
     let drain = Drain::new();
     let (table, metrics) = table(Config::default(), &drain);
-    let session = table.open(birth("p")).unwrap();
+    let session = table.open(params("p")).unwrap();
     let mut call = session.begin(id("1")).unwrap();
-    let idle = table.open(birth("p")).unwrap();
+    let idle = table.open(params("p")).unwrap();
     let drained = tokio::spawn(drain.run(Duration::ZERO, Duration::from_secs(20)));
     idle.key().ended.cancelled().await;
     assert!(!session.key().ended.is_cancelled());
-    assert!(table.open(birth("p")).is_err());
+    assert!(table.open(params("p")).is_err());
     poll_fn(|context| call.poll_cancelled(context)).await;
     drained.await.unwrap();
     assert_eq!(metrics.open(), 0);
@@ -169,7 +169,7 @@ async fn an_id_of_another_process_principal_or_key_is_unknown() {
         process(sealed_with('b'), &drain),
     );
     let caller = Caller::new("p");
-    let ids: Vec<_> = [&one, &same_key, &other_key].map(|table| table.open(birth("p")).unwrap()).into();
+    let ids: Vec<_> = [&one, &same_key, &other_key].map(|table| table.open(params("p")).unwrap()).into();
     assert!(ids.iter().all(|session| session.key().number == 1), "each has a first session");
     assert!(one.find(ids[0].id(), &caller, None).is_some());
     assert!(one.find(ids[1].id(), &caller, None).is_none(), "its number 1 is not our number 1");
@@ -184,7 +184,7 @@ async fn a_token_of_another_kind_is_no_session() {
     let drain = Drain::new();
     let sealer = sealed_with('a');
     let table = process(sealer.clone(), &drain);
-    let session = table.open(birth("p")).unwrap();
+    let session = table.open(params("p")).unwrap();
     let payload = sealer.open(ticket::KIND, session.id()).unwrap();
     let (ours, other) = (ticket::KIND, seal::Kind::new("other"));
     let find = |kind| table.find(&sealer.seal(kind, &payload).unwrap(), &Caller::new("p"), None);
@@ -197,7 +197,7 @@ async fn a_token_of_another_kind_is_no_session() {
 #[tokio::test]
 async fn what_goes_to_the_client_is_no_copy_and_what_is_kept_is_one() {
     let (table, _) = table(Config::default(), &Drain::new());
-    let session = table.open(birth("p")).unwrap();
+    let session = table.open(params("p")).unwrap();
     let said = Bytes::from(vec![b'x'; 100]);
     let source = Once(Some(said.clone().into()));
     let mut reader = session.listen(|_| Box::new(source));
@@ -212,7 +212,7 @@ async fn what_goes_to_the_client_is_no_copy_and_what_is_kept_is_one() {
 #[tokio::test]
 async fn event_id_of_another_process_is_unknown() {
     let drain = Drain::new();
-    let [one, two] = ['a', 'b'].map(|key| process(sealed_with(key), &drain).open(birth("p")).unwrap());
+    let [one, two] = ['a', 'b'].map(|key| process(sealed_with(key), &drain).open(params("p")).unwrap());
     assert_eq!(one.key().number, two.key().number);
     let (first, second) = (listen(&one).position(), listen(&two).position());
     assert_eq!((first.stream, first.seq), (second.stream, second.seq));

@@ -1,15 +1,15 @@
-//! What a session id says, to us alone: enough for another process with the same key to know whose session
-//! it is, where it lives, and how it was negotiated.
+//! The sealed content of a session id. It tells a process with the same key whose session it is, which process has
+//! it, and what was negotiated.
 //!
-//! Every field has a fixed place, so that all ids have one length. An id is no credential: whoever presents
-//! it must be the principal in it, every time.
+//! Every field has a fixed length, so all ids have one length. An id is no credential: each request must also be
+//! authenticated as the principal in it.
 
 use std::time::Duration;
 
 use ring::digest::{SHA256, digest};
 use wire::mcp::version::ProtocolVersion;
 
-use super::Birth;
+use super::SessionParams;
 use crate::call::{Caller, Capabilities, ServerName};
 use crate::ops::unix_time::now_unix_secs;
 use crate::seal::{HOME_LEN, Home, Kind};
@@ -17,7 +17,7 @@ use crate::seal::{HOME_LEN, Home, Kind};
 /// The kind of token that a session id is.
 pub(super) const KIND: Kind = Kind::new("session");
 
-/// See the module.
+/// The content of one session id.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Ticket {
     pub(super) version: ProtocolVersion,
@@ -25,7 +25,7 @@ pub(super) struct Ticket {
     pub(super) principal: [u8; PRINCIPAL_LEN],
     /// The path the session was opened at.
     pub(super) scope: Option<ServerName>,
-    /// The process that holds the session, as a number it drew at its start.
+    /// The process that has the session, as a random number drawn at its start.
     pub(super) instance: [u8; 8],
     /// The session's number in that process.
     pub(super) number: u64,
@@ -36,12 +36,12 @@ pub(super) struct Ticket {
 
 impl Ticket {
     /// The ticket of a session that opens now.
-    pub(super) fn issue(birth: &Birth, (instance, owner): ([u8; 8], Home), number: u64) -> Self {
+    pub(super) fn issue(params: &SessionParams, (instance, owner): ([u8; 8], Home), number: u64) -> Self {
         Self {
-            version: birth.version,
-            capabilities: Capabilities::of(&birth.client),
-            principal: principal(&birth.caller),
-            scope: birth.scope.clone(),
+            version: params.version,
+            capabilities: Capabilities::of(&params.client),
+            principal: principal(&params.caller),
+            scope: params.scope.clone(),
             instance,
             number,
             owner,
@@ -49,7 +49,7 @@ impl Ticket {
         }
     }
 
-    /// How long ago it was issued; nothing, where clocks differ so.
+    /// How long ago it was issued; zero if the clock of this process is behind.
     pub(super) fn age(&self) -> Duration {
         Duration::from_secs(now_unix_secs().saturating_sub(self.issued_at_unix_secs))
     }
@@ -87,7 +87,7 @@ impl Ticket {
     }
 }
 
-/// What stands for a caller in a ticket: a hash, because names have no fixed length.
+/// A hash of the caller's principal, because names have no fixed length.
 pub(super) fn principal(caller: &Caller) -> [u8; PRINCIPAL_LEN] {
     let hash = digest(&SHA256, caller.principal().as_bytes());
     hash.as_ref().first_chunk().copied().unwrap_or_default()

@@ -118,10 +118,10 @@ impl PoolInner {
     pub(super) fn announced(&self, session: &SessionHandle, notice: Notice) {
         // The receiver of a server that is no longer configured is closed, and its name may be another server's.
         if !self.announce.is_closed()
-            && session.announced.note(&self.server.name, notice)
+            && session.pending_list_changes.note(&self.server.name, notice)
             && self.announce.send(session.clone()).is_err()
         {
-            session.announced.forget(&self.server.name);
+            session.pending_list_changes.forget(&self.server.name);
         }
     }
 

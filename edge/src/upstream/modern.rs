@@ -72,7 +72,7 @@ pub(super) fn edit_meta(splice: &mut Splice, call: &Call, progress: Option<Bytes
 pub(super) fn level(call: &Call) -> Option<Level> {
     match &call.affinity {
         Affinity::Principal => Level::parse(&call.request.meta_value(meta::LOG_LEVEL)?.as_str()?),
-        Affinity::Session(session) => session.wishes.level(),
+        Affinity::Session(session) => session.settings.level(),
     }
 }
 

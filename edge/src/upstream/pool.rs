@@ -125,7 +125,7 @@ impl Server for Pool {
             if let Some(session) = session.filter(|_| is_over) {
                 // If the principal may use the server again later, the client has to subscribe again.
                 session
-                    .wishes
+                    .settings
                     .change(|wished| wished.subscriptions.retain(|(server, _)| server != self.name()));
             }
             is_over

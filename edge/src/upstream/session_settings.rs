@@ -4,7 +4,7 @@
 use wire::mcp::level::Level;
 use wire::mcp::method::Method;
 
-use crate::call::{Affinity, Call, SUBSCRIPTIONS_BYTES, ServerName, Wished, subscription_bytes};
+use crate::call::{Affinity, Call, SUBSCRIPTIONS_BYTES, ServerName, Settings, subscription_bytes};
 
 /// Whether a method subscribes to a resource, or unsubscribes from one.
 pub(super) fn is_subscription(method: Method) -> bool {
@@ -17,7 +17,7 @@ pub(super) fn uri(call: &Call) -> Option<String> {
 }
 
 /// Whether a subscription to `uri` fits into what one session may hold, or is there already.
-pub(super) fn has_room(wished: &Wished, server: &ServerName, uri: &str) -> bool {
+pub(super) fn has_room(wished: &Settings, server: &ServerName, uri: &str) -> bool {
     let held: usize = wished.subscriptions.iter().map(|(_, uri)| subscription_bytes(uri)).sum();
     held + subscription_bytes(uri) <= SUBSCRIPTIONS_BYTES
         || wished.subscriptions.contains(&(server.clone(), uri.to_owned()))
@@ -28,7 +28,7 @@ pub(super) fn has_room(wished: &Wished, server: &ServerName, uri: &str) -> bool 
 pub(super) fn note_accepted(call: &Call, server: &ServerName) {
     let Affinity::Session(session) = &call.affinity else { return };
     let Some(uri) = uri(call).filter(|_| is_subscription(call.method)) else { return };
-    session.wishes.change(|wished| {
+    session.settings.change(|wished| {
         if call.method == Method::ResourcesUnsubscribe {
             wished.subscriptions.remove(&(server.clone(), uri));
         } else if has_room(wished, server, &uri) {

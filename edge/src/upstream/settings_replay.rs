@@ -9,13 +9,13 @@ use super::conn::Conn;
 use super::facts::Facts;
 use super::pool::PoolInner;
 use super::session_settings::level_params;
-use crate::call::{Outcome, SessionHandle, Wished};
+use crate::call::{Outcome, SessionHandle, Settings};
 use crate::permit::Bound;
 
 impl PoolInner {
     /// Sends the session's log level to the connection that it has open, if any, ahead of all later calls.
     pub(super) fn send_level(&self, session: &SessionHandle) {
-        let Some(level) = session.wishes.level() else { return };
+        let Some(level) = session.settings.level() else { return };
         let Some(conn) = self.session_conn(session).filter(|conn| conn.can("logging")) else { return };
         let timeout = self.config.handshake_timeout;
         if let Ok(reply) = conn.request(Method::SetLevel, &level_params(level), timeout) {
@@ -30,8 +30,8 @@ impl PoolInner {
         conn: &Conn,
         session: &SessionHandle,
         facts: &Facts,
-    ) -> Wished {
-        let wished = session.wishes.now();
+    ) -> Settings {
+        let wished = session.settings.now();
         let deadline = Instant::now() + self.config.handshake_timeout;
         let left = || deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
         if let Some(level) = wished.level.filter(|_| facts.can("logging")) {
@@ -49,9 +49,9 @@ impl PoolInner {
 
     /// A session's connection takes calls. Sends the level again if it changed since `sent`; if the session had
     /// another process here before, notifies its client that the lists may have changed.
-    pub(super) fn session_connected(&self, session: &SessionHandle, facts: &Facts, sent: &Wished) {
+    pub(super) fn session_connected(&self, session: &SessionHandle, facts: &Facts, sent: &Settings) {
         let (level, is_first) =
-            session.wishes.change(|wished| (wished.level, wished.servers.insert(self.server.name.clone())));
+            session.settings.change(|wished| (wished.level, wished.servers.insert(self.server.name.clone())));
         if level != sent.level {
             self.send_level(session);
         }

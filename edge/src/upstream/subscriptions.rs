@@ -98,7 +98,7 @@ impl PoolInner {
     fn check_room(&self, call: &Call, session: &SessionHandle) -> Result<(), Error> {
         let Some(uri) = uri(call) else { return Ok(()) };
         let fits = call.method == Method::ResourcesUnsubscribe
-            || session.wishes.change(|wished| has_room(wished, &self.server.name, &uri));
+            || session.settings.change(|wished| has_room(wished, &self.server.name, &uri));
         if fits {
             return Ok(());
         }

@@ -116,7 +116,7 @@ impl TaskIds {
     /// Puts the server's own id into a call that names a task.
     ///
     /// # Errors
-    /// When this client knows of no such task.
+    /// When this client has no such task.
     // MCP 2025-11-25 basic/utilities/tasks, Error Handling: −32602 for an unknown task; so has the extension
     pub(super) fn resolve(&self, call: &mut Call) -> Result<(), Error> {
         let of_tasks = [Method::TasksGet, Method::TasksResult, Method::TasksUpdate, Method::TasksCancel];
@@ -132,7 +132,7 @@ impl TaskIds {
         Ok(())
     }
 
-    /// Makes the ids in the result of a call those that its client may see.
+    /// Replaces the server's task ids in the result of a call by those that its client is shown.
     pub(super) fn show_result(&self, splice: &mut Splice, call: &Call, answer: &Message) {
         let Affinity::Session(session) = &call.affinity else { return };
         let (bytes, session) = (answer.bytes(), Owner::Session(session.number));
@@ -149,8 +149,8 @@ impl TaskIds {
         self.show_related(splice, session, answer);
     }
 
-    /// The result of a modern server with the id of its task as the client may see it: of a call that became one, or
-    /// of a look at it.
+    /// The result of a modern server with the task id that the client is shown: of a call that became a task, or of
+    /// tasks/get.
     // MCP extension tasks, CreateTaskResult and tasks/get
     pub(super) fn show_task(&self, call: &Call, answer: &Message) -> Option<Parts> {
         let result = answer.result_object()?;
@@ -190,7 +190,7 @@ impl TaskIds {
         Message::scan(splice.finish().into_bytes(), &self.limits).unwrap_or(message)
     }
 
-    /// Puts the server's own id into a client's answer to a question that came with a task.
+    /// Puts the server's own id into a client's answer to a request that names a task.
     pub(super) fn own_in_answer(&self, session: u64, answer: Bytes) -> Bytes {
         let within = |span: Span, key: &str| {
             let object = Object::scan(&answer, span, &self.limits).ok()?;

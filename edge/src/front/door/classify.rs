@@ -1,7 +1,7 @@
-//! Which era a POST belongs to, told from its body first and its headers second.
+//! Which era a POST belongs to, by its body first and its headers second.
 //!
-//! One endpoint serves both eras, and some clients mix their marks; the ladder here decides once, so that
-//! no later step has to guess. Pure. What is not here: whether the request is a good one of its era.
+//! One endpoint serves both eras, and some clients mix the marks of both; this ladder decides once, so that no later
+//! step has to guess. Pure. What is not here: whether the request is valid in its era.
 //!
 //! ```text
 //! not JSON-RPC ─────────────────────────────▶ refused
@@ -44,10 +44,10 @@ pub(in crate::front) struct Clues<'a> {
     pub(in crate::front) session: bool,
 }
 
-/// Climbs the ladder.
+/// Decides what a message is, by the ladder at the top of this file.
 ///
 /// # Errors
-/// A message that no era allows where it stands.
+/// A message that neither era allows.
 pub(in crate::front) fn classify(message: &Message, clues: Clues<'_>) -> Result<Class, Refusal> {
     // MCP 2026-07-28 basic, _meta: the key that every modern request has, and no legacy one
     let claims = message.meta_value(meta::PROTOCOL_VERSION).is_some();
@@ -70,7 +70,7 @@ pub(in crate::front) fn classify(message: &Message, clues: Clues<'_>) -> Result<
         )),
         Kind::Request if modern_header => Err(Refusal::bad_request(code::INVALID_PARAMS, MISSING_META)),
         Kind::Request if method == Method::Initialize => Ok(Class::Initialize),
-        // A probe for the modern era that lacks all its marks: the one refusal that every client understands.
+        // A probe for the modern era without any of its marks gets the refusal that every client understands.
         Kind::Request if is_modern_only(method) && !clues.session => {
             Err(Refusal::unknown_method(message.method()))
         }
@@ -78,7 +78,7 @@ pub(in crate::front) fn classify(message: &Message, clues: Clues<'_>) -> Result<
     }
 }
 
-/// The words for a body that is no message. Bounds that it is over are not counted here: `Front::unreadable` does both.
+/// The refusal of a body that is no message. `Front::unreadable` also counts the bound that it exceeds.
 pub(in crate::front) fn uncounted_refusal(error: &ScanError) -> Refusal {
     let code = match error.kind {
         ScanErrorKind::Syntax | ScanErrorKind::NotUtf8 => code::PARSE_ERROR,
@@ -93,7 +93,7 @@ pub(in crate::front) fn uncounted_refusal(error: &ScanError) -> Refusal {
     Refusal::bad_request(code, error.to_string()).answering(error.id.as_ref())
 }
 
-/// Methods that go to the servers; all others are the front's own, or nobody's.
+/// Whether a method goes to servers; all others are answered by the front, or unknown.
 pub(in crate::front) fn is_routed(method: Method) -> bool {
     matches!(
         method,
@@ -108,7 +108,7 @@ pub(in crate::front) fn is_routed(method: Method) -> bool {
     )
 }
 
-/// The same for a session, which may also set what holds for all of it.
+/// Whether a method of a session goes to servers; sessions also have methods that set something for the session.
 // MCP 2025-11-25 basic/utilities/tasks: new in that revision, and gone in the next
 pub(in crate::front) fn is_routed_in_session(method: Method, version: ProtocolVersion) -> bool {
     match method {

@@ -1,8 +1,8 @@
 //! Headers that repeat what the body says, and must say the same.
 //!
-//! Load balancers and policies in front of us decide by these headers; a request whose headers and body
-//! disagree would be judged as one thing and executed as another. So they are compared after decoding, and
-//! a header that comes twice is refused, because nobody knows which of the two the others have read.
+//! Load balancers and policies in front of the gateway decide by these headers; a request whose headers and body
+//! disagree would be judged as one thing and executed as another. So they are compared after decoding, and a
+//! repeated header is refused, because another program may have read the other value.
 
 use http::header::{AsHeaderName, HeaderMap, HeaderName, HeaderValue};
 use wire::Message;
@@ -17,7 +17,7 @@ use wire::object::Object;
 
 use crate::front::refusal::Refusal;
 
-// As names and not as text, which would be parsed for each look-up.
+// Constants of type `HeaderName`: text would be parsed for each look-up.
 pub(in crate::front) static SESSION_ID: HeaderName = HeaderName::from_static(header::SESSION_ID);
 pub(in crate::front) static PROTOCOL_VERSION: HeaderName = HeaderName::from_static(header::PROTOCOL_VERSION);
 pub(in crate::front) static LAST_EVENT_ID: HeaderName = HeaderName::from_static(header::LAST_EVENT_ID);
@@ -38,8 +38,8 @@ pub(in crate::front) fn single(
     if values.next().is_some() { Err(Repeated) } else { Ok(first) }
 }
 
-/// What `MCP-Protocol-Version` names. Of several values a modern one counts, so that the strict checks of
-/// the modern era see them.
+/// The value of `MCP-Protocol-Version`. Of several values a modern one counts, so that the strict checks of the modern
+/// era apply.
 pub(in crate::front) fn version(headers: &HeaderMap) -> Option<&str> {
     let values = || headers.get_all(&PROTOCOL_VERSION).iter().filter_map(|v| v.to_str().ok()).map(str::trim);
     values().find(|value| looks_modern(value)).or_else(|| values().next())
@@ -62,7 +62,7 @@ pub(in crate::front) fn check_method(headers: &HeaderMap, method: &str) -> Resul
     same(required(headers, &METHOD)?, method, "Mcp-Method", "the method in the body")
 }
 
-/// What a notification carries of these headers must be right; nothing is required of it.
+/// Checks the headers that a notification carries; none is required.
 pub(in crate::front) fn check_notice(
     headers: &HeaderMap,
     message: &Message,

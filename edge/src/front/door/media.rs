@@ -1,7 +1,7 @@
 //! Media types: what a client sends, and which forms of an answer it takes.
 //!
-//! Lenient where clients of the field are: no `Accept` means both forms, a charset is allowed, a client that
-//! takes one form only gets that one. No revision prescribes 406 or 415; SDKs send them.
+//! Lenient where real clients need it: no `Accept` means both forms, a charset is allowed, and a client that takes
+//! one form only gets that one. No revision prescribes 406 or 415; SDKs send them.
 
 use http::StatusCode;
 use http::header::{
@@ -47,7 +47,7 @@ impl Accepts {
     }
 }
 
-/// What SDK clients send, word for word.
+/// The exact value that SDK clients send.
 const USUAL_ACCEPT: &str = "application/json, text/event-stream";
 const JSON: &str = "application/json";
 
@@ -62,12 +62,12 @@ pub(in crate::front) fn wants_events(headers: &HeaderMap) -> Result<(), Refusal>
     }
 }
 
-/// The refusal of a client that takes no stream where there is nothing else.
+/// The refusal of a client that takes no stream where the answer can only be one.
 pub(in crate::front) fn no_stream_wanted() -> Refusal {
     not_acceptable("accept text/event-stream")
 }
 
-/// Checks that a body is JSON in UTF-8, as it is.
+/// Checks that a body is plain JSON in UTF-8.
 ///
 /// # Errors
 /// 415 when its `Content-Type` or `Content-Encoding` says otherwise, 501 when its `Transfer-Encoding` does.

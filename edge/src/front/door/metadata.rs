@@ -1,7 +1,7 @@
-//! Where tokens are to be had: the document that clients read before they have one (RFC 9728).
+//! The metadata document that tells clients where to get a token (RFC 9728).
 //!
-//! It is for everybody, pages of any origin too, and says nothing but what the configuration makes public: no token, `Host`
-//! or `Origin` is asked for, and a server's name is answered for whether there is one or not.
+//! Everybody may read it, pages of any origin too: no token, `Host` or `Origin` is checked. It contains only what the
+//! configuration makes public, and the answer does not depend on whether a server of that name exists.
 
 use bytes::Bytes;
 use http::header::{
@@ -28,7 +28,7 @@ pub(in crate::front) fn answer(front: &Front, method: &Method, about: &str) -> R
             response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static(FRESH));
             open(response)
         }
-        // Clients send MCP-Protocol-Version with it, for which browsers ask leave.
+        // Clients send MCP-Protocol-Version with the request, so browsers send a preflight.
         Method::OPTIONS => {
             let mut response = Response::new(Body::default());
             *response.status_mut() = StatusCode::NO_CONTENT;
@@ -42,11 +42,11 @@ pub(in crate::front) fn answer(front: &Front, method: &Method, about: &str) -> R
     }
 }
 
-/// To pages of every origin.
+/// Lets pages of every origin read the response.
 fn open(mut response: Response<Body>) -> Response<Body> {
     response.headers_mut().insert(ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
     response
 }
 
-/// How long it may be kept. 5 min: it changes with the configuration alone, and then soon for everybody.
+/// How long the document may be cached. 5 min: it changes only with the configuration, and then clients should see it soon.
 const FRESH: &str = "public, max-age=300";

@@ -1,7 +1,7 @@
-//! Which names this gateway answers to, and which web pages may talk to it.
+//! The checks of `Host` and `Origin`: the names of this gateway, and the web pages that may use it.
 //!
 //! A page of a foreign site can make a browser send requests here, under a name that its owner points at
-//! 127.0.0.1. `Host` and `Origin` tell: both are checked before anything else of a request is believed
+//! 127.0.0.1 (DNS rebinding). So `Host` and `Origin` are checked before anything else of a request
 //! (ARCHITECTURE, security). What is not here: who the caller is.
 
 mod listed;
@@ -20,19 +20,19 @@ use crate::front::refusal::Refusal;
 
 pub use self::listed::{Host, Origin};
 
-/// Names and origins that are let in.
+/// The names and origins that are admitted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Rules {
-    /// Names this gateway answers to. Empty: on loopback the names of loopback, elsewhere any, because only the
-    /// operator knows the names of a deployment.
+    /// Names of this gateway. Empty: on loopback the names of loopback, elsewhere any, because only the operator knows the
+    /// names of a deployment.
     pub hosts: Vec<Host>,
     /// Origins of web pages on other hosts that may use this gateway.
     pub origins: Vec<Origin>,
-    /// Whether the listener is reachable from this machine alone.
+    /// Whether the listener is reachable only from this machine.
     pub loopback: bool,
 }
 
-/// A request that was let in; knows what its response owes the browser.
+/// An admitted request, and the page whose browser needs CORS headers in the response.
 #[derive(Debug)]
 pub(in crate::front) struct Admission {
     /// The page's origin when it is a listed one.
@@ -79,7 +79,7 @@ impl Rules {
 }
 
 impl Admission {
-    /// Answers the question a browser asks before the request itself.
+    /// Answers a CORS preflight.
     // Fetch Standard §4.8, CORS-preflight fetch
     pub(in crate::front) fn preflight(&self, asked: &HeaderMap) -> Result<Response<Body>, Refusal> {
         if !asked.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD) {
@@ -115,7 +115,7 @@ impl Admission {
     }
 }
 
-/// Those of the headers a page wants to send that mean something here.
+/// Those of the headers that a page wants to send that the gateway reads.
 fn allowed_headers(headers: &HeaderMap) -> Option<HeaderValue> {
     let wanted = headers.get(header::ACCESS_CONTROL_REQUEST_HEADERS)?.to_str().ok()?;
     let known = |name: &&str| {
@@ -126,11 +126,11 @@ fn allowed_headers(headers: &HeaderMap) -> Option<HeaderValue> {
     HeaderValue::from_str(&allowed.join(", ")).ok()
 }
 
-/// Headers that clients send; `Mcp-Param-*` comes on top.
+/// Headers that clients send, besides `Mcp-Param-*`.
 const ALLOWED: [&str; 8] =
     ["authorization", "content-type", "accept", PROTOCOL_VERSION, SESSION_ID, METHOD, NAME, LAST_EVENT_ID];
 
-/// How long a browser may remember the answer. Two hours: the most that Chromium keeps.
+/// How long a browser may cache the answer. Two hours: Chromium's maximum.
 const PREFLIGHT_SECS: &str = "7200";
 
 const FOREIGN_PAGE: &str = "pages of that Origin may not use this gateway; add it to `cors.origins`";
@@ -139,7 +139,7 @@ fn forbidden(message: &'static str) -> Refusal {
     Refusal::new(StatusCode::FORBIDDEN, code::INVALID_REQUEST, message)
 }
 
-/// A host and its port, comparable.
+/// A host and its port, in a form that can be compared.
 #[derive(Debug, PartialEq, Eq)]
 struct Place<'a> {
     name: Cow<'a, str>,
@@ -151,7 +151,7 @@ impl<'a> Place<'a> {
         Self::plain(text).or_else(|| Place::of(&text.parse().ok()?))
     }
 
-    /// A name in lower case and perhaps a port, as nearly all clients write it: without an allocation.
+    /// Parses a name in lower case with an optional port, as nearly all clients write it, without an allocation.
     fn plain(text: &'a str) -> Option<Self> {
         let (name, port) = match text.split_once(':') {
             Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => {
@@ -169,15 +169,15 @@ impl<'a> Place<'a> {
     fn of(authority: &Authority) -> Option<Place<'static>> {
         let (text, name) = (authority.as_str(), authority.host());
         let port = authority.port_u16();
-        // A user name has no place in either header, and parsers disagree on where the host begins after one.
-        // Something that stands where a port would, and is none, is not ignored either.
+        // Neither header may have a user name, and parsers disagree on where the host begins after one. An invalid port
+        // is refused as well.
         if text.contains('@') || name.is_empty() || (port.is_none() && text.len() != name.len()) {
             return None;
         }
         Some(Place { name: Cow::Owned(name.to_ascii_lowercase()), port })
     }
 
-    /// `None` for `null` too, the origin of pages that hide where they come from.
+    /// `None` also for `null`, the origin of pages that hide theirs.
     fn of_origin(origin: &HeaderValue) -> Option<Place<'static>> {
         let uri: Uri = origin.to_str().ok()?.parse().ok()?;
         uri.scheme()?;
@@ -189,22 +189,22 @@ impl<'a> Place<'a> {
         matches!(self.name.as_ref(), "localhost" | "127.0.0.1" | "[::1]")
     }
 
-    /// Schemes are ignored, for TLS may end in front of us; so a default port of either counts as none.
+    /// Schemes are ignored, because TLS may end at a proxy; so the default port of either scheme counts as none.
     fn is_same(&self, other: &Place<'_>) -> bool {
         let port = |place: &Place<'_>| place.port.filter(|port| !is_default(*port));
         self.name == other.name && port(self) == port(other)
     }
 }
 
-/// Whether clients leave the port out where the scheme is the one it belongs to.
+/// Whether it is the default port of a scheme, which clients leave out.
 fn is_default(port: u16) -> bool {
     matches!(port, 80 | 443)
 }
 
-/// Where the request was sent to.
+/// The host that the request was sent to.
 ///
 /// # Errors
-/// 400 when that is missing, no host, or said twice and not alike.
+/// 400 when it is missing, invalid, or given twice with different values.
 fn host<'a>(version: Version, uri: &Uri, headers: &'a HeaderMap) -> Result<Place<'a>, Refusal> {
     let bad = |message| Refusal::bad_request(code::INVALID_REQUEST, message);
     let named = || {

@@ -19,7 +19,7 @@ use crate::front::asks::questions::Questions;
 use crate::front::asks::rounds::{MultiRoundReply, RoundContext, RoundEvent};
 use crate::front::downgrade;
 use crate::ops::drain::DrainWatch;
-use crate::session::replay::Weight;
+use crate::session::replay::Delivery;
 use crate::session::{InFlight, Session};
 
 /// A call of a client that has a session.
@@ -30,13 +30,13 @@ pub(super) struct SessionCall {
     /// What was asked on the stream of this call.
     questions: Questions,
     progress: RisingProgress,
-    delivery: Delivery,
+    events: EventsTo,
     context: Arc<RoundContext>,
 }
 
 /// Where the events before the outcome are sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Delivery {
+enum EventsTo {
     /// On the stream of the call, whether it is read at the moment or kept for a resumption.
     Stream,
     /// Nowhere: the client takes one message.
@@ -53,7 +53,7 @@ impl SessionCall {
             drain: front.rooms.drain.clone(),
             reply: MultiRoundReply::new(reply, front.rounds.clone()),
             progress: RisingProgress::default(),
-            delivery: Delivery::Stream,
+            events: EventsTo::Stream,
             context: front.rounds.clone(),
         }
     }
@@ -82,12 +82,12 @@ impl SessionCall {
     }
 
     pub(super) fn send_outcome_only(&mut self) {
-        self.delivery = Delivery::OutcomeOnly;
+        self.events = EventsTo::OutcomeOnly;
         self.reply.set_reader(EventReader::Absent);
     }
 
     pub(super) fn client_left(&mut self) {
-        self.delivery = Delivery::ClientLeft;
+        self.events = EventsTo::ClientLeft;
         self.reply.set_reader(EventReader::Gone);
     }
 
@@ -97,7 +97,7 @@ impl SessionCall {
         }
         loop {
             if let Poll::Ready(message) = self.questions.poll_withdrawn(context) {
-                return Poll::Ready(CallEvent::Message(message, Weight::Lasting));
+                return Poll::Ready(CallEvent::Message(message, Delivery::Required));
             }
             match ready!(self.reply.poll(context)) {
                 RoundEvent::Event(event) => {
@@ -116,17 +116,17 @@ impl SessionCall {
 
     /// The message to the client for an event. A question that cannot be sent on the stream of the call is sent on the
     /// session's own.
-    fn message(&mut self, event: Event, token: Option<&Bytes>) -> Option<(Parts, Weight)> {
-        if self.delivery != Delivery::Stream {
+    fn message(&mut self, event: Event, token: Option<&Bytes>) -> Option<(Parts, Delivery)> {
+        if self.events != EventsTo::Stream {
             if let Event::Ask(ask) = event {
                 self.ask_beside(ask);
             }
             return None;
         }
         match event {
-            Event::Progress(message) => Some((self.progress(&message, token?)?, Weight::Passing)),
-            Event::Notice(_, message) => Some((message.bytes().clone().into(), Weight::Lasting)),
-            Event::Ask(ask) => Some((self.questions.put(ask)?, Weight::Lasting)),
+            Event::Progress(message) => Some((self.progress(&message, token?)?, Delivery::BestEffort)),
+            Event::Notice(_, message) => Some((message.bytes().clone().into(), Delivery::Required)),
+            Event::Ask(ask) => Some((self.questions.put(ask)?, Delivery::Required)),
         }
     }
 
@@ -139,7 +139,7 @@ impl SessionCall {
     /// stream with this call is asked only if it reads that one; otherwise the question is dropped, which refuses it.
     fn ask_beside(&self, ask: Ask) {
         let own_stream = &self.session().key().unsolicited;
-        if self.delivery == Delivery::ClientLeft || own_stream.reader() == EventReader::Present {
+        if self.events == EventsTo::ClientLeft || own_stream.reader() == EventReader::Present {
             own_stream.event(Event::Ask(ask));
         }
     }

@@ -17,7 +17,7 @@ use crate::front::asks::relay;
 use crate::front::asks::rounds::RoundContext;
 use crate::front::reply::{Answer, ResponseEncoding};
 use crate::permit::CallPermit;
-use crate::session::replay::Weight;
+use crate::session::replay::Delivery;
 
 /// A call of a client without a session.
 pub(super) struct StatelessCall {
@@ -81,10 +81,10 @@ impl StatelessCall {
             _ if !self.takes_events => None,
             Event::Progress(message) => {
                 let message = with_token(&message, token?)?.finish();
-                Some(CallEvent::Message(message, Weight::Passing))
+                Some(CallEvent::Message(message, Delivery::BestEffort))
             }
             Event::Notice(_, message) => {
-                Some(CallEvent::Message(message.bytes().clone().into(), Weight::Lasting))
+                Some(CallEvent::Message(message.bytes().clone().into(), Delivery::Required))
             }
         }
     }

@@ -21,7 +21,7 @@ use crate::front::asks::park::Detachment;
 use crate::front::metrics::{Record, Subject};
 use crate::front::reply::ResponseEncoding;
 use crate::ops::drain::DrainWatch;
-use crate::session::replay::Weight;
+use crate::session::replay::Delivery;
 
 /// A call on its way.
 pub(super) struct Waiting {
@@ -46,7 +46,7 @@ pub(super) enum Downstream {
 /// What comes of a call next.
 pub(super) enum CallEvent {
     /// A message of the stream; more follows.
-    Message(Parts, Weight),
+    Message(Parts, Delivery),
     /// The end of the exchange; nothing follows.
     End(CallEnd),
 }

@@ -1,8 +1,8 @@
-//! Several messages in one, which sessions of 2025-03-26 may send, and no others.
+//! Batches: several messages in one array, which only sessions of 2025-03-26 may send.
 //!
-//! Each is taken as if it had come alone. Over Streamable HTTP the answers come back in one array when all are
-//! there at once, or on one stream as they come, which cannot be resumed; a client that has one stream for everything
-//! finds them there. Bounded in messages; each call draws on the bounds of calls.
+//! Each message is handled as if it had come alone. Over Streamable HTTP the answers are sent in one array if all are
+//! available at once, else on one stream as they come, which cannot be resumed; a client with one stream for everything
+//! gets them there. The number of messages is bounded, and each call takes a permit of its own.
 // MCP 2025-03-26 basic/transports, Sending Messages to the Server; basic, Batching
 
 use std::future::poll_fn;
@@ -48,7 +48,7 @@ pub(in crate::front) async fn answer(
     Ok(respond(front, take(front, whom, session, body)?, accepts).await)
 }
 
-/// Takes all messages of a batch; what comes of those that are answered.
+/// Takes all messages of a batch; returns what is started for those that get an answer.
 pub(in crate::front) fn take(
     front: &Front,
     whom: (&Caller, Option<&ServerName>),

@@ -1,4 +1,4 @@
-//! The transport of 2024-11-05: a stream that the client opens first, and an address that its messages go to.
+//! The HTTP+SSE transport of 2024-11-05: a stream that the client opens first, and an address for its messages.
 //!
 //! ```text
 //! GET /sse ──▶ channel ──▶ event: endpoint ──▶ POST /messages?sessionId=… ──▶ 202
@@ -25,7 +25,7 @@ use wire::mcp::method::Method;
 
 use super::batch;
 use super::outbox::{Outbox, outbox};
-use super::tenure::Tenure;
+use super::stream_lease::StreamLease;
 use crate::call::{Caller, ServerName};
 use crate::error::{Blame, Error, Kind as ErrorKind};
 use crate::front::body::Body;
@@ -43,7 +43,7 @@ use crate::session::Session;
 /// The open channels.
 pub(in crate::front) struct Channels {
     sealer: Sealer,
-    /// Tells this process's numbers from those of others that have the same key.
+    /// Distinguishes the channel numbers of this process from those of others that have the same key.
     instance: [u8; 8],
     next_number: AtomicU64,
     open: Mutex<HashMap<u64, Arc<Channel>>>,
@@ -53,7 +53,7 @@ pub(in crate::front) struct Channels {
 struct Channel {
     number: u64,
     caller: Caller,
-    tenure: Tenure,
+    lease: StreamLease,
     scope: Option<ServerName>,
     outbox: Outbox,
     /// For answers on the spot that are not written yet.
@@ -80,7 +80,7 @@ impl Channels {
         Ok(Self { sealer, instance, next_number, open: Mutex::default() })
     }
 
-    /// The token that stands for a channel in its address; always of one length.
+    /// The token of a channel in its address; all have one length.
     fn token(&self, number: u64) -> Result<Box<str>, Error> {
         let mut payload = [self.instance, number.to_be_bytes()].concat();
         payload.extend(self.sealer.home().encode());
@@ -96,7 +96,7 @@ impl Channels {
         (channel.caller == *caller && channel.scope.as_ref() == scope).then_some(channel)
     }
 
-    /// Where the channel of that token lives, if that is another process.
+    /// The replica that has the channel of that token, if it is another one.
     fn elsewhere(&self, token: &str) -> Option<Home> {
         let payload = self.sealer.open(KIND, token)?;
         let (instance, rest) = payload.split_first_chunk::<8>()?;
@@ -110,7 +110,7 @@ impl Channels {
     }
 }
 
-/// Opens a channel: its stream, which says first where messages go.
+/// Opens a channel and returns its stream, which starts with the `endpoint` event.
 pub(in crate::front) fn open(
     front: &Arc<Front>,
     uri: &Uri,
@@ -124,11 +124,11 @@ pub(in crate::front) fn open(
     let number = channels.next_number.fetch_add(1, Ordering::Relaxed);
     let token = channels.token(number)?;
     let (outbox, messages) = outbox(front.rooms.permits.metrics());
-    let tenure = Tenure::of(caller.clone());
+    let lease = StreamLease::of(caller.clone());
     let channel = Arc::new(Channel {
         number,
         caller,
-        tenure: tenure.clone(),
+        lease: lease.clone(),
         scope,
         outbox,
         room: Arc::new(Semaphore::new(ANSWERS)),
@@ -150,7 +150,7 @@ pub(in crate::front) fn open(
     let endpoint = Bytes::from(format!("event: endpoint\ndata: {up}messages?{SESSION}={token}\n\n"));
     let count = front.rooms.metrics.stream(StreamKind::Sse);
     let feed = Feed::Plain(Box::new(messages));
-    Ok(sse::standing(tenure, (Some(endpoint.into()), feed), front.config.keep_alive, count))
+    Ok(sse::standing(lease, (Some(endpoint.into()), feed), front.config.keep_alive, count))
 }
 
 /// The channel that a message is for.
@@ -168,12 +168,12 @@ pub(in crate::front) fn addressee(
         return Err(Refusal::bad_request(code::INVALID_REQUEST, message));
     };
     let channel = front.channels.find(token, caller, scope).ok_or_else(unknown)?;
-    // Who has fresh credentials keeps the stream that he came with older ones for: there is no second one to open.
-    channel.tenure.renew(caller);
+    // Fresh credentials keep the stream open that older ones opened: the client cannot open a second one.
+    channel.lease.renew(caller);
     Ok(Addressee(channel))
 }
 
-/// Where the channel of a message's address lives, if that is another process, and what says so.
+/// The replica that has the channel of a message's address, if it is another one, and the token that names it.
 pub(in crate::front) fn elsewhere<'u>(front: &Front, uri: &'u Uri) -> Option<(Home, &'u str)> {
     let token = token(uri)?;
     Some((front.channels.elsewhere(token)?, token))
@@ -188,7 +188,7 @@ fn unknown() -> Refusal {
     Refusal::new(StatusCode::NOT_FOUND, code::INVALID_REQUEST, "unknown session; open a new stream")
 }
 
-/// Takes one message; what comes of it is said on the stream.
+/// Takes one message; its answer is sent on the stream.
 pub(in crate::front) fn take(
     front: &Front,
     to: &Addressee,
@@ -203,7 +203,7 @@ pub(in crate::front) fn take(
     let (room, running) = match &started {
         Ok(None) => return Ok(refusal::accepted()),
         // The session bounds its calls; cancels and answers to what servers ask must come through beside them.
-        Ok(Some(Started::Call(_))) => (None, Some(channel.tenure.call())),
+        Ok(Some(Started::Call(_))) => (None, Some(channel.lease.call())),
         Ok(Some(Started::Listen(_))) => (None, None), // of another era; it has no end that could be waited for
         Ok(Some(Started::Answered(_))) | Err(_) => (Some(channel.place(front)?), None),
     };
@@ -215,7 +215,7 @@ pub(in crate::front) fn take(
     Ok(refusal::accepted())
 }
 
-/// Takes a batch of `session`; what comes of its messages is said on the stream.
+/// Takes a batch of `session`; the answers are sent on the stream.
 pub(in crate::front) fn take_batch(
     front: &Front,
     Addressee(channel): &Addressee,
@@ -229,7 +229,7 @@ pub(in crate::front) fn take_batch(
     let (answers, calls): (Vec<_>, Vec<_>) =
         batch.into_iter().partition(|started| matches!(started, Started::Answered(_)));
     for call in calls {
-        let (outbox, running) = (channel.outbox.clone(), channel.tenure.call());
+        let (outbox, running) = (channel.outbox.clone(), channel.lease.call());
         front.rooms.drain.spawn(async move {
             outbox.deliver(Ok(Some(call))).await;
             drop(running);
@@ -314,7 +314,7 @@ impl Channel {
     }
 }
 
-/// Looks after a channel from its first to its last moment; the only one that ends it.
+/// Runs as long as the channel is open; only this task ends it.
 async fn attend(front: Arc<Front>, channel: Arc<Channel>) {
     let drain = &front.rooms.drain;
     // All arms are cancel-safe: each waits for something that stays as it is.
@@ -333,7 +333,7 @@ async fn attend(front: Arc<Front>, channel: Arc<Channel>) {
         tokio::select! {
             () = to_the_end => {}
             () = channel.outbox.closed() => {
-                if channel.tenure.has_lapsed() {
+                if channel.lease.has_lapsed() {
                     front.rooms.permits.metrics().hit(Bound::Renewal);
                 }
             }
@@ -345,7 +345,7 @@ async fn attend(front: Arc<Front>, channel: Arc<Channel>) {
     front.channels.open.lock().remove(&channel.number);
 }
 
-/// What these tokens are sealed as: they say nothing at `/mcp`, and session ids nothing here.
+/// The kind of these tokens: they are no session ids at `/mcp`, and session ids are no tokens here.
 const KIND: seal::Kind = seal::Kind::new("sse");
 /// The name that SDK servers use in the query, too.
 const SESSION: &str = "sessionId";

@@ -1,7 +1,7 @@
-//! The way to a client that has one stream for everything: answers, progress and what belongs to no call.
+//! The queue to a client that has one stream for everything: answers, progress and notifications.
 //!
-//! Messages wait in a bounded queue, and whoever has one more waits for a place in it; so a client that reads
-//! slowly slows its own calls down, whose events are bounded in their replies, and nothing else.
+//! The queue is bounded, and producers wait for a place in it. So a client that reads slowly slows down only its own
+//! calls, whose events are bounded in their replies.
 
 use std::future::poll_fn;
 use std::task::{Context, Poll};
@@ -13,7 +13,7 @@ use wire::splice::Parts;
 use crate::front::door::inbound::Started;
 use crate::front::refusal::Refusal;
 use crate::permit::{self, Bound};
-use crate::session::replay::Weight;
+use crate::session::replay::Delivery;
 use crate::session::{Reader, Said, Source};
 
 /// The producers' end. Cheap to clone; the stream ends when all of them are gone.
@@ -26,14 +26,14 @@ pub(in crate::front) struct Outbox {
 /// The end that the client's stream is fed from.
 pub(in crate::front) struct Messages(mpsc::Receiver<Parts>);
 
-/// A new queue; `bounds` counts how often somebody had to wait for a place in it.
+/// A new queue; `bounds` counts how often a producer had to wait for a place.
 pub(in crate::front) fn outbox(bounds: &permit::Metrics) -> (Outbox, Messages) {
     let (messages, stream) = mpsc::channel(WAITING);
     (Outbox { messages, bounds: bounds.clone() }, Messages(stream))
 }
 
 impl Outbox {
-    /// Sends all that comes of a message.
+    /// Sends all that a message has started.
     pub(in crate::front) async fn deliver(&self, started: Result<Option<Started>, Refusal>) {
         match started {
             Ok(None) => {}
@@ -44,7 +44,7 @@ impl Outbox {
         }
     }
 
-    /// Sends what a call or a listen yields, to its end or the client's.
+    /// Sends the messages of a call or a listen, until it ends or the client leaves.
     async fn relay(&self, mut source: impl Source) {
         loop {
             match poll_fn(|context| source.poll_next(context)).await {
@@ -59,7 +59,7 @@ impl Outbox {
         }
     }
 
-    /// Sends what belongs to no call, to the end of the session or the client's.
+    /// Sends the messages of the session's own stream, until the session ends or the client leaves.
     pub(in crate::front) async fn listen(&self, mut reader: Reader) {
         while let Some((_, message)) = poll_fn(|context| reader.poll_next(context)).await {
             if !self.put(message).await {
@@ -68,17 +68,17 @@ impl Outbox {
         }
     }
 
-    /// Resolves when nobody takes messages any more.
+    /// Resolves when the client has left.
     pub(in crate::front) async fn closed(&self) {
         self.messages.closed().await;
     }
 
     async fn send(&self, message: Parts) {
-        // A client that is gone wants no answer.
+        // A client that has left needs no answer.
         let _ = self.put(message).await;
     }
 
-    /// Waits for a place; `false`: nobody takes messages any more.
+    /// Waits for a place in the queue; `false`: the client has left.
     async fn put(&self, message: Parts) -> bool {
         match self.messages.try_send(message) {
             Ok(()) => true,
@@ -92,7 +92,7 @@ impl Outbox {
 }
 
 impl Messages {
-    /// The next message; `None` when nobody has one any more. Cancel-safe: what was not returned stays queued.
+    /// The next message; `None` when all producers are gone. Cancel-safe: what was not returned stays queued.
     pub(in crate::front) async fn next(&mut self) -> Option<Parts> {
         self.0.recv().await
     }
@@ -101,8 +101,8 @@ impl Messages {
 impl Source for Messages {
     fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Said> {
         self.0.poll_recv(context).map(|message| match message {
-            // Nothing is kept for resumption, so nothing has to be weighed.
-            Some(message) => Said::Message(message, Weight::Passing),
+            // Nothing is kept for resumption, so the delivery does not matter.
+            Some(message) => Said::Message(message, Delivery::BestEffort),
             None => Said::End,
         })
     }

@@ -1,8 +1,8 @@
-//! What a session's client hears that belongs to no call: changed lists, and what its servers say and ask
-//! beside calls.
+//! The source of a session's own stream: changed lists, and notifications and asks of its servers that belong to no
+//! call.
 //!
-//! What happens while no stream is open waits, bounded, and is told first when one is. What is not here: who
-//! reads it and what is kept for resumption (`session/stream`).
+//! What happens while no stream is open is kept, bounded, and sent first when one is opened. What is not here: the
+//! readers, and what is kept for resumption (`session/stream`).
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -19,13 +19,13 @@ use crate::front::asks::questions::Questions;
 use crate::front::list_changes::{Changes, News};
 use crate::ops::drain::DrainWatch;
 use crate::router::ListChanges;
-use crate::session::replay::Weight;
+use crate::session::replay::Delivery;
 use crate::session::{Said, Session, Source};
 
-/// See the module.
+/// The source of one session's own stream.
 pub(super) struct Listening {
     session: Arc<Session>,
-    /// What the session's own connections say.
+    /// Events of the session's connections that belong to no call.
     unsolicited_events: Option<Reply>,
     questions: Questions,
     changes: Changes,
@@ -45,7 +45,7 @@ impl Listening {
         Self { session, unsolicited_events, questions, changes, waiting: VecDeque::new() }
     }
 
-    /// What changed since the client was last told, also while no stream was open.
+    /// Queues notifications of what has changed since the last ones, also while no stream was open.
     fn catch_up(&mut self) {
         let news = self.session.news(self.changes.now());
         let all = [
@@ -56,12 +56,12 @@ impl Listening {
         let changed = all.into_iter().filter(|(changed, _)| *changed);
         self.waiting.extend(changed.map(|(_, list)| list_changed(list)));
         if news.subscriptions {
-            let wished = self.session.key().wishes.now();
+            let wished = self.session.key().settings.now();
             self.waiting.extend(wished.subscriptions.iter().map(|(_, uri)| updated(uri)));
         }
     }
 
-    /// Whether something was lost since this was asked last: the client is told of everything as changed then.
+    /// Whether events were lost since the last call of this; then everything is reported as changed.
     fn notice_loss(&self) -> bool {
         let lost = self.unsolicited_events.as_ref().is_some_and(Reply::take_lost);
         if lost {
@@ -79,7 +79,7 @@ impl Listening {
             let message = match std::task::ready!(unsolicited_events.poll_next(context)) {
                 Next::Event(Event::Notice(_, message)) => Some(Parts::from(message.bytes().clone())),
                 Next::Event(Event::Ask(ask)) => self.questions.put(ask),
-                // Progress belongs to a call, and this is none.
+                // Progress belongs to a call.
                 Next::Event(Event::Progress(_)) => None,
                 Next::Outcome(_) => {
                     self.unsolicited_events = None;
@@ -103,12 +103,12 @@ impl Source for Listening {
                 self.catch_up();
             }
             if let Some(notice) = self.waiting.pop_front() {
-                return Poll::Ready(Said::Message(notice.into(), Weight::Lasting));
+                return Poll::Ready(Said::Message(notice.into(), Delivery::Required));
             }
             if let Poll::Ready(message) = self.poll_strayed(context) {
-                return Poll::Ready(Said::Message(message, Weight::Lasting));
+                return Poll::Ready(Said::Message(message, Delivery::Required));
             }
-            // What was lost before the waker stood there woke nobody.
+            // Events that were lost before the waker was set woke nobody.
             if self.notice_loss() {
                 continue;
             }

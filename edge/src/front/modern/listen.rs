@@ -27,7 +27,7 @@ use wire::{Era, Message, code};
 
 use super::{tasks, undeclared_tasks};
 use crate::call::{
-    Affinity, Caller, Client, Event, Next, Outcome, Reply, Responder, SUBSCRIPTIONS_BYTES, Standing,
+    Affinity, Caller, Client, Event, Next, Outcome, Reply, Responder, SUBSCRIPTIONS_BYTES, StreamCredentials,
     Subscriber, Subscription, UpdateSink, reply, subscription_bytes,
 };
 use crate::error::{Blame, Error, Kind};
@@ -42,7 +42,7 @@ use crate::front::reply::ResponseEncoding;
 use crate::front::sse::{self, Feed};
 use crate::permit::{self, Bound, ListenPermit};
 use crate::router::{Accepted, ListChanges};
-use crate::session::replay::Weight;
+use crate::session::replay::Delivery;
 use crate::session::{Said, Source};
 
 /// A listen of one client.
@@ -163,7 +163,7 @@ impl Listen {
             return media::no_stream_wanted().answering(Some(&self.id)).into_response();
         }
         let count = front.rooms.metrics.stream(StreamKind::Listen);
-        let standing = Standing::of(self.caller.clone());
+        let standing = StreamCredentials::of(self.caller.clone());
         sse::standing(standing, (None, Feed::Plain(Box::new(self))), front.config.keep_alive, count)
     }
 
@@ -206,7 +206,7 @@ impl Listen {
             match ready!(self.updates.poll_next(context)) {
                 Next::Event(Event::Notice(_, message)) => {
                     if let Some(message) = self.tagged(&message) {
-                        return Poll::Ready(Said::Message(message, Weight::Lasting));
+                        return Poll::Ready(Said::Message(message, Delivery::Required));
                     }
                 }
                 Next::Event(_) => {}
@@ -230,7 +230,7 @@ impl Source for Listen {
                     let subscriptions = ready!(accepted.as_mut().poll(context));
                     let message = self.acknowledgement(&subscriptions);
                     self.state = State::Open { waiting: VecDeque::new(), _subscriptions: subscriptions };
-                    return Poll::Ready(Said::Message(message, Weight::Lasting));
+                    return Poll::Ready(Said::Message(message, Delivery::Required));
                 }
                 State::Open { waiting, .. } => {
                     let now = self.changes.now();
@@ -240,7 +240,7 @@ impl Source for Listen {
                         }
                     }
                     if let Some(notice) = waiting.pop_front() {
-                        return Poll::Ready(Said::Message(self.own(notice, ""), Weight::Lasting));
+                        return Poll::Ready(Said::Message(self.own(notice, ""), Delivery::Required));
                     }
                 }
                 State::Over => return Poll::Ready(Said::End),

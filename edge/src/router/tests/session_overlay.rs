@@ -36,7 +36,7 @@ impl Stage {
 
     /// The session's connection to `b` announces a change, as a pool does it.
     fn changes(&self, session: &SessionHandle) {
-        if session.announced.note(&ServerName::parse("b").unwrap(), Notice::ToolsChanged) {
+        if session.pending_list_changes.note(&ServerName::parse("b").unwrap(), Notice::ToolsChanged) {
             self.announce.send(session.clone()).unwrap();
         }
     }
@@ -65,7 +65,7 @@ fn name_of_b() -> ServerName {
 pub(super) fn session(number: u64) -> (SessionHandle, Reply) {
     let (unsolicited, heard) = reply();
     let ended = CancellationToken::new();
-    let (wishes, announced) = (Arc::default(), Arc::default());
+    let (settings, pending_list_changes) = (Arc::default(), Arc::default());
     (
         SessionHandle {
             number,
@@ -73,8 +73,8 @@ pub(super) fn session(number: u64) -> (SessionHandle, Reply) {
             version: ProtocolVersion::V2025_11_25,
             ended,
             unsolicited: Arc::new(unsolicited),
-            wishes,
-            announced,
+            settings,
+            pending_list_changes,
         },
         heard,
     )
@@ -131,7 +131,7 @@ async fn what_does_not_differ_is_not_told() {
     stage.shows(part("y"));
     stage.changes(&one);
     assert_eq!(told(&mut heard).await, None);
-    assert!(!one.announced.any());
+    assert!(!one.pending_list_changes.any());
 }
 
 #[tokio::test(start_paused = true)]
@@ -143,7 +143,7 @@ async fn a_server_that_announces_changes_all_the_time_is_looked_at_ever_less() {
     let mut looks = Vec::new();
     for _ in 0..4 {
         stage.changes(&one);
-        while one.announced.any() {
+        while one.pending_list_changes.any() {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
         looks.push(began.elapsed().as_secs());
@@ -171,7 +171,7 @@ async fn a_list_and_an_unknown_name_wait_for_the_look_and_not_for_a_busy_server(
     assert_eq!(began.elapsed(), Duration::ZERO, "a name that is known does not wait");
     assert_eq!(stage.tools(Some(&one), None).await, ["x", "y"]);
     assert_eq!(began.elapsed(), MAX_WAIT);
-    assert!(one.announced.any(), "it is listed later");
+    assert!(one.pending_list_changes.any(), "it is listed later");
     stage.shows(tools(&["y", "later"]));
     for _ in 0..3 {
         assert_eq!(told(&mut heard).await, Some(Notice::ToolsChanged), "unlocked, closed, later");
@@ -282,7 +282,7 @@ async fn one_list_that_cannot_be_read_costs_no_other_and_is_looked_at_again_by_o
     let begun = tokio::runtime::Handle::current().metrics().num_alive_tasks();
     let server = ServerName::parse("b").unwrap();
     for notice in [Notice::ToolsChanged, Notice::PromptsChanged] {
-        if one.announced.note(&server, notice) {
+        if one.pending_list_changes.note(&server, notice) {
             stage.announce.send(one.clone()).unwrap();
         }
     }
@@ -293,10 +293,10 @@ async fn one_list_that_cannot_be_read_costs_no_other_and_is_looked_at_again_by_o
     }
     let alive = tokio::runtime::Handle::current().metrics().num_alive_tasks();
     assert_eq!(alive, begun + 2, "who follows, and who waits for the session's end");
-    assert!(one.announced.any());
+    assert!(one.pending_list_changes.any());
     stage.shows(shown);
     assert_eq!(told(&mut heard).await, Some(Notice::ToolsChanged));
-    assert!(!one.announced.any());
+    assert!(!one.pending_list_changes.any());
 }
 
 #[tokio::test(start_paused = true)]
@@ -365,14 +365,14 @@ async fn who_follows_a_server_that_is_gone_ends_with_it() {
     stage.router.reconfigure(vec![a, b], None);
     stage.gone.cancel();
     tokio::time::sleep(Duration::from_secs(1)).await;
-    assert!(!one.announced.any());
+    assert!(!one.pending_list_changes.any());
     tokio::spawn(follow(
         stage.router.clone(),
         (ServerIndex::new(2), name_of_b()),
         (announcing, CancellationToken::new()),
     ));
     assert!(
-        one.announced.note(&ServerName::parse("b").unwrap(), Notice::ToolsChanged),
+        one.pending_list_changes.note(&ServerName::parse("b").unwrap(), Notice::ToolsChanged),
         "the new one is followed"
     );
     announce.send(one.clone()).unwrap();

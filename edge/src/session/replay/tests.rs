@@ -1,8 +1,8 @@
 use super::*;
 
-fn room(config: Config) -> (Arc<Room>, Metrics) {
+fn room(config: Config) -> (Arc<ReplayBudget>, Metrics) {
     let metrics = Metrics::default();
-    (Arc::new(Room::new(config, metrics.clone(), Arc::default())), metrics)
+    (Arc::new(ReplayBudget::new(config, metrics.clone(), Arc::default())), metrics)
 }
 
 fn ring(config: Config) -> (Ring, Metrics) {
@@ -13,7 +13,7 @@ fn ring(config: Config) -> (Ring, Metrics) {
 /// Keeps `count` lasting events of `bytes` each.
 fn fill(ring: &mut Ring, count: usize, bytes: usize) {
     for _ in 0..count {
-        ring.push(&Bytes::from(vec![b'x'; bytes]).into(), Weight::Lasting, Instant::now());
+        ring.push(&Bytes::from(vec![b'x'; bytes]).into(), Delivery::Required, Instant::now());
     }
 }
 
@@ -82,7 +82,7 @@ fn bytes_are_bounded_and_the_newest_event_is_kept_whatever_its_size() {
 fn a_session_has_its_share_and_all_have_theirs() {
     let config = Config { session_bytes: 60, bytes: 100, ..Config::default() };
     let (metrics, all) = (Metrics::default(), Arc::<AtomicUsize>::default());
-    let room = || Arc::new(Room::new(config.clone(), metrics.clone(), all.clone()));
+    let room = || Arc::new(ReplayBudget::new(config.clone(), metrics.clone(), all.clone()));
     let (one, two) = (room(), room());
     let (mut first, mut second, mut other) = (Ring::new(one.clone()), Ring::new(one), Ring::new(two));
     fill(&mut first, 1, 50);
@@ -119,7 +119,7 @@ fn progress_goes_first_and_is_not_missed() {
     let (mut ring, _) = ring(Config { events: 3, ..Config::default() });
     fill(&mut ring, 1, 1);
     for _ in 0..5 {
-        ring.push(&Bytes::from_static(b"p").into(), Weight::Passing, Instant::now());
+        ring.push(&Bytes::from_static(b"p").into(), Delivery::BestEffort, Instant::now());
     }
     fill(&mut ring, 1, 1);
     assert_eq!(since(&ring, 0), Some(vec![1, 6, 7]));
@@ -134,7 +134,7 @@ fn passing_event_never_displaces_a_lasting_one() {
     ] {
         let (mut ring, metrics) = ring(config);
         fill(&mut ring, 2, 10);
-        ring.push(&Bytes::from_static(b"p").into(), Weight::Passing, Instant::now());
+        ring.push(&Bytes::from_static(b"p").into(), Delivery::BestEffort, Instant::now());
         assert_eq!((since(&ring, 0), ring.last()), (Some(vec![1, 2]), 3), "nothing is lost");
         assert_eq!(metrics.bytes(), 20);
     }

@@ -106,7 +106,7 @@ impl Conn {
         if notice != Notice::Message {
             return session.unsolicited.event(Event::Notice(notice, message));
         }
-        let wished = session.wishes.level();
+        let wished = session.settings.level();
         if wished.is_some_and(|least| level(&message).is_some_and(|level| level < least)) {
             return true;
         }

@@ -65,7 +65,7 @@ async fn a_list_of_a_session_waits_for_its_connection_to_open() {
     let mut room = Setting::default().build();
     let (key, _heard) = session_and_stream(1);
     assert!(room.pool.inner().list_of(&key, List::Tools).await.is_none(), "it has none");
-    key.wishes.change(|wished| wished.level = Some(wire::mcp::level::Level::Error));
+    key.settings.change(|wished| wished.level = Some(wire::mcp::level::Level::Error));
     let reply = room.echo_in(&key, "a");
     let mut peer = room.accept_legacy().await;
     let level = peer.expect("logging/setLevel").await;

@@ -156,7 +156,7 @@ async fn modern_server_gets_the_sessions_capabilities_and_log_level() {
     assert_eq!(meta["io.modelcontextprotocol/logLevel"], Value::Null);
     drop(reply);
     peer.expect("notifications/cancelled").await;
-    key.wishes.change(|wished| wished.level = Some(wire::mcp::level::Level::Warning));
+    key.settings.change(|wished| wished.level = Some(wire::mcp::level::Level::Warning));
     let mut call = room.call(with_meta());
     call.affinity = Affinity::Session(key);
     call.client = Arc::new(Client { info: None, capabilities, offer: None });

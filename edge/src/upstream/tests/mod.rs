@@ -215,8 +215,8 @@ fn session_and_stream(number: u64) -> (SessionHandle, Reply) {
             version: ProtocolVersion::V2025_11_25,
             ended,
             unsolicited: Arc::new(unsolicited),
-            wishes: Arc::default(),
-            announced: Arc::default(),
+            settings: Arc::default(),
+            pending_list_changes: Arc::default(),
         },
         heard,
     )

@@ -36,7 +36,7 @@ async fn log_goes_to_the_oldest_call_and_the_rest_outside_calls() {
     assert_eq!(next_notification(&mut heard).await.1["data"], 2, "no call is in flight");
     let name = room.pool.name().clone();
     assert_eq!(
-        key.announced.take(&name).notices(),
+        key.pending_list_changes.take(&name).notices(),
         [Notice::PromptsChanged],
         "told when it has been looked at"
     );
@@ -85,7 +85,7 @@ async fn logs_below_the_wished_level_are_left_out() {
     let mut peer = room.accept_legacy().await;
     peer.serve_echo().await;
     result(reply).await;
-    key.wishes.change(|wished| wished.level = Some(Level::Warning));
+    key.settings.change(|wished| wished.level = Some(Level::Warning));
     for level in ["debug", "notice", "warning", "emergency", "loud"] {
         peer.notify(LOG, json!({"level": level})).await;
     }

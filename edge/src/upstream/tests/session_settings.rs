@@ -14,7 +14,7 @@ fn about(method: &str, uri: &str) -> Value {
 }
 
 fn subscriptions(key: &SessionHandle) -> Vec<String> {
-    key.wishes.now().subscriptions.into_iter().map(|(_, uri)| uri).collect()
+    key.settings.now().subscriptions.into_iter().map(|(_, uri)| uri).collect()
 }
 
 #[tokio::test(start_paused = true)]
@@ -75,7 +75,7 @@ async fn subscriptions_are_bounded() {
 async fn level_is_sent_to_open_connections_only() {
     let mut room = Setting::default().build();
     let ((one, _heard), (two, _)) = (session_and_stream(1), session_and_stream(2));
-    one.wishes.change(|wished| wished.level = Some(Level::Error));
+    one.settings.change(|wished| wished.level = Some(Level::Error));
     room.pool.tell_level(&one);
     assert_eq!(room.dial.dialled(), 0);
     let other = room.echo_in(&two, "other");
@@ -88,7 +88,7 @@ async fn level_is_sent_to_open_connections_only() {
     let request = peer.expect("logging/setLevel").await;
     assert_eq!(request["params"], json!({"level": "error"}));
     // A level that is set while it opens is not lost.
-    one.wishes.change(|wished| wished.level = Some(Level::Debug));
+    one.settings.change(|wished| wished.level = Some(Level::Debug));
     room.pool.tell_level(&one);
     peer.answer(&request, json!({})).await;
     let request = peer.read().await.unwrap();
@@ -101,7 +101,7 @@ async fn level_is_sent_to_open_connections_only() {
     peer.answer(&call, json!({})).await;
     result(reply).await;
     peer.refuse(&level, -32603).await;
-    one.wishes.change(|wished| wished.level = Some(Level::Alert));
+    one.settings.change(|wished| wished.level = Some(Level::Alert));
     room.pool.tell_level(&one);
     let next = room.echo_in(&one, "b");
     assert_eq!(peer.expect("logging/setLevel").await["params"], json!({"level": "alert"}));
@@ -121,7 +121,7 @@ async fn new_process_gets_the_session_settings_and_the_client_is_notified() {
     let request = peer.expect(SUBSCRIBE).await;
     peer.answer(&request, json!({})).await;
     result(reply).await;
-    key.wishes.change(|wished| {
+    key.settings.change(|wished| {
         wished.level = Some(Level::Info);
         wished.subscriptions.insert((ServerName::parse("another").unwrap(), "not://here".into()));
     });

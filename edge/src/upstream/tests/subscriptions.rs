@@ -223,12 +223,12 @@ async fn sessions_that_share_a_process_get_their_own_updates() {
         assert_eq!(next_notification(&mut heard_two).await.1, json!({"uri": "x://2"}));
         assert_eq!(next_notification(&mut heard_two).await.1, json!({"uri": "x://1"}));
         assert_eq!(next_notification(&mut heard_one).await.1, json!({"uri": "x://1"}));
-        assert_eq!(one.wishes.now().subscriptions.len(), 1);
+        assert_eq!(one.settings.now().subscriptions.len(), 1);
 
         result(room.dispatch_in(&one, about(UNSUBSCRIBE, "x://1"))).await;
         peer.notify(UPDATED, json!({"uri": "x://1"})).await;
         assert_eq!(next_notification(&mut heard_two).await.1, json!({"uri": "x://1"}));
-        assert!(!heard_one.is_ready() && one.wishes.now().subscriptions.is_empty());
+        assert!(!heard_one.is_ready() && one.settings.now().subscriptions.is_empty());
         two.ended.cancel();
         peer.accept_request(UNSUBSCRIBE, "x://1").await;
         peer.accept_request(UNSUBSCRIBE, "x://2").await;
@@ -272,9 +272,9 @@ async fn revoked_principal_loses_its_subscriptions_alone() {
     peer.accept_request(SUBSCRIBE, "x://1").await;
     result(subscribing).await;
     room.pool.revoke(&|principal| principal == "bea");
-    assert_eq!(ann.wishes.now().subscriptions.len(), 1);
+    assert_eq!(ann.settings.now().subscriptions.len(), 1);
     room.pool.revoke(&|principal| principal == "ann");
-    assert!(ann.wishes.now().subscriptions.is_empty(), "no later connection takes it up again");
+    assert!(ann.settings.now().subscriptions.is_empty(), "no later connection takes it up again");
     peer.answer(&request, json!({"content": []})).await;
     result(reply).await;
     peer.ended().await;

@@ -1,4 +1,4 @@
-//! Changed lists that a session's own connections announced, and that nobody has looked at yet.
+//! List changes that a session's own connections announced and whose lists have not been read again yet.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,9 +8,9 @@ use wire::mcp::method::Notice;
 
 use super::ServerName;
 
-/// See the module. At most three notices of each configured server.
+/// The pending list changes of one session: at most three notifications of each configured server.
 #[derive(Debug, Default)]
-pub struct Announced {
+pub struct PendingListChanges {
     waiting: Mutex<BTreeMap<ServerName, Waiting>>,
     any: AtomicBool,
 }
@@ -18,9 +18,9 @@ pub struct Announced {
 #[derive(Debug, Default)]
 struct Waiting {
     notices: Vec<Notice>,
-    /// Somebody looks at earlier ones.
+    /// How many read lists again because of earlier notifications.
     looking: usize,
-    /// Somebody looks until nothing waits any more.
+    /// A follower reads lists again until nothing is pending.
     followed: bool,
 }
 
@@ -30,8 +30,9 @@ impl Waiting {
     }
 }
 
-impl Announced {
-    /// Notes a changed list of `server`; `true` when nobody follows: then somebody has to look until [`left`](Self::left).
+impl PendingListChanges {
+    /// Notes a changed list of `server`. `true` when there is no follower: then the caller must start one, which reads the
+    /// lists again until it may leave ([`left`](Self::left)).
     pub fn note(&self, server: &ServerName, notice: Notice) -> bool {
         let mut all = self.waiting.lock();
         let waiting = all.entry(server.clone()).or_default();
@@ -42,7 +43,8 @@ impl Announced {
         !std::mem::replace(&mut waiting.followed, true)
     }
 
-    /// Who follows may leave, for nothing of `server` waits or is looked at; the next notice wants another one.
+    /// `true` when nothing of `server` is pending or being read: the follower leaves, and the next notification needs
+    /// another one.
     pub fn left(&self, server: &ServerName) -> bool {
         let mut all = self.waiting.lock();
         let has_left = all.get(server).is_none_or(|waiting| !waiting.is_unknown());
@@ -52,7 +54,7 @@ impl Announced {
         has_left
     }
 
-    /// Nobody looks at what waits of `server`, for it is another one by now.
+    /// Drops what is pending of `server`, because another server has its name now.
     pub fn forget(&self, server: &ServerName) {
         let mut all = self.waiting.lock();
         if let Some(waiting) = all.get_mut(server) {
@@ -64,47 +66,47 @@ impl Announced {
         self.any.store(all.values().any(Waiting::is_unknown), Ordering::Release);
     }
 
-    /// Whether anything waits or is looked at. Costs one load.
+    /// Whether anything is pending or being read. Costs one atomic load.
     pub fn any(&self) -> bool {
         self.any.load(Ordering::Acquire)
     }
 
-    /// The servers of which something waits or is looked at.
+    /// The servers of which something is pending or being read.
     pub fn servers(&self) -> Vec<ServerName> {
         let all = self.waiting.lock();
         all.iter().filter(|(_, waiting)| waiting.is_unknown()).map(|(server, _)| server.clone()).collect()
     }
 
-    /// Takes what waits of `server`. It waits again unless the look is [finished](Look::finish).
-    pub fn take<'a>(&'a self, server: &'a ServerName) -> Look<'a> {
+    /// Takes what is pending of `server`. It is pending again unless it is [finished](TakenListChanges::finish).
+    pub fn take<'a>(&'a self, server: &'a ServerName) -> TakenListChanges<'a> {
         let mut waiting = self.waiting.lock();
         let waiting = waiting.entry(server.clone()).or_default();
         waiting.looking += 1;
-        Look { announced: self, server, notices: std::mem::take(&mut waiting.notices) }
+        TakenListChanges { announced: self, server, notices: std::mem::take(&mut waiting.notices) }
     }
 }
 
-/// What somebody looks at.
+/// List changes whose lists are being read.
 #[derive(Debug)]
-pub struct Look<'a> {
-    announced: &'a Announced,
+pub struct TakenListChanges<'a> {
+    announced: &'a PendingListChanges,
     server: &'a ServerName,
     notices: Vec<Notice>,
 }
 
-impl Look<'_> {
-    /// What was announced.
+impl TakenListChanges<'_> {
+    /// The notifications of the changes.
     pub fn notices(&self) -> &[Notice] {
         &self.notices
     }
 
-    /// The lists have been read, all but those of `unread`, which wait again.
+    /// Marks the lists as read, but for those of `unread`, which are pending again.
     pub fn finish(mut self, unread: &[Notice]) {
         self.notices.retain(|notice| unread.contains(notice));
     }
 }
 
-impl Drop for Look<'_> {
+impl Drop for TakenListChanges<'_> {
     fn drop(&mut self) {
         let mut all = self.announced.waiting.lock();
         if let Some(waiting) = all.get_mut(self.server) {
@@ -125,7 +127,7 @@ mod tests {
 
     #[test]
     fn what_was_not_looked_at_to_the_end_waits_again() {
-        let (announced, server) = (Announced::default(), ServerName::parse("a").unwrap());
+        let (announced, server) = (PendingListChanges::default(), ServerName::parse("a").unwrap());
         assert!(announced.take(&server).notices().is_empty() && !announced.any());
         assert!(announced.note(&server, Notice::ToolsChanged));
         assert!(!announced.note(&server, Notice::ToolsChanged) && announced.any());
@@ -146,7 +148,7 @@ mod tests {
 
     #[test]
     fn one_follows_until_nothing_waits() {
-        let (announced, server) = (Announced::default(), ServerName::parse("a").unwrap());
+        let (announced, server) = (PendingListChanges::default(), ServerName::parse("a").unwrap());
         assert!(announced.note(&server, Notice::ToolsChanged));
         let look = announced.take(&server);
         assert!(!announced.note(&server, Notice::PromptsChanged), "whoever looks, one follows already");

@@ -1,5 +1,5 @@
-//! What another replica holds: whose it is, the token says that the client carries. The request goes there and the answer
-//! comes back as it is.
+//! Requests about what another replica holds. The token that the client carries names that replica; the request is
+//! forwarded to it, and its answer is passed back unchanged.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -23,85 +23,85 @@ use crate::ops::drain::DrainWatch;
 use crate::peer::{Passed, Peers, Unanswered};
 use crate::upstream;
 
-/// Where a request goes that is another replica's to answer.
-pub(in crate::front) struct Elsewhere<'a> {
+/// The replica that must answer a request.
+pub(in crate::front) struct RemoteOwner<'a> {
     peers: &'a Peers,
     address: SocketAddr,
-    /// What says so.
+    /// The token that names the replica; the proof of the forwarded request is sealed with its key.
     token: String,
-    what: What,
+    held: Held,
     drain: DrainWatch,
 }
 
-/// What it is about there.
+/// What the request is about.
 #[derive(Clone, Copy)]
-enum What {
+enum Held {
     Session,
     Call,
     Task,
 }
 
 impl Front {
-    /// Where the session is that a request names.
-    pub(in crate::front) fn session_elsewhere<'a>(
+    /// The replica that has the session of a request, if that is another one.
+    pub(in crate::front) fn remote_session<'a>(
         &self,
         peers: Option<&'a Peers>,
         headers: &HeaderMap,
         caller: &Caller,
-    ) -> Option<Elsewhere<'a>> {
+    ) -> Option<RemoteOwner<'a>> {
         let peers = peers?;
         let id = headers::single(headers, &headers::SESSION_ID).ok().flatten()?.to_str().ok()?;
         let address = self.rooms.sessions.elsewhere(id, caller)?.address()?;
-        Some(self.elsewhere(peers, address, (id.to_owned(), What::Session)))
+        Some(self.remote_owner(peers, address, (id.to_owned(), Held::Session)))
     }
 
-    /// Where the channel is that a message's address names.
-    pub(in crate::front) fn channel_elsewhere<'a>(
+    /// The replica that has the HTTP+SSE channel of a message, if that is another one.
+    pub(in crate::front) fn remote_channel<'a>(
         &self,
         peers: Option<&'a Peers>,
         uri: &Uri,
-    ) -> Option<Elsewhere<'a>> {
+    ) -> Option<RemoteOwner<'a>> {
         let peers = peers?;
         let (home, token) = http_sse::elsewhere(self, uri)?;
-        Some(self.elsewhere(peers, home.address()?, (token.to_owned(), What::Session)))
+        Some(self.remote_owner(peers, home.address()?, (token.to_owned(), Held::Session)))
     }
 
     /// The replica that has the parked call or the task, of its own or of a server, that a message of a client
     /// without sessions is about.
-    pub(in crate::front) fn held_elsewhere<'a>(
+    pub(in crate::front) fn remote_holder<'a>(
         &self,
         peers: Option<&'a Peers>,
         message: &Message,
-    ) -> Option<Elsewhere<'a>> {
+    ) -> Option<RemoteOwner<'a>> {
         let peers = peers?;
         let text = |key| message.param(key)?.as_str();
         let state =
-            || text("requestState").and_then(|state| Some((self.park.elsewhere(&state)?, state, What::Call)));
+            || text("requestState").and_then(|state| Some((self.park.elsewhere(&state)?, state, Held::Call)));
         let task = || {
             let id = text("taskId")?;
             if tasks::is_own(&id) {
                 let home = self.tasks.elsewhere(&id)?;
-                return Some((home, tasks::token(&id).to_owned().into(), What::Task));
+                return Some((home, tasks::token(&id).to_owned().into(), Held::Task));
             }
             let (home, token) = upstream::replica_of(&self.sealer, &id)?;
-            Some((home, token.to_owned().into(), What::Task))
+            Some((home, token.to_owned().into(), Held::Task))
         };
         let (home, token, what) = state().or_else(task)?;
-        Some(self.elsewhere(peers, home.address()?, (token.into_owned(), what)))
+        Some(self.remote_owner(peers, home.address()?, (token.into_owned(), what)))
     }
 
-    fn elsewhere<'a>(
+    fn remote_owner<'a>(
         &self,
         peers: &'a Peers,
         address: SocketAddr,
-        (token, what): (String, What),
-    ) -> Elsewhere<'a> {
-        Elsewhere { peers, address, token, what, drain: self.rooms.drain.clone() }
+        (token, held): (String, Held),
+    ) -> RemoteOwner<'a> {
+        RemoteOwner { peers, address, token, held, drain: self.rooms.drain.clone() }
     }
 }
 
 impl Front {
-    /// Answers one request that another replica has passed on.
+    /// Answers one request that another replica has forwarded. It is never forwarded again.
     pub async fn handle_passed<B>(self: Arc<Self>, request: Request<B>) -> Response<Body>
     where
         B: HttpBody<Data = Bytes>,
@@ -124,12 +124,12 @@ impl Front {
     }
 }
 
-impl Elsewhere<'_> {
-    /// Passes the request on; what comes back. A stream of it ends when the credentials of `caller` are taken back.
+impl RemoteOwner<'_> {
+    /// Forwards the request and returns the answer. A stream ends when the credentials of `caller` are revoked.
     ///
     /// # Errors
-    /// As the process would say it that held this, were it gone from there; or that it did not answer.
-    pub(in crate::front) async fn pass(
+    /// `lost`, or an unknown session, when the replica is gone; otherwise why it did not answer.
+    pub(in crate::front) async fn forward(
         self,
         (method, uri, headers): (Method, Uri, HeaderMap),
         body: Bytes,
@@ -147,19 +147,19 @@ impl Elsewhere<'_> {
                 let until = async move { drain.gone().await };
                 Ok(response.map(|body| Body::relayed((body, place), until, None)))
             }
-            Err(Unanswered::Gone) => Err(match self.what {
-                What::Session => legacy::unknown_session(),
-                What::Call => {
+            Err(Unanswered::Gone) => Err(match self.held {
+                Held::Session => legacy::unknown_session(),
+                Held::Call => {
                     lost("the process that held this call is gone, and the call with it; make it again")
                 }
-                What::Task => lost("the process that held this task is gone, and the task with it"),
+                Held::Task => lost("the process that held this task is gone, and the task with it"),
             }),
             Err(Unanswered::Failed(error)) => Err(error.into()),
         }
     }
 }
 
-/// As the outcome of the call: its client did nothing wrong.
+/// Status 200, because this is the outcome of a call and no mistake of the client's.
 fn lost(message: &'static str) -> Refusal {
     Refusal::new(StatusCode::OK, code::INTERNAL_ERROR, message).with_data(json!({ "reason": "lost" }))
 }
