@@ -1,5 +1,5 @@
-//! The layout as law: rooms import only what is left of them, nobody globs the crate, no file grows past
-//! what one can read. One crate is not policed by Cargo, so this scan of the sources does it.
+//! Enforces the layout: rooms import only rooms to their left, no file imports the whole crate, and no file is too long to
+//! read. Cargo does not check this within one crate, so this scan of the sources does.
 //!
 //! The order is read from the crate doc in `lib.rs`, so that what people read is what is enforced.
 
@@ -13,7 +13,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Past this, a file wants to be two.
+/// The longest file. 500 lines: a longer one should be split.
 const MAX_LINES: usize = 500;
 
 #[test]
@@ -87,7 +87,7 @@ use mycrate::other;
     assert_eq!(names, wanted);
 }
 
-/// `wire < ops < error, permit …` of the crate doc, left to right.
+/// The order `wire < ops < error, permit …` of the crate doc, from left to right.
 fn order() -> Vec<String> {
     let lib = read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src/lib.rs"));
     let line = lib.lines().find(|line| line.contains("`wire < ")).expect("lib.rs states the order");
@@ -107,7 +107,7 @@ fn room_of(file: &Path) -> String {
     first.as_os_str().to_str().unwrap().trim_end_matches(".rs").to_owned()
 }
 
-/// Every first step of a `crate::` path, with its line; comments are not code.
+/// The first segment of every `crate::` path, with its line. Comments are skipped.
 fn imports(source: &str) -> Vec<(usize, String)> {
     let code: Vec<_> = source.lines().map(|line| line.split("//").next().unwrap_or_default()).collect();
     let code = code.join("\n");
@@ -127,7 +127,7 @@ fn imports(source: &str) -> Vec<(usize, String)> {
     found
 }
 
-/// The first steps in `a, b::{c, d}, e}`, up to the brace that closes the group.
+/// The first segments in `a, b::{c, d}, e}`, up to the brace that closes the group.
 fn group_members(group: &str) -> Vec<String> {
     let (mut depth, mut members, mut start) = (0_usize, Vec::new(), 0);
     for (at, letter) in group.char_indices() {
@@ -159,7 +159,7 @@ fn is_word(letter: char) -> bool {
     letter.is_alphanumeric() || letter == '_'
 }
 
-/// Every Rust file below `folder` that belongs to us.
+/// Every Rust file below `folder`, without build output and dependencies.
 fn sources(folder: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in fs::read_dir(folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display())) {

@@ -1,4 +1,4 @@
-//! What principals may use, over HTTP, with a token for each: what is denied looks unknown.
+//! The policy over HTTP, with a token for each principal: what is denied looks unknown.
 
 #![allow(
     clippy::unwrap_used,
@@ -20,7 +20,7 @@ use testkit::{GUARD, eventually};
 use tokio::process::Command;
 use tokio::time::timeout;
 
-/// An edge with two servers, which offer some names in common, and a token for each of three principals.
+/// An edge with two servers that offer some common names, and a token for each of three principals.
 struct Stage {
     _scratch: Scratch,
     file: PathBuf,
@@ -29,7 +29,7 @@ struct Stage {
     vault: Listener,
 }
 
-/// Everybody may use `quartz`, but for one tool; only `root` may use `vault`.
+/// Guests may use `quartz` except for one tool; only `root` may use `vault`.
 const LIMITED: &str = "policy: {root: {}, 'g*': {servers: [quartz], tools: ['*', '!secret']}}\n";
 const OPEN: &str = "policy: {'*': {}}\n";
 

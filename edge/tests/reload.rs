@@ -1,4 +1,4 @@
-//! A configuration that changes while the program serves: on SIGHUP, and by itself when a file is another one.
+//! Reload of the configuration while the program serves: on SIGHUP, and when a file changed.
 
 #![allow(
     clippy::unwrap_used,
@@ -20,7 +20,7 @@ use testkit::{GUARD, eventually};
 use tokio::process::Command;
 use tokio::time::timeout;
 
-/// An edge with a configuration file that tests write anew.
+/// An edge with a configuration file that tests rewrite.
 struct Stage {
     scratch: Scratch,
     file: PathBuf,
@@ -37,7 +37,7 @@ impl Stage {
         Self { scratch, file, edge }
     }
 
-    /// Has the file say this, and waits until the edge has taken it.
+    /// Writes the file, and waits until the edge has reloaded it.
     async fn change(&self, text: &str) {
         let taken = self.taken().await;
         std::fs::write(&self.file, text).unwrap();
@@ -149,7 +149,7 @@ async fn a_faulty_file_leaves_the_one_before_in_force_and_is_told() {
     assert!(!stage.is_stale().await);
 }
 
-/// As the kubelet does it: the files are behind a symbolic link, which is swapped. Nobody sends a signal.
+/// As the kubelet does: the files are behind a symbolic link, which is swapped. No signal is sent.
 #[tokio::test(flavor = "multi_thread")]
 async fn tokens_are_replaced_with_their_files() {
     let a = server(&["--name", "alpha", "--tools", "1"]).await;
@@ -195,7 +195,7 @@ async fn listen(stage: &Stage, token: &str) -> Response {
     client.send(&client.request(&listen)).await
 }
 
-/// Where it listens counts at the next start, and so does that it may be open there.
+/// The listen address takes effect at the next start, and so does whether the process may be open there.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_public_listener_is_never_opened_to_everybody() {
     let a = server(&["--name", "alpha", "--tools", "1"]).await;
@@ -219,7 +219,7 @@ async fn a_public_listener_is_never_opened_to_everybody() {
     assert_eq!(edge.metric("mcp_edge_config_stale").await, Some(1.0));
 }
 
-/// A ConfigMap and a Secret are mounted anew up to a minute apart.
+/// A ConfigMap and a Secret may be updated up to a minute apart.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_refused_is_tried_again_by_itself() {
     let a = server(&["--name", "alpha", "--tools", "1"]).await;
@@ -275,7 +275,7 @@ async fn a_hangup_that_was_ignored_at_the_start_stays_so() {
     assert_eq!(edge.readiness().await.0, 200);
 }
 
-/// Which variables hold tokens may change, and none of them is a server's to know.
+/// Which variables hold tokens may change, and no server may see any of them.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_local_server_never_inherits_a_token_that_a_change_brings() {
     let scratch = Scratch::new();

@@ -1,4 +1,4 @@
-//! The state of each server, for operators: the admin port's `/ready`, the start log, `--dry-run`.
+//! Reports the state of servers and likely mistakes to operators: `/ready` on the admin port, the log, `--dry-run`.
 
 use serde_json::{Value, json};
 use wire::Era;

@@ -32,7 +32,7 @@ pub(super) enum AuthError {
     Ambiguous,
     /// Not a configured token, and not shaped like a token of an issuer.
     Unknown,
-    // The following concern tokens of an issuer (`oauth`).
+    // The following are about tokens of an issuer (`oauth`).
     /// Not a readable JWT.
     Malformed,
     Type,

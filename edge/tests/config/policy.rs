@@ -1,4 +1,4 @@
-//! What is understood as a policy, and that nothing that is missing by mistake opens anything.
+//! `policy`: its settings and its problems, and that nothing missing by mistake allows anything.
 
 use super::*;
 
@@ -35,7 +35,7 @@ fn entries_keep_their_order_and_what_is_not_said_is_all() {
     assert_eq!(shown(policy("policy-2", text)), all, "where a tool would sort the keys of a map");
 }
 
-/// A policy, the place of its problem, and what is said of it.
+/// A policy, the place of its problem, and part of the problem's text.
 const REFUSED: &[(&str, &str, &str)] = &[
     ("policy:\n", "edge.yaml:1: policy", "nobody could use anything"),
     ("policy: {}\n", "edge.yaml:1: policy", "nobody could use anything"),
@@ -61,7 +61,7 @@ const REFUSED: &[(&str, &str, &str)] = &[
     (
         "policy:\n  a: {servers: [time, '!vault', '*']}\n",
         "edge.yaml:2: policy.a.servers[1]",
-        "it denies nothing, for `*` comes after it",
+        "it denies nothing, because `*` comes after it",
     ),
     ("policy:\n  a: {tools: ['*', '!get_x', 'get_*']}\n", "edge.yaml:2: policy.a.tools[1]", "denies nothing"),
     ("policy:\n  a: {tools: ['*', '!!x']}\n", "edge.yaml:2: policy.a.tools[1]", "at most one `!`"),

@@ -1,4 +1,4 @@
-//! Tokens, keys, and what replicas need of them.
+//! Tokens and keys, and what replicas need of them.
 
 use super::*;
 
