@@ -45,7 +45,7 @@ async fn wrong_settings_end_with_2_and_a_sentence() {
         (&["--servers=a"], "MCP_GATEWAY_AUTH_TOKEN"),
         (&["--host=127.0.0.1"], "no server is configured"),
         (&["--host=127.0.0.1", "--config", list], "`name: {…}`"),
-        (&["--servers=a", "--host=127.0.0.1", "--block-secrets"], "not there yet"),
+        (&["--servers=a", "--host=127.0.0.1", "--block-secrets"], "not supported yet"),
         (&["--servers=a", "--host=127.0.0.1", "--transport=http"], "`stdio`"),
         (&["--servers=a", "--host=127.0.0.1", "--config", file], "limits.boddy"),
         (&["--servers=a", "--host=127.0.0.1", "--config", file], "`limits.body`"),

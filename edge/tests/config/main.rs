@@ -203,8 +203,8 @@ fn what_counts_only_at_the_next_start_is_known() {
 #[test]
 fn what_is_not_there_yet_is_refused_and_not_ignored() {
     for (flag, word) in [
-        ("--block-secrets", "not there yet"),
-        ("--block-secrets=true", "not there yet"),
+        ("--block-secrets", "not supported yet"),
+        ("--block-secrets=true", "not supported yet"),
         ("--transport=http", "`streaming`, `sse` and `stdio`"),
         ("--static=false", "leave it out"),
     ] {
@@ -328,7 +328,7 @@ fn one_thread_polls_busily_where_there_is_a_core_to_spare() {
     let wrong = complaints("busy-poll-of-two", "threads: 2\nbusy_poll: 50us\nservers: {a: {}}");
     assert_eq!(
         wrong,
-        ["busy_poll: only one thread can look for more, and `threads` is 2; leave one of the two out"]
+        ["busy_poll: only a single thread can poll, and `threads` is 2; leave one of the two out"]
     );
     let wrong = complaints("busy-poll-long", "threads: 1\nbusy_poll: 2ms\nservers: {a: {}}");
     assert_eq!(wrong, ["busy_poll: 2ms would keep a core busy for nothing; use at most 1ms"]);
@@ -431,7 +431,7 @@ limits:
             "edge.yaml:4: limits.call_timeout_max: `18446744073709551615s` is too much; use at most 8784h",
             "edge.yaml:6: limits.drain: `8785h` is too much; use at most 8784h",
             "edge.yaml:7: limits.principal_connections: `1048577` is too much; use at most 1048576",
-            "edge.yaml:8: limits.headers: 8191 bytes are too few; take 8192B at least",
+            "edge.yaml:8: limits.headers: 8191 bytes are too few; use at least 8192B",
             "edge.yaml:9: limits.held_bytes: `17179869183GiB` is too much; use at most 1024GiB",
         ]
     );

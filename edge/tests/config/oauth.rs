@@ -89,7 +89,7 @@ auth:
         ("4: auth.oauth.resource", "`http://edge.example/mcp` must begin with https://"),
         ("5: auth.oauth.issuer", "`https://idp.example/?tenant=1` is not an issuer"),
         ("6: auth.oauth.scopes[0]", "`two words` is not a scope"),
-        ("6: auth.oauth.scopes[1]", "`offline_access` is for the client"),
+        ("6: auth.oauth.scopes[1]", "`offline_access` is for clients"),
         ("6: auth.oauth.scopes[2]", "`a\"b` is not a scope"),
         ("7: auth.oauth.keys.url", "`http://idp.example/jwks` must begin with https://"),
         ("8: auth.oauth.principle", "there is no such key; the nearest is `auth.oauth.principal`"),

@@ -61,7 +61,7 @@ const REFUSED: &[(&str, &str, &str)] = &[
     (
         "policy:\n  a: {servers: [time, '!vault', '*']}\n",
         "edge.yaml:2: policy.a.servers[1]",
-        "it denies nothing, for `*` comes after it",
+        "it denies nothing, because `*` comes after it",
     ),
     ("policy:\n  a: {tools: ['*', '!get_x', 'get_*']}\n", "edge.yaml:2: policy.a.tools[1]", "denies nothing"),
     ("policy:\n  a: {tools: ['*', '!!x']}\n", "edge.yaml:2: policy.a.tools[1]", "at most one `!`"),
