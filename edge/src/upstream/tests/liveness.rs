@@ -119,6 +119,27 @@ async fn a_detached_call_of_a_server_that_hangs_fails_after_twice_the_time_of_a_
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_call_detached_before_it_is_written_does_not_hide_a_server_that_hangs() {
+    let mut room = Setting::default().build();
+    let reply = room.echo("a");
+    let mut peer = room.accept_legacy().await;
+    peer.serve_echo().await;
+    result(reply).await;
+    let detached = room.echo("b"); // as the later rounds of a task are
+    detached.detach();
+    peer.expect("tools/call").await;
+    let beside = room.echo("c");
+    let start = tokio::time::Instant::now();
+    assert_eq!(failure(beside).await.kind, Kind::Timeout);
+    let again = room.echo("d");
+    room.accept_legacy().await.serve_echo().await;
+    assert_eq!(result(again).await["content"], json!(["d"]), "another process, as without a task");
+    assert_eq!(room.count(SILENT), 1);
+    assert_eq!(failure(detached).await.kind, Kind::Timeout);
+    assert_eq!(start.elapsed().as_secs() / 10, 60, "{:?}", start.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
 async fn part_of_a_line_counts_as_sign_of_life() {
     let mut room = Setting::default().build();
     let reply = room.echo("a");
