@@ -162,8 +162,8 @@ impl Conn {
     pub(in crate::upstream) fn check_liveness(&self, now: Instant) -> bool {
         let reads = self.reads();
         let mut state = self.state.lock();
-        // A server that waits for its client may hold back everything else.
-        if state.phase != Phase::Open || !state.asks.is_empty() {
+        // A server that waits for its client in a call may hold back everything else.
+        if state.phase != Phase::Open || state.waits_for_client() {
             state.liveness.reset();
         }
         match state.liveness.tick(reads, now) {

@@ -203,6 +203,27 @@ async fn server_that_waits_for_its_client_is_not_unresponsive() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_question_that_outlived_its_call_does_not_hide_a_server_that_hangs() {
+    let mut room = Setting::default().config(|config| config.call_timeout = Duration::from_secs(60)).build();
+    let me = session(1);
+    let mut reply = room.echo_in(&me, "a");
+    let mut peer = room.accept_legacy().await;
+    let call = peer.expect("tools/call").await;
+    peer.ask(json!("q"), "elicitation/create", json!({"message": "?"})).await;
+    let ask = next_ask(&mut reply).await;
+    peer.answer(&call, json!({})).await; // it does not wait for the client
+    result(reply).await;
+    let unanswered = room.echo_in(&me, "b");
+    peer.expect("tools/call").await;
+    assert_eq!(failure(unanswered).await.kind, Kind::Timeout);
+    assert!(!ask.withdrawn.is_cancelled(), "the client may still answer");
+    let again = room.echo_in(&me, "c");
+    room.accept_legacy().await.serve_echo().await;
+    assert_eq!(result(again).await["content"], json!(["c"]), "another process");
+    assert_eq!(room.count(SILENT), 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn other_calls_of_an_unresponsive_server_keep_their_time() {
     let mut room = Setting::default().build();
     let first = room.echo("a");
