@@ -9,12 +9,11 @@
 //! take ─┬─ a free seat whose connection declared the same profile ─▶ Lease
 //!       ├─ a free seat without a connection ───────────────────────▶ Lease (a connection is opened)
 //!       ├─ a free seat whose connection declared another profile ──▶ Lease (that connection is closed first)
-//!       └─ none ──▶ waits, at most `queue_timeout`
+//!       └─ none ──▶ waits, as long as the caller has patience
 //! ```
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -143,17 +142,18 @@ impl Seats {
     /// Leases a seat as soon as one is free, in the order of the callers.
     ///
     /// # Errors
-    /// [`Bound::PrincipalConnections`] when none becomes free within `timeout`.
+    /// [`Bound::PrincipalConnections`] when none becomes free before `patience` ends.
     pub(super) async fn take(
         self: &Arc<Self>,
         principal: &Arc<str>,
         profile: Profile,
-        timeout: Duration,
+        patience: impl Future<Output = ()>,
     ) -> Result<Lease, Bound> {
-        let permit = tokio::time::timeout(timeout, self.permits(principal).acquire_owned())
-            .await
-            .ok()
-            .and_then(Result::ok);
+        let permit = tokio::select! {
+            biased; // a seat that is free is taken
+            permit = self.permits(principal).acquire_owned() => permit.ok(),
+            () = patience => None,
+        };
         let lease = permit.and_then(|permit| self.assign(principal, profile, permit));
         lease.ok_or_else(|| {
             self.remove_if_unused(principal);

@@ -70,7 +70,8 @@ impl Config {
         let handshake_and_settings = self.handshake_timeout.saturating_mul(2);
         let one =
             self.connect_timeout.saturating_add(self.probe_timeout).saturating_add(handshake_and_settings);
-        one.saturating_mul(u32::from(TRIES)).saturating_add(self.slots.queue_timeout.saturating_mul(2))
+        let slot_and_seat = self.slots.queue_timeout.saturating_mul(2).saturating_add(self.handshake_timeout);
+        one.saturating_mul(u32::from(TRIES)).saturating_add(slot_and_seat)
     }
 }
 

@@ -57,11 +57,6 @@ impl Asks {
         Self { open: Vec::new(), max, last_token: 0 }
     }
 
-    /// Whether no question is open.
-    pub(super) fn is_empty(&self) -> bool {
-        self.open.is_empty()
-    }
-
     /// The token of a new question; `None` when the bound is reached.
     fn vacant(&mut self) -> Option<u64> {
         if self.open.len() >= self.max {
@@ -85,6 +80,13 @@ impl Open {
 }
 
 impl State {
+    /// Whether the server may be working on a call that waits for its client. A question that outlived its calls is no
+    /// reason for the server to say nothing.
+    pub(super) fn waits_for_client(&self) -> bool {
+        let calls = || self.mux.iter().map(|(_, pending)| pending);
+        self.asks.open.iter().any(|ask| calls().any(|pending| ask.may_come_from(pending)))
+    }
+
     /// Takes out questions that have ended. For calls that wait for no other question the timeout begins anew.
     fn end_asks(&mut self, call_timeout: Duration, over: impl Fn(&Open) -> bool) -> Vec<Open> {
         let ended = self.asks.take(over);

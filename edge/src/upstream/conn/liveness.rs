@@ -1,8 +1,8 @@
 //! Liveness of a server's process: how long it may leave a call unanswered and say nothing else.
 //!
-//! The time runs from the first call written after the last byte that was read, and is as long as that call's timeout.
-//! Near its end the process gets a liveness probe, which a process that reads while it works on calls answers at
-//! once.
+//! The time runs from the first call written after the last byte that was read. It is `call_timeout`, also where that
+//! call is detached and may take longer. Near its end the process gets a liveness probe, which a process that reads
+//! while it works on calls answers at once.
 //!
 //! ```text
 //!         a call is written            PROBE_TIMEOUT left         deadline over
@@ -83,7 +83,7 @@ impl Liveness {
         self.probe_timeout
     }
 
-    /// A call that times out at `deadline` is written.
+    /// A call is written; the process has until `deadline` to send anything.
     pub(super) fn call_written(&mut self, reads: u64, deadline: Instant) {
         match self.status {
             Status::Awaiting { reads: since, .. } | Status::Probed { reads: since, .. } if since == reads => {
@@ -162,8 +162,8 @@ impl Conn {
     pub(in crate::upstream) fn check_liveness(&self, now: Instant) -> bool {
         let reads = self.reads();
         let mut state = self.state.lock();
-        // A server that waits for its client may hold back everything else.
-        if state.phase != Phase::Open || !state.asks.is_empty() {
+        // A server that waits for its client in a call may hold back everything else.
+        if state.phase != Phase::Open || state.waits_for_client() {
             state.liveness.reset();
         }
         match state.liveness.tick(reads, now) {

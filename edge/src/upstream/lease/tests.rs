@@ -1,3 +1,7 @@
+use std::time::Duration;
+
+use tokio::time::sleep;
+
 use super::*;
 
 fn profile(capabilities: &'static str) -> Profile {
@@ -50,11 +54,11 @@ async fn a_call_gets_the_seat_whose_connection_suits_it() {
 async fn who_waits_gets_a_seat_in_turn_or_hears_that_there_is_none() {
     let (seats, ann) = (Seats::new(1), Arc::from("ann"));
     let held = seats.try_take(&ann, Profile::default()).unwrap();
-    let refused = seats.take(&ann, Profile::default(), Duration::from_secs(1)).await;
+    let refused = seats.take(&ann, Profile::default(), sleep(Duration::from_secs(1))).await;
     assert!(matches!(refused, Err(Bound::PrincipalConnections)));
     let waiting = tokio::spawn({
         let (seats, ann) = (seats.clone(), ann.clone());
-        async move { seats.take(&ann, Profile::default(), Duration::from_secs(9)).await.is_ok() }
+        async move { seats.take(&ann, Profile::default(), sleep(Duration::from_secs(9))).await.is_ok() }
     });
     tokio::task::yield_now().await;
     drop(held);

@@ -40,6 +40,13 @@ impl ConnectionTable {
         self.entries.get(key)?.opening.clone()
     }
 
+    /// The attempts under way for seats of this principal.
+    pub(super) fn openings_of_seats(&self, principal: &str) -> Vec<Opening> {
+        let is_its = |key: &Key| matches!(key, Key::Seat(of, _) if **of == *principal);
+        let entries = self.entries.iter().filter(|(key, _)| is_its(key));
+        entries.filter_map(|(_, entry)| entry.opening.clone()).collect()
+    }
+
     /// How many connections of `key` take calls or are being opened.
     pub(super) fn count_of(&self, key: &Key) -> usize {
         self.entries.get(key).map_or(0, |entry| entry.conns.len() + usize::from(entry.opening.is_some()))

@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use tokio::time::{sleep, timeout};
 use wire::Era;
 
 use super::{Pool, PoolInner, PoolState};
@@ -155,8 +156,8 @@ impl PoolInner {
         let lease = match lease.take() {
             Some(held) => lease.insert(held),
             None => {
-                let timeout = self.config.slots.queue_timeout;
-                let taken = self.seats.take(call.caller.principal(), profile, timeout).await;
+                let principal = call.caller.principal();
+                let taken = self.seats.take(principal, profile, self.patience(principal)).await;
                 lease.insert(taken.map_err(|bound| {
                     self.deps.permits.metrics().hit(bound);
                     bound.refusal()
@@ -173,6 +174,26 @@ impl PoolInner {
             conn.close(&unneeded());
         }
         Err(self.busy())
+    }
+
+    /// Ends when a call of this principal has waited long enough for a seat: `queue_timeout`, not counted while the
+    /// process of a seat starts, which may take longer than that by itself and is no use of the seat. Starts do not
+    /// prolong the wait by more than `handshake_timeout`, which is as long as one of them takes.
+    async fn patience(&self, principal: &Arc<str>) {
+        let queue_timeout = self.config.slots.queue_timeout;
+        let seats_in_use = async {
+            loop {
+                let mut starts = self.state.lock().connections.openings_of_seats(principal);
+                for start in &mut starts {
+                    let _ = start.wait_for(Option::is_some).await; // its result is for the call that has the seat
+                }
+                sleep(queue_timeout).await;
+                if self.state.lock().connections.openings_of_seats(principal).is_empty() {
+                    return;
+                }
+            }
+        };
+        let _ = timeout(queue_timeout.saturating_add(self.config.handshake_timeout), seats_in_use).await;
     }
 }
 

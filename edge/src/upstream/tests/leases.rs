@@ -111,6 +111,57 @@ async fn calls_beyond_the_seats_wait() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn calls_wait_for_seats_whose_process_still_starts() {
+    let mut room = Setting::default().config(|config| config.principal_connections = 1).build();
+    for start in [9, 25] {
+        let reply = room.filling("a");
+        let waiting = room.filling("b");
+        let mut peer = room.accept().await;
+        tokio::time::sleep(Duration::from_secs(start)).await;
+        peer.handshake_legacy().await;
+        for _ in 0..2 {
+            tokio::time::sleep(Duration::from_secs(4)).await; // each call takes its time
+            peer.serve_echo().await;
+        }
+        assert_eq!(result(reply).await["content"], json!(["a"]));
+        assert_eq!(result(waiting).await["content"], json!(["b"]));
+        drop(peer);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn calls_do_not_wait_longer_for_a_seat_than_one_start_takes() {
+    let mut room = Setting::default().config(|config| config.principal_connections = 1).build();
+    let held = room.filling("a");
+    let mut peer = room.accept().await;
+    for (start, refused) in [(25, 35), (0, 10)] {
+        let began = tokio::time::Instant::now();
+        let waiting = room.filling("b");
+        tokio::time::sleep(Duration::from_secs(start)).await;
+        if start > 0 {
+            peer.handshake_legacy().await;
+            peer.expect("tools/call").await;
+        }
+        assert_eq!(failure(waiting).await.kind, crate::error::Kind::Busy);
+        assert_eq!(began.elapsed().as_secs(), refused, "`queue_timeout` from the start of the process on");
+    }
+    drop(held);
+
+    let mut room = Setting::default().config(|config| config.principal_connections = 1).build();
+    room.dial.failures.lock().extend([io::ErrorKind::ConnectionRefused; 5]); // more than a second
+    let (held, began) = (room.filling("a"), tokio::time::Instant::now());
+    let waiting = room.filling("b");
+    let mut peer = room.accept().await;
+    tokio::time::sleep(Duration::from_secs(29)).await;
+    peer.handshake_legacy().await;
+    assert!(began.elapsed().as_secs() >= 30);
+    assert_eq!(failure(waiting).await.kind, crate::error::Kind::Busy);
+    assert_eq!(began.elapsed().as_secs(), 40, "however long it took to start");
+    drop(held);
+}
+
+#[tokio::test(start_paused = true)]
 async fn seat_of_another_profile_gets_a_new_connection() {
     let mut room = Setting::default().config(|config| config.principal_connections = 1).build();
     let reply = room.filling("a");

@@ -119,6 +119,27 @@ async fn a_detached_call_of_a_server_that_hangs_fails_after_twice_the_time_of_a_
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_call_detached_before_it_is_written_does_not_hide_a_server_that_hangs() {
+    let mut room = Setting::default().build();
+    let reply = room.echo("a");
+    let mut peer = room.accept_legacy().await;
+    peer.serve_echo().await;
+    result(reply).await;
+    let detached = room.echo("b"); // as the later rounds of a task are
+    detached.detach();
+    peer.expect("tools/call").await;
+    let beside = room.echo("c");
+    let start = tokio::time::Instant::now();
+    assert_eq!(failure(beside).await.kind, Kind::Timeout);
+    let again = room.echo("d");
+    room.accept_legacy().await.serve_echo().await;
+    assert_eq!(result(again).await["content"], json!(["d"]), "another process, as without a task");
+    assert_eq!(room.count(SILENT), 1);
+    assert_eq!(failure(detached).await.kind, Kind::Timeout);
+    assert_eq!(start.elapsed().as_secs() / 10, 60, "{:?}", start.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
 async fn part_of_a_line_counts_as_sign_of_life() {
     let mut room = Setting::default().build();
     let reply = room.echo("a");
@@ -179,6 +200,27 @@ async fn server_that_waits_for_its_client_is_not_unresponsive() {
     peer.answer(&call, json!({"content": ["done"]})).await;
     assert_eq!(result(reply).await["content"], json!(["done"]));
     assert_eq!(room.count(SILENT), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_question_that_outlived_its_call_does_not_hide_a_server_that_hangs() {
+    let mut room = Setting::default().config(|config| config.call_timeout = Duration::from_secs(60)).build();
+    let me = session(1);
+    let mut reply = room.echo_in(&me, "a");
+    let mut peer = room.accept_legacy().await;
+    let call = peer.expect("tools/call").await;
+    peer.ask(json!("q"), "elicitation/create", json!({"message": "?"})).await;
+    let ask = next_ask(&mut reply).await;
+    peer.answer(&call, json!({})).await; // it does not wait for the client
+    result(reply).await;
+    let unanswered = room.echo_in(&me, "b");
+    peer.expect("tools/call").await;
+    assert_eq!(failure(unanswered).await.kind, Kind::Timeout);
+    assert!(!ask.withdrawn.is_cancelled(), "the client may still answer");
+    let again = room.echo_in(&me, "c");
+    room.accept_legacy().await.serve_echo().await;
+    assert_eq!(result(again).await["content"], json!(["c"]), "another process");
+    assert_eq!(room.count(SILENT), 1);
 }
 
 #[tokio::test(start_paused = true)]
