@@ -99,18 +99,18 @@ pub struct Call {
     pub pin: Option<ServerName>,
     /// The request as the client sent it, scanned. Id, name and `_meta` are replaced later by splicing.
     pub request: Message,
-    /// The name to write upstream where the public one differs; set by the router.
+    /// The name or URI to write upstream where the client's differs; set by the router.
     pub rename: Option<Rename>,
     /// The permit of this call; released when the call ends.
     pub permit: CallPermit,
 }
 
-/// A replacement inside [`Call::request`]: the server's own name in place of the public one.
+/// A replacement inside [`Call::request`]: the server's own name in place of the public one, or its own spelling of a URI.
 #[derive(Clone, Debug)]
 pub struct Rename {
-    /// Where the public name stands in the request.
+    /// Where the name or URI stands in the request.
     pub span: Span,
-    /// The server's name as a JSON string token.
+    /// The server's name or URI as a JSON string token.
     pub token: Bytes,
 }
 

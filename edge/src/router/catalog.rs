@@ -17,6 +17,7 @@ use bytes::Bytes;
 use wire::limits::Limits;
 use wire::mcp::list::Item;
 
+use super::listed_uris::ListedUri;
 use super::names::{self, Names, Offer, Prefix};
 use super::part::{Part, Tool};
 use super::policy::{Grant, Policy};
@@ -354,20 +355,18 @@ impl<'a> Builder<'a> {
                 continue;
             }
             for item in &part.resources {
+                let listed = ListedUri::new(&item.key);
                 if let Some(alone) = self.alone(index) {
-                    alone.view.resources.insert(item.key.clone(), index);
+                    alone.view.resources.add(&listed, index);
                     alone.items(List::Resources).push(item.raw.clone());
                 }
-                match self.all.view.resources.get(&item.key) {
-                    Some(owner) if *owner != index => {
-                        let contested = ContestedUri { uri: item.key.clone(), owner: *owner, other: index };
+                match self.all.view.resources.add(&listed, index) {
+                    Some(owner) if owner != index => {
+                        let contested = ContestedUri { uri: item.key.clone(), owner, other: index };
                         self.views.contested_uris.push(contested);
                     }
                     Some(_) => {}
-                    None => {
-                        self.all.view.resources.insert(item.key.clone(), index);
-                        self.all.items(List::Resources).push(item.raw.clone());
-                    }
+                    None => self.all.items(List::Resources).push(item.raw.clone()),
                 }
             }
             for (nth, item) in part.templates.iter().enumerate() {

@@ -9,8 +9,10 @@
 //!   part, repair, render            names       view          policy_view           session_overlay
 //! ```
 
+mod canonical_uri;
 pub mod catalog;
 pub mod glob;
+mod listed_uris;
 pub mod names;
 pub mod part;
 pub mod policy;

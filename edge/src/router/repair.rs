@@ -268,14 +268,22 @@ impl<'l> Repairer<'l> {
         self.repairs.note("name");
     }
 
-    /// Adds `type: object` to an `inputSchema` without a type. Clients require it, and no other type is possible.
+    /// Adds `type: object` to an `inputSchema` without a type. Clients require it, and no other type is possible. A tool
+    /// without an `inputSchema` gets one that says no more than that.
     // MCP 2025-11-25 schema, Tool.inputSchema: `type: "object"`
     fn supply_type(&mut self) -> Result<(), &'static str> {
         const OBJECT: &[u8] = br#""object""#;
-        let schema = self.get(&self.members(Span::all(&self.raw)), "inputSchema");
-        let Some(schema) = schema.filter(|schema| self.begins(*schema, b'{')) else {
-            return Err("its inputSchema is missing or not an object");
+        let whole = Span::all(&self.raw);
+        let tool = self.members(whole);
+        let schema = self.get(&tool, "inputSchema").filter(|schema| !self.value(*schema).is_null());
+        let Some(schema) = schema else {
+            self.supply((whole, &tool), "inputSchema", br#"{"type":"object"}"#);
+            self.repairs.note("inputSchema");
+            return Ok(());
         };
+        if !self.begins(schema, b'{') {
+            return Err("its inputSchema is not an object");
+        }
         let members = self.members(schema);
         match self.get(&members, "type").map(|kind| self.value(kind)) {
             None => {}

@@ -12,6 +12,8 @@ use wire::object::Object;
 use wire::span::Span;
 
 use super::catalog::Catalog;
+use super::listed_uris::Located;
+use super::render::string_token;
 use super::server_set::ServerIndex;
 use super::view::{Route, View};
 use super::{Shared, abridged, unknown};
@@ -78,8 +80,9 @@ impl Shared {
             return;
         }
         let whole = self.catalog();
-        let owner = whole.scoped(scope).and_then(|scoped| self.owner(&scoped, (caller.principal(), uri)));
-        if let Some(entry) = owner.and_then(|owner| whole.shown.get(owner)) {
+        let scoped = whole.scoped(scope);
+        let owner = scoped.as_ref().and_then(|scoped| self.owner(scoped, (caller.principal(), uri)));
+        if let Some(entry) = owner.and_then(|owner| whole.shown.get(owner.server)) {
             self.denied(caller, (&entry.name, None));
         }
     }
@@ -182,22 +185,26 @@ impl Shared {
     }
 
     /// The server of a resource: by the lists, then by template, then by the server that showed the URI to this principal.
-    pub(super) fn owner(
+    /// At the endpoint of a single server it is that one, whatever its lists show.
+    pub(super) fn owner<'c>(
         &self,
-        scoped: &ScopedView<'_>,
+        scoped: &ScopedView<'c>,
         (principal, uri): (&Arc<str>, &str),
-    ) -> Option<ServerIndex> {
+    ) -> Option<Located<'c>> {
+        if let Some(server) = scoped.only {
+            return Some(Located { server, listed: scoped.view.respelled(uri) });
+        }
         let shown = &scoped.catalog.shown;
         let remembered =
             || self.shown_uris.server(principal, uri).filter(|server| shown.get(*server).is_some());
-        scoped.only.or_else(|| scoped.view.resource(uri)).or_else(remembered)
+        scoped.view.resource(uri).or_else(|| remembered().map(Located::at))
     }
 
     fn resource(&self, call: &Call, scoped: &ScopedView<'_>) -> Result<Target, Error> {
-        let uri = call.request.param("uri").and_then(|value| value.as_str());
-        let uri = uri.ok_or_else(|| missing("uri", "the resource to read"))?;
+        let text = call.request.param("uri").and_then(|value| Some((value.span(), value.as_str()?)));
+        let (span, uri) = text.ok_or_else(|| missing("uri", "the resource to read"))?;
         match self.owner(scoped, (call.caller.principal(), &uri)) {
-            Some(server) => Ok(Target { server, rename: None }),
+            Some(located) => Ok(Target::resource(located, span)),
             None => Err(Error::new(
                 Kind::UnknownResource(uri.into_owned()),
                 Blame::Downstream,
@@ -232,11 +239,12 @@ impl Shared {
             Some("ref/resource") => {}
             _ => return Err(missing("ref.type", "what to complete: ref/prompt or ref/resource")),
         }
-        let (_, uri) = text("uri").ok_or_else(|| missing("ref.uri", "the template"))?;
+        let (span, uri) = text("uri").ok_or_else(|| missing("ref.uri", "the template"))?;
         let ScopedView { view, only, .. } = scoped;
-        let server = only.or_else(|| view.template(&uri)).or_else(|| view.resource(&uri));
-        let server = server.ok_or_else(|| unknown("a template", &uri, "resources/templates/list"))?;
-        Ok(Target { server, rename: None })
+        let template = only.filter(|_| view.respelled(&uri).is_none()).or_else(|| view.template(&uri));
+        let located = template.map(Located::at).or_else(|| view.resource(&uri));
+        let located = located.ok_or_else(|| unknown("a template", &uri, "resources/templates/list"))?;
+        Ok(Target::resource(located, span))
     }
 }
 
@@ -264,6 +272,14 @@ impl Catalog {
 pub(super) struct Target {
     pub(super) server: ServerIndex,
     pub(super) rename: Option<Rename>,
+}
+
+impl Target {
+    /// The server of the resource that a call names at `span`. It gets its own spelling of the URI.
+    fn resource(located: Located<'_>, span: Span) -> Self {
+        let rename = located.listed.map(|listed| Rename { span, token: string_token(listed) });
+        Self { server: located.server, rename }
+    }
 }
 
 /// A name in a call, and where it leads.

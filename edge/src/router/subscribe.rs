@@ -201,15 +201,21 @@ impl Shared {
                 self.note_denied_resource(&subscriber.caller, &catalog, (scope, &uri));
                 return None;
             };
-            let entry = catalog.shown.get(owner)?;
-            let subscriber: &Subscriber = subscribers.entry(owner).or_insert_with(|| {
+            let entry = catalog.shown.get(owner.server)?;
+            let subscriber: &Subscriber = subscribers.entry(owner.server).or_insert_with(|| {
                 let listener = (&subscriber.caller, &entry.name);
                 let sink = self.resource_listeners.add(listener, subscriber.sink.clone());
                 Subscriber { sink, ..subscriber.clone() }
             });
             // A policy that changed in between has closed only the listeners it knew of.
-            self.catalog_for(&subscriber.caller).shown.get(owner)?;
-            Some(entry.server.subscribe(subscriber.clone(), uri))
+            self.catalog_for(&subscriber.caller).shown.get(owner.server)?;
+            Some(match owner.listed {
+                None => entry.server.subscribe(subscriber.clone(), uri),
+                Some(listed) => {
+                    let subscribing = entry.server.subscribe(subscriber.clone(), listed.to_owned());
+                    Box::pin(async move { Ok(Subscription::new(uri, subscribing.await?)) })
+                }
+            })
         });
         requests.collect()
     }

@@ -177,7 +177,7 @@ const EXPRESSIONS: usize = 32;
 /// all of them nearly match a URI of the greatest length, a read takes some 10 ms; otherwise microseconds.
 pub(super) const TEMPLATES: usize = 1_000;
 /// Bytes of a URI that is matched against templates. 8 KiB: the limit of HTTP servers.
-const URI_BYTES: usize = 8 * 1024;
+pub(super) const URI_BYTES: usize = 8 * 1024;
 
 #[cfg(test)]
 mod tests {

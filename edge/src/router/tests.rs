@@ -3,6 +3,7 @@ mod policy_view;
 mod reconfigure;
 mod repolicy;
 mod session_overlay;
+mod spellings;
 
 use super::names::Prefix;
 use super::part::Part;

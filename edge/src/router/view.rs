@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use wire::mcp::mirror::Mirrored;
 
+use super::listed_uris::{ListedUris, Located};
 use super::render::Rendered;
 use super::server_set::ServerIndex;
 use super::template::{Candidate, Reading, Template};
@@ -27,7 +28,7 @@ pub struct Route {
 pub struct View {
     pub(super) tools: HashMap<String, Route>,
     pub(super) prompts: HashMap<String, Route>,
-    pub(super) resources: HashMap<String, ServerIndex>,
+    pub(super) resources: ListedUris,
     /// The templates that URIs are matched against.
     pub(super) templates: Vec<(Template, ServerIndex)>,
     /// All templates, as their servers wrote them.
@@ -47,9 +48,16 @@ impl View {
         self.prompts.get(name)
     }
 
-    /// The server that lists `uri`, or has a template that matches it. A strict match (RFC 6570) goes before a loose one.
-    pub fn resource(&self, uri: &str) -> Option<ServerIndex> {
-        self.resources.get(uri).copied().or_else(|| self.matching(uri))
+    /// The server that lists `uri`, in this spelling or else in another one, or has a template that matches it. A strict
+    /// match (RFC 6570) goes before a loose one.
+    // A template matches nearly every spelling, so a listed one would never be found after it.
+    pub fn resource(&self, uri: &str) -> Option<Located<'_>> {
+        self.resources.find(uri).or_else(|| self.matching(uri).map(Located::at))
+    }
+
+    /// The server's own spelling of `uri`, if it lists the resource in another one.
+    pub(super) fn respelled(&self, uri: &str) -> Option<&str> {
+        self.resources.find(uri)?.listed
     }
 
     /// A strict match is also a loose one, so most templates are matched once.
@@ -85,7 +93,7 @@ impl View {
     /// About the bytes that it holds.
     pub fn bytes(&self) -> usize {
         // The tables hold the names once more.
-        2 * self.lists.iter().map(Rendered::size).sum::<usize>()
+        2 * self.lists.iter().map(Rendered::size).sum::<usize>() + self.resources.form_bytes()
     }
 
     /// Lists that equal those of `others` share their memory. Returns about the bytes that are not shared.
@@ -97,8 +105,8 @@ impl View {
                 if others.any(|other| own.share(other)) { 0 } else { own.size() }
             })
             .sum();
-        let names = self.tools.keys().chain(self.prompts.keys()).chain(self.resources.keys());
-        own + names.map(|name| name.len() + NAME_COST).sum::<usize>()
+        let names = self.tools.keys().chain(self.prompts.keys()).chain(self.resources.iter());
+        own + self.resources.form_bytes() + names.map(|name| name.len() + NAME_COST).sum::<usize>()
     }
 
     /// What the servers tell a model about their use.

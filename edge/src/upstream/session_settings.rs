@@ -11,9 +11,12 @@ pub(super) fn is_subscription(method: Method) -> bool {
     matches!(method, Method::ResourcesSubscribe | Method::ResourcesUnsubscribe)
 }
 
-/// The resource that a call names.
+/// The resource that a call names, as the server spells it: updates come under that URI.
 pub(super) fn uri(call: &Call) -> Option<String> {
-    Some(call.request.param("uri")?.as_str()?.into_owned())
+    match &call.rename {
+        Some(rename) => serde_json::from_slice(&rename.token).ok(),
+        None => Some(call.request.param("uri")?.as_str()?.into_owned()),
+    }
 }
 
 /// Whether a subscription to `uri` fits into what one session may hold, or is there already.

@@ -30,6 +30,9 @@ async fn a_tool_without_the_schema_of_an_object_is_mended_or_left_out() {
         &json!([
             {"name": "none"},
             tool("null", Json::Null),
+            tool("true", true.into()),
+            tool("array", json!([])),
+            tool("word", "object".into()),
             tool("text", json!({"type": "string"})),
             tool("empty", json!({})),
             tool("several", json!({"type": ["null", "object"]})),
@@ -39,11 +42,14 @@ async fn a_tool_without_the_schema_of_an_object_is_mended_or_left_out() {
     )
     .await;
     let object = json!({"type": "object"});
-    let shown = ["empty", "several", "plain"].map(|name| tool(name, object.clone()));
+    let shown = ["none", "null", "empty", "several", "plain"].map(|name| tool(name, object.clone()));
     assert_eq!(tools, shown);
     let named: Vec<_> = defects.iter().map(|defect| defect.split_once(':').unwrap().0).collect();
-    assert_eq!(named, ["none", "null", "text", "empty", "several", "plain"]);
-    assert!(defects[0].ends_with("left out") && defects[3].contains("repaired"), "{defects:?}");
+    assert_eq!(named, ["none", "null", "true", "array", "word", "text", "empty", "several", "plain"]);
+    let (repaired, left_out): (Vec<_>, Vec<_>) =
+        defects.iter().partition(|defect| defect.contains("repaired: inputSchema"));
+    assert_eq!((repaired.len(), left_out.len()), (4, 5), "{defects:?}");
+    assert!(left_out.iter().all(|defect| defect.ends_with("left out")), "{defects:?}");
 }
 
 #[tokio::test]
@@ -128,6 +134,14 @@ async fn what_is_right_of_a_mended_item_stays_byte_for_byte() {
         (
             r#"{"name":"t","inputSchema":{"type":["null","object"],"properties":{"b":false,"a":{"maximum":123456789012345678901234567890,"type" : "integer"}},"required":[1]}}"#.to_owned(),
             r#"{"name":"t","inputSchema":{"type":"object","properties":{"b":{"not":{}},"a":{"maximum":123456789012345678901234567890,"type" : "integer"}},"required":[]}}"#.to_owned(),
+        ),
+        (
+            r#"{ "name":"t" , "n":1e2 }"#.to_owned(),
+            r#"{"inputSchema":{"type":"object"}, "name":"t" , "n":1e2 }"#.to_owned(),
+        ),
+        (
+            r#"{"name":"t","inputSchema" : null,"title":0, "n":1e2}"#.to_owned(),
+            r#"{"name":"t","inputSchema" : {"type":"object"}, "n":1e2}"#.to_owned(),
         ),
         (
             r#"{"name":"t","inputSchema":{"type":"object"},"annotations":{"title":1,"title":"t","title":2}}"#.to_owned(),

@@ -11,15 +11,15 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// A router over `a` and `b`, where the sessions' own connections are to `b`.
-struct Stage {
-    router: Router,
+pub(super) struct Stage {
+    pub(super) router: Router,
     own: Arc<Mutex<Own>>,
     announce: UnboundedSender<SessionHandle>,
     gone: CancellationToken,
 }
 
 impl Stage {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let own = Arc::<Mutex<Own>>::default();
         let router = router_with(&["a", "b"], Told::default(), own.clone());
         router.shared.listed(ServerIndex::new(0), part("x"));
@@ -30,13 +30,17 @@ impl Stage {
         Self { router, own, announce, gone }
     }
 
-    fn shows(&self, part: Part) {
+    pub(super) fn shows(&self, part: Part) {
         *self.own.lock() = Own::Lists(Box::new(part));
     }
 
     /// The session's connection to `b` announces a change, as a pool does it.
     fn changes(&self, session: &SessionHandle) {
-        if session.pending_list_changes.note(&ServerName::parse("b").unwrap(), Notice::ToolsChanged) {
+        self.changes_list(session, Notice::ToolsChanged);
+    }
+
+    pub(super) fn changes_list(&self, session: &SessionHandle, list: Notice) {
+        if session.pending_list_changes.note(&name_of_b(), list) {
             self.announce.send(session.clone()).unwrap();
         }
     }

@@ -1,7 +1,7 @@
 //! Log levels and subscriptions of sessions, and their replay on new connections.
 
 use super::*;
-use crate::call::Server;
+use crate::call::{Rename, Server};
 use crate::error::Kind;
 use wire::mcp::level::Level;
 
@@ -41,6 +41,32 @@ async fn subscription_is_kept_once_the_server_accepted_it() {
     peer.answer(&request, json!({})).await;
     result(reply).await;
     assert!(subscriptions(&key).is_empty());
+}
+
+/// On connections of its own and on those that a session shares.
+#[tokio::test(start_paused = true)]
+async fn a_subscription_is_kept_under_the_servers_spelling() {
+    for isolation in [Isolation::Session, Isolation::Shared] {
+        let mut room = Setting::default().isolation(isolation).build();
+        let (key, mut heard) = session_and_stream(1);
+        let ask = |room: &Room, method: &str| {
+            let mut call = room.call(about(method, "x://a%20b"));
+            let span = call.request.param("uri").unwrap().span();
+            call.rename = Some(Rename { span, token: Bytes::from_static(br#""x://a b""#) });
+            room.pool.dispatch(Call { affinity: Affinity::Session(key.clone()), ..call })
+        };
+        let reply = ask(&room, SUBSCRIBE);
+        let mut peer = room.accept_legacy().await;
+        peer.accept_request(SUBSCRIBE, "x://a b").await;
+        result(reply).await;
+        assert_eq!(subscriptions(&key), ["x://a b"]);
+        peer.notify(UPDATED, json!({"uri": "x://a b"})).await;
+        assert_eq!(next_notification(&mut heard).await.1["uri"], "x://a b");
+        let reply = ask(&room, UNSUBSCRIBE);
+        peer.accept_request(UNSUBSCRIBE, "x://a b").await;
+        result(reply).await;
+        assert!(subscriptions(&key).is_empty());
+    }
 }
 
 #[tokio::test(start_paused = true)]
