@@ -80,4 +80,4 @@ expect "a request without the token is refused" 401 'Authorization' "${post[@]}"
 expect "the tools of its servers" 200 '"name"' -K "$work/auth" "${post[@]}"
 
 [ "$failed" = 0 ] || fail "something is wrong; docs/troubleshooting.md lists causes by symptom. The edge's log: kubectl$(flag_namespace) logs deployment/mcp-gateway -c gateway"
-say "All well."
+say "No problem found."

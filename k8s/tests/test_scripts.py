@@ -247,7 +247,7 @@ def test_test_script_takes_an_edge_with_oauth(cluster, tmp_path):
         cluster.run("deploy.sh", MCP_GATEWAY_AUTH_TOKEN=edge.token)
         assert run("curl", "-sS", "-o", "/dev/null", "-w", "%{http_code}", f"http://{edge.address}/mcp").stdout == "401"
         done = cluster.run("test.sh", FAKE_BACKEND=edge.address)
-        assert done.stdout.count("\nok    ") == 5 and "All well." in done.stdout
+        assert done.stdout.count("\nok    ") == 5 and "No problem found." in done.stdout
 
 
 def test_scripts_speak_https_to_an_edge_that_does(cluster, tmp_path):
@@ -261,7 +261,7 @@ def test_scripts_speak_https_to_an_edge_that_does(cluster, tmp_path):
         # There is no proxy in front that would serve 443.
         assert "https://mcp.example.org:8811/mcp" in done.stdout
         for arguments in ([], ["--https"]):
-            assert "All well." in cluster.run("test.sh", *arguments, FAKE_BACKEND=edge.address).stdout
+            assert "No problem found." in cluster.run("test.sh", *arguments, FAKE_BACKEND=edge.address).stdout
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]
         with subprocess.Popen([K8S / "port-forward-mcp.sh", str(port)], env={**cluster.env, "FAKE_BACKEND": edge.address}, stdout=subprocess.PIPE, text=True) as forward:
