@@ -23,13 +23,13 @@ use wire::Message;
 use wire::id::RequestId;
 
 use super::{Phase, Session};
-use crate::call::{Answer, Ask};
+use crate::call::{Answer, Unanswered};
 use crate::permit::Bound;
 
 /// The questions of one session.
 #[derive(Debug, Default)]
 pub(super) struct Asked {
-    open: HashMap<u64, Ask>,
+    open: HashMap<u64, Unanswered>,
     latest: u64,
     /// Open questions whose stream has ended.
     orphaned: Vec<u64>,
@@ -39,7 +39,7 @@ pub(super) struct Asked {
 
 impl Asked {
     /// Takes out the orphaned questions that are withdrawn: no stream reported that, and nobody waits for an answer.
-    fn take_withdrawn(&mut self) -> Vec<Ask> {
+    fn take_withdrawn(&mut self) -> Vec<Unanswered> {
         let (open, mut withdrawn) = (&mut self.open, Vec::new());
         self.orphaned.retain(|number| {
             let waits = open.get(number).is_some_and(|ask| !ask.withdrawn.is_cancelled());
@@ -54,12 +54,13 @@ impl Asked {
 
 impl Session {
     /// Keeps `ask` until the client answers. `None`: the session has ended, or the bound of open questions is reached.
-    pub fn ask(self: &Arc<Self>, ask: Ask) -> Option<Asking> {
+    pub fn ask(self: &Arc<Self>, ask: Unanswered) -> Option<Asking> {
         let withdrawn = Box::pin(ask.withdrawn.clone().cancelled_owned());
         let mut live = self.live.lock();
-        let _dropped_after_the_lock = live.asked.take_withdrawn();
-        if live.phase == Phase::Ended || live.asked.open.len() >= self.asks_max {
-            let full = live.phase != Phase::Ended;
+        let withdrawn_before = live.asked.take_withdrawn();
+        let can_answer = live.phase != Phase::Ended;
+        if !can_answer || live.asked.open.len() >= self.asks_max {
+            let full = can_answer;
             drop(live); // dropping the ask refuses it, which may take the lock
             if full {
                 self.refusals.hit(Bound::Asks);
@@ -70,7 +71,17 @@ impl Session {
         let number = live.asked.latest;
         live.asked.open.insert(number, ask);
         drop(live);
+        drop(withdrawn_before); // after the lock, as above
         Some(Asking { session: self.clone(), number, withdrawn })
+    }
+
+    /// Drops the questions that are withdrawn and that no stream can report: each holds on to the connection that asked.
+    pub(super) fn expire_asks(&self) {
+        let mut live = self.live.lock();
+        // The session's own stream, where it is read, takes them over and reports them.
+        let withdrawn = if live.listeners == 0 { live.asked.take_withdrawn() } else { Vec::new() };
+        drop(live); // dropping an ask refuses it, which may take the lock
+        drop(withdrawn);
     }
 
     /// Passes on the client's answer to the question of that id. `false`: no such question is open.
@@ -104,7 +115,7 @@ impl Session {
     // MCP 2025-11-25 basic/utilities/progress
     pub fn progressed(&self, token: &[u8], notice: &Message) {
         let Some(number) = self.asked_number(token) else { return };
-        let asker = self.live.lock().asked.open.get(&number).and_then(Ask::asker);
+        let asker = self.live.lock().asked.open.get(&number).and_then(Unanswered::asker);
         if let Some(asker) = asker {
             asker.progressed(notice); // after the lock: connections have their own
         }

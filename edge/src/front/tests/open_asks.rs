@@ -1,0 +1,57 @@
+//! Questions that stay open: what they hold, and what makes room for others.
+
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+use wire::mcp::method;
+
+use super::asks::{Server, answer, next, open_call, session};
+use super::*;
+use crate::call::Ask;
+
+fn done() -> Outcome {
+    Outcome::Result(Slices::from(Bytes::from_static(b"{}")))
+}
+
+/// A question whose text counts with `held`, and what withdraws it.
+fn counted(server: &Arc<Server>, held: &Arc<()>) -> (Ask, CancellationToken) {
+    let text = r#"{"jsonrpc":"2.0","id":1,"method":"roots/list"}"#.to_owned();
+    let request = Message::scan(watched(text, held), &wire::limits::Limits::default()).unwrap();
+    let withdrawn = CancellationToken::new();
+    (Ask::new(method::Ask::Roots, request, withdrawn.clone(), server.clone(), 1), withdrawn)
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_open_question_keeps_nothing_of_its_text() {
+    let (stage, server, held) = (Stage::new(), Arc::new(Server::default()), Arc::new(()));
+    let id = session(&stage, &[]).await;
+    let (sent, _call, responder) = open_call(&stage, &id).await;
+    responder.event(Event::Ask(counted(&server, &held).0));
+    let mut stream = sent.await.unwrap().into_body();
+    let asked = next(&mut stream).await;
+    responder.finish(done());
+    assert_eq!(next(&mut stream).await["id"], 1);
+    drop(stream);
+    assert_eq!(Arc::strong_count(&held), 1);
+    answer(&stage, &id, &asked["id"], r#""result":{}"#).await;
+    assert_eq!(server.heard(), [(1, "result {}".to_owned())]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_withdrawn_question_that_no_stream_can_report_is_dropped() {
+    let (stage, server) = (Stage::new(), Arc::new(Server::default()));
+    let id = session(&stage, &[]).await;
+    let (sent, _call, responder) = open_call(&stage, &id).await;
+    let (ask, withdrawn) = server.asks(1);
+    responder.event(Event::Ask(ask));
+    let mut stream = sent.await.unwrap().into_body();
+    next(&mut stream).await;
+    responder.finish(done());
+    next(&mut stream).await;
+    drop(stream);
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    assert_eq!(server.heard(), [], "the client may still answer");
+    withdrawn.cancel();
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    assert_eq!(server.heard(), [(1, "nobody".to_owned())]);
+}
