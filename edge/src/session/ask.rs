@@ -50,6 +50,14 @@ impl Asked {
         });
         withdrawn
     }
+
+    /// Takes out the oldest question that is withdrawn, whatever stream has it. One that its stream could still report is
+    /// lost to the client that way: a stream that nobody reads reports nothing, and must not keep the others away.
+    fn take_oldest_withdrawn(&mut self) -> Option<Unanswered> {
+        let withdrawn = self.open.iter().filter(|(_, ask)| ask.withdrawn.is_cancelled());
+        let oldest = withdrawn.map(|(number, _)| *number).min()?;
+        self.open.remove(&oldest)
+    }
 }
 
 impl Session {
@@ -57,7 +65,10 @@ impl Session {
     pub fn ask(self: &Arc<Self>, ask: Unanswered) -> Option<Asking> {
         let withdrawn = Box::pin(ask.withdrawn.clone().cancelled_owned());
         let mut live = self.live.lock();
-        let withdrawn_before = live.asked.take_withdrawn();
+        let mut withdrawn_before = live.asked.take_withdrawn();
+        if live.asked.open.len() >= self.asks_max {
+            withdrawn_before.extend(live.asked.take_oldest_withdrawn());
+        }
         let can_answer = live.phase != Phase::Ended;
         if !can_answer || live.asked.open.len() >= self.asks_max {
             let full = can_answer;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use wire::mcp::method;
 
-use super::asks::{Server, answer, next, open_call, session};
+use super::asks::{Server, answer, key, listen, next, open_call, session, silent};
 use super::*;
 use crate::call::Ask;
 
@@ -54,4 +54,38 @@ async fn a_withdrawn_question_that_no_stream_can_report_is_dropped() {
     withdrawn.cancel();
     tokio::time::sleep(Duration::from_secs(20)).await;
     assert_eq!(server.heard(), [(1, "nobody".to_owned())]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn withdrawn_questions_of_a_stream_that_nobody_reads_make_room() {
+    let sessions = session::Config { asks_per_session: 2, ..session::Config::default() };
+    let stage = Stage::with(Setting { sessions, ..Setting::default() });
+    let server = Arc::new(Server::default());
+    let id = session(&stage, &[]).await;
+    let (sent, call, responder) = open_call(&stage, &id).await;
+    let mut listening = listen(&stage, &id).await;
+    let mut withdrawn = Vec::new();
+    for token in [1, 2] {
+        let (ask, token) = server.asks(token);
+        key(&call).unsolicited.event(Event::Ask(ask));
+        next(&mut listening).await;
+        withdrawn.push(token);
+    }
+    drop(listening);
+    withdrawn.iter().for_each(CancellationToken::cancel);
+    let mut asked = Vec::new();
+    responder.event(Event::Ask(server.asks(3).0));
+    let mut stream = sent.await.unwrap().into_body();
+    asked.push(next(&mut stream).await);
+    responder.event(Event::Ask(server.asks(4).0));
+    asked.push(next(&mut stream).await);
+    assert_eq!((server.heard().len(), stage.hits("asks")), (2, 0));
+    responder.event(Event::Ask(server.asks(5).0));
+    silent(&mut stream).await;
+    assert_eq!(stage.hits("asks"), 1);
+    assert_eq!(server.heard(), [(5, "nobody".to_owned())], "those that are not withdrawn stay");
+    for (token, asked) in [3, 4].into_iter().zip(asked) {
+        answer(&stage, &id, &asked["id"], r#""result":{}"#).await;
+        assert_eq!(server.heard(), [(token, "result {}".to_owned())]);
+    }
 }
