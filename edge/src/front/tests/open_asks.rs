@@ -7,7 +7,7 @@ use wire::mcp::method;
 
 use super::asks::{Server, answer, key, listen, next, open_call, session, silent};
 use super::*;
-use crate::call::Ask;
+use crate::call::{Ask, EventReader};
 
 fn done() -> Outcome {
     Outcome::Result(Slices::from(Bytes::from_static(b"{}")))
@@ -88,4 +88,29 @@ async fn withdrawn_questions_of_a_stream_that_nobody_reads_make_room() {
         answer(&stage, &id, &asked["id"], r#""result":{}"#).await;
         assert_eq!(server.heard(), [(token, "result {}".to_owned())]);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn questions_of_a_batch_whose_client_left_go_to_the_sessions_stream() {
+    let (stage, server) = (Stage::new(), Arc::new(Server::default()));
+    let init = r#"{"jsonrpc":"2.0","id":0,"method":"initialize","params":{"protocolVersion":"2025-03-26","capabilities":{"roots":{}}}}"#;
+    let response = stage.send(post(init, &[])).await;
+    let id = response.headers()["mcp-session-id"].to_str().unwrap().to_owned();
+    let call =
+        |id: u64| format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"tools/call","params":{{"name":"a"}}}}"#);
+    let body = format!("[{},{}]", call(1), call(2));
+    let stream = stage.send(post(&body, &[("mcp-session-id", &id)])).await.into_body();
+    until(|| stage.open_calls() >= 2).await;
+    let (first, second) = (stage.take_open(), stage.take_open());
+    drop(stream);
+    until(|| first.1.reader() == EventReader::Gone && second.1.reader() == EventReader::Gone).await;
+    assert!(!first.1.is_cancelled() && !second.1.is_cancelled(), "leaving cancels nothing");
+    second.1.event(Event::Ask(server.asks(1).0));
+    let response = stage.send(request("GET", "/mcp", "", &[("mcp-session-id", &id)])).await;
+    let asked = next(&mut response.into_body()).await;
+    answer(&stage, &id, &asked["id"], r#""result":{}"#).await;
+    assert_eq!(server.heard(), [(1, "result {}".to_owned())]);
+    first.1.finish(done());
+    second.1.finish(done());
+    until(|| stage.metrics.in_flight() == 0).await;
 }
