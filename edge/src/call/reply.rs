@@ -73,6 +73,8 @@ pub enum EventReader {
     Absent,
     /// No event will reach the client by this reply.
     Gone,
+    /// The client takes the outcome alone, and with it no question.
+    Unwanted,
 }
 
 /// Who can take a call back: the connection it is on.

@@ -223,6 +223,7 @@ async fn whoever_cannot_be_asked_is_not() {
     let sent = tokio::spawn(stage.front.clone().handle(post(CALL, &headers)));
     until(|| stage.open_calls() > 0).await;
     let (_call, responder) = stage.take_open();
+    assert_eq!(responder.reader(), EventReader::Unwanted);
     responder.event(Event::Ask(server.asks(2).0));
     responder.finish(Outcome::Result(Slices::from(Bytes::from_static(b"{}"))));
     assert_eq!(sent.await.unwrap().status(), 200);

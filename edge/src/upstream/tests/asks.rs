@@ -79,6 +79,10 @@ async fn an_ask_goes_to_a_stream_that_is_read() {
         ([EventReader::Gone, EventReader::Absent, EventReader::Present], 2),
         ([EventReader::Gone, EventReader::Absent, EventReader::Absent], 1),
         ([EventReader::Gone, EventReader::Gone, EventReader::Absent], 2),
+        ([EventReader::Unwanted, EventReader::Gone, EventReader::Absent], 2),
+        ([EventReader::Unwanted, EventReader::Absent, EventReader::Absent], 1),
+        ([EventReader::Unwanted, EventReader::Unwanted, EventReader::Present], 2),
+        ([EventReader::Unwanted, EventReader::Unwanted, EventReader::Absent], 0),
     ] {
         let replies = [&mut first, &mut second, &mut own_stream];
         for (reply, reader) in replies.iter().zip(readers) {
