@@ -35,6 +35,8 @@ pub(super) struct Asked {
     orphaned: Vec<u64>,
     /// Wakes the session's own stream, which takes them over.
     waker: Option<Waker>,
+    /// The client can answer nothing any more.
+    is_closed: bool,
 }
 
 impl Asked {
@@ -69,7 +71,7 @@ impl Session {
         if live.asked.open.len() >= self.asks_max {
             withdrawn_before.extend(live.asked.take_oldest_withdrawn());
         }
-        let can_answer = live.phase != Phase::Ended;
+        let can_answer = live.phase != Phase::Ended && !live.asked.is_closed;
         if !can_answer || live.asked.open.len() >= self.asks_max {
             let full = can_answer;
             drop(live); // dropping the ask refuses it, which may take the lock
@@ -93,6 +95,15 @@ impl Session {
         let withdrawn = if live.listeners == 0 { live.asked.take_withdrawn() } else { Vec::new() };
         drop(live); // dropping an ask refuses it, which may take the lock
         drop(withdrawn);
+    }
+
+    /// Refuses the open questions, and those that come later: the client can answer nothing any more.
+    pub fn close_asks(&self) {
+        let mut live = self.live.lock();
+        live.asked.is_closed = true;
+        let unanswered = std::mem::take(&mut live.asked.open);
+        drop(live); // as above
+        drop(unanswered);
     }
 
     /// Passes on the client's answer to the question of that id. `false`: no such question is open.
