@@ -37,7 +37,7 @@ use wire::span::Span;
 use crate::error::Error;
 use crate::permit::CallPermit;
 
-pub use ask::{Answer, Answered, Ask};
+pub use ask::{Answer, Answered, Ask, Unanswered};
 pub use caller::{Caller, CredentialStatus, Revocation, StreamCredentials};
 pub use capability::Capabilities;
 pub use input::InputRequired;

@@ -20,8 +20,19 @@ pub struct Ask {
     /// Cancelled when the server withdraws its request, its timeout passes, or its connection ends: the client need not
     /// answer any more.
     pub withdrawn: CancellationToken,
-    reply_to: Option<(Arc<dyn Answered>, u64)>,
+    reply_to: ReplyTo,
 }
+
+/// A question that is on its way to the client: what is needed to answer it, and none of its bytes.
+#[derive(Debug)]
+pub struct Unanswered {
+    /// As of the [`Ask`].
+    pub withdrawn: CancellationToken,
+    reply_to: ReplyTo,
+}
+
+/// Where the one answer goes; dropped without one, it refuses.
+struct ReplyTo(Option<(Arc<dyn Answered>, u64)>);
 
 /// What a client answers.
 #[derive(Clone, Debug)]
@@ -69,29 +80,50 @@ impl Ask {
         whom: Arc<dyn Answered>,
         token: u64,
     ) -> Self {
-        Self { kind, request, withdrawn, reply_to: Some((whom, token)) }
-    }
-
-    /// Who asked.
-    pub fn asker(&self) -> Option<Asker> {
-        self.reply_to.as_ref().map(|(whom, token)| Asker { whom: whom.clone(), token: *token })
+        Self { kind, request, withdrawn, reply_to: ReplyTo(Some((whom, token))) }
     }
 
     /// Answers the server.
     pub fn answer(mut self, answer: Answer) {
-        self.end(answer);
+        self.reply_to.end(answer);
     }
 
+    /// Gives up the request, once the client has it.
+    // Its bytes are a slice of what was read from the server, and hold a part of `held_bytes` until they are dropped.
+    pub fn without_request(self) -> Unanswered {
+        Unanswered { withdrawn: self.withdrawn, reply_to: self.reply_to }
+    }
+}
+
+impl Unanswered {
+    /// Who asked.
+    pub fn asker(&self) -> Option<Asker> {
+        self.reply_to.0.as_ref().map(|(whom, token)| Asker { whom: whom.clone(), token: *token })
+    }
+
+    /// Answers the server.
+    pub fn answer(mut self, answer: Answer) {
+        self.reply_to.end(answer);
+    }
+}
+
+impl ReplyTo {
     fn end(&mut self, answer: Answer) {
-        if let Some((whom, token)) = self.reply_to.take() {
+        if let Some((whom, token)) = self.0.take() {
             whom.answered(token, answer);
         }
     }
 }
 
-impl Drop for Ask {
+impl Drop for ReplyTo {
     fn drop(&mut self) {
         self.end(Answer::Nobody);
+    }
+}
+
+impl fmt::Debug for ReplyTo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ReplyTo({:?})", self.0.as_ref().map(|(_, token)| token))
     }
 }
 
@@ -129,9 +161,10 @@ mod tests {
         };
         ask(1).answer(Answer::Result(Bytes::from_static(b"{}")));
         drop(ask(2));
+        drop(ask(3).without_request());
         let answers = answers.0.lock();
-        assert_eq!(answers.len(), 2);
+        assert_eq!(answers.len(), 3);
         assert!(matches!(answers[0], (1, Answer::Result(_))));
-        assert!(matches!(answers[1], (2, Answer::Nobody)));
+        assert!(matches!(answers[1..], [(2, Answer::Nobody), (3, Answer::Nobody)]));
     }
 }

@@ -2,6 +2,9 @@
 //!
 //! A lock held for a few instructions guards a bounded queue of events and one place for the outcome. A channel does
 //! not fit: `event` must never wait, the least important event must be dropped first, and the outcome must always fit.
+//! What is not here: which event is dropped (`reply/worth`).
+
+mod worth;
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -70,6 +73,8 @@ pub enum EventReader {
     Absent,
     /// No event will reach the client by this reply.
     Gone,
+    /// The client takes the outcome alone, and with it no question.
+    Unwanted,
 }
 
 /// Who can take a call back: the connection it is on.
@@ -386,36 +391,6 @@ impl Drop for Responder {
     }
 }
 
-impl Event {
-    fn bytes(&self) -> usize {
-        match self {
-            Self::Progress(message) | Self::Notice(_, message) => message.bytes().len(),
-            Self::Ask(ask) => ask.request.bytes().len(),
-        }
-    }
-
-    fn worth(&self) -> Worth {
-        match self {
-            Self::Progress(_) => Worth::Progress,
-            Self::Notice(Notice::Message, _) => Worth::Log,
-            Self::Notice(..) => Worth::News,
-            Self::Ask(_) => Worth::Ask,
-        }
-    }
-}
-
-/// The importance of an event: when there is no room for all, the least important is dropped first.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Worth {
-    /// The next one says more.
-    Progress,
-    Log,
-    /// Without it the client would keep an outdated list or resource.
-    News,
-    /// A server waits for the answer.
-    Ask,
-}
-
 #[derive(Debug, Default)]
 struct Shared {
     events: VecDeque<Event>,
@@ -440,35 +415,6 @@ impl Shared {
             Producer::Told(whom, token) => Some((whom.clone(), *token)),
             Producer::Absent | Producer::Waiting(_) => None,
         }
-    }
-
-    /// Drops what matters least, of equals the newest, until so many bytes are free. Nothing goes if all that matters no
-    /// more than `worth` would not be enough; an ask never does.
-    fn make_room(&mut self, bytes: usize, worth: Worth) -> bool {
-        // Usually a progress event replaces the one before.
-        if let Some(last) =
-            self.events.pop_back_if(|last| last.worth() == Worth::Progress && last.bytes() >= bytes)
-        {
-            self.event_bytes -= last.bytes();
-            return true;
-        }
-        let may_go = |event: &&Event| event.worth() <= worth.min(Worth::News);
-        if self.events.iter().filter(may_go).map(Event::bytes).sum::<usize>() < bytes {
-            return false;
-        }
-        let (mut goes, mut free) = (vec![false; self.events.len()], 0);
-        for class in [Worth::Progress, Worth::Log, Worth::News] {
-            for (event, goes) in self.events.iter().zip(&mut goes).rev() {
-                if free < bytes && event.worth() == class {
-                    *goes = true;
-                    free += event.bytes();
-                }
-            }
-        }
-        let mut goes = goes.into_iter();
-        self.events.retain(|_| goes.next() != Some(true));
-        self.event_bytes -= free;
-        true
     }
 }
 

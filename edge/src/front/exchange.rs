@@ -108,7 +108,7 @@ impl Exchange {
         let Parked { inputs, reply, .. } = parked;
         let server = reply.server().cloned();
         let scope = requester.scope.clone();
-        let parking = Parking::again(front, request.bytes().clone(), requester, inputs);
+        let parking = Parking::again(front, (request.bytes().clone(), method), requester, inputs);
         let call = StatelessCall::new(front, reply, Some(parking)).with_room(room);
         let request = Request::new(request, method, scope, id);
         Self::waiting(Waiting::new(front, request, server, Downstream::Stateless(call)))

@@ -140,6 +140,10 @@ impl Pipe {
 
     /// Waits for the calls that are still in flight.
     async fn finish(&mut self) {
+        // Nothing is read any more, so no answer can come; a call that waits for one would last as long as its timeout.
+        if let Some(session) = &self.session {
+            session.close_asks();
+        }
         while self.calls.join_next().await.is_some() || self.answers.join_next().await.is_some() {}
         if let Some(session) = self.session.take() {
             self.front.rooms.sessions.delete(&session);

@@ -23,23 +23,25 @@ use wire::Message;
 use wire::id::RequestId;
 
 use super::{Phase, Session};
-use crate::call::{Answer, Ask};
+use crate::call::{Answer, Unanswered};
 use crate::permit::Bound;
 
 /// The questions of one session.
 #[derive(Debug, Default)]
 pub(super) struct Asked {
-    open: HashMap<u64, Ask>,
+    open: HashMap<u64, Unanswered>,
     latest: u64,
     /// Open questions whose stream has ended.
     orphaned: Vec<u64>,
     /// Wakes the session's own stream, which takes them over.
     waker: Option<Waker>,
+    /// The client can answer nothing any more.
+    is_closed: bool,
 }
 
 impl Asked {
     /// Takes out the orphaned questions that are withdrawn: no stream reported that, and nobody waits for an answer.
-    fn take_withdrawn(&mut self) -> Vec<Ask> {
+    fn take_withdrawn(&mut self) -> Vec<Unanswered> {
         let (open, mut withdrawn) = (&mut self.open, Vec::new());
         self.orphaned.retain(|number| {
             let waits = open.get(number).is_some_and(|ask| !ask.withdrawn.is_cancelled());
@@ -50,16 +52,28 @@ impl Asked {
         });
         withdrawn
     }
+
+    /// Takes out the oldest question that is withdrawn, whatever stream has it. One that its stream could still report is
+    /// lost to the client that way: a stream that nobody reads reports nothing, and must not keep the others away.
+    fn take_oldest_withdrawn(&mut self) -> Option<Unanswered> {
+        let withdrawn = self.open.iter().filter(|(_, ask)| ask.withdrawn.is_cancelled());
+        let oldest = withdrawn.map(|(number, _)| *number).min()?;
+        self.open.remove(&oldest)
+    }
 }
 
 impl Session {
     /// Keeps `ask` until the client answers. `None`: the session has ended, or the bound of open questions is reached.
-    pub fn ask(self: &Arc<Self>, ask: Ask) -> Option<Asking> {
+    pub fn ask(self: &Arc<Self>, ask: Unanswered) -> Option<Asking> {
         let withdrawn = Box::pin(ask.withdrawn.clone().cancelled_owned());
         let mut live = self.live.lock();
-        let _dropped_after_the_lock = live.asked.take_withdrawn();
-        if live.phase == Phase::Ended || live.asked.open.len() >= self.asks_max {
-            let full = live.phase != Phase::Ended;
+        let mut withdrawn_before = live.asked.take_withdrawn();
+        if live.asked.open.len() >= self.asks_max {
+            withdrawn_before.extend(live.asked.take_oldest_withdrawn());
+        }
+        let can_answer = live.phase != Phase::Ended && !live.asked.is_closed;
+        if !can_answer || live.asked.open.len() >= self.asks_max {
+            let full = can_answer;
             drop(live); // dropping the ask refuses it, which may take the lock
             if full {
                 self.refusals.hit(Bound::Asks);
@@ -70,7 +84,26 @@ impl Session {
         let number = live.asked.latest;
         live.asked.open.insert(number, ask);
         drop(live);
+        drop(withdrawn_before); // after the lock, as above
         Some(Asking { session: self.clone(), number, withdrawn })
+    }
+
+    /// Drops the questions that are withdrawn and that no stream can report: each holds on to the connection that asked.
+    pub(super) fn expire_asks(&self) {
+        let mut live = self.live.lock();
+        // The session's own stream, where it is read, takes them over and reports them.
+        let withdrawn = if live.listeners == 0 { live.asked.take_withdrawn() } else { Vec::new() };
+        drop(live); // dropping an ask refuses it, which may take the lock
+        drop(withdrawn);
+    }
+
+    /// Refuses the open questions, and those that come later: the client can answer nothing any more.
+    pub fn close_asks(&self) {
+        let mut live = self.live.lock();
+        live.asked.is_closed = true;
+        let unanswered = std::mem::take(&mut live.asked.open);
+        drop(live); // as above
+        drop(unanswered);
     }
 
     /// Passes on the client's answer to the question of that id. `false`: no such question is open.
@@ -104,7 +137,7 @@ impl Session {
     // MCP 2025-11-25 basic/utilities/progress
     pub fn progressed(&self, token: &[u8], notice: &Message) {
         let Some(number) = self.asked_number(token) else { return };
-        let asker = self.live.lock().asked.open.get(&number).and_then(Ask::asker);
+        let asker = self.live.lock().asked.open.get(&number).and_then(Unanswered::asker);
         if let Some(asker) = asker {
             asker.progressed(notice); // after the lock: connections have their own
         }

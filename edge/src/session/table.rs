@@ -239,7 +239,10 @@ impl Shared {
         for session in &all {
             match self.expiry(session, now) {
                 Some(cause) => self.end(session, cause),
-                None => session.expire_streams(now),
+                None => {
+                    session.expire_streams(now);
+                    session.expire_asks();
+                }
             }
         }
         self.sessions.lock().by_number.len()

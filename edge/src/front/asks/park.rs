@@ -23,6 +23,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use ring::digest::{SHA256, digest as hash};
 use tokio::time::{Instant, MissedTickBehavior, Sleep, interval, sleep};
 use wire::Message;
+use wire::error::ScanError;
 use wire::limits::Limits;
 use wire::mcp::method::Method;
 use wire::splice::Parts;
@@ -121,18 +122,19 @@ impl Parking {
     pub(in crate::front) fn new(front: &Front, call: &Call, rounds: usize) -> Self {
         let inputs = Inputs::new(call.client.clone(), rounds);
         let requester = Requester { caller: call.caller.clone(), scope: call.scope.clone() };
-        let after = front.tasks.after(&call.client).filter(|_| call.method == Method::ToolsCall);
-        let slow = after.map(|after| Box::pin(sleep(after)));
-        Self { slow, ..Self::again(front, call.request.bytes().clone(), requester, inputs) }
+        Self::again(front, (call.request.bytes().clone(), call.method), requester, inputs)
     }
 
     /// For a call that was parked before, and the `request` that took it up.
     pub(in crate::front) fn again(
         front: &Front,
-        request: Bytes,
+        (request, method): (Bytes, Method),
         requester: Requester,
         inputs: Inputs,
     ) -> Self {
+        // What counts is the client of this request: it waits for this answer, and declares anew what it knows.
+        let after = front.tasks.after(inputs.client()).filter(|_| method == Method::ToolsCall);
+        let slow = after.map(|after| Box::pin(sleep(after)));
         let (park, limits) = (front.park.clone(), front.config.limits.clone());
         Self {
             park,
@@ -140,7 +142,7 @@ impl Parking {
             limits,
             requester,
             inputs,
-            slow: None,
+            slow,
             place: None,
             tasks: front.tasks.clone(),
             rounds: front.rounds.clone(),
@@ -164,7 +166,8 @@ impl Parking {
     /// # Errors
     /// When it cannot become one: then the call is over.
     pub(in crate::front) fn adopt(self, reply: Reply, encoding: ResponseEncoding) -> Result<Parts, Error> {
-        let request = self.request()?;
+        // The call may be made anew, and a legacy server does not know the members of a retry.
+        let request = reissue::without_answers(&self.request()?, &self.limits).map_err(unreadable)?;
         let Self { requester, inputs, place, rounds, .. } = self;
         let place = place.ok_or_else(|| Bound::Tasks.refusal())?;
         let (requester, client) = (requester.clone(), inputs.client().clone());
@@ -205,15 +208,17 @@ impl Parking {
     }
 
     fn request(&self) -> Result<Message, Error> {
-        let broken =
-            |_| Error::new(Kind::Lost, Blame::Edge, "the call's own request could not be read again");
-        Message::scan(self.request.clone(), &self.limits).map_err(broken)
+        Message::scan(self.request.clone(), &self.limits).map_err(unreadable)
     }
 
     fn subject(&self) -> Result<Subject, Error> {
         let request = self.request()?;
         Ok(Subject { requester: self.requester.clone(), digest: digest(&request) })
     }
+}
+
+fn unreadable(_: ScanError) -> Error {
+    Error::new(Kind::Lost, Blame::Edge, "the call's own request could not be read again")
 }
 
 impl Park {

@@ -47,7 +47,7 @@ impl Questions {
             }
         };
         let id = request.id_span()?;
-        let asking = self.session.ask(ask)?;
+        let asking = self.session.ask(ask.without_request())?;
         let mut splice = Splice::new(request.bytes().clone());
         splice.replace(id, asking.token());
         // Servers choose their tokens independently: two of them may choose the same one.

@@ -173,7 +173,7 @@ pub(super) fn declined(request: &Message) -> Outcome {
 }
 
 /// The request without the members of a retry, which a legacy server does not know.
-fn without_answers(request: &Message, limits: &Limits) -> Result<Message, ScanError> {
+pub(super) fn without_answers(request: &Message, limits: &Limits) -> Result<Message, ScanError> {
     let mut splice = Splice::new(request.bytes().clone());
     if let Some(params) = request.params() {
         splice.object(params).remove_where(|key| matches!(key, "inputResponses" | "requestState"));

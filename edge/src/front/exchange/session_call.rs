@@ -83,7 +83,7 @@ impl SessionCall {
 
     pub(super) fn send_outcome_only(&mut self) {
         self.events = EventsTo::OutcomeOnly;
-        self.reply.set_reader(EventReader::Absent);
+        self.reply.set_reader(EventReader::Unwanted);
     }
 
     pub(super) fn client_left(&mut self) {

@@ -125,7 +125,15 @@ async fn respond(front: &Front, started: Vec<Started>, accepts: Accepts) -> Resp
     let (outbox, messages) = outbox(front.rooms.permits.metrics());
     for started in started {
         let outbox = outbox.clone();
-        front.rooms.drain.spawn(async move { outbox.deliver(Ok(Some(started))).await });
+        // A call that nobody reads any more must not take a question and lose it: dropped, it runs on alone, and what
+        // its server asks is sent on the session's own stream.
+        front.rooms.drain.spawn(async move {
+            tokio::select! {
+                biased;
+                () = outbox.closed() => {}
+                () = outbox.deliver(Ok(Some(started))) => {}
+            }
+        });
     }
     let count = front.rooms.metrics.stream(StreamKind::Call);
     sse::response(None, Feed::Plain(Box::new(messages)), front.config.keep_alive, count)

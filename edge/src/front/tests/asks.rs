@@ -59,7 +59,7 @@ impl Server {
 }
 
 /// Opens a session of a client that can be asked everything; its id.
-async fn session(stage: &Stage, headers: &[(&str, &str)]) -> String {
+pub(super) async fn session(stage: &Stage, headers: &[(&str, &str)]) -> String {
     let init = r#"{"jsonrpc":"2.0","id":0,"method":"initialize","params":{"protocolVersion":"2025-11-25",
         "capabilities":{"roots":{},"sampling":{},"elicitation":{}}}}"#;
     let response = stage.send(post(init, headers)).await;
@@ -71,14 +71,17 @@ async fn session(stage: &Stage, headers: &[(&str, &str)]) -> String {
 }
 
 /// A call that is open at its server.
-async fn open_call(stage: &Stage, id: &str) -> (tokio::task::JoinHandle<Response<Body>>, Call, Responder) {
+pub(super) async fn open_call(
+    stage: &Stage,
+    id: &str,
+) -> (tokio::task::JoinHandle<Response<Body>>, Call, Responder) {
     let sent = tokio::spawn(stage.front.clone().handle(post(CALL, &[("mcp-session-id", id)])));
     until(|| stage.open_calls() > 0).await;
     let (call, responder) = stage.take_open();
     (sent, call, responder)
 }
 
-fn key(call: &Call) -> SessionHandle {
+pub(super) fn key(call: &Call) -> SessionHandle {
     let Affinity::Session(key) = &call.affinity else { panic!("a session's call") };
     key.clone()
 }
@@ -98,12 +101,12 @@ pub(super) async fn next(stream: &mut Body) -> Value {
     }
 }
 
-async fn silent(stream: &mut Body) {
+pub(super) async fn silent(stream: &mut Body) {
     let waited = tokio::time::timeout(Duration::from_secs(5), event(stream)).await;
     assert!(waited.is_err(), "{waited:?}");
 }
 
-async fn listen(stage: &Stage, id: &str) -> Body {
+pub(super) async fn listen(stage: &Stage, id: &str) -> Body {
     let response = stage.send(request("GET", "/mcp", "", &[("mcp-session-id", id)])).await;
     let mut stream = response.into_body();
     primed(&mut stream).await;
@@ -220,6 +223,7 @@ async fn whoever_cannot_be_asked_is_not() {
     let sent = tokio::spawn(stage.front.clone().handle(post(CALL, &headers)));
     until(|| stage.open_calls() > 0).await;
     let (_call, responder) = stage.take_open();
+    assert_eq!(responder.reader(), EventReader::Unwanted);
     responder.event(Event::Ask(server.asks(2).0));
     responder.finish(Outcome::Result(Slices::from(Bytes::from_static(b"{}"))));
     assert_eq!(sent.await.unwrap().status(), 200);

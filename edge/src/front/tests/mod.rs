@@ -8,6 +8,7 @@ mod door;
 mod http_sse;
 mod listen;
 mod oauth;
+mod open_asks;
 mod parked;
 mod pipe;
 mod plain;

@@ -6,6 +6,7 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, DuplexStream, Lines};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use super::asks::Server;
 use super::*;
 use crate::front::stdio;
 
@@ -260,6 +261,31 @@ async fn the_end_of_the_input_ends_it_when_calls_are_finished() {
     assert!(!responder.is_cancelled() && stage.sessions.open() == 1);
     responder.finish(Outcome::Result(Slices::from(Bytes::from_static(b"{}"))));
     assert_eq!(rest.await.unwrap(), [r#"{"jsonrpc":"2.0","id":1,"result":{}}"#]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_end_of_the_input_refuses_what_nobody_can_answer_any_more() {
+    let (stage, server) = (Stage::new(), Arc::new(Server::default()));
+    let mut client = Local::start(&stage);
+    let init = r#"{"jsonrpc":"2.0","id":0,"method":"initialize","params":{"protocolVersion":"2025-11-25","capabilities":{"roots":{}}}}"#;
+    client.say(init).await;
+    client.hear().await;
+    client.say(r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"a"}}"#).await;
+    let (_call, responder) = open_call(&stage).await;
+    responder.event(Event::Ask(server.asks(1).0));
+    assert_eq!(client.hear().await["method"], "roots/list");
+    assert_eq!(server.heard(), []);
+    let left = client.left.clone();
+    let rest = tokio::spawn(client.leave());
+    left.cancelled().await;
+    until(|| !server.0.lock().is_empty()).await;
+    responder.event(Event::Ask(server.asks(2).0));
+    until(|| server.0.lock().len() > 1).await;
+    assert_eq!(server.heard(), [1, 2].map(|token| (token, "nobody".to_owned())), "this one was too late");
+    assert!(!responder.is_cancelled(), "the call is finished");
+    responder.finish(Outcome::Result(Slices::from(Bytes::from_static(b"{}"))));
+    assert_eq!(rest.await.unwrap(), [r#"{"jsonrpc":"2.0","id":1,"result":{}}"#]);
+    assert_eq!(stage.hits("asks"), 0);
 }
 
 #[tokio::test(start_paused = true)]

@@ -194,6 +194,42 @@ async fn a_task_whose_user_has_to_visit_a_url_asks_for_it_and_calls_again() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_slow_retry_becomes_a_task_and_its_own_members_do_not_reach_the_server() {
+    const KNOWS_URLS: &str =
+        r#"{"elicitation":{"form":{},"url":{}},"extensions":{"io.modelcontextprotocol/tasks":{}}}"#;
+    let (stage, server) = (stage(slow()), Arc::new(Server::default()));
+    let call = |more: &str| body("tools/call", &format!(r#""name":"echo"{more}"#), KNOWS_URLS);
+    let plain = call("");
+    let sent = of(&stage, "secret-of-ann", ("tools/call", "echo"), &plain);
+    let asked = async {
+        super::until(|| stage.open_calls() > 0).await;
+        let (_, responder) = stage.take_open();
+        responder.event(Event::Ask(
+            server.asks_for(1, "elicitation/create", r#""message":"?","requestedSchema":{}"#).0,
+        ));
+        responder
+    };
+    let ((_, parked), responder) = tokio::join!(sent, asked);
+    let state = parked["result"]["requestState"].as_str().unwrap();
+    let more = format!(r#","requestState":"{state}","inputResponses":{{"ask-1":{{"action":"accept"}}}}"#);
+    let (_, handle) = of(&stage, "secret-of-ann", ("tools/call", "echo"), &call(&more)).await;
+    assert_eq!(handle["result"]["resultType"], "task", "{handle}");
+    assert_eq!(server.heard(), [(1, r#"result {"action":"accept"}"#.to_owned())]);
+    let id = handle["result"]["taskId"].as_str().unwrap();
+    responder.finish(Outcome::Refused(Bytes::from_static(GO)));
+    let waiting = until(&stage, id, "input_required").await;
+    let key = waiting["inputRequests"].as_object().unwrap().keys().next().unwrap();
+    let more = format!(r#","inputResponses":{{"{key}":{{"action":"accept"}}}}"#);
+    ask(&stage, "secret-of-ann", "tasks/update", id, &more).await;
+    super::until(|| stage.open_calls() > 0).await;
+    let (again, responder) = stage.take_open();
+    assert!(again.request.param("name").is_some());
+    assert!(again.request.param("requestState").or(again.request.param("inputResponses")).is_none());
+    responder.finish(result(100));
+    until(&stage, id, "completed").await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_task_is_its_principals_alone_and_ends_when_cancelled_or_old() {
     let stage = stage(slow());
     let (handle, responder) = task(&stage).await;

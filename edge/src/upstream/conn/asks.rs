@@ -112,7 +112,8 @@ impl State {
 
     /// The reply that a question goes out with: of the oldest call that may ask and whose client reads what comes
     /// before the outcome; else the session's own stream, if its client reads that. Where nobody reads, a call whose
-    /// client may come back to it goes before the session's own stream. `None` where there is nobody to ask.
+    /// client may come back to it goes before the session's own stream. Calls that take the outcome alone come last: they
+    /// refuse it at once. `None` where there is nobody to ask.
     fn ask_place<'a>(&'a self, session: Option<&'a SessionHandle>) -> Option<&'a Responder> {
         let calls = self.mux.iter().filter(|(_, pending)| pending.work.may_ask());
         let calls = calls.filter_map(|(_, pending)| Some((pending.work.events()?, pending.age)));
@@ -122,7 +123,7 @@ impl State {
         let own_is_read = own.is_some_and(|own| own.reader() == EventReader::Present);
         match call {
             Some((EventReader::Present, _, call)) => Some(call),
-            Some((EventReader::Absent, _, call)) if !own_is_read => Some(call),
+            Some((EventReader::Absent | EventReader::Unwanted, _, call)) if !own_is_read => Some(call),
             Some((_, _, call)) => Some(own.unwrap_or(call)),
             None => own,
         }

@@ -79,6 +79,10 @@ async fn an_ask_goes_to_a_stream_that_is_read() {
         ([EventReader::Gone, EventReader::Absent, EventReader::Present], 2),
         ([EventReader::Gone, EventReader::Absent, EventReader::Absent], 1),
         ([EventReader::Gone, EventReader::Gone, EventReader::Absent], 2),
+        ([EventReader::Unwanted, EventReader::Gone, EventReader::Absent], 2),
+        ([EventReader::Unwanted, EventReader::Absent, EventReader::Absent], 1),
+        ([EventReader::Unwanted, EventReader::Unwanted, EventReader::Present], 2),
+        ([EventReader::Unwanted, EventReader::Unwanted, EventReader::Absent], 0),
     ] {
         let replies = [&mut first, &mut second, &mut own_stream];
         for (reply, reader) in replies.iter().zip(readers) {
@@ -326,7 +330,7 @@ async fn progress_of_the_client_reaches_the_server_that_asked_and_gives_time() {
     let mut peer = room.accept_legacy().await;
     let request = peer.expect("tools/call").await;
     peer.ask(json!(1), SAMPLE, json!({"messages": [], "_meta": {"progressToken": "p"}})).await;
-    let ask = next_ask(&mut reply).await;
+    let ask = next_ask(&mut reply).await.without_request();
     // The session maps the token that the client knows.
     let message = progressed(r#""progressToken":"ask-1","progress":1"#);
     for _ in 0..5 {
@@ -343,7 +347,7 @@ async fn progress_of_the_client_reaches_the_server_that_asked_and_gives_time() {
     result(reply).await;
     // Progress extends it up to its limit.
     peer.ask(json!(2), SAMPLE, json!({"messages": [], "_meta": {"progressToken": "p"}})).await;
-    let ask = next_ask(&mut heard).await;
+    let ask = next_ask(&mut heard).await.without_request();
     for _ in 0..40 {
         tokio::time::sleep(Duration::from_secs(100)).await;
         ask.asker().unwrap().progressed(&message);
@@ -359,7 +363,7 @@ async fn client_progress_is_rebuilt_and_bounded() {
     let mut peer = room.accept_legacy().await;
     peer.expect("tools/call").await;
     peer.ask(json!(1), SAMPLE, json!({"messages": [], "_meta": {"progressToken": "p"}})).await;
-    let ask = next_ask(&mut reply).await;
+    let ask = next_ask(&mut reply).await.without_request();
     let tell = |members: &str| ask.asker().unwrap().progressed(&progressed(members));
     let (long, digits) = ("ü\\n".repeat(1 << 20), "1".repeat(1 << 20));
     for wrong in [r#""progress":"1""#, r#""total":1"#, &format!(r#""progress":{digits}"#)] {
@@ -380,7 +384,7 @@ async fn client_progress_is_rebuilt_and_bounded() {
     // A token that is too long gets no progress.
     let token = "p".repeat(300);
     peer.ask(json!(2), SAMPLE, json!({"messages": [], "_meta": {"progressToken": token}})).await;
-    let ask = next_ask(&mut reply).await;
+    let ask = next_ask(&mut reply).await.without_request();
     ask.asker().unwrap().progressed(&progressed(r#""progress":1"#));
     ask.answer(Answer::Result(Bytes::from_static(b"{}")));
     assert_eq!(peer.read().await.unwrap()["id"], 2);

@@ -1,0 +1,116 @@
+//! Questions that stay open: what they hold, and what makes room for others.
+
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+use wire::mcp::method;
+
+use super::asks::{Server, answer, key, listen, next, open_call, session, silent};
+use super::*;
+use crate::call::{Ask, EventReader};
+
+fn done() -> Outcome {
+    Outcome::Result(Slices::from(Bytes::from_static(b"{}")))
+}
+
+/// A question whose text counts with `held`, and what withdraws it.
+fn counted(server: &Arc<Server>, held: &Arc<()>) -> (Ask, CancellationToken) {
+    let text = r#"{"jsonrpc":"2.0","id":1,"method":"roots/list"}"#.to_owned();
+    let request = Message::scan(watched(text, held), &wire::limits::Limits::default()).unwrap();
+    let withdrawn = CancellationToken::new();
+    (Ask::new(method::Ask::Roots, request, withdrawn.clone(), server.clone(), 1), withdrawn)
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_open_question_keeps_nothing_of_its_text() {
+    let (stage, server, held) = (Stage::new(), Arc::new(Server::default()), Arc::new(()));
+    let id = session(&stage, &[]).await;
+    let (sent, _call, responder) = open_call(&stage, &id).await;
+    responder.event(Event::Ask(counted(&server, &held).0));
+    let mut stream = sent.await.unwrap().into_body();
+    let asked = next(&mut stream).await;
+    responder.finish(done());
+    assert_eq!(next(&mut stream).await["id"], 1);
+    drop(stream);
+    assert_eq!(Arc::strong_count(&held), 1);
+    answer(&stage, &id, &asked["id"], r#""result":{}"#).await;
+    assert_eq!(server.heard(), [(1, "result {}".to_owned())]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_withdrawn_question_that_no_stream_can_report_is_dropped() {
+    let (stage, server) = (Stage::new(), Arc::new(Server::default()));
+    let id = session(&stage, &[]).await;
+    let (sent, _call, responder) = open_call(&stage, &id).await;
+    let (ask, withdrawn) = server.asks(1);
+    responder.event(Event::Ask(ask));
+    let mut stream = sent.await.unwrap().into_body();
+    next(&mut stream).await;
+    responder.finish(done());
+    next(&mut stream).await;
+    drop(stream);
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    assert_eq!(server.heard(), [], "the client may still answer");
+    withdrawn.cancel();
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    assert_eq!(server.heard(), [(1, "nobody".to_owned())]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn withdrawn_questions_of_a_stream_that_nobody_reads_make_room() {
+    let sessions = session::Config { asks_per_session: 2, ..session::Config::default() };
+    let stage = Stage::with(Setting { sessions, ..Setting::default() });
+    let server = Arc::new(Server::default());
+    let id = session(&stage, &[]).await;
+    let (sent, call, responder) = open_call(&stage, &id).await;
+    let mut listening = listen(&stage, &id).await;
+    let mut withdrawn = Vec::new();
+    for token in [1, 2] {
+        let (ask, token) = server.asks(token);
+        key(&call).unsolicited.event(Event::Ask(ask));
+        next(&mut listening).await;
+        withdrawn.push(token);
+    }
+    drop(listening);
+    withdrawn.iter().for_each(CancellationToken::cancel);
+    let mut asked = Vec::new();
+    responder.event(Event::Ask(server.asks(3).0));
+    let mut stream = sent.await.unwrap().into_body();
+    asked.push(next(&mut stream).await);
+    responder.event(Event::Ask(server.asks(4).0));
+    asked.push(next(&mut stream).await);
+    assert_eq!((server.heard().len(), stage.hits("asks")), (2, 0));
+    responder.event(Event::Ask(server.asks(5).0));
+    silent(&mut stream).await;
+    assert_eq!(stage.hits("asks"), 1);
+    assert_eq!(server.heard(), [(5, "nobody".to_owned())], "those that are not withdrawn stay");
+    for (token, asked) in [3, 4].into_iter().zip(asked) {
+        answer(&stage, &id, &asked["id"], r#""result":{}"#).await;
+        assert_eq!(server.heard(), [(token, "result {}".to_owned())]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn questions_of_a_batch_whose_client_left_go_to_the_sessions_stream() {
+    let (stage, server) = (Stage::new(), Arc::new(Server::default()));
+    let init = r#"{"jsonrpc":"2.0","id":0,"method":"initialize","params":{"protocolVersion":"2025-03-26","capabilities":{"roots":{}}}}"#;
+    let response = stage.send(post(init, &[])).await;
+    let id = response.headers()["mcp-session-id"].to_str().unwrap().to_owned();
+    let call =
+        |id: u64| format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"tools/call","params":{{"name":"a"}}}}"#);
+    let body = format!("[{},{}]", call(1), call(2));
+    let stream = stage.send(post(&body, &[("mcp-session-id", &id)])).await.into_body();
+    until(|| stage.open_calls() >= 2).await;
+    let (first, second) = (stage.take_open(), stage.take_open());
+    drop(stream);
+    until(|| first.1.reader() == EventReader::Gone && second.1.reader() == EventReader::Gone).await;
+    assert!(!first.1.is_cancelled() && !second.1.is_cancelled(), "leaving cancels nothing");
+    second.1.event(Event::Ask(server.asks(1).0));
+    let response = stage.send(request("GET", "/mcp", "", &[("mcp-session-id", &id)])).await;
+    let asked = next(&mut response.into_body()).await;
+    answer(&stage, &id, &asked["id"], r#""result":{}"#).await;
+    assert_eq!(server.heard(), [(1, "result {}".to_owned())]);
+    first.1.finish(done());
+    second.1.finish(done());
+    until(|| stage.metrics.in_flight() == 0).await;
+}
