@@ -30,9 +30,10 @@ use self::route::EndpointKind;
 use super::body::{self, Body};
 use super::legacy::{self, batch, http_sse};
 use super::refusal::Refusal;
+use super::requester::Requester;
 use super::{Front, modern, plain};
 use crate::auth::Endpoint;
-use crate::call::{Caller, ServerName};
+use crate::call::Caller;
 use crate::peer::Peers;
 use crate::permit::{Bound, CallPermit};
 
@@ -118,26 +119,27 @@ impl Front {
             self.rooms.gateway.server(&caller, slug).ok_or_else(|| not_found("no server of that name"))
         };
         let scope = slug.map(server).transpose()?;
+        let requester = Requester { caller, scope };
         match endpoint {
             EndpointKind::Sse => {
                 media::wants_events(&headers)?;
-                http_sse::open(self, uri, (caller, scope))
+                http_sse::open(self, uri, requester)
             }
-            EndpointKind::Messages => {
-                self.post_to_channel((headers, uri), (caller, scope), peers, body).await
-            }
-            EndpointKind::Call => self.plain(headers, (caller, scope), body).await,
+            EndpointKind::Messages => self.post_to_channel((headers, uri), requester, peers, body).await,
+            EndpointKind::Call => self.plain(headers, requester, body).await,
             EndpointKind::Mcp if method == Method::GET || method == Method::DELETE => {
-                if let Some(owner) = self.remote_session(peers, &headers, &caller) {
-                    return owner.forward((method, uri.clone(), headers), Bytes::new(), caller).await;
+                if let Some(owner) = self.remote_session(peers, &headers, &requester.caller) {
+                    return owner
+                        .forward((method, uri.clone(), headers), Bytes::new(), requester.caller)
+                        .await;
                 }
                 if method == Method::GET {
-                    legacy::open_stream(self, &headers, &caller, scope.as_ref())
+                    legacy::open_stream(self, &headers, &requester)
                 } else {
-                    legacy::end_session(self, &headers, &caller, scope.as_ref())
+                    legacy::end_session(self, &headers, &requester)
                 }
             }
-            EndpointKind::Mcp => self.post((headers, uri), (caller, scope), peers, body).await,
+            EndpointKind::Mcp => self.post((headers, uri), requester, peers, body).await,
         }
     }
 
@@ -145,7 +147,7 @@ impl Front {
     async fn post_to_channel<B>(
         self: &Arc<Self>,
         (headers, uri): (HeaderMap, &Uri),
-        (caller, scope): (Caller, Option<ServerName>),
+        requester: Requester,
         peers: Option<&Peers>,
         body: B,
     ) -> Result<Response<Body>, Refusal>
@@ -153,40 +155,40 @@ impl Front {
         B: HttpBody<Data = Bytes>,
     {
         if let Some(owner) = self.remote_channel(peers, uri) {
-            let ReceivedBody { bytes, permit: _held } = self.receive(&caller, body).await?;
-            return owner.forward((Method::POST, uri.clone(), headers), bytes, caller).await;
+            let ReceivedBody { bytes, permit: _held } = self.receive(&requester.caller, body).await?;
+            return owner.forward((Method::POST, uri.clone(), headers), bytes, requester.caller).await;
         }
-        let to = http_sse::addressee(self, uri, &caller, scope.as_ref())?;
+        let to = http_sse::addressee(self, uri, &requester)?;
         media::is_json(&headers)?;
-        let received = self.receive(&caller, body).await?;
+        let received = self.receive(&requester.caller, body).await?;
         if is_batch(&received.bytes)
             && let Some(session) = to.batching()
         {
             drop(received.permit); // each call takes its own
             return http_sse::take_batch(self, &to, &session, &received.bytes);
         }
-        http_sse::take(self, &to, self.inbound((caller, scope), received)?)
+        http_sse::take(self, &to, self.inbound(requester, received)?)
     }
 
     async fn plain<B>(
         &self,
         headers: HeaderMap,
-        whom: (Caller, Option<ServerName>),
+        requester: Requester,
         body: B,
     ) -> Result<Response<Body>, Refusal>
     where
         B: HttpBody<Data = Bytes>,
     {
         media::is_json(&headers)?;
-        let ReceivedBody { permit, bytes } = self.receive(&whom.0, body).await?;
-        plain::call(self, whom, permit.map_err(Bound::refusal)?, &bytes).await
+        let ReceivedBody { permit, bytes } = self.receive(&requester.caller, body).await?;
+        plain::call(self, requester, permit.map_err(Bound::refusal)?, &bytes).await
     }
 
     /// Takes what is posted to the MCP endpoint.
     async fn post<B>(
         &self,
         (headers, uri): (HeaderMap, &Uri),
-        (caller, scope): (Caller, Option<ServerName>),
+        requester: Requester,
         peers: Option<&Peers>,
         body: B,
     ) -> Result<Response<Body>, Refusal>
@@ -195,18 +197,19 @@ impl Front {
     {
         media::is_json(&headers)?;
         let accepts = Accepts::of(&headers)?;
-        let received = self.receive(&caller, body).await?;
+        let received = self.receive(&requester.caller, body).await?;
         if is_batch(&received.bytes) {
-            if let Some(owner) = self.remote_session(peers, &headers, &caller) {
-                return owner.forward((Method::POST, uri.clone(), headers), received.bytes, caller).await;
+            if let Some(owner) = self.remote_session(peers, &headers, &requester.caller) {
+                return owner
+                    .forward((Method::POST, uri.clone(), headers), received.bytes, requester.caller)
+                    .await;
             }
-            if let Some(session) = legacy::batching(self, &headers, &caller, scope.as_ref()) {
+            if let Some(session) = legacy::batching(self, &headers, &requester) {
                 drop(received.permit); // each call takes its own
-                let whom = (&caller, scope.as_ref());
-                return batch::answer(self, whom, &session, accepts, &received.bytes).await;
+                return batch::answer(self, &requester, &session, accepts, &received.bytes).await;
             }
         }
-        let inbound = self.inbound((caller, scope), received)?;
+        let inbound = self.inbound(requester, received)?;
         let id = inbound.message.id().filter(|_| inbound.message.kind() == Kind::Request).cloned();
         let posted = PostedMessage { headers, accepts, inbound };
         self.post_message(uri, posted, peers).await.map_err(|refusal| refusal.answering(id.as_ref()))
@@ -222,14 +225,16 @@ impl Front {
         let PostedMessage { headers, inbound, .. } = &posted;
         let class = self.class(headers, &inbound.message)?;
         let owner = match class {
-            Class::Legacy => self.remote_session(peers, headers, &inbound.caller),
+            Class::Legacy => self.remote_session(peers, headers, &inbound.requester.caller),
             Class::Modern => self.remote_holder(peers, &inbound.message),
             Class::Initialize | Class::ModernNotice => None,
         };
         if let Some(owner) = owner {
             let PostedMessage { headers, inbound, .. } = posted;
             let bytes = inbound.message.bytes().clone();
-            return owner.forward((Method::POST, uri.clone(), headers), bytes, inbound.caller).await;
+            return owner
+                .forward((Method::POST, uri.clone(), headers), bytes, inbound.requester.caller)
+                .await;
         }
         match class {
             Class::Modern => modern::request(self, posted).await,
@@ -251,11 +256,11 @@ impl Front {
 
     fn inbound(
         &self,
-        (caller, scope): (Caller, Option<ServerName>),
+        requester: Requester,
         ReceivedBody { permit, bytes }: ReceivedBody,
     ) -> Result<InboundMessage, Refusal> {
         let message = Message::scan(bytes, &self.config.limits).map_err(|error| self.unreadable(&error))?;
-        Ok(InboundMessage { caller, scope, permit, message })
+        Ok(InboundMessage { requester, permit, message })
     }
 
     /// The refusal of a body that is no valid message; counts the bound that it exceeds, if any.

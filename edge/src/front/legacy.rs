@@ -33,9 +33,10 @@ use super::door::{PostedMessage, classify, headers, media};
 use super::exchange::Exchange;
 use super::metrics::StreamKind;
 use super::refusal::{self, ErrorObject, Refusal};
+use super::requester::Requester;
 use super::sse::{self, Feed};
 use super::{Front, client};
-use crate::call::{Affinity, Call, Caller, Capabilities, Client, ServerName, StreamCredentials};
+use crate::call::{Affinity, Call, Caller, Capabilities, Client, StreamCredentials};
 use crate::permit::Bound;
 use crate::session::replay::EventId;
 use crate::session::{Reader, Refused, Resumed, Session, SessionParams};
@@ -68,18 +69,18 @@ pub(super) fn open(front: &Front, inbound: &InboundMessage) -> Result<(Arc<Sessi
     let client = Client { info, capabilities: declared, offer }.copied();
     let gateway = &front.rooms.gateway;
     let session = front.rooms.sessions.open(SessionParams {
-        caller: inbound.caller.clone(),
-        scope: inbound.scope.clone(),
+        caller: inbound.requester.caller.clone(),
+        scope: inbound.requester.scope.clone(),
         version,
         client: Arc::new(client),
-        changes: gateway.changes(&inbound.caller, inbound.scope.as_ref()),
+        changes: gateway.changes(&inbound.requester.caller, inbound.requester.scope.as_ref()),
     })?;
     let mut result = json!({
         "protocolVersion": version.as_str(),
         "capabilities": capabilities(version),
         "serverInfo": front.config.identity(),
     });
-    let instructions = gateway.instructions(&inbound.caller, inbound.scope.as_ref());
+    let instructions = gateway.instructions(&inbound.requester.caller, inbound.requester.scope.as_ref());
     if let (Some(text), Some(result)) = (instructions, result.as_object_mut()) {
         result.insert("instructions".to_owned(), text.into());
     }
@@ -107,7 +108,7 @@ fn capabilities(version: ProtocolVersion) -> serde_json::Value {
 /// Answers one message of a session over HTTP.
 pub(super) async fn message(front: &Front, posted: PostedMessage) -> Result<Response<Body>, Refusal> {
     let PostedMessage { headers, accepts, inbound } = posted;
-    let session = find(front, &headers, &inbound.caller, inbound.scope.as_ref())?;
+    let session = find(front, &headers, &inbound.requester)?;
     check_version(&headers)?;
     Ok(match take(front, inbound, &session)? {
         Some(started) => started.respond(front, accepts).await,
@@ -142,10 +143,9 @@ pub(super) fn take(
 pub(super) fn open_stream(
     front: &Front,
     headers: &HeaderMap,
-    caller: &Caller,
-    scope: Option<&ServerName>,
+    requester: &Requester,
 ) -> Result<Response<Body>, Refusal> {
-    let session = find(front, headers, caller, scope)?;
+    let session = find(front, headers, requester)?;
     check_version(headers)?;
     media::wants_events(headers)?;
     let last =
@@ -156,7 +156,7 @@ pub(super) fn open_stream(
     };
     front.rooms.metrics.resumption(last.map(|_| &resumed));
     let reader = match resumed {
-        Resumed::From(reader) => return Ok(stream(front, caller, (None, reader))),
+        Resumed::From(reader) => return Ok(stream(front, &requester.caller, (None, reader))),
         Resumed::Complete => return Ok(nothing_more()),
         Resumed::Gone(Some(message)) => return Ok(sse::single(&message.into())),
         Resumed::Gone(None) => return Err(gone()),
@@ -169,7 +169,7 @@ pub(super) fn open_stream(
     };
     let primed = session.version() >= ProtocolVersion::V2025_11_25;
     let primed = primed.then(|| sse::priming(&reader));
-    Ok(stream(front, caller, (primed, reader)))
+    Ok(stream(front, &requester.caller, (primed, reader)))
 }
 
 /// A reader of the session's own stream.
@@ -210,10 +210,9 @@ fn gone() -> Refusal {
 pub(super) fn end_session(
     front: &Front,
     headers: &HeaderMap,
-    caller: &Caller,
-    scope: Option<&ServerName>,
+    requester: &Requester,
 ) -> Result<Response<Body>, Refusal> {
-    let session = find(front, headers, caller, scope)?;
+    let session = find(front, headers, requester)?;
     check_version(headers)?;
     front.rooms.sessions.delete(&session);
     let mut response = Response::new(Body::default());
@@ -242,7 +241,7 @@ fn call(
     session: &Arc<Session>,
     (method, id): (Method, RequestId),
 ) -> Result<Exchange, Refusal> {
-    let InboundMessage { caller, scope, permit, message } = inbound;
+    let InboundMessage { requester: Requester { caller, scope }, permit, message } = inbound;
     let permit = permit.map_err(Bound::refusal)?;
     let in_flight = session.begin(id.clone()).map_err(|refused| match refused {
         Refused::Ended => unknown_session(),
@@ -287,23 +286,13 @@ fn notice(front: &Front, session: &Session, message: &Message) {
 }
 
 /// The session that a batch belongs to, if it is of the one revision that has batches.
-pub(super) fn batching(
-    front: &Front,
-    headers: &HeaderMap,
-    caller: &Caller,
-    scope: Option<&ServerName>,
-) -> Option<Arc<Session>> {
-    find(front, headers, caller, scope).ok().filter(|session| batch::is_known_to(session))
+pub(super) fn batching(front: &Front, headers: &HeaderMap, requester: &Requester) -> Option<Arc<Session>> {
+    find(front, headers, requester).ok().filter(|session| batch::is_known_to(session))
 }
 
 /// The session a message belongs to.
 // MCP 2025-11-25 basic/transports, Session Management: 400 without an id, 404 for one that is not known
-fn find(
-    front: &Front,
-    headers: &HeaderMap,
-    caller: &Caller,
-    scope: Option<&ServerName>,
-) -> Result<Arc<Session>, Refusal> {
+fn find(front: &Front, headers: &HeaderMap, requester: &Requester) -> Result<Arc<Session>, Refusal> {
     let id = match headers::single(headers, &headers::SESSION_ID) {
         Ok(Some(id)) => id.to_str().unwrap_or_default(),
         Ok(None) => {
@@ -314,7 +303,7 @@ fn find(
             return Err(Refusal::bad_request(code::INVALID_REQUEST, "send one Mcp-Session-Id"));
         }
     };
-    front.rooms.sessions.find(id, caller, scope).ok_or_else(unknown_session)
+    front.rooms.sessions.find(id, &requester.caller, requester.scope.as_ref()).ok_or_else(unknown_session)
 }
 
 pub(super) fn unknown_session() -> Refusal {

@@ -47,8 +47,8 @@ pub(super) fn undeclared_tasks() -> Refusal {
 
 /// Answers one request over HTTP, where headers repeat parts of the body.
 pub(super) async fn request(front: &Front, posted: PostedMessage) -> Result<Response<Body>, Refusal> {
-    let PostedMessage { headers, accepts, inbound: arrival } = posted;
-    let message = &arrival.message;
+    let PostedMessage { headers, accepts, inbound } = posted;
+    let message = &inbound.message;
     let claim = Claim::of(message, front.rooms.permits.metrics())?;
     headers::check_version(&headers, &claim.version)?;
     check_supported(&claim.version)?;
@@ -58,18 +58,18 @@ pub(super) async fn request(front: &Front, posted: PostedMessage) -> Result<Resp
         headers::check_name(&headers, message, method.facts())?;
     }
     if method == Method::ToolsCall {
-        check_params(front, &headers, &arrival).await?;
+        check_params(front, &headers, &inbound).await?;
     }
     let client = claim.client;
-    Ok(begin(front, arrival, method, client)?.respond(front, accepts).await)
+    Ok(begin(front, inbound, method, client)?.respond(front, accepts).await)
 }
 
 /// Starts one request that came without HTTP.
-pub(super) fn start(front: &Front, arrival: InboundMessage) -> Result<Started, Refusal> {
-    let claim = Claim::of(&arrival.message, front.rooms.permits.metrics())?;
+pub(super) fn start(front: &Front, inbound: InboundMessage) -> Result<Started, Refusal> {
+    let claim = Claim::of(&inbound.message, front.rooms.permits.metrics())?;
     check_supported(&claim.version)?;
-    let (method, client) = (served(&arrival.message)?, claim.client);
-    begin(front, arrival, method, client)
+    let (method, client) = (served(&inbound.message)?, claim.client);
+    begin(front, inbound, method, client)
 }
 
 // MCP 2026-07-28 changelog: initialize, ping, logging/setLevel and resources/subscribe are gone
@@ -95,12 +95,11 @@ pub(super) fn notice(headers: &HeaderMap, message: &Message) -> Result<Response<
     Ok(refusal::accepted())
 }
 
-fn begin(front: &Front, arrival: InboundMessage, method: Method, client: Client) -> Result<Started, Refusal> {
+fn begin(front: &Front, inbound: InboundMessage, method: Method, client: Client) -> Result<Started, Refusal> {
     if method == Method::Listen {
-        return listen::start(front, arrival, client).map(|listen| Started::Listen(Box::new(listen)));
+        return listen::start(front, inbound, client).map(|listen| Started::Listen(Box::new(listen)));
     }
-    let InboundMessage { caller, scope, permit: room, message } = arrival;
-    let requester = Requester { caller, scope };
+    let InboundMessage { requester, permit, message } = inbound;
     if method == Method::Discover {
         let result = discover_result(front, &requester);
         return Ok(Started::Answered(refusal::message(message.id(), "result", Parts::from(result))));
@@ -110,7 +109,7 @@ fn begin(front: &Front, arrival: InboundMessage, method: Method, client: Client)
     {
         return Ok(Started::Answered(refusal::message(message.id(), "result", result)));
     }
-    let permit = room.map_err(Bound::refusal)?;
+    let permit = permit.map_err(Bound::refusal)?;
     let Some(id) = message.id().cloned() else {
         return Err(Refusal::bad_request(code::INVALID_REQUEST, "a request has an id"));
     };
@@ -200,16 +199,16 @@ fn check_supported(version: &str) -> Result<(), Refusal> {
 
 /// Checks the `Mcp-Param-*` headers. A tool's headers are known once names are settled: until then the call waits here, as
 /// it would in the router.
-async fn check_params(front: &Front, headers: &HeaderMap, arrival: &InboundMessage) -> Result<(), Refusal> {
-    let Some(tool) = arrival.message.param("name").and_then(|name| name.as_str()) else { return Ok(()) };
-    let (gateway, scope) = (&front.rooms.gateway, arrival.scope.as_ref());
+async fn check_params(front: &Front, headers: &HeaderMap, inbound: &InboundMessage) -> Result<(), Refusal> {
+    let Some(tool) = inbound.message.param("name").and_then(|name| name.as_str()) else { return Ok(()) };
+    let (gateway, scope) = (&front.rooms.gateway, inbound.requester.scope.as_ref());
     if !*gateway.settled().borrow() {
         gateway.settling().await?;
     }
     // An unknown tool is refused by the router, with its own error.
-    let Some(mirrored) = gateway.mirrored(&arrival.caller, scope, &tool) else { return Ok(()) };
+    let Some(mirrored) = gateway.mirrored(&inbound.requester.caller, scope, &tool) else { return Ok(()) };
     let unreadable = |error| front.unreadable(&error);
-    headers::check_params(headers, &arrival.message, &mirrored, (&front.config.limits, unreadable))
+    headers::check_params(headers, &inbound.message, &mirrored, (&front.config.limits, unreadable))
 }
 
 // MCP 2026-07-28 server/discover

@@ -22,13 +22,14 @@ use super::body::Body;
 use super::metrics::{Record, Subject};
 use super::refusal::Refusal;
 use super::reply::ResponseEncoding;
-use crate::call::{Affinity, Call, Caller, Client, ServerName};
+use super::requester::Requester;
+use crate::call::{Affinity, Call, Client};
 use crate::permit::CallPermit;
 
 /// Calls the tool that `body` names.
 pub(super) async fn call(
     front: &Front,
-    (caller, scope): (Caller, Option<ServerName>),
+    Requester { caller, scope }: Requester,
     permit: CallPermit,
     body: &Bytes,
 ) -> Result<Response<Body>, Refusal> {

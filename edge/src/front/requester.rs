@@ -2,7 +2,7 @@
 
 use crate::call::{Caller, ServerName};
 
-/// What parked calls, tasks and their retries have to agree in.
+/// Whoever makes a request. Channels, parked calls and tasks belong to one: no other may use them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Requester {
     pub(super) caller: Caller,

@@ -30,6 +30,7 @@ use super::door::inbound::{InboundMessage, Started};
 use super::legacy::outbox::{Messages, Outbox, outbox};
 use super::legacy::{self, batch};
 use super::refusal::Refusal;
+use super::requester::Requester;
 use super::{Front, modern};
 use crate::call::Caller;
 use crate::ops::drain::DrainWatch;
@@ -78,7 +79,7 @@ async fn write<W: AsyncWrite + Unpin>(output: W, mut messages: Messages, drain: 
 
 struct Pipe {
     front: Arc<Front>,
-    caller: Caller,
+    requester: Requester,
     outbox: Outbox,
     session: Option<Arc<Session>>,
     /// Immediate answers: to pings and invalid messages.
@@ -97,7 +98,7 @@ impl Pipe {
     fn new(front: Arc<Front>, outbox: Outbox) -> Self {
         Self {
             front,
-            caller: Caller::new(LOCAL),
+            requester: Requester { caller: Caller::new(LOCAL), scope: None },
             outbox,
             session: None,
             answers: JoinSet::new(),
@@ -179,7 +180,7 @@ impl Pipe {
     fn line(&mut self, line: Bytes) -> Result<(), Refusal> {
         let session = self.session.clone().filter(|session| batch::is_known_to(session));
         if let Some(session) = session.filter(|_| is_batch(&line)) {
-            let batch = batch::take(&self.front, (&self.caller, None), &session, &line)?;
+            let batch = batch::take(&self.front, &self.requester, &session, &line)?;
             batch.into_iter().for_each(|started| self.answer(None, Ok(Some(started))));
             return Ok(());
         }
@@ -256,13 +257,13 @@ impl Pipe {
     }
 
     fn inbound(&self, message: Message) -> InboundMessage {
-        let mut permit = self.front.rooms.permits.call(self.caller.principal());
+        let mut permit = self.front.rooms.permits.call(self.requester.caller.principal());
         if let Ok(held) = &mut permit
             && let Err(bound) = held.hold_bytes(message.bytes().len())
         {
             permit = Err(bound);
         }
-        InboundMessage { caller: self.caller.clone(), scope: None, permit, message }
+        InboundMessage { requester: self.requester.clone(), permit, message }
     }
 
     fn answer(&mut self, modern: Option<RequestId>, started: Result<Option<Started>, Refusal>) {

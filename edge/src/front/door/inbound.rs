@@ -5,18 +5,16 @@ use wire::Message;
 use wire::splice::Parts;
 
 use super::media::Accepts;
-use crate::call::{Caller, ServerName};
 use crate::front::body::Body;
 use crate::front::exchange::Exchange;
 use crate::front::modern::listen::Listen;
+use crate::front::requester::Requester;
 use crate::front::{Front, refusal, sse};
 use crate::permit::{Bound, CallPermit};
 
 /// One message of a known caller: what the adapters work on.
 pub(in crate::front) struct InboundMessage {
-    pub(in crate::front) caller: Caller,
-    /// The only server it may reach; `None` for all.
-    pub(in crate::front) scope: Option<ServerName>,
+    pub(in crate::front) requester: Requester,
     /// The permit of a call, or the bound that left none; a message that starts no call needs none.
     pub(in crate::front) permit: Result<CallPermit, Bound>,
     pub(in crate::front) message: Message,

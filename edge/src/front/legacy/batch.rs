@@ -20,12 +20,12 @@ use wire::splice::Parts;
 use wire::{Kind, Message, code};
 
 use super::outbox::outbox;
-use crate::call::{Caller, ServerName};
 use crate::front::body::Body;
 use crate::front::door::inbound::{InboundMessage, Started};
 use crate::front::door::media::Accepts;
 use crate::front::metrics::StreamKind;
 use crate::front::refusal::{self, Refusal};
+use crate::front::requester::Requester;
 use crate::front::sse::{self, Feed};
 use crate::front::{Front, legacy};
 use crate::permit::Bound;
@@ -40,18 +40,18 @@ pub(in crate::front) fn is_known_to(session: &Session) -> bool {
 /// Takes all messages of a batch and answers it.
 pub(in crate::front) async fn answer(
     front: &Front,
-    whom: (&Caller, Option<&ServerName>),
+    requester: &Requester,
     session: &Arc<Session>,
     accepts: Accepts,
     body: &Bytes,
 ) -> Result<Response<Body>, Refusal> {
-    Ok(respond(front, take(front, whom, session, body)?, accepts).await)
+    Ok(respond(front, take(front, requester, session, body)?, accepts).await)
 }
 
 /// Takes all messages of a batch; returns what is started for those that get an answer.
 pub(in crate::front) fn take(
     front: &Front,
-    whom: (&Caller, Option<&ServerName>),
+    requester: &Requester,
     session: &Arc<Session>,
     body: &Bytes,
 ) -> Result<Vec<Started>, Refusal> {
@@ -79,30 +79,25 @@ pub(in crate::front) fn take(
         return Err(Refusal::bad_request(code::INVALID_REQUEST, text));
     }
     let start = |message| match message {
-        Ok(message) => one(front, whom, session, message),
+        Ok(message) => one(front, requester, session, message),
         Err(error) => Some(Started::Answered(front.unreadable(&error).into_message())),
     };
     Ok(scanned.into_iter().filter_map(start).collect())
 }
 
-fn one(
-    front: &Front,
-    (caller, scope): (&Caller, Option<&ServerName>),
-    session: &Arc<Session>,
-    message: Message,
-) -> Option<Started> {
+fn one(front: &Front, requester: &Requester, session: &Arc<Session>, message: Message) -> Option<Started> {
     let id = (message.kind() == Kind::Request).then(|| message.id().cloned()).flatten();
     let started = if Method::parse(message.method()) == Method::Initialize {
         // MCP 2025-03-26 basic/lifecycle, Initialization: never part of a batch
         Err(Refusal::bad_request(code::INVALID_REQUEST, "initialize cannot be part of a batch"))
     } else {
-        let mut permit = front.rooms.permits.call(caller.principal());
+        let mut permit = front.rooms.permits.call(requester.caller.principal());
         if let Ok(held) = &mut permit
             && let Err(bound) = held.hold_bytes(message.bytes().len())
         {
             permit = Err(bound);
         }
-        let inbound = InboundMessage { caller: caller.clone(), scope: scope.cloned(), permit, message };
+        let inbound = InboundMessage { requester: requester.clone(), permit, message };
         legacy::take(front, inbound, session)
     };
     match started {

@@ -26,13 +26,13 @@ use wire::mcp::method::Method;
 use super::batch;
 use super::outbox::{Outbox, outbox};
 use super::stream_lease::StreamLease;
-use crate::call::{Caller, ServerName};
 use crate::error::{Blame, Error, Kind as ErrorKind};
 use crate::front::body::Body;
 use crate::front::door::classify;
 use crate::front::door::inbound::{InboundMessage, Started};
 use crate::front::metrics::StreamKind;
 use crate::front::refusal::{self, Refusal};
+use crate::front::requester::Requester;
 use crate::front::sse;
 use crate::front::sse::Feed;
 use crate::front::{Front, legacy};
@@ -52,9 +52,8 @@ pub(in crate::front) struct Channels {
 /// One client.
 struct Channel {
     number: u64,
-    caller: Caller,
+    requester: Requester,
     lease: StreamLease,
-    scope: Option<ServerName>,
     outbox: Outbox,
     /// For answers on the spot that are not written yet.
     room: Arc<Semaphore>,
@@ -87,13 +86,13 @@ impl Channels {
         self.sealer.seal(KIND, &payload)
     }
 
-    /// The channel of that token, if `caller` may use it at this path.
-    fn find(&self, token: &str, caller: &Caller, scope: Option<&ServerName>) -> Option<Arc<Channel>> {
+    /// The channel of that token, if `requester` opened it.
+    fn find(&self, token: &str, requester: &Requester) -> Option<Arc<Channel>> {
         let payload = self.sealer.open(KIND, token)?;
         let (instance, rest) = payload.split_first_chunk::<8>()?;
         let number = u64::from_be_bytes(*rest.first_chunk()?);
         let channel = self.open.lock().get(&number).filter(|_| *instance == self.instance).cloned()?;
-        (channel.caller == *caller && channel.scope.as_ref() == scope).then_some(channel)
+        (channel.requester == *requester).then_some(channel)
     }
 
     /// The replica that has the channel of that token, if it is another one.
@@ -114,7 +113,7 @@ impl Channels {
 pub(in crate::front) fn open(
     front: &Arc<Front>,
     uri: &Uri,
-    (caller, scope): (Caller, Option<ServerName>),
+    requester: Requester,
 ) -> Result<Response<Body>, Refusal> {
     let (channels, drain) = (&front.channels, &front.rooms.drain);
     if drain.is_stopping() {
@@ -124,12 +123,11 @@ pub(in crate::front) fn open(
     let number = channels.next_number.fetch_add(1, Ordering::Relaxed);
     let token = channels.token(number)?;
     let (outbox, messages) = outbox(front.rooms.permits.metrics());
-    let lease = StreamLease::of(caller.clone());
+    let lease = StreamLease::of(requester.caller.clone());
     let channel = Arc::new(Channel {
         number,
-        caller,
+        requester,
         lease: lease.clone(),
-        scope,
         outbox,
         room: Arc::new(Semaphore::new(ANSWERS)),
         state: Mutex::new(State::Opening),
@@ -160,16 +158,15 @@ pub(in crate::front) struct Addressee(Arc<Channel>);
 pub(in crate::front) fn addressee(
     front: &Front,
     uri: &Uri,
-    caller: &Caller,
-    scope: Option<&ServerName>,
+    requester: &Requester,
 ) -> Result<Addressee, Refusal> {
     let Some(token) = token(uri) else {
         let message = "post to the address that the endpoint event of GET /sse names";
         return Err(Refusal::bad_request(code::INVALID_REQUEST, message));
     };
-    let channel = front.channels.find(token, caller, scope).ok_or_else(unknown)?;
+    let channel = front.channels.find(token, requester).ok_or_else(unknown)?;
     // Fresh credentials keep the stream open that older ones opened: the client cannot open a second one.
-    channel.lease.renew(caller);
+    channel.lease.renew(&requester.caller);
     Ok(Addressee(channel))
 }
 
@@ -225,7 +222,7 @@ pub(in crate::front) fn take_batch(
     // One place for all answers on the spot, and before anything has begun: calls must not run when the client hears
     // that nothing was taken.
     let room = channel.place(front)?;
-    let batch = batch::take(front, (&channel.caller, channel.scope.as_ref()), session, body)?;
+    let batch = batch::take(front, &channel.requester, session, body)?;
     let (answers, calls): (Vec<_>, Vec<_>) =
         batch.into_iter().partition(|started| matches!(started, Started::Answered(_)));
     for call in calls {

@@ -39,6 +39,7 @@ use crate::front::list_changes::{Changes, News};
 use crate::front::metrics::StreamKind;
 use crate::front::refusal::{self, Refusal};
 use crate::front::reply::ResponseEncoding;
+use crate::front::requester::Requester;
 use crate::front::sse::{self, Feed};
 use crate::permit::{self, Bound, ListenPermit};
 use crate::router::{Accepted, ListChanges};
@@ -84,8 +85,8 @@ struct Filter {
 }
 
 /// Opens a listen.
-pub(super) fn start(front: &Front, arrival: InboundMessage, client: Client) -> Result<Listen, Refusal> {
-    let InboundMessage { caller, scope, message, .. } = arrival;
+pub(super) fn start(front: &Front, inbound: InboundMessage, client: Client) -> Result<Listen, Refusal> {
+    let InboundMessage { requester: Requester { caller, scope }, message, .. } = inbound;
     let rooms = &front.rooms;
     let Some(id) = message.id().cloned() else {
         return Err(Refusal::bad_request(code::INVALID_REQUEST, "a request has an id"));
