@@ -70,11 +70,11 @@ impl Bridge {
         let Some(process) = connection.process() else { return };
         let (started, failed) = (process.started, how != Ending::Status(0) && !process.was_asked_to_leave());
         let next = connection.process_ended(how, &mut self.event_loop);
-        if failed && self.is_quick(started) && !self.is_command_proven() {
-            self.crashed();
-        } else {
+        if !failed || !self.is_quick(started) {
             self.backoff.works();
-        }
+        } else if !self.is_command_proven() {
+            self.crashed();
+        } // else it proves nothing: what spares have crashed meanwhile still counts
         self.act(number, next);
     }
 

@@ -98,3 +98,30 @@ fn orphan_of_a_spare_lives_as_long_as_the_spare() {
     assert_eq!(read_all(&mut other), b"went\n");
     wait_until("its orphan ends with it", || !is_alive(orphan));
 }
+
+/// A client that crashes its own process beside a healthy one must not give the spares new tries: the bridge starts those by
+/// itself.
+#[test]
+fn crash_of_a_client_does_not_reset_the_backoff_of_spares() {
+    let flag = format!("{}/down", crate::cli::tempdir("spares"));
+    let server =
+        format!("[ -e {flag} ] && exit 1; echo up >&2; read x; [ $x = crash ] && exit 1; echo $x; exec cat");
+    let bridge = Bridge::shell(&["--warm", "1"], &server);
+    let mut healthy = bridge.talk("well\n");
+    assert_eq!(read_line(&mut healthy), "well");
+    pause(Duration::from_millis(1_100)); // longer than a process that fails at its start would live
+    let mut first = bridge.talk("taken\n"); // takes the spare, which has lived as long
+    assert_eq!(read_line(&mut first), "taken");
+    let mut second = bridge.connect();
+    wait_until("a young spare waits", || bridge.log().matches("] up").count() == 3);
+    second.write_all(b"cr").expect("sent"); // takes the young one
+    wait_until("the next spare waits", || bridge.log().matches("] up").count() == 4);
+    std::fs::write(&flag, "").expect("written");
+    let spare = *bridge.servers().last().expect("a spare");
+    kill(Pid::from_raw(spare), Signal::SIGKILL).expect("alive");
+    bridge.wait_for_log("no start for 200 ms");
+    second.write_all(b"ash\n").expect("sent");
+    assert_eq!(read_all(&mut second), b"");
+    bridge.wait_for_log("no start for 400 ms");
+    assert_eq!(bridge.log().matches("no start for 200 ms").count(), 1);
+}
