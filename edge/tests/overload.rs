@@ -10,9 +10,10 @@
 
 use std::io::{Read, pipe};
 use std::os::fd::AsRawFd;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::thread;
 
+use parking_lot::Mutex;
 use serde_json::json;
 use testkit::client::{Answer, Client};
 use testkit::demo::DemoEdge;
@@ -148,18 +149,18 @@ async fn log_that_is_not_read_drops_lines_and_delays_no_call() {
         thread::spawn(move || {
             let mut piece = [0; 4096];
             while let Ok(bytes @ 1..) = unread.read(&mut piece) {
-                read.lock().unwrap().push_str(&String::from_utf8_lossy(&piece[..bytes]));
+                read.lock().push_str(&String::from_utf8_lossy(&piece[..bytes]));
             }
         })
     };
     eventually("the number of dropped lines to be logged", async || {
-        read.lock().unwrap().contains(" lines dropped, stderr was not read\n").then_some(())
+        read.lock().contains(" lines dropped, stderr was not read\n").then_some(())
     })
     .await;
     edge.process.signal("INT").await;
     assert!(edge.process.ended().await.success());
     reading.join().unwrap();
-    assert!(read.lock().unwrap().trim_end().ends_with("stopped"), "the last lines are written");
+    assert!(read.lock().trim_end().ends_with("stopped"), "the last lines are written");
 }
 
 #[tokio::test(flavor = "multi_thread")]

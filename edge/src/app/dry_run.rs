@@ -21,7 +21,7 @@ use crate::upstream::ServerState;
 /// Tries every server and the issuer of tokens. Returns the report, and whether all of them answered.
 pub async fn dry_run(mut config: Config) -> (String, bool) {
     limit_files(&mut config);
-    config.router.names_settle = config.router.names_settle.max(PATIENCE);
+    config.router.names_settle = config.router.names_settle.max(SETTLE_TIMEOUT);
     let drain = Drain::new();
     let permits = Permits::new(config.permits.clone(), permit::Metrics::default());
     let sealer = match Sealer::new(&config.seal) {
@@ -67,7 +67,7 @@ async fn keys(config: &Config) -> Option<(String, bool)> {
 
 /// The longest wait for the first answers of all servers. 2 min: no call waits meanwhile, and a dozen servers that start at
 /// once on a small machine take half a minute.
-const PATIENCE: Duration = Duration::from_secs(120);
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(120);
 
 fn report(servers: &Servers) -> (String, bool) {
     let (mut text, mut all_answered) = (String::new(), true);

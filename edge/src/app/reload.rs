@@ -17,7 +17,7 @@ use super::status;
 use crate::auth::{self, Authenticator};
 use crate::config::{self, Config, ConfigError, FileSnapshot, Transport};
 use crate::ops::drain::DrainWatch;
-use crate::ops::fingerprint::{Fingerprint, LOOK_EVERY};
+use crate::ops::fingerprint::{CHECK_EVERY, Fingerprint};
 use crate::router::policy::Rule;
 
 /// How the configuration is read again.
@@ -95,7 +95,7 @@ impl Reloader {
         loop {
             let is_asked = tokio::select! {
                 () = drain.leaving() => return,
-                () = sleep(LOOK_EVERY) => false,
+                () = sleep(CHECK_EVERY) => false,
                 () = reload.asked.notified() => true,
             };
             let before = fingerprints(&files).await;

@@ -90,7 +90,7 @@ pub(super) struct Flags {
     #[arg(long = "static", value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", action = ArgAction::Set)]
     is_static: Option<bool>,
 
-    /// Keep secrets out of calls and results (not there yet)
+    /// Keep secrets out of calls and results (not supported yet)
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", action = ArgAction::Set)]
     block_secrets: Option<bool>,
 }

@@ -4,6 +4,7 @@
 //! key and what would be right. This is the only room that reads the environment, through a closure, so that tests need no
 //! environment.
 
+mod diagnose;
 mod draft;
 mod file;
 mod flags;
@@ -16,7 +17,6 @@ mod rules;
 mod secret_source;
 mod snapshot;
 mod units;
-mod visit;
 mod yaml;
 
 use std::ffi::OsString;
@@ -141,9 +141,9 @@ pub fn load(
     let mut args = args.into_iter().peekable();
     let program = args.next();
     if args.peek().is_some_and(|word| word == "check") {
-        return Ok(match visit::parse(args.skip(1), env)? {
-            visit::Parsed::Visit(visit) => Command::Check(visit),
-            visit::Parsed::Text(text) => Command::Print(text),
+        return Ok(match diagnose::parse(args.skip(1), env)? {
+            diagnose::Parsed::Diagnose(diagnose) => Command::Check(diagnose),
+            diagnose::Parsed::Text(text) => Command::Print(text),
         });
     }
     let flags = match flags::parse(program.into_iter().chain(args))? {

@@ -39,7 +39,7 @@ words!(TimeoutPhase { Opening => "opening", Head => "head", Idle => "idle", Answ
 pub(super) struct Activity {
     state: Mutex<State>,
     /// hyper has received bytes and has not asked for more since, so it would not notice the client's end of stream. Outside
-    /// the lock, because it changes with every read.
+    /// the lock, so that a read that finds nothing takes none.
     is_not_reading: AtomicBool,
     /// The stream must check whether the client has left.
     check_client: AtomicBool,

@@ -23,7 +23,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use super::Metrics;
-use crate::ops::fingerprint::{Fingerprint, LOOK_EVERY};
+use crate::ops::fingerprint::{CHECK_EVERY, Fingerprint};
 
 /// The files of the listener's certificate.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,7 +48,7 @@ impl Config {
             key: key.into(),
             client_ca: None,
             handshake_timeout: Duration::from_secs(10),
-            reload_every: LOOK_EVERY,
+            reload_every: CHECK_EVERY,
         }
     }
 

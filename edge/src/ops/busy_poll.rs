@@ -119,7 +119,7 @@ impl BusyPoll {
                 if drain.is_leaving() {
                     return;
                 }
-                let found = self.look(before).await;
+                let found = self.poll(before).await;
                 habit.learn(found.is_some());
                 let Some(arrived) = found else { break };
                 something.inc();
@@ -131,7 +131,7 @@ impl BusyPoll {
     }
 
     /// The number of arrivals as soon as it is above `before`; `None` if that does not happen within the window.
-    async fn look(&self, before: u64) -> Option<u64> {
+    async fn poll(&self, before: u64) -> Option<u64> {
         let until = Instant::now() + self.shared.window;
         loop {
             tokio::task::yield_now().await;

@@ -32,4 +32,4 @@ impl Fingerprint {
 
 /// How often files are checked. 5 s: the kubelet takes up to a minute to update a mounted Secret or ConfigMap, so checking
 /// more often gains nothing, and a few `stat` calls cost nothing.
-pub const LOOK_EVERY: Duration = Duration::from_secs(5);
+pub const CHECK_EVERY: Duration = Duration::from_secs(5);

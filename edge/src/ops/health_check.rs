@@ -37,7 +37,7 @@ impl HealthCheck {
     /// What is wrong with it, in one sentence.
     pub fn parse(url: &str) -> Result<Self, BadTarget> {
         let bad = |why| BadTarget { url: url.to_owned(), why };
-        let uri: Uri = url.parse().map_err(|_| bad("it is no URL"))?;
+        let uri: Uri = url.parse().map_err(|_| bad("it is not a URL"))?;
         let tls = match uri.scheme_str() {
             Some("http") => false,
             Some("https") => true,
@@ -51,7 +51,7 @@ impl HealthCheck {
         let path = if uri.path() == "/" { PATH } else { uri.path() };
         let whole = Uri::builder().scheme(if tls { Scheme::HTTPS } else { Scheme::HTTP });
         let whole = whole.authority(address.to_string()).path_and_query(path);
-        let uri = whole.build().map_err(|_| bad("it is no URL"))?;
+        let uri = whole.build().map_err(|_| bad("it is not a URL"))?;
         Ok(Self { uri })
     }
 

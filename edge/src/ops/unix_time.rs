@@ -4,8 +4,7 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// Seconds since 1970, or 0 if the clock is before that: then tokens of others are not valid yet, and what we issue looks
-/// expired later. Both are safe.
+/// Seconds since 1970, or 0 if the clock is before that, which Linux does not allow.
 pub fn now_unix_secs() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |age| age.as_secs())
 }

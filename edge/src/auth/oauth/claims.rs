@@ -176,7 +176,7 @@ mod tests {
     }
 
     fn checked(changes: Value) -> Result<Reach, AuthError> {
-        Claims(&with(changes)).check(&config(), NOW, false).map(|terms| terms.reach)
+        Claims(&with(changes)).check(&config(), NOW, false).map(|checked| checked.reach)
     }
 
     fn granted(changes: Value) -> Result<String, AuthError> {

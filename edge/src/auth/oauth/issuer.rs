@@ -137,7 +137,7 @@ async fn find(issuer: &Issuer, authorities: Option<PathBuf>) -> Result<Uri, NoKe
 
 fn options(authorities: Option<PathBuf>) -> Options {
     let trust = Trust::Authorities { file: authorities, setting: "`auth.oauth.ca`" };
-    Options { timeout: PATIENCE, trust, max_response_bytes: LARGEST }
+    Options { timeout: TIMEOUT, trust, max_response_bytes: MAX_BYTES }
 }
 
 /// The URLs of the metadata, in the order in which clients try them.
@@ -183,9 +183,9 @@ impl fmt::Display for NoKeys {
 }
 
 /// The longest wait for one document. 10 s: longer than an issuer takes that answers at all; the next attempt comes soon.
-const PATIENCE: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 /// The largest document that is read. 1 MiB: a hundred times the usual size.
-const LARGEST: usize = 1 << 20;
+const MAX_BYTES: usize = 1 << 20;
 
 #[cfg(test)]
 mod tests {

@@ -54,8 +54,9 @@ impl Diagnose {
     /// # Errors
     /// What is wrong with it, in one sentence.
     pub fn url(text: &str, path: &str) -> Result<Uri, String> {
-        let uri: Uri =
-            text.parse().map_err(|_| format!("`{text}` is no URL; one begins with http:// or https://"))?;
+        let uri: Uri = text
+            .parse()
+            .map_err(|_| format!("`{text}` is not a URL; one begins with http:// or https://"))?;
         let scheme = uri.scheme_str().unwrap_or_default();
         if !matches!(scheme, "http" | "https") || uri.host().is_none_or(str::is_empty) {
             return Err(format!("`{text}` must begin with http:// or https:// and a host"));
@@ -65,7 +66,7 @@ impl Diagnose {
         }
         let authority = uri.authority().map_or("", |authority| authority.as_str());
         let whole = Uri::builder().scheme(scheme).authority(authority).path_and_query(path);
-        whole.build().map_err(|_| format!("`{text}` is no URL; one begins with http:// or https://"))
+        whole.build().map_err(|_| format!("`{text}` is not a URL; one begins with http:// or https://"))
     }
 
     /// Connects to the endpoint and, if one is named, to the admin listener. `print` gets a line for each finding, at once.
@@ -196,10 +197,8 @@ impl Diagnose {
     }
 
     fn head(&self, verb: Method, era: &Era, method: &'static str) -> http::request::Builder {
-        let mut request = http::Request::builder().method(verb).uri(self.url.path());
-        if let Some(path) = self.url.path_and_query() {
-            request = request.uri(path.as_str());
-        }
+        let target = self.url.path_and_query().map_or("/", |target| target.as_str());
+        let mut request = http::Request::builder().method(verb).uri(target);
         if !self.token.is_empty() {
             request = request.header("authorization", format!("Bearer {}", self.token));
         }

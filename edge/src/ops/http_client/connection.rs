@@ -123,9 +123,12 @@ impl HttpConnection {
     /// # Errors
     /// The first step that failed.
     pub async fn send(&mut self, mut request: Request<Bytes>) -> Result<Response<Incoming>, FetchError> {
-        // Not ready means that the other side has closed the connection: the response before was read to its end.
+        // Not ready means that the other side has closed the connection, or that the response before was not read to its
+        // end in time.
         let is_usable = match &mut self.open {
-            Some(open) => open.client.ready().await.is_ok(),
+            Some(open) => tokio::time::timeout(self.options.timeout, open.client.ready())
+                .await
+                .is_ok_and(|ready| ready.is_ok()),
             None => false,
         };
         if !is_usable {

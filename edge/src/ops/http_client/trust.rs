@@ -155,6 +155,7 @@ impl ServerCertVerifier for AnyCertificate {
         self.0.signature_verification_algorithms.supported_schemes()
     }
 }
+
 /// Where systems keep their certificate authorities: Debian and Alpine, Fedora, SUSE, BSD and macOS.
 const BUNDLES: [&str; 4] = [
     "/etc/ssl/certs/ca-certificates.crt",

@@ -14,7 +14,7 @@ use crate::ops::diagnose::Diagnose;
 /// Go to an endpoint as a client does, list and time what it offers, and say what is wrong.
 #[derive(Debug, Parser)]
 #[command(name = "mcp-edge check")]
-struct VisitFlags {
+struct DiagnoseFlags {
     /// The endpoint, e.g. http://localhost:8811/mcp; without a path it means /mcp
     url: String,
 
@@ -26,7 +26,7 @@ struct VisitFlags {
     #[arg(long, value_name = "FILE")]
     ca: Option<PathBuf>,
 
-    /// An edge's admin listener, e.g. http://localhost:9090, to hear how each server is
+    /// An edge's admin listener, e.g. http://localhost:9090, to show the state of each server
     #[arg(long, value_name = "URL")]
     admin: Option<String>,
 
@@ -37,7 +37,7 @@ struct VisitFlags {
 
 /// The parsed command line.
 pub(super) enum Parsed {
-    Visit(Box<Diagnose>),
+    Diagnose(Box<Diagnose>),
     /// `--help`.
     Text(String),
 }
@@ -48,7 +48,7 @@ pub(super) fn parse(
     env: impl Fn(&str) -> Option<String>,
 ) -> Result<Parsed, ConfigError> {
     let flags =
-        match VisitFlags::try_parse_from(std::iter::once(OsString::from("mcp-edge check")).chain(args)) {
+        match DiagnoseFlags::try_parse_from(std::iter::once(OsString::from("mcp-edge check")).chain(args)) {
             Ok(flags) => flags,
             Err(error) if error.kind() == ErrorKind::DisplayHelp => {
                 return Ok(Parsed::Text(error.to_string()));
@@ -65,7 +65,7 @@ pub(super) fn parse(
         .map(|url| Diagnose::url(url, "/ready"))
         .transpose()
         .map_err(|why| wrong(&why))?;
-    Ok(Parsed::Visit(Box::new(Diagnose {
+    Ok(Parsed::Diagnose(Box::new(Diagnose {
         url,
         token: env(&flags.token_env).unwrap_or_default(),
         token_variable: flags.token_env,
