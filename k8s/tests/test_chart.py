@@ -231,6 +231,29 @@ def test_large_numbers_stay_numbers():
         assert config.strip() == "limits:\n  sessions: 1000000"
 
 
+# Labels.
+
+
+class Unique(yaml.SafeLoader):
+    """Refuses a map with one key twice, as kubectl does; PyYAML keeps the last."""
+
+    def construct_mapping(self, node, deep=False):
+        keys = [key.value for key, _ in node.value]
+        assert len(keys) == len(set(keys)), keys
+        return super().construct_mapping(node, deep)
+
+
+@pytest.mark.parametrize(("part", "kind"), [("serviceMonitor", "ServiceMonitor"), ("prometheusRule", "PrometheusRule")])
+def test_labels_of_the_user_replace_the_charts_and_are_text(part, kind):
+    labels = {"app": "mine", "release": True, "team": 1_000_000, "on": "365", "empty": "", "app.kubernetes.io/instance": "other"}
+    text = template({part: {"enabled": True, "labels": labels}}, (0,)).stdout
+    found = find([one for one in yaml.load_all(text, Unique) if one], kind, "mcp-gateway")["metadata"]["labels"]
+    as_text = {"app": "mine", "release": "true", "team": "1000000", "on": "365", "empty": "", "app.kubernetes.io/instance": "other"}
+    assert as_text.items() <= found.items()
+    assert found["app.kubernetes.io/part-of"] == "mcp-gateway" and found["helm.sh/chart"].startswith("mcp-edge-")
+    assert f"{part}.labels.release" in refused(**{part: {"enabled": True, "labels": {"release": {"a": "b"}}}})
+
+
 # What is left out or written oddly.
 
 

@@ -17,6 +17,15 @@ app.kubernetes.io/instance: {{ .Release.Name | quote }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | quote }}
 {{- end -}}
 
+{{/* Labels of an object that others select by labels of the user, who may replace the chart's: a key that is rendered twice
+     is refused by kubectl, and so is a value that is no text. Takes a dict of root and labels. */}}
+{{- define "mcp.labelsWith" -}}
+{{- $all := mergeOverwrite (dict "app" "mcp-gateway") (include "mcp.labels" .root | fromYaml) (deepCopy (.labels | default dict)) -}}
+{{- range $name, $value := $all }}
+{{ $name | quote }}: {{ if kindIs "string" $value }}{{ quote $value }}{{ else }}{{ toJson $value | quote }}{{ end }}
+{{- end }}
+{{- end -}}
+
 {{/* nodeSelector, tolerations and affinity of a pod; takes the values that hold them. */}}
 {{- define "mcp.placement" -}}
 {{- with .nodeSelector }}
