@@ -146,12 +146,39 @@ def test_a_variable_of_the_user_replaces_the_charts(shape):
         ({"shape": "sidecar", "servers": [{**ONE, "volumes": [{"name": "data"}]}, {**ONE, "name": "two", "volumes": [{"name": "data"}]}]}, "two brings a volume named data"),
         ({"shape": "sidecar", "servers": [{**ONE, "volumes": [{"name": "tmp-one"}]}]}, "one brings a volume named tmp-one"),
         ({"servers": [{**ONE, "volumes": [{"name": "tmp"}]}]}, "one brings a volume named tmp"),
-        ({"gateway": {"extraVolumes": [{"name": "tls"}]}}, "already has a volume named tls"),
+        ({"tls": {"enabled": True}, "gateway": {"extraVolumes": [{"name": "tls"}]}}, "already has a volume named tls"),
+        ({"config": {"limits": {"sessions": 9}}, "gateway": {"extraVolumes": [{"name": "config"}]}}, "already has a volume named config"),
+        ({"tls": {"enabled": True}, "gateway": {"extraVolumes": [{"name": "config"}]}}, "already has a volume named config"),
+        ({"gateway": {"extraVolumes": [{"name": "data"}, {"name": "data"}]}}, "already has a volume named data"),
+        ({"shape": "sidecar", "gateway": {"extraVolumes": [{"name": "socket-fetch"}]}}, "already has a volume named socket-fetch"),
         ({"shape": "sidecar", "gateway": {"extraVolumes": [{"name": "data"}]}, "servers": [{**ONE, "volumes": [{"name": "data"}]}]}, "one brings a volume named data"),
     ],
 )
 def test_two_volumes_of_one_name_in_a_pod_are_refused(values, sentence):
     assert sentence in refused(**values)
+
+
+@pytest.mark.parametrize("name", ["config", "tls", "tmp-away", "socket-away"])
+@pytest.mark.parametrize("shape", ["sidecar", "multi-pod"])
+def test_names_of_volumes_that_a_pod_does_not_have_are_free(shape, name):
+    volume = {"name": name, "configMap": {"name": "mine"}}
+    away = {**AWAY, "egress": [TO_AWAY], "volumes": [{"name": name}]}  # nothing is deployed for it, so no volume either
+    volumes = edge_pod(rendered(shape=shape, servers=[ONE, away], gateway={"extraVolumes": [volume]}))["volumes"]
+    assert [one for one in volumes if one["name"] == name] == [volume]
+
+
+def test_a_configuration_of_the_users_own_is_the_only_one():
+    """As README.md shows it: with two `--config` the last wins, and without `tls` of the first the edge serves plain HTTP."""
+    own = {
+        "extraVolumes": [{"name": "config", "configMap": {"name": "mine"}}],
+        "extraVolumeMounts": [{"name": "config", "mountPath": "/etc/mine", "readOnly": True}],
+        "extraArgs": ["--config=/etc/mine/config.yaml"],
+    }
+    args = edge_pod(rendered(gateway=own))["containers"][0]["args"]
+    assert [one for one in args if one.startswith("--config")] == ["--config=/etc/mine/config.yaml"]
+    for extra in (["--config=/etc/mine/config.yaml"], ["--config", "/etc/mine/config.yaml"]):
+        for more in ({"tls": {"enabled": True}}, {"config": {"limits": {"sessions": 9}}}):
+            assert "gateway.extraArgs: --config" in refused(gateway={"extraArgs": extra}, **more)
 
 
 def test_servers_of_pods_of_their_own_may_name_volumes_alike():

@@ -74,12 +74,23 @@ affinity:
 {{- end -}}
 {{- end -}}
 {{- end -}}
-{{/* Volumes: names are unique in a pod. */}}
-{{- $ofGateway := list "config" "tls" -}}
+{{- if include "mcp.config" . -}}
+{{- range .Values.gateway.extraArgs -}}
+{{- if regexMatch "^--config(=|$)" . -}}
+{{- fail "gateway.extraArgs: --config would replace the file that the chart makes of `config` and `tls`; leave those out, or put your settings into `config`" -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{/* Volumes: names are unique in a pod. Those that this pod does not have are free. */}}
+{{- $ofGateway := list -}}
+{{- if include "mcp.config" . }}{{ $ofGateway = append $ofGateway "config" }}{{ end -}}
+{{- if .Values.tls.enabled }}{{ $ofGateway = append $ofGateway "tls" }}{{ end -}}
 {{- if $sidecar -}}
 {{- $ofGateway = append $ofGateway "docker-mcp-tools" -}}
 {{- range .Values.servers -}}
+{{- if not .address -}}
 {{- $ofGateway = concat $ofGateway (list (printf "tmp-%s" .name) (printf "socket-%s" .name)) -}}
+{{- end -}}
 {{- end -}}
 {{- end -}}
 {{- range .Values.gateway.extraVolumes -}}
@@ -89,6 +100,7 @@ affinity:
 {{- $ofGateway = append $ofGateway .name -}}
 {{- end -}}
 {{- range $server := .Values.servers -}}
+{{- if not $server.address -}}
 {{- $ofPod := ternary $ofGateway (list "docker-mcp-tools" "tmp") $sidecar -}}
 {{- range $server.volumes -}}
 {{- if has .name $ofPod -}}
@@ -97,6 +109,7 @@ affinity:
 {{- $ofPod = append $ofPod .name -}}
 {{- end -}}
 {{- if $sidecar }}{{ $ofGateway = $ofPod }}{{ end -}}
+{{- end -}}
 {{- end -}}
 {{- end -}}
 
