@@ -240,6 +240,46 @@ def test_pods_have_the_time_to_end_that_values_give_them():
     assert edge_pod(rendered(shape="sidecar", gateway={"terminationGracePeriodSeconds": 100}))["terminationGracePeriodSeconds"] == 100
 
 
+@pytest.mark.parametrize(
+    ("drain", "grace", "fits"),
+    [
+        ("60s", 30, False),
+        ("60s", 62, False),
+        ("60s", 63, True),
+        ("27s", 30, True),
+        ("28s", 30, False),
+        ("27001ms", 30, False),
+        ("060 s", 62, False),
+        ("1m", 62, False),
+        ("1m", 63, True),
+        ("1h", 3602, False),
+        ("0s", 3, True),
+        (None, 27, False),  # the 25 s of the edge
+        (None, 28, True),
+        ("soon", 30, True),  # the edge says what is wrong with it
+        (60, 30, True),
+    ],
+)
+def test_the_edge_has_the_time_to_drain(drain, grace, fits):
+    values = {"gateway": {"terminationGracePeriodSeconds": grace}, "config": {"limits": {"drain": drain}} if drain is not None else {}}
+    if fits:
+        assert edge_pod(rendered(**values))["terminationGracePeriodSeconds"] == grace
+    else:
+        said = refused(**values)
+        assert "gateway.terminationGracePeriodSeconds" in said and "at least 3 s more than config.limits.drain" in said
+        assert (drain or "25s") in said and str(grace) in said
+
+
+def test_the_time_to_drain_is_that_of_the_pod():
+    """In one pod the longest of all servers counts. What stands in a file of the user is unknown."""
+    rendered(shape="sidecar", config={"limits": {"drain": "40s"}}, serverDefaults={"terminationGracePeriodSeconds": 43})
+    assert "limits.drain" in refused(shape="sidecar", config={"limits": {"drain": "40s"}}, serverDefaults={"terminationGracePeriodSeconds": 42})
+    assert "limits.drain" in refused(config={"limits": {"drain": "40s"}}, serverDefaults={"terminationGracePeriodSeconds": 43})
+    rendered(gateway={"terminationGracePeriodSeconds": 5, "extraArgs": ["--config=/etc/mine/config.yaml"]})
+    for odd in (None, [], "x"):
+        rendered(config={"limits": odd})
+
+
 def test_a_new_version_of_the_chart_replaces_no_pod():
     for shape in ("sidecar", "multi-pod"):
         for name, pod in pods(rendered(shape=shape, cloudflareTunnel={"enabled": True})):
