@@ -91,6 +91,15 @@ def test_an_address_of_an_edge_that_is_alone_in_its_pod_needs_no_rule():
     assert egress[-1] == TO_AWAY and ports not in egress
 
 
+@pytest.mark.parametrize("arg", ["--listen=:4444", "--listen"])
+@pytest.mark.parametrize("shape", ["sidecar", "multi-pod"])
+def test_a_bridge_listens_nowhere_else(shape, arg):
+    """--listen may be repeated: in one pod a bridge on TCP would be open to all servers of the pod."""
+    said = refused(shape=shape, servers=[{**ONE, "bridgeArgs": ["--warm=2", arg]}])
+    assert "servers: one has --listen in `bridgeArgs`" in said
+    rendered(shape=shape, servers=[{**ONE, "bridgeArgs": ["--warm=2"], "command": ["serve", "--listen=:1"]}])
+
+
 # Names.
 
 

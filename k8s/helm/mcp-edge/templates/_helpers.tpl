@@ -46,11 +46,16 @@ affinity:
 {{- define "mcp.checks" -}}
 {{- $sidecar := eq .Values.shape "sidecar" -}}
 {{- $names := list -}}
-{{- range .Values.servers -}}
+{{- range $server := .Values.servers -}}
 {{- if has .name $names -}}
 {{- fail (printf "servers: two of them are named %s" .name) -}}
 {{- end -}}
 {{- $names = append $names .name -}}
+{{- range $arg := .bridgeArgs -}}
+{{- if regexMatch "^--listen(=|$)" $arg -}}
+{{- fail (printf "servers: %s has --listen in `bridgeArgs`; the chart gives its bridge the one address that the edge alone reaches" $server.name) -}}
+{{- end -}}
+{{- end -}}
 {{- if and (not .address) (regexMatch "^gateway(-admin|-peers)?$" .name) -}}
 {{- fail (printf "servers: %s is reserved: the objects of such a server would have the names of the edge's own (mcp-%s); choose another name" .name .name) -}}
 {{- end -}}
