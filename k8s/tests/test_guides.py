@@ -66,6 +66,14 @@ def test_links_lead_somewhere(guide):
             assert anchor in anchors(target), link
 
 
+def test_documents_that_the_chart_names_exist():
+    for path in (one for one in CHART.rglob("*") if one.is_file()):
+        for name in re.findall(r"[\w./-]+\.md\b", path.read_text()):
+            assert (ROOT / name).exists(), f"{path.name}: {name}"
+            # The chart may have been downloaded alone.
+            assert f"{name} of the repository" in path.read_text(), f"{path.name}: {name}"
+
+
 def test_what_the_moving_guide_says_of_flags_holds():
     """The program refuses, with its name, each flag that the table calls gone, and knows every other one."""
     table = (K8S / "docs" / "moving.md").read_text().split("## Flag by flag")[1].split("\n\n")[1]
