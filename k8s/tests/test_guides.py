@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import socket
 import sys
 
 import kubernetes_validate
@@ -141,8 +142,19 @@ def test_messages_that_guides_quote_exist():
         "the replica that holds this did not answer; try again",
         "replicas need one key in common",
         "GET requires an active session",
+        "it is full or fails at start",
     }
     assert set(re.findall(r"grep '([^']+)'", text)) <= quoted
     for message in quoted:
         assert message in text and message in sources, message
 
+
+def test_the_guides_quote_the_error_of_a_port_that_is_taken():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        done = run(DIST / "docker-mcp-bridge", "--listen", f"127.0.0.1:{taken.getsockname()[1]}", "--", "true", ok=(1,), timeout=30)
+    assert "Address already in use" in done.stderr
+    for name in ("moving.md", "troubleshooting.md"):
+        quoted = re.findall(r"`(Address [^`]*)`", (K8S / "docs" / name).read_text())
+        assert quoted == ["Address already in use"], name
