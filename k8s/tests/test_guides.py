@@ -15,6 +15,7 @@ from rendered import NEWEST, OLDEST, find, objects
 from tools import CHART, HELM3, K8S, KUBECTL, ROOT, TESTS, run
 
 GUIDES = sorted([*(K8S / "docs").glob("*.md"), K8S / "README.md"])
+LONGEST_LINE = 145  # outside tables and code; the other documents of the repository keep to it too
 FILE = re.compile(r"<!-- file: (\S+) -->\n+```\w+\n(.*?)```", re.DOTALL)
 
 
@@ -47,6 +48,12 @@ def test_files_of_the_guide_to_add_a_server_are_valid(tmp_path):
     assert sorted(mounts) == ["/run/mcp/duckduckgo", "/run/mcp/fetch", "/run/mcp/time"]
     server = next(one for one in spec["containers"] if one["name"] == "mcp-time")
     assert server["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+
+
+@pytest.mark.parametrize("guide", GUIDES, ids=lambda path: path.name)
+def test_lines_of_prose_are_as_short_as_those_of_other_documents(guide):
+    prose = re.sub(r"^ *```.*?^ *```$", "", guide.read_text(), flags=re.DOTALL | re.MULTILINE)
+    assert not [line for line in prose.splitlines() if len(line) > LONGEST_LINE and not line.startswith("|")]
 
 
 def anchors(path):
