@@ -216,3 +216,18 @@ async fn idle_connection_stays_open_while_a_task_of_it_runs() {
     peer.ended().await;
     assert!(start.elapsed() < Duration::from_secs(11 * 60), "one that has ended holds nothing");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_task_with_an_id_that_is_too_long_holds_no_connection_and_is_counted() {
+    let mut room = Setting::default().build();
+    let reply = room.dispatch_in(&session(1), task_call());
+    let mut peer = room.accept_legacy().await;
+    let request = peer.expect("tools/call").await;
+    let id = "i".repeat(1025);
+    peer.answer(&request, json!({"task": {"taskId": id, "status": "working"}})).await;
+    assert!(
+        result(reply).await["task"]["taskId"].as_str().unwrap().ends_with(&id),
+        "the client has its task"
+    );
+    assert_eq!(room.count("mcp_edge_refused_total{bound=\"server_tasks\"}"), 1);
+}
