@@ -87,14 +87,16 @@ impl State {
         self.asks.open.iter().any(|ask| calls().any(|pending| ask.may_come_from(pending)))
     }
 
-    /// Takes out questions that have ended. For calls that wait for no other question the timeout begins anew.
-    fn end_asks(&mut self, call_timeout: Duration, over: impl Fn(&Open) -> bool) -> Vec<Open> {
-        let ended = self.asks.take(over);
-        let asks = &self.asks;
+    /// Takes out questions that have ended. For calls that wait for no other question the timeout begins anew, and the
+    /// time in which the process has to say something: it has its answer, and goes on.
+    fn end_asks(&mut self, reads: u64, call_timeout: Duration, over: impl Fn(&Open) -> bool) -> Vec<Open> {
+        let Self { asks, mux, liveness, .. } = self;
+        let ended = asks.take(over);
         let waits = |pending: &Pending| asks.open.iter().any(|ask| ask.may_come_from(pending));
-        for pending in self.mux.iter_mut() {
+        for pending in mux.iter_mut() {
             if ended.iter().any(|ask| ask.may_come_from(pending)) && !waits(pending) {
                 pending.renew(call_timeout);
+                liveness.call_written(reads, pending.liveness_deadline(call_timeout));
             }
         }
         ended
@@ -193,12 +195,17 @@ impl Conn {
         }
     }
 
+    fn end_asks(&self, over: impl Fn(&Open) -> bool) -> Vec<Open> {
+        let (reads, mut state) = (self.reads(), self.state.lock());
+        state.end_asks(reads, self.context.config.call_timeout, over)
+    }
+
     /// Withdraws a question that the server has cancelled; the server gets no answer.
     // MCP 2025-11-25 basic/utilities/cancellation
     pub(super) fn ask_cancelled(&self, notice: &Message) {
         let id = notice.param("requestId").and_then(|id| RequestId::parse(id.raw()));
         let Some(id) = id else { return };
-        let ended = self.state.lock().end_asks(self.context.config.call_timeout, |ask| ask.id == id);
+        let ended = self.end_asks(|ask| ask.id == id);
         for ask in ended {
             ask.withdrawn.cancel();
         }
@@ -206,7 +213,7 @@ impl Conn {
 
     /// Withdraws the questions that have timed out.
     pub(super) fn sweep_asks(&self, now: Instant) {
-        let late = self.state.lock().end_asks(self.context.config.call_timeout, |ask| ask.deadline <= now);
+        let late = self.end_asks(|ask| ask.deadline <= now);
         late.iter().for_each(|_| self.context.permits.metrics().hit(Bound::AskTimeout));
         self.withdraw(late);
     }
@@ -239,7 +246,7 @@ impl Conn {
 
 impl Answered for Conn {
     fn answered(&self, token: u64, answer: Answer) {
-        let ended = self.state.lock().end_asks(self.context.config.call_timeout, |ask| ask.token == token);
+        let ended = self.end_asks(|ask| ask.token == token);
         for ask in ended {
             self.answer_ask(&ask, answer.clone());
         }

@@ -223,6 +223,7 @@ async fn ask_extends_its_call_and_times_out() {
     assert_eq!(room.count("mcp_edge_refused_total{bound=\"ask_timeout\"}"), 1);
     ask.answer(Answer::Result(Bytes::from_static(b"{}")));
     tokio::time::sleep(Duration::from_secs(290)).await;
+    peer.expect("ping").await;
     peer.answer(&request, json!({"content": ["late"]})).await;
     assert_eq!(result(reply).await["content"], json!(["late"]), "the call had its time after the ask");
     // The answer that came too late is dropped.
