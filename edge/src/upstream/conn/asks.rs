@@ -73,9 +73,9 @@ impl Asks {
 }
 
 impl Open {
-    /// Whether the server may have asked it for this request.
+    /// Whether the server may have asked it for this request; not for one that still waits to be written.
     fn may_come_from(&self, pending: &Pending) -> bool {
-        pending.work.may_ask() && pending.age <= self.asked_at
+        pending.written && pending.work.may_ask() && pending.age <= self.asked_at
     }
 }
 
@@ -105,11 +105,8 @@ impl State {
     /// Takes out the questions that only a call which was just cancelled can have asked.
     pub(super) fn asks_of_cancelled(&mut self, cancelled: &Pending) -> Vec<Open> {
         let mux = &self.mux;
-        self.asks.take(|ask| {
-            cancelled.written
-                && ask.may_come_from(cancelled)
-                && !mux.iter().any(|(_, other)| ask.may_come_from(other))
-        })
+        let others = |ask: &Open| mux.iter().any(|(_, other)| ask.may_come_from(other));
+        self.asks.take(|ask| ask.may_come_from(cancelled) && !others(ask))
     }
 
     /// The reply that a question goes out with: of the oldest call that may ask and whose client reads what comes
