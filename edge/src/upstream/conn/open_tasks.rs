@@ -2,13 +2,16 @@
 //! connection stays open for them.
 // MCP extension tasks; MCP 2025-11-25 basic/utilities/tasks
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::time::Duration;
 
-use serde::Deserialize;
 use tokio::time::Instant;
 use wire::Message;
+use wire::envelope::Value;
+use wire::limits::Limits;
 use wire::mcp::method::Method;
+use wire::object::Object;
 
 use super::Conn;
 use crate::call::Call;
@@ -21,63 +24,60 @@ pub(super) struct OpenTasks {
 }
 
 /// What is read of a task in an answer; a legacy server answers a call with it under `task`.
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Task {
-    task_id: String,
-    status: String,
-    /// Of 2025-11-25: how long the task is kept, in milliseconds; null is for ever.
+struct Task<'a> {
+    id: Cow<'a, str>,
+    status: Cow<'a, str>,
+    /// How long the task is kept, in milliseconds; none for one that is kept for ever.
     ttl: Option<u64>,
-    /// The tasks extension's name for it.
-    ttl_ms: Option<u64>,
 }
 
-#[derive(Deserialize)]
-struct Created {
-    task: Task,
-}
-
-impl Task {
+impl<'a> Task<'a> {
     /// `None` for an answer without a task.
-    fn of(call: &Call, answer: &Message) -> Option<Self> {
-        let result = answer.result_object()?;
-        let (bytes, whole) = (answer.bytes(), result.span().of(answer.bytes()));
+    fn of(call: &Call, answer: &'a Message, limits: &Limits) -> Option<Self> {
+        let (bytes, result) = (answer.bytes(), answer.result_object()?);
         match call.method {
-            // Parsed only where the key is there: nearly all answers are no tasks, and may be large.
-            Method::ToolsCall if result.get(bytes, "taskId").is_some() => serde_json::from_slice(whole).ok(),
-            Method::ToolsCall if result.get(bytes, "task").is_some() => {
-                serde_json::from_slice(whole).ok().map(|Created { task }| task)
+            Method::ToolsCall if result.get(bytes, "taskId").is_none() => {
+                Self::read(bytes, &Object::scan(bytes, result.get(bytes, "task")?, limits).ok()?)
             }
-            Method::TasksGet | Method::TasksCancel => serde_json::from_slice(whole).ok(),
+            Method::ToolsCall | Method::TasksGet | Method::TasksCancel => Self::read(bytes, result),
             _ => None,
         }
     }
 
+    /// Reads these members alone: an answer to tasks/get has the whole result of the task in it.
+    fn read(bytes: &'a [u8], task: &Object) -> Option<Self> {
+        let value = |key| task.get(bytes, key).map(|span| Value::new(bytes, span));
+        let (id, status) = (value("taskId")?.as_str()?, value("status")?.as_str()?);
+        // The tasks extension's name for it, and that of 2025-11-25.
+        let ttl = value("ttlMs").or_else(|| value("ttl")).and_then(|ttl| ttl.as_u64());
+        Some(Self { id, status, ttl })
+    }
+
     fn has_ended(&self) -> bool {
-        matches!(self.status.as_str(), "completed" | "failed" | "cancelled")
+        matches!(&*self.status, "completed" | "failed" | "cancelled")
     }
 }
 
 impl OpenTasks {
     /// Notes what an answer says of a task; `false` for one that cannot be followed.
     #[must_use]
-    fn note(&mut self, task: Task, now: Instant) -> bool {
+    fn note(&mut self, task: Task<'_>, now: Instant) -> bool {
         if task.has_ended() {
-            self.until.remove(&task.task_id);
+            self.until.remove(&*task.id);
             return true;
         }
-        if self.until.contains_key(&task.task_id) {
+        if self.until.contains_key(&*task.id) {
             return true;
         }
         if self.until.len() >= TASKS {
             // `any` is asked of idle connections alone: on a busy one, abandoned tasks would stay for good.
             self.forget_over(now);
         }
-        if self.until.len() >= TASKS || task.task_id.len() > ID_BYTES {
+        if self.until.len() >= TASKS || task.id.len() > ID_BYTES {
             return false;
         }
-        let ttl = task.ttl_ms.or(task.ttl).map_or(HOLD, |ms| Duration::from_millis(ms).min(HOLD));
-        self.until.insert(task.task_id, now + ttl);
+        let ttl = task.ttl.map_or(HOLD, |ms| Duration::from_millis(ms).min(HOLD));
+        self.until.insert(task.id.into_owned(), now + ttl);
         true
     }
 
@@ -95,7 +95,7 @@ impl OpenTasks {
 impl Conn {
     /// Notes what the answer to a call says of a task.
     pub(super) fn note_task(&self, call: &Call, answer: &Message) {
-        let Some(task) = Task::of(call, answer) else { return };
+        let Some(task) = Task::of(call, answer, &self.context.config.limits) else { return };
         let is_followed = self.state.lock().open_tasks.note(task, Instant::now());
         if !is_followed {
             self.context.permits.metrics().hit(Bound::ServerTasks);
@@ -113,10 +113,31 @@ const ID_BYTES: usize = 1 << 10;
 
 #[cfg(test)]
 mod tests {
+    use wire::span::Span;
+
     use super::*;
 
-    fn task(id: &str, status: &str, ttl_ms: Option<u64>) -> Task {
-        Task { task_id: id.to_owned(), status: status.to_owned(), ttl: None, ttl_ms }
+    fn task<'a>(id: &'a str, status: &'a str, ttl: Option<u64>) -> Task<'a> {
+        Task { id: id.into(), status: status.into(), ttl }
+    }
+
+    #[test]
+    fn a_task_is_read_from_its_members_alone() {
+        let read = |json: &str| {
+            let (bytes, limits) = (json.as_bytes(), Limits::default());
+            let object = Object::scan(bytes, Span { start: 0, end: bytes.len() }, &limits).unwrap();
+            Task::read(bytes, &object).map(|task| (task.id.into_owned(), task.status.into_owned(), task.ttl))
+        };
+        let task = |id: &str, ttl| Some((id.to_owned(), "working".to_owned(), ttl));
+        assert_eq!(
+            read(r#"{"taskId":"a","status":"working","ttlMs":5,"result":{"ttl":1}}"#),
+            task("a", Some(5))
+        );
+        assert_eq!(read(r#"{"status":"working","ttl":7,"taskId":"\u0061"}"#), task("a", Some(7)));
+        assert_eq!(read(r#"{"taskId":"a","status":"working","ttl":null}"#), task("a", None));
+        assert_eq!(read(r#"{"taskId":"a","status":"working","ttl":-1}"#), task("a", None), "the bound holds");
+        assert_eq!(read(r#"{"taskId":"a"}"#), None);
+        assert_eq!(read(r#"{"taskId":1,"status":"working"}"#), None);
     }
 
     #[test]
