@@ -182,11 +182,11 @@ impl TaskIds {
     /// Makes the ids in what a server says or asks those that its client may see. Only sessions have such tasks.
     pub(super) fn show_to(
         &self,
-        tenant: &ExclusiveClient,
+        client: &ExclusiveClient,
         notice: Option<Notice>,
         message: Message,
     ) -> Message {
-        match tenant.session() {
+        match client.session() {
             Some(session) => self.show_message(session.number, notice, message),
             None => message,
         }

@@ -131,16 +131,16 @@ impl State {
 
 impl Conn {
     /// Puts a question to the client, on the stream that [`State::ask_place`] finds.
-    pub(super) fn relay(&self, tenant: &ExclusiveClient, kind: Kind, (id, request): (RequestId, Message)) {
+    pub(super) fn relay(&self, client: &ExclusiveClient, kind: Kind, (id, request): (RequestId, Message)) {
         let Some(this) = self.this.upgrade() else { return };
-        let request = self.context.task_ids.show_to(tenant, None, request);
+        let request = self.context.task_ids.show_to(client, None, request);
         let config = &self.context.config;
         let rejected = {
             let mut state = self.state.lock();
             if state.phase != Phase::Open {
                 return;
             }
-            if state.ask_place(tenant.session()).is_none() {
+            if state.ask_place(client.session()).is_none() {
                 drop(state);
                 self.queue_note(outgoing::answer(&id, unattributed(kind)), NOTES);
                 return;
@@ -161,7 +161,7 @@ impl Conn {
             let open = Open { token, id, kind, asked_at, withdrawn, progress, deadline, limit };
             extend_askers(&mut state.mux, &open, config.call_timeout);
             state.asks.open.push(open);
-            match state.ask_place(tenant.session()) {
+            match state.ask_place(client.session()) {
                 Some(events) => events.offer(Event::Ask(ask)),
                 None => Err(Event::Ask(ask)),
             }
@@ -227,7 +227,7 @@ impl Conn {
     fn answer_ask(&self, ask: &Open, answer: Answer) {
         let line = match answer {
             Answer::Result(value) => {
-                let session = self.spec.client.as_ref().and_then(|tenant| tenant.session());
+                let session = self.spec.client.as_ref().and_then(|client| client.session());
                 let value = match session {
                     Some(session) => self.context.task_ids.own_in_answer(session.number, value),
                     None => value,
