@@ -7,6 +7,9 @@
 // (whatwg) §4.4 equates besides: spaces around, `\` as `/` in web and `file` URIs, RFC 8089's `file:/x`. Compared with
 // pydantic 2.13. Names with non-ASCII characters in web hosts are left out, because punycode needs tables; so is another
 // notation of an IP address.
+//
+// Narrower than RFC 3986 as in the URL Standard §3.5 and §4.4: only web and `file` URIs have a host whose case does not
+// count, and an empty path that is `/`. In other schemes the place of the host often holds an id, as in `note://{id}`.
 
 use std::borrow::Cow;
 
@@ -40,9 +43,13 @@ pub(super) fn canonical(uri: &str) -> Option<String> {
     };
     let mut out = format!("{scheme}:");
     if let Some(authority) = &authority {
-        put_authority(&mut out, authority, port);
+        let host = if port.is_some() || scheme == "file" { Place::Host } else { Place::OpaqueHost };
+        put_authority(&mut out, authority, (host, port));
     }
     put_path(&mut out, &path, authority.is_some());
+    if path.is_empty() && port.is_some() {
+        out.push('/');
+    }
     put(&mut out, tail, Place::Tail);
     Some(out)
 }
@@ -67,7 +74,7 @@ fn file(place: &str) -> (Option<Cow<'static, str>>, String) {
 }
 
 /// Adds user, host and port. A port that is the scheme's own is left out.
-fn put_authority(out: &mut String, authority: &str, default: Option<u16>) {
+fn put_authority(out: &mut String, authority: &str, (of_host, default): (Place, Option<u16>)) {
     out.push_str("//");
     let (user, place) = match authority.rsplit_once('@') {
         Some((user, place)) => (Some(user), place),
@@ -80,7 +87,8 @@ fn put_authority(out: &mut String, authority: &str, default: Option<u16>) {
     // The colons of an IPv6 address stand in brackets.
     let colon = place.rfind(':').filter(|colon| !place.get(*colon..).is_some_and(|port| port.contains(']')));
     let (host, port) = place.split_at(colon.unwrap_or(place.len()));
-    put(out, host, Place::Host);
+    // An IPv6 address is no id: parsers read it in every scheme.
+    put(out, host, if host.starts_with('[') { Place::Host } else { of_host });
     let port = port.strip_prefix(':').unwrap_or_default();
     match port.parse::<u16>() {
         Ok(number) if Some(number) == default => {}
@@ -88,7 +96,7 @@ fn put_authority(out: &mut String, authority: &str, default: Option<u16>) {
         Err(_) if port.is_empty() => {}
         Err(_) => {
             out.push(':');
-            put(out, port, Place::Host);
+            put(out, port, of_host);
         }
     }
 }
@@ -98,7 +106,7 @@ fn put_path(out: &mut String, path: &str, has_authority: bool) {
     let mut encoded = String::with_capacity(path.len());
     put(&mut encoded, path, Place::Path);
     let Some(segments) = encoded.strip_prefix('/') else {
-        out.push_str(if has_authority && encoded.is_empty() { "/" } else { &encoded });
+        out.push_str(&encoded);
         return;
     };
     // RFC 3986 §5.2.4
@@ -128,7 +136,10 @@ fn put_path(out: &mut String, path: &str, has_authority: bool) {
 #[derive(Clone, Copy, PartialEq)]
 enum Place {
     User,
+    /// A name or an address: case does not count.
     Host,
+    /// Whatever the scheme defines.
+    OpaqueHost,
     Path,
     /// Query and fragment, with the characters that begin them.
     Tail,
@@ -139,7 +150,7 @@ impl Place {
     fn reserves(self, byte: u8) -> bool {
         let more: &[u8] = match self {
             Self::User => b":",
-            Self::Host => b":[]",
+            Self::Host | Self::OpaqueHost => b":[]",
             Self::Path => b":@/",
             Self::Tail => b":@/?#",
         };

@@ -107,19 +107,20 @@ mod tests {
             ("x://a/%7eu", a, None),
             ("x://a/~u", b, None),
             ("x://a/d e", a, None),
-            ("x://A/d e", a, None),
+            ("x://a/./d e", a, None),
         ] {
             assert_eq!(uris.add(&ListedUri::new(uri), server), owner, "{uri}");
         }
         for (uri, found) in [
             ("x://a/b c", Some((a, None))),
             ("x://a/b%20c", Some((a, Some("x://a/b c")))),
-            ("X://A/./b%20c", Some((a, Some("x://a/b c")))),
-            ("x://A/pl%61in", Some((b, Some("x://a/plain")))),
+            ("X://a/./b%20c", Some((a, Some("x://a/b c")))),
+            ("X://a/pl%61in", Some((b, Some("x://a/plain")))),
             ("x://a/~u", Some((b, None))),
             ("x://a/%7eu", Some((a, None))),
             ("x://a/%7Eu", None),
-            ("x://A/d e", Some((a, None))),
+            ("x://a/./d e", Some((a, None))),
+            ("x://A/plain", None),
             ("x://a/d%20e", None),
             ("x://a/none", None),
             ("none", None),

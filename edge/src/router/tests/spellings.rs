@@ -75,18 +75,42 @@ async fn a_listed_spelling_and_no_ambiguous_one_goes_before_templates() {
 }
 
 #[tokio::test]
+async fn an_id_in_the_place_of_the_host_is_read_as_it_is() {
+    let router = router(&["a"]);
+    let templates = items("resourceTemplates", r#"{"uriTemplate":"note://{id}","name":"t"}"#);
+    let part = listing(&["note://a", "memo://Foo", "https://Web.example"]);
+    router.shared.listed(ServerIndex::new(0), Part { templates, ..part });
+    for scope in [None, Some("a")] {
+        for (sent, got) in [
+            ("note://A", "note://A"),
+            ("NOTE://a", "note://a"),
+            ("note://a", "note://a"),
+            ("memo://Foo", "memo://Foo"),
+            ("MEMO://Foo", "memo://Foo"),
+            ("https://web.example/", "https://Web.example"),
+        ] {
+            let led = led(&router, about("me", scope, Method::ResourcesRead, sent)).await;
+            assert_eq!(led.unwrap(), ["a", got], "{sent} {scope:?}");
+        }
+    }
+    for other in ["memo://foo", "memo://Foo/"] {
+        assert!(led(&router, about("me", None, Method::ResourcesRead, other)).await.is_err(), "{other}");
+    }
+}
+
+#[tokio::test]
 async fn what_is_denied_is_unknown_in_every_spelling() {
     let entries = ["a", "b"].map(|name| entry(name, Told::default(), Arc::default())).to_vec();
     let policy = Some(vec![rule("ci", &["a"], &["*"]), rule("root", &["*"], &["*"])]);
     let config = Config { policy, ..Config::default() };
     let router = Router::new(config, entries, Metrics::default(), DrainWatch::default());
     router.shared.listed(ServerIndex::new(0), listing(&["file:///vault/./Meeting notes.md"]));
-    router.shared.listed(ServerIndex::new(1), listing(&[NOTES, "b://Own"]));
+    router.shared.listed(ServerIndex::new(1), listing(&[NOTES, "b://Own/a b"]));
     let read = async |who, uri| led(&router, about(who, None, Method::ResourcesRead, uri)).await;
-    let denied = read("ci", "b://own/").await.unwrap_err();
-    assert_eq!(denied, Kind::UnknownResource("b://own/".into()));
+    let denied = read("ci", "b://Own/a%20b").await.unwrap_err();
+    assert_eq!(denied, Kind::UnknownResource("b://Own/a%20b".into()));
     assert_eq!(router.shared.metrics.policy_denied.get(), 1);
-    assert_eq!(read("root", "b://own/").await.unwrap(), ["b", "b://Own"]);
+    assert_eq!(read("root", "b://Own/a%20b").await.unwrap(), ["b", "b://Own/a b"]);
     assert!(read("root", AS_SENT).await.is_err(), "they see two");
     let seen = read("ci", AS_SENT).await.unwrap();
     assert_eq!(
