@@ -92,7 +92,9 @@ fn other_identifiers_have_other_forms() {
     ] {
         assert_ne!(canonical(one), canonical(other), "{one} {other}");
     }
-    assert_eq!(canonical("no scheme"), None);
+    for none in ["no scheme", ":x", "1m://a", "+a:b"] {
+        assert_eq!(canonical(none), None, "{none}");
+    }
     let long = |bytes| canonical(&format!("x://{}", "a".repeat(bytes - 4))).is_some();
     assert_eq!((long(URI_BYTES), long(URI_BYTES + 1)), (true, false));
 }
