@@ -14,7 +14,7 @@
 use super::template::URI_BYTES;
 use super::uri_syntax::{Authority, percent_byte, split_scheme, trimmed, web_port};
 
-/// The canonical form of `uri`; `None` without a scheme, or for what is too long to be looked up.
+/// The canonical form of `uri`; `None` without a scheme or the host of a web URI, or for what is too long to be looked up.
 pub(super) fn canonical(uri: &str) -> Option<String> {
     if uri.len() > URI_BYTES {
         return None;
@@ -28,6 +28,9 @@ pub(super) fn canonical(uri: &str) -> Option<String> {
         _ if port.is_some() => {
             let place = place.replace('\\', "/");
             let (authority, path) = split_authority(place.trim_start_matches('/'));
+            if Authority::split(authority).host.is_empty() {
+                return None;
+            }
             (Some(authority.to_owned()), path.to_owned())
         }
         "file" => {

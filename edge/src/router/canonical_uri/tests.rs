@@ -92,7 +92,7 @@ fn other_identifiers_have_other_forms() {
     ] {
         assert_ne!(canonical(one), canonical(other), "{one} {other}");
     }
-    for none in ["no scheme", ":x", "1m://a", "+a:b"] {
+    for none in ["no scheme", ":x", "1m://a", "+a:b", "http:", "http::/..//./", "ws://u@:1/x"] {
         assert_eq!(canonical(none), None, "{none}");
     }
     let long = |bytes| canonical(&format!("x://{}", "a".repeat(bytes - 4))).is_some();
