@@ -7,48 +7,52 @@
 // (whatwg) §4.4 equates besides: spaces around, `\` as `/` in web and `file` URIs, RFC 8089's `file:/x`. Compared with
 // pydantic 2.13. Names with non-ASCII characters in web hosts are left out, because punycode needs tables; so is another
 // notation of an IP address.
-
-use std::borrow::Cow;
+//
+// Narrower than RFC 3986 as in the URL Standard §3.5 and §4.4: only web and `file` URIs have a host whose case does not
+// count, and an empty path that is `/`. In other schemes the place of the host often holds an id, as in `note://{id}`.
 
 use super::template::URI_BYTES;
+use super::uri_syntax::{Authority, percent_byte, split_scheme, trimmed, web_port};
 
-/// The canonical form of `uri`; `None` without a scheme, or for what is too long to be looked up.
+/// The canonical form of `uri`; `None` without a scheme or the host of a web URI, or for what is too long to be looked up.
 pub(super) fn canonical(uri: &str) -> Option<String> {
     if uri.len() > URI_BYTES {
         return None;
     }
-    let text = uri.trim_matches(|one| one <= ' ');
-    let text = replaced(text, PASSED_OVER, "");
-    let (scheme, rest) = text.split_once(':')?;
-    if !scheme.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte)) {
-        return None;
-    }
+    let text = trimmed(uri);
+    let (scheme, rest) = split_scheme(&text)?;
     let scheme = scheme.to_ascii_lowercase();
     let (place, tail) = rest.split_at(rest.find(['?', '#']).unwrap_or(rest.len()));
-    let port = WEB.iter().find(|(web, _)| *web == scheme).map(|(_, port)| *port);
+    let port = web_port(&scheme);
     let (authority, path) = match scheme.as_str() {
         _ if port.is_some() => {
-            let place = replaced(place, &['\\'], "/");
+            let place = place.replace('\\', "/");
             let (authority, path) = split_authority(place.trim_start_matches('/'));
-            (Some(Cow::from(authority.to_owned())), path.to_owned())
+            if Authority::split(authority).host.is_empty() {
+                return None;
+            }
+            (Some(authority.to_owned()), path.to_owned())
         }
-        "file" => file(&replaced(place, &['\\'], "/")),
+        "file" => {
+            let (authority, path) = file(&place.replace('\\', "/"));
+            (Some(authority), path)
+        }
         _ => match place.strip_prefix("//").map(split_authority) {
-            Some((authority, path)) => (Some(authority.into()), path.to_owned()),
+            Some((authority, path)) => (Some(authority.to_owned()), path.to_owned()),
             None => (None, place.to_owned()),
         },
     };
     let mut out = format!("{scheme}:");
     if let Some(authority) = &authority {
-        put_authority(&mut out, authority, port);
+        let host = if port.is_some() || scheme == "file" { Place::Host } else { Place::OpaqueHost };
+        put_authority(&mut out, authority, (host, port));
     }
     put_path(&mut out, &path, authority.is_some());
+    if path.is_empty() && port.is_some() {
+        out.push('/');
+    }
     put(&mut out, tail, Place::Tail);
     Some(out)
-}
-
-fn replaced<'t>(text: &'t str, all: &[char], with: &str) -> Cow<'t, str> {
-    if text.contains(all) { text.replace(all, with).into() } else { text.into() }
 }
 
 /// The authority and the path of what follows `//`.
@@ -57,38 +61,33 @@ fn split_authority(text: &str) -> (&str, &str) {
 }
 
 /// The authority and the path of a `file` URI: it always has both, and a drive is not a host.
-fn file(place: &str) -> (Option<Cow<'static, str>>, String) {
+fn file(place: &str) -> (String, String) {
     let (authority, path) = place.strip_prefix("//").map_or(("", place), split_authority);
     let is_drive = matches!(authority.as_bytes(), [letter, b':'] if letter.is_ascii_alphabetic());
     let drive = if is_drive { authority } else { "" };
     let host = if is_drive || authority.eq_ignore_ascii_case("localhost") { "" } else { authority };
     let slash = if is_drive || !path.starts_with('/') { "/" } else { "" };
-    (Some(host.to_owned().into()), [slash, drive, path].concat())
+    (host.to_owned(), [slash, drive, path].concat())
 }
 
 /// Adds user, host and port. A port that is the scheme's own is left out.
-fn put_authority(out: &mut String, authority: &str, default: Option<u16>) {
+fn put_authority(out: &mut String, authority: &str, (of_host, default): (Place, Option<u16>)) {
     out.push_str("//");
-    let (user, place) = match authority.rsplit_once('@') {
-        Some((user, place)) => (Some(user), place),
-        None => (None, authority),
-    };
+    let Authority { user, host, port } = Authority::split(authority);
     if let Some(user) = user {
         put(out, user, Place::User);
         out.push('@');
     }
-    // The colons of an IPv6 address stand in brackets.
-    let colon = place.rfind(':').filter(|colon| !place.get(*colon..).is_some_and(|port| port.contains(']')));
-    let (host, port) = place.split_at(colon.unwrap_or(place.len()));
-    put(out, host, Place::Host);
-    let port = port.strip_prefix(':').unwrap_or_default();
+    // An IPv6 address is no id: parsers read it in every scheme.
+    put(out, host, if host.starts_with('[') { Place::Host } else { of_host });
+    let port = port.unwrap_or_default();
     match port.parse::<u16>() {
         Ok(number) if Some(number) == default => {}
         Ok(number) => out.push_str(&format!(":{number}")),
         Err(_) if port.is_empty() => {}
         Err(_) => {
             out.push(':');
-            put(out, port, Place::Host);
+            put(out, port, of_host);
         }
     }
 }
@@ -98,7 +97,7 @@ fn put_path(out: &mut String, path: &str, has_authority: bool) {
     let mut encoded = String::with_capacity(path.len());
     put(&mut encoded, path, Place::Path);
     let Some(segments) = encoded.strip_prefix('/') else {
-        out.push_str(if has_authority && encoded.is_empty() { "/" } else { &encoded });
+        out.push_str(&encoded);
         return;
     };
     // RFC 3986 §5.2.4
@@ -128,7 +127,10 @@ fn put_path(out: &mut String, path: &str, has_authority: bool) {
 #[derive(Clone, Copy, PartialEq)]
 enum Place {
     User,
+    /// A name or an address: case does not count.
     Host,
+    /// Whatever the scheme defines.
+    OpaqueHost,
     Path,
     /// Query and fragment, with the characters that begin them.
     Tail,
@@ -139,7 +141,7 @@ impl Place {
     fn reserves(self, byte: u8) -> bool {
         let more: &[u8] = match self {
             Self::User => b":",
-            Self::Host => b":[]",
+            Self::Host | Self::OpaqueHost => b":[]",
             Self::Path => b":@/",
             Self::Tail => b":@/?#",
         };
@@ -158,12 +160,10 @@ impl Place {
 fn put(out: &mut String, text: &str, place: Place) {
     let mut left = text.as_bytes();
     while let Some((&first, rest)) = left.split_first() {
-        let digit = |at: usize| rest.get(at).and_then(|byte| char::from(*byte).to_digit(16));
-        let code = digit(0).zip(digit(1)).filter(|_| first == b'%');
-        let code = code.and_then(|(high, low)| u8::try_from(high << 4 | low).ok());
-        let byte = code.unwrap_or(first);
-        left = if code.is_some() { rest.get(2..).unwrap_or_default() } else { rest };
-        if place.is_plain(byte) || code.is_none() && place.reserves(byte) {
+        let encoded = percent_byte(left);
+        let (byte, rest) = encoded.unwrap_or((first, rest));
+        left = rest;
+        if place.is_plain(byte) || encoded.is_none() && place.reserves(byte) {
             out.push(char::from(if place == Place::Host { byte.to_ascii_lowercase() } else { byte }));
         } else {
             out.push('%');
@@ -172,10 +172,6 @@ fn put(out: &mut String, text: &str, place: Place) {
     }
 }
 
-/// The schemes whose parsers read `\` as `/`, require a host, and know a port.
-const WEB: [(&str, u16); 5] = [("http", 80), ("https", 443), ("ws", 80), ("wss", 443), ("ftp", 21)];
-/// Parsers read URIs as if these were not there.
-const PASSED_OVER: &[char] = &['\t', '\n', '\r'];
 const HEX: [char; 16] = ['0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'A', 'B', 'C', 'D', 'E', 'F'];
 
 #[cfg(test)]

@@ -138,12 +138,14 @@ pub struct Views {
     pub contested_names: usize,
     /// URIs that more than one server lists.
     pub contested_uris: Vec<ContestedUri>,
+    /// URIs that servers list in different spellings.
+    pub contested_spellings: Vec<ContestedSpelling>,
     /// Servers with more templates than URIs are matched against.
     pub unmatched: Vec<UnmatchedTemplates>,
 }
 
 /// A URI that two servers list.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ContestedUri {
     /// The URI.
     pub uri: String,
@@ -151,6 +153,15 @@ pub struct ContestedUri {
     pub owner: ServerIndex,
     /// The other server; it is reached at its own endpoint.
     pub other: ServerIndex,
+}
+
+/// A URI that two servers list in different spellings. A read in a third one goes to neither.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ContestedSpelling {
+    /// The canonical form of the URI.
+    pub form: String,
+    /// The servers; each has it under its own spelling, and under any other at its own endpoint.
+    pub servers: [ServerIndex; 2],
 }
 
 /// The templates of one server that no URI is matched against.
@@ -383,6 +394,9 @@ impl<'a> Builder<'a> {
             let unmatched = part.unmatched().map(|count| UnmatchedTemplates { server: index, count });
             self.views.unmatched.extend(unmatched);
         }
+        let contested = self.all.view.resources.contested_forms();
+        let contested = contested.map(|(form, servers)| ContestedSpelling { form: form.clone(), servers });
+        self.views.contested_spellings.extend(contested);
     }
 
     fn instructions(&mut self) {

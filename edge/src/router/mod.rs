@@ -29,6 +29,7 @@ mod session_relist;
 mod shown_uris;
 mod subscribe;
 mod template;
+mod uri_syntax;
 pub mod view;
 
 use std::collections::HashSet;

@@ -1,6 +1,7 @@
 //! Collects what the servers listed, and publishes a new catalog whenever that changed. A catalog replaces the previous
 //! one as a whole.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::catalog::{Basis, Catalog, GivenNames};
@@ -328,13 +329,25 @@ impl Published {
     fn log_changes(&self) {
         let (before, now) = (&self.before.views, &self.now.views);
         let name = |server| self.now.shown.get(server).map(|entry| entry.name.to_string());
-        for contested in now.contested_uris.iter().filter(|known| !before.contested_uris.contains(known)) {
+        let known: HashSet<_> = before.contested_uris.iter().collect();
+        for contested in now.contested_uris.iter().filter(|one| !known.contains(one)) {
             let (uri, owner, other) = (&contested.uri, name(contested.owner), name(contested.other));
             tracing::warn!(
                 uri,
                 owner,
                 other,
                 "two servers list the same URI; the other's is at /servers/<other>/mcp"
+            );
+        }
+        let known: HashSet<_> = before.contested_spellings.iter().collect();
+        for contested in now.contested_spellings.iter().filter(|one| !known.contains(one)) {
+            let (uri, [one, other]) = (&contested.form, contested.servers.map(name));
+            tracing::warn!(
+                uri,
+                one,
+                other,
+                "two servers list the same URI in different spellings; any other spelling leads to neither, except at \
+                 /servers/<one>/mcp and /servers/<other>/mcp"
             );
         }
         for unmatched in now.unmatched.iter().filter(|known| !before.unmatched.contains(known)) {

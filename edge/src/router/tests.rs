@@ -21,7 +21,7 @@ use wire::mcp::method::{Method, Notice};
 use wire::mcp::version::ProtocolVersion;
 
 /// A server that answers every call with its own name and the bytes that would reach it.
-struct Echo(&'static str, Told, Arc<Mutex<Own>>);
+struct Echo(&'static str, Levels, Arc<Mutex<Own>>);
 
 /// What a session's own connection to every server lists.
 #[derive(Default)]
@@ -37,7 +37,7 @@ enum Own {
 }
 
 /// Who wished what level.
-type Told = Arc<Mutex<Vec<(u64, Option<Level>)>>>;
+type Levels = Arc<Mutex<Vec<(u64, Option<Level>)>>>;
 
 impl Dispatch for Echo {
     fn dispatch(&self, call: Call) -> Reply {
@@ -61,8 +61,8 @@ impl Server for Echo {
     fn revoke(&self, _: &dyn Fn(&str) -> bool) {}
 
     fn tell_level(&self, session: &SessionHandle) {
-        let mut told = self.1.lock();
-        told.push((session.number, session.settings.now().level));
+        let mut levels = self.1.lock();
+        levels.push((session.number, session.settings.now().level));
     }
 
     fn subscribe(&self, _: Subscriber, uri: String) -> Subscribing {
@@ -101,26 +101,26 @@ fn me() -> Caller {
 }
 
 fn router(names: &[&'static str]) -> Router {
-    router_told(names).0
+    router_and_levels(names).0
 }
 
-fn router_told(names: &[&'static str]) -> (Router, Told) {
-    let told = Told::default();
-    (router_with(names, told.clone(), Arc::default()), told)
+fn router_and_levels(names: &[&'static str]) -> (Router, Levels) {
+    let levels = Levels::default();
+    (router_with(names, levels.clone(), Arc::default()), levels)
 }
 
 /// A room that can be filled in a moment.
 const VIEW_BYTES: usize = 1 << 20;
 
-fn router_with(names: &[&'static str], told: Told, own: Arc<Mutex<Own>>) -> Router {
-    let entries = names.iter().map(|name| entry(name, told.clone(), own.clone()));
+fn router_with(names: &[&'static str], levels: Levels, own: Arc<Mutex<Own>>) -> Router {
+    let entries = names.iter().map(|name| entry(name, levels.clone(), own.clone()));
     let drain = DrainWatch::default();
     let config = Config { view_bytes: VIEW_BYTES, ..Config::default() };
     Router::new(config, entries.collect(), Metrics::default(), drain)
 }
 
-fn entry(name: &'static str, told: Told, own: Arc<Mutex<Own>>) -> Entry {
-    let server = Arc::new(Echo(name, told, own));
+fn entry(name: &'static str, levels: Levels, own: Arc<Mutex<Own>>) -> Entry {
+    let server = Arc::new(Echo(name, levels, own));
     Entry { name: ServerName::parse(name).unwrap(), prefix: Prefix::Conflict, server }
 }
 
@@ -264,7 +264,7 @@ async fn calls_wait_for_names_and_no_longer_than_allowed() {
 async fn nobody_waits_for_names_that_a_process_which_leaves_does_not_give_out() {
     let drain = Drain::new();
     let start = tokio::time::Instant::now();
-    let entries = vec![entry("a", Told::default(), Arc::default())];
+    let entries = vec![entry("a", Levels::default(), Arc::default())];
     let router = Router::new(Config::default(), entries, Metrics::default(), drain.watch());
     refresh::settle(&router);
     let waiting = router.dispatch(call("me", None, Method::ToolsList, "{}"));
@@ -376,7 +376,7 @@ fn in_session(number: u64, call: Call) -> Call {
 
 #[tokio::test]
 async fn a_level_is_the_sessions_on_every_server() {
-    let (router, told) = router_told(&["a", "b"]);
+    let (router, levels) = router_and_levels(&["a", "b"]);
     router.shared.listed(ServerIndex::new(0), part("x"));
     router.shared.listed(ServerIndex::new(1), part("y"));
     let level = |scope, level: &str| {
@@ -386,7 +386,7 @@ async fn a_level_is_the_sessions_on_every_server() {
     assert!(answer(&router, level(None, r#""warning""#)).await.is_ok());
     assert!(answer(&router, level(Some("b"), r#""debug""#)).await.is_ok());
     let heard = [Level::Warning, Level::Warning, Level::Debug].map(|level| (7, Some(level)));
-    assert_eq!(*told.lock(), heard);
+    assert_eq!(*levels.lock(), heard);
     for odd in [r#""loud""#, "1", "null"] {
         assert_eq!(answer(&router, level(None, odd)).await.unwrap_err(), Kind::InvalidParams);
     }

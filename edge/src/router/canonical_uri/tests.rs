@@ -30,6 +30,10 @@ fn clients_spellings_have_the_canonical_form_of_the_listed_ones() {
         ("file:///100% sure.md", "file:///100%%20sure.md"),
         ("http://host/s?q='a b'#x y#z", "http://host/s?q=%27a%20b%27#x%20y#z"),
         ("http://[::1]:80/x", "http://[::1]/x"),
+        ("s3://Bucket/a b", "s3://Bucket/a%20b"),
+        ("MEMO://Foo", "memo://Foo"),
+        ("x://[::AB]/", "x://[::ab]/"),
+        ("file://Host/x", "file://host/x"),
         ("https://u:p@H/x", "https://u:p@h/x"),
         ("m:/a/b/../../../c", "m:/c"),
         ("file:///a//b/../c", "file:///a//c"),
@@ -44,10 +48,14 @@ fn clients_spellings_have_the_canonical_form_of_the_listed_ones() {
 }
 
 #[test]
-fn the_form_is_what_the_rfc_says() {
+fn the_form_is_what_the_standards_say() {
     for (uri, form) in [
         ("eXAMPLE://a/./b/../b/%63/%7bfoo%7d", "example://a/b/c/%7Bfoo%7D"),
-        ("vault://Notes/My File.md", "vault://notes/My%20File.md"),
+        ("vault://Notes/My File.md", "vault://Notes/My%20File.md"),
+        ("VAULT://u@A%42:070?x", "vault://u@AB:70?x"),
+        ("HTTP://A%42", "http://ab/"),
+        ("file://HOST", "file://host/"),
+        ("x://[::AB]", "x://[::ab]"),
         ("file:///100% sure.md", "file:///100%25%20sure.md"),
         ("memo:/.//x/y", "memo:/.//x/y"),
         ("file://C:/x", "file:///C:/x"),
@@ -61,6 +69,11 @@ fn other_identifiers_have_other_forms() {
     for (one, other) in [
         ("x://a/b", "x://a/B"),
         ("x://u@a/b", "x://U@a/b"),
+        ("note://a", "note://A"),
+        ("note://a:1/", "note://A:1/"),
+        ("memo://Foo", "memo://Foo/"),
+        ("memo://Foo?x", "memo://Foo/?x"),
+        ("memo://", "memo:///"),
         ("x://a/b%2Fc", "x://a/b/c"),
         ("x://a/b%3Fc", "x://a/b?c"),
         ("x://a/b%23c", "x://a/b#c"),
@@ -79,7 +92,9 @@ fn other_identifiers_have_other_forms() {
     ] {
         assert_ne!(canonical(one), canonical(other), "{one} {other}");
     }
-    assert_eq!(canonical("no scheme"), None);
+    for none in ["no scheme", ":x", "1m://a", "+a:b", "http:", "http::/..//./", "ws://u@:1/x"] {
+        assert_eq!(canonical(none), None, "{none}");
+    }
     let long = |bytes| canonical(&format!("x://{}", "a".repeat(bytes - 4))).is_some();
     assert_eq!((long(URI_BYTES), long(URI_BYTES + 1)), (true, false));
 }

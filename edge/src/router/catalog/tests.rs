@@ -151,6 +151,18 @@ fn the_first_server_owns_a_doubled_uri() {
 }
 
 #[test]
+fn spellings_of_one_uri_are_contested_between_servers_only() {
+    let (a, b) = (part(&[], &["x://1/%7e", "x://1/./b c"], &[]), part(&[], &["x://1/~", "x://1/d e"], &[]));
+    let own = part(&[], &["x://2/%7e", "x://2/~"], &[]);
+    let views = build(&[("a", Some(&a)), ("b", Some(&b)), ("c", Some(&own))], &options(None));
+    let contested = ContestedSpelling { form: "x://1/~".to_owned(), servers: [server(1), server(0)] };
+    assert_eq!(views.contested_spellings, [contested]);
+    assert_eq!(owner(&views.all, "x://1/%7E"), None);
+    assert_eq!(owner(&views.all, "x://2/%7E"), Some(server(2)));
+    assert_eq!(owner(&views.alone[1], "x://1/%7E"), Some(server(1)));
+}
+
+#[test]
 fn only_the_tools_an_operator_names_are_shown() {
     let (a, b) = (part(&["x", "y"], &[], &[]), part(&["y", "z"], &[], &[]));
     let views = build(&[("a", Some(&a)), ("b", Some(&b))], &options(Some(&["x", "b__y"])));
@@ -160,7 +172,7 @@ fn only_the_tools_an_operator_names_are_shown() {
 }
 
 #[test]
-fn tools_that_would_break_clients_are_mended_or_left_out() {
+fn tools_that_would_break_clients_are_repaired_or_left_out() {
     let page = br#"{"tools":[
         {"name":"none"},
         {"name":"bad","inputSchema":{"type":"object","properties":{"n":{"type":"number","x-mcp-header":"N","maximum":1.10,"b":1,"a":[]}}}},

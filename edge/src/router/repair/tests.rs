@@ -2,7 +2,7 @@ use serde_json::json;
 
 use super::*;
 
-async fn mended(list: List, items: &Json) -> (Vec<Json>, Vec<String>) {
+async fn repaired(list: List, items: &Json) -> (Vec<Json>, Vec<String>) {
     let page = json!({ list.key(): items }).to_string();
     let items = ListPage::scan(&page.into(), list.key(), &Limits::default()).unwrap().items;
     let (items, defects) = repair(list, items, &Limits::default()).await;
@@ -23,9 +23,9 @@ async fn what_clients_take_stays_byte_for_byte() {
 }
 
 #[tokio::test]
-async fn a_tool_without_the_schema_of_an_object_is_mended_or_left_out() {
+async fn a_tool_without_the_schema_of_an_object_is_repaired_or_left_out() {
     let tool = |name: &str, schema: Json| json!({"name": name, "inputSchema": schema});
-    let (tools, defects) = mended(
+    let (tools, defects) = repaired(
         List::Tools,
         &json!([
             {"name": "none"},
@@ -54,7 +54,7 @@ async fn a_tool_without_the_schema_of_an_object_is_mended_or_left_out() {
 
 #[tokio::test]
 async fn members_that_clients_refuse_are_taken_out_and_others_stay() {
-    let (tools, defects) = mended(
+    let (tools, defects) = repaired(
         List::Tools,
         &json!([{
             "name": "t", "title": null, "description": 7, "own": null,
@@ -79,7 +79,7 @@ async fn members_that_clients_refuse_are_taken_out_and_others_stay() {
     for member in ["title", "description", "inputSchema.properties", "annotations.readOnlyHint", "_meta"] {
         assert!(defects[0].contains(member), "{member}: {defects:?}");
     }
-    let (prompts, _) = mended(
+    let (prompts, _) = repaired(
         List::Prompts,
         &json!([{"name": "p", "arguments": [{"name": "a", "required": null}, {"description": "no name"}]}]),
     )
@@ -89,7 +89,7 @@ async fn members_that_clients_refuse_are_taken_out_and_others_stay() {
 
 #[tokio::test]
 async fn resources_have_a_name_and_a_uri() {
-    let (resources, defects) = mended(
+    let (resources, defects) = repaired(
         List::Resources,
         &json!([
             {"uri": "a:b", "mimeType": null, "size": "7"},
@@ -114,12 +114,12 @@ async fn resources_have_a_name_and_a_uri() {
         {"uri": "file:///x", "name": "n", "annotations": {"audience": ["user"]}},
     ]);
     assert_eq!((Json::from(resources), defects.len()), (expected, 8));
-    let (templates, _) = mended(List::Templates, &json!([{"uriTemplate": "{+any}"}])).await;
+    let (templates, _) = repaired(List::Templates, &json!([{"uriTemplate": "{+any}"}])).await;
     assert_eq!(templates, [json!({"uriTemplate": "{+any}", "name": "{+any}"})]);
 }
 
 #[tokio::test]
-async fn what_is_right_of_a_mended_item_stays_byte_for_byte() {
+async fn what_is_right_of_a_repaired_item_stays_byte_for_byte() {
     let properties: Vec<_> = (0..300).map(|n| format!(r#""p{n}" : {{"default":{n}.10}}"#)).collect();
     let properties = properties.join(",");
     let table = [

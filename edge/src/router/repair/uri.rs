@@ -11,22 +11,16 @@
 use std::borrow::Cow;
 use std::net::Ipv6Addr;
 
+use super::super::uri_syntax::{Authority, percent_byte, split_scheme, trimmed, web_port};
+
 /// Whether clients accept `text` as a URI.
 pub(super) fn is_uri(text: &str) -> bool {
-    let text = text.trim_matches(|one| one <= ' ');
-    let text =
-        if text.contains(PASSED_OVER) { text.replace(PASSED_OVER, "").into() } else { Cow::from(text) };
-    let Some((scheme, rest)) = text.split_once(':') else { return false };
-    let begins = scheme.starts_with(|first: char| first.is_ascii_alphabetic());
-    let goes_on = |one: char| one.is_ascii_alphanumeric() || "+-.".contains(one);
-    if !begins || !scheme.chars().all(goes_on) {
-        return false;
-    }
-    let is = |one: &&str| one.eq_ignore_ascii_case(scheme);
-    if WEB.iter().any(is) {
+    let text = trimmed(text);
+    let Some((scheme, rest)) = split_scheme(&text) else { return false };
+    if web_port(scheme).is_some() {
         return authority(rest.trim_start_matches(SLASHES), Host::OfWeb);
     }
-    if is(&"file") {
+    if scheme.eq_ignore_ascii_case("file") {
         let rest = rest.strip_prefix(SLASHES).and_then(|rest| rest.strip_prefix(SLASHES));
         return rest.is_none_or(|rest| file_host(until(rest, OF_WEB_END)));
     }
@@ -44,14 +38,7 @@ enum Host {
 /// Whether `text` begins with a valid user, host and port.
 fn authority(text: &str, kind: Host) -> bool {
     let all = until(text, if kind == Host::OfWeb { OF_WEB_END } else { OPAQUE_END });
-    let (user, place) = all.rsplit_once('@').map_or((None, all), |(user, place)| (Some(user), place));
-    let mut in_brackets = false;
-    let colon = place.find(|one| {
-        in_brackets = one == '[' || in_brackets && one != ']';
-        one == ':' && !in_brackets
-    });
-    let (host, port) = place.split_at(colon.unwrap_or(place.len()));
-    let port = port.strip_prefix(':');
+    let Authority { user, host, port } = Authority::split(all);
     if host.is_empty() {
         let may_be = match user {
             None | Some(":") => true,
@@ -137,18 +124,9 @@ fn decoded(host: &str) -> Option<Cow<'_, str>> {
     let mut bytes = Vec::with_capacity(host.len());
     let mut left = host.as_bytes();
     while let Some((&first, rest)) = left.split_first() {
-        let digit = |at: usize| rest.get(at).and_then(|byte| char::from(*byte).to_digit(16));
-        let code = digit(0).zip(digit(1)).filter(|_| first == b'%');
-        match code.and_then(|(high, low)| u8::try_from(high << 4 | low).ok()) {
-            Some(byte) => {
-                bytes.push(byte);
-                left = rest.get(2..).unwrap_or_default();
-            }
-            None => {
-                bytes.push(first);
-                left = rest;
-            }
-        }
+        let (byte, rest) = percent_byte(left).unwrap_or((first, rest));
+        bytes.push(byte);
+        left = rest;
     }
     String::from_utf8(bytes).ok().map(Cow::from)
 }
@@ -157,10 +135,7 @@ fn until<'a>(text: &'a str, ends: &[char]) -> &'a str {
     text.split(ends).next().unwrap_or_default()
 }
 
-/// The schemes that require a host.
-const WEB: [&str; 5] = ["http", "https", "ws", "wss", "ftp"];
 const SLASHES: [char; 2] = ['/', '\\'];
-const PASSED_OVER: [char; 3] = ['\t', '\n', '\r'];
 const OF_WEB_END: &[char] = &['/', '\\', '?', '#'];
 const OPAQUE_END: &[char] = &['/', '?', '#'];
 const NEVER_IN_HOST: [char; 14] = ['\0', ' ', '#', '/', ':', '<', '>', '?', '@', '[', '\\', ']', '^', '|'];

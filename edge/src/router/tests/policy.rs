@@ -2,7 +2,7 @@
 
 use super::super::policy::Rule;
 use super::super::policy::tests::rule;
-use super::session_overlay::told;
+use super::session_overlay::notice;
 use super::*;
 use std::collections::BTreeSet;
 use tokio::sync::watch::Receiver;
@@ -11,7 +11,7 @@ use tokio::sync::watch::Receiver;
 pub(super) struct Stage {
     pub(super) router: Router,
     pub(super) entries: Vec<Entry>,
-    told: Told,
+    told: Levels,
 }
 
 pub(super) fn clock_user() -> Rule {
@@ -49,7 +49,7 @@ pub(super) fn whole(tools: &[&str], server: &str) -> Part {
 
 impl Stage {
     pub(super) fn new(rules: Option<Vec<Rule>>) -> Self {
-        let told = Told::default();
+        let told = Levels::default();
         let entries: Vec<_> =
             ["vault", "clock", "forge"].map(|name| entry(name, told.clone(), Arc::default())).to_vec();
         let config = Config { policy: rules, view_bytes: VIEW_BYTES, ..Config::default() };
@@ -300,7 +300,7 @@ async fn what_is_wished_of_all_servers_reaches_those_that_may_be_used() {
 #[tokio::test]
 async fn an_unknown_name_says_nothing_of_servers_that_are_denied() {
     let entries: Vec<_> =
-        ["vault", "clock"].map(|name| entry(name, Told::default(), Arc::default())).to_vec();
+        ["vault", "clock"].map(|name| entry(name, Levels::default(), Arc::default())).to_vec();
     let config = Config { policy: Some(vec![rule("ci", &["clock"], &["*"])]), ..Config::default() };
     let router = Router::new(config, entries, Metrics::default(), DrainWatch::default());
     let dead = || Error::new(Kind::Unreachable, Blame::Upstream, "nobody there");
@@ -364,13 +364,13 @@ async fn a_session_sees_of_its_own_lists_what_it_may() {
     assert!(!shared.change(&one, &limited, look(0, &["open", "unlocked"])));
     assert!(!shared.change(&one, &limited, look(1, &["now", "tick", "reset"])));
     assert!(shared.change(&other, &open, look(0, &["open", "unlocked"])));
-    assert_eq!(told(&mut never_listed).await, Some(Notice::ToolsChanged));
-    assert_eq!(told(&mut heard).await, None);
+    assert_eq!(notice(&mut never_listed).await, Some(Notice::ToolsChanged));
+    assert_eq!(notice(&mut heard).await, None);
     assert!(see(&other).await.contains("unlocked"));
     assert_eq!(see(&one).await, ["cast", "clock__now", "tick"].map(str::to_owned).into());
     // What it may use of what it alone is shown.
     assert!(shared.change(&one, &limited, look(1, &["now", "reset", "chime", "forge__melt"])));
-    assert_eq!(told(&mut heard).await, Some(Notice::ToolsChanged));
+    assert_eq!(notice(&mut heard).await, Some(Notice::ToolsChanged));
     assert_eq!(see(&one).await, ["cast", "chime", "clock__now"].map(str::to_owned).into());
     let use_it = async |name: &str| {
         let params = format!(r#"{{"name":"{name}"}}"#);

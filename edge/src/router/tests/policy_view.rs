@@ -41,7 +41,7 @@ async fn what_a_grant_sees_as_everybody_does_is_there_once() {
 async fn a_grant_without_room_for_its_lists_may_use_nothing() {
     let rules = vec![admin(), clock_user(), rule("eve", &["vault"], &["*"])];
     let entries: Vec<_> =
-        ["vault", "clock"].map(|name| entry(name, Told::default(), Arc::default())).to_vec();
+        ["vault", "clock"].map(|name| entry(name, Levels::default(), Arc::default())).to_vec();
     let router = |policy_bytes| {
         let config = Config { policy: Some(rules.clone()), policy_bytes, ..Config::default() };
         let router = Router::new(config, entries.clone(), Metrics::default(), DrainWatch::default());

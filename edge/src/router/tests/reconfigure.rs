@@ -11,7 +11,7 @@ impl Stage {
     /// A router over `a` and `b`, and a `c` that may come.
     fn new() -> Self {
         let entries: Vec<_> =
-            ["a", "b", "c"].map(|name| entry(name, Told::default(), Arc::default())).to_vec();
+            ["a", "b", "c"].map(|name| entry(name, Levels::default(), Arc::default())).to_vec();
         let drain = DrainWatch::default();
         let router = Router::new(Config::default(), entries[..2].to_vec(), Metrics::default(), drain);
         router.shared.listed(ServerIndex::new(0), part("x"));
@@ -82,7 +82,7 @@ async fn names_are_given_out_anew() {
 async fn a_server_that_is_another_one_shows_what_was_there_until_it_is_listed() {
     let stage = Stage::new();
     let [a, _, _] = &stage.entries[..] else { panic!("three") };
-    let other = entry("b", Told::default(), Arc::default());
+    let other = entry("b", Levels::default(), Arc::default());
     let of_b = stage.router.changes(&me(), scope("b").as_ref());
     answer(&stage.router, call("me", None, Method::ToolsCall, r#"{"name":"y"}"#)).await.unwrap();
     stage.serve(&[a, &other]);
@@ -118,7 +118,7 @@ async fn names_are_given_out_when_new_servers_have_answered_or_the_time_is_up() 
     assert_eq!(stage.tools().await, ["x", "a__x", "y"], "c is first, also as a new one");
     assert_eq!(stage.use_tool("x").await.unwrap()["server"], "c");
     let (silent, late) =
-        (entry("s", Told::default(), Arc::default()), entry("l", Told::default(), Arc::default()));
+        (entry("s", Levels::default(), Arc::default()), entry("l", Levels::default(), Arc::default()));
     stage.serve(&[&silent, &late, a]);
     stage.router.shared.listed(ServerIndex::new(4), part("late"));
     assert_eq!(stage.tools().await, ["x"], "c and b are gone, and the others are waited for");
@@ -134,7 +134,7 @@ async fn the_time_of_an_earlier_change_is_not_that_of_a_later_one() {
     stage.serve(&[c, a, b]);
     stage.router.shared.listed(ServerIndex::new(2), part("z"));
     tokio::time::sleep(Duration::from_secs(14)).await;
-    let slow = entry("s", Told::default(), Arc::default());
+    let slow = entry("s", Levels::default(), Arc::default());
     stage.serve(&[&slow, a, b]);
     tokio::time::sleep(Duration::from_secs(2)).await;
     stage.router.shared.listed(ServerIndex::new(3), part("x"));
@@ -146,13 +146,13 @@ async fn what_a_server_of_that_name_said_is_not_said_by_the_next() {
     let stage = Stage::new();
     let [_, b, _] = &stage.entries[..] else { panic!("three") };
     stage.router.shared.listed(ServerIndex::new(1), part("x"));
-    let other = entry("a", Told::default(), Arc::default());
+    let other = entry("a", Levels::default(), Arc::default());
     stage.serve(&[&other, b]);
     assert_eq!(stage.router.complaints(&other.name), Complaints::default(), "it has said nothing yet");
     assert_eq!(stage.tools().await, ["x", "b__x"]);
     stage.router.shared.listed(ServerIndex::new(2), part("other"));
     assert_eq!(stage.tools().await, ["other", "x"], "as after a start");
-    let dead = entry("a", Told::default(), Arc::default());
+    let dead = entry("a", Levels::default(), Arc::default());
     stage.serve(&[&dead, b]);
     stage
         .router
@@ -167,7 +167,7 @@ async fn what_a_server_of_that_name_said_is_not_said_by_the_next() {
 async fn nothing_is_kept_of_servers_that_are_gone() {
     let stage = Stage::new();
     for number in 2..50 {
-        let a = entry("a", Told::default(), Arc::default());
+        let a = entry("a", Levels::default(), Arc::default());
         stage.serve(&[&a]);
         stage.router.shared.listed(ServerIndex::new(number), part("x"));
     }
@@ -179,7 +179,7 @@ async fn nothing_is_kept_of_servers_that_are_gone() {
 
 #[tokio::test]
 async fn when_the_last_that_is_waited_for_goes_names_are_given_out() {
-    let entries: Vec<_> = ["a", "b"].map(|name| entry(name, Told::default(), Arc::default())).to_vec();
+    let entries: Vec<_> = ["a", "b"].map(|name| entry(name, Levels::default(), Arc::default())).to_vec();
     let drain = DrainWatch::default();
     let router = Router::new(Config::default(), entries.clone(), Metrics::default(), drain);
     router.shared.listed(ServerIndex::new(0), part("x"));
@@ -189,7 +189,7 @@ async fn when_the_last_that_is_waited_for_goes_names_are_given_out() {
 
 #[tokio::test]
 async fn a_change_before_names_are_given_out_waits_for_the_new_servers() {
-    let entries: Vec<_> = ["a", "b"].map(|name| entry(name, Told::default(), Arc::default())).to_vec();
+    let entries: Vec<_> = ["a", "b"].map(|name| entry(name, Levels::default(), Arc::default())).to_vec();
     let drain = DrainWatch::default();
     let router = Router::new(Config::default(), entries[..1].to_vec(), Metrics::default(), drain);
     router.reconfigure(entries, None);

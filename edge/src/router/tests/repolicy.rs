@@ -138,7 +138,7 @@ async fn a_policy_counts_from_the_next_call_on_and_moves_no_name() {
 #[tokio::test]
 async fn a_policy_holds_before_names_are_given_out() {
     let entries: Vec<_> =
-        ["vault", "clock"].map(|name| entry(name, Told::default(), Arc::default())).to_vec();
+        ["vault", "clock"].map(|name| entry(name, Levels::default(), Arc::default())).to_vec();
     let router = Router::new(Config::default(), entries.clone(), Metrics::default(), DrainWatch::default());
     let server = |slug| router.server(&Caller::new("eve"), slug).is_some();
     assert!(server("vault") && server("clock"));

@@ -21,7 +21,7 @@ pub(super) struct Stage {
 impl Stage {
     pub(super) fn new() -> Self {
         let own = Arc::<Mutex<Own>>::default();
-        let router = router_with(&["a", "b"], Told::default(), own.clone());
+        let router = router_with(&["a", "b"], Levels::default(), own.clone());
         router.shared.listed(ServerIndex::new(0), part("x"));
         router.shared.listed(ServerIndex::new(1), part("y"));
         let (announce, announcing) = unbounded_channel();
@@ -92,7 +92,7 @@ fn tools(names: &[&str]) -> Part {
     Part { tools: items("tools", &tools.join(",")), ..part("y") }
 }
 
-pub(super) async fn told(heard: &mut Reply) -> Option<Notice> {
+pub(super) async fn notice(heard: &mut Reply) -> Option<Notice> {
     match tokio::time::timeout(Duration::from_secs(600), heard.next()).await {
         Ok(Next::Event(Event::Notice(notice, _))) => Some(notice),
         Ok(_) => panic!("only notices"),
@@ -108,7 +108,7 @@ async fn a_session_sees_what_its_own_connection_lists_and_nobody_else_does() {
     for _ in 0..5 {
         stage.changes(&one);
     }
-    assert_eq!(told(&mut heard).await, Some(Notice::ToolsChanged));
+    assert_eq!(notice(&mut heard).await, Some(Notice::ToolsChanged));
     assert_eq!(stage.tools(Some(&one), None).await, ["x", "y", "unlocked", "b__x"]);
     assert_eq!(stage.tools(Some(&one), Some("b")).await, ["y", "unlocked", "x"]);
     assert_eq!(stage.use_tool(&one, "unlocked").await.unwrap()["server"], "b");
@@ -117,24 +117,24 @@ async fn a_session_sees_what_its_own_connection_lists_and_nobody_else_does() {
         assert_eq!(all, ["x", "y"]);
     }
     assert_eq!(stage.use_tool(&other, "unlocked").await.unwrap_err(), Kind::InvalidParams);
-    assert_eq!((told(&mut heard).await, told(&mut never_listed).await), (None, None), "once, and one");
+    assert_eq!((notice(&mut heard).await, notice(&mut never_listed).await), (None, None), "once, and one");
 
     stage.router.shared.listed(ServerIndex::new(0), part("z"));
     assert_eq!(stage.tools(Some(&one), None).await, ["z", "y", "unlocked", "b__x"], "what is common goes on");
     stage.shows(tools(&["y"]));
     stage.changes(&one);
-    assert_eq!(told(&mut heard).await, Some(Notice::ToolsChanged));
+    assert_eq!(notice(&mut heard).await, Some(Notice::ToolsChanged));
     assert_eq!(stage.tools(Some(&one), None).await, ["z", "y"]);
     assert_eq!(stage.router.shared.overlays.bytes(), 0, "what is as everybody's is not kept");
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_does_not_differ_is_not_told() {
+async fn what_does_not_differ_is_not_announced() {
     let stage = Stage::new();
     let (one, mut heard) = session(1);
     stage.shows(part("y"));
     stage.changes(&one);
-    assert_eq!(told(&mut heard).await, None);
+    assert_eq!(notice(&mut heard).await, None);
     assert!(!one.pending_list_changes.any());
 }
 
@@ -178,7 +178,7 @@ async fn a_list_and_an_unknown_name_wait_for_the_look_and_not_for_a_busy_server(
     assert!(one.pending_list_changes.any(), "it is listed later");
     stage.shows(tools(&["y", "later"]));
     for _ in 0..3 {
-        assert_eq!(told(&mut heard).await, Some(Notice::ToolsChanged), "unlocked, closed, later");
+        assert_eq!(notice(&mut heard).await, Some(Notice::ToolsChanged), "unlocked, closed, later");
     }
     assert_eq!(stage.tools(Some(&one), None).await, ["x", "y", "later"]);
 }
@@ -189,7 +189,7 @@ async fn views_end_with_their_sessions() {
     let (one, mut heard) = session(1);
     stage.shows(tools(&["y", "unlocked"]));
     stage.changes(&one);
-    told(&mut heard).await;
+    notice(&mut heard).await;
     assert_eq!(stage.tools(Some(&one), None).await, ["x", "y", "unlocked"]);
     assert!(stage.router.shared.overlays.bytes() > 0);
     one.ended.cancel();
@@ -216,7 +216,7 @@ async fn views_are_bounded_in_bytes() {
         let name = format!("large_{}", one.number);
         stage.shows(large(&name, VIEW_BYTES / 16));
         stage.changes(one);
-        told(heard).await;
+        notice(heard).await;
         see_it.push(stage.tools(Some(one), None).await.contains(&name));
         assert!(stage.router.shared.overlays.bytes() <= VIEW_BYTES);
     }
@@ -230,10 +230,10 @@ async fn a_view_that_outgrows_the_room_with_the_common_lists_is_given_up_and_its
     let (one, mut heard) = session(1);
     stage.shows(tools(&["y", "unlocked"]));
     stage.changes(&one);
-    assert_eq!(told(&mut heard).await, Some(Notice::ToolsChanged));
+    assert_eq!(notice(&mut heard).await, Some(Notice::ToolsChanged));
     stage.router.shared.listed(ServerIndex::new(0), large("x", VIEW_BYTES / 2));
     assert_eq!(stage.tools(Some(&one), None).await, ["x", "y"]);
-    assert_eq!(told(&mut heard).await, Some(Notice::ToolsChanged));
+    assert_eq!(notice(&mut heard).await, Some(Notice::ToolsChanged));
     assert_eq!(stage.router.shared.overlays.bytes(), 0);
 }
 
@@ -263,7 +263,7 @@ async fn sessions_that_see_the_same_share_it() {
     stage.shows(large("unlocked", VIEW_BYTES / 20));
     for (one, heard) in &mut sessions {
         stage.changes(one);
-        told(heard).await;
+        notice(heard).await;
         assert_eq!(stage.tools(Some(one), None).await, ["x", "unlocked"]);
         bytes.push(stage.router.shared.overlays.bytes());
     }
@@ -290,7 +290,7 @@ async fn one_list_that_cannot_be_read_costs_no_other_and_is_looked_at_again_by_o
             stage.announce.send(one.clone()).unwrap();
         }
     }
-    assert_eq!(told(&mut heard).await, Some(Notice::PromptsChanged));
+    assert_eq!(notice(&mut heard).await, Some(Notice::PromptsChanged));
     for _ in 0..20 {
         stage.changes(&one);
         tokio::time::sleep(Duration::from_secs(31)).await;
@@ -299,7 +299,7 @@ async fn one_list_that_cannot_be_read_costs_no_other_and_is_looked_at_again_by_o
     assert_eq!(alive, begun + 2, "who follows, and who waits for the session's end");
     assert!(one.pending_list_changes.any());
     stage.shows(shown);
-    assert_eq!(told(&mut heard).await, Some(Notice::ToolsChanged));
+    assert_eq!(notice(&mut heard).await, Some(Notice::ToolsChanged));
     assert!(!one.pending_list_changes.any());
 }
 
@@ -315,7 +315,7 @@ async fn a_client_waits_once_for_a_server_that_does_not_answer() {
     }
     assert_eq!(began.elapsed(), MAX_WAIT);
     stage.shows(tools(&["y", "late"]));
-    assert_eq!(told(&mut heard).await, Some(Notice::ToolsChanged));
+    assert_eq!(notice(&mut heard).await, Some(Notice::ToolsChanged));
     stage.shows(tools(&["y", "later"]));
     stage.changes(&one);
     assert_eq!(
@@ -331,7 +331,7 @@ async fn only_the_lists_that_changed_are_the_sessions_own() {
     let (one, mut heard) = session(1);
     stage.shows(tools(&["y", "unlocked"]));
     stage.changes(&one);
-    told(&mut heard).await;
+    notice(&mut heard).await;
     let prompts = items("prompts", r#"{"name":"new"}"#);
     stage.router.shared.listed(ServerIndex::new(1), Part { prompts, completes: false, ..part("y") });
     let list = call("me", Some("b"), Method::PromptsList, "{}");
@@ -348,7 +348,7 @@ async fn in_a_view_a_name_does_not_move() {
     let ((one, mut heard), (other, _)) = (session(1), session(2));
     stage.shows(tools(&["y", "unlocked"]));
     stage.changes(&one);
-    told(&mut heard).await;
+    notice(&mut heard).await;
     assert_eq!(stage.use_tool(&one, "unlocked").await.unwrap()["server"], "b");
     stage.router.shared.listed(ServerIndex::new(0), tools(&["x", "unlocked"]));
     assert_eq!(stage.use_tool(&one, "unlocked").await.unwrap()["server"], "b", "as its client knows it");
@@ -365,7 +365,7 @@ async fn who_follows_a_server_that_is_gone_ends_with_it() {
     let a = stage.router.shared.servers().get(ServerIndex::new(0)).cloned().unwrap();
     let before = Arc::downgrade(&stage.router.shared.servers().get(ServerIndex::new(1)).unwrap().server);
     let (announce, announcing) = unbounded_channel();
-    let b = entry("b", Told::default(), stage.own.clone());
+    let b = entry("b", Levels::default(), stage.own.clone());
     stage.router.reconfigure(vec![a, b], None);
     stage.gone.cancel();
     tokio::time::sleep(Duration::from_secs(1)).await;
@@ -380,7 +380,7 @@ async fn who_follows_a_server_that_is_gone_ends_with_it() {
         "the new one is followed"
     );
     announce.send(one.clone()).unwrap();
-    assert_eq!(told(&mut heard).await, Some(Notice::ToolsChanged));
+    assert_eq!(notice(&mut heard).await, Some(Notice::ToolsChanged));
     stage.router.shared.listed(ServerIndex::new(2), part("y"));
     stage.tools(Some(&one), None).await;
     assert!(before.upgrade().is_none(), "nothing holds the one before");
@@ -392,12 +392,12 @@ async fn a_view_of_a_server_that_is_gone_goes_with_it_and_its_client_is_told() {
     let (one, mut heard) = session(1);
     stage.shows(tools(&["y", "unlocked"]));
     stage.changes(&one);
-    told(&mut heard).await;
+    notice(&mut heard).await;
     let a = stage.router.shared.servers().get(ServerIndex::new(0)).cloned().unwrap();
-    let c = entry("c", Told::default(), Arc::default());
-    stage.router.reconfigure(vec![a.clone(), entry("b", Told::default(), Arc::default()), c], None);
+    let c = entry("c", Levels::default(), Arc::default());
+    stage.router.reconfigure(vec![a.clone(), entry("b", Levels::default(), Arc::default()), c], None);
     assert_eq!(stage.tools(Some(&one), None).await, ["x", "y"]);
-    assert_eq!(told(&mut heard).await, Some(Notice::ToolsChanged), "though nothing changed for everybody");
+    assert_eq!(notice(&mut heard).await, Some(Notice::ToolsChanged), "though nothing changed for everybody");
     // A name that was given in the view is anybody's after it.
     stage.router.shared.listed(ServerIndex::new(2), part("y"));
     stage.router.shared.listed(ServerIndex::new(3), part("unlocked"));
@@ -418,7 +418,7 @@ async fn names_given_in_a_view_are_the_views_no_longer_when_servers_change() {
     let a = shared.servers().get(ServerIndex::new(0)).cloned().unwrap();
     stage.router.reconfigure(vec![a], None);
     shared.listed(ServerIndex::new(0), tools(&["x", "unlocked"]));
-    assert!(told(&mut heard).await.is_some());
+    assert!(notice(&mut heard).await.is_some());
     assert_eq!(stage.tools(Some(&one), None).await, ["x", "kept"], "its own list of what stays");
     assert_eq!(stage.use_tool(&one, "x").await.unwrap()["server"], "a");
 }
@@ -429,10 +429,10 @@ async fn a_view_knows_no_more_of_new_servers_than_everybody() {
     let (one, mut heard) = session(1);
     stage.shows(tools(&["y", "unlocked"]));
     stage.changes(&one);
-    told(&mut heard).await;
+    notice(&mut heard).await;
     let [a, b] =
         [0, 1].map(|number| stage.router.shared.servers().get(ServerIndex::new(number)).cloned().unwrap());
-    let [slow, fast] = ["s", "f"].map(|name| entry(name, Told::default(), Arc::default()));
+    let [slow, fast] = ["s", "f"].map(|name| entry(name, Levels::default(), Arc::default()));
     stage.router.reconfigure(vec![slow, a, b, fast], None);
     stage.router.shared.listed(ServerIndex::new(3), part("search"));
     assert_eq!(stage.tools(Some(&one), None).await, ["x", "y", "unlocked"]);

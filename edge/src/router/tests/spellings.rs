@@ -1,7 +1,7 @@
 //! Resources whose URI a client spells in another way than the list.
 
 use super::super::policy::tests::rule;
-use super::session_overlay::{Stage, session, told};
+use super::session_overlay::{Stage, notice, session};
 use super::*;
 
 const NOTES: &str = "file:///vault/Meeting notes.md";
@@ -70,23 +70,51 @@ async fn a_listed_spelling_and_no_ambiguous_one_goes_before_templates() {
     assert_eq!(read(AS_SENT).await, ["b", NOTES]);
     assert_eq!(read("file:///vault/two words").await, ["b", "file:///vault/two words"]);
     assert_eq!(read("file:///vault/./two words").await, ["c", "file:///vault/./two words"]);
-    let both = "file:///vault/two%20words";
-    assert_eq!(read(both).await, ["a", both], "two servers list it, so only the template counts");
+    let third = "file:///vault/two%20words";
+    assert_eq!(read(third).await, ["a", third], "two servers list it, so only the template counts");
+    let twice = listing(&["file:///vault/./two words", "file:///vault/two words"]);
+    router.shared.listed(ServerIndex::new(1), Part::default());
+    router.shared.listed(ServerIndex::new(2), twice);
+    assert_eq!(read(third).await, ["c", third], "one server lists it twice, and knows which is meant");
+}
+
+#[tokio::test]
+async fn an_id_in_the_place_of_the_host_is_read_as_it_is() {
+    let router = router(&["a"]);
+    let templates = items("resourceTemplates", r#"{"uriTemplate":"note://{id}","name":"t"}"#);
+    let part = listing(&["note://a", "memo://Foo", "https://Web.example"]);
+    router.shared.listed(ServerIndex::new(0), Part { templates, ..part });
+    for scope in [None, Some("a")] {
+        for (sent, got) in [
+            ("note://A", "note://A"),
+            ("NOTE://a", "note://a"),
+            ("note://a", "note://a"),
+            ("memo://Foo", "memo://Foo"),
+            ("MEMO://Foo", "memo://Foo"),
+            ("https://web.example/", "https://Web.example"),
+        ] {
+            let led = led(&router, about("me", scope, Method::ResourcesRead, sent)).await;
+            assert_eq!(led.unwrap(), ["a", got], "{sent} {scope:?}");
+        }
+    }
+    for other in ["memo://foo", "memo://Foo/"] {
+        assert!(led(&router, about("me", None, Method::ResourcesRead, other)).await.is_err(), "{other}");
+    }
 }
 
 #[tokio::test]
 async fn what_is_denied_is_unknown_in_every_spelling() {
-    let entries = ["a", "b"].map(|name| entry(name, Told::default(), Arc::default())).to_vec();
+    let entries = ["a", "b"].map(|name| entry(name, Levels::default(), Arc::default())).to_vec();
     let policy = Some(vec![rule("ci", &["a"], &["*"]), rule("root", &["*"], &["*"])]);
     let config = Config { policy, ..Config::default() };
     let router = Router::new(config, entries, Metrics::default(), DrainWatch::default());
     router.shared.listed(ServerIndex::new(0), listing(&["file:///vault/./Meeting notes.md"]));
-    router.shared.listed(ServerIndex::new(1), listing(&[NOTES, "b://Own"]));
+    router.shared.listed(ServerIndex::new(1), listing(&[NOTES, "b://Own/a b"]));
     let read = async |who, uri| led(&router, about(who, None, Method::ResourcesRead, uri)).await;
-    let denied = read("ci", "b://own/").await.unwrap_err();
-    assert_eq!(denied, Kind::UnknownResource("b://own/".into()));
+    let denied = read("ci", "b://Own/a%20b").await.unwrap_err();
+    assert_eq!(denied, Kind::UnknownResource("b://Own/a%20b".into()));
     assert_eq!(router.shared.metrics.policy_denied.get(), 1);
-    assert_eq!(read("root", "b://own/").await.unwrap(), ["b", "b://Own"]);
+    assert_eq!(read("root", "b://Own/a%20b").await.unwrap(), ["b", "b://Own/a b"]);
     assert!(read("root", AS_SENT).await.is_err(), "they see two");
     let seen = read("ci", AS_SENT).await.unwrap();
     assert_eq!(
@@ -102,7 +130,7 @@ async fn a_session_reads_what_its_own_connection_lists_in_every_spelling() {
     let (one, mut heard) = session(1);
     stage.shows(listing(&[NOTES]));
     stage.changes_list(&one, Notice::ResourcesChanged);
-    assert_eq!(told(&mut heard).await, Some(Notice::ResourcesChanged));
+    assert_eq!(notice(&mut heard).await, Some(Notice::ResourcesChanged));
     let read = async |affinity| {
         let call = about("me", None, Method::ResourcesRead, AS_SENT);
         led(&stage.router, Call { affinity, ..call }).await
@@ -144,7 +172,7 @@ impl Server for Recorder {
 #[tokio::test]
 async fn a_listen_is_acknowledged_in_the_clients_spelling_and_kept_in_the_servers() {
     let subscribed = Arc::<Mutex<Vec<String>>>::default();
-    let server = Arc::new(Recorder(Echo("a", Told::default(), Arc::default()), subscribed.clone()));
+    let server = Arc::new(Recorder(Echo("a", Levels::default(), Arc::default()), subscribed.clone()));
     let entry = Entry { name: ServerName::parse("a").unwrap(), prefix: Prefix::Conflict, server };
     let router = Router::new(Config::default(), vec![entry], Metrics::default(), DrainWatch::default());
     router.shared.listed(ServerIndex::new(0), listing(&[NOTES]));
