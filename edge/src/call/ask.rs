@@ -56,6 +56,12 @@ pub trait Answered: Send + Sync {
     fn progressed(&self, token: u64, notice: &Message) {
         let _ = (token, notice);
     }
+
+    /// Sends the question with another call that may have asked it, or on another stream that the client reads, because
+    /// the call that it came with has ended. Returned if there is none. Called without a lock of the connection held.
+    fn pass_on(&self, ask: Ask) -> Option<Ask> {
+        Some(ask)
+    }
 }
 
 /// The asker, as the receiver of progress.
@@ -86,6 +92,17 @@ impl Ask {
     /// Answers the server.
     pub fn answer(mut self, answer: Answer) {
         self.reply_to.end(answer);
+    }
+
+    /// Gives the question to another call that may have asked it. Returned if there is none; dropped if it is withdrawn.
+    pub fn pass_on(self) -> Option<Self> {
+        if self.withdrawn.is_cancelled() {
+            return None;
+        }
+        match self.reply_to.0.as_ref().map(|(whom, _)| whom.clone()) {
+            Some(whom) => whom.pass_on(self),
+            None => None,
+        }
     }
 
     /// Gives up the request, once the client has it.
