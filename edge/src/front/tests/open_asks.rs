@@ -57,6 +57,29 @@ async fn a_withdrawn_question_that_no_stream_can_report_is_dropped() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_withdrawn_question_is_reported_whatever_is_asked_next() {
+    let (stage, server) = (Stage::new(), Arc::new(Server::default()));
+    let id = session(&stage, &[]).await;
+    let mut listening = listen(&stage, &id).await;
+    let (sent, _call, responder) = open_call(&stage, &id).await;
+    let (ask, withdrawn) = server.asks(1);
+    responder.event(Event::Ask(ask));
+    let mut stream = sent.await.unwrap().into_body();
+    let asked = next(&mut stream).await;
+    responder.finish(done());
+    next(&mut stream).await;
+    drop(stream);
+    // The session's own stream has not been polled since, and has not taken it over yet.
+    withdrawn.cancel();
+    let (sent, _call, responder) = open_call(&stage, &id).await;
+    responder.event(Event::Ask(server.asks(2).0));
+    sent.await.unwrap();
+    let cancelled = next(&mut listening).await;
+    assert_eq!(cancelled["params"]["requestId"], asked["id"], "{cancelled}");
+    assert_eq!(server.heard(), [(1, "nobody".to_owned())]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn withdrawn_questions_of_a_stream_that_nobody_reads_make_room() {
     let sessions = session::Config { asks_per_session: 2, ..session::Config::default() };
     let stage = Stage::with(Setting { sessions, ..Setting::default() });
