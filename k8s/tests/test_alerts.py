@@ -8,7 +8,7 @@ import yaml
 
 from processes import DIST, edge
 from rendered import find, load
-from tools import CHART, TESTS, run
+from tools import CHART, K8S, TESTS, run
 
 TOKEN = "a-token-for-the-tests"
 
@@ -28,6 +28,20 @@ def test_alerts_of_chart_and_component_are_the_same():
     assert of_chart["spec"] == find(load("overlay prometheusrule"), "PrometheusRule", "mcp-gateway")["spec"]
     assert of_chart["spec"] == yaml.safe_load((CHART / "files" / "alerts.yaml").read_text())
     assert of_chart["metadata"]["labels"]["release"] == "prometheus"
+
+
+def test_the_guide_names_each_alert_and_repeats_no_rule():
+    """Numbers and expressions in a second place would soon differ from those that are in force."""
+    section = (K8S / "docs" / "troubleshooting.md").read_text().split("## What to alert on\n")[1].split("\n## ")[0]
+    assert re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE) == [rule["alert"] for rule in rules()]
+    assert "mcp_edge_" not in section and not re.search(r"\d+ ?(%|s\b|m\b|minutes)", section)
+
+
+def test_servers_that_die_or_cannot_be_listed_are_noticed():
+    """Both are up all the while: connections are accepted, and the first answer may be a good one."""
+    expressions = [rule["expr"] for rule in rules()]
+    assert "increase(mcp_edge_listing_failures_total[15m]) > 3" in expressions
+    assert "increase(mcp_edge_upstream_connections_died_total[15m]) > 5" in expressions
 
 
 def test_alerts_are_valid_promql_and_say_what_to_do():

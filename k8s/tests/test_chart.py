@@ -91,6 +91,15 @@ def test_an_address_of_an_edge_that_is_alone_in_its_pod_needs_no_rule():
     assert egress[-1] == TO_AWAY and ports not in egress
 
 
+@pytest.mark.parametrize("arg", ["--listen=:4444", "--listen"])
+@pytest.mark.parametrize("shape", ["sidecar", "multi-pod"])
+def test_a_bridge_listens_nowhere_else(shape, arg):
+    """--listen may be repeated: in one pod a bridge on TCP would be open to all servers of the pod."""
+    said = refused(shape=shape, servers=[{**ONE, "bridgeArgs": ["--warm=2", arg]}])
+    assert "servers: one has --listen in `bridgeArgs`" in said
+    rendered(shape=shape, servers=[{**ONE, "bridgeArgs": ["--warm=2"], "command": ["serve", "--listen=:1"]}])
+
+
 # Names.
 
 
@@ -146,12 +155,39 @@ def test_a_variable_of_the_user_replaces_the_charts(shape):
         ({"shape": "sidecar", "servers": [{**ONE, "volumes": [{"name": "data"}]}, {**ONE, "name": "two", "volumes": [{"name": "data"}]}]}, "two brings a volume named data"),
         ({"shape": "sidecar", "servers": [{**ONE, "volumes": [{"name": "tmp-one"}]}]}, "one brings a volume named tmp-one"),
         ({"servers": [{**ONE, "volumes": [{"name": "tmp"}]}]}, "one brings a volume named tmp"),
-        ({"gateway": {"extraVolumes": [{"name": "tls"}]}}, "already has a volume named tls"),
+        ({"tls": {"enabled": True}, "gateway": {"extraVolumes": [{"name": "tls"}]}}, "already has a volume named tls"),
+        ({"config": {"limits": {"sessions": 9}}, "gateway": {"extraVolumes": [{"name": "config"}]}}, "already has a volume named config"),
+        ({"tls": {"enabled": True}, "gateway": {"extraVolumes": [{"name": "config"}]}}, "already has a volume named config"),
+        ({"gateway": {"extraVolumes": [{"name": "data"}, {"name": "data"}]}}, "already has a volume named data"),
+        ({"shape": "sidecar", "gateway": {"extraVolumes": [{"name": "socket-fetch"}]}}, "already has a volume named socket-fetch"),
         ({"shape": "sidecar", "gateway": {"extraVolumes": [{"name": "data"}]}, "servers": [{**ONE, "volumes": [{"name": "data"}]}]}, "one brings a volume named data"),
     ],
 )
 def test_two_volumes_of_one_name_in_a_pod_are_refused(values, sentence):
     assert sentence in refused(**values)
+
+
+@pytest.mark.parametrize("name", ["config", "tls", "tmp-away", "socket-away"])
+@pytest.mark.parametrize("shape", ["sidecar", "multi-pod"])
+def test_names_of_volumes_that_a_pod_does_not_have_are_free(shape, name):
+    volume = {"name": name, "configMap": {"name": "mine"}}
+    away = {**AWAY, "egress": [TO_AWAY], "volumes": [{"name": name}]}  # nothing is deployed for it, so no volume either
+    volumes = edge_pod(rendered(shape=shape, servers=[ONE, away], gateway={"extraVolumes": [volume]}))["volumes"]
+    assert [one for one in volumes if one["name"] == name] == [volume]
+
+
+def test_a_configuration_of_the_users_own_is_the_only_one():
+    """As README.md shows it: with two `--config` the last wins, and without `tls` of the first the edge serves plain HTTP."""
+    own = {
+        "extraVolumes": [{"name": "config", "configMap": {"name": "mine"}}],
+        "extraVolumeMounts": [{"name": "config", "mountPath": "/etc/mine", "readOnly": True}],
+        "extraArgs": ["--config=/etc/mine/config.yaml"],
+    }
+    args = edge_pod(rendered(gateway=own))["containers"][0]["args"]
+    assert [one for one in args if one.startswith("--config")] == ["--config=/etc/mine/config.yaml"]
+    for extra in (["--config=/etc/mine/config.yaml"], ["--config", "/etc/mine/config.yaml"]):
+        for more in ({"tls": {"enabled": True}}, {"config": {"limits": {"sessions": 9}}}):
+            assert "gateway.extraArgs: --config" in refused(gateway={"extraArgs": extra}, **more)
 
 
 def test_servers_of_pods_of_their_own_may_name_volumes_alike():
@@ -213,6 +249,46 @@ def test_pods_have_the_time_to_end_that_values_give_them():
     assert edge_pod(rendered(shape="sidecar", gateway={"terminationGracePeriodSeconds": 100}))["terminationGracePeriodSeconds"] == 100
 
 
+@pytest.mark.parametrize(
+    ("drain", "grace", "fits"),
+    [
+        ("60s", 30, False),
+        ("60s", 62, False),
+        ("60s", 63, True),
+        ("27s", 30, True),
+        ("28s", 30, False),
+        ("27001ms", 30, False),
+        ("060 s", 62, False),
+        ("1m", 62, False),
+        ("1m", 63, True),
+        ("1h", 3602, False),
+        ("0s", 3, True),
+        (None, 27, False),  # the 25 s of the edge
+        (None, 28, True),
+        ("soon", 30, True),  # the edge says what is wrong with it
+        (60, 30, True),
+    ],
+)
+def test_the_edge_has_the_time_to_drain(drain, grace, fits):
+    values = {"gateway": {"terminationGracePeriodSeconds": grace}, "config": {"limits": {"drain": drain}} if drain is not None else {}}
+    if fits:
+        assert edge_pod(rendered(**values))["terminationGracePeriodSeconds"] == grace
+    else:
+        said = refused(**values)
+        assert "gateway.terminationGracePeriodSeconds" in said and "at least 3 s more than config.limits.drain" in said
+        assert (drain or "25s") in said and str(grace) in said
+
+
+def test_the_time_to_drain_is_that_of_the_pod():
+    """In one pod the longest of all servers counts. What stands in a file of the user is unknown."""
+    rendered(shape="sidecar", config={"limits": {"drain": "40s"}}, serverDefaults={"terminationGracePeriodSeconds": 43})
+    assert "limits.drain" in refused(shape="sidecar", config={"limits": {"drain": "40s"}}, serverDefaults={"terminationGracePeriodSeconds": 42})
+    assert "limits.drain" in refused(config={"limits": {"drain": "40s"}}, serverDefaults={"terminationGracePeriodSeconds": 43})
+    rendered(gateway={"terminationGracePeriodSeconds": 5, "extraArgs": ["--config=/etc/mine/config.yaml"]})
+    for odd in (None, [], "x"):
+        rendered(config={"limits": odd})
+
+
 def test_a_new_version_of_the_chart_replaces_no_pod():
     for shape in ("sidecar", "multi-pod"):
         for name, pod in pods(rendered(shape=shape, cloudflareTunnel={"enabled": True})):
@@ -229,6 +305,29 @@ def test_large_numbers_stay_numbers():
         assert container["securityContext"]["runAsUser"] == 4_000_000_000
         config = find(documents, "ConfigMap", "mcp-gateway-config")["data"]["config.yaml"]
         assert config.strip() == "limits:\n  sessions: 1000000"
+
+
+# Labels.
+
+
+class Unique(yaml.SafeLoader):
+    """Refuses a map with one key twice, as kubectl does; PyYAML keeps the last."""
+
+    def construct_mapping(self, node, deep=False):
+        keys = [key.value for key, _ in node.value]
+        assert len(keys) == len(set(keys)), keys
+        return super().construct_mapping(node, deep)
+
+
+@pytest.mark.parametrize(("part", "kind"), [("serviceMonitor", "ServiceMonitor"), ("prometheusRule", "PrometheusRule")])
+def test_labels_of_the_user_replace_the_charts_and_are_text(part, kind):
+    labels = {"app": "mine", "release": True, "team": 1_000_000, "on": "365", "empty": "", "app.kubernetes.io/instance": "other"}
+    text = template({part: {"enabled": True, "labels": labels}}, (0,)).stdout
+    found = find([one for one in yaml.load_all(text, Unique) if one], kind, "mcp-gateway")["metadata"]["labels"]
+    as_text = {"app": "mine", "release": "true", "team": "1000000", "on": "365", "empty": "", "app.kubernetes.io/instance": "other"}
+    assert as_text.items() <= found.items()
+    assert found["app.kubernetes.io/part-of"] == "mcp-gateway" and found["helm.sh/chart"].startswith("mcp-edge-")
+    assert f"{part}.labels.release" in refused(**{part: {"enabled": True, "labels": {"release": {"a": "b"}}}})
 
 
 # What is left out or written oddly.

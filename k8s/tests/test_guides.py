@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import socket
 import sys
 
 import kubernetes_validate
@@ -14,6 +15,7 @@ from rendered import NEWEST, OLDEST, find, objects
 from tools import CHART, HELM3, K8S, KUBECTL, ROOT, TESTS, run
 
 GUIDES = sorted([*(K8S / "docs").glob("*.md"), K8S / "README.md"])
+LONGEST_LINE = 145  # outside tables and code; the other documents of the repository keep to it too
 FILE = re.compile(r"<!-- file: (\S+) -->\n+```\w+\n(.*?)```", re.DOTALL)
 
 
@@ -48,6 +50,12 @@ def test_files_of_the_guide_to_add_a_server_are_valid(tmp_path):
     assert server["securityContext"]["capabilities"] == {"drop": ["ALL"]}
 
 
+@pytest.mark.parametrize("guide", GUIDES, ids=lambda path: path.name)
+def test_lines_of_prose_are_as_short_as_those_of_other_documents(guide):
+    prose = re.sub(r"^ *```.*?^ *```$", "", guide.read_text(), flags=re.DOTALL | re.MULTILINE)
+    assert not [line for line in prose.splitlines() if len(line) > LONGEST_LINE and not line.startswith("|")]
+
+
 def anchors(path):
     headings = re.findall(r"^#+ (.*)$", path.read_text(), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
@@ -64,6 +72,14 @@ def test_links_lead_somewhere(guide):
         assert target.is_relative_to(ROOT), link
         if anchor:
             assert anchor in anchors(target), link
+
+
+def test_documents_that_the_chart_names_exist():
+    for path in (one for one in CHART.rglob("*") if one.is_file()):
+        for name in re.findall(r"[\w./-]+\.md\b", path.read_text()):
+            assert (ROOT / name).exists(), f"{path.name}: {name}"
+            # The chart may have been downloaded alone.
+            assert f"{name} of the repository" in path.read_text(), f"{path.name}: {name}"
 
 
 def test_what_the_moving_guide_says_of_flags_holds():
@@ -133,8 +149,19 @@ def test_messages_that_guides_quote_exist():
         "the replica that holds this did not answer; try again",
         "replicas need one key in common",
         "GET requires an active session",
+        "it is full or fails at start",
     }
     assert set(re.findall(r"grep '([^']+)'", text)) <= quoted
     for message in quoted:
         assert message in text and message in sources, message
 
+
+def test_the_guides_quote_the_error_of_a_port_that_is_taken():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        done = run(DIST / "docker-mcp-bridge", "--listen", f"127.0.0.1:{taken.getsockname()[1]}", "--", "true", ok=(1,), timeout=30)
+    assert "Address already in use" in done.stderr
+    for name in ("moving.md", "troubleshooting.md"):
+        quoted = re.findall(r"`(Address [^`]*)`", (K8S / "docs" / name).read_text())
+        assert quoted == ["Address already in use"], name

@@ -8,7 +8,7 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use nix::sys::socket::{setsockopt, sockopt};
 
-use crate::support::{Bridge, DATA_PATHS, binary, is_alive, now, pause, read_all, read_line, wait_until};
+use crate::support::{Bridge, DATA_PATHS, binary, is_alive, now, read_all, read_line, wait_until};
 
 #[test]
 fn an_idle_bridge_stops_at_once() {
@@ -116,8 +116,10 @@ fn second_signal_after_the_echo_ends_the_drain() {
     assert_eq!(read_line(&mut client), "x");
     bridge.signal(Signal::SIGINT);
     bridge.wait_for_log("draining");
-    pause(Duration::from_millis(400)); // longer than what counts as an echo
-    bridge.signal(Signal::SIGINT);
+    wait_until("a signal past the echo ends it", || {
+        bridge.signal(Signal::SIGINT);
+        bridge.log().contains("] ended pid=")
+    });
     assert_eq!(read_all(&mut client), b"");
     drop(client);
     assert_eq!(bridge.exit_status().code(), Some(0));

@@ -86,7 +86,7 @@ fn converses(options: &[&str], server: &[&str]) {
     setsockopt(&client, sockopt::RcvBuf, &262_144).expect("set");
     for bytes in [200, 300_000, 5, 2_000_000] {
         client.write_all(format!("{bytes}\n").as_bytes()).expect("sent");
-        pause(Duration::from_millis(100));
+        pause(Duration::from_millis(100)); // the reader that takes its time: the answer fills pipe and socket meanwhile
         let mut answer = vec![0; bytes];
         client.read_exact(&mut answer).expect("the whole answer");
         assert!(answer.ends_with(b"x\n"));

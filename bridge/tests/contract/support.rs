@@ -233,6 +233,7 @@ pub(crate) fn now() -> Instant {
     Instant::now()
 }
 
+/// For what only time can show: that something does not happen, that a process has lived for long, that a reader is slow.
 #[expect(clippy::disallowed_methods, reason = "another process keeps its own time")]
 pub(crate) fn pause(time: Duration) {
     thread::sleep(time);

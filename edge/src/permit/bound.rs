@@ -46,6 +46,7 @@ pub enum Bound {
     Rounds,
     Tasks,
     TaskBytes,
+    ServerTasks,
 }
 
 words!(Bound {
@@ -81,6 +82,7 @@ words!(Bound {
     Rounds => "rounds",
     Tasks => "tasks",
     TaskBytes => "task_bytes",
+    ServerTasks => "server_tasks",
 });
 
 /// How often each bound was reached.
@@ -153,7 +155,8 @@ impl Bound {
             | Self::EventBytes
             | Self::Asks
             | Self::AskTimeout
-            | Self::Rounds => (Blame::Edge, "a limit of this gateway is reached"),
+            | Self::Rounds
+            | Self::ServerTasks => (Blame::Edge, "a limit of this gateway is reached"),
         };
         Error::busy(blame, RETRY_AFTER, format!("{what}; try again later"))
     }

@@ -189,7 +189,8 @@ pub(super) struct PoolState {
     /// The facts of the last control connection.
     pub(super) facts: Option<Arc<Facts>>,
     pub(super) last_error: Option<String>,
-    /// The last connection was accepted and came to nothing: the server closed it, or did not speak MCP.
+    /// The last connection was accepted and came to nothing while no other took calls: the server closed it, or did not
+    /// speak MCP.
     pub(super) fails_to_open: bool,
     /// Whether the server closed two probes in a row, as a process does that ends at a request it does not know.
     pub(super) closes_at_once: bool,

@@ -29,8 +29,10 @@ pub(super) fn has_room(wished: &Settings, server: &ServerName, uri: &str) -> boo
 /// Records with the session that the server accepted its subscribe or unsubscribe request. A subscription that finds
 /// no room by now is not renewed on a later connection.
 pub(super) fn note_accepted(call: &Call, server: &ServerName) {
-    let Affinity::Session(session) = &call.affinity else { return };
-    let Some(uri) = uri(call).filter(|_| is_subscription(call.method)) else { return };
+    if !is_subscription(call.method) {
+        return; // every answer comes here, and reading the URI takes memory
+    }
+    let (Affinity::Session(session), Some(uri)) = (&call.affinity, uri(call)) else { return };
     session.settings.change(|wished| {
         if call.method == Method::ResourcesUnsubscribe {
             wished.subscriptions.remove(&(server.clone(), uri));

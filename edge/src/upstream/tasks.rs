@@ -3,8 +3,8 @@
 //!
 //! The slug leads back to the server. The seal binds the id to its owner, so that no table is needed: an id that was
 //! shown to somebody else, or guessed, is unknown. For the task of a session the seal is a keyed hash of 16 hex digits,
-//! because requests of a session reach its process anyway. For the task of a principal without a session it is a
-//! sealed token, which also tells every replica in which process the task runs.
+//! because requests of a session reach its replica anyway. For the task of a principal without a session it is a
+//! sealed token, which also tells every replica which of them the task's process is connected to.
 
 use std::future::Future;
 use std::hash::{BuildHasher, RandomState};
@@ -79,8 +79,24 @@ impl TaskIds {
         Self { server, sealing: RandomState::new(), sealer, limits }
     }
 
+    /// Binds a server's own id to its owner.
+    fn binding(&self, owner: Owner<'_>, own: &str) -> u64 {
+        self.sealing.hash_one((owner, own))
+    }
+
+    /// What binds the task with the server's own id `own` to the client of this call.
+    pub(super) fn binding_of(&self, call: &Call, own: &str) -> u64 {
+        self.binding(Owner::of(call), own)
+    }
+
+    /// The server's own id of the task that a resolved call names.
+    pub(super) fn named(call: &Call) -> Option<String> {
+        let rename = call.rename.as_ref().filter(|_| OF_TASKS.contains(&call.method))?;
+        serde_json::from_slice(&rename.token).ok()
+    }
+
     fn session_prefix(&self, owner: Owner<'_>, own: &str) -> String {
-        format!("{}.{:016x}.", self.server, self.sealing.hash_one((owner, own)))
+        format!("{}.{:016x}.", self.server, self.binding(owner, own))
     }
 
     /// What is put before the server's own id; `None` when the system gives out no random numbers.
@@ -88,7 +104,7 @@ impl TaskIds {
         match owner {
             Owner::Session(_) => Some(self.session_prefix(owner, own)),
             Owner::Principal(_) => {
-                let binding = self.sealing.hash_one((owner, own)).to_be_bytes();
+                let binding = self.binding(owner, own).to_be_bytes();
                 let payload = [&binding[..], &self.sealer.home().encode()].concat();
                 Some(format!("{}.{}.", self.server, self.sealer.seal(KIND, &payload).ok()?))
             }
@@ -106,7 +122,7 @@ impl TaskIds {
             Owner::Principal(_) => {
                 let (token, own) = token_and_own(rest)?;
                 let payload = self.sealer.open(KIND, token)?;
-                let binding = self.sealing.hash_one((owner, own)).to_be_bytes();
+                let binding = self.binding(owner, own).to_be_bytes();
                 let is_ours = slug == self.server.as_str() && payload.first_chunk() == Some(&binding);
                 is_ours.then_some(own)
             }
@@ -119,8 +135,7 @@ impl TaskIds {
     /// When this client has no such task.
     // MCP 2025-11-25 basic/utilities/tasks, Error Handling: −32602 for an unknown task; so has the extension
     pub(super) fn resolve(&self, call: &mut Call) -> Result<(), Error> {
-        let of_tasks = [Method::TasksGet, Method::TasksResult, Method::TasksUpdate, Method::TasksCancel];
-        if !of_tasks.contains(&call.method) {
+        if !OF_TASKS.contains(&call.method) {
             return Ok(());
         }
         let unknown = || Error::new(Kind::InvalidParams, Blame::Downstream, "this client has no such task");
@@ -167,11 +182,11 @@ impl TaskIds {
     /// Makes the ids in what a server says or asks those that its client may see. Only sessions have such tasks.
     pub(super) fn show_to(
         &self,
-        tenant: &ExclusiveClient,
+        client: &ExclusiveClient,
         notice: Option<Notice>,
         message: Message,
     ) -> Message {
-        match tenant.session() {
+        match client.session() {
             Some(session) => self.show_message(session.number, notice, message),
             None => message,
         }
@@ -270,6 +285,10 @@ struct Page<'a> {
     tasks: Vec<&'a RawValue>,
     next_cursor: Option<String>,
 }
+
+/// The calls that name a task.
+const OF_TASKS: [Method; 4] =
+    [Method::TasksGet, Method::TasksResult, Method::TasksUpdate, Method::TasksCancel];
 
 /// The kind of token in the id of a principal's task: a hash of owner and own id, and where the process is reached.
 const KIND: seal::Kind = seal::Kind::new("server-task");

@@ -73,9 +73,9 @@ impl Asks {
 }
 
 impl Open {
-    /// Whether the server may have asked it for this request.
+    /// Whether the server may have asked it for this request; not for one that still waits to be written.
     fn may_come_from(&self, pending: &Pending) -> bool {
-        pending.work.may_ask() && pending.age <= self.asked_at
+        pending.written && pending.work.may_ask() && pending.age <= self.asked_at
     }
 }
 
@@ -87,14 +87,16 @@ impl State {
         self.asks.open.iter().any(|ask| calls().any(|pending| ask.may_come_from(pending)))
     }
 
-    /// Takes out questions that have ended. For calls that wait for no other question the timeout begins anew.
-    fn end_asks(&mut self, call_timeout: Duration, over: impl Fn(&Open) -> bool) -> Vec<Open> {
-        let ended = self.asks.take(over);
-        let asks = &self.asks;
+    /// Takes out questions that have ended. For calls that wait for no other question the timeout begins anew, and the
+    /// time in which the process has to say something: it has its answer, and goes on.
+    fn end_asks(&mut self, reads: u64, call_timeout: Duration, over: impl Fn(&Open) -> bool) -> Vec<Open> {
+        let Self { asks, mux, liveness, .. } = self;
+        let ended = asks.take(over);
         let waits = |pending: &Pending| asks.open.iter().any(|ask| ask.may_come_from(pending));
-        for pending in self.mux.iter_mut() {
+        for pending in mux.iter_mut() {
             if ended.iter().any(|ask| ask.may_come_from(pending)) && !waits(pending) {
                 pending.renew(call_timeout);
+                liveness.call_written(reads, pending.liveness_deadline(call_timeout));
             }
         }
         ended
@@ -103,11 +105,8 @@ impl State {
     /// Takes out the questions that only a call which was just cancelled can have asked.
     pub(super) fn asks_of_cancelled(&mut self, cancelled: &Pending) -> Vec<Open> {
         let mux = &self.mux;
-        self.asks.take(|ask| {
-            cancelled.written
-                && ask.may_come_from(cancelled)
-                && !mux.iter().any(|(_, other)| ask.may_come_from(other))
-        })
+        let others = |ask: &Open| mux.iter().any(|(_, other)| ask.may_come_from(other));
+        self.asks.take(|ask| ask.may_come_from(cancelled) && !others(ask))
     }
 
     /// The reply that a question goes out with: of the oldest call that may ask and whose client reads what comes
@@ -132,16 +131,16 @@ impl State {
 
 impl Conn {
     /// Puts a question to the client, on the stream that [`State::ask_place`] finds.
-    pub(super) fn relay(&self, tenant: &ExclusiveClient, kind: Kind, (id, request): (RequestId, Message)) {
+    pub(super) fn relay(&self, client: &ExclusiveClient, kind: Kind, (id, request): (RequestId, Message)) {
         let Some(this) = self.this.upgrade() else { return };
-        let request = self.context.task_ids.show_to(tenant, None, request);
+        let request = self.context.task_ids.show_to(client, None, request);
         let config = &self.context.config;
         let rejected = {
             let mut state = self.state.lock();
             if state.phase != Phase::Open {
                 return;
             }
-            if state.ask_place(tenant.session()).is_none() {
+            if state.ask_place(client.session()).is_none() {
                 drop(state);
                 self.queue_note(outgoing::answer(&id, unattributed(kind)), NOTES);
                 return;
@@ -162,7 +161,7 @@ impl Conn {
             let open = Open { token, id, kind, asked_at, withdrawn, progress, deadline, limit };
             extend_askers(&mut state.mux, &open, config.call_timeout);
             state.asks.open.push(open);
-            match state.ask_place(tenant.session()) {
+            match state.ask_place(client.session()) {
                 Some(events) => events.offer(Event::Ask(ask)),
                 None => Err(Event::Ask(ask)),
             }
@@ -193,12 +192,17 @@ impl Conn {
         }
     }
 
+    fn end_asks(&self, over: impl Fn(&Open) -> bool) -> Vec<Open> {
+        let (reads, mut state) = (self.reads(), self.state.lock());
+        state.end_asks(reads, self.context.config.call_timeout, over)
+    }
+
     /// Withdraws a question that the server has cancelled; the server gets no answer.
     // MCP 2025-11-25 basic/utilities/cancellation
     pub(super) fn ask_cancelled(&self, notice: &Message) {
         let id = notice.param("requestId").and_then(|id| RequestId::parse(id.raw()));
         let Some(id) = id else { return };
-        let ended = self.state.lock().end_asks(self.context.config.call_timeout, |ask| ask.id == id);
+        let ended = self.end_asks(|ask| ask.id == id);
         for ask in ended {
             ask.withdrawn.cancel();
         }
@@ -206,7 +210,7 @@ impl Conn {
 
     /// Withdraws the questions that have timed out.
     pub(super) fn sweep_asks(&self, now: Instant) {
-        let late = self.state.lock().end_asks(self.context.config.call_timeout, |ask| ask.deadline <= now);
+        let late = self.end_asks(|ask| ask.deadline <= now);
         late.iter().for_each(|_| self.context.permits.metrics().hit(Bound::AskTimeout));
         self.withdraw(late);
     }
@@ -223,7 +227,7 @@ impl Conn {
     fn answer_ask(&self, ask: &Open, answer: Answer) {
         let line = match answer {
             Answer::Result(value) => {
-                let session = self.spec.client.as_ref().and_then(|tenant| tenant.session());
+                let session = self.spec.client.as_ref().and_then(|client| client.session());
                 let value = match session {
                     Some(session) => self.context.task_ids.own_in_answer(session.number, value),
                     None => value,
@@ -239,7 +243,7 @@ impl Conn {
 
 impl Answered for Conn {
     fn answered(&self, token: u64, answer: Answer) {
-        let ended = self.state.lock().end_asks(self.context.config.call_timeout, |ask| ask.token == token);
+        let ended = self.end_asks(|ask| ask.token == token);
         for ask in ended {
             self.answer_ask(&ask, answer.clone());
         }

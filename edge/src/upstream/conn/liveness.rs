@@ -1,11 +1,11 @@
 //! Liveness of a server's process: how long it may leave a call unanswered and say nothing else.
 //!
-//! The time runs from the first call written after the last byte that was read. It is `call_timeout`, also where that
-//! call is detached and may take longer. Near its end the process gets a liveness probe, which a process that reads
-//! while it works on calls answers at once.
+//! The time runs from the first call written after the last byte that was read, and anew for a call that goes on when
+//! the server has the answer of its client. It is `call_timeout`, also where that call is detached and may take longer.
+//! Near its end the process gets a liveness probe, which a process that reads while it works on calls answers at once.
 //!
 //! ```text
-//!         a call is written            PROBE_TIMEOUT left         deadline over
+//!    a call is written, or goes on     PROBE_TIMEOUT left         deadline over
 //!  Alive ──────────────────▶ Awaiting ───────────────────▶ Probed ─────────────▶ Unresponsive
 //!    ▲                          │                            │                        │
 //!    └── bytes are read, or the server waits for its client ─┘    bytes are read, and no other connection took its place
@@ -83,7 +83,7 @@ impl Liveness {
         self.probe_timeout
     }
 
-    /// A call is written; the process has until `deadline` to send anything.
+    /// A call is written, or goes on with the answer of its client; the process has until `deadline` to send anything.
     pub(super) fn call_written(&mut self, reads: u64, deadline: Instant) {
         match self.status {
             Status::Awaiting { reads: since, .. } | Status::Probed { reads: since, .. } if since == reads => {

@@ -1,76 +1,121 @@
-//! The tasks that calls on one connection became and that have not ended: they run in its process, so an idle
-//! connection stays open for them.
+//! The tasks that calls on one connection became. They run in its process: an idle connection stays open for those that
+//! have not ended, and of several connections a call about a task goes to its own.
 // MCP extension tasks; MCP 2025-11-25 basic/utilities/tasks
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::time::Duration;
 
-use serde::Deserialize;
 use tokio::time::Instant;
 use wire::Message;
+use wire::envelope::Value;
+use wire::limits::Limits;
 use wire::mcp::method::Method;
+use wire::object::Object;
 
+use super::Conn;
 use crate::call::Call;
+use crate::permit::Bound;
 
-/// By the server's own id: until when each keeps the connection open.
+/// By the server's own id. Those that have ended stay until their time is over, or until there is no room: their results
+/// are still to be fetched.
 #[derive(Debug, Default)]
 pub(super) struct OpenTasks {
-    until: HashMap<String, Instant>,
+    followed: HashMap<String, Followed>,
+}
+
+#[derive(Debug)]
+struct Followed {
+    /// What binds it to its owner.
+    binding: u64,
+    /// Until when it keeps the connection open, if it has not ended.
+    until: Instant,
+    has_ended: bool,
 }
 
 /// What is read of a task in an answer; a legacy server answers a call with it under `task`.
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub(super) struct Task {
-    task_id: String,
-    status: String,
-    /// Of 2025-11-25: how long the task is kept, in milliseconds; null is for ever.
+struct Task<'a> {
+    id: Cow<'a, str>,
+    status: Cow<'a, str>,
+    /// How long the task is kept, in milliseconds; none for one that is kept for ever.
     ttl: Option<u64>,
-    /// The tasks extension's name for it.
-    ttl_ms: Option<u64>,
 }
 
-#[derive(Deserialize)]
-struct Created {
-    task: Task,
-}
-
-impl Task {
+impl<'a> Task<'a> {
     /// `None` for an answer without a task.
-    pub(super) fn of(call: &Call, answer: &Message) -> Option<Self> {
-        let result = answer.result_object()?;
-        let (bytes, whole) = (answer.bytes(), result.span().of(answer.bytes()));
+    fn of(call: &Call, answer: &'a Message, limits: &Limits) -> Option<Self> {
+        let (bytes, result) = (answer.bytes(), answer.result_object()?);
         match call.method {
-            // Parsed only where the key is there: nearly all answers are no tasks, and may be large.
-            Method::ToolsCall if result.get(bytes, "taskId").is_some() => serde_json::from_slice(whole).ok(),
-            Method::ToolsCall if result.get(bytes, "task").is_some() => {
-                serde_json::from_slice(whole).ok().map(|Created { task }| task)
+            Method::ToolsCall if result.get(bytes, "taskId").is_none() => {
+                Self::read(bytes, &Object::scan(bytes, result.get(bytes, "task")?, limits).ok()?)
             }
-            Method::TasksGet | Method::TasksCancel => serde_json::from_slice(whole).ok(),
+            Method::ToolsCall | Method::TasksGet | Method::TasksCancel => Self::read(bytes, result),
             _ => None,
         }
     }
 
+    /// Reads these members alone: an answer to tasks/get has the whole result of the task in it.
+    fn read(bytes: &'a [u8], task: &Object) -> Option<Self> {
+        let value = |key| task.get(bytes, key).map(|span| Value::new(bytes, span));
+        let (id, status) = (value("taskId")?.as_str()?, value("status")?.as_str()?);
+        // The tasks extension's name for it, and that of 2025-11-25.
+        let ttl = value("ttlMs").or_else(|| value("ttl")).and_then(|ttl| ttl.as_u64());
+        Some(Self { id, status, ttl })
+    }
+
     fn has_ended(&self) -> bool {
-        matches!(self.status.as_str(), "completed" | "failed" | "cancelled")
+        matches!(&*self.status, "completed" | "failed" | "cancelled")
     }
 }
 
 impl OpenTasks {
-    /// Notes what an answer says of a task.
-    pub(super) fn note(&mut self, task: Task, now: Instant) {
-        if task.has_ended() {
-            self.until.remove(&task.task_id);
-        } else if self.until.len() < TASKS {
-            let ttl = task.ttl_ms.or(task.ttl).map_or(HOLD, |ms| Duration::from_millis(ms).min(HOLD));
-            self.until.entry(task.task_id).or_insert(now + ttl);
+    /// Notes what an answer says of a task; `false` for one that cannot be followed.
+    #[must_use]
+    fn note(&mut self, task: Task<'_>, binding: u64, now: Instant) -> bool {
+        if let Some(followed) = self.followed.get_mut(&*task.id) {
+            followed.has_ended |= task.has_ended();
+            return true;
         }
+        if task.has_ended() {
+            return true;
+        }
+        if self.followed.len() >= TASKS {
+            // `any` is asked of idle connections alone: on a busy one, abandoned tasks would stay for good.
+            self.followed.retain(|_, task| task.until > now && !task.has_ended);
+        }
+        if self.followed.len() >= TASKS || task.id.len() > ID_BYTES {
+            return false;
+        }
+        let until = now + task.ttl.map_or(HOLD, |ms| Duration::from_millis(ms).min(HOLD));
+        self.followed.insert(task.id.into_owned(), Followed { binding, until, has_ended: false });
+        true
     }
 
     /// Whether a task may still run; forgets those whose time is over.
     pub(super) fn any(&mut self, now: Instant) -> bool {
-        self.until.retain(|_, until| *until > now);
-        !self.until.is_empty()
+        self.followed.retain(|_, task| task.until > now);
+        self.followed.values().any(|task| !task.has_ended)
+    }
+
+    fn has(&self, own: &str, binding: u64) -> bool {
+        self.followed.get(own).is_some_and(|task| task.binding == binding)
+    }
+}
+
+impl Conn {
+    /// Notes what the answer to a call says of a task.
+    pub(super) fn note_task(&self, call: &Call, answer: &Message) {
+        let Some(task) = Task::of(call, answer, &self.context.config.limits) else { return };
+        let binding = self.context.task_ids.binding_of(call, &task.id);
+        let is_followed = self.state.lock().open_tasks.note(task, binding, Instant::now());
+        if !is_followed {
+            self.context.permits.metrics().hit(Bound::ServerTasks);
+        }
+    }
+
+    /// Whether this task was made in its process, as far as that is followed. `binding` binds it to its owner.
+    pub(in crate::upstream) fn has_task(&self, own: &str, binding: u64) -> bool {
+        self.state.lock().open_tasks.has(own, binding)
     }
 }
 
@@ -79,3 +124,74 @@ const HOLD: Duration = Duration::from_secs(60 * 60);
 /// Tasks of one connection that are followed; with more it may close when idle. 1,024: as many as a server may have
 /// calls.
 const TASKS: usize = 1024;
+/// The longest id of a task that is followed. 1 KiB: servers make UUIDs, and 1,024 ids take 1 MiB at most.
+const ID_BYTES: usize = 1 << 10;
+
+#[cfg(test)]
+mod tests {
+    use wire::span::Span;
+
+    use super::*;
+
+    fn task<'a>(id: &'a str, status: &'a str, ttl: Option<u64>) -> Task<'a> {
+        Task { id: id.into(), status: status.into(), ttl }
+    }
+
+    #[test]
+    fn a_task_is_read_from_its_members_alone() {
+        let read = |json: &str| {
+            let (bytes, limits) = (json.as_bytes(), Limits::default());
+            let object = Object::scan(bytes, Span { start: 0, end: bytes.len() }, &limits).unwrap();
+            Task::read(bytes, &object).map(|task| (task.id.into_owned(), task.status.into_owned(), task.ttl))
+        };
+        let task = |id: &str, ttl| Some((id.to_owned(), "working".to_owned(), ttl));
+        assert_eq!(
+            read(r#"{"taskId":"a","status":"working","ttlMs":5,"result":{"ttl":1}}"#),
+            task("a", Some(5))
+        );
+        assert_eq!(read(r#"{"status":"working","ttl":7,"taskId":"\u0061"}"#), task("a", Some(7)));
+        assert_eq!(read(r#"{"taskId":"a","status":"working","ttl":null}"#), task("a", None));
+        assert_eq!(read(r#"{"taskId":"a","status":"working","ttl":-1}"#), task("a", None), "the bound holds");
+        assert_eq!(read(r#"{"taskId":"a"}"#), None);
+        assert_eq!(read(r#"{"taskId":1,"status":"working"}"#), None);
+    }
+
+    #[test]
+    fn tasks_are_bounded_and_those_that_are_over_make_room() {
+        let (mut tasks, start) = (OpenTasks::default(), Instant::now());
+        let minute = Duration::from_secs(60);
+        assert!(tasks.note(task("long", "working", None), 0, start));
+        for n in 1..TASKS {
+            assert!(tasks.note(task(&n.to_string(), "working", Some(60_000)), 0, start), "{n}");
+        }
+        assert!(!tasks.note(task("more", "working", None), 0, start), "full");
+        assert!(tasks.note(task("1", "working", None), 0, start), "known, and still followed");
+        assert!(tasks.note(task("more", "completed", None), 0, start), "nothing to follow");
+        assert_eq!(tasks.followed.len(), TASKS);
+        assert!(tasks.note(task("1", "failed", None), 0, start));
+        assert!(tasks.note(task("more", "working", None), 0, start), "one has ended");
+
+        assert!(tasks.note(task("later", "working", None), 0, start + minute), "abandoned tasks are over");
+        assert_eq!(tasks.followed.len(), 3, "long, more, later");
+        assert!(tasks.any(start + HOLD) && !tasks.any(start + HOLD + minute));
+    }
+
+    #[test]
+    fn an_id_that_is_too_long_is_not_kept() {
+        let (mut tasks, now) = (OpenTasks::default(), Instant::now());
+        assert!(tasks.note(task(&"i".repeat(ID_BYTES), "working", None), 0, now));
+        assert!(!tasks.note(task(&"i".repeat(ID_BYTES + 1), "working", None), 0, now));
+        assert_eq!(tasks.followed.len(), 1);
+    }
+
+    #[test]
+    fn a_task_that_has_ended_is_known_and_holds_nothing() {
+        let (mut tasks, now) = (OpenTasks::default(), Instant::now());
+        assert!(tasks.note(task("a", "working", None), 7, now));
+        assert!(tasks.note(task("a", "completed", None), 7, now));
+        assert!(tasks.note(task("a", "working", None), 7, now), "it does not run again");
+        assert!(!tasks.any(now) && tasks.has("a", 7));
+        assert!(!tasks.has("a", 8), "somebody else's");
+        assert!(!tasks.any(now + HOLD) && !tasks.has("a", 7));
+    }
+}

@@ -58,6 +58,12 @@ impl Pending {
         }
     }
 
+    /// Until when its process has to say something. A detached call may take much longer than others, which its process
+    /// serves meanwhile.
+    pub(super) fn liveness_deadline(&self, call_timeout: Duration) -> Instant {
+        if self.detached { self.deadline.min(Instant::now() + call_timeout) } else { self.deadline }
+    }
+
     /// Lets it take as long as any call may.
     pub(super) fn detach(&mut self) {
         (self.detached, self.deadline) = (true, self.limit);

@@ -15,7 +15,6 @@ use wire::{Era, Frame, Kind as MessageKind, Message, ScanError};
 
 use super::liveness::CountingReader;
 use super::mux::{IdState, WireId};
-use super::open_tasks::Task;
 use super::pending::{Pending, Work};
 use super::{
     CLOSE_GRACE, Conn, Job, NOTES, asks, draining, listens, notifications, outgoing, session_over, writer,
@@ -184,9 +183,7 @@ impl Reader {
                     return responder.finish(Outcome::InputRequired(input));
                 };
                 if matches!(outcome, Outcome::Result(_)) {
-                    if let Some(task) = Task::of(&call, &message) {
-                        self.conn.state.lock().open_tasks.note(task, Instant::now());
-                    }
+                    self.conn.note_task(&call, &message);
                     session_settings::note_accepted(&call, &self.conn.spec.server);
                 }
                 // The caller may send its next call at once, so what this one held must be free before.

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use tokio::task::yield_now;
-use tokio::time::Instant;
 use wire::frame_io::FrameWriter;
 
 use super::{Conn, Phase};
@@ -77,8 +76,6 @@ impl Conn {
     /// Puts the next messages into the writer. From here on a request among them counts as written.
     fn next_batch(&self, writer: &mut FrameWriter<Outgoing>) -> Batch {
         let (reads, mut state) = (self.reads(), self.state.lock());
-        // A detached call may take much longer than others, which its process serves meanwhile.
-        let latest = Instant::now() + self.context.config.call_timeout;
         if state.phase != Phase::Open {
             return Batch::End;
         }
@@ -90,8 +87,8 @@ impl Conn {
                 Some(id) => {
                     if let Some(pending) = state.mux.get_mut(id) {
                         pending.written = true;
-                        let (is_call, deadline) = (pending.work.is_call(), pending.deadline.min(latest));
-                        if is_call {
+                        if pending.work.is_call() {
+                            let deadline = pending.liveness_deadline(self.context.config.call_timeout);
                             state.liveness.call_written(reads, deadline);
                         }
                     }

@@ -18,6 +18,7 @@ use crate::upstream::key::{Key, Target};
 use crate::upstream::lease::{self, Lease, Profile};
 use crate::upstream::session_settings::is_subscription;
 use crate::upstream::settings::TRIES;
+use crate::upstream::tasks::TaskIds;
 
 impl Dispatch for Pool {
     fn dispatch(&self, mut call: Call) -> Reply {
@@ -59,7 +60,7 @@ impl PoolInner {
                 .cloned();
         }
         let key = self.key(&state, call, era);
-        let conn = state.connections.ready(&key)?.clone();
+        let conn = self.of_task(&state, &key, call).or_else(|| state.connections.ready(&key).cloned())?;
         let is_busy = key == Key::Shared && conn.in_flight() >= SHARED_CALLS;
         if is_busy && state.connections.count_of(&key) < SHARED_CONNECTIONS {
             // In the background: the call itself is sent on the busy connection.
@@ -115,7 +116,15 @@ impl PoolInner {
             return Ok((self.leased(call, lease, profile).await?, slot));
         }
         *lease = None;
-        let key = self.key(&self.state.lock(), call, era);
+        let (key, of_task) = {
+            let state = self.state.lock();
+            let key = self.key(&state, call, era);
+            let of_task = self.of_task(&state, &key, call);
+            (key, of_task)
+        };
+        if let Some(conn) = of_task {
+            return Ok((conn, slot));
+        }
         self.check_subscription(call)?;
         let target = match (&key, &call.affinity) {
             (Key::Session(_), Affinity::Session(session)) => {
@@ -144,6 +153,15 @@ impl PoolInner {
         let (home, _) = lease::home(&self.seats, key.clone(), &call.client, &call.affinity, era);
         // A completion alone is not worth a process of its own.
         if state.connections.ready(&home).is_some() { home } else { key }
+    }
+
+    /// The connection in whose process the task was made that a call names, where there may be several.
+    fn of_task(&self, state: &PoolState, key: &Key, call: &Call) -> Option<Arc<Conn>> {
+        if *key != Key::Shared {
+            return None;
+        }
+        let own = TaskIds::named(call)?;
+        state.connections.with_task(key, &own, self.task_ids.binding_of(call, &own)).cloned()
     }
 
     /// The connection of the call's seat; waits for a seat if the call has none yet.

@@ -68,8 +68,9 @@ impl PoolInner {
                 state.connections.opened(&target.key, None);
                 state.last_error = Some(error.message.clone());
                 if error.blame == Blame::Upstream {
-                    // A server that accepts no connection is down, which `health` knows.
-                    state.fails_to_open = error.kind != Kind::Unreachable;
+                    // A server that accepts no connection is down, which `health` knows, and one that serves is full.
+                    let serves = state.connections.iter().any(|(_, _, retired)| !retired);
+                    state.fails_to_open = error.kind != Kind::Unreachable && !serves;
                 }
                 Err(error)
             }

@@ -178,6 +178,23 @@ async fn an_ask_gives_time_to_all_calls_that_may_have_asked_it() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_ask_gives_no_time_to_a_call_that_the_server_has_not_read() {
+    let mut room = Setting::default().config(|config| config.call_timeout = Duration::from_secs(10)).build();
+    let me = session(1);
+    let mut first = room.echo_in(&me, "a");
+    let mut peer = room.accept_legacy().await;
+    peer.expect("tools/call").await;
+    let _long = room.echo_in(&me, &"x".repeat(300 << 10)); // fills the pipe
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let start = Instant::now();
+    let waits = room.echo_in(&me, "b");
+    peer.ask(json!(1), ELICIT, form()).await;
+    let _ask = next_ask(&mut first).await;
+    assert_eq!(failure(waits).await.kind, crate::error::Kind::Timeout);
+    assert!(start.elapsed() < Duration::from_secs(12), "{:?}", start.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
 async fn asks_of_two_sessions_never_cross() {
     let mut room = Setting::default().build();
     let ((one, mut heard_one), (two, mut heard_two)) = (session_and_stream(1), session_and_stream(2));
@@ -261,6 +278,7 @@ async fn ask_extends_its_call_and_times_out() {
     assert_eq!(room.count("mcp_edge_refused_total{bound=\"ask_timeout\"}"), 1);
     ask.answer(Answer::Result(Bytes::from_static(b"{}")));
     tokio::time::sleep(Duration::from_secs(290)).await;
+    peer.expect("ping").await;
     peer.answer(&request, json!({"content": ["late"]})).await;
     assert_eq!(result(reply).await["content"], json!(["late"]), "the call had its time after the ask");
     // The answer that came too late is dropped.

@@ -93,6 +93,27 @@ async fn a_server_that_always_closes_is_busy_after_the_connect_timeout() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_server_that_is_full_while_it_serves_is_not_failing() {
+    let mut room = Setting::default().isolation(Isolation::Principal).build();
+    let served = room.echo("a");
+    let mut peer = room.accept_legacy().await;
+    peer.serve_echo().await;
+    result(served).await;
+    let mut failed = Box::pin(failure(room.pool.dispatch(room.call_of("bob", echo("b")))));
+    let error = loop {
+        tokio::select! {
+            error = &mut failed => break error,
+            closed_at_once = room.peers.recv() => drop(closed_at_once),
+        }
+    };
+    assert_eq!(error.kind, Kind::Busy);
+    assert_eq!(room.pool.status().state, ServerState::Up);
+    peer.ended().await; // idle
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(room.pool.status().state, ServerState::Sleeping);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_server_whose_last_connection_came_to_nothing_is_failing_until_one_opens() {
     let mut room = Setting::default().build();
     let mut failed = Box::pin(failure(room.echo("a")));

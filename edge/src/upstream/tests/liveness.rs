@@ -100,6 +100,8 @@ async fn a_detached_call_keeps_its_time_when_its_client_has_answered() {
     peer.ask(json!("q"), "elicitation/create", json!({"message": "?"})).await;
     next_ask(&mut reply).await.answer(Answer::Result(Bytes::from_static(br#"{"action":"decline"}"#)));
     peer.read().await.expect("the client's answer");
+    let ping = peer.expect("ping").await;
+    peer.answer(&ping, json!({})).await;
     pass(1000).await;
     peer.answer(&call, json!({"content": ["a"]})).await;
     assert_eq!(result(reply).await["content"], json!(["a"]));
@@ -200,6 +202,31 @@ async fn server_that_waits_for_its_client_is_not_unresponsive() {
     peer.answer(&call, json!({"content": ["done"]})).await;
     assert_eq!(result(reply).await["content"], json!(["done"]));
     assert_eq!(room.count(SILENT), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_hangs_after_its_clients_answer_is_replaced_when_its_call_times_out() {
+    for client_thinks in [0, 400] {
+        let mut room = Setting::default().build();
+        let me = session(1);
+        let mut reply = room.echo_in(&me, "a");
+        let mut peer = room.accept_legacy().await;
+        peer.expect("tools/call").await;
+        pass(5).await;
+        peer.ask(json!("q"), "elicitation/create", json!({"message": "?"})).await;
+        let ask = next_ask(&mut reply).await;
+        pass(client_thinks).await;
+        ask.answer(Answer::Result(Bytes::from_static(br#"{"action":"decline"}"#)));
+        let start = tokio::time::Instant::now();
+        peer.read().await.expect("the client's answer");
+        assert_eq!(failure(reply).await.kind, Kind::Timeout);
+        assert_eq!(start.elapsed().as_secs() / 10, 30, "the call has its time again: {:?}", start.elapsed());
+        peer.expect("ping").await;
+        let again = room.echo_in(&me, "b");
+        room.accept_legacy().await.serve_echo().await;
+        assert_eq!(result(again).await["content"], json!(["b"]), "another process");
+        assert_eq!(room.count(SILENT), 1);
+    }
 }
 
 #[tokio::test(start_paused = true)]

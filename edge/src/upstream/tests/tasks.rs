@@ -15,6 +15,13 @@ fn on(method: &str, id: &str) -> Value {
     json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": {"taskId": id}})
 }
 
+/// A call of a principal whose client knows the tasks extension.
+fn of_principal(room: &Room, principal: &str, request: Value) -> Reply {
+    let knows = r#"{"extensions":{"io.modelcontextprotocol/tasks":{}}}"#;
+    let client = Client { capabilities: Some(Bytes::from_static(knows.as_bytes())), ..Client::default() };
+    room.pool.dispatch(Call { client: Arc::new(client), ..room.call_of(principal, request) })
+}
+
 /// Starts a task whose own id is `t1`; what the client is shown.
 async fn start(room: &mut Room, key: &SessionHandle) -> (Peer, String) {
     let reply = room.dispatch_in(key, task_call());
@@ -140,13 +147,7 @@ async fn the_tasks_of_a_session_are_those_of_its_own_connection() {
 #[tokio::test(start_paused = true)]
 async fn a_task_of_the_extension_is_its_principals() {
     let mut room = Setting::default().era(EraChoice::Modern).build();
-    let knows = r#"{"extensions":{"io.modelcontextprotocol/tasks":{}}}"#;
-    let client = Client { capabilities: Some(Bytes::from_static(knows.as_bytes())), ..Client::default() };
-    let client = Arc::new(client);
-    let of = |room: &Room, principal: &str, request: Value| {
-        room.pool.dispatch(Call { client: client.clone(), ..room.call_of(principal, request) })
-    };
-    let reply = of(&room, "ann", echo("a"));
+    let reply = of_principal(&room, "ann", echo("a"));
     let mut peer = room.accept_modern().await;
     let request = peer.expect("tools/call").await;
     assert_eq!(
@@ -157,16 +158,16 @@ async fn a_task_of_the_extension_is_its_principals() {
     let shown = result(reply).await;
     let id = shown["taskId"].as_str().unwrap().to_owned();
     assert!(id.starts_with("time.") && id.ends_with(".t1"), "{shown}");
-    let reply = of(&room, "ann", on("tasks/get", &id));
+    let reply = of_principal(&room, "ann", on("tasks/get", &id));
     let request = peer.expect("tasks/get").await;
     assert_eq!(request["params"]["taskId"], "t1");
     peer.answer(&request, json!({"resultType": "complete", "taskId": "t1", "status": "working"})).await;
     assert_eq!(result(reply).await["taskId"], *id);
-    let reply = of(&room, "ann", on("tasks/update", &id));
+    let reply = of_principal(&room, "ann", on("tasks/update", &id));
     let request = peer.expect("tasks/update").await;
     peer.answer(&request, json!({"resultType": "complete"})).await;
     result(reply).await;
-    let error = failure(of(&room, "bob", on("tasks/get", &id))).await;
+    let error = failure(of_principal(&room, "bob", on("tasks/get", &id))).await;
     assert_eq!(error.kind, Kind::InvalidParams);
 
     // Nobody else is answered with a task.
@@ -179,20 +180,14 @@ async fn a_task_of_the_extension_is_its_principals() {
 #[tokio::test(start_paused = true)]
 async fn idle_connection_stays_open_while_a_task_of_it_runs() {
     let mut room = Setting::default().era(EraChoice::Modern).build();
-    let knows = r#"{"extensions":{"io.modelcontextprotocol/tasks":{}}}"#;
-    let client = Client { capabilities: Some(Bytes::from_static(knows.as_bytes())), ..Client::default() };
-    let client = Arc::new(client);
-    let of = |room: &Room, request: Value| {
-        room.pool.dispatch(Call { client: client.clone(), ..room.call_of("ann", request) })
-    };
-    let reply = of(&room, echo("a"));
+    let reply = of_principal(&room, "ann", echo("a"));
     let mut peer = room.accept_modern().await;
     let request = peer.expect("tools/call").await;
     let two_hours = json!({"resultType": "task", "taskId": "t1", "status": "working", "ttlMs": 7_200_000});
     peer.answer(&request, two_hours).await;
     let id = result(reply).await["taskId"].as_str().unwrap().to_owned();
     tokio::time::sleep(Duration::from_secs(50 * 60)).await;
-    let reply = of(&room, on("tasks/get", &id));
+    let reply = of_principal(&room, "ann", on("tasks/get", &id));
     let request = peer.expect("tasks/get").await;
     peer.answer(&request, json!({"resultType": "complete", "taskId": "t1", "status": "working"})).await;
     result(reply).await;
@@ -202,12 +197,12 @@ async fn idle_connection_stays_open_while_a_task_of_it_runs() {
     assert!(held < Duration::from_secs(11 * 60), "no longer than an hour in all, then idle: {held:?}");
     assert_eq!(room.dial.dialled(), 1);
 
-    let reply = of(&room, echo("b"));
+    let reply = of_principal(&room, "ann", echo("b"));
     let mut peer = room.accept_modern().await;
     let request = peer.expect("tools/call").await;
     peer.answer(&request, json!({"resultType": "task", "taskId": "t2", "status": "working"})).await;
     let id = result(reply).await["taskId"].as_str().unwrap().to_owned();
-    let reply = of(&room, on("tasks/get", &id));
+    let reply = of_principal(&room, "ann", on("tasks/get", &id));
     let request = peer.expect("tasks/get").await;
     let done = json!({"resultType": "complete", "taskId": "t2", "status": "completed", "result": {}});
     peer.answer(&request, done).await;
@@ -215,4 +210,48 @@ async fn idle_connection_stays_open_while_a_task_of_it_runs() {
     let start = tokio::time::Instant::now();
     peer.ended().await;
     assert!(start.elapsed() < Duration::from_secs(11 * 60), "one that has ended holds nothing");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_task_with_an_id_that_is_too_long_holds_no_connection_and_is_counted() {
+    let mut room = Setting::default().build();
+    let reply = room.dispatch_in(&session(1), task_call());
+    let mut peer = room.accept_legacy().await;
+    let request = peer.expect("tools/call").await;
+    let id = "i".repeat(1025);
+    peer.answer(&request, json!({"task": {"taskId": id, "status": "working"}})).await;
+    assert!(
+        result(reply).await["task"]["taskId"].as_str().unwrap().ends_with(&id),
+        "the client has its task"
+    );
+    assert_eq!(room.count("mcp_edge_refused_total{bound=\"server_tasks\"}"), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_several_shared_processes_a_task_is_asked_of_its_own() {
+    let mut room = Setting::default().era(EraChoice::Modern).isolation(Isolation::Shared).build();
+    let task = |status: &str| json!({"resultType": "task", "taskId": "t1", "status": status});
+    let reply = of_principal(&room, "ann", echo("a"));
+    let mut first = room.accept_modern().await;
+    let request = first.expect("tools/call").await;
+    first.answer(&request, task("working")).await;
+    let anns = result(reply).await["taskId"].as_str().unwrap().to_owned();
+    let _busy: Vec<Reply> = (0..9).map(|_| room.echo("b")).collect();
+    first.calls(9).await;
+    let mut second = room.accept_modern().await;
+    tokio::time::sleep(Duration::from_millis(1)).await;
+
+    let reply = of_principal(&room, "bob", echo("c"));
+    let request = second.expect("tools/call").await;
+    second.answer(&request, task("working")).await; // the same id by chance: they are numbers
+    let bobs = result(reply).await["taskId"].as_str().unwrap().to_owned();
+    for (status, principal) in
+        [("working", "ann"), ("working", "bob"), ("completed", "ann"), ("completed", "ann")]
+    {
+        let (peer, id) = if principal == "ann" { (&mut first, &anns) } else { (&mut second, &bobs) };
+        let reply = of_principal(&room, principal, on("tasks/get", id));
+        let request = peer.expect("tasks/get").await;
+        peer.answer(&request, json!({"resultType": "complete", "taskId": "t1", "status": status})).await;
+        assert_eq!(result(reply).await["status"], status);
+    }
 }

@@ -17,6 +17,15 @@ app.kubernetes.io/instance: {{ .Release.Name | quote }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | quote }}
 {{- end -}}
 
+{{/* Labels of an object that others select by labels of the user, who may replace the chart's: a key that is rendered twice
+     is refused by kubectl, and so is a value that is no text. Takes a dict of root and labels. */}}
+{{- define "mcp.labelsWith" -}}
+{{- $all := mergeOverwrite (dict "app" "mcp-gateway") (include "mcp.labels" .root | fromYaml) (deepCopy (.labels | default dict)) -}}
+{{- range $name, $value := $all }}
+{{ $name | quote }}: {{ if kindIs "string" $value }}{{ quote $value }}{{ else }}{{ toJson $value | quote }}{{ end }}
+{{- end }}
+{{- end -}}
+
 {{/* nodeSelector, tolerations and affinity of a pod; takes the values that hold them. */}}
 {{- define "mcp.placement" -}}
 {{- with .nodeSelector }}
@@ -37,11 +46,16 @@ affinity:
 {{- define "mcp.checks" -}}
 {{- $sidecar := eq .Values.shape "sidecar" -}}
 {{- $names := list -}}
-{{- range .Values.servers -}}
+{{- range $server := .Values.servers -}}
 {{- if has .name $names -}}
 {{- fail (printf "servers: two of them are named %s" .name) -}}
 {{- end -}}
 {{- $names = append $names .name -}}
+{{- range $arg := .bridgeArgs -}}
+{{- if regexMatch "^--listen(=|$)" $arg -}}
+{{- fail (printf "servers: %s has --listen in `bridgeArgs`; the chart gives its bridge the one address that the edge alone reaches" $server.name) -}}
+{{- end -}}
+{{- end -}}
 {{- if and (not .address) (regexMatch "^gateway(-admin|-peers)?$" .name) -}}
 {{- fail (printf "servers: %s is reserved: the objects of such a server would have the names of the edge's own (mcp-%s); choose another name" .name .name) -}}
 {{- end -}}
@@ -65,12 +79,23 @@ affinity:
 {{- end -}}
 {{- end -}}
 {{- end -}}
-{{/* Volumes: names are unique in a pod. */}}
-{{- $ofGateway := list "config" "tls" -}}
+{{- if include "mcp.config" . -}}
+{{- range .Values.gateway.extraArgs -}}
+{{- if regexMatch "^--config(=|$)" . -}}
+{{- fail "gateway.extraArgs: --config would replace the file that the chart makes of `config` and `tls`; leave those out, or put your settings into `config`" -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{/* Volumes: names are unique in a pod. Those that this pod does not have are free. */}}
+{{- $ofGateway := list -}}
+{{- if include "mcp.config" . }}{{ $ofGateway = append $ofGateway "config" }}{{ end -}}
+{{- if .Values.tls.enabled }}{{ $ofGateway = append $ofGateway "tls" }}{{ end -}}
 {{- if $sidecar -}}
 {{- $ofGateway = append $ofGateway "docker-mcp-tools" -}}
 {{- range .Values.servers -}}
+{{- if not .address -}}
 {{- $ofGateway = concat $ofGateway (list (printf "tmp-%s" .name) (printf "socket-%s" .name)) -}}
+{{- end -}}
 {{- end -}}
 {{- end -}}
 {{- range .Values.gateway.extraVolumes -}}
@@ -80,6 +105,7 @@ affinity:
 {{- $ofGateway = append $ofGateway .name -}}
 {{- end -}}
 {{- range $server := .Values.servers -}}
+{{- if not $server.address -}}
 {{- $ofPod := ternary $ofGateway (list "docker-mcp-tools" "tmp") $sidecar -}}
 {{- range $server.volumes -}}
 {{- if has .name $ofPod -}}
@@ -89,6 +115,29 @@ affinity:
 {{- end -}}
 {{- if $sidecar }}{{ $ofGateway = $ofPod }}{{ end -}}
 {{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* The seconds that the edge's pod has to end: with shape sidecar the longest of the edge and all servers. After drain
+     the edge needs up to 1.5 s more; with 3 there is some to spare. The edge itself refuses what is no duration. */}}
+{{- define "mcp.grace" -}}
+{{- $grace := .Values.gateway.terminationGracePeriodSeconds | int64 -}}
+{{- range .Values.servers -}}
+{{- if and (eq $.Values.shape "sidecar") (not .address) -}}
+{{- $grace = max $grace (.terminationGracePeriodSeconds | default $.Values.serverDefaults.terminationGracePeriodSeconds | int64) -}}
+{{- end -}}
+{{- end -}}
+{{- $drain := "25s" -}}{{/* the edge's default */}}
+{{- $limits := get (.Values.config | default dict) "limits" -}}
+{{- if kindIs "map" $limits }}{{ $drain = toString (get $limits "drain" | default $drain) }}{{ end -}}
+{{- range .Values.gateway.extraArgs }}{{ if regexMatch "^--config(=|$)" . }}{{ $drain = "" }}{{ end }}{{ end -}}{{/* unknown */}}
+{{- if regexMatch "^[0-9]+ *(ms|s|m|h)$" $drain -}}
+{{- $ms := get (dict "ms" 1 "s" 1000 "m" 60000 "h" 3600000) (regexFind "[a-z]+" $drain) -}}
+{{- if lt (mul $grace 1000) (add 3000 (mul $ms (regexFind "[0-9]+" $drain | atoi))) -}}
+{{- fail (printf "gateway.terminationGracePeriodSeconds: the edge's pod is killed after %d s, while it drains for %s; give it at least 3 s more than config.limits.drain" $grace $drain) -}}
+{{- end -}}
+{{- end -}}
+{{- $grace -}}
 {{- end -}}
 
 {{- define "mcp.podSecurity" -}}
