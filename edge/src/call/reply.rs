@@ -154,14 +154,23 @@ impl Reply {
         self.shared.lock().reader = reader;
     }
 
-    /// For events that are forwarded to `to`: the reader of these events is the one of that reply, also when it changes.
-    pub fn follow_reader(&self, to: &Responder) {
+    /// For events that are forwarded to `to`: the reader of these events is the one of that reply, also when it changes, and
+    /// what is said to that reply's connection is said to the one of this.
+    pub fn follow(&self, to: &Responder) {
         self.shared.lock().forwarded_to = Arc::downgrade(&to.shared);
+        let is_detached = {
+            let mut outer = to.shared.lock();
+            outer.forwarded_from = Arc::downgrade(&self.shared);
+            outer.detached
+        };
+        if is_detached {
+            self.detach();
+        }
     }
 
     /// Whether a connection has the call: from then on nothing refuses it for want of room.
     pub fn is_under_way(&self) -> bool {
-        matches!(self.shared.lock().producer, Producer::Told(..))
+        connection(&self.shared).is_some()
     }
 
     /// Whether events were dropped for lack of room since the last call of this.
@@ -199,8 +208,7 @@ impl Reply {
 
     /// Tells the connection that the consumer waits for a person before it reads on.
     pub fn park(&self) {
-        let connection = self.shared.lock().connection();
-        if let Some((connection, token)) = connection {
+        if let Some((connection, token)) = connection(&self.shared) {
             connection.park(token);
         }
     }
@@ -208,12 +216,13 @@ impl Reply {
     /// Says that no client waits at a connection for the outcome, as of a task: the call may take as long as any call
     /// may, whether a connection has it already or not.
     pub fn detach(&self) {
-        let connection = {
-            let mut shared = self.shared.lock();
+        let mut next = Some(self.shared.clone());
+        while let Some(shared) = next {
+            let mut shared = shared.lock(); // one lock at a time
             shared.detached = true;
-            shared.connection()
-        };
-        if let Some((connection, token)) = connection {
+            next = shared.forwarded_from.upgrade();
+        }
+        if let Some((connection, token)) = connection(&self.shared) {
             connection.detach(token);
         }
     }
@@ -404,18 +413,23 @@ struct Shared {
     detached: bool,
     /// The reply that these events are forwarded to, if any.
     forwarded_to: Weak<Mutex<Shared>>,
+    /// The reply whose events are forwarded to this one, if any.
+    forwarded_from: Weak<Mutex<Shared>>,
     consumer: Option<Waker>,
     producer: Producer,
 }
 
-impl Shared {
-    /// The connection that has the call, and the call's token there.
-    fn connection(&self) -> Option<(Arc<dyn Cancel>, u64)> {
-        match &self.producer {
-            Producer::Told(whom, token) => Some((whom.clone(), *token)),
-            Producer::Absent | Producer::Waiting(_) => None,
+/// The connection that has the call, and the call's token there; that of a reply which is forwarded to this one also counts.
+/// It recurses once for each forwarding, and a call is forwarded once: while it waits for names, or for a session's lists.
+fn connection(shared: &Mutex<Shared>) -> Option<(Arc<dyn Cancel>, u64)> {
+    let inner = {
+        let shared = shared.lock();
+        if let Producer::Told(whom, token) = &shared.producer {
+            return Some((whom.clone(), *token));
         }
-    }
+        shared.forwarded_from.upgrade()
+    };
+    connection(&*inner?) // after the lock: one at a time
 }
 
 /// Who is notified when the consumer is dropped.
