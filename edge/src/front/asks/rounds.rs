@@ -294,10 +294,13 @@ impl MultiRoundReply {
 }
 
 impl Reissue {
+    /// The call anew. It counts as the task's first call does: its bytes count, but it is no call in flight, neither while the
+    /// user visits a URL nor after that.
     fn call(&self, context: &RoundContext) -> Result<Call, Error> {
         let requester = &self.requester;
         let mut permit = context.permits.call(requester.caller.principal()).map_err(Bound::refusal)?;
         permit.hold_bytes(self.request.bytes().len()).map_err(Bound::refusal)?;
+        permit.release();
         Ok(Call {
             caller: requester.caller.clone(),
             client: self.client.clone(),
