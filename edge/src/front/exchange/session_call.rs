@@ -20,6 +20,7 @@ use crate::front::asks::questions::Questions;
 use crate::front::asks::rounds::{MultiRoundReply, RoundContext, RoundEvent};
 use crate::front::downgrade;
 use crate::ops::drain::DrainWatch;
+use crate::permit::Bound;
 use crate::session::replay::Delivery;
 use crate::session::{InFlight, Session};
 
@@ -180,8 +181,9 @@ impl SessionCall {
         let own_stream = &self.session().key().unsolicited;
         let has_left = self.events == EventsTo::ClientLeft;
         let Some(ask) = (if has_left { ask.pass_on() } else { Some(ask) }) else { return };
-        if has_left || own_stream.reader() == EventReader::Present {
-            own_stream.event(Event::Ask(ask));
+        let is_sent = has_left || own_stream.reader() == EventReader::Present;
+        if is_sent && !own_stream.event(Event::Ask(ask)) {
+            self.context.permits.metrics().hit(Bound::EventBytes);
         }
     }
 

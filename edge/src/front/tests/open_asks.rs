@@ -114,6 +114,22 @@ async fn withdrawn_questions_of_a_stream_that_nobody_reads_make_room() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn questions_that_the_sessions_stream_has_no_room_for_are_counted() {
+    let (stage, server) = (Stage::new(), Arc::new(Server::default()));
+    let id = session(&stage, &[]).await;
+    let (sent, _call, responder) = open_call(&stage, &id).await;
+    sent.abort();
+    until(|| responder.reader() == EventReader::Gone).await;
+    let message = format!(r#""message":"{}""#, "m".repeat(EVENT_BYTES / 2));
+    for token in [1, 2] {
+        responder.event(Event::Ask(server.asks_for(token, "elicitation/create", &message).0));
+        tokio::time::sleep(Duration::from_millis(1)).await; // until nobody has anything left to do
+    }
+    assert_eq!(server.heard(), [(2, "nobody".to_owned())]);
+    assert_eq!(stage.hits("event_bytes"), 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn questions_of_a_batch_whose_client_left_go_to_the_sessions_stream() {
     let (stage, server) = (Stage::new(), Arc::new(Server::default()));
     let init = r#"{"jsonrpc":"2.0","id":0,"method":"initialize","params":{"protocolVersion":"2025-03-26","capabilities":{"roots":{}}}}"#;
