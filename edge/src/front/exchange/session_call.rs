@@ -17,7 +17,7 @@ use crate::call::{Ask, EVENT_BYTES, Event, EventReader, Outcome, Reply};
 use crate::front::Front;
 use crate::front::asks::progress::RisingProgress;
 use crate::front::asks::questions::Questions;
-use crate::front::asks::rounds::{MultiRoundReply, RoundContext, RoundEvent};
+use crate::front::asks::rounds::{MultiRoundReply, RoundEvent};
 use crate::front::downgrade;
 use crate::ops::drain::DrainWatch;
 use crate::permit::Bound;
@@ -38,7 +38,6 @@ pub(super) struct SessionCall {
     unsent: UnsentAsks,
     /// The outcome, while questions come before it.
     outcome: Option<Outcome>,
-    context: Arc<RoundContext>,
 }
 
 /// Questions that wait for the client's return. Another call may have asked them, and the client may come back to that one
@@ -63,13 +62,12 @@ impl SessionCall {
             questions: Questions::new(in_flight.session().clone()),
             in_flight,
             drain: front.rooms.drain.clone(),
-            reply: MultiRoundReply::new(reply, front.rounds.clone()),
+            reply: MultiRoundReply::new(reply, front.round_context.clone()),
             progress: RisingProgress::default(),
             events: EventsTo::Stream,
             is_away: false,
             unsent: UnsentAsks::default(),
             outcome: None,
-            context: front.rounds.clone(),
         }
     }
 
@@ -183,7 +181,7 @@ impl SessionCall {
         let Some(ask) = (if has_left { ask.pass_on() } else { Some(ask) }) else { return };
         let is_sent = has_left || own_stream.reader() == EventReader::Present;
         if is_sent && !own_stream.event(Event::Ask(ask)) {
-            self.context.permits.metrics().hit(Bound::EventBytes);
+            self.reply.context().permits.metrics().hit(Bound::EventBytes);
         }
     }
 
@@ -213,7 +211,7 @@ impl SessionCall {
             Outcome::Result(_) if has_empty_result(method) => {
                 Outcome::Result(Bytes::from_static(b"{}").into())
             }
-            outcome => downgrade::outcome((method, self.session().version()), outcome, &self.context),
+            outcome => downgrade::outcome((method, self.session().version()), outcome, self.reply.context()),
         }
     }
 }

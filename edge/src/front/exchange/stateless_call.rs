@@ -33,7 +33,7 @@ pub(super) struct StatelessCall {
 
 impl StatelessCall {
     pub(super) fn new(front: &Front, reply: Reply, parking: Option<Parking>) -> Self {
-        Self { reply, parking, takes_events: true, context: front.rounds.clone(), _room: None }
+        Self { reply, parking, takes_events: true, context: front.round_context.clone(), _room: None }
     }
 
     pub(super) fn with_room(self, room: CallPermit) -> Self {
