@@ -1,4 +1,4 @@
-//! A server's own request on its way to the client: sampling, elicitation, roots.
+//! A server's own request to the client: sampling, elicitation, roots.
 //!
 //! It is an event of the call it belongs to, answered in place while the call stays in flight. However it
 //! ends, the server gets exactly one answer: an [`Ask`] that is dropped unanswered is refused.
@@ -23,7 +23,7 @@ pub struct Ask {
     reply_to: ReplyTo,
 }
 
-/// A question that is on its way to the client: what is needed to answer it, and none of its bytes.
+/// A question that was sent to the client: what is needed to answer it, and none of its bytes.
 #[derive(Debug)]
 pub struct Unanswered {
     /// As of the [`Ask`].

@@ -254,7 +254,7 @@ impl Drop for Reply {
         match producer {
             Producer::Absent => {}
             Producer::Waiting(waker) => waker.wake(),
-            Producer::Told(whom, token) => whom.cancel(token),
+            Producer::Connection(whom, token) => whom.cancel(token),
         }
     }
 }
@@ -366,7 +366,7 @@ impl Responder {
     pub fn on_cancel(&self, whom: Arc<dyn Cancel>, token: u64) -> bool {
         let mut shared = self.shared.lock();
         if !shared.gone {
-            shared.producer = Producer::Told(whom, token);
+            shared.producer = Producer::Connection(whom, token);
         }
         !shared.gone
     }
@@ -424,7 +424,7 @@ struct Shared {
 fn connection(shared: &Mutex<Shared>) -> Option<(Arc<dyn Cancel>, u64)> {
     let inner = {
         let shared = shared.lock();
-        if let Producer::Told(whom, token) = &shared.producer {
+        if let Producer::Connection(whom, token) = &shared.producer {
             return Some((whom.clone(), *token));
         }
         shared.forwarded_from.upgrade()
@@ -438,7 +438,7 @@ enum Producer {
     #[default]
     Absent,
     Waiting(Waker),
-    Told(Arc<dyn Cancel>, u64),
+    Connection(Arc<dyn Cancel>, u64),
 }
 
 impl fmt::Debug for Producer {
@@ -446,7 +446,7 @@ impl fmt::Debug for Producer {
         match self {
             Self::Absent => f.write_str("Absent"),
             Self::Waiting(_) => f.write_str("Waiting"),
-            Self::Told(_, token) => write!(f, "Told({token})"),
+            Self::Connection(_, token) => write!(f, "Connection({token})"),
         }
     }
 }

@@ -11,7 +11,7 @@
 //! [`Call`](crate::call::Call). What is not here: sockets and TLS (`listen`), names (`router`).
 //!
 //! ```text
-//! door ─▶ legacy │ modern ─▶ exchange (a call on its way) ─▶ reply ─▶ JSON or sse
+//! door ─▶ legacy │ modern ─▶ exchange (a call in flight) ─▶ reply ─▶ JSON or sse
 //!            stdio                └─ asks (what a server wants of its client meanwhile)
 //! ```
 

@@ -107,9 +107,9 @@ async fn a_dropped_reply_wakes_the_producer() {
 }
 
 #[derive(Default)]
-struct Told(Mutex<Vec<u64>>);
+struct Recorder(Mutex<Vec<u64>>);
 
-impl Cancel for Told {
+impl Cancel for Recorder {
     fn cancel(&self, token: u64) {
         self.0.lock().push(token);
     }
@@ -124,14 +124,14 @@ impl Cancel for Told {
 }
 
 #[test]
-fn a_dropped_reply_tells_whom_it_was_told_to() {
-    let told = Arc::new(Told::default());
+fn a_dropped_reply_cancels_at_its_connection() {
+    let connection = Arc::new(Recorder::default());
     let (responder, gone) = reply();
-    assert!(responder.on_cancel(told.clone(), 7));
+    assert!(responder.on_cancel(connection.clone(), 7));
     drop(gone);
-    assert!(!responder.on_cancel(told.clone(), 8), "the consumer is gone already");
+    assert!(!responder.on_cancel(connection.clone(), 8), "the consumer is gone already");
     let (finished, kept) = reply();
-    assert!(finished.on_cancel(told.clone(), 9));
+    assert!(finished.on_cancel(connection.clone(), 9));
     kept.park();
     assert!(!finished.is_detached());
     kept.detach();
@@ -140,7 +140,11 @@ fn a_dropped_reply_tells_whom_it_was_told_to() {
     kept.park();
     kept.detach();
     drop(kept);
-    assert_eq!(*told.0.lock(), [7, 109, 209], "what has ended is neither parked, detached nor cancelled");
+    assert_eq!(
+        *connection.0.lock(),
+        [7, 109, 209],
+        "what has ended is neither parked, detached nor cancelled"
+    );
 }
 
 #[test]
@@ -156,35 +160,35 @@ fn a_forwarded_reply_has_the_reader_of_the_one_it_is_forwarded_to() {
 
 #[tokio::test]
 async fn the_connection_of_a_forwarded_reply_is_that_of_both() {
-    let told = Arc::new(Told::default());
+    let connection = Arc::new(Recorder::default());
     let ((inner, from), (to, outer)) = (reply(), reply());
     from.follow(&to);
     tokio::spawn(async move { to.cancelled().await });
     tokio::task::yield_now().await;
     assert!(!outer.is_under_way());
     outer.park();
-    assert!(inner.on_cancel(told.clone(), 7));
+    assert!(inner.on_cancel(connection.clone(), 7));
     assert!(outer.is_under_way());
     outer.park();
     outer.detach();
     assert!(inner.is_detached());
-    assert_eq!(*told.0.lock(), [107, 207]);
+    assert_eq!(*connection.0.lock(), [107, 207]);
     inner.finish(Outcome::Refused(Bytes::new()));
     assert!(!outer.is_under_way());
 }
 
 #[test]
 fn what_is_detached_stays_so_when_it_is_forwarded_later() {
-    let told = Arc::new(Told::default());
+    let connection = Arc::new(Recorder::default());
     for has_connection in [false, true] {
         let ((inner, from), (to, outer)) = (reply(), reply());
         outer.detach();
         if has_connection {
-            inner.on_cancel(told.clone(), 7);
+            inner.on_cancel(connection.clone(), 7);
         }
         from.follow(&to);
         assert!(inner.is_detached());
         inner.finish(Outcome::Refused(Bytes::new()));
     }
-    assert_eq!(*told.0.lock(), [207]);
+    assert_eq!(*connection.0.lock(), [207]);
 }

@@ -121,8 +121,8 @@ impl SessionCall {
             }
             match ready!(self.reply.poll(context)) {
                 RoundEvent::Event(event) => {
-                    if let Some((message, weight)) = self.message(event, token) {
-                        return Poll::Ready(CallEvent::Message(message, weight));
+                    if let Some((message, delivery)) = self.message(event, token) {
+                        return Poll::Ready(CallEvent::Message(message, delivery));
                     }
                 }
                 RoundEvent::Redispatched => self.progress.restart(),
