@@ -1,4 +1,4 @@
-//! A server's own request on its way to the client: sampling, elicitation, roots.
+//! A server's own request to the client: sampling, elicitation, roots.
 //!
 //! It is an event of the call it belongs to, answered in place while the call stays in flight. However it
 //! ends, the server gets exactly one answer: an [`Ask`] that is dropped unanswered is refused.
@@ -23,7 +23,7 @@ pub struct Ask {
     reply_to: ReplyTo,
 }
 
-/// A question that is on its way to the client: what is needed to answer it, and none of its bytes.
+/// A question that was sent to the client: what is needed to answer it, and none of its bytes.
 #[derive(Debug)]
 pub struct Unanswered {
     /// As of the [`Ask`].
@@ -56,6 +56,12 @@ pub trait Answered: Send + Sync {
     fn progressed(&self, token: u64, notice: &Message) {
         let _ = (token, notice);
     }
+
+    /// Sends the question with another call that may have asked it, or on another stream that the client reads, because
+    /// the call that it came with has ended. Returned if there is none. Called without a lock of the connection held.
+    fn pass_on(&self, ask: Ask) -> Option<Ask> {
+        Some(ask)
+    }
 }
 
 /// The asker, as the receiver of progress.
@@ -86,6 +92,17 @@ impl Ask {
     /// Answers the server.
     pub fn answer(mut self, answer: Answer) {
         self.reply_to.end(answer);
+    }
+
+    /// Gives the question to another call that may have asked it. Returned if there is none; dropped if it is withdrawn.
+    pub fn pass_on(self) -> Option<Self> {
+        if self.withdrawn.is_cancelled() {
+            return None;
+        }
+        match self.reply_to.0.as_ref().map(|(whom, _)| whom.clone()) {
+            Some(whom) => whom.pass_on(self),
+            None => None,
+        }
     }
 
     /// Gives up the request, once the client has it.

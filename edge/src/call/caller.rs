@@ -19,13 +19,13 @@ struct Proof {
     ends: Option<Instant>,
     /// Whether the credentials were checked by another replica, which alone learns when they are revoked.
     vouched: bool,
-    /// The cached number of [`Caller::standing`], with its edition in the upper half.
-    standing: AtomicU64,
+    /// The cached number of [`Caller::grant_number`], with its edition in the upper half.
+    grant_number: AtomicU64,
 }
 
 impl Proof {
     fn of(principal: Arc<str>, revocation: Revocation, ends: Option<Instant>) -> Self {
-        Self { principal, revocation, ends, vouched: false, standing: AtomicU64::new(0) }
+        Self { principal, revocation, ends, vouched: false, grant_number: AtomicU64::new(0) }
     }
 }
 
@@ -84,14 +84,14 @@ impl Caller {
 
     /// The number that `find` returns for this principal in this `edition` of a policy. It is looked up once for each
     /// edition; editions are counted from 1.
-    pub fn standing(&self, edition: u32, find: impl FnOnce(&str) -> u32) -> u32 {
+    pub fn grant_number(&self, edition: u32, find: impl FnOnce(&str) -> u32) -> u32 {
         // One atomic word, so that a number is never read with the wrong edition.
-        let known = self.0.standing.load(Ordering::Relaxed);
+        let known = self.0.grant_number.load(Ordering::Relaxed);
         if known >> 32 == u64::from(edition) {
             return u32::try_from(known & u64::from(u32::MAX)).unwrap_or(u32::MAX);
         }
         let found = find(self.principal());
-        self.0.standing.store((u64::from(edition) << 32) | u64::from(found), Ordering::Relaxed);
+        self.0.grant_number.store((u64::from(edition) << 32) | u64::from(found), Ordering::Relaxed);
         found
     }
 

@@ -82,14 +82,14 @@ impl PendingListChanges {
         let mut waiting = self.waiting.lock();
         let waiting = waiting.entry(server.clone()).or_default();
         waiting.looking += 1;
-        TakenListChanges { announced: self, server, notices: std::mem::take(&mut waiting.notices) }
+        TakenListChanges { pending: self, server, notices: std::mem::take(&mut waiting.notices) }
     }
 }
 
 /// List changes whose lists are being read.
 #[derive(Debug)]
 pub struct TakenListChanges<'a> {
-    announced: &'a PendingListChanges,
+    pending: &'a PendingListChanges,
     server: &'a ServerName,
     notices: Vec<Notice>,
 }
@@ -108,7 +108,7 @@ impl TakenListChanges<'_> {
 
 impl Drop for TakenListChanges<'_> {
     fn drop(&mut self) {
-        let mut all = self.announced.waiting.lock();
+        let mut all = self.pending.waiting.lock();
         if let Some(waiting) = all.get_mut(self.server) {
             waiting.looking -= 1;
             self.notices.retain(|notice| !waiting.notices.contains(notice));
@@ -117,7 +117,7 @@ impl Drop for TakenListChanges<'_> {
                 all.remove(self.server);
             }
         }
-        self.announced.any.store(all.values().any(Waiting::is_unknown), Ordering::Release);
+        self.pending.any.store(all.values().any(Waiting::is_unknown), Ordering::Release);
     }
 }
 
@@ -127,37 +127,37 @@ mod tests {
 
     #[test]
     fn what_was_not_looked_at_to_the_end_waits_again() {
-        let (announced, server) = (PendingListChanges::default(), ServerName::parse("a").unwrap());
-        assert!(announced.take(&server).notices().is_empty() && !announced.any());
-        assert!(announced.note(&server, Notice::ToolsChanged));
-        assert!(!announced.note(&server, Notice::ToolsChanged) && announced.any());
-        let look = announced.take(&server);
-        assert!(announced.any(), "what is looked at is not known yet");
-        announced.note(&server, Notice::PromptsChanged);
+        let (pending, server) = (PendingListChanges::default(), ServerName::parse("a").unwrap());
+        assert!(pending.take(&server).notices().is_empty() && !pending.any());
+        assert!(pending.note(&server, Notice::ToolsChanged));
+        assert!(!pending.note(&server, Notice::ToolsChanged) && pending.any());
+        let look = pending.take(&server);
+        assert!(pending.any(), "what is looked at is not known yet");
+        pending.note(&server, Notice::PromptsChanged);
         drop(look);
-        assert_eq!(announced.servers(), std::slice::from_ref(&server));
-        let look = announced.take(&server);
+        assert_eq!(pending.servers(), std::slice::from_ref(&server));
+        let look = pending.take(&server);
         assert_eq!(look.notices(), [Notice::PromptsChanged, Notice::ToolsChanged]);
         look.finish(&[Notice::ToolsChanged]);
-        assert!(announced.any());
-        let look = announced.take(&server);
+        assert!(pending.any());
+        let look = pending.take(&server);
         assert_eq!(look.notices(), [Notice::ToolsChanged]);
         look.finish(&[]);
-        assert!(!announced.any() && announced.servers().is_empty());
+        assert!(!pending.any() && pending.servers().is_empty());
     }
 
     #[test]
     fn one_follows_until_nothing_waits() {
-        let (announced, server) = (PendingListChanges::default(), ServerName::parse("a").unwrap());
-        assert!(announced.note(&server, Notice::ToolsChanged));
-        let look = announced.take(&server);
-        assert!(!announced.note(&server, Notice::PromptsChanged), "whoever looks, one follows already");
+        let (pending, server) = (PendingListChanges::default(), ServerName::parse("a").unwrap());
+        assert!(pending.note(&server, Notice::ToolsChanged));
+        let look = pending.take(&server);
+        assert!(!pending.note(&server, Notice::PromptsChanged), "whoever looks, one follows already");
         look.finish(&[]);
-        assert!(!announced.left(&server), "the prompts wait");
-        let look = announced.take(&server);
-        assert!(!announced.left(&server), "who looks may give it up");
+        assert!(!pending.left(&server), "the prompts wait");
+        let look = pending.take(&server);
+        assert!(!pending.left(&server), "who looks may give it up");
         look.finish(&[]);
-        assert!(announced.left(&server));
-        assert!(announced.note(&server, Notice::ToolsChanged), "the next one");
+        assert!(pending.left(&server));
+        assert!(pending.note(&server, Notice::ToolsChanged), "the next one");
     }
 }

@@ -154,14 +154,23 @@ impl Reply {
         self.shared.lock().reader = reader;
     }
 
-    /// For events that are forwarded to `to`: the reader of these events is the one of that reply, also when it changes.
-    pub fn follow_reader(&self, to: &Responder) {
+    /// For events that are forwarded to `to`: the reader of these events is the one of that reply, also when it changes, and
+    /// what is said to that reply's connection is said to the one of this.
+    pub fn follow(&self, to: &Responder) {
         self.shared.lock().forwarded_to = Arc::downgrade(&to.shared);
+        let is_detached = {
+            let mut outer = to.shared.lock();
+            outer.forwarded_from = Arc::downgrade(&self.shared);
+            outer.detached
+        };
+        if is_detached {
+            self.detach();
+        }
     }
 
     /// Whether a connection has the call: from then on nothing refuses it for want of room.
     pub fn is_under_way(&self) -> bool {
-        matches!(self.shared.lock().producer, Producer::Told(..))
+        connection(&self.shared).is_some()
     }
 
     /// Whether events were dropped for lack of room since the last call of this.
@@ -199,8 +208,7 @@ impl Reply {
 
     /// Tells the connection that the consumer waits for a person before it reads on.
     pub fn park(&self) {
-        let connection = self.shared.lock().connection();
-        if let Some((connection, token)) = connection {
+        if let Some((connection, token)) = connection(&self.shared) {
             connection.park(token);
         }
     }
@@ -208,12 +216,13 @@ impl Reply {
     /// Says that no client waits at a connection for the outcome, as of a task: the call may take as long as any call
     /// may, whether a connection has it already or not.
     pub fn detach(&self) {
-        let connection = {
-            let mut shared = self.shared.lock();
+        let mut next = Some(self.shared.clone());
+        while let Some(shared) = next {
+            let mut shared = shared.lock(); // one lock at a time
             shared.detached = true;
-            shared.connection()
-        };
-        if let Some((connection, token)) = connection {
+            next = shared.forwarded_from.upgrade();
+        }
+        if let Some((connection, token)) = connection(&self.shared) {
             connection.detach(token);
         }
     }
@@ -245,7 +254,7 @@ impl Drop for Reply {
         match producer {
             Producer::Absent => {}
             Producer::Waiting(waker) => waker.wake(),
-            Producer::Told(whom, token) => whom.cancel(token),
+            Producer::Connection(whom, token) => whom.cancel(token),
         }
     }
 }
@@ -357,7 +366,7 @@ impl Responder {
     pub fn on_cancel(&self, whom: Arc<dyn Cancel>, token: u64) -> bool {
         let mut shared = self.shared.lock();
         if !shared.gone {
-            shared.producer = Producer::Told(whom, token);
+            shared.producer = Producer::Connection(whom, token);
         }
         !shared.gone
     }
@@ -404,18 +413,23 @@ struct Shared {
     detached: bool,
     /// The reply that these events are forwarded to, if any.
     forwarded_to: Weak<Mutex<Shared>>,
+    /// The reply whose events are forwarded to this one, if any.
+    forwarded_from: Weak<Mutex<Shared>>,
     consumer: Option<Waker>,
     producer: Producer,
 }
 
-impl Shared {
-    /// The connection that has the call, and the call's token there.
-    fn connection(&self) -> Option<(Arc<dyn Cancel>, u64)> {
-        match &self.producer {
-            Producer::Told(whom, token) => Some((whom.clone(), *token)),
-            Producer::Absent | Producer::Waiting(_) => None,
+/// The connection that has the call, and the call's token there; that of a reply which is forwarded to this one also counts.
+/// It recurses once for each forwarding, and a call is forwarded once: while it waits for names, or for a session's lists.
+fn connection(shared: &Mutex<Shared>) -> Option<(Arc<dyn Cancel>, u64)> {
+    let inner = {
+        let shared = shared.lock();
+        if let Producer::Connection(whom, token) = &shared.producer {
+            return Some((whom.clone(), *token));
         }
-    }
+        shared.forwarded_from.upgrade()
+    };
+    connection(&*inner?) // after the lock: one at a time
 }
 
 /// Who is notified when the consumer is dropped.
@@ -424,7 +438,7 @@ enum Producer {
     #[default]
     Absent,
     Waiting(Waker),
-    Told(Arc<dyn Cancel>, u64),
+    Connection(Arc<dyn Cancel>, u64),
 }
 
 impl fmt::Debug for Producer {
@@ -432,7 +446,7 @@ impl fmt::Debug for Producer {
         match self {
             Self::Absent => f.write_str("Absent"),
             Self::Waiting(_) => f.write_str("Waiting"),
-            Self::Told(_, token) => write!(f, "Told({token})"),
+            Self::Connection(_, token) => write!(f, "Connection({token})"),
         }
     }
 }

@@ -27,7 +27,7 @@ pub trait UpdateSink: Send + Sync {
     fn updated(&self, message: &Message);
 
     /// Nothing more will be heard of any of its resources from one server, for it is configured no longer, or is another
-    /// one. The same terms.
+    /// one. Called under the same conditions.
     fn lost(&self) {}
 }
 

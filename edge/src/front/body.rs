@@ -1,6 +1,6 @@
 //! The bodies of both directions: a request's, read once within its bounds, and a response's, in slices.
 //!
-//! Guarantees: room is taken before bytes are kept, a body over its bound is not read to its end, a body
+//! Guarantees: bytes are counted before they are kept, a body over its bound is not read to its end, a body
 //! that arrives in one piece is not copied, and a client that sends too slowly is timed out.
 
 use std::convert::Infallible;
@@ -38,8 +38,8 @@ struct Relayed {
     incoming: Incoming,
     /// Resolves when this replica ends it.
     until: Pin<Box<dyn Future<Output = ()> + Send>>,
-    /// The caller, if the stream stays open only as long as the credentials are valid.
-    standing: Option<Caller>,
+    /// The caller, if the stream stays open only as long as the caller's credentials are valid.
+    caller: Option<Caller>,
     _place: Place,
 }
 
@@ -49,14 +49,14 @@ impl Body {
         Self(Inner::Whole(parts.into()))
     }
 
-    /// The response of another replica, unchanged. It ends when `until` resolves, or when the credentials of `standing` are
+    /// The response of another replica, unchanged. It ends when `until` resolves, or when the credentials of `caller` are
     /// revoked.
     pub(super) fn relayed(
         (incoming, place): (Incoming, Place),
         until: impl Future<Output = ()> + Send + 'static,
-        standing: Option<Caller>,
+        caller: Option<Caller>,
     ) -> Self {
-        Self(Inner::Relayed(Box::new(Relayed { incoming, until: Box::pin(until), standing, _place: place })))
+        Self(Inner::Relayed(Box::new(Relayed { incoming, until: Box::pin(until), caller, _place: place })))
     }
 
     /// A body that is streamed.
@@ -86,13 +86,13 @@ impl HttpBody for Body {
                 Poll::Ready(next.map(|frame| frame.map_err(|never| match never {})))
             }
             Inner::Relayed(relayed) => {
-                let Relayed { incoming, until, standing, .. } = &mut **relayed;
+                let Relayed { incoming, until, caller, .. } = &mut **relayed;
                 if until.as_mut().poll(context).is_ready() {
                     self.0 = Inner::Empty;
                     return Poll::Ready(None);
                 }
                 let next = std::task::ready!(Pin::new(incoming).poll_frame(context));
-                let next = next.filter(|_| !standing.as_ref().is_some_and(Caller::is_over));
+                let next = next.filter(|_| !caller.as_ref().is_some_and(Caller::is_over));
                 Poll::Ready(next.map(|frame| frame.map(|frame| frame.map_data(Parts::from))))
             }
         }
@@ -130,7 +130,7 @@ impl fmt::Debug for Body {
 /// Why a request's body was not read.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum ReadError {
-    /// It is larger than this many bytes, by its announced length or as read.
+    /// It is larger than this many bytes, by its declared length or as read.
     TooLarge(usize),
     /// A bound of the process is reached.
     Full(Bound),
@@ -142,7 +142,7 @@ pub(super) enum ReadError {
 
 /// Reads a body of at most `limit_bytes` within `timeout`.
 ///
-/// `room` is the call's permit, or the bound that refused one. Notifications and answers need no permit, and what a
+/// `permit` is the call's, or the bound that refused one. Notifications and answers need no permit, and what a
 /// body is turns out when it is read: so without a permit a small body is still read.
 ///
 /// # Errors
@@ -151,12 +151,12 @@ pub(super) async fn read<B>(
     body: B,
     limit_bytes: usize,
     timeout: Duration,
-    room: &mut Result<CallPermit, Bound>,
+    permit: &mut Result<CallPermit, Bound>,
 ) -> Result<Bytes, ReadError>
 where
     B: HttpBody<Data = Bytes>,
 {
-    let reading = match room {
+    let reading = match permit {
         Ok(permit) => tokio::time::timeout(timeout, collect(body, limit_bytes, Some(permit))).await,
         Err(bound) => {
             match tokio::time::timeout(timeout, collect(body, SMALL_BYTES.min(limit_bytes), None)).await {
@@ -176,16 +176,16 @@ async fn collect<B>(
 where
     B: HttpBody<Data = Bytes>,
 {
-    let announced = body.size_hint();
-    if announced.lower() > limit_bytes as u64 {
+    let declared = body.size_hint();
+    if declared.lower() > limit_bytes as u64 {
         return Err(ReadError::TooLarge(limit_bytes));
     }
     let mut take = |more: usize| match permit.as_deref_mut() {
         Some(permit) => permit.hold_bytes(more).map_err(ReadError::Full),
         None => Ok(()),
     };
-    let mut room_bytes = announced.exact().and_then(|exact| usize::try_from(exact).ok()).unwrap_or(0);
-    take(room_bytes)?;
+    let mut counted_bytes = declared.exact().and_then(|exact| usize::try_from(exact).ok()).unwrap_or(0);
+    take(counted_bytes)?;
     let mut body = pin!(body);
     let (mut first, mut rest) = (Bytes::new(), BytesMut::new());
     while let Some(frame) = body.frame().await {
@@ -196,16 +196,16 @@ where
             return Err(ReadError::TooLarge(limit_bytes));
         }
         // A body of unknown length: until now the chunk is in its connection's own buffer, which is bounded.
-        if read_bytes > room_bytes {
-            take(read_bytes - room_bytes)?;
-            room_bytes = read_bytes;
+        if read_bytes > counted_bytes {
+            take(read_bytes - counted_bytes)?;
+            counted_bytes = read_bytes;
         }
         if first.is_empty() && rest.is_empty() {
             first = chunk;
             continue;
         }
         if rest.is_empty() {
-            rest.reserve(room_bytes);
+            rest.reserve(counted_bytes);
             rest.extend_from_slice(&std::mem::take(&mut first));
         }
         rest.extend_from_slice(&chunk);

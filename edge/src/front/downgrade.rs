@@ -1,4 +1,4 @@
-//! A server's answer in the words of the client's revision: what would break the client, and no more, for members that
+//! A server's answer as the client's revision has it: what would break the client, and no more, for members that
 //! nobody knows break none.
 //!
 //! An answer may be as large as a frame. So it is walked where it stands, and what stays of it stays in its memory; what is
@@ -27,19 +27,19 @@ use crate::permit::{Bound, Permits};
 pub(in crate::front) fn outcome(
     what: (Method, ProtocolVersion),
     outcome: Outcome,
-    terms: &RoundContext,
+    context: &RoundContext,
 ) -> Outcome {
-    told(what, outcome, (&terms.limits, &terms.permits))
+    downgrade(what, outcome, (&context.limits, &context.permits))
 }
 
-fn told(
+fn downgrade(
     (method, version): (Method, ProtocolVersion),
     outcome: Outcome,
     (limits, permits): (&Limits, &Permits),
 ) -> Outcome {
     match outcome {
         Outcome::Result(result) if matches!(method, Method::ToolsCall | Method::PromptsGet) => {
-            match in_older_words((method, version), result, (limits, permits)) {
+            match downgrade_result((method, version), result, (limits, permits)) {
                 Ok(result) => Outcome::Result(result),
                 Err(bound) => Outcome::Failed(bound.refusal()),
             }
@@ -86,7 +86,7 @@ fn missing(error: &Bytes, limits: &Limits) -> Option<Parts> {
 ///
 /// # Errors
 /// When there is no room for what has to be written anew.
-fn in_older_words(
+fn downgrade_result(
     (method, version): (Method, ProtocolVersion),
     result: Parts,
     (limits, permits): (&Limits, &Permits),
@@ -203,14 +203,14 @@ impl Draft<'_> {
     fn block(&mut self, block: &Object, unknown: &[Word]) {
         match block.get(self.source, "type").map(|span| span.of(self.source)) {
             Some(kind) if unknown.iter().all(|word| word.token != kind) => {}
-            Some(AUDIO) => self.sound(block),
+            Some(AUDIO) => self.audio(block),
             Some(LINK) => self.link(block),
             _ => {}
         }
     }
 
-    /// A sound as the resource that it could be. Its data stay where they are.
-    fn sound(&mut self, block: &Object) {
+    /// An audio block as the resource that it could be. Its data stay where they are.
+    fn audio(&mut self, block: &Object) {
         let (source, from, whole) = (self.source, self.built.len(), block.span());
         self.build(&[br#"{"type":"resource","resource":{"uri":"attachment:audio","#]);
         if let Some(kind) = block.get(source, "mimeType") {

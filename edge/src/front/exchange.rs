@@ -1,4 +1,4 @@
-//! One call on its way back: waits for the reply and decides late between one JSON response and a stream.
+//! One call in flight: waits for the reply and decides late between one JSON response and a stream.
 //!
 //! ```text
 //!            outcome ────────────────────────▶ JSON
@@ -57,7 +57,7 @@ pub(super) struct Resumption {
     pub(super) id: RequestId,
     pub(super) requester: Requester,
     pub(super) parked: Parked,
-    pub(super) room: CallPermit,
+    pub(super) permit: CallPermit,
 }
 
 /// When a stream begins, and what keeps it alive.
@@ -104,12 +104,12 @@ impl Exchange {
         (request, method): (&Message, Method),
         resumption: Resumption,
     ) -> Self {
-        let Resumption { id, requester, parked, room } = resumption;
+        let Resumption { id, requester, parked, permit } = resumption;
         let Parked { inputs, reply, .. } = parked;
         let server = reply.server().cloned();
         let scope = requester.scope.clone();
         let parking = Parking::again(front, (request.bytes().clone(), method), requester, inputs);
-        let call = StatelessCall::new(front, reply, Some(parking)).with_room(room);
+        let call = StatelessCall::new(front, reply, Some(parking)).with_permit(permit);
         let request = Request::new(request, method, scope, id);
         Self::waiting(Waiting::new(front, request, server, Downstream::Stateless(call)))
     }
@@ -128,7 +128,7 @@ impl Exchange {
         };
         match step {
             None => {}
-            Some(Step::Message(message, weight)) => self.first = Some((message, weight)),
+            Some(Step::Message(message, delivery)) => self.first = Some((message, delivery)),
             // An error with a status of its own is JSON in any case: nothing of a stream was promised yet.
             Some(Step::Last(answer)) if !accepts.json && answer.status == StatusCode::OK => {
                 return sse::single(&answer.message);
@@ -205,7 +205,7 @@ impl Exchange {
     fn poll_step(&mut self, context: &mut Context<'_>) -> Poll<Step> {
         let State::Waiting(waiting) = &mut self.state else { return Poll::Pending };
         let end = match ready!(waiting.poll(context)) {
-            CallEvent::Message(message, weight) => return Poll::Ready(Step::Message(message, weight)),
+            CallEvent::Message(message, delivery) => return Poll::Ready(Step::Message(message, delivery)),
             CallEvent::End(end) => end,
         };
         // Recorded and given back now, and not when the client has read the last byte.
@@ -218,14 +218,14 @@ impl Exchange {
 
 impl Source for Exchange {
     fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Said> {
-        if let Some((message, weight)) = self.first.take() {
-            return Poll::Ready(Said::Message(message, weight));
+        if let Some((message, delivery)) = self.first.take() {
+            return Poll::Ready(Said::Message(message, delivery));
         }
         if matches!(self.state, State::Over) {
             return Poll::Ready(Said::End);
         }
         self.poll_step(context).map(|step| match step {
-            Step::Message(message, weight) => Said::Message(message, weight),
+            Step::Message(message, delivery) => Said::Message(message, delivery),
             Step::Last(answer) => Said::Last(answer.message),
             // MCP 2025-11-25 basic/utilities/cancellation: no response to a cancelled request
             Step::Cancelled(_) => Said::End,

@@ -182,7 +182,7 @@ pub(super) fn listen(front: &Front, session: &Arc<Session>) -> Reader {
 
 fn stream(front: &Front, caller: &Caller, (first, reader): (Option<Parts>, Reader)) -> Response<Body> {
     let count = front.rooms.metrics.stream(StreamKind::Session);
-    sse::standing(
+    sse::long_lived(
         StreamCredentials::of(caller.clone()),
         (first, Feed::Kept(reader)),
         front.config.keep_alive,
@@ -245,9 +245,10 @@ fn call(
     let permit = permit.map_err(Bound::refusal)?;
     let in_flight = session.begin(id.clone()).map_err(|refused| match refused {
         Refused::Ended => unknown_session(),
-        Refused::Duplicate => {
-            Refusal::bad_request(code::INVALID_REQUEST, "a request of this id is still on its way")
-        }
+        Refused::Duplicate => Refusal::bad_request(
+            code::INVALID_REQUEST,
+            "a request of this id is still in flight; use another id",
+        ),
         Refused::Full(error) => error.into(),
     })?;
     let call = Call {

@@ -11,7 +11,7 @@
 //! [`Call`](crate::call::Call). What is not here: sockets and TLS (`listen`), names (`router`).
 //!
 //! ```text
-//! door ─▶ legacy │ modern ─▶ exchange (a call on its way) ─▶ reply ─▶ JSON or sse
+//! door ─▶ legacy │ modern ─▶ exchange (a call in flight) ─▶ reply ─▶ JSON or sse
 //!            stdio                └─ asks (what a server wants of its client meanwhile)
 //! ```
 
@@ -175,7 +175,7 @@ pub struct Front {
     rooms: Rooms,
     channels: Channels,
     park: Park,
-    rounds: Arc<rounds::RoundContext>,
+    round_context: Arc<rounds::RoundContext>,
     tasks: Tasks,
     /// Opens the ids of servers' tasks, which name their replica.
     sealer: Sealer,
@@ -187,7 +187,7 @@ impl Front {
     /// # Errors
     /// When the system gives out no random numbers.
     pub fn new(config: Config, rooms: Rooms, sealer: Sealer) -> Result<Arc<Self>, Error> {
-        let rounds = Arc::new(rounds::RoundContext {
+        let round_context = Arc::new(rounds::RoundContext {
             gateway: rooms.gateway.clone(),
             limits: config.limits.clone(),
             rounds_max: config.rounds,
@@ -200,7 +200,7 @@ impl Front {
         let metrics = (rooms.permits.metrics().clone(), rooms.metrics.tasks());
         let tasks = Tasks::new(config.tasks.clone(), sealer.clone(), metrics, &rooms.drain);
         let channels = Channels::new(sealer.clone())?;
-        Ok(Arc::new(Self { config, rooms, channels, park, rounds, tasks, sealer }))
+        Ok(Arc::new(Self { config, rooms, channels, park, round_context, tasks, sealer }))
     }
 
     /// Answers one request. Dropping the future means that the client has left.

@@ -118,7 +118,7 @@ fn begin(front: &Front, inbound: InboundMessage, method: Method, client: Client)
         Retry::Relay(message, server) => (message, Some(server), 0),
         Retry::Again(message, rounds) => (message, None, rounds),
         Retry::Parked(message, parked) => {
-            let resumption = Resumption { id, requester, parked: *parked, room: permit };
+            let resumption = Resumption { id, requester, parked: *parked, permit };
             return Ok(Started::Call(Exchange::resume(front, (&message, method), resumption)));
         }
         Retry::Over(outcome) => {

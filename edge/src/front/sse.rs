@@ -74,15 +74,15 @@ pub(super) fn response(
     with_headers(Body::stream(EventStream::new(first, feed, keep_alive, count)))
 }
 
-/// A response that streams what belongs to no call; it stays open as long as `standing` says.
-pub(super) fn standing(
-    standing: impl Stands,
+/// A response that streams what belongs to no call; it stays open as long as `validity` says.
+pub(super) fn long_lived(
+    validity: impl StreamValidity,
     (first, feed): (Option<Parts>, Feed),
     keep_alive: Duration,
     count: StreamCount,
 ) -> Response<Body> {
     let stream = EventStream::new(first, feed, keep_alive, count);
-    with_headers(Body::stream(EventStream { standing: Some(Box::new(standing)), ..stream }))
+    with_headers(Body::stream(EventStream { validity: Some(Box::new(validity)), ..stream }))
 }
 
 /// A response that is one event.
@@ -108,12 +108,12 @@ fn with_headers(body: Body) -> Response<Body> {
 }
 
 /// Decides whether a stream may stay open: the credentials that opened it, say.
-pub(super) trait Stands: Send + Sync + 'static {
+pub(super) trait StreamValidity: Send + Sync + 'static {
     /// Whether it has to end.
     fn is_over(&self) -> bool;
 }
 
-impl Stands for StreamCredentials {
+impl StreamValidity for StreamCredentials {
     fn is_over(&self) -> bool {
         StreamCredentials::is_over(self)
     }
@@ -127,14 +127,14 @@ struct EventStream {
     quiet: Pin<Box<Sleep>>,
     keep_alive: Duration,
     /// Checked with each event and each comment.
-    standing: Option<Box<dyn Stands>>,
+    validity: Option<Box<dyn StreamValidity>>,
     _count: StreamCount,
 }
 
 impl EventStream {
     fn new(first: Option<Parts>, feed: Feed, keep_alive: Duration, count: StreamCount) -> Self {
         let quiet = Box::pin(tokio::time::sleep(keep_alive));
-        Self { first, feed: Some(feed), quiet, keep_alive, standing: None, _count: count }
+        Self { first, feed: Some(feed), quiet, keep_alive, validity: None, _count: count }
     }
 
     fn poll_event(&mut self, context: &mut Context<'_>) -> Poll<Option<Parts>> {
@@ -166,7 +166,7 @@ impl HttpBody for EventStream {
                 Parts::from(Bytes::from_static(KEEP_ALIVE))
             }
         };
-        if self.standing.as_ref().is_some_and(|standing| standing.is_over()) {
+        if self.validity.as_ref().is_some_and(|validity| validity.is_over()) {
             (self.feed, self.first) = (None, None);
             return Poll::Ready(None);
         }

@@ -226,9 +226,9 @@ impl Pipe {
     }
 
     fn modern(&self, message: Message) -> Result<Option<Started>, Refusal> {
-        // MCP 2026-07-28 basic, Requests: no two requests on their way have the same id
+        // MCP 2026-07-28 basic, Requests: no two requests in flight have the same id
         if message.id().is_some_and(|id| self.modern.contains_key(id)) {
-            return Err(invalid("a request of this id is still on its way"));
+            return Err(invalid("a request of this id is still in flight; use another id"));
         }
         modern::start(&self.front, self.inbound(message)).map(Some)
     }

@@ -371,7 +371,7 @@ impl Shared {
 
 /// Passes the events and the outcome of a reply on, and its cancellation back.
 async fn forward(mut from: Reply, to: Responder) {
-    from.follow_reader(&to);
+    from.follow(&to);
     loop {
         tokio::select! {
             // Both arms are cancel-safe: what `next` did not return stays queued.

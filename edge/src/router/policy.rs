@@ -50,7 +50,7 @@ pub struct Policy {
     edition: u32,
     /// As configured; `None` lets everybody use everything.
     rules: Option<Vec<Rule>>,
-    /// For each rule what [`Caller::standing`] keeps: 0 for everything, else a place in `grants`, counted from 1.
+    /// For each rule what [`Caller::grant_number`] keeps: 0 for everything, else a place in `grants`, counted from 1.
     standings: Vec<u32>,
     /// The grants that do not allow everything. The last one allows nothing, for principals without an entry.
     grants: Vec<Arc<Grant>>,
@@ -90,7 +90,7 @@ impl Policy {
             let rule = rules.iter().position(|rule| rule.is_about(principal)).unwrap_or(rules.len());
             self.standings.get(rule).copied().unwrap_or(u32::MAX)
         };
-        usize::try_from(caller.standing(self.edition, found)).ok()?.checked_sub(1)
+        usize::try_from(caller.grant_number(self.edition, found)).ok()?.checked_sub(1)
     }
 
     /// Whether `caller` may use this server.
@@ -295,8 +295,8 @@ pub(super) mod tests {
         for _ in 0..2 {
             assert!(one.allows(&caller, "a") && !other.allows(&caller, "a"));
         }
-        assert_eq!(caller.standing(u32::MAX, |_| 7), 7);
-        assert_eq!(caller.standing(u32::MAX, |_| panic!("it is known")), 7);
+        assert_eq!(caller.grant_number(u32::MAX, |_| 7), 7);
+        assert_eq!(caller.grant_number(u32::MAX, |_| panic!("it is known")), 7);
     }
 
     #[test]

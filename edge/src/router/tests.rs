@@ -9,7 +9,7 @@ use super::names::Prefix;
 use super::part::Part;
 use super::template::TEMPLATES;
 use super::*;
-use crate::call::{Affinity, Caller, Client, List, Outcome, Server, Subscribing, Subscription};
+use crate::call::{Affinity, Caller, Cancel, Client, List, Outcome, Server, Subscribing, Subscription};
 use crate::ops::drain::Drain;
 use crate::permit::Permits;
 use bytes::Bytes;
@@ -231,6 +231,27 @@ async fn a_uri_that_a_result_showed_is_read_where_it_came_from() {
     answer(&router, call("me", None, Method::ToolsCall, r#"{"name":"y"}"#)).await.unwrap();
     assert_eq!(read("me", "hidden://1").await.unwrap()["server"], "b");
     assert!(read("you", "hidden://1").await.is_err(), "it was not shown to them");
+}
+
+#[tokio::test]
+async fn a_call_that_waited_for_names_is_detached_at_its_connection() {
+    struct Nobody;
+    impl Cancel for Nobody {
+        fn cancel(&self, _: u64) {}
+        fn park(&self, _: u64) {}
+        fn detach(&self, _: u64) {}
+    }
+    let ((to, early), (connection, from)) = (reply(), reply());
+    tokio::spawn(forward(from, to));
+    tokio::task::yield_now().await;
+    assert!(!early.is_under_way());
+    connection.on_cancel(Arc::new(Nobody), 1);
+    assert!(early.is_under_way());
+    early.detach();
+    assert!(connection.is_detached());
+    drop(early);
+    tokio::task::yield_now().await;
+    assert!(connection.is_cancelled());
 }
 
 #[tokio::test(start_paused = true)]

@@ -67,10 +67,9 @@ impl Session {
     pub fn ask(self: &Arc<Self>, ask: Unanswered) -> Option<Asking> {
         let withdrawn = Box::pin(ask.withdrawn.clone().cancelled_owned());
         let mut live = self.live.lock();
-        let mut withdrawn_before = live.asked.take_withdrawn();
-        if live.asked.open.len() >= self.asks_max {
-            withdrawn_before.extend(live.asked.take_oldest_withdrawn());
-        }
+        // Only where there is no room: a stream may still report them, and the sweep drops what none can report.
+        let is_full = live.asked.open.len() >= self.asks_max;
+        let withdrawn_before = if is_full { live.asked.take_oldest_withdrawn() } else { None };
         let can_answer = live.phase != Phase::Ended && !live.asked.is_closed;
         if !can_answer || live.asked.open.len() >= self.asks_max {
             let full = can_answer;
@@ -192,12 +191,14 @@ impl Drop for Asking {
     fn drop(&mut self) {
         let waker = {
             let mut live = self.session.live.lock();
-            let asked = &mut live.asked;
-            if !asked.open.contains_key(&self.number) {
+            let Asked { open, orphaned, waker, .. } = &mut live.asked;
+            if !open.contains_key(&self.number) {
                 return;
             }
-            asked.orphaned.push(self.number);
-            asked.waker.take()
+            // As few as there are open questions, also where the session's own stream does not get on.
+            orphaned.retain(|number| open.contains_key(number));
+            orphaned.push(self.number);
+            waker.take()
         };
         if let Some(waker) = waker {
             waker.wake();

@@ -250,10 +250,16 @@ impl Session {
         if live.phase != Phase::Ended {
             live.streams.insert(number, stream.clone());
         }
-        let others: Vec<_> =
-            live.streams.values().filter(|other| other.number() != LISTENING).cloned().collect();
+        // Where there are no more streams than ended ones are kept, none has to go.
+        let may_evict = live.streams.len() > self.ended_streams_max;
+        let others = may_evict.then(|| {
+            let of_calls = live.streams.values().filter(|other| other.number() != LISTENING);
+            of_calls.cloned().collect::<Vec<_>>()
+        });
         drop(live); // a stream's lock comes first
-        self.evict_ended(&others);
+        if let Some(others) = others {
+            self.evict_ended(&others);
+        }
         stream.attach(self)
     }
 

@@ -218,9 +218,9 @@ impl Ring {
     /// Drops the oldest best-effort event; if there is none and room is needed for a required one, the oldest event.
     /// `false`: none may be dropped.
     fn drop_one(&mut self, delivery: Delivery, reason: Reason) -> bool {
-        let passing = self.events.iter().position(|kept| kept.delivery == Delivery::BestEffort);
+        let best_effort = self.events.iter().position(|kept| kept.delivery == Delivery::BestEffort);
         let oldest = (delivery == Delivery::Required).then_some(0);
-        passing.or(oldest).is_some_and(|index| self.drop_at(index, reason))
+        best_effort.or(oldest).is_some_and(|index| self.drop_at(index, reason))
     }
 
     fn drop_at(&mut self, index: usize, reason: Reason) -> bool {

@@ -223,7 +223,7 @@ impl State {
                 return Poll::Ready(None);
             }
         };
-        // The bytes on their way to the client count where they came from; here only the copy that is kept counts.
+        // The bytes that are being sent to the client count where they came from; here only the copy that is kept counts.
         let seq = self.ring.push(&message, delivery, Instant::now());
         Poll::Ready(Some((seq, message)))
     }

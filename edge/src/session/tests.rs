@@ -203,7 +203,7 @@ async fn what_goes_to_the_client_is_no_copy_and_what_is_kept_is_one() {
     let mut reader = session.listen(|_| Box::new(source));
     let place = |parts: &wire::splice::Parts| parts.iter().next().unwrap().as_ptr();
     let (id, live) = poll_fn(|context| reader.poll_next(context)).await.unwrap();
-    assert_eq!(place(&live), said.as_ptr(), "so it counts for as long as it is on its way");
+    assert_eq!(place(&live), said.as_ptr(), "so it counts until it is sent");
     let Resumed::From(mut again) = session.resume(EventId { seq: id.seq - 1, ..id }) else { panic!("kept") };
     let (_, kept) = poll_fn(|context| again.poll_next(context)).await.unwrap();
     assert!(place(&kept) != said.as_ptr() && kept.into_bytes() == said);

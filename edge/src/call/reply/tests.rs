@@ -106,30 +106,32 @@ async fn a_dropped_reply_wakes_the_producer() {
     assert!(waiting.await.unwrap());
 }
 
-#[test]
-fn a_dropped_reply_tells_whom_it_was_told_to() {
-    #[derive(Default)]
-    struct Told(Mutex<Vec<u64>>);
-    impl Cancel for Told {
-        fn cancel(&self, token: u64) {
-            self.0.lock().push(token);
-        }
+#[derive(Default)]
+struct Recorder(Mutex<Vec<u64>>);
 
-        fn park(&self, token: u64) {
-            self.0.lock().push(token + 100);
-        }
-
-        fn detach(&self, token: u64) {
-            self.0.lock().push(token + 200);
-        }
+impl Cancel for Recorder {
+    fn cancel(&self, token: u64) {
+        self.0.lock().push(token);
     }
-    let told = Arc::new(Told::default());
+
+    fn park(&self, token: u64) {
+        self.0.lock().push(token + 100);
+    }
+
+    fn detach(&self, token: u64) {
+        self.0.lock().push(token + 200);
+    }
+}
+
+#[test]
+fn a_dropped_reply_cancels_at_its_connection() {
+    let connection = Arc::new(Recorder::default());
     let (responder, gone) = reply();
-    assert!(responder.on_cancel(told.clone(), 7));
+    assert!(responder.on_cancel(connection.clone(), 7));
     drop(gone);
-    assert!(!responder.on_cancel(told.clone(), 8), "the consumer is gone already");
+    assert!(!responder.on_cancel(connection.clone(), 8), "the consumer is gone already");
     let (finished, kept) = reply();
-    assert!(finished.on_cancel(told.clone(), 9));
+    assert!(finished.on_cancel(connection.clone(), 9));
     kept.park();
     assert!(!finished.is_detached());
     kept.detach();
@@ -138,7 +140,11 @@ fn a_dropped_reply_tells_whom_it_was_told_to() {
     kept.park();
     kept.detach();
     drop(kept);
-    assert_eq!(*told.0.lock(), [7, 109, 209], "what has ended is neither parked, detached nor cancelled");
+    assert_eq!(
+        *connection.0.lock(),
+        [7, 109, 209],
+        "what has ended is neither parked, detached nor cancelled"
+    );
 }
 
 #[test]
@@ -146,8 +152,43 @@ fn a_forwarded_reply_has_the_reader_of_the_one_it_is_forwarded_to() {
     let ((inner, from), (to, outer)) = (reply(), reply());
     assert_eq!(inner.reader(), EventReader::Present);
     outer.set_reader(EventReader::Absent);
-    from.follow_reader(&to);
+    from.follow(&to);
     assert_eq!(inner.reader(), EventReader::Absent);
     outer.set_reader(EventReader::Gone);
     assert_eq!(inner.reader(), EventReader::Gone);
+}
+
+#[tokio::test]
+async fn the_connection_of_a_forwarded_reply_is_that_of_both() {
+    let connection = Arc::new(Recorder::default());
+    let ((inner, from), (to, outer)) = (reply(), reply());
+    from.follow(&to);
+    tokio::spawn(async move { to.cancelled().await });
+    tokio::task::yield_now().await;
+    assert!(!outer.is_under_way());
+    outer.park();
+    assert!(inner.on_cancel(connection.clone(), 7));
+    assert!(outer.is_under_way());
+    outer.park();
+    outer.detach();
+    assert!(inner.is_detached());
+    assert_eq!(*connection.0.lock(), [107, 207]);
+    inner.finish(Outcome::Refused(Bytes::new()));
+    assert!(!outer.is_under_way());
+}
+
+#[test]
+fn what_is_detached_stays_so_when_it_is_forwarded_later() {
+    let connection = Arc::new(Recorder::default());
+    for has_connection in [false, true] {
+        let ((inner, from), (to, outer)) = (reply(), reply());
+        outer.detach();
+        if has_connection {
+            inner.on_cancel(connection.clone(), 7);
+        }
+        from.follow(&to);
+        assert!(inner.is_detached());
+        inner.finish(Outcome::Refused(Bytes::new()));
+    }
+    assert_eq!(*connection.0.lock(), [207]);
 }

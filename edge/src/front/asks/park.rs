@@ -24,7 +24,6 @@ use ring::digest::{SHA256, digest as hash};
 use tokio::time::{Instant, MissedTickBehavior, Sleep, interval, sleep};
 use wire::Message;
 use wire::error::ScanError;
-use wire::limits::Limits;
 use wire::mcp::method::Method;
 use wire::splice::Parts;
 
@@ -106,7 +105,6 @@ pub(in crate::front) struct Parking {
     park: Park,
     /// The whole message; scanned again only when it is needed.
     request: Bytes,
-    limits: Limits,
     requester: Requester,
     pub(in crate::front) inputs: Inputs,
     /// Runs out when the call is to become a task; `None` if it never does.
@@ -114,7 +112,7 @@ pub(in crate::front) struct Parking {
     /// The place of the task, once it is due.
     place: Option<Place>,
     tasks: Tasks,
-    rounds: Arc<RoundContext>,
+    round_context: Arc<RoundContext>,
 }
 
 impl Parking {
@@ -135,17 +133,15 @@ impl Parking {
         // What counts is the client of this request: it waits for this answer, and declares anew what it knows.
         let after = front.tasks.after(inputs.client()).filter(|_| method == Method::ToolsCall);
         let slow = after.map(|after| Box::pin(sleep(after)));
-        let (park, limits) = (front.park.clone(), front.config.limits.clone());
         Self {
-            park,
+            park: front.park.clone(),
             request,
-            limits,
             requester,
             inputs,
             slow,
             place: None,
             tasks: front.tasks.clone(),
-            rounds: front.rounds.clone(),
+            round_context: front.round_context.clone(),
         }
     }
 
@@ -167,13 +163,13 @@ impl Parking {
     /// When it cannot become one: then the call is over.
     pub(in crate::front) fn adopt(self, reply: Reply, encoding: ResponseEncoding) -> Result<Parts, Error> {
         // The call may be made anew, and a legacy server does not know the members of a retry.
-        let request = reissue::without_answers(&self.request()?, &self.limits).map_err(unreadable)?;
-        let Self { requester, inputs, place, rounds, .. } = self;
+        let request =
+            reissue::without_answers(&self.request()?, &self.round_context.limits).map_err(unreadable)?;
+        let Self { requester, inputs, place, round_context, .. } = self;
         let place = place.ok_or_else(|| Bound::Tasks.refusal())?;
-        let (requester, client) = (requester.clone(), inputs.client().clone());
-        // No other call becomes a task.
-        let reissue = Reissue { requester: requester.clone(), client, method: Method::ToolsCall, request };
-        let reply = MultiRoundReply::new(reply, rounds).with_reissue(reissue);
+        let (method, client) = (Method::ToolsCall, inputs.client().clone()); // no other call becomes a task
+        let reissue = Reissue { requester: requester.clone(), client, method, request };
+        let reply = MultiRoundReply::new(reply, round_context).with_reissue(reissue);
         Ok(Tasks::adopt(&place, SlowCall { requester, inputs, reply, encoding }))
     }
 
@@ -208,7 +204,7 @@ impl Parking {
     }
 
     fn request(&self) -> Result<Message, Error> {
-        Message::scan(self.request.clone(), &self.limits).map_err(unreadable)
+        Message::scan(self.request.clone(), &self.round_context.limits).map_err(unreadable)
     }
 
     fn subject(&self) -> Result<Subject, Error> {

@@ -46,7 +46,7 @@ pub(in crate::front) fn of(
     let Some(state) = message.param("requestState").filter(|_| method.facts().may_ask) else {
         return Ok(Retry::None(message));
     };
-    let (limits, sealer) = (&front.config.limits, &front.rounds.sealer);
+    let (limits, sealer) = (&front.config.limits, &front.round_context.sealer);
     let wrong = "params.requestState must be a string, as it was sent";
     let state = state.as_str().ok_or_else(|| Refusal::bad_request(code::INVALID_PARAMS, wrong))?.into_owned();
     let answers = Answers::of(&message, limits)?;

@@ -120,6 +120,11 @@ impl MultiRoundReply {
         Self { reissue: Some(Box::new(reissue)), ..self }
     }
 
+    /// What its rounds share with those of other calls.
+    pub(in crate::front) fn context(&self) -> &RoundContext {
+        &self.context
+    }
+
     /// Says that nobody reads on before a person has answered something.
     pub(in crate::front) fn park(&self) {
         self.reply.park();
@@ -211,11 +216,7 @@ impl MultiRoundReply {
     }
 
     fn next_phase(&mut self, mut input: InputRequired) -> Result<Phase, Error> {
-        let now = Instant::now();
-        let deadline = *self.deadline.get_or_insert(now + self.context.timeout);
-        if now >= deadline {
-            return Err(too_late());
-        }
+        let deadline = self.deadline()?;
         let state = input.state();
         let questions = questions(&input, &self.context.limits).ok_or_else(unreadable)?;
         input.call.pin = Some(input.server.clone());
@@ -223,12 +224,19 @@ impl MultiRoundReply {
             // The server only wants to be called again later.
             let pause = self.pause;
             self.pause = (pause * 2).min(PAUSE_LAST);
-            let sleep = Box::pin(sleep_until(deadline.min(now + pause)));
+            let sleep = Box::pin(sleep_until(deadline.min(Instant::now() + pause)));
             return Ok(Phase::Pausing(sleep, Box::new((input.call, state))));
         }
         self.count_round()?;
         let round = Round::new(input.call, Purpose::Input(state), questions, sleep_until(deadline));
         Ok(Phase::Asking(Box::new(round)))
+    }
+
+    /// When the last round ends; the first one sets it.
+    fn deadline(&mut self) -> Result<Instant, Error> {
+        let now = Instant::now();
+        let deadline = *self.deadline.get_or_insert(now + self.context.timeout);
+        if now >= deadline { Err(too_late()) } else { Ok(deadline) }
     }
 
     fn count_round(&mut self) -> Result<(), Error> {
@@ -251,11 +259,7 @@ impl MultiRoundReply {
     }
 
     fn visit_phase(&mut self, call: Call, visits: &[Visit]) -> Result<Phase, Error> {
-        let now = Instant::now();
-        let deadline = *self.deadline.get_or_insert(now + self.context.timeout);
-        if now >= deadline {
-            return Err(too_late());
-        }
+        let deadline = self.deadline()?;
         let mut questions = Vec::new();
         for (index, visit) in visits.iter().enumerate() {
             let request = Message::scan(visit.request(), &self.context.limits).map_err(|_| unreadable())?;
@@ -294,10 +298,13 @@ impl MultiRoundReply {
 }
 
 impl Reissue {
+    /// The call anew. It counts as the task's first call does: its bytes count, but it is no call in flight, neither while the
+    /// user visits a URL nor after that.
     fn call(&self, context: &RoundContext) -> Result<Call, Error> {
         let requester = &self.requester;
         let mut permit = context.permits.call(requester.caller.principal()).map_err(Bound::refusal)?;
         permit.hold_bytes(self.request.bytes().len()).map_err(Bound::refusal)?;
+        permit.release();
         Ok(Call {
             caller: requester.caller.clone(),
             client: self.client.clone(),

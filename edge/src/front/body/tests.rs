@@ -36,7 +36,7 @@ fn permits(held_bytes: usize) -> Permits {
     Permits::new(Config { held_bytes, ..Config::default() }, Metrics::default())
 }
 
-fn room(permits: &Permits) -> Result<CallPermit, Bound> {
+fn permit(permits: &Permits) -> Result<CallPermit, Bound> {
     permits.call(&"p".into())
 }
 
@@ -44,31 +44,31 @@ fn room(permits: &Permits) -> Result<CallPermit, Bound> {
 async fn one_piece_is_not_copied_and_several_are_joined() {
     let bytes = Bytes::from_static(b"abcdef");
     let permits = permits(6);
-    let whole = read(Full::new(bytes.clone()), 6, PATIENCE, &mut room(&permits)).await.unwrap();
+    let whole = read(Full::new(bytes.clone()), 6, PATIENCE, &mut permit(&permits)).await.unwrap();
     assert_eq!(whole.as_ptr(), bytes.as_ptr());
-    let joined = read(pieces(&["ab", "", "cd", "ef"]), 6, PATIENCE, &mut room(&permits)).await.unwrap();
+    let joined = read(pieces(&["ab", "", "cd", "ef"]), 6, PATIENCE, &mut permit(&permits)).await.unwrap();
     assert_eq!(joined, bytes);
     assert_eq!(permits.held_bytes(), 0, "given back with the permit");
 }
 
 #[tokio::test]
-async fn a_body_over_its_bound_is_refused_as_announced_and_as_it_comes() {
+async fn a_body_over_its_bound_is_refused_as_declared_and_as_it_comes() {
     let permits = permits(100);
-    let refused = read(Full::new(Bytes::from_static(b"abc")), 2, PATIENCE, &mut room(&permits)).await;
+    let refused = read(Full::new(Bytes::from_static(b"abc")), 2, PATIENCE, &mut permit(&permits)).await;
     assert_eq!(refused, Err(ReadError::TooLarge(2)));
-    let refused = read(pieces(&["ab", "c"]), 2, PATIENCE, &mut room(&permits)).await;
+    let refused = read(pieces(&["ab", "c"]), 2, PATIENCE, &mut permit(&permits)).await;
     assert_eq!(refused, Err(ReadError::TooLarge(2)));
 }
 
 #[tokio::test]
 async fn bytes_are_held_while_the_permit_lives() {
     let permits = permits(5);
-    let mut held = room(&permits);
+    let mut held = permit(&permits);
     read(pieces(&["ab", "c"]), 10, PATIENCE, &mut held).await.unwrap();
     assert_eq!(permits.held_bytes(), 3);
-    let refused = read(Full::new(Bytes::from_static(b"abc")), 10, PATIENCE, &mut room(&permits)).await;
+    let refused = read(Full::new(Bytes::from_static(b"abc")), 10, PATIENCE, &mut permit(&permits)).await;
     assert_eq!(refused, Err(ReadError::Full(Bound::HeldBytes)));
-    let refused = read(pieces(&["ab", "c"]), 10, PATIENCE, &mut room(&permits)).await;
+    let refused = read(pieces(&["ab", "c"]), 10, PATIENCE, &mut permit(&permits)).await;
     assert_eq!(refused, Err(ReadError::Full(Bound::HeldBytes)));
     drop(held);
     assert_eq!(permits.held_bytes(), 0);
@@ -86,7 +86,7 @@ async fn without_a_permit_only_a_small_body_is_read() {
 async fn a_slow_body_is_not_waited_for_and_a_broken_one_is_told() {
     let permits = permits(100);
     let stalled = Pieces { stall: true, ..pieces(&["ab"]) };
-    assert_eq!(read(stalled, 10, PATIENCE, &mut room(&permits)).await, Err(ReadError::Slow));
+    assert_eq!(read(stalled, 10, PATIENCE, &mut permit(&permits)).await, Err(ReadError::Slow));
     let broken = Pieces { left: [Some("ab"), None].into(), stall: false };
-    assert_eq!(read(broken, 10, PATIENCE, &mut room(&permits)).await, Err(ReadError::Broken));
+    assert_eq!(read(broken, 10, PATIENCE, &mut permit(&permits)).await, Err(ReadError::Broken));
 }

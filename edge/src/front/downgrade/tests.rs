@@ -4,20 +4,24 @@ use super::*;
 use crate::error::Kind;
 use crate::permit;
 
-fn told_within(held_bytes: usize, what: (Method, ProtocolVersion), result: Parts) -> (Outcome, Permits) {
+fn downgraded_within(
+    held_bytes: usize,
+    what: (Method, ProtocolVersion),
+    result: Parts,
+) -> (Outcome, Permits) {
     let config = permit::Config { held_bytes, ..permit::Config::default() };
     let permits = Permits::new(config, permit::Metrics::default());
-    (told(what, Outcome::Result(result), (&Limits::default(), &permits)), permits)
+    (downgrade(what, Outcome::Result(result), (&Limits::default(), &permits)), permits)
 }
 
-fn told_to(version: ProtocolVersion, method: Method, result: &'static str) -> String {
-    let (outcome, _) = told_within(0, (method, version), Bytes::from_static(result.as_bytes()).into());
+fn downgraded(version: ProtocolVersion, method: Method, result: &'static str) -> String {
+    let (outcome, _) = downgraded_within(0, (method, version), Bytes::from_static(result.as_bytes()).into());
     let Outcome::Result(parts) = outcome else { panic!("a result") };
     String::from_utf8(parts.into_bytes().to_vec()).unwrap()
 }
 
-fn told_latest(result: &'static str) -> String {
-    told_to(ProtocolVersion::V2025_11_25, Method::ToolsCall, result)
+fn downgraded_latest(result: &'static str) -> String {
+    downgraded(ProtocolVersion::V2025_11_25, Method::ToolsCall, result)
 }
 
 #[test]
@@ -28,7 +32,7 @@ fn what_is_structured_is_an_object_or_a_text() {
         r#"{"content":[],"x":{"structuredContent":7}}"#,
         r#"{"content":[],"x":"structuredContent"}"#,
     ] {
-        assert_eq!(told_latest(same), same);
+        assert_eq!(downgraded_latest(same), same);
     }
     let table = [
         (
@@ -58,7 +62,7 @@ fn what_is_structured_is_an_object_or_a_text() {
         (r#"{"structuredContent":null}"#, r#"{"content":[{"text":"null","type":"text"}]}"#),
     ];
     for (result, expected) in table {
-        assert_eq!(told_latest(result), expected);
+        assert_eq!(downgraded_latest(result), expected);
     }
 }
 
@@ -74,17 +78,17 @@ fn content_of_later_revisions_is_said_in_older_words() {
         (V2025_03_26, link, said),
         (V2024_11_05, link, said),
     ] {
-        assert_eq!(told_to(version, Method::ToolsCall, result), expected, "{version:?}");
+        assert_eq!(downgraded(version, Method::ToolsCall, result), expected, "{version:?}");
     }
-    let old: Value = serde_json::from_str(&told_to(V2024_11_05, Method::ToolsCall, sound)).unwrap();
+    let old: Value = serde_json::from_str(&downgraded(V2024_11_05, Method::ToolsCall, sound)).unwrap();
     let resource = json!({"uri": "attachment:audio", "mimeType": "audio/wav", "blob": "AA=="});
     assert_eq!((&old["content"][1]["resource"], &old["x"]), (&resource, &1.into()));
     let prompt =
         r#"{"messages":[{"role":"user","content":{"type":"resource_link","uri":"x://1","name":"n"}}]}"#;
-    let old: Value = serde_json::from_str(&told_to(V2024_11_05, Method::PromptsGet, prompt)).unwrap();
+    let old: Value = serde_json::from_str(&downgraded(V2024_11_05, Method::PromptsGet, prompt)).unwrap();
     assert_eq!(old["messages"][0]["content"], json!({"type": "text", "text": "n <x://1>"}));
     for odd in [r#"{"content":""audio""}"#, r#"{"content":[{"text":"the "audio" tag","type":"text"}]}"#] {
-        assert_eq!(told_to(V2024_11_05, Method::ToolsCall, odd), odd);
+        assert_eq!(downgraded(V2024_11_05, Method::ToolsCall, odd), odd);
     }
 }
 
@@ -92,10 +96,10 @@ fn content_of_later_revisions_is_said_in_older_words() {
 fn a_missing_capability_is_named_in_a_tools_result() {
     let error = |text: &'static str| Outcome::Refused(Bytes::from_static(text.as_bytes()));
     let missing = r#"{"code":-32021,"message":"m","data":{"requiredCapabilities":{"elicitation":{"url":{}},"sampling":{}}}}"#;
-    let told = |method, error| {
-        told((method, ProtocolVersion::V2025_11_25), error, (&Limits::default(), &Permits::default()))
+    let downgraded = |method, error| {
+        downgrade((method, ProtocolVersion::V2025_11_25), error, (&Limits::default(), &Permits::default()))
     };
-    let Outcome::Result(result) = told(Method::ToolsCall, error(missing)) else { panic!("a result") };
+    let Outcome::Result(result) = downgraded(Method::ToolsCall, error(missing)) else { panic!("a result") };
     let result: Value = serde_json::from_slice(&result.into_bytes()).unwrap();
     assert_eq!(result["isError"], true);
     let text = result["content"][0]["text"].as_str().unwrap();
@@ -103,7 +107,7 @@ fn a_missing_capability_is_named_in_a_tools_result() {
     for (method, text) in
         [(Method::PromptsGet, missing), (Method::ToolsCall, r#"{"code":-32602,"message":"-32021"}"#)]
     {
-        assert!(matches!(told(method, error(text)), Outcome::Refused(_)));
+        assert!(matches!(downgraded(method, error(text)), Outcome::Refused(_)));
     }
 }
 
@@ -111,14 +115,14 @@ fn a_missing_capability_is_named_in_a_tools_result() {
 fn both_are_mended_at_once() {
     let result =
         r#"{"structuredContent":[1],"content":[{"type":"resource_link","uri":"x:\u0031","name":"\"n\""}]}"#;
-    let told = told_to(ProtocolVersion::V2025_03_26, Method::ToolsCall, result);
+    let result = downgraded(ProtocolVersion::V2025_03_26, Method::ToolsCall, result);
     let said = r#"{"content":[{"text":"\"n\" <x:\u0031>","type":"text"},{"text":"[1]","type":"text"}]}"#;
-    assert_eq!(told, said);
+    assert_eq!(result, said);
     let bare = r#"{"content":[{"type":"audio"},{"type":"resource_link"}]}"#;
-    let told: Value =
-        serde_json::from_str(&told_to(ProtocolVersion::V2024_11_05, Method::ToolsCall, bare)).unwrap();
-    assert_eq!(told["content"][0]["resource"], json!({"uri": "attachment:audio", "blob": ""}));
-    assert_eq!(told["content"][1]["text"], "resource <>");
+    let value: Value =
+        serde_json::from_str(&downgraded(ProtocolVersion::V2024_11_05, Method::ToolsCall, bare)).unwrap();
+    assert_eq!(value["content"][0]["resource"], json!({"uri": "attachment:audio", "blob": ""}));
+    assert_eq!(value["content"][1]["text"], "resource <>");
 }
 
 const OLDEST: (Method, ProtocolVersion) = (Method::ToolsCall, ProtocolVersion::V2024_11_05);
@@ -130,14 +134,14 @@ fn what_is_large_stays_in_its_memory() {
         r#"{{"content":[{{"type":"text","text":"{data}"}},{{"mimeType":"a/b","type":"audio","data":"{data}"}}]}}"#
     ));
     let memory = result.as_ptr_range();
-    let (outcome, permits) = told_within(0, OLDEST, result.clone().into());
+    let (outcome, permits) = downgraded_within(0, OLDEST, result.clone().into());
     let Outcome::Result(parts) = outcome else { panic!("nothing is built that counts") };
     let of_ours: usize = parts.iter().filter(|part| !memory.contains(&part.as_ptr())).map(Bytes::len).sum();
     assert!(of_ours < 200, "{of_ours} bytes are new");
-    let told: Value = serde_json::from_slice(&parts.into_bytes()).unwrap();
-    assert_eq!(told["content"][0]["text"], data);
+    let value: Value = serde_json::from_slice(&parts.into_bytes()).unwrap();
+    assert_eq!(value["content"][0]["text"], data);
     let resource = json!({"uri": "attachment:audio", "mimeType": "a/b", "blob": data});
-    assert_eq!(told["content"][1], json!({"type": "resource", "resource": resource}));
+    assert_eq!(value["content"][1], json!({"type": "resource", "resource": resource}));
     assert_eq!(permits.held_bytes(), 0);
 }
 
@@ -151,12 +155,12 @@ fn what_is_built_counts_as_long_as_it_is_there() {
     let table: [Parts; 3] =
         [Bytes::from([&link[..], b"}"].concat()).into(), slices.into_iter().collect(), structured.into()];
     for result in table {
-        let (outcome, permits) = told_within(3 * COUNTED_FROM_BYTES, OLDEST, result.clone());
+        let (outcome, permits) = downgraded_within(3 * COUNTED_FROM_BYTES, OLDEST, result.clone());
         let Outcome::Result(parts) = outcome else { panic!("a result") };
         assert!(permits.held_bytes() > COUNTED_FROM_BYTES);
         drop(parts);
         assert_eq!(permits.held_bytes(), 0);
-        let (outcome, permits) = told_within(COUNTED_FROM_BYTES, OLDEST, result);
+        let (outcome, permits) = downgraded_within(COUNTED_FROM_BYTES, OLDEST, result);
         assert!(matches!(outcome, Outcome::Failed(error) if error.kind == Kind::Busy));
         assert_eq!(permits.held_bytes(), 0);
     }
@@ -166,7 +170,7 @@ fn what_is_built_counts_as_long_as_it_is_there() {
 fn a_list_of_too_many_blocks_is_passed_over() {
     let result = |blocks: usize| format!(r#"{{"content":[{}{{"type":"audio"}}]}}"#, "{},".repeat(blocks - 1));
     for (blocks, is_told) in [(BLOCKS, true), (BLOCKS + 1, false)] {
-        let (outcome, _) = told_within(0, OLDEST, Bytes::from(result(blocks)).into());
+        let (outcome, _) = downgraded_within(0, OLDEST, Bytes::from(result(blocks)).into());
         let Outcome::Result(parts) = outcome else { panic!("a result") };
         assert_eq!(parts.into_bytes() != result(blocks), is_told, "{blocks}");
     }

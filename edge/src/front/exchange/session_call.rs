@@ -1,6 +1,7 @@
 //! A call of a client that has a session. It continues when the client leaves; the input that a modern server requires is
 //! asked for in rounds, and questions are sent on the stream of the call.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
@@ -12,13 +13,14 @@ use wire::mcp::version::ProtocolVersion;
 use wire::splice::{Parts, Splice};
 
 use super::waiting::{CallEnd, CallEvent, Cancelled};
-use crate::call::{Ask, Event, EventReader, Outcome, Reply};
+use crate::call::{Ask, EVENT_BYTES, Event, EventReader, Outcome, Reply};
 use crate::front::Front;
 use crate::front::asks::progress::RisingProgress;
 use crate::front::asks::questions::Questions;
-use crate::front::asks::rounds::{MultiRoundReply, RoundContext, RoundEvent};
+use crate::front::asks::rounds::{MultiRoundReply, RoundEvent};
 use crate::front::downgrade;
 use crate::ops::drain::DrainWatch;
+use crate::permit::Bound;
 use crate::session::replay::Delivery;
 use crate::session::{InFlight, Session};
 
@@ -31,8 +33,17 @@ pub(super) struct SessionCall {
     questions: Questions,
     progress: RisingProgress,
     events: EventsTo,
-    context: Arc<RoundContext>,
+    /// Whether the stream is only kept for the client's return.
+    is_away: bool,
+    unsent: UnsentAsks,
+    /// The outcome, while questions come before it.
+    outcome: Option<Outcome>,
 }
+
+/// Questions that wait for the client's return. Another call may have asked them, and the client may come back to that one
+/// alone: so they are not put on a stream that nobody reads.
+#[derive(Default)]
+struct UnsentAsks(VecDeque<Ask>);
 
 /// Where the events before the outcome are sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,10 +62,12 @@ impl SessionCall {
             questions: Questions::new(in_flight.session().clone()),
             in_flight,
             drain: front.rooms.drain.clone(),
-            reply: MultiRoundReply::new(reply, front.rounds.clone()),
+            reply: MultiRoundReply::new(reply, front.round_context.clone()),
             progress: RisingProgress::default(),
             events: EventsTo::Stream,
-            context: front.rounds.clone(),
+            is_away: false,
+            unsent: UnsentAsks::default(),
+            outcome: None,
         }
     }
 
@@ -78,6 +91,7 @@ impl SessionCall {
     }
 
     pub(super) fn set_reader(&mut self, reader: EventReader) {
+        self.is_away = reader == EventReader::Absent;
         self.reply.set_reader(reader);
     }
 
@@ -99,19 +113,39 @@ impl SessionCall {
             if let Poll::Ready(message) = self.questions.poll_withdrawn(context) {
                 return Poll::Ready(CallEvent::Message(message, Delivery::Required));
             }
+            if let Some(message) = self.unsent_question() {
+                return Poll::Ready(CallEvent::Message(message, Delivery::Required));
+            }
+            if let Some(outcome) = self.outcome.take() {
+                return Poll::Ready(CallEvent::End(CallEnd::Outcome(outcome)));
+            }
             match ready!(self.reply.poll(context)) {
                 RoundEvent::Event(event) => {
-                    if let Some((message, weight)) = self.message(event, token) {
-                        return Poll::Ready(CallEvent::Message(message, weight));
+                    if let Some((message, delivery)) = self.message(event, token) {
+                        return Poll::Ready(CallEvent::Message(message, delivery));
                     }
                 }
                 RoundEvent::Redispatched => self.progress.restart(),
                 RoundEvent::Withdrawn => {} // the questions notice by themselves
+                RoundEvent::Outcome(outcome) if !self.unsent.0.is_empty() => self.outcome = Some(outcome),
                 RoundEvent::Outcome(outcome) => {
                     return Poll::Ready(CallEvent::End(CallEnd::Outcome(outcome)));
                 }
             }
         }
+    }
+
+    /// The next question that waited, once the client is back or the call has ended. In the latter case other calls that may
+    /// have asked it come first.
+    fn unsent_question(&mut self) -> Option<Parts> {
+        while !self.is_away || self.outcome.is_some() {
+            let ask = self.unsent.0.pop_front()?;
+            let ask = if self.is_away { ask.pass_on() } else { Some(ask) };
+            if let Some(message) = ask.and_then(|ask| self.questions.put(ask)) {
+                return Some(message);
+            }
+        }
+        None
     }
 
     /// The message to the client for an event. A question that cannot be sent on the stream of the call is sent on the
@@ -126,7 +160,10 @@ impl SessionCall {
         match event {
             Event::Progress(message) => Some((self.progress(&message, token?)?, Delivery::BestEffort)),
             Event::Notice(_, message) => Some((message.bytes().clone().into(), Delivery::Required)),
-            Event::Ask(ask) => Some((self.questions.put(ask)?, Delivery::Required)),
+            Event::Ask(ask) => {
+                let ask = if self.is_away { self.unsent.keep(ask)? } else { ask };
+                Some((self.questions.put(ask)?, Delivery::Required))
+            }
         }
     }
 
@@ -135,12 +172,16 @@ impl SessionCall {
         self.progress.edit(message, &mut splice).then(|| splice.finish())
     }
 
-    /// Queues a question for the session's own stream, where it waits for a client that has left. A client that takes no
-    /// stream with this call is asked only if it reads that one; otherwise the question is dropped, which refuses it.
+    /// Sends a question with another call of a client that has left this one, or queues it for the session's own stream,
+    /// where it waits. A client that takes no stream with this call is asked only if it reads that one; otherwise the
+    /// question is dropped, which refuses it.
     fn ask_beside(&self, ask: Ask) {
         let own_stream = &self.session().key().unsolicited;
-        if self.events == EventsTo::ClientLeft || own_stream.reader() == EventReader::Present {
-            own_stream.event(Event::Ask(ask));
+        let has_left = self.events == EventsTo::ClientLeft;
+        let Some(ask) = (if has_left { ask.pass_on() } else { Some(ask) }) else { return };
+        let is_sent = has_left || own_stream.reader() == EventReader::Present;
+        if is_sent && !own_stream.event(Event::Ask(ask)) {
+            self.reply.context().permits.metrics().hit(Bound::EventBytes);
         }
     }
 
@@ -155,11 +196,11 @@ impl SessionCall {
         }
     }
 
-    /// Keeps the questions that are queued in the reply of a cancelled call, because another call may have asked them. The
-    /// connection withdraws those that none can have asked.
+    /// Keeps the questions of a cancelled call that were not sent, because another call may have asked them. The connection
+    /// withdraws those that none can have asked.
     fn save_asks(&mut self) {
         self.client_left();
-        while let Some(ask) = self.reply.take_queued_ask() {
+        while let Some(ask) = self.unsent.0.pop_front().or_else(|| self.reply.take_queued_ask()) {
             self.ask_beside(ask);
         }
     }
@@ -170,8 +211,23 @@ impl SessionCall {
             Outcome::Result(_) if has_empty_result(method) => {
                 Outcome::Result(Bytes::from_static(b"{}").into())
             }
-            outcome => downgrade::outcome((method, self.session().version()), outcome, &self.context),
+            outcome => downgrade::outcome((method, self.session().version()), outcome, self.reply.context()),
         }
+    }
+}
+
+impl UnsentAsks {
+    /// Keeps a question, and drops those that are withdrawn. One for which there is no room is returned, for the stream,
+    /// which has bounds of its own: their bytes are those of a reply's events, and their number is that of the open
+    /// questions of a connection.
+    fn keep(&mut self, ask: Ask) -> Option<Ask> {
+        self.0.retain(|ask| !ask.withdrawn.is_cancelled());
+        let bytes = |ask: &Ask| ask.request.bytes().len();
+        if self.0.iter().map(bytes).sum::<usize>() + bytes(&ask) > EVENT_BYTES {
+            return Some(ask);
+        }
+        self.0.push_back(ask);
+        None
     }
 }
 

@@ -28,16 +28,16 @@ pub(super) struct StatelessCall {
     takes_events: bool,
     context: Arc<RoundContext>,
     /// The permit of the retry of a parked call, which gave its own back.
-    _room: Option<CallPermit>,
+    _permit: Option<CallPermit>,
 }
 
 impl StatelessCall {
     pub(super) fn new(front: &Front, reply: Reply, parking: Option<Parking>) -> Self {
-        Self { reply, parking, takes_events: true, context: front.rounds.clone(), _room: None }
+        Self { reply, parking, takes_events: true, context: front.round_context.clone(), _permit: None }
     }
 
-    pub(super) fn with_room(self, room: CallPermit) -> Self {
-        Self { _room: Some(room), ..self }
+    pub(super) fn with_permit(self, permit: CallPermit) -> Self {
+        Self { _permit: Some(permit), ..self }
     }
 
     pub(super) fn send_outcome_only(&mut self) {
@@ -49,7 +49,7 @@ impl StatelessCall {
             let event = match self.reply.poll_next(context) {
                 Poll::Ready(Next::Event(event)) => event,
                 Poll::Ready(Next::Outcome(Outcome::InputRequired(input))) => {
-                    // Dropped with the room of its call: the next round is another request.
+                    // Dropped with the permit of its call: the next round is another request.
                     return Poll::Ready(CallEvent::End(match relay::wrap(&self.context.sealer, &input) {
                         Outcome::Result(result) => CallEnd::InputRequired(result),
                         outcome => CallEnd::Outcome(outcome),

@@ -23,7 +23,7 @@ use crate::front::reply::ResponseEncoding;
 use crate::ops::drain::DrainWatch;
 use crate::session::replay::Delivery;
 
-/// A call on its way.
+/// A call in flight.
 pub(super) struct Waiting {
     id: RequestId,
     /// The client's own progress token as JSON; without one it gets no progress.
@@ -71,7 +71,7 @@ pub(super) enum Cancelled {
     ByCut,
 }
 
-/// What is kept of a request while its call is on its way.
+/// What is kept of a request while its call is in flight.
 pub(super) struct Request {
     id: RequestId,
     method: Method,

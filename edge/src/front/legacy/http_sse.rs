@@ -56,7 +56,7 @@ struct Channel {
     lease: StreamLease,
     outbox: Outbox,
     /// For answers on the spot that are not written yet.
-    room: Arc<Semaphore>,
+    answers: Arc<Semaphore>,
     state: Mutex<State>,
     initialized: Notify,
 }
@@ -129,7 +129,7 @@ pub(in crate::front) fn open(
         requester,
         lease: lease.clone(),
         outbox,
-        room: Arc::new(Semaphore::new(ANSWERS)),
+        answers: Arc::new(Semaphore::new(ANSWERS)),
         state: Mutex::new(State::Opening),
         initialized: Notify::new(),
     });
@@ -148,7 +148,7 @@ pub(in crate::front) fn open(
     let endpoint = Bytes::from(format!("event: endpoint\ndata: {up}messages?{SESSION}={token}\n\n"));
     let count = front.rooms.metrics.stream(StreamKind::Sse);
     let feed = Feed::Plain(Box::new(messages));
-    Ok(sse::standing(lease, (Some(endpoint.into()), feed), front.config.keep_alive, count))
+    Ok(sse::long_lived(lease, (Some(endpoint.into()), feed), front.config.keep_alive, count))
 }
 
 /// The channel that a message is for.
@@ -197,7 +197,7 @@ pub(in crate::front) fn take(
     }
     let id = (inbound.message.kind() == Kind::Request).then(|| inbound.message.id().cloned()).flatten();
     let started = channel.message(front, inbound).map_err(|refusal| refusal.answering(id.as_ref()));
-    let (room, running) = match &started {
+    let (place, running) = match &started {
         Ok(None) => return Ok(refusal::accepted()),
         // The session bounds its calls; cancels and answers to what servers ask must come through beside them.
         Ok(Some(Started::Call(_))) => (None, Some(channel.lease.call())),
@@ -207,7 +207,7 @@ pub(in crate::front) fn take(
     let outbox = channel.outbox.clone();
     front.rooms.drain.spawn(async move {
         outbox.deliver(started).await;
-        drop((room, running));
+        drop((place, running));
     });
     Ok(refusal::accepted())
 }
@@ -221,7 +221,7 @@ pub(in crate::front) fn take_batch(
 ) -> Result<Response<Body>, Refusal> {
     // One place for all answers on the spot, and before anything has begun: calls must not run when the client hears
     // that nothing was taken.
-    let room = channel.place(front)?;
+    let place = channel.place(front)?;
     let batch = batch::take(front, &channel.requester, session, body)?;
     let (answers, calls): (Vec<_>, Vec<_>) =
         batch.into_iter().partition(|started| matches!(started, Started::Answered(_)));
@@ -237,7 +237,7 @@ pub(in crate::front) fn take_batch(
         for answer in answers {
             outbox.deliver(Ok(Some(answer))).await;
         }
-        drop(room);
+        drop(place);
     });
     Ok(refusal::accepted())
 }
@@ -263,7 +263,7 @@ impl Channel {
                 Err(Refusal::bad_request(code::INVALID_REQUEST, message))
             }
             State::Open(session) => {
-                // Without it, for messages of other requests need not wait: those that are on their way at once have no
+                // Without it, for messages of other requests need not wait: those that are in flight at once have no
                 // order, and a session that is open here stays so.
                 let session = session.clone();
                 drop(state);
@@ -292,7 +292,7 @@ impl Channel {
 
     /// A place for answers on the spot.
     fn place(&self, front: &Front) -> Result<OwnedSemaphorePermit, Refusal> {
-        self.room.clone().try_acquire_owned().map_err(|_| {
+        self.answers.clone().try_acquire_owned().map_err(|_| {
             front.rooms.permits.metrics().hit(Bound::Answers);
             Bound::Answers.refusal().into()
         })
@@ -338,7 +338,7 @@ async fn attend(front: Arc<Front>, channel: Arc<Channel>) {
         }
         front.rooms.sessions.delete(&session);
     }
-    // With the last answer on its way the outbox ends, and the stream with it.
+    // Once the last answer was sent the outbox ends, and the stream with it.
     front.channels.open.lock().remove(&channel.number);
 }
 

@@ -56,8 +56,8 @@ impl Listening {
         let changed = all.into_iter().filter(|(changed, _)| *changed);
         self.waiting.extend(changed.map(|(_, list)| list_changed(list)));
         if news.subscriptions {
-            let wished = self.session.key().settings.now();
-            self.waiting.extend(wished.subscriptions.iter().map(|(_, uri)| updated(uri)));
+            let settings = self.session.key().settings.now();
+            self.waiting.extend(settings.subscriptions.iter().map(|(_, uri)| updated(uri)));
         }
     }
 
@@ -70,7 +70,7 @@ impl Listening {
         lost
     }
 
-    fn poll_strayed(&mut self, context: &mut Context<'_>) -> Poll<Parts> {
+    fn poll_unsolicited(&mut self, context: &mut Context<'_>) -> Poll<Parts> {
         self.questions.take_over_orphaned(context);
         if let Poll::Ready(message) = self.questions.poll_withdrawn(context) {
             return Poll::Ready(message);
@@ -105,7 +105,7 @@ impl Source for Listening {
             if let Some(notice) = self.waiting.pop_front() {
                 return Poll::Ready(Said::Message(notice.into(), Delivery::Required));
             }
-            if let Poll::Ready(message) = self.poll_strayed(context) {
+            if let Poll::Ready(message) = self.poll_unsolicited(context) {
                 return Poll::Ready(Said::Message(message, Delivery::Required));
             }
             // Events that were lost before the waker was set woke nobody.

@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use crate::call::{Caller, CredentialStatus, StreamCredentials};
-use crate::front::sse::Stands;
+use crate::front::sse::StreamValidity;
 
 /// How long one channel stays open. Clones share it.
 #[derive(Clone)]
@@ -60,7 +60,7 @@ impl StreamLease {
     }
 }
 
-impl Stands for StreamLease {
+impl StreamValidity for StreamLease {
     fn is_over(&self) -> bool {
         self.credentials.status() == CredentialStatus::Revoked || self.has_lapsed()
     }

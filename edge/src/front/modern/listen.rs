@@ -164,8 +164,8 @@ impl Listen {
             return media::no_stream_wanted().answering(Some(&self.id)).into_response();
         }
         let count = front.rooms.metrics.stream(StreamKind::Listen);
-        let standing = StreamCredentials::of(self.caller.clone());
-        sse::standing(standing, (None, Feed::Plain(Box::new(self))), front.config.keep_alive, count)
+        let validity = StreamCredentials::of(self.caller.clone());
+        sse::long_lived(validity, (None, Feed::Plain(Box::new(self))), front.config.keep_alive, count)
     }
 
     fn acknowledgement(&self, subscriptions: &[Subscription]) -> Parts {

@@ -108,6 +108,8 @@ async fn calls_of_a_session_are_counted_and_have_different_ids() {
     let header = [("mcp-session-id", id.as_str())];
     let (first, _second) = (open_call(&stage, &id, 1).await, open_call(&stage, &id, 2).await);
     assert_eq!(refusal(&stage, post(&call(2), &header)).await, (400, String::new()), "twice the same id");
+    let message = json(stage.send(post(&call(2), &header)).await).await["error"]["message"].clone();
+    assert_eq!(message, "a request of this id is still in flight; use another id");
     assert_eq!(refusal(&stage, post(&call(3), &header)).await, (429, "busy".to_owned()));
     assert_eq!(stage.hits("session_calls"), 1);
     let other = stage.session("2025-11-25").await;

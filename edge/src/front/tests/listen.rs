@@ -39,8 +39,8 @@ fn change(stage: &Stage, tools: u64, prompts: u64, resources: u64) {
 fn update(stage: &Stage, listen: usize, params: &str) {
     let text = format!(r#"{{"jsonrpc":"2.0","method":"notifications/resources/updated","params":{params}}}"#);
     let message = Message::scan(text.into(), &wire::limits::Limits::default()).unwrap();
-    let ear = stage.script.subscribers.lock()[listen].sink.clone();
-    ear.updated(&message);
+    let sink = stage.script.subscribers.lock()[listen].sink.clone();
+    sink.updated(&message);
 }
 
 /// Subscriptions that are held.

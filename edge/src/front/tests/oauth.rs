@@ -201,7 +201,7 @@ async fn calls_of_a_channel_end_as_they_would_have_and_then_the_channel() {
     assert_eq!(send(&stage, (&path, &authorization), call).await, 202);
     let began = tokio::time::Instant::now();
     while began.elapsed().as_secs() < 240 {
-        event(&mut stream).await.expect("its call is on its way");
+        event(&mut stream).await.expect("its call is in flight");
     }
     stage.take_open().1.finish(Outcome::Result(Slices::from(Bytes::from_static(b"{\"content\":[]}"))));
     let mut said = String::new();

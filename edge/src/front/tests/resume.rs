@@ -287,7 +287,7 @@ async fn who_missed_too_much_is_told_that_everything_changed() {
     let (open, responder) = stage.take_open();
     let Affinity::Session(key) = &open.affinity else { panic!("a session's call") };
     let server = ServerName::parse("time").unwrap();
-    key.settings.change(|wished| wished.subscriptions.insert((server, "file:///a\"b".to_owned())));
+    key.settings.change(|settings| settings.subscriptions.insert((server, "file:///a\"b".to_owned())));
     finish(responder, "{}");
     sent.await.unwrap();
     let mut stream = resume(&stage, &session, &last).await.into_body();

@@ -171,6 +171,7 @@ async fn a_task_whose_user_has_to_visit_a_url_asks_for_it_and_calls_again() {
         let first = stage.script.seen.lock().last().unwrap().clone();
         stage.take_open().1.finish(Outcome::Refused(Bytes::from_static(GO)));
         let waiting = until(&stage, &id, "input_required").await;
+        assert_eq!(stage.permits.calls_in_flight(), 0, "nothing runs while the user thinks");
         let asked = waiting["inputRequests"]["ask-1"].clone();
         let params = value!({"mode": "url", "message": "log in", "url": "https://a.example/"});
         assert_eq!(asked, value!({"method": "elicitation/create", "params": params}));
@@ -183,7 +184,10 @@ async fn a_task_whose_user_has_to_visit_a_url_asks_for_it_and_calls_again() {
         }
         super::until(|| stage.open_calls() > 0).await;
         assert_eq!(*stage.script.seen.lock().last().unwrap(), first, "the call as it was");
-        stage.take_open().1.finish(result(100));
+        let (again, responder) = stage.take_open();
+        assert_eq!(stage.permits.calls_in_flight(), 0, "as of every task");
+        assert_eq!(stage.permits.held_bytes(), again.request.bytes().len());
+        responder.finish(result(100));
         until(&stage, &id, "completed").await;
     }
 

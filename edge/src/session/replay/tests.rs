@@ -1,16 +1,16 @@
 use super::*;
 
-fn room(config: Config) -> (Arc<ReplayBudget>, Metrics) {
+fn budget(config: Config) -> (Arc<ReplayBudget>, Metrics) {
     let metrics = Metrics::default();
     (Arc::new(ReplayBudget::new(config, metrics.clone(), Arc::default())), metrics)
 }
 
 fn ring(config: Config) -> (Ring, Metrics) {
-    let (room, metrics) = room(config);
-    (Ring::new(room), metrics)
+    let (budget, metrics) = budget(config);
+    (Ring::new(budget), metrics)
 }
 
-/// Keeps `count` lasting events of `bytes` each.
+/// Keeps `count` required events of `bytes` each.
 fn fill(ring: &mut Ring, count: usize, bytes: usize) {
     for _ in 0..count {
         ring.push(&Bytes::from(vec![b'x'; bytes]).into(), Delivery::Required, Instant::now());
@@ -82,8 +82,8 @@ fn bytes_are_bounded_and_the_newest_event_is_kept_whatever_its_size() {
 fn a_session_has_its_share_and_all_have_theirs() {
     let config = Config { session_bytes: 60, bytes: 100, ..Config::default() };
     let (metrics, all) = (Metrics::default(), Arc::<AtomicUsize>::default());
-    let room = || Arc::new(ReplayBudget::new(config.clone(), metrics.clone(), all.clone()));
-    let (one, two) = (room(), room());
+    let budget = || Arc::new(ReplayBudget::new(config.clone(), metrics.clone(), all.clone()));
+    let (one, two) = (budget(), budget());
     let (mut first, mut second, mut other) = (Ring::new(one.clone()), Ring::new(one), Ring::new(two));
     fill(&mut first, 1, 50);
     fill(&mut second, 1, 20);
@@ -126,7 +126,7 @@ fn progress_goes_first_and_is_not_missed() {
 }
 
 #[test]
-fn passing_event_never_displaces_a_lasting_one() {
+fn best_effort_event_never_displaces_a_required_one() {
     for config in [
         Config { events: 2, ..Config::default() },
         Config { stream_bytes: 20, ..Config::default() },

@@ -264,6 +264,25 @@ impl Answered for Conn {
         drop(state);
         self.queue_from_client(line);
     }
+
+    /// A call whose client has left is passed over, and so is the session's own stream while nobody reads it.
+    fn pass_on(&self, ask: Ask) -> Option<Ask> {
+        let session = self.spec.client.as_ref().and_then(|tenant| tenant.session());
+        let is_read = |session: &&SessionHandle| session.unsolicited.reader() == EventReader::Present;
+        let state = self.state.lock();
+        let place = state.ask_place(session.filter(is_read));
+        let Some(place) = place.filter(|place| place.reader() <= EventReader::Absent) else {
+            return Some(ask);
+        };
+        match place.offer(Event::Ask(ask)) {
+            Err(Event::Ask(ask)) => Some(ask),
+            Ok(true) | Err(_) => None,
+            Ok(false) => {
+                self.context.permits.metrics().hit(Bound::EventBytes);
+                None
+            }
+        }
+    }
 }
 
 /// Extends the deadlines of the calls that may have asked `ask`: none of them ends while the client thinks.

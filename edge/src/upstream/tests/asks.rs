@@ -96,6 +96,44 @@ async fn an_ask_goes_to_a_stream_that_is_read() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_ask_of_a_call_that_ended_is_passed_on_to_a_stream_that_may_be_read() {
+    let mut room = Setting::default().build();
+    let (key, mut own_stream) = session_and_stream(1);
+    let mut first = room.echo_in(&key, "first");
+    let mut peer = room.accept_legacy().await;
+    peer.expect("tools/call").await;
+    let mut second = room.echo_in(&key, "second");
+    peer.expect("tools/call").await;
+    for (second_reader, own_reader, place) in [
+        (EventReader::Present, EventReader::Present, Some(0)),
+        (EventReader::Absent, EventReader::Present, Some(1)),
+        (EventReader::Absent, EventReader::Absent, Some(0)),
+        (EventReader::Gone, EventReader::Present, Some(1)),
+        (EventReader::Gone, EventReader::Absent, None),
+        (EventReader::Unwanted, EventReader::Absent, None),
+    ] {
+        for (reply, reader) in [(&second, EventReader::Gone), (&own_stream, EventReader::Absent)] {
+            reply.set_reader(reader);
+        }
+        first.set_reader(EventReader::Present);
+        peer.ask(json!(1), ELICIT, form()).await;
+        let ask = next_ask(&mut first).await;
+        first.set_reader(EventReader::Gone);
+        second.set_reader(second_reader);
+        own_stream.set_reader(own_reader);
+        let returned = ask.pass_on();
+        assert_eq!(returned.is_none(), place.is_some(), "{second_reader:?} {own_reader:?}");
+        let ask = match (returned, place) {
+            (None, Some(0)) => next_ask(&mut second).await,
+            (None, _) => next_ask(&mut own_stream).await,
+            (Some(ask), _) => ask,
+        };
+        ask.answer(Answer::Result(Bytes::from_static(b"{}")));
+        assert_eq!(peer.read().await.unwrap()["result"], json!({}));
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_ask_ends_with_the_last_cancelled_call_that_may_have_asked_it() {
     let mut room = Setting::default().build();
     let (key, _own_stream) = session_and_stream(1);
