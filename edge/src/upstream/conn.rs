@@ -41,7 +41,7 @@ use super::link::address::Endpoint;
 use super::metrics::ServerMetrics;
 use super::modern;
 use super::settings::Config;
-use super::tasks::TaskIds;
+use super::tasks::{ShownIds, TaskIds};
 use crate::call::{Cancel, ServerName};
 use crate::error::{Blame, Error, Kind};
 use crate::permit::{self, Permits, SlotPermit};
@@ -188,6 +188,12 @@ impl Conn {
         conn.context.metrics.connections.inc();
         conn.context.tasks.spawn(reader::run(conn.clone(), link));
         conn
+    }
+
+    /// The ids of the tasks of its process.
+    pub(super) fn task_ids(&self) -> ShownIds<'_> {
+        let is_shared = self.spec.client.is_none();
+        self.context.task_ids.of_process(is_shared.then_some(self.spec.number))
     }
 
     pub(super) fn spec(&self) -> &Spec {

@@ -11,7 +11,7 @@ use wire::splice::{Parts, Splice};
 use wire::{Message, code};
 
 use super::facts::unknown_resource;
-use super::tasks::TaskIds;
+use super::tasks::ShownIds;
 use crate::call::{Affinity, Call, Outcome};
 
 /// Edits the `params` of a call for a legacy server: removes the protocol's own keys from `_meta`, and `task` if the
@@ -60,7 +60,7 @@ fn knows_tasks(affinity: &Affinity) -> bool {
 
 /// The result in the modern form: the same bytes, and the members that every modern result has. `None` if it is no
 /// object.
-pub(super) fn result(call: &Call, answer: &Message, task_ids: &TaskIds) -> Option<Parts> {
+pub(super) fn result(call: &Call, answer: &Message, task_ids: ShownIds<'_>) -> Option<Parts> {
     let object = answer.result_object()?;
     let mut splice = Splice::within(answer.bytes().clone(), object.span());
     task_ids.show_result(&mut splice, call, answer);

@@ -12,7 +12,7 @@ use wire::splice::{Parts, Splice};
 use wire::{Message, code};
 
 use super::facts::{identity, unknown_resource};
-use super::tasks::TaskIds;
+use super::tasks::ShownIds;
 use crate::call::{Affinity, Call, Outcome, input};
 
 /// The params of a request of the gateway's own: `members`, each followed by a comma, and the required `_meta`.
@@ -87,7 +87,7 @@ pub(super) enum Judged {
 /// The kind of a call's result, by its `resultType`; `None` if it is invalid.
 // MCP 2026-07-28 basic, Results: without a type it is "complete"; an unknown type is invalid. basic/patterns/mrtr:
 // three methods may want input.
-pub(super) fn judge(call: &Call, answer: &Message, task_ids: &TaskIds) -> Option<Judged> {
+pub(super) fn judge(call: &Call, answer: &Message, task_ids: ShownIds<'_>) -> Option<Judged> {
     let result = answer.result_object()?;
     let complete = || match call.method {
         Method::TasksGet => task_ids.show_task(call, answer).map(Judged::Complete),

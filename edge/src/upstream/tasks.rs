@@ -1,10 +1,11 @@
 //! Ids of servers' tasks as clients see them, those of 2025-11-25 and of the tasks extension:
 //! `<slug>.<seal>.<the server's own id>`.
 //!
-//! The slug leads back to the server. The seal binds the id to its owner, so that no table is needed: an id that was
-//! shown to somebody else, or guessed, is unknown. For the task of a session the seal is a keyed hash of 16 hex digits,
-//! because requests of a session reach its replica anyway. For the task of a principal without a session it is a
-//! sealed token, which also tells every replica which of them the task's process is connected to.
+//! The slug leads back to the server. The seal binds the id to its owner, and to one of several processes that the owner
+//! shares with others. So no table is needed: an id that was shown to somebody else, or guessed, is unknown. For the task
+//! of a session the seal is a keyed hash of 16 hex digits and the number of the process, because requests of a session
+//! reach its replica anyway. For the task of a principal without a session it is a sealed token, which also tells every
+//! replica which of them the task's process is connected to.
 
 use std::future::Future;
 use std::hash::{BuildHasher, RandomState};
@@ -34,6 +35,17 @@ pub(super) struct TaskIds {
     sealer: Sealer,
     limits: Limits,
 }
+
+/// The ids of the tasks of one process, as its connection shows them.
+#[derive(Clone, Copy)]
+pub(super) struct ShownIds<'t> {
+    ids: &'t TaskIds,
+    process: Process,
+}
+
+/// The process that a task runs in: the number of its connection, of several that clients share; 0 where the owner has
+/// one of its own.
+type Process = u64;
 
 /// Whose tasks they are.
 #[derive(Clone, Copy, Hash)]
@@ -79,76 +91,94 @@ impl TaskIds {
         Self { server, sealing: RandomState::new(), sealer, limits }
     }
 
-    /// Binds a server's own id to its owner.
-    fn binding(&self, owner: Owner<'_>, own: &str) -> u64 {
-        self.sealing.hash_one((owner, own))
+    /// The ids of tasks in a process that its owner has to itself (`None`), or that is one of several.
+    pub(super) fn of_process(&self, shared: Option<u64>) -> ShownIds<'_> {
+        ShownIds { ids: self, process: shared.unwrap_or_default() }
     }
 
-    /// What binds the task with the server's own id `own` to the client of this call.
-    pub(super) fn binding_of(&self, call: &Call, own: &str) -> u64 {
-        self.binding(Owner::of(call), own)
+    /// Binds a server's own id to its owner and its process.
+    fn binding(&self, owner: Owner<'_>, own: &str, process: Process) -> u64 {
+        self.sealing.hash_one((owner, own, process))
     }
 
-    /// The server's own id of the task that a resolved call names.
-    pub(super) fn named(call: &Call) -> Option<String> {
-        let rename = call.rename.as_ref().filter(|_| OF_TASKS.contains(&call.method))?;
-        serde_json::from_slice(&rename.token).ok()
-    }
-
-    fn session_prefix(&self, owner: Owner<'_>, own: &str) -> String {
-        format!("{}.{:016x}.", self.server, self.binding(owner, own))
+    fn session_prefix(&self, owner: Owner<'_>, own: &str, process: Process) -> String {
+        let binding = self.binding(owner, own, process);
+        let process = if process == 0 { String::new() } else { format!("{process:x}") };
+        format!("{}.{binding:016x}{process}.", self.server)
     }
 
     /// What is put before the server's own id; `None` when the system gives out no random numbers.
-    fn prefix(&self, owner: Owner<'_>, own: &str) -> Option<String> {
+    fn prefix(&self, owner: Owner<'_>, own: &str, process: Process) -> Option<String> {
         match owner {
-            Owner::Session(_) => Some(self.session_prefix(owner, own)),
+            Owner::Session(_) => Some(self.session_prefix(owner, own, process)),
             Owner::Principal(_) => {
-                let binding = self.binding(owner, own).to_be_bytes();
-                let payload = [&binding[..], &self.sealer.home().encode()].concat();
+                let binding = self.binding(owner, own, process).to_be_bytes();
+                let payload = [&binding[..], &process.to_be_bytes(), &self.sealer.home().encode()].concat();
                 Some(format!("{}.{}.", self.server, self.sealer.seal(KIND, &payload).ok()?))
             }
         }
     }
 
-    /// The server's own id; `None` unless it was shown to this owner.
-    fn own<'i>(&self, owner: Owner<'_>, id: &'i str) -> Option<&'i str> {
+    /// The server's own id, and the process; `None` unless it was shown to this owner.
+    fn own<'i>(&self, owner: Owner<'_>, id: &'i str) -> Option<(&'i str, Process)> {
         let (slug, rest) = id.split_once('.')?;
         match owner {
             Owner::Session(_) => {
-                let (_, own) = rest.split_once('.')?;
-                (id.strip_suffix(own)? == self.session_prefix(owner, own)).then_some(own)
+                let (seal, own) = rest.split_once('.')?;
+                let (_, process) = seal.split_at_checked(HASH_DIGITS)?;
+                let process = if process.is_empty() { 0 } else { u64::from_str_radix(process, 16).ok()? };
+                (id.strip_suffix(own)? == self.session_prefix(owner, own, process)).then_some((own, process))
             }
             Owner::Principal(_) => {
                 let (token, own) = token_and_own(rest)?;
                 let payload = self.sealer.open(KIND, token)?;
-                let binding = self.binding(owner, own).to_be_bytes();
-                let is_ours = slug == self.server.as_str() && payload.first_chunk() == Some(&binding);
-                is_ours.then_some(own)
+                let (binding, payload) = payload.split_first_chunk()?;
+                let process = Process::from_be_bytes(*payload.first_chunk()?);
+                let is_ours = *binding == self.binding(owner, own, process).to_be_bytes();
+                (is_ours && slug == self.server.as_str()).then_some((own, process))
             }
         }
     }
 
-    /// Puts the server's own id into a call that names a task.
+    /// Puts the server's own id into a call that names a task. Returned is the number of the connection that leads to the
+    /// task's process, where that is one of several.
     ///
     /// # Errors
     /// When this client has no such task.
     // MCP 2025-11-25 basic/utilities/tasks, Error Handling: −32602 for an unknown task; so has the extension
-    pub(super) fn resolve(&self, call: &mut Call) -> Result<(), Error> {
+    pub(super) fn resolve(&self, call: &mut Call) -> Result<Option<u64>, Error> {
         if !OF_TASKS.contains(&call.method) {
-            return Ok(());
+            return Ok(None);
         }
         let unknown = || Error::new(Kind::InvalidParams, Blame::Downstream, "this client has no such task");
         let value = call.request.param("taskId").ok_or_else(unknown)?;
         let id = value.as_str().ok_or_else(unknown)?;
-        let own = self.own(Owner::of(call), &id).ok_or_else(unknown)?;
+        let (own, process) = self.own(Owner::of(call), &id).ok_or_else(unknown)?;
         let token = serde_json::Value::from(own).to_string().into();
         call.rename = Some(Rename { span: value.span(), token });
-        Ok(())
+        Ok(Some(process).filter(|process| *process != 0))
     }
 
+    /// Puts the server's own id into a client's answer to a request that names a task.
+    pub(super) fn own_in_answer(&self, session: u64, answer: Bytes) -> Bytes {
+        let within = |span: Span, key: &str| {
+            let object = Object::scan(&answer, span, &self.limits).ok()?;
+            object.get(&answer, key)
+        };
+        let whole = Span { start: 0, end: answer.len() };
+        let task = within(whole, "_meta").and_then(|meta| within(meta, RELATED));
+        let Some(span) = task.and_then(|task| within(task, "taskId")) else { return answer };
+        let id = serde_json::from_slice::<String>(span.of(&answer)).unwrap_or_default();
+        let Some((own, _)) = self.own(Owner::Session(session), &id) else { return answer };
+        let mut splice = Splice::new(answer.clone());
+        splice.replace(span, serde_json::Value::from(own).to_string());
+        splice.finish().into_bytes()
+    }
+}
+
+impl ShownIds<'_> {
     /// Replaces the server's task ids in the result of a call by those that its client is shown.
-    pub(super) fn show_result(&self, splice: &mut Splice, call: &Call, answer: &Message) {
+    pub(super) fn show_result(self, splice: &mut Splice, call: &Call, answer: &Message) {
         let Affinity::Session(session) = &call.affinity else { return };
         let (bytes, session) = (answer.bytes(), Owner::Session(session.number));
         let Some(result) = answer.result_object() else { return };
@@ -167,7 +197,7 @@ impl TaskIds {
     /// The result of a modern server with the task id that the client is shown: of a call that became a task, or of
     /// tasks/get.
     // MCP extension tasks, CreateTaskResult and tasks/get
-    pub(super) fn show_task(&self, call: &Call, answer: &Message) -> Option<Parts> {
+    pub(super) fn show_task(self, call: &Call, answer: &Message) -> Option<Parts> {
         let result = answer.result_object()?;
         let mut splice = Splice::within(answer.bytes().clone(), result.span());
         // No two tokens of a task are alike, and clients compare ids.
@@ -181,7 +211,7 @@ impl TaskIds {
 
     /// Makes the ids in what a server says or asks those that its client may see. Only sessions have such tasks.
     pub(super) fn show_to(
-        &self,
+        self,
         client: &ExclusiveClient,
         notice: Option<Notice>,
         message: Message,
@@ -192,7 +222,7 @@ impl TaskIds {
         }
     }
 
-    pub(super) fn show_message(&self, session: u64, notice: Option<Notice>, message: Message) -> Message {
+    pub(super) fn show_message(self, session: u64, notice: Option<Notice>, message: Message) -> Message {
         let names_task = notice == Some(Notice::TaskStatus);
         if !names_task && message.meta_value(RELATED).is_none() {
             return message;
@@ -202,41 +232,25 @@ impl TaskIds {
             self.show(&mut splice, session, message.bytes(), params);
         }
         self.show_related(&mut splice, session, &message);
-        Message::scan(splice.finish().into_bytes(), &self.limits).unwrap_or(message)
+        Message::scan(splice.finish().into_bytes(), &self.ids.limits).unwrap_or(message)
     }
 
-    /// Puts the server's own id into a client's answer to a request that names a task.
-    pub(super) fn own_in_answer(&self, session: u64, answer: Bytes) -> Bytes {
-        let within = |span: Span, key: &str| {
-            let object = Object::scan(&answer, span, &self.limits).ok()?;
-            object.get(&answer, key)
-        };
-        let whole = Span { start: 0, end: answer.len() };
-        let task = within(whole, "_meta").and_then(|meta| within(meta, RELATED));
-        let Some(span) = task.and_then(|task| within(task, "taskId")) else { return answer };
-        let id = serde_json::from_slice::<String>(span.of(&answer)).unwrap_or_default();
-        let Some(own) = self.own(Owner::Session(session), &id) else { return answer };
-        let mut splice = Splice::new(answer.clone());
-        splice.replace(span, serde_json::Value::from(own).to_string());
-        splice.finish().into_bytes()
-    }
-
-    fn show_related(&self, splice: &mut Splice, owner: Owner<'_>, message: &Message) {
+    fn show_related(self, splice: &mut Splice, owner: Owner<'_>, message: &Message) {
         if let Some(related) = message.meta_value(RELATED) {
             self.show_within(splice, owner, message.bytes(), related.span());
         }
     }
 
-    fn show_within(&self, splice: &mut Splice, owner: Owner<'_>, bytes: &Bytes, object: Span) {
-        if let Ok(object) = Object::scan(bytes, object, &self.limits) {
+    fn show_within(self, splice: &mut Splice, owner: Owner<'_>, bytes: &Bytes, object: Span) {
+        if let Ok(object) = Object::scan(bytes, object, &self.ids.limits) {
             self.show(splice, owner, bytes, &object);
         }
     }
 
-    fn show(&self, splice: &mut Splice, owner: Owner<'_>, bytes: &Bytes, object: &Object) {
+    fn show(self, splice: &mut Splice, owner: Owner<'_>, bytes: &Bytes, object: &Object) {
         let Some(span) = object.get(bytes, "taskId") else { return };
         let Ok(own) = serde_json::from_slice::<String>(span.of(bytes)) else { return };
-        if let Some(prefix) = self.prefix(owner, &own) {
+        if let Some(prefix) = self.ids.prefix(owner, &own, self.process) {
             splice.insert(span.start + 1, prefix); // behind the quote
         }
     }
@@ -262,12 +276,8 @@ impl PoolInner {
                 for task in page.tasks {
                     let bytes = Bytes::copy_from_slice(task.get().as_bytes());
                     let mut splice = Splice::new(bytes.clone());
-                    this.task_ids.show_within(
-                        &mut splice,
-                        Owner::Session(session),
-                        &bytes,
-                        Span { start: 0, end: bytes.len() },
-                    );
+                    let whole = Span { start: 0, end: bytes.len() };
+                    conn.task_ids().show_within(&mut splice, Owner::Session(session), &bytes, whole);
                     tasks.push(splice.finish().into_bytes());
                 }
                 let Some(cursor) = page.next_cursor else { break };
@@ -290,7 +300,10 @@ struct Page<'a> {
 const OF_TASKS: [Method; 4] =
     [Method::TasksGet, Method::TasksResult, Method::TasksUpdate, Method::TasksCancel];
 
-/// The kind of token in the id of a principal's task: a hash of owner and own id, and where the process is reached.
+/// The digits of the hash in the id of a session's task; the number of the process follows.
+const HASH_DIGITS: usize = 16;
+/// The kind of token in the id of a principal's task: a hash of owner, own id and process, the process, and where it is
+/// reached.
 const KIND: seal::Kind = seal::Kind::new("server-task");
 
 // MCP 2025-11-25 basic/utilities/tasks, Related Task
@@ -312,10 +325,10 @@ mod tests {
     #[test]
     fn id_of_a_principal_names_its_replica_and_is_known_to_its_process_alone() {
         let (ids, other) = (ids("a-1"), sealer_at("10.0.0.2:4445"));
-        for own in ["1", "", "x.y.z", "\u{e9}\""] {
-            let shown = format!("{}{own}", ids.prefix(Owner::Principal("ann"), own).unwrap());
+        for (own, process) in [("1", 0), ("", 1), ("x.y.z", 255), ("\u{e9}\"", u64::MAX)] {
+            let shown = format!("{}{own}", ids.prefix(Owner::Principal("ann"), own, process).unwrap());
             assert_eq!(server_of(&shown), Some("a-1"));
-            assert_eq!(ids.own(Owner::Principal("ann"), &shown), Some(own));
+            assert_eq!(ids.own(Owner::Principal("ann"), &shown), Some((own, process)));
             assert_eq!(ids.own(Owner::Principal("bob"), &shown), None);
             assert_eq!(ids.own(Owner::Session(7), &shown), None);
             assert_eq!(ids.own(Owner::Principal("ann"), &format!("{shown}0")), None);
@@ -335,10 +348,10 @@ mod tests {
     #[test]
     fn an_id_leads_back_for_its_session_alone() {
         let ids = ids("a-1");
-        for own in ["1", "", "x.y.z", "\u{e9}\""] {
-            let shown = format!("{}{own}", ids.prefix(Owner::Session(7), own).unwrap());
+        for (own, process) in [("1", 0), ("", 1), ("x.y.z", 255), ("\u{e9}\"", u64::MAX)] {
+            let shown = format!("{}{own}", ids.prefix(Owner::Session(7), own, process).unwrap());
             assert_eq!(server_of(&shown), Some("a-1"));
-            assert_eq!(ids.own(Owner::Session(7), &shown), Some(own));
+            assert_eq!(ids.own(Owner::Session(7), &shown), Some((own, process)));
             assert_eq!(ids.own(Owner::Session(8), &shown), None);
             assert_eq!(ids.own(Owner::Principal("7"), &shown), None);
             assert_eq!(self::ids("a-1").own(Owner::Session(7), &shown), None, "another process");

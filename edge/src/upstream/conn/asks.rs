@@ -133,7 +133,7 @@ impl Conn {
     /// Puts a question to the client, on the stream that [`State::ask_place`] finds.
     pub(super) fn relay(&self, client: &ExclusiveClient, kind: Kind, (id, request): (RequestId, Message)) {
         let Some(this) = self.this.upgrade() else { return };
-        let request = self.context.task_ids.show_to(client, None, request);
+        let request = self.task_ids().show_to(client, None, request);
         let config = &self.context.config;
         let rejected = {
             let mut state = self.state.lock();
@@ -267,7 +267,7 @@ impl Answered for Conn {
 
     /// A call whose client has left is passed over, and so is the session's own stream while nobody reads it.
     fn pass_on(&self, ask: Ask) -> Option<Ask> {
-        let session = self.spec.client.as_ref().and_then(|tenant| tenant.session());
+        let session = self.spec.client.as_ref().and_then(|client| client.session());
         let is_read = |session: &&SessionHandle| session.unsolicited.reader() == EventReader::Present;
         let state = self.state.lock();
         let place = state.ask_place(session.filter(is_read));

@@ -102,7 +102,7 @@ impl Conn {
     /// Delivers a log message with the session's oldest call in flight, which most likely caused it, and everything
     /// else outside calls.
     fn deliver_to_session(&self, session: &SessionHandle, notice: Notice, message: Message) -> bool {
-        let message = self.context.task_ids.show_message(session.number, Some(notice), message);
+        let message = self.task_ids().show_message(session.number, Some(notice), message);
         if notice != Notice::Message {
             return session.unsolicited.event(Event::Notice(notice, message));
         }

@@ -1,5 +1,5 @@
-//! The tasks that calls on one connection became. They run in its process: an idle connection stays open for those that
-//! have not ended, and of several connections a call about a task goes to its own.
+//! The tasks that calls on one connection became and that have not ended: they run in its process, so an idle
+//! connection stays open for them.
 // MCP extension tasks; MCP 2025-11-25 basic/utilities/tasks
 
 use std::borrow::Cow;
@@ -17,20 +17,10 @@ use super::Conn;
 use crate::call::Call;
 use crate::permit::Bound;
 
-/// By the server's own id. Those that have ended stay until their time is over, or until there is no room: their results
-/// are still to be fetched.
+/// By the server's own id: until when each keeps the connection open.
 #[derive(Debug, Default)]
 pub(super) struct OpenTasks {
-    followed: HashMap<String, Followed>,
-}
-
-#[derive(Debug)]
-struct Followed {
-    /// What binds it to its owner.
-    binding: u64,
-    /// Until when it keeps the connection open, if it has not ended.
-    until: Instant,
-    has_ended: bool,
+    until: HashMap<String, Instant>,
 }
 
 /// What is read of a task in an answer; a legacy server answers a call with it under `task`.
@@ -71,34 +61,30 @@ impl<'a> Task<'a> {
 impl OpenTasks {
     /// Notes what an answer says of a task; `false` for one that cannot be followed.
     #[must_use]
-    fn note(&mut self, task: Task<'_>, binding: u64, now: Instant) -> bool {
-        if let Some(followed) = self.followed.get_mut(&*task.id) {
-            followed.has_ended |= task.has_ended();
-            return true;
-        }
+    fn note(&mut self, task: Task<'_>, now: Instant) -> bool {
         if task.has_ended() {
+            self.until.remove(&*task.id);
             return true;
         }
-        if self.followed.len() >= TASKS {
-            // `any` is asked of idle connections alone: on a busy one, abandoned tasks would stay for good.
-            self.followed.retain(|_, task| task.until > now && !task.has_ended);
+        if self.until.contains_key(&*task.id) {
+            return true;
         }
-        if self.followed.len() >= TASKS || task.id.len() > ID_BYTES {
+        if self.until.len() >= TASKS {
+            // `any` is asked of idle connections alone: on a busy one, abandoned tasks would stay for good.
+            self.until.retain(|_, until| *until > now);
+        }
+        if self.until.len() >= TASKS || task.id.len() > ID_BYTES {
             return false;
         }
-        let until = now + task.ttl.map_or(HOLD, |ms| Duration::from_millis(ms).min(HOLD));
-        self.followed.insert(task.id.into_owned(), Followed { binding, until, has_ended: false });
+        let hold = task.ttl.map_or(HOLD, |ms| Duration::from_millis(ms).min(HOLD));
+        self.until.insert(task.id.into_owned(), now + hold);
         true
     }
 
     /// Whether a task may still run; forgets those whose time is over.
     pub(super) fn any(&mut self, now: Instant) -> bool {
-        self.followed.retain(|_, task| task.until > now);
-        self.followed.values().any(|task| !task.has_ended)
-    }
-
-    fn has(&self, own: &str, binding: u64) -> bool {
-        self.followed.get(own).is_some_and(|task| task.binding == binding)
+        self.until.retain(|_, until| *until > now);
+        !self.until.is_empty()
     }
 }
 
@@ -106,16 +92,10 @@ impl Conn {
     /// Notes what the answer to a call says of a task.
     pub(super) fn note_task(&self, call: &Call, answer: &Message) {
         let Some(task) = Task::of(call, answer, &self.context.config.limits) else { return };
-        let binding = self.context.task_ids.binding_of(call, &task.id);
-        let is_followed = self.state.lock().open_tasks.note(task, binding, Instant::now());
+        let is_followed = self.state.lock().open_tasks.note(task, Instant::now());
         if !is_followed {
             self.context.permits.metrics().hit(Bound::ServerTasks);
         }
-    }
-
-    /// Whether this task was made in its process, as far as that is followed. `binding` binds it to its owner.
-    pub(in crate::upstream) fn has_task(&self, own: &str, binding: u64) -> bool {
-        self.state.lock().open_tasks.has(own, binding)
     }
 }
 
@@ -160,38 +140,28 @@ mod tests {
     fn tasks_are_bounded_and_those_that_are_over_make_room() {
         let (mut tasks, start) = (OpenTasks::default(), Instant::now());
         let minute = Duration::from_secs(60);
-        assert!(tasks.note(task("long", "working", None), 0, start));
+        assert!(tasks.note(task("long", "working", None), start));
         for n in 1..TASKS {
-            assert!(tasks.note(task(&n.to_string(), "working", Some(60_000)), 0, start), "{n}");
+            assert!(tasks.note(task(&n.to_string(), "working", Some(60_000)), start), "{n}");
         }
-        assert!(!tasks.note(task("more", "working", None), 0, start), "full");
-        assert!(tasks.note(task("1", "working", None), 0, start), "known, and still followed");
-        assert!(tasks.note(task("more", "completed", None), 0, start), "nothing to follow");
-        assert_eq!(tasks.followed.len(), TASKS);
-        assert!(tasks.note(task("1", "failed", None), 0, start));
-        assert!(tasks.note(task("more", "working", None), 0, start), "one has ended");
+        assert!(!tasks.note(task("more", "working", None), start), "full");
+        assert!(tasks.note(task("1", "working", None), start), "known, and still followed");
+        assert!(tasks.note(task("more", "completed", None), start), "nothing to follow");
+        assert_eq!(tasks.until.len(), TASKS);
+        assert!(tasks.note(task("1", "failed", None), start));
+        assert_eq!(tasks.until.len(), TASKS - 1);
+        assert!(tasks.note(task("more", "working", None), start), "one has ended");
 
-        assert!(tasks.note(task("later", "working", None), 0, start + minute), "abandoned tasks are over");
-        assert_eq!(tasks.followed.len(), 3, "long, more, later");
+        assert!(tasks.note(task("later", "working", None), start + minute), "abandoned tasks are over");
+        assert_eq!(tasks.until.len(), 3, "long, more, later");
         assert!(tasks.any(start + HOLD) && !tasks.any(start + HOLD + minute));
     }
 
     #[test]
     fn an_id_that_is_too_long_is_not_kept() {
         let (mut tasks, now) = (OpenTasks::default(), Instant::now());
-        assert!(tasks.note(task(&"i".repeat(ID_BYTES), "working", None), 0, now));
-        assert!(!tasks.note(task(&"i".repeat(ID_BYTES + 1), "working", None), 0, now));
-        assert_eq!(tasks.followed.len(), 1);
-    }
-
-    #[test]
-    fn a_task_that_has_ended_is_known_and_holds_nothing() {
-        let (mut tasks, now) = (OpenTasks::default(), Instant::now());
-        assert!(tasks.note(task("a", "working", None), 7, now));
-        assert!(tasks.note(task("a", "completed", None), 7, now));
-        assert!(tasks.note(task("a", "working", None), 7, now), "it does not run again");
-        assert!(!tasks.any(now) && tasks.has("a", 7));
-        assert!(!tasks.has("a", 8), "somebody else's");
-        assert!(!tasks.any(now + HOLD) && !tasks.has("a", 7));
+        assert!(tasks.note(task(&"i".repeat(ID_BYTES), "working", None), now));
+        assert!(!tasks.note(task(&"i".repeat(ID_BYTES + 1), "working", None), now));
+        assert_eq!(tasks.until.len(), 1);
     }
 }

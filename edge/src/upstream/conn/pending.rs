@@ -17,6 +17,8 @@ pub(in crate::upstream) struct Job {
     pub(in crate::upstream) responder: Responder,
     /// Its lease, if it needs a connection to itself.
     pub(in crate::upstream) lease: Option<Lease>,
+    /// The number of the connection that leads to the process of the task that it names, where that is one of several.
+    pub(in crate::upstream) of_task: Option<u64>,
     /// How many connections it was given to.
     pub(in crate::upstream) tries: u8,
 }

@@ -214,8 +214,8 @@ impl Reader {
             });
         }
         let result = match era {
-            Era::Legacy => legacy::result(call, message, &self.conn.context.task_ids),
-            Era::Modern => match modern::judge(call, message, &self.conn.context.task_ids) {
+            Era::Legacy => legacy::result(call, message, self.conn.task_ids()),
+            Era::Modern => match modern::judge(call, message, self.conn.task_ids()) {
                 Some(Judged::Input) => return None,
                 Some(Judged::Complete(result)) => Some(result),
                 None => None,
@@ -256,7 +256,7 @@ impl Reader {
 
     fn progress(&mut self, message: Message) {
         let message = match &self.conn.spec.client {
-            Some(client) => self.conn.context.task_ids.show_to(client, None, message),
+            Some(client) => self.conn.task_ids().show_to(client, None, message),
             None => message,
         };
         let id_state = match message.param("progressToken").and_then(|token| ours(&token)) {

@@ -35,9 +35,9 @@ impl ConnectionTable {
         self.entries.get(key)?.conns.iter().min_by_key(|conn| conn.in_flight())
     }
 
-    /// The connection of `key` in whose process a task was made.
-    pub(super) fn with_task(&self, key: &Key, own: &str, binding: u64) -> Option<&Arc<Conn>> {
-        self.entries.get(key)?.conns.iter().find(|conn| conn.has_task(own, binding) && conn.is_open())
+    /// The connection of `key` with this number, if it takes calls.
+    pub(super) fn numbered(&self, key: &Key, number: u64) -> Option<&Arc<Conn>> {
+        self.entries.get(key)?.conns.iter().find(|conn| conn.spec().number == number && conn.is_open())
     }
 
     /// The attempt under way for `key`.

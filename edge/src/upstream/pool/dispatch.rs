@@ -18,15 +18,15 @@ use crate::upstream::key::{Key, Target};
 use crate::upstream::lease::{self, Lease, Profile};
 use crate::upstream::session_settings::is_subscription;
 use crate::upstream::settings::TRIES;
-use crate::upstream::tasks::TaskIds;
 
 impl Dispatch for Pool {
     fn dispatch(&self, mut call: Call) -> Reply {
-        if let Err(error) = self.inner.task_ids.resolve(&mut call) {
-            return Reply::failed(error);
-        }
+        let of_task = match self.inner.task_ids.resolve(&mut call) {
+            Ok(of_task) => of_task,
+            Err(error) => return Reply::failed(error),
+        };
         let (responder, reply) = reply();
-        let job = Box::new(Job { call, responder, lease: None, tries: 0 });
+        let job = Box::new(Job { call, responder, lease: None, of_task, tries: 0 });
         if is_subscription(job.call.method) {
             self.inner.take_subscription(job);
         } else {
@@ -60,7 +60,8 @@ impl PoolInner {
                 .cloned();
         }
         let key = self.key(&state, call, era);
-        let conn = self.of_task(&state, &key, call).or_else(|| state.connections.ready(&key).cloned())?;
+        let of_task = job.of_task.and_then(|number| state.connections.numbered(&key, number));
+        let conn = of_task.or_else(|| state.connections.ready(&key))?.clone();
         let is_busy = key == Key::Shared && conn.in_flight() >= SHARED_CALLS;
         if is_busy && state.connections.count_of(&key) < SHARED_CONNECTIONS {
             // In the background: the call itself is sent on the busy connection.
@@ -81,12 +82,12 @@ impl PoolInner {
         let mut slot = slot;
         while job.tries < TRIES {
             job.tries += 1;
-            let Job { call, responder, lease, .. } = &mut *job;
+            let Job { call, responder, lease, of_task, .. } = &mut *job;
             let found = tokio::select! {
                 biased; // starts nothing for a caller that is gone
                 () = responder.cancelled() => return,
                 () = self.stop.cancelled() => Err(draining()),
-                found = self.find(call, lease, slot.take(), &place) => found,
+                found = self.find((call, *of_task), lease, slot.take(), &place) => found,
             };
             let (conn, permit) = match found {
                 Ok(found) => found,
@@ -102,7 +103,7 @@ impl PoolInner {
 
     async fn find(
         self: &Arc<Self>,
-        call: &Call,
+        (call, of_task): (&Call, Option<u64>),
         lease: &mut Option<Lease>,
         slot: Option<SlotPermit>,
         place: &QueuePermit,
@@ -119,7 +120,7 @@ impl PoolInner {
         let (key, of_task) = {
             let state = self.state.lock();
             let key = self.key(&state, call, era);
-            let of_task = self.of_task(&state, &key, call);
+            let of_task = of_task.and_then(|number| state.connections.numbered(&key, number)).cloned();
             (key, of_task)
         };
         if let Some(conn) = of_task {
@@ -153,15 +154,6 @@ impl PoolInner {
         let (home, _) = lease::home(&self.seats, key.clone(), &call.client, &call.affinity, era);
         // A completion alone is not worth a process of its own.
         if state.connections.ready(&home).is_some() { home } else { key }
-    }
-
-    /// The connection in whose process the task was made that a call names, where there may be several.
-    fn of_task(&self, state: &PoolState, key: &Key, call: &Call) -> Option<Arc<Conn>> {
-        if *key != Key::Shared {
-            return None;
-        }
-        let own = TaskIds::named(call)?;
-        state.connections.with_task(key, &own, self.task_ids.binding_of(call, &own)).cloned()
     }
 
     /// The connection of the call's seat; waits for a seat if the call has none yet.

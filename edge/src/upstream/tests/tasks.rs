@@ -235,21 +235,25 @@ async fn of_several_shared_processes_a_task_is_asked_of_its_own() {
     let mut first = room.accept_modern().await;
     let request = first.expect("tools/call").await;
     first.answer(&request, task("working")).await;
-    let anns = result(reply).await["taskId"].as_str().unwrap().to_owned();
+    let of_first = result(reply).await["taskId"].as_str().unwrap().to_owned();
     let _busy: Vec<Reply> = (0..9).map(|_| room.echo("b")).collect();
     first.calls(9).await;
     let mut second = room.accept_modern().await;
     tokio::time::sleep(Duration::from_millis(1)).await;
 
-    let reply = of_principal(&room, "bob", echo("c"));
+    let reply = of_principal(&room, "ann", echo("c"));
     let request = second.expect("tools/call").await;
     second.answer(&request, task("working")).await; // the same id by chance: they are numbers
-    let bobs = result(reply).await["taskId"].as_str().unwrap().to_owned();
-    for (status, principal) in
-        [("working", "ann"), ("working", "bob"), ("completed", "ann"), ("completed", "ann")]
-    {
-        let (peer, id) = if principal == "ann" { (&mut first, &anns) } else { (&mut second, &bobs) };
-        let reply = of_principal(&room, principal, on("tasks/get", id));
+    let of_second = result(reply).await["taskId"].as_str().unwrap().to_owned();
+    for (status, in_first) in [
+        ("working", true),
+        ("working", false),
+        ("completed", true),
+        ("completed", true),
+        ("completed", false),
+    ] {
+        let (peer, id) = if in_first { (&mut first, &of_first) } else { (&mut second, &of_second) };
+        let reply = of_principal(&room, "ann", on("tasks/get", id));
         let request = peer.expect("tasks/get").await;
         peer.answer(&request, json!({"resultType": "complete", "taskId": "t1", "status": status})).await;
         assert_eq!(result(reply).await["status"], status);
