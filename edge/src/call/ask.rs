@@ -57,7 +57,7 @@ pub trait Answered: Send + Sync {
         let _ = (token, notice);
     }
 
-    /// Sends the question with another call that may have asked it, or on another stream that the client reads, because
+    /// Sends the question with another call that may ask, or on another stream that the client reads, because
     /// the call that it came with has ended. Returned if there is none. Called without a lock of the connection held.
     fn pass_on(&self, ask: Ask) -> Option<Ask> {
         Some(ask)
@@ -94,7 +94,7 @@ impl Ask {
         self.reply_to.end(answer);
     }
 
-    /// Gives the question to another call that may have asked it. Returned if there is none; dropped if it is withdrawn.
+    /// Gives the question to another call that may ask. Returned if there is none; dropped if it is withdrawn.
     pub fn pass_on(self) -> Option<Self> {
         if self.withdrawn.is_cancelled() {
             return None;

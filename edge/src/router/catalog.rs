@@ -136,10 +136,8 @@ pub struct Views {
     pub completes: PerServer<bool>,
     /// How many names are shown with a prefix because the bare name leads elsewhere.
     pub contested_names: usize,
-    /// URIs that more than one server lists.
+    /// URIs that more than one server lists, in the views of everybody, for the log.
     pub contested_uris: Vec<ContestedUri>,
-    /// URIs that servers list in different spellings.
-    pub contested_spellings: Vec<ContestedSpelling>,
     /// Servers with more templates than URIs are matched against.
     pub unmatched: Vec<UnmatchedTemplates>,
 }
@@ -153,15 +151,6 @@ pub struct ContestedUri {
     pub owner: ServerIndex,
     /// The other server; it is reached at its own endpoint.
     pub other: ServerIndex,
-}
-
-/// A URI that two servers list in different spellings. A read in a third one goes to neither.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct ContestedSpelling {
-    /// The canonical form of the URI.
-    pub form: String,
-    /// The servers; each has it under its own spelling, and under any other at its own endpoint.
-    pub servers: [ServerIndex; 2],
 }
 
 /// The templates of one server that no URI is matched against.
@@ -205,6 +194,11 @@ pub struct BuildScope<'a> {
 impl BuildScope<'_> {
     fn allows(&self, member: &Member<'_>) -> bool {
         self.grant.is_none_or(|grant| grant.servers.has_server(member.name.as_str()))
+    }
+
+    /// Whether it is of the catalog that everybody's views come from.
+    fn is_everybodys(&self) -> bool {
+        self.grant.is_none() && self.existing.len() == 0
     }
 
     fn has(&self, index: ServerIndex) -> bool {
@@ -372,7 +366,7 @@ impl<'a> Builder<'a> {
                     alone.items(List::Resources).push(item.raw.clone());
                 }
                 match self.all.view.resources.add(&listed, index) {
-                    Some(owner) if owner != index => {
+                    Some(owner) if owner != index && self.scope.is_everybodys() => {
                         let contested = ContestedUri { uri: item.key.clone(), owner, other: index };
                         self.views.contested_uris.push(contested);
                     }
@@ -394,9 +388,6 @@ impl<'a> Builder<'a> {
             let unmatched = part.unmatched().map(|count| UnmatchedTemplates { server: index, count });
             self.views.unmatched.extend(unmatched);
         }
-        let contested = self.all.view.resources.contested_forms();
-        let contested = contested.map(|(form, servers)| ContestedSpelling { form: form.clone(), servers });
-        self.views.contested_spellings.extend(contested);
     }
 
     fn instructions(&mut self) {

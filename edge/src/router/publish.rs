@@ -339,9 +339,9 @@ impl Published {
                 "two servers list the same URI; the other's is at /servers/<other>/mcp"
             );
         }
-        let known: HashSet<_> = before.contested_spellings.iter().collect();
-        for contested in now.contested_spellings.iter().filter(|one| !known.contains(one)) {
-            let (uri, [one, other]) = (&contested.form, contested.servers.map(name));
+        let known: HashSet<_> = before.all.resources.contested_forms().collect();
+        for (uri, servers) in now.all.resources.contested_forms().filter(|one| !known.contains(one)) {
+            let [one, other] = servers.map(name);
             tracing::warn!(
                 uri,
                 one,

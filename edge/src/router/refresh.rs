@@ -132,13 +132,11 @@ fn log_problems(before: &Part, now: &Part, pool: &Pool) {
     for (list, defects) in &now.defects {
         let known = before.defects.get(list).cloned().unwrap_or_default();
         let list = list.method().as_str();
-        let list_watchers: Vec<_> =
-            defects.first.iter().filter(|defect| !known.first.contains(defect)).collect();
-        for ItemDefect { item, what, .. } in list_watchers.iter().take(DEFECTS_LOGGED) {
+        let new: Vec<_> = defects.first.iter().filter(|defect| !known.first.contains(defect)).collect();
+        for ItemDefect { item, what, .. } in new.iter().take(DEFECTS_LOGGED) {
             tracing::warn!(%server, list, item, what, "clients would refuse this item");
         }
-        let more =
-            list_watchers.len().saturating_sub(DEFECTS_LOGGED) + defects.more.saturating_sub(known.more);
+        let more = new.len().saturating_sub(DEFECTS_LOGGED) + defects.more.saturating_sub(known.more);
         if more > 0 {
             tracing::warn!(%server, list, more, "clients would refuse more items");
         }

@@ -155,8 +155,8 @@ fn spellings_of_one_uri_are_contested_between_servers_only() {
     let (a, b) = (part(&[], &["x://1/%7e", "x://1/./b c"], &[]), part(&[], &["x://1/~", "x://1/d e"], &[]));
     let own = part(&[], &["x://2/%7e", "x://2/~"], &[]);
     let views = build(&[("a", Some(&a)), ("b", Some(&b)), ("c", Some(&own))], &options(None));
-    let contested = ContestedSpelling { form: "x://1/~".to_owned(), servers: [server(1), server(0)] };
-    assert_eq!(views.contested_spellings, [contested]);
+    let contested: Vec<_> = views.all.resources.contested_forms().collect();
+    assert_eq!(contested, [(&"x://1/~".to_owned(), [server(1), server(0)])]);
     assert_eq!(owner(&views.all, "x://1/%7E"), None);
     assert_eq!(owner(&views.all, "x://2/%7E"), Some(server(2)));
     assert_eq!(owner(&views.alone[1], "x://1/%7E"), Some(server(1)));

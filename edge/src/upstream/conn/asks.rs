@@ -41,7 +41,7 @@ pub(super) struct Open {
     /// The server's own.
     id: RequestId,
     kind: Kind,
-    /// How many requests the connection had made when it came. A call of a later age did not ask it.
+    /// The age of the latest request in flight that was written when it came. A later one did not ask it.
     asked_at: u64,
     pub(super) withdrawn: CancellationToken,
     /// The token under which the server gets progress, as JSON.
@@ -73,9 +73,9 @@ impl Asks {
 }
 
 impl Open {
-    /// Whether the server may have asked it for this request; not for one that still waits to be written.
+    /// Whether the server may have asked it for this request; not for one that still waited to be written.
     fn may_come_from(&self, pending: &Pending) -> bool {
-        pending.written && pending.work.may_ask() && pending.age <= self.asked_at
+        pending.work.may_ask() && pending.age <= self.asked_at
     }
 }
 
@@ -157,7 +157,8 @@ impl Conn {
             let progress = progress.map(|token| token.raw()).filter(|token| token.len() <= TOKEN_BYTES);
             let progress = progress.map(Bytes::copy_from_slice);
             let ask = Ask::new(kind, request, withdrawn.clone(), this, token);
-            let asked_at = state.requests;
+            let written = state.mux.iter().filter(|(_, pending)| pending.written);
+            let asked_at = written.map(|(_, pending)| pending.age).max().unwrap_or_default();
             let open = Open { token, id, kind, asked_at, withdrawn, progress, deadline, limit };
             extend_askers(&mut state.mux, &open, config.call_timeout);
             state.asks.open.push(open);

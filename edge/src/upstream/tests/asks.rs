@@ -195,6 +195,27 @@ async fn an_ask_gives_no_time_to_a_call_that_the_server_has_not_read() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_ask_ends_although_a_later_call_has_been_read_since() {
+    let mut room = Setting::default().build();
+    let me = session(1);
+    let mut first = room.echo_in(&me, "a");
+    let mut peer = room.accept_legacy().await;
+    peer.expect("tools/call").await;
+    let long = room.echo_in(&me, &"x".repeat(300 << 10)); // fills the pipe
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let _later = room.echo_in(&me, "b");
+    peer.ask(json!(1), ELICIT, form()).await;
+    let ask = next_ask(&mut first).await;
+    peer.calls(2).await;
+    drop(first);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(!ask.withdrawn.is_cancelled(), "the long one may have asked");
+    drop(long);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(ask.withdrawn.is_cancelled());
+}
+
+#[tokio::test(start_paused = true)]
 async fn asks_of_two_sessions_never_cross() {
     let mut room = Setting::default().build();
     let ((one, mut heard_one), (two, mut heard_two)) = (session_and_stream(1), session_and_stream(2));
