@@ -227,11 +227,13 @@ async fn a_process_that_hangs_is_replaced_and_ended() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn server_that_starts_late_is_served_without_a_restart() {
-    let here = Scripted::start("here", &["--tools", "1"]).await;
+    let here = Scripted::start("here", &["--tools", "1", "--on", "prompts/list=error:-32000"]).await;
     let later = free_address();
     let edge = Edge::start(&[("here", here.bridge.address), ("late", later)]).await;
     edge.ready().await;
     assert_eq!(state(&edge, "late").await, "down");
+    unread(&edge, "here", 1.0).await;
+    unread(&edge, "late", 4.0).await;
     let early = client(&edge, 1).await;
     assert_eq!(early.tool_names().await, ["t0"]);
 
@@ -241,11 +243,19 @@ async fn server_that_starts_late_is_served_without_a_restart() {
     })
     .await;
     assert_eq!(state(&edge, "late").await, "up");
+    unread(&edge, "late", 0.0).await;
     for number in 0..2 {
         let answer = client(&edge, number).await.call_tool("came", json!({})).await;
         assert!(answer.text().contains("late"), "{answer:?}");
     }
     assert_eq!(edge.readiness().await.0, 200);
+}
+
+/// Waits until so many lists of a server could not be read.
+async fn unread(edge: &Edge, server: &str, lists: f64) {
+    let series = format!("mcp_edge_upstream_lists_unread{{server=\"{server}\"}}");
+    eventually("the lists that are read", async || (edge.metric(&series).await == Some(lists)).then_some(()))
+        .await;
 }
 
 /// The admin port's report of one server.

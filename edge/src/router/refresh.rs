@@ -74,12 +74,14 @@ async fn keep(router: &Arc<Shared>, index: ServerIndex, pool: &Pool) -> Infallib
         let failed = match listed {
             Ok(()) => {
                 log_problems(&before, &part, pool);
+                pool.set_lists_unread(part.unread.len());
                 router.listed(index, part.clone());
                 unread(&part)
             }
             Err(error) => {
                 tracing::warn!(server = %pool.name(), %error, "server could not be listed");
                 router.failed(index, error);
+                pool.set_lists_unread(List::ALL.len());
                 router.metrics.listing_failures.inc();
                 wanted = Wanted::ALL;
                 wait_for_return(&mut changes, backoff).await;

@@ -26,6 +26,7 @@ pub struct Metrics {
     skipped: Family<BySkip, Counter>,
     timeouts: Family<ByServer, Counter>,
     down: Family<ByServer, Gauge>,
+    lists_unread: Family<ByServer, Gauge>,
     era: Family<ByEra, Gauge>,
     arrivals: Counter,
 }
@@ -156,6 +157,11 @@ impl Metrics {
             self.down.clone(),
         );
         r.register(
+            "lists_unread",
+            "Lists of the server that could not be read when they were last asked for; tools are missing, or old",
+            self.lists_unread.clone(),
+        );
+        r.register(
             "era",
             "1 for the era a server is used as; a change means that the server was replaced",
             self.era.clone(),
@@ -165,7 +171,7 @@ impl Metrics {
     /// Removes the gauges of a server that is no longer configured, so that they raise no alarm.
     pub fn forget(&self, name: &ServerName) {
         let label = ByServer { server: name.to_string() };
-        for gauge in [&self.connections, &self.in_flight, &self.down] {
+        for gauge in [&self.connections, &self.in_flight, &self.down, &self.lists_unread] {
             gauge.remove(&label);
         }
         for era in [EraLabel::Modern, EraLabel::Legacy] {
@@ -191,6 +197,7 @@ impl Metrics {
             sent: self.sent.get_or_create_owned(&label),
             timeouts: self.timeouts.get_or_create_owned(&label),
             down: self.down.get_or_create_owned(&label),
+            lists_unread: self.lists_unread.get_or_create_owned(&label),
             handshakes: [Handshake::Done, Handshake::Gone, Handshake::Silent, Handshake::Refused]
                 .map(|outcome| (outcome, handshake(outcome))),
             skipped: SKIPS.map(|reason| (reason, skip(reason))),
@@ -213,6 +220,7 @@ pub(super) struct ServerMetrics {
     pub(super) sent: Counter,
     pub(super) timeouts: Counter,
     pub(super) down: Gauge,
+    pub(super) lists_unread: Gauge,
     handshakes: [(Handshake, Counter); 4],
     skipped: [(Skip, Counter); SKIPS.len()],
     modern: Gauge,

@@ -150,6 +150,11 @@ impl Server for Pool {
 }
 
 impl Pool {
+    /// Records how many of the server's lists could not be read.
+    pub fn set_lists_unread(&self, lists: usize) {
+        self.inner.deps.metrics.lists_unread.set(i64::try_from(lists).unwrap_or(i64::MAX));
+    }
+
     /// Ends every connection, and fails the calls that are still on it.
     pub fn stop(&self) {
         self.inner.stop.cancel();
