@@ -6,11 +6,11 @@
 
 mod bound;
 mod listens;
+mod principals;
 
-use std::collections::HashMap;
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -25,6 +25,7 @@ use tokio::time::timeout;
 pub use self::bound::{Bound, Metrics, RETRY_AFTER};
 
 pub use listens::ListenPermit;
+use principals::Principals;
 
 /// The bounds of the whole process.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,6 +43,14 @@ pub struct Config {
     /// Bytes of request bodies and unfetched answers held at a time. 256 MiB: what a pod with the usual
     /// 512 MiB limit can spare.
     pub held_bytes: usize,
+}
+
+impl Config {
+    /// The bytes that one principal may hold of `held_bytes`.
+    pub fn principal_bytes(&self) -> usize {
+        let (part, of) = PRINCIPAL_SHARE;
+        self.held_bytes / of * part
+    }
 }
 
 impl Default for Config {
@@ -68,7 +77,7 @@ struct Shared {
     metrics: Metrics,
     connections: Arc<Semaphore>,
     calls: AtomicUsize,
-    by_principal: Mutex<HashMap<Arc<str>, usize>>,
+    principals: Principals,
     listens: listens::Counts,
     held_bytes: AtomicUsize,
 }
@@ -83,7 +92,7 @@ impl Permits {
                 metrics,
                 connections,
                 calls: AtomicUsize::new(0),
-                by_principal: Mutex::default(),
+                principals: Principals::default(),
                 listens: Mutex::default(),
                 held_bytes: AtomicUsize::new(0),
             }),
@@ -95,11 +104,13 @@ impl Permits {
     ///
     /// # Errors
     /// [`Bound::HeldBytes`] when the budget is spent; the bytes come back uncounted.
-    pub fn hold(&self, bytes: Bytes) -> Result<Bytes, (Bytes, Bound)> {
-        match self.shared.hold(bytes.len()) {
-            Ok(()) => Ok(Bytes::from_owner(HeldSlice { bytes, shared: self.shared.clone() })),
-            Err(bound) => Err((bytes, bound)),
+    pub fn hold(&self, bytes: Bytes) -> Result<(Bytes, Held), (Bytes, Bound)> {
+        if let Err(bound) = self.shared.hold(bytes.len()) {
+            return Err((bytes, bound));
         }
+        let (shared, count) = (self.shared.clone(), bytes.len());
+        let held = Arc::new(HeldBytes { shared, count, principal: OnceLock::new() });
+        Ok((Bytes::from_owner(HeldSlice { bytes, _held: held.clone() }), Held(held)))
     }
 
     /// The counters of refusals, which other rooms use too.
@@ -124,18 +135,13 @@ impl Permits {
     /// The bound that is reached: the principal's own, or the process's.
     pub fn call(&self, principal: &Arc<str>) -> Result<CallPermit, Bound> {
         let shared = &self.shared;
-        {
-            let mut counts = shared.by_principal.lock();
-            let count = counts.entry(principal.clone()).or_default();
-            if *count >= shared.config.principal_calls.min(shared.config.calls) {
-                // Where both bounds are equal the process is full, not this one principal.
-                let own = shared.config.principal_calls < shared.config.calls;
-                return Err(shared.hit(if own { Bound::PrincipalCalls } else { Bound::Calls }));
-            }
-            *count += 1;
+        if !shared.principals.add_call(principal, shared.config.principal_calls.min(shared.config.calls)) {
+            // Where both bounds are equal the process is full, not this one principal.
+            let own = shared.config.principal_calls < shared.config.calls;
+            return Err(shared.hit(if own { Bound::PrincipalCalls } else { Bound::Calls }));
         }
-        let permit =
-            CallPermit { shared: shared.clone(), principal: principal.clone(), bytes: 0, counts: true };
+        let principal = principal.clone();
+        let permit = CallPermit { shared: shared.clone(), principal, bytes: 0, own_bytes: 0, counts: true };
         if shared.calls.fetch_add(1, Ordering::Relaxed) >= shared.config.calls {
             return Err(shared.hit(Bound::Calls)); // dropping the permit decreases the count again
         }
@@ -144,7 +150,7 @@ impl Permits {
 
     /// Registers what is held now.
     pub fn register(&self, registry: &mut Registry) {
-        registry.register_collector(Box::new(Held(self.clone())));
+        registry.register_collector(Box::new(Gauges(self.clone())));
     }
 
     /// Calls in flight.
@@ -160,9 +166,9 @@ impl Permits {
 
 /// Reads the gauges when metrics are collected, so that taking and releasing permits costs nothing more.
 #[derive(Debug)]
-struct Held(Permits);
+struct Gauges(Permits);
 
-impl Collector for Held {
+impl Collector for Gauges {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         let mut gauge = |name: &str, help: &str, value: usize| {
             let value = ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
@@ -190,7 +196,33 @@ impl Default for Permits {
 /// Bytes that count against the budget until they are dropped ([`Permits::hold`]).
 struct HeldSlice {
     bytes: Bytes,
+    _held: Arc<HeldBytes>,
+}
+
+/// The count of the bytes that [`Permits::hold`] returned.
+pub struct Held(Arc<HeldBytes>);
+
+struct HeldBytes {
     shared: Arc<Shared>,
+    count: usize,
+    /// Whose share they count against too.
+    principal: OnceLock<Arc<str>>,
+}
+
+impl Held {
+    /// Counts the bytes against the share of `principal` too.
+    ///
+    /// # Errors
+    /// [`Bound::PrincipalBytes`] when that is spent.
+    pub fn attribute(&self, principal: &Arc<str>) -> Result<(), Bound> {
+        let held = &self.0;
+        held.shared.attribute(principal, held.count)?;
+        // Attributed once: each answer has one call.
+        if held.principal.set(principal.clone()).is_err() {
+            held.shared.principals.free_bytes(principal, held.count);
+        }
+        Ok(())
+    }
 }
 
 impl AsRef<[u8]> for HeldSlice {
@@ -199,9 +231,12 @@ impl AsRef<[u8]> for HeldSlice {
     }
 }
 
-impl Drop for HeldSlice {
+impl Drop for HeldBytes {
     fn drop(&mut self) {
-        self.shared.held_bytes.fetch_sub(self.bytes.len(), Ordering::Relaxed);
+        self.shared.held_bytes.fetch_sub(self.count, Ordering::Relaxed);
+        if let Some(principal) = self.principal.get() {
+            self.shared.principals.free_bytes(principal, self.count);
+        }
     }
 }
 
@@ -213,6 +248,13 @@ impl Shared {
             return Err(self.hit(Bound::HeldBytes));
         }
         Ok(())
+    }
+
+    fn attribute(&self, principal: &Arc<str>, bytes: usize) -> Result<(), Bound> {
+        if self.principals.add_bytes(principal, bytes, self.config.principal_bytes()) {
+            return Ok(());
+        }
+        Err(self.hit(Bound::PrincipalBytes))
     }
 
     fn hit(&self, bound: Bound) -> Bound {
@@ -232,6 +274,8 @@ pub struct CallPermit {
     shared: Arc<Shared>,
     principal: Arc<str>,
     bytes: usize,
+    /// Those of them that count against the principal's share.
+    own_bytes: usize,
     /// Whether it still counts as a call; its bytes count either way.
     counts: bool,
 }
@@ -243,22 +287,22 @@ impl CallPermit {
             return;
         }
         self.shared.calls.fetch_sub(1, Ordering::Relaxed);
-        let mut counts = self.shared.by_principal.lock();
-        if let Some(count) = counts.get_mut(&self.principal) {
-            *count -= 1;
-            if *count == 0 {
-                counts.remove(&self.principal);
-            }
-        }
+        self.shared.principals.end_call(&self.principal);
     }
 
-    /// Counts `more` bytes of this call's body; called before they are read.
+    /// Counts `more` bytes of this call's body; called before they are kept.
     ///
     /// # Errors
-    /// [`Bound::HeldBytes`] when the process's byte budget is spent.
+    /// [`Bound::HeldBytes`] when the process's byte budget is spent, [`Bound::PrincipalBytes`] when the principal's share
+    /// is.
     pub fn hold_bytes(&mut self, more: usize) -> Result<(), Bound> {
         self.shared.hold(more)?;
-        self.bytes += more;
+        self.bytes += more; // given back with the permit in any case
+        let own_bytes = self.bytes.saturating_sub(FREE_BYTES);
+        if own_bytes > self.own_bytes {
+            self.shared.attribute(&self.principal, own_bytes - self.own_bytes)?;
+            self.own_bytes = own_bytes;
+        }
         Ok(())
     }
 }
@@ -266,6 +310,9 @@ impl CallPermit {
 impl Drop for CallPermit {
     fn drop(&mut self) {
         self.shared.held_bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+        if self.own_bytes > 0 {
+            self.shared.principals.free_bytes(&self.principal, self.own_bytes);
+        }
         self.release();
     }
 }
@@ -275,6 +322,13 @@ impl fmt::Debug for CallPermit {
         write!(f, "CallPermit({} bytes)", self.bytes)
     }
 }
+
+/// The part of `held_bytes` that one principal may have, of bodies and of unfetched answers. Three quarters: the rest is
+/// there for others, and a gateway with one principal loses little.
+const PRINCIPAL_SHARE: (usize, usize) = (3, 4);
+/// The bytes of each call's body that do not count against the principal's share. 4 KiB: usual calls take no lock for
+/// it, and all that `calls` allows are 40 MB.
+const FREE_BYTES: usize = 4 << 10;
 
 /// The slots of one server: calls in flight there, and a bounded, timed queue for them.
 #[derive(Clone, Debug)]

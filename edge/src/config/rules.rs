@@ -25,6 +25,7 @@ pub(super) fn settle(
     let mut seal = keys::settle(&draft, &env, problems);
     seal.home = home(&draft, seal.current.is_some(), &env, problems);
     times(&draft, problems);
+    sizes(&draft, problems);
     let busy_poll = busy_poll(&draft, problems);
     if draft.servers.is_empty() && !draft.names_servers {
         let text = "no server is configured; name them with --servers NAME,… or under `servers` in the file";
@@ -232,11 +233,22 @@ fn times(draft: &Draft, problems: &mut Vec<Problem>) {
             problems.push(Problem::new(short, text));
         }
     }
+}
+
+fn sizes(draft: &Draft, problems: &mut Vec<Problem>) {
     let (body, frame) = (draft.limits.body_bytes, draft.limits.frame_bytes);
     if body > frame {
         let text =
             format!("{body} bytes could never be passed on in a frame of {frame}; raise `limits.frame` too");
         problems.push(Problem::new("limits.body", text));
+    }
+    let most = draft.permits.principal_bytes();
+    if frame > most {
+        let text = format!(
+            "one principal may have {most} bytes of it, so that a message of `limits.frame`, {frame} bytes, would never fit; \
+             raise it, or lower that"
+        );
+        problems.push(Problem::new("limits.held_bytes", text));
     }
 }
 

@@ -184,8 +184,7 @@ where
         Some(permit) => permit.hold_bytes(more).map_err(ReadError::Full),
         None => Ok(()),
     };
-    let mut counted_bytes = declared.exact().and_then(|exact| usize::try_from(exact).ok()).unwrap_or(0);
-    take(counted_bytes)?;
+    let declared_bytes = usize::try_from(declared.lower()).unwrap_or_default();
     let mut body = pin!(body);
     let (mut first, mut rest) = (Bytes::new(), BytesMut::new());
     while let Some(frame) = body.frame().await {
@@ -195,17 +194,15 @@ where
         if read_bytes > limit_bytes {
             return Err(ReadError::TooLarge(limit_bytes));
         }
-        // A body of unknown length: until now the chunk is in its connection's own buffer, which is bounded.
-        if read_bytes > counted_bytes {
-            take(read_bytes - counted_bytes)?;
-            counted_bytes = read_bytes;
-        }
+        // What is announced does not count, for announcing costs nothing. Until now the chunk is in its connection's own
+        // buffer, which is bounded.
+        take(chunk.len())?;
         if first.is_empty() && rest.is_empty() {
             first = chunk;
             continue;
         }
         if rest.is_empty() {
-            rest.reserve(counted_bytes);
+            rest.reserve(declared_bytes.max(read_bytes));
             rest.extend_from_slice(&std::mem::take(&mut first));
         }
         rest.extend_from_slice(&chunk);

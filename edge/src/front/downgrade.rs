@@ -5,7 +5,7 @@
 //! written anew counts against the byte budget.
 
 use std::ops::Range;
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
 use bytes::Bytes;
 use memchr::memmem::{self, Finder};
@@ -27,19 +27,19 @@ use crate::permit::{Bound, Permits};
 pub(in crate::front) fn outcome(
     what: (Method, ProtocolVersion),
     outcome: Outcome,
-    context: &RoundContext,
+    (context, principal): (&RoundContext, &Arc<str>),
 ) -> Outcome {
-    downgrade(what, outcome, (&context.limits, &context.permits))
+    downgrade(what, outcome, (&context.limits, (&context.permits, principal)))
 }
 
 fn downgrade(
     (method, version): (Method, ProtocolVersion),
     outcome: Outcome,
-    (limits, permits): (&Limits, &Permits),
+    (limits, budget): (&Limits, Budget<'_>),
 ) -> Outcome {
     match outcome {
         Outcome::Result(result) if matches!(method, Method::ToolsCall | Method::PromptsGet) => {
-            match downgrade_result((method, version), result, (limits, permits)) {
+            match downgrade_result((method, version), result, (limits, budget)) {
                 Ok(result) => Outcome::Result(result),
                 Err(bound) => Outcome::Failed(bound.refusal()),
             }
@@ -82,6 +82,9 @@ fn missing(error: &Bytes, limits: &Limits) -> Option<Parts> {
     Some(Bytes::from(result.to_string()).into())
 }
 
+/// What the bytes that are written anew count against.
+type Budget<'b> = (&'b Permits, &'b Arc<str>);
+
 /// A result with what its client does not take said in another way.
 ///
 /// # Errors
@@ -89,7 +92,7 @@ fn missing(error: &Bytes, limits: &Limits) -> Option<Parts> {
 fn downgrade_result(
     (method, version): (Method, ProtocolVersion),
     result: Parts,
-    (limits, permits): (&Limits, &Permits),
+    (limits, budget): (&Limits, Budget<'_>),
 ) -> Result<Parts, Bound> {
     let unknown = unknown(version);
     // Members of a server's result are never cut in two, so a key or a word stands in one slice.
@@ -100,7 +103,7 @@ fn downgrade_result(
     }
     let is_copied = result.iter().nth(1).is_some();
     let source = result.into_bytes();
-    let source = if is_copied { hold(permits, source)? } else { source };
+    let source = if is_copied { hold(budget, source)? } else { source };
     let Ok(result) = Object::scan(&source, Span::all(&source), limits) else { return Ok(source.into()) };
     let mut draft = Draft { source: &source, limits, built: Vec::new(), edits: Vec::new() };
     let list = result.get(&source, if method == Method::ToolsCall { "content" } else { "messages" });
@@ -110,7 +113,7 @@ fn downgrade_result(
     }
     let structured = if is_odd { draft.structured(&result, (list, elements.as_deref())) } else { None };
     let Draft { built, edits, .. } = draft;
-    let built = hold(permits, built.into())?;
+    let built = hold(budget, built.into())?;
     let mut splice = Splice::new(source.clone());
     edits.into_iter().for_each(|(span, range)| splice.replace(span, built.slice(range)));
     if let Some(content) = structured {
@@ -159,11 +162,13 @@ fn has_other_than_object(slice: &[u8]) -> bool {
     })
 }
 
-fn hold(permits: &Permits, bytes: Bytes) -> Result<Bytes, Bound> {
+fn hold((permits, principal): Budget<'_>, bytes: Bytes) -> Result<Bytes, Bound> {
     if bytes.len() < COUNTED_FROM_BYTES {
         return Ok(bytes);
     }
-    permits.hold(bytes).map_err(|(_, bound)| bound)
+    let (bytes, held) = permits.hold(bytes).map_err(|(_, bound)| bound)?;
+    held.attribute(principal)?;
+    Ok(bytes)
 }
 
 /// What is to be written anew, all of it in one piece of memory.

@@ -52,14 +52,44 @@ fn bytes_come_back_with_the_permit() {
 #[test]
 fn slices_hold_their_bytes_until_the_last_one_is_gone() {
     let permits = permits(3, 3, 100);
-    let held = permits.hold(Bytes::from(vec![b'x'; 60])).unwrap();
-    let (back, bound) = permits.hold(Bytes::from(vec![b'y'; 60])).unwrap_err();
+    let (held, _) = permits.hold(Bytes::from(vec![b'x'; 60])).unwrap();
+    let (back, bound) = permits.hold(Bytes::from(vec![b'y'; 60])).err().unwrap();
     assert_eq!((back.len(), bound), (60, Bound::HeldBytes));
     let slice = held.slice(10..20);
     drop(held);
     assert_eq!(permits.held_bytes(), 60);
     drop(slice);
     assert_eq!(permits.held_bytes(), 0);
+}
+
+#[test]
+fn one_principal_holds_its_share_and_leaves_the_rest_to_others() {
+    let permits = permits(9, 9, 400 << 10);
+    let (a, b): (Arc<str>, Arc<str>) = ("a".into(), "b".into());
+    let mut body = permits.call(&a).unwrap();
+    body.hold_bytes(FREE_BYTES).unwrap();
+    body.hold_bytes(200 << 10).unwrap();
+    let (answer, held) = permits.hold(Bytes::from(vec![b'x'; 100 << 10])).unwrap();
+    held.attribute(&a).unwrap();
+    let mut more = permits.call(&a).unwrap();
+    more.hold_bytes(FREE_BYTES).unwrap();
+    assert_eq!(more.hold_bytes(1).unwrap_err(), Bound::PrincipalBytes);
+    let (_, over) = permits.hold(Bytes::from_static(b"x")).unwrap();
+    assert_eq!(over.attribute(&a).unwrap_err(), Bound::PrincipalBytes);
+    permits.call(&b).unwrap().hold_bytes(90 << 10).unwrap();
+    assert_eq!(hits(permits.metrics(), Bound::PrincipalBytes), 2);
+
+    drop((answer, held));
+    more.hold_bytes(99 << 10).unwrap();
+    body.release();
+    assert_eq!(
+        more.hold_bytes(FREE_BYTES).unwrap_err(),
+        Bound::PrincipalBytes,
+        "a released call still holds"
+    );
+    drop((body, more, over));
+    assert_eq!(permits.held_bytes(), 0);
+    assert!(permits.shared.principals.is_empty());
 }
 
 #[tokio::test(start_paused = true)]

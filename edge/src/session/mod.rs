@@ -305,6 +305,11 @@ impl Session {
         self.live.lock().last_active = Instant::now();
     }
 
+    /// Whose it is.
+    pub fn caller(&self) -> &Caller {
+        &self.params.caller
+    }
+
     /// Whether `caller` may use it at this path.
     fn serves(&self, caller: &Caller, scope: Option<&ServerName>) -> bool {
         self.params.caller == *caller && self.params.scope.as_ref() == scope

@@ -408,6 +408,16 @@ limits: {body: 4, frame: [1MiB], drain: 5, queue: -1, session_idle: 48h}
 }
 
 #[test]
+fn a_message_fits_into_what_one_principal_may_hold() {
+    let limits = |held: &str| format!("limits: {{body: 3MiB, frame: 3MiB, held_bytes: {held}}}\n");
+    let said = complaints("held", &limits("3MiB"));
+    let wanted = "limits.held_bytes: one principal may have 2359296 bytes of it, so that a message of `limits.frame`, 3145728 bytes, would never fit; raise it, or lower that";
+    assert_eq!(said, [wanted]);
+    let file = Written::new("fits", &limits("4MiB"));
+    run(&["--config", &file.path(), "--servers=time"], &[TOKEN]).unwrap();
+}
+
+#[test]
 fn values_that_nothing_could_be_counted_with_are_refused() {
     let text = "\
 threads: 1025

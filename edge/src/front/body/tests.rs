@@ -74,6 +74,32 @@ async fn bytes_are_held_while_the_permit_lives() {
     assert_eq!(permits.held_bytes(), 0);
 }
 
+#[tokio::test(start_paused = true)]
+async fn bytes_that_were_announced_and_did_not_come_hold_nothing() {
+    struct Announced;
+    impl HttpBody for Announced {
+        type Data = Bytes;
+        type Error = &'static str;
+
+        fn poll_frame(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, &'static str>>> {
+            Poll::Pending
+        }
+
+        fn size_hint(&self) -> SizeHint {
+            SizeHint::with_exact(100)
+        }
+    }
+    let permits = permits(100);
+    let waiting = permits.clone();
+    let reading = tokio::spawn(async move { read(Announced, 100, PATIENCE, &mut permit(&waiting)).await });
+    tokio::time::sleep(PATIENCE / 2).await;
+    assert_eq!((permits.held_bytes(), permits.calls_in_flight()), (0, 1));
+    assert_eq!(reading.await.unwrap(), Err(ReadError::Slow));
+}
+
 #[tokio::test]
 async fn without_a_permit_only_a_small_body_is_read() {
     let mut none = Err(Bound::Calls);

@@ -11,7 +11,7 @@ fn downgraded_within(
 ) -> (Outcome, Permits) {
     let config = permit::Config { held_bytes, ..permit::Config::default() };
     let permits = Permits::new(config, permit::Metrics::default());
-    (downgrade(what, Outcome::Result(result), (&Limits::default(), &permits)), permits)
+    (downgrade(what, Outcome::Result(result), (&Limits::default(), (&permits, &"p".into()))), permits)
 }
 
 fn downgraded(version: ProtocolVersion, method: Method, result: &'static str) -> String {
@@ -97,7 +97,11 @@ fn a_missing_capability_is_named_in_a_tools_result() {
     let error = |text: &'static str| Outcome::Refused(Bytes::from_static(text.as_bytes()));
     let missing = r#"{"code":-32021,"message":"m","data":{"requiredCapabilities":{"elicitation":{"url":{}},"sampling":{}}}}"#;
     let downgraded = |method, error| {
-        downgrade((method, ProtocolVersion::V2025_11_25), error, (&Limits::default(), &Permits::default()))
+        downgrade(
+            (method, ProtocolVersion::V2025_11_25),
+            error,
+            (&Limits::default(), (&Permits::default(), &"p".into())),
+        )
     };
     let Outcome::Result(result) = downgraded(Method::ToolsCall, error(missing)) else { panic!("a result") };
     let result: Value = serde_json::from_slice(&result.into_bytes()).unwrap();

@@ -211,7 +211,11 @@ impl SessionCall {
             Outcome::Result(_) if has_empty_result(method) => {
                 Outcome::Result(Bytes::from_static(b"{}").into())
             }
-            outcome => downgrade::outcome((method, self.session().version()), outcome, self.reply.context()),
+            outcome => {
+                let (session, context) = (self.session(), self.reply.context());
+                let principal = session.caller().principal();
+                downgrade::outcome((method, session.version()), outcome, (context, principal))
+            }
         }
     }
 }

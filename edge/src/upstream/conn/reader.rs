@@ -21,7 +21,7 @@ use super::{
 };
 use crate::call::{Call, Event, InputRequired, Outcome};
 use crate::error::{Blame, Error, Kind};
-use crate::permit::Bound;
+use crate::permit::{Bound, Held};
 use crate::upstream::link::Link;
 use crate::upstream::link::process::{Process, outlived};
 use crate::upstream::metrics::Skip;
@@ -143,34 +143,37 @@ impl Reader {
     /// Handles one message. Small ones are bounded by the number of calls; larger ones draw on the byte budget until
     /// their client has taken them.
     fn message(&mut self, text: Bytes) {
-        let (text, full) = match text.len() {
-            ..COUNTED_FROM_BYTES => (text, None),
+        let (text, held) = match text.len() {
+            ..COUNTED_FROM_BYTES => (text, Ok(None)),
             _ => match self.conn.context.permits.hold(text) {
-                Ok(text) => (text, None),
-                Err((text, bound)) => (text, Some(bound)),
+                Ok((text, held)) => (text, Ok(Some(held))),
+                Err((text, bound)) => (text, Err(bound)),
             },
         };
-        match (Message::scan_of_server(text, &self.conn.context.config.limits), full) {
-            (Ok(message), Some(bound)) if message.kind() == MessageKind::Response => {
-                if let Ok(pending) = self.conn.close_answered(message.id()) {
-                    pending.work.fail(bound.refusal());
-                }
-            }
-            (Ok(message), _) => self.take(message),
-            (Err(error), _) => self.unreadable(&error),
+        match Message::scan_of_server(text, &self.conn.context.config.limits) {
+            Ok(message) => self.take(message, held),
+            Err(error) => self.unreadable(&error),
         }
     }
 
-    fn take(&mut self, message: Message) {
+    fn take(&mut self, message: Message, held: Result<Option<Held>, Bound>) {
         match message.kind() {
-            MessageKind::Response => self.answer(message),
+            MessageKind::Response => self.answer(message, held),
             MessageKind::Notification => self.notice(message),
             MessageKind::Request => self.asked(message),
         }
     }
 
-    fn answer(&mut self, message: Message) {
-        match self.conn.close_answered(message.id()) {
+    fn answer(&mut self, message: Message, held: Result<Option<Held>, Bound>) {
+        let pending = self.conn.close_answered(message.id());
+        let fits = held.and_then(|held| match (held, &pending) {
+            (Some(held), Ok(Pending { work: Work::Call { job, .. }, .. })) => {
+                held.attribute(job.call.caller.principal())
+            }
+            _ => Ok(()),
+        });
+        match pending {
+            Ok(pending) if let Err(bound) = fits => pending.work.fail(bound.refusal()),
             Ok(Pending { work: Work::Call { job, slot }, missing, .. }) => {
                 let Job { call, responder, lease, .. } = *job;
                 let outcome = match missing.filter(|_| message.error().is_some()) {

@@ -300,7 +300,7 @@ async fn an_answer_over_the_limit_ends_its_call_and_no_other() {
 #[tokio::test(start_paused = true)]
 async fn answers_that_nobody_fetches_are_bounded_in_bytes() {
     let mut setting = Setting::default();
-    setting.permits.held_bytes = 50_000;
+    setting.permits.held_bytes = 60_000;
     let mut room = setting.build();
     let pad = json!({ "content": ["x".repeat(40_000)] });
     let (first, second, third) = (room.echo("first"), room.echo("second"), room.echo("third"));
