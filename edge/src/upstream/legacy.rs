@@ -1,5 +1,5 @@
 //! The adapter to servers of the legacy era (2024-11-05 to 2025-11-25): requests go out without the modern keys of
-//! `_meta`, and results get the members that the modern form requires.
+//! `_meta`, and results for modern clients get the members that these require.
 
 use bytes::Bytes;
 use wire::envelope::Value;
@@ -11,6 +11,7 @@ use wire::splice::{Parts, Splice};
 use wire::{Message, code};
 
 use super::facts::unknown_resource;
+use super::modern::{CACHE_SCOPE, RESULT_TYPE, TTL_MS};
 use super::tasks::ShownIds;
 use crate::call::{Affinity, Call, Outcome};
 
@@ -58,19 +59,21 @@ fn knows_tasks(affinity: &Affinity) -> bool {
     matches!(affinity, Affinity::Session(session) if session.version >= ProtocolVersion::V2025_11_25)
 }
 
-/// The result in the modern form: the same bytes, and the members that every modern result has. `None` if it is no
-/// object.
+/// The result as the client's era has it: the same bytes, for a modern client with the members that every modern result
+/// has. `None` if it is no object.
 pub(super) fn result(call: &Call, answer: &Message, task_ids: ShownIds<'_>) -> Option<Parts> {
     let object = answer.result_object()?;
     let mut splice = Splice::within(answer.bytes().clone(), object.span());
     task_ids.show_result(&mut splice, call, answer);
     let mut edit = splice.object(object);
-    // MCP 2026-07-28 basic, Results: a missing resultType from an older server means "complete".
-    edit.set("resultType", COMPLETE);
-    // MCP 2026-07-28 server/utilities/caching: a legacy server does not say how long its result is valid, or for whom.
-    if call.method == Method::ResourcesRead {
-        edit.set("ttlMs", AT_ONCE);
-        edit.set("cacheScope", PRIVATE);
+    if matches!(call.affinity, Affinity::Principal) {
+        // MCP 2026-07-28 basic, Results: a missing resultType from an older server means "complete".
+        edit.set(RESULT_TYPE, COMPLETE);
+        // MCP 2026-07-28 server/utilities/caching: a legacy server does not say how long its result is valid, or for whom.
+        if call.method == Method::ResourcesRead {
+            edit.set(TTL_MS, AT_ONCE);
+            edit.set(CACHE_SCOPE, PRIVATE);
+        }
     }
     if matches!(call.method, Method::ToolsCall | Method::TasksResult) && has_null_for_none(answer, object) {
         edit.remove("structuredContent");

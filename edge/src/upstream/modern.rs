@@ -1,5 +1,5 @@
 //! The adapter to servers of the modern era (2026-07-28 and later): every request carries the revision, the client's
-//! name and its capabilities. Results pass untouched.
+//! name and its capabilities. Results pass as they are; legacy clients get them without the members that only modern ones have.
 
 use bytes::Bytes;
 use serde::Deserialize;
@@ -8,6 +8,7 @@ use wire::mcp::level::Level;
 use wire::mcp::meta;
 use wire::mcp::method::Method;
 use wire::mcp::version::LATEST_MODERN;
+use wire::object::Object;
 use wire::splice::{Parts, Splice};
 use wire::{Message, code};
 
@@ -91,9 +92,12 @@ pub(super) fn judge(call: &Call, answer: &Message, task_ids: ShownIds<'_>) -> Op
     let result = answer.result_object()?;
     let complete = || match call.method {
         Method::TasksGet => task_ids.show_task(call, answer).map(Judged::Complete),
-        _ => Some(Judged::Complete(result.span().slice(answer.bytes()).into())),
+        _ if matches!(call.affinity, Affinity::Principal) => {
+            Some(Judged::Complete(result.span().slice(answer.bytes()).into()))
+        }
+        _ => Some(Judged::Complete(for_session(answer, result))),
     };
-    let Some(kind) = result.get(answer.bytes(), "resultType") else { return complete() };
+    let Some(kind) = result.get(answer.bytes(), RESULT_TYPE) else { return complete() };
     match Value::new(answer.bytes(), kind).as_str()?.as_ref() {
         "complete" => complete(),
         "input_required" if may_want_input(call.method) && input::fits(answer) => Some(Judged::Input),
@@ -101,6 +105,23 @@ pub(super) fn judge(call: &Call, answer: &Message, task_ids: ShownIds<'_>) -> Op
         _ => None,
     }
 }
+
+/// The result as earlier revisions have it.
+fn for_session(answer: &Message, result: &Object) -> Parts {
+    let mut splice = Splice::within(answer.bytes().clone(), result.span());
+    let mut edit = splice.object(result);
+    for member in [RESULT_TYPE, TTL_MS, CACHE_SCOPE] {
+        edit.remove(member);
+    }
+    edit.done();
+    splice.finish()
+}
+
+/// What modern results have beside those of earlier revisions.
+// MCP 2026-07-28 basic, Results; server/utilities/caching
+pub(super) const RESULT_TYPE: &str = "resultType";
+pub(super) const TTL_MS: &str = "ttlMs";
+pub(super) const CACHE_SCOPE: &str = "cacheScope";
 
 // MCP extension tasks: only for a client that declares it in this very request
 fn may_become_task(call: &Call) -> bool {

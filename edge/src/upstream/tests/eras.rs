@@ -222,6 +222,26 @@ async fn a_resource_that_is_not_there_is_one_error_in_both_eras() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn results_for_a_session_have_the_members_of_its_era() {
+    let read = json!({"jsonrpc": "2.0", "id": 1, "method": "resources/read", "params": {"uri": "a:b"}});
+    let plain = json!({"contents": [], "_meta": {"x": 1}, "unheard": [1.0]});
+    for era in [EraChoice::Legacy, EraChoice::Modern] {
+        let mut room = Setting::default().era(era).build();
+        let reply = room.dispatch_in(&session(1), read.clone());
+        let is_modern = era == EraChoice::Modern;
+        let mut peer = if is_modern { room.accept_modern().await } else { room.accept_legacy().await };
+        let request = peer.expect("resources/read").await;
+        let mut said = plain.clone();
+        if is_modern {
+            let members = json!({"resultType": "complete", "ttlMs": 5, "cacheScope": "public"});
+            said.as_object_mut().unwrap().extend(members.as_object().unwrap().clone());
+        }
+        peer.answer(&request, said).await;
+        assert_eq!(result(reply).await, plain, "{era:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn changed_era_of_a_server_is_detected_again() {
     let mut room = auto();
     let first = facts(&room);
