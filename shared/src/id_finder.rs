@@ -84,6 +84,11 @@ impl IdFinder {
         self.answer && !self.method && (self.version || !self.foreign)
     }
 
+    /// Whether it is a request or notification. Log lines may have a method too, so `jsonrpc` is required.
+    pub(crate) fn is_request(&self) -> bool {
+        self.method && !self.answer && self.version
+    }
+
     /// Reads the next bytes of the message.
     pub(crate) fn feed(&mut self, mut bytes: &[u8]) {
         while let Some((&byte, rest)) = bytes.split_first() {
@@ -214,6 +219,15 @@ mod tests {
         assert!(is(r#"{"id":1,"result":{"level":"a","b":"#) && is(r#"{"error":1,"id":1}"#));
         assert!(!is(r#"{"level":"error","error":"x","id":1}"#) && !is(r#"{"id":1,"result":{},"msg":"#));
         assert!(!is(r#"{"jsonrpc":"2.0","id":1,"method":"m","result":{}}"#));
+    }
+
+    #[test]
+    fn request_needs_its_method_and_version() {
+        let is = |text: &str| IdFinder::all(text.as_bytes()).is_request();
+        assert!(is(r#"{"jsonrpc":"2.0","id":1,"method":"m","params":[1]}"#));
+        assert!(is(r#"{"method":"m","jsonrpc":"1.0","x":{"result":"#));
+        assert!(!is(r#"{"id":1,"method":"GET","path":"/"}"#) && !is(r#"{"jsonrpc":"2.0","id":1}"#));
+        assert!(!is(r#"{"jsonrpc":"2.0","id":1,"method":"m","error":{}}"#));
     }
 
     #[test]

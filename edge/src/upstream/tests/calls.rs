@@ -369,6 +369,44 @@ async fn a_log_line_in_json_is_no_answer_and_a_broken_answer_is_one() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_request_of_a_server_that_cannot_be_read_gets_an_error() {
+    let mut room = Setting::default().config(|config| config.limits.frame_bytes = 2000).build();
+    let reply = room.echo("a");
+    let mut peer = room.accept_legacy().await;
+    let call = peer.expect("tools/call").await;
+    let pad = "x".repeat(3000);
+    for (request, code) in [
+        (r#"{"jsonrpc":"2.0","id":"ask1","method":"elicitation/create","params":[1]}"#.to_owned(), -32600),
+        (r#"{"jsonrpc":"2.0","id":"ask1","method":"ping","params":{"a":1,"a":2}}"#.to_owned(), -32600),
+        (
+            r#"{"jsonrpc":"2.0","id":"ask1","method":"sampling/createMessage","params":{]}}"#.to_owned(),
+            -32700,
+        ),
+        (format!(r#"{{"jsonrpc":"2.0","id":"ask1","method":"ping","params":{{"a":"{pad}"}}}}"#), -32600),
+    ] {
+        peer.raw(&format!("{request}\n")).await;
+        let answer = peer.read().await.unwrap();
+        assert_eq!((&answer["id"], &answer["error"]["code"]), (&json!("ask1"), &json!(code)), "{answer}");
+        assert!(answer["error"]["message"].is_string(), "{answer}");
+    }
+    assert_eq!(room.count(GARBAGE), 3, "and one is counted as too long");
+    // Nobody waits for an answer to these.
+    for other in [
+        r#"{"jsonrpc":"2.0","method":"notifications/message","params":[1]}"#.to_owned(),
+        r#"{"jsonrpc":"2.0","id":1,"id":2,"method":"ping"}"#.to_owned(),
+        r#"{"jsonrpc":"2.0","id":null,"method":"ping"}"#.to_owned(),
+        r#"{"id":7,"method":"GET","path":"/","params":[]}"#.to_owned(),
+        format!(r#"{{"jsonrpc":"2.0","method":"notifications/message","params":{{"data":"{pad}"}}}}"#),
+    ] {
+        peer.raw(&format!("{other}\n")).await;
+    }
+    peer.ask(json!("p"), "ping", json!({})).await;
+    assert_eq!(peer.read().await.unwrap(), json!({"jsonrpc": "2.0", "id": "p", "result": {}}));
+    peer.answer(&call, json!({"content": []})).await;
+    result(reply).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn answer_without_jsonrpc_version_is_accepted() {
     let mut room = Setting::default().build();
     let (first, second, third) = (room.echo("a"), room.echo("b"), room.echo("c"));
