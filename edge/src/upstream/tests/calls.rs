@@ -264,18 +264,21 @@ async fn unexpected_messages_do_not_disturb_calls() {
 #[tokio::test(start_paused = true)]
 async fn an_answer_that_cannot_be_read_ends_its_call() {
     let mut room = Setting::default().build();
-    let replies = [room.echo("a"), room.echo("b"), room.echo("c")];
+    let replies = ["a", "b", "c", "d", "e"].map(|text| room.echo(text));
     let mut peer = room.accept_legacy().await;
-    let mut ids = Vec::new();
-    for _ in 0..3 {
+    let (mut ids, start) = (Vec::new(), tokio::time::Instant::now());
+    for _ in 0..5 {
         ids.push(peer.expect("tools/call").await["id"].clone());
     }
     peer.raw(&format!("{{\"jsonrpc\":\"2.0\",\"id\":{},\"result\":{{\"a\":1,\"a\":2}}}}\n", ids[0])).await;
     peer.raw(&format!("{{\"jsonrpc\":\"2.0\",\"id\":{},\"result\":[]}}\n", ids[1])).await;
     peer.raw(&format!("{{\"jsonrpc\":\"2.0\",\"id\":{},\"result\":7}}\n", ids[2])).await;
+    peer.raw(&format!("{{\"jsonrpc\":\"2.0\",\"id\":{}}}\n", ids[3])).await;
+    peer.raw(&format!("{{\"id\":{0},\"jsonrpc\":\"2.0\",\"result\":{{}},\"id\":{0}}}\n", ids[4])).await;
     for reply in replies {
         assert_eq!(failure(reply).await.kind, Kind::Protocol);
     }
+    assert_eq!(start.elapsed(), Duration::ZERO);
 }
 
 #[tokio::test(start_paused = true)]
@@ -359,6 +362,8 @@ async fn a_log_line_in_json_is_no_answer_and_a_broken_answer_is_one() {
         format!(r#"{{"level":"error","error":"boom","id":{}}}"#, one["id"]),
         format!(r#"{{"id":{},"method":"GET","path":"/"}}"#, one["id"]),
         format!(r#"{{"level":"info","msg":"done","id":{},"result":{{}}}}"#, one["id"]),
+        format!(r#"{{"jsonrpc":"2.0","id":{},"msg":"received"}}"#, one["id"]),
+        format!(r#"{{"jsonrpc":"2.0","id":{},"result":{{}},"id":99999}}"#, one["id"]), // whose it is nobody knows
         format!(r#"{{"id":{},"result":{{}},"result":{{}}}}"#, two["id"]),
     ] {
         peer.raw(&format!("{line}\n")).await;
