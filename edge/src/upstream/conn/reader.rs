@@ -255,6 +255,11 @@ impl Reader {
     }
 
     fn progress(&mut self, message: Message) {
+        // MCP 2025-11-25 schema, ProgressNotificationParams; official clients fail on anything else. Not on numbers that do not
+        // rise, whose messages are of use.
+        if message.param("progress").is_none_or(|progress| progress.parse::<f64>().is_err()) {
+            return self.skip(Skip::Progress);
+        }
         let message = match &self.conn.spec.client {
             Some(client) => self.conn.task_ids().show_to(client, None, message),
             None => message,

@@ -228,6 +228,28 @@ async fn progress_reaches_the_call_and_extends_it() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn progress_that_is_no_number_is_dropped() {
+    let mut room = Setting::default().build();
+    let mut reply = room.dispatch(with_progress(json!(7)));
+    let mut peer = room.accept_legacy().await;
+    let request = peer.expect("tools/call").await;
+    let token = &request["id"];
+    for odd in [r#""x""#, "null", "[1]", "1e400"] {
+        let params = format!(r#"{{"progressToken":{token},"progress":{odd}}}"#);
+        peer.raw(&format!(r#"{{"jsonrpc":"2.0","method":"notifications/progress","params":{params}}}"#))
+            .await;
+        peer.raw("\n").await;
+    }
+    peer.notify("notifications/progress", json!({"progressToken": token})).await;
+    for number in [json!(5), json!(5), json!(3.5), json!(-1), json!(1e308)] {
+        peer.notify("notifications/progress", json!({"progressToken": token, "progress": number})).await;
+        let Event::Progress(message) = event(&mut reply).await else { panic!("progress") };
+        assert_eq!(message.param("progress").unwrap().parse::<Value>().unwrap(), number);
+    }
+    assert_eq!(room.count("mcp_edge_upstream_skipped_total{server=\"time\",reason=\"progress\"}"), 5);
+}
+
+#[tokio::test(start_paused = true)]
 async fn progress_extends_a_call_up_to_its_limit() {
     let mut room = Setting::default().build();
     let reply = room.dispatch(with_progress(json!(7)));
