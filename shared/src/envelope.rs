@@ -81,7 +81,8 @@ impl Message {
             Err(error) if matches!(error.kind, ScanErrorKind::BadId | ScanErrorKind::Batch) => Err(error),
             Err(error) => {
                 let finder = IdFinder::all(&bytes);
-                Err(ScanError { is_response: finder.is_response(), id: finder.id(), ..error })
+                let (is_response, is_request) = (finder.is_response(), finder.is_request());
+                Err(ScanError { is_response, is_request, id: finder.id(), ..error })
             }
         }
     }

@@ -15,8 +15,11 @@ pub struct ScanError {
     /// The id of the message, to be echoed in the answer.
     pub id: Option<RequestId>,
     /// Whether it was meant as a response, as far as its top-level keys show it: `result` or `error`, and either `jsonrpc` or
-    /// nothing but the id. Log lines may have ids too.
+    /// nothing but the id; or `jsonrpc` and the id alone. Log lines may have ids too.
     pub is_response: bool,
+    /// Whether it was meant as a request or notification, by the same signs: `method` and `jsonrpc`, and no `result` or
+    /// `error`.
+    pub is_request: bool,
 }
 
 /// What can be wrong with a message.
@@ -42,7 +45,7 @@ pub enum ScanErrorKind {
 
 impl ScanError {
     pub(crate) fn new(kind: ScanErrorKind, at: usize) -> Self {
-        ScanError { kind, at, id: None, is_response: false }
+        ScanError { kind, at, id: None, is_response: false, is_request: false }
     }
 }
 

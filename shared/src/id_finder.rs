@@ -20,6 +20,7 @@ pub(crate) struct IdFinder {
     ids: Ids,
     version: bool,
     method: bool,
+    params: bool,
     answer: bool,
     /// There are members that JSON-RPC does not define.
     foreign: bool,
@@ -49,7 +50,8 @@ enum Ids {
     #[default]
     None,
     One(RequestId),
-    /// There are several, or one that is not a valid id, so it is unknown whose message it is.
+    /// There are different ones, or one that is not a valid id, so it is unknown whose message it is. A parser takes
+    /// the first or the last: if a message ended the wrong request, that one's own answer would find it gone.
     Unclear,
 }
 
@@ -61,7 +63,7 @@ impl IdFinder {
         finder
     }
 
-    /// The id at the top level, if there is exactly one.
+    /// The id at the top level, if there is exactly one, however often.
     pub(crate) fn id(self) -> Option<RequestId> {
         match self.ids {
             Ids::One(id) => Some(id),
@@ -79,9 +81,16 @@ impl IdFinder {
         }
     }
 
-    /// Whether it is a response: it has a result or an error and no method, and either `jsonrpc` or no foreign members.
+    /// Whether it is a response: it has a result or an error and no method, and either `jsonrpc` or no foreign members. With
+    /// `jsonrpc` and an id and nothing else it is one that lost its result: some libraries leave out what is empty.
     pub(crate) fn is_response(&self) -> bool {
-        self.answer && !self.method && (self.version || !self.foreign)
+        let is_bare = self.version && matches!(self.ids, Ids::One(_)) && !self.params && !self.foreign;
+        !self.method && (is_bare || self.answer && (self.version || !self.foreign))
+    }
+
+    /// Whether it is a request or notification. Log lines may have a method too, so `jsonrpc` is required.
+    pub(crate) fn is_request(&self) -> bool {
+        self.method && !self.answer && self.version
     }
 
     /// Reads the next bytes of the message.
@@ -164,7 +173,7 @@ impl IdFinder {
             Some("jsonrpc") => self.version = true,
             Some("method") => self.method = true,
             Some("result" | "error") => self.answer = true,
-            Some("params") => {}
+            Some("params") => self.params = true,
             _ => self.foreign = true,
         }
     }
@@ -172,8 +181,9 @@ impl IdFinder {
     fn id_ends(&mut self) {
         self.place = Place::Elsewhere;
         let id = if self.token.len() > ID_BYTES { None } else { RequestId::parse(&self.token) };
-        self.ids = match (&self.ids, id) {
+        self.ids = match (std::mem::take(&mut self.ids), id) {
             (Ids::None, Some(id)) => Ids::One(id),
+            (Ids::One(known), Some(id)) if known == id => Ids::One(id),
             _ => Ids::Unclear,
         };
     }
@@ -198,6 +208,10 @@ mod tests {
         assert_eq!(id(r#"{"a":{"id":1},"b":[{"id":2}],"c":"\"id\":3","id" : 4 }"#).as_deref(), Some("4"));
         assert_eq!(id(r#"{"\u0069d":"x","a":"#).as_deref(), Some(r#""x""#));
         assert_eq!(id(r#"{"id":1,"a":2,"id":3}"#), None);
+        assert_eq!(id(r#"{"id":1,"a":2,"id":1}"#).as_deref(), Some("1"));
+        for unclear in [r#"{"id":1,"id":2,"id":1}"#, r#"{"id":1,"id":"1"}"#, r#"{"id":1,"id":null}"#] {
+            assert_eq!(id(unclear), None, "{unclear}");
+        }
         assert_eq!(id(r#"{"id":[1],"a":2}"#), None);
         assert_eq!(id(r#"{"id":null}"#), None);
         assert_eq!(id(r#"[{"id":1}]"#), None);
@@ -214,6 +228,31 @@ mod tests {
         assert!(is(r#"{"id":1,"result":{"level":"a","b":"#) && is(r#"{"error":1,"id":1}"#));
         assert!(!is(r#"{"level":"error","error":"x","id":1}"#) && !is(r#"{"id":1,"result":{},"msg":"#));
         assert!(!is(r#"{"jsonrpc":"2.0","id":1,"method":"m","result":{}}"#));
+    }
+
+    #[test]
+    fn response_that_lost_its_result_is_one() {
+        let is = |text: &str| IdFinder::all(text.as_bytes()).is_response();
+        assert!(is(r#"{"jsonrpc":"2.0","id":1}"#) && is(r#"{"id":1,"jsonrpc":"2.0","id":1}"#));
+        for other in [
+            r#"{"jsonrpc":"2.0"}"#,
+            r#"{"id":1}"#,
+            r#"{"jsonrpc":"2.0","id":null}"#,
+            r#"{"jsonrpc":"2.0","id":1,"level":"debug"}"#,
+            r#"{"jsonrpc":"2.0","id":1,"params":{}}"#,
+            r#"{"jsonrpc":"2.0","id":1,"method":"m"}"#,
+        ] {
+            assert!(!is(other), "{other}");
+        }
+    }
+
+    #[test]
+    fn request_needs_its_method_and_version() {
+        let is = |text: &str| IdFinder::all(text.as_bytes()).is_request();
+        assert!(is(r#"{"jsonrpc":"2.0","id":1,"method":"m","params":[1]}"#));
+        assert!(is(r#"{"method":"m","jsonrpc":"1.0","x":{"result":"#));
+        assert!(!is(r#"{"id":1,"method":"GET","path":"/"}"#) && !is(r#"{"jsonrpc":"2.0","id":1}"#));
+        assert!(!is(r#"{"jsonrpc":"2.0","id":1,"method":"m","error":{}}"#));
     }
 
     #[test]

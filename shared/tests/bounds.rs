@@ -96,10 +96,8 @@ fn items_of_a_page_and_links_of_a_result() {
         list::ListPage::scan(&format!("{{\"tools\":[{items}]}}").into(), "tools", &limits)
     };
     assert_eq!(page(list::PAGE_ITEMS).expect("fits").items.len(), list::PAGE_ITEMS);
-    assert_eq!(
-        page(list::PAGE_ITEMS + 1).map_err(|error| error.kind).err(),
-        Some(ScanErrorKind::TooManyMembers)
-    );
+    let over = page(list::PAGE_ITEMS + 1);
+    assert!(matches!(over, Err(list::PageError::TooManyItems(key)) if key == "tools"));
     let links = |count: usize| {
         let blocks = vec![r#"{"type":"resource_link","uri":"a:b"}"#; count].join(",");
         invoke::links(&format!("{{\"content\":[{blocks}]}}").into(), &limits).len()

@@ -149,7 +149,11 @@ impl ResponseEncoding {
             let message = "the server answered with an error that is no JSON-RPC error object";
             return Err(Error::new(Kind::Protocol, Blame::Upstream, message));
         };
-        let code = translate(self.era, found.code);
+        let code = match translate(self.era, found.code) {
+            // MCP 2026-07-28 schema, MissingRequiredClientCapabilityError: without what it names it is another error.
+            code::MISSING_CAPABILITY if !found.names_capabilities => code::INTERNAL_ERROR,
+            code => code,
+        };
         if i64::from(code) == found.code && found.has_message {
             return Ok((code, Parts::from(error)));
         }
@@ -314,6 +318,8 @@ struct Found {
     object: Object,
     code: i64,
     has_message: bool,
+    /// Its `data` have the form that they have with −32021.
+    names_capabilities: bool,
 }
 
 impl Found {
@@ -322,7 +328,12 @@ impl Found {
         let code = code::in_error(&object, error)?;
         let message = object.get(error, "message");
         let has_message = message.is_some_and(|message| message.of(error).first() == Some(&b'"'));
-        Some(Self { object, code, has_message })
+        let is_object = |span: &Span| span.of(error).first() == Some(&b'{');
+        let data = object.get(error, "data").filter(is_object);
+        let data = data.and_then(|data| Object::scan(error, data, &Limits::default()).ok());
+        let required = data.and_then(|data| data.get(error, "requiredCapabilities"));
+        let names_capabilities = required.is_some_and(|required| is_object(&required));
+        Some(Self { object, code, has_message, names_capabilities })
     }
 }
 

@@ -3,14 +3,16 @@
 
 use bytes::Bytes;
 use wire::envelope::Value;
+use wire::limits::Limits;
 use wire::mcp::meta;
 use wire::mcp::method::Method;
 use wire::mcp::version::ProtocolVersion;
 use wire::object::Object;
+use wire::span::Span;
 use wire::splice::{Parts, Splice};
 use wire::{Message, code};
 
-use super::facts::unknown_resource;
+use super::facts::{MODERN_CODES, unknown_resource};
 use super::modern::{CACHE_SCOPE, RESULT_TYPE, TTL_MS};
 use super::tasks::ShownIds;
 use crate::call::{Affinity, Call, Outcome};
@@ -93,13 +95,25 @@ fn has_null_for_none(answer: &Message, result: &Object) -> bool {
 
 /// The outcome of a call that the server answered with an error; `uri` is the resource that the call named.
 pub(super) fn refusal(method: Method, uri: Option<&str>, error: Value<'_>) -> Outcome {
-    let is_not_found =
-        || code::of_error(error.raw()).is_some_and(|code| code == i64::from(code::RESOURCE_NOT_FOUND));
+    let code = code::of_error(error.raw());
     match (method, uri) {
         // MCP 2025-11-25 server/resources, Error Handling; modern clients know another code.
-        (Method::ResourcesRead, Some(uri)) if is_not_found() => Outcome::Failed(unknown_resource(uri)),
+        (Method::ResourcesRead, Some(uri)) if code == Some(i64::from(code::RESOURCE_NOT_FOUND)) => {
+            Outcome::Failed(unknown_resource(uri))
+        }
+        // Codes of later revisions, so here they are the server's own: they must not tell clients what they mean there.
+        _ if code.is_some_and(|code| MODERN_CODES.contains(&code)) => Outcome::Refused(as_internal(error)),
         _ => Outcome::Refused(Bytes::copy_from_slice(error.raw())),
     }
+}
+
+/// The error with another code, which says nothing.
+fn as_internal(error: Value<'_>) -> Bytes {
+    let error = Bytes::copy_from_slice(error.raw());
+    let Ok(object) = Object::scan(&error, Span::all(&error), &Limits::default()) else { return error };
+    let mut splice = Splice::new(error);
+    splice.object(&object).set("code", code::INTERNAL_ERROR.to_string());
+    splice.finish().into_bytes()
 }
 
 const COMPLETE: Bytes = Bytes::from_static(br#""complete""#);

@@ -87,7 +87,7 @@ pub(super) enum Skip {
     Late,
     /// A response to a request that was never made.
     UnknownId,
-    /// Progress of a call that was never made.
+    /// Progress of a call that was never made, or that is no number.
     Progress,
     /// A log message that no call asked for, or more than one.
     Log,

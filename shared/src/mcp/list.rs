@@ -1,11 +1,12 @@
 //! One page of a list result: the items as slices, with the key each is known by.
 
 use std::borrow::Cow;
+use std::fmt;
 
 use bytes::Bytes;
 
 use crate::envelope::Value;
-use crate::error::ScanError;
+use crate::error::{ScanError, ScanErrorKind};
 use crate::limits::Limits;
 use crate::object::{self, Object};
 use crate::span::Span;
@@ -33,6 +34,22 @@ pub struct Item {
     pub key_span: Span,
 }
 
+/// Why a page cannot be read.
+#[derive(Clone, Debug)]
+pub enum PageError {
+    /// JSON of another type than an object as a result, or than an array as its list.
+    WrongType {
+        /// The key of the list; `None` for the result itself.
+        list_key: Option<String>,
+        /// The type that it has, in words.
+        found: &'static str,
+    },
+    /// More items than [`PAGE_ITEMS`], under this key.
+    TooManyItems(String),
+    /// No JSON, or what the limits refuse.
+    Unreadable(ScanError),
+}
+
 /// Most items taken from one page. Real servers send up to some hundred in all.
 pub const PAGE_ITEMS: usize = 10_000;
 
@@ -41,12 +58,20 @@ impl ListPage {
     ///
     /// # Errors
     /// When the result is no object, its list no array, or the page has more than [`PAGE_ITEMS`].
-    pub fn scan(result: &Bytes, list_key: &str, limits: &Limits) -> Result<ListPage, ScanError> {
-        let page = Object::scan(result, Span::all(result), limits)?;
+    pub fn scan(result: &Bytes, list_key: &str, limits: &Limits) -> Result<ListPage, PageError> {
+        let whole = Span::all(result);
+        expect_type(b'{', result, (None, whole))?;
+        let page = Object::scan(result, whole, limits).map_err(PageError::Unreadable)?;
         let next_cursor = page.get(result, "nextCursor").and_then(|span| Value::new(result, span).as_str());
         let next_cursor = next_cursor.map(Cow::into_owned);
         let spans = match page.get(result, list_key) {
-            Some(list) => object::elements(result, list, limits, PAGE_ITEMS)?,
+            Some(list) => {
+                expect_type(b'[', result, (Some(list_key), list))?;
+                object::elements(result, list, limits, PAGE_ITEMS).map_err(|error| match error.kind {
+                    ScanErrorKind::TooManyMembers => PageError::TooManyItems(list_key.to_owned()),
+                    _ => PageError::Unreadable(error),
+                })?
+            }
             None => Vec::new(),
         };
         let item_key = item_key(list_key);
@@ -77,6 +102,41 @@ impl Item {
     }
 }
 
+/// Checks the type of a value by its first byte, which alone says it in valid JSON.
+fn expect_type(first: u8, result: &[u8], (list_key, value): (Option<&str>, Span)) -> Result<(), PageError> {
+    let found = match value.of(result).trim_ascii_start().first() {
+        Some(byte) if *byte == first => return Ok(()),
+        Some(b'{') => "an object",
+        Some(b'[') => "an array",
+        Some(b'"') => "a string",
+        Some(b'-' | b'0'..=b'9') => "a number",
+        Some(b't' | b'f') => "a boolean",
+        Some(b'n') => "null",
+        Some(_) | None => return Ok(()), // no JSON, as the scan will say
+    };
+    Err(PageError::WrongType { list_key: list_key.map(str::to_owned), found })
+}
+
+impl fmt::Display for PageError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::WrongType { list_key: None, found } => {
+                write!(f, "the result must be an object, and is {found}")
+            }
+            Self::WrongType { list_key: Some(key), found } => {
+                write!(f, "`{key}` must be an array, and is {found}")
+            }
+            Self::TooManyItems(key) => write!(
+                f,
+                "`{key}` has more than {PAGE_ITEMS} items, the most of one page; send them in pages, with `nextCursor`"
+            ),
+            Self::Unreadable(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for PageError {}
+
 fn item_key(list_key: &str) -> &'static str {
     match list_key {
         "resources" => "uri",
@@ -89,7 +149,7 @@ fn item_key(list_key: &str) -> &'static str {
 mod tests {
     use bytes::Bytes;
 
-    use super::ListPage;
+    use super::{ListPage, PAGE_ITEMS};
     use crate::limits::Limits;
 
     fn scan(result: &'static str, key: &str) -> ListPage {
@@ -122,10 +182,29 @@ mod tests {
         let page = scan(r#"{"prompts":[{"name":1},7,{},{"name":"a","name":"b"},{"name":"ok"}]}"#, "prompts");
         assert_eq!((page.items.len(), page.left_out), (1, 4));
         assert!(scan("{}", "tools").items.is_empty());
-        for wrong in ["[]", r#"{"tools":{}}"#] {
-            assert!(
-                ListPage::scan(&Bytes::from_static(wrong.as_bytes()), "tools", &Limits::default()).is_err()
-            );
+    }
+
+    #[test]
+    fn page_that_cannot_be_read_says_why() {
+        let many = format!(r#"{{"tools":[{}{{}}]}}"#, "{},".repeat(PAGE_ITEMS));
+        for (wrong, why) in [
+            (r#"{"tools":{}}"#, "`tools` must be an array, and is an object"),
+            (r#"{"tools": "x"}"#, "`tools` must be an array, and is a string"),
+            (r#"{"tools":-1}"#, "`tools` must be an array, and is a number"),
+            (r#"{"tools":false}"#, "`tools` must be an array, and is a boolean"),
+            (r#"{"tools":null}"#, "`tools` must be an array, and is null"),
+            (" []", "the result must be an object, and is an array"),
+            ("7", "the result must be an object, and is a number"),
+            (r#"{"tools":[],"a":x}"#, "not valid JSON at byte 16"),
+            ("x", "not valid JSON at byte 0"),
+            (
+                &many,
+                "`tools` has more than 10000 items, the most of one page; send them in pages, with `nextCursor`",
+            ),
+        ] {
+            let error =
+                ListPage::scan(&Bytes::copy_from_slice(wrong.as_bytes()), "tools", &Limits::default());
+            assert_eq!(error.unwrap_err().to_string(), why);
         }
     }
 }

@@ -104,7 +104,7 @@ fn a_servers_error_keeps_all_but_a_foreign_code() {
         (-32601, (200, -32601), (404, -32601)),
         (-32002, (200, -32002), (200, -32602)),
         (-32042, (200, -32042), (200, -32603)),
-        (-32021, (200, -32603), (400, -32021)),
+        (-32021, (200, -32603), (200, -32603)), // not with these data
         (-32020, (200, -32603), (200, -32603)),
         (-32022, (200, -32603), (200, -32603)),
         (-32099, (200, -32603), (200, -32603)),
@@ -122,6 +122,32 @@ fn a_servers_error_keeps_all_but_a_foreign_code() {
             assert_eq!(text(answer), expected);
         }
     }
+}
+
+#[test]
+fn a_missing_capability_that_a_server_names_is_told_to_modern_clients() {
+    let id = RequestId::number(1);
+    let table = [
+        (r#"{"requiredCapabilities":{"sampling":{}}}"#, (400, -32021)),
+        (r#"{"requiredCapabilities":[]}"#, (200, -32603)),
+        (r#"{"requiredCapabilities":null}"#, (200, -32603)),
+        (r#"{"sampling":{}}"#, (200, -32603)),
+        (r#"[{"requiredCapabilities":{}}]"#, (200, -32603)),
+        ("7", (200, -32603)),
+    ];
+    for (data, modern) in table {
+        let error = Bytes::from(format!(r#"{{"code":-32021,"message":"m","data":{data}}}"#));
+        for (era, (status, told)) in [(Era::Legacy, (200, -32603)), (Era::Modern, modern)] {
+            let answer = encoding(era).answer(&id, Outcome::Refused(error.clone()));
+            assert_eq!(answer.status.as_u16(), status, "{data} {era:?}");
+            let expected = format!(
+                r#"{{"jsonrpc":"2.0","id":1,"error":{{"code":{told},"message":"m","data":{data}}}}}"#
+            );
+            assert_eq!(text(answer), expected);
+        }
+    }
+    let bare = encoding(Era::Modern).answer(&id, Outcome::Refused(r#"{"code":-32021,"message":"m"}"#.into()));
+    assert_eq!(bare.status, 200);
 }
 
 #[test]

@@ -2,12 +2,13 @@
 //! in one pass; what is edited in `_meta` differs by era (`legacy`, `modern`).
 
 use bytes::Bytes;
-use serde_json::Value;
+use serde_json::{Value, json};
+use wire::envelope::ScanErrorKind;
 use wire::frame::one_line;
 use wire::id::RequestId;
 use wire::mcp::meta;
 use wire::splice::{Parts, Splice};
-use wire::{Era, Message};
+use wire::{Era, Message, ScanError, code};
 
 use super::mux::WireId;
 use crate::call::Call;
@@ -84,6 +85,17 @@ pub(super) fn progress(token: &[u8], notice: &Message) -> Option<Parts> {
 pub(super) fn answer(id: &RequestId, outcome: &'static str) -> Parts {
     let head = Bytes::from_static(br#"{"jsonrpc":"2.0","id":"#);
     [head, id.token(), Bytes::from_static(outcome.as_bytes())].into_iter().collect()
+}
+
+/// The response to a request of the server that is no valid message.
+// JSON-RPC 2.0 §5.1
+pub(super) fn unreadable(id: &RequestId, error: &ScanError) -> Parts {
+    let code = match error.kind {
+        ScanErrorKind::Syntax | ScanErrorKind::NotUtf8 => code::PARSE_ERROR,
+        _ => code::INVALID_REQUEST,
+    };
+    let value = json!({ "code": code, "message": error.to_string() });
+    relayed(id, "error", value.to_string().into())
 }
 
 /// The response to a request of the server with a client's `value`, under the key `result` or `error`.

@@ -258,6 +258,11 @@ impl Reader {
     }
 
     fn progress(&mut self, message: Message) {
+        // MCP 2025-11-25 schema, ProgressNotificationParams; official clients fail on anything else. Not on numbers that do not
+        // rise, whose messages are of use.
+        if message.param("progress").is_none_or(|progress| progress.parse::<f64>().is_err()) {
+            return self.skip(Skip::Progress);
+        }
         let message = match &self.conn.spec.client {
             Some(client) => self.conn.task_ids().show_to(client, None, message),
             None => message,
@@ -293,8 +298,12 @@ impl Reader {
     }
 
     /// Handles a line that is no valid message. If it was meant as a response, its request fails, because no other
-    /// will come.
+    /// will come. If it was meant as a request, the server gets an error, because it may wait for an answer.
     fn unreadable(&mut self, error: &ScanError) {
+        if let Some(id) = error.id.as_ref().filter(|_| error.is_request) {
+            let was_queued = self.conn.queue_note(outgoing::unreadable(id, error), NOTES);
+            return self.skip(if was_queued { Skip::Garbage } else { Skip::Flood });
+        }
         match self.conn.close_answered(error.id.as_ref().filter(|_| error.is_response)) {
             Ok(pending) => pending.work.fail(self.broken()),
             Err(_) => self.skip(Skip::Garbage),
@@ -309,6 +318,9 @@ impl Reader {
             let server = &self.conn.spec.server;
             let message = format!("the answer of server `{server}` is larger than this gateway takes");
             pending.work.fail(Error::new(Kind::TooLarge, Blame::Upstream, message));
+        }
+        if let (Some(id), Some(MessageKind::Request)) = (id, kind) {
+            self.conn.queue_note(outgoing::answer(id, TOO_LARGE), NOTES); // counted below, written or not
         }
         self.skip(Skip::TooLong);
     }
@@ -392,6 +404,9 @@ pub(super) fn ours(value: &Value<'_>) -> Option<WireId> {
     RequestId::parse(value.raw())?.as_u64_or_digits().map(WireId::from_number)
 }
 
+// JSON-RPC 2.0 §5.1
+const TOO_LARGE: &str =
+    r#","error":{"code":-32600,"message":"the request is larger than `limits.frame` of this gateway"}}"#;
 /// Messages from this size on draw on the byte budget. 16 KiB: below it, counting would cost more than the bytes.
 const COUNTED_FROM_BYTES: usize = 16 << 10;
 /// Messages of one batch. 1,024: as many responses as a server may have calls.

@@ -31,6 +31,14 @@ pub(in crate::upstream) enum Endpoint {
 }
 
 impl Address {
+    /// The one endpoint of an address that is no name, which needs no look-up.
+    pub(super) fn literal(&self) -> Option<Endpoint> {
+        match self {
+            Self::Tcp { host, port } => Some(Endpoint::Tcp(SocketAddr::new(host.parse().ok()?, *port))),
+            Self::Unix(path) => Some(Endpoint::Unix(path.clone())),
+        }
+    }
+
     /// The endpoints of the address now; a name may have several.
     pub(super) async fn resolve(&self) -> io::Result<Vec<Endpoint>> {
         match self {
@@ -138,8 +146,15 @@ mod tests {
 
     #[tokio::test]
     async fn a_literal_resolves_to_itself() {
-        let address: Address = "127.0.0.1:4444".parse().unwrap();
-        assert_eq!(address.resolve().await.unwrap(), [Endpoint::Tcp(([127, 0, 0, 1], 4444).into())]);
+        for text in ["127.0.0.1:4444", "[::1]:4444", "unix:/run/a.sock"] {
+            let address: Address = text.parse().unwrap();
+            let literal = address.literal().unwrap();
+            assert_eq!(literal.to_string(), text);
+            assert_eq!(address.resolve().await.unwrap(), [literal]);
+        }
+        for name in ["localhost:1", "1.2.3:1", "a.1:1"] {
+            assert_eq!(name.parse::<Address>().unwrap().literal(), None, "{name}");
+        }
     }
 
     #[test]

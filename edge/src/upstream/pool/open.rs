@@ -396,6 +396,8 @@ impl PoolInner {
     fn is_news_that_down(&self, why: &str) -> bool {
         let mut state = self.state.lock();
         let is_news = state.health.not_reached(Instant::now(), why.to_owned());
+        // Also what a check found: the reason may be another one than when the server went down.
+        state.last_error = Some(why.to_owned());
         if is_news {
             state.listen_concurrency = ListenConcurrency::default(); // the server that comes back may be another version
         }

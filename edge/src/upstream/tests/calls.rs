@@ -228,6 +228,28 @@ async fn progress_reaches_the_call_and_extends_it() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn progress_that_is_no_number_is_dropped() {
+    let mut room = Setting::default().build();
+    let mut reply = room.dispatch(with_progress(json!(7)));
+    let mut peer = room.accept_legacy().await;
+    let request = peer.expect("tools/call").await;
+    let token = &request["id"];
+    for odd in [r#""x""#, "null", "[1]", "1e400"] {
+        let params = format!(r#"{{"progressToken":{token},"progress":{odd}}}"#);
+        peer.raw(&format!(r#"{{"jsonrpc":"2.0","method":"notifications/progress","params":{params}}}"#))
+            .await;
+        peer.raw("\n").await;
+    }
+    peer.notify("notifications/progress", json!({"progressToken": token})).await;
+    for number in [json!(5), json!(5), json!(3.5), json!(-1), json!(1e308)] {
+        peer.notify("notifications/progress", json!({"progressToken": token, "progress": number})).await;
+        let Event::Progress(message) = event(&mut reply).await else { panic!("progress") };
+        assert_eq!(message.param("progress").unwrap().parse::<Value>().unwrap(), number);
+    }
+    assert_eq!(room.count("mcp_edge_upstream_skipped_total{server=\"time\",reason=\"progress\"}"), 5);
+}
+
+#[tokio::test(start_paused = true)]
 async fn progress_extends_a_call_up_to_its_limit() {
     let mut room = Setting::default().build();
     let reply = room.dispatch(with_progress(json!(7)));
@@ -264,18 +286,21 @@ async fn unexpected_messages_do_not_disturb_calls() {
 #[tokio::test(start_paused = true)]
 async fn an_answer_that_cannot_be_read_ends_its_call() {
     let mut room = Setting::default().build();
-    let replies = [room.echo("a"), room.echo("b"), room.echo("c")];
+    let replies = ["a", "b", "c", "d", "e"].map(|text| room.echo(text));
     let mut peer = room.accept_legacy().await;
-    let mut ids = Vec::new();
-    for _ in 0..3 {
+    let (mut ids, start) = (Vec::new(), tokio::time::Instant::now());
+    for _ in 0..5 {
         ids.push(peer.expect("tools/call").await["id"].clone());
     }
     peer.raw(&format!("{{\"jsonrpc\":\"2.0\",\"id\":{},\"result\":{{\"a\":1,\"a\":2}}}}\n", ids[0])).await;
     peer.raw(&format!("{{\"jsonrpc\":\"2.0\",\"id\":{},\"result\":[]}}\n", ids[1])).await;
     peer.raw(&format!("{{\"jsonrpc\":\"2.0\",\"id\":{},\"result\":7}}\n", ids[2])).await;
+    peer.raw(&format!("{{\"jsonrpc\":\"2.0\",\"id\":{}}}\n", ids[3])).await;
+    peer.raw(&format!("{{\"id\":{0},\"jsonrpc\":\"2.0\",\"result\":{{}},\"id\":{0}}}\n", ids[4])).await;
     for reply in replies {
         assert_eq!(failure(reply).await.kind, Kind::Protocol);
     }
+    assert_eq!(start.elapsed(), Duration::ZERO);
 }
 
 #[tokio::test(start_paused = true)]
@@ -359,6 +384,8 @@ async fn a_log_line_in_json_is_no_answer_and_a_broken_answer_is_one() {
         format!(r#"{{"level":"error","error":"boom","id":{}}}"#, one["id"]),
         format!(r#"{{"id":{},"method":"GET","path":"/"}}"#, one["id"]),
         format!(r#"{{"level":"info","msg":"done","id":{},"result":{{}}}}"#, one["id"]),
+        format!(r#"{{"jsonrpc":"2.0","id":{},"msg":"received"}}"#, one["id"]),
+        format!(r#"{{"jsonrpc":"2.0","id":{},"result":{{}},"id":99999}}"#, one["id"]), // whose it is nobody knows
         format!(r#"{{"id":{},"result":{{}},"result":{{}}}}"#, two["id"]),
     ] {
         peer.raw(&format!("{line}\n")).await;
@@ -366,6 +393,44 @@ async fn a_log_line_in_json_is_no_answer_and_a_broken_answer_is_one() {
     assert_eq!(failure(second).await.kind, Kind::Protocol);
     peer.answer(&one, json!({"content": ["a"]})).await;
     assert_eq!(result(first).await["content"], json!(["a"]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_of_a_server_that_cannot_be_read_gets_an_error() {
+    let mut room = Setting::default().config(|config| config.limits.frame_bytes = 2000).build();
+    let reply = room.echo("a");
+    let mut peer = room.accept_legacy().await;
+    let call = peer.expect("tools/call").await;
+    let pad = "x".repeat(3000);
+    for (request, code) in [
+        (r#"{"jsonrpc":"2.0","id":"ask1","method":"elicitation/create","params":[1]}"#.to_owned(), -32600),
+        (r#"{"jsonrpc":"2.0","id":"ask1","method":"ping","params":{"a":1,"a":2}}"#.to_owned(), -32600),
+        (
+            r#"{"jsonrpc":"2.0","id":"ask1","method":"sampling/createMessage","params":{]}}"#.to_owned(),
+            -32700,
+        ),
+        (format!(r#"{{"jsonrpc":"2.0","id":"ask1","method":"ping","params":{{"a":"{pad}"}}}}"#), -32600),
+    ] {
+        peer.raw(&format!("{request}\n")).await;
+        let answer = peer.read().await.unwrap();
+        assert_eq!((&answer["id"], &answer["error"]["code"]), (&json!("ask1"), &json!(code)), "{answer}");
+        assert!(answer["error"]["message"].is_string(), "{answer}");
+    }
+    assert_eq!(room.count(GARBAGE), 3, "and one is counted as too long");
+    // Nobody waits for an answer to these.
+    for other in [
+        r#"{"jsonrpc":"2.0","method":"notifications/message","params":[1]}"#.to_owned(),
+        r#"{"jsonrpc":"2.0","id":1,"id":2,"method":"ping"}"#.to_owned(),
+        r#"{"jsonrpc":"2.0","id":null,"method":"ping"}"#.to_owned(),
+        r#"{"id":7,"method":"GET","path":"/","params":[]}"#.to_owned(),
+        format!(r#"{{"jsonrpc":"2.0","method":"notifications/message","params":{{"data":"{pad}"}}}}"#),
+    ] {
+        peer.raw(&format!("{other}\n")).await;
+    }
+    peer.ask(json!("p"), "ping", json!({})).await;
+    assert_eq!(peer.read().await.unwrap(), json!({"jsonrpc": "2.0", "id": "p", "result": {}}));
+    peer.answer(&call, json!({"content": []})).await;
+    result(reply).await;
 }
 
 #[tokio::test(start_paused = true)]

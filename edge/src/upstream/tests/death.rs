@@ -165,6 +165,27 @@ async fn a_server_known_to_be_down_fails_at_once_until_it_is_back() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_last_error_of_a_server_that_stays_down_is_the_last() {
+    let room = Setting::default().build();
+    room.dial.set_down(true);
+    let first = failure(room.echo("a")).await;
+    assert_eq!(room.pool.status().last_error, Some(first.message.clone()));
+
+    // Another reason, which only a check finds: while the server is down no call tries it.
+    *room.dial.holes.lock() = vec![Fake::endpoint(1)];
+    let is_news = async {
+        while room.pool.status().last_error.as_ref() == Some(&first.message) {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    };
+    timeout(GUARD, is_news).await.expect("the reason of the check");
+    assert_eq!(room.pool.status().state, ServerState::Down);
+    let second = failure(room.echo("b")).await;
+    assert!(second.message.contains("no answer to the connection attempt"), "{second}");
+    assert_eq!(room.pool.status().last_error, Some(second.message));
+}
+
+#[tokio::test(start_paused = true)]
 async fn health_check_of_a_sleeping_server_sends_nothing() {
     let mut room = Setting::default().config(|config| config.idle_timeout = Duration::from_secs(60)).build();
     let reply = room.echo("a");

@@ -242,6 +242,31 @@ async fn results_for_a_session_have_the_members_of_its_era() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_code_of_the_modern_era_means_nothing_from_a_legacy_server() {
+    for (era, code, expected) in [
+        (EraChoice::Legacy, -32020, -32603),
+        (EraChoice::Legacy, -32021, -32603),
+        (EraChoice::Legacy, -32022, -32603),
+        (EraChoice::Legacy, -32042, -32042),
+        (EraChoice::Legacy, -32000, -32000),
+        (EraChoice::Modern, -32021, -32021),
+    ] {
+        let mut room = Setting::default().era(era).build();
+        let reply = room.echo("a");
+        let mut peer = match era {
+            EraChoice::Modern => room.accept_modern().await,
+            _ => room.accept_legacy().await,
+        };
+        let request = peer.expect("tools/call").await;
+        let error = json!({"code": code, "message": "m", "data": {"requiredCapabilities": {"roots": {}}}});
+        peer.send(json!({"jsonrpc": "2.0", "id": request["id"], "error": error})).await;
+        let Outcome::Refused(refused) = end(reply).await else { panic!("the server's own error") };
+        let told = json!({"code": expected, "message": "m", "data": error["data"]});
+        assert_eq!(serde_json::from_slice::<Value>(&refused).unwrap(), told, "{era:?} {code}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn changed_era_of_a_server_is_detected_again() {
     let mut room = auto();
     let first = facts(&room);
