@@ -79,6 +79,21 @@ impl FrameDecoder {
         }
     }
 
+    /// Drops the whole lines that have come, for the price of finding their ends. Returns their number, blank ones included.
+    pub fn discard(&mut self) -> u64 {
+        let (mut lines, mut end) = (0, 0);
+        for newline in memchr::memchr_iter(b'\n', &self.buffer) {
+            (lines, end) = (lines + 1, newline + 1);
+        }
+        if end > 0 {
+            self.buffer.advance(end);
+            (self.searched, self.skipped) = (0, None);
+        }
+        let next = self.next(); // of what is left, only the start is kept if it is over the limit
+        debug_assert!(next.is_none(), "no newline is left");
+        lines
+    }
+
     /// The last line, if it has no newline. To be called when the stream has ended.
     pub fn finish(&mut self) -> Option<Frame> {
         if let Some(frame) = self.next() {
