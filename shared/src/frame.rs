@@ -70,6 +70,10 @@ impl FrameDecoder {
                 }
                 return None;
             };
+            if newline == 0 && self.searched == 0 && self.skipped.is_none() {
+                self.buffer.advance(1); // blank: most of what this costs would be the slice
+                continue;
+            }
             let line = self.buffer.split_to(self.searched + newline);
             self.buffer.advance(1);
             self.searched = 0;
