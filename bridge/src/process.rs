@@ -168,6 +168,7 @@ impl Process {
                 self.lines.push(
                     connection,
                     event_loop.scratch.get(..bytes).unwrap_or_default(),
+                    event_loop.now,
                     &mut event_loop.log,
                 );
                 event_loop.log.flush();
@@ -187,6 +188,7 @@ impl Process {
                     self.lines.push(
                         connection,
                         event_loop.scratch.get(..bytes).unwrap_or_default(),
+                        event_loop.now,
                         &mut event_loop.log,
                     );
                 }

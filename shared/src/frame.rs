@@ -70,6 +70,10 @@ impl FrameDecoder {
                 }
                 return None;
             };
+            if newline == 0 && self.searched == 0 && self.skipped.is_none() {
+                self.buffer.advance(1); // blank: most of what this costs would be the slice
+                continue;
+            }
             let line = self.buffer.split_to(self.searched + newline);
             self.buffer.advance(1);
             self.searched = 0;
@@ -77,6 +81,21 @@ impl FrameDecoder {
                 return Some(frame);
             }
         }
+    }
+
+    /// Drops the whole lines that have come, for the price of finding their ends. Returns their number, blank ones included.
+    pub fn discard(&mut self) -> u64 {
+        let (mut lines, mut end) = (0, 0);
+        for newline in memchr::memchr_iter(b'\n', &self.buffer) {
+            (lines, end) = (lines + 1, newline + 1);
+        }
+        if end > 0 {
+            self.buffer.advance(end);
+            (self.searched, self.skipped) = (0, None);
+        }
+        let next = self.next(); // of what is left, only the start is kept if it is over the limit
+        debug_assert!(next.is_none(), "no newline is left");
+        lines
     }
 
     /// The last line, if it has no newline. To be called when the stream has ended.

@@ -39,6 +39,26 @@ fn id_of_a_skipped_line_is_found_at_any_position() {
 }
 
 #[test]
+fn discarded_lines_are_counted_and_the_start_of_the_next_is_kept() {
+    let mut decoder = FrameDecoder::new(10);
+    assert_eq!(decoder.discard(), 0);
+    decoder.buffer().extend_from_slice(b"{}\n\n[]\nlas");
+    assert!(matches!(decoder.next(), Some(Frame::Line(line)) if line == "{}"));
+    assert_eq!(decoder.discard(), 2);
+    decoder.buffer().extend_from_slice(b"t\n");
+    assert!(matches!(decoder.next(), Some(Frame::Line(line)) if line == "last"));
+    // Of a line over the limit nothing is kept, and its end ends it here too.
+    for _ in 0..3 {
+        decoder.buffer().extend_from_slice(&[b'x'; 100]);
+        assert_eq!(decoder.discard(), 0);
+        assert!(decoder.buffer().is_empty());
+    }
+    decoder.buffer().extend_from_slice(b"x\n[1]");
+    assert_eq!(decoder.discard(), 1);
+    assert!(matches!(decoder.finish(), Some(Frame::Line(line)) if line == "[1]"));
+}
+
+#[test]
 fn line_breaks_between_tokens_become_spaces() {
     assert_eq!(one_line(Bytes::from_static(b"{\r\n}")), "{  }");
 }

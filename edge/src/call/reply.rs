@@ -6,7 +6,6 @@
 
 mod worth;
 
-use std::collections::VecDeque;
 use std::fmt;
 use std::future::poll_fn;
 use std::sync::{Arc, Weak};
@@ -18,6 +17,7 @@ use wire::Message;
 use wire::mcp::method::Notice;
 use wire::splice::Parts;
 
+use self::worth::Waiting;
 use super::{Ask, InputRequired, ServerName};
 use crate::error::{Blame, Error, Kind};
 
@@ -181,8 +181,7 @@ impl Reply {
     /// The poll form of [`Reply::next`].
     pub fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Next> {
         let mut shared = self.shared.lock();
-        if let Some(event) = shared.events.pop_front() {
-            shared.event_bytes = shared.event_bytes.saturating_sub(event.bytes());
+        if let Some(event) = shared.events.pop() {
             return Poll::Ready(Next::Event(event));
         }
         match std::mem::replace(&mut shared.end, End::Taken) {
@@ -292,15 +291,14 @@ impl Responder {
                 consumer.into_iter().for_each(Waker::wake);
                 return Err(event);
             }
-            let over = (shared.event_bytes + event.bytes()).saturating_sub(EVENT_BYTES);
+            let over = (shared.events.bytes() + event.bytes()).saturating_sub(EVENT_BYTES);
             if over > 0 {
                 (fits, shared.lost) = (false, true);
-                if !shared.make_room(over, event.worth()) {
+                if !shared.events.make_room(over, event.worth()) {
                     return Err(event);
                 }
             }
-            shared.event_bytes += event.bytes();
-            shared.events.push_back(event);
+            shared.events.push(event);
             shared.consumer.take()
         };
         if let Some(waker) = waker {
@@ -402,8 +400,7 @@ impl Drop for Responder {
 
 #[derive(Debug, Default)]
 struct Shared {
-    events: VecDeque<Event>,
-    event_bytes: usize,
+    events: Waiting,
     end: End,
     /// Events were dropped for lack of room.
     lost: bool,

@@ -14,6 +14,7 @@ mod outgoing;
 mod own;
 mod pending;
 mod reader;
+mod turn;
 mod writer;
 
 use std::collections::VecDeque;

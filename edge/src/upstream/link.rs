@@ -3,6 +3,7 @@
 
 pub(super) mod address;
 pub(super) mod process;
+mod stderr;
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -202,6 +203,7 @@ mod tests {
 
     use super::*;
     use crate::call::ServerName;
+    use crate::upstream::metrics::Metrics;
     use crate::upstream::settings::{Config, ServerConfig};
 
     #[tokio::test]
@@ -211,7 +213,8 @@ mod tests {
         let literal: Address = "127.0.0.1:1".parse().unwrap();
         let source = Source::Endpoints(vec![nowhere.clone(), literal]);
         let server = ServerConfig::new(ServerName::parse("time").unwrap(), source.clone());
-        let command = Command::new(&server, &Config::default(), TaskTracker::new());
+        let metrics = Metrics::default().server(&server.name);
+        let command = Command::new(&server, &Config::default(), metrics, TaskTracker::new());
         let dialer = Dialer::new(source, command);
         let before = Endpoint::Tcp(([127, 0, 0, 7], 1).into());
         dialer.known.lock().insert(nowhere, (vec![before.clone()], Instant::now()));

@@ -24,6 +24,7 @@ pub struct Metrics {
     received: Family<ByServer, Counter>,
     sent: Family<ByServer, Counter>,
     skipped: Family<BySkip, Counter>,
+    stderr_left_out: Family<ByServer, Counter>,
     timeouts: Family<ByServer, Counter>,
     down: Family<ByServer, Gauge>,
     lists_unread: Family<ByServer, Gauge>,
@@ -139,18 +140,6 @@ impl Metrics {
             "First requests on a connection by outcome; others than done: look at the server",
             self.handshakes.clone(),
         );
-        r.register_with_unit("received", "Received from servers", Unit::Bytes, self.received.clone());
-        r.register_with_unit("sent", "Sent to servers", Unit::Bytes, self.sent.clone());
-        r.register(
-            "skipped",
-            "Messages of a server that were dropped by reason; late and log are no fault, report others to its author",
-            self.skipped.clone(),
-        );
-        r.register(
-            "call_timeouts",
-            "Calls without an answer in time; raise `call_timeout`, or look at the server",
-            self.timeouts.clone(),
-        );
         r.register(
             "down",
             "1 while no endpoint of the server takes connections; bring it back",
@@ -165,6 +154,27 @@ impl Metrics {
             "era",
             "1 for the era a server is used as; a change means that the server was replaced",
             self.era.clone(),
+        );
+        self.register_traffic(r);
+    }
+
+    fn register_traffic(&self, r: &mut Registry) {
+        r.register_with_unit("received", "Received from servers", Unit::Bytes, self.received.clone());
+        r.register_with_unit("sent", "Sent to servers", Unit::Bytes, self.sent.clone());
+        r.register(
+            "skipped",
+            "Messages of a server that were dropped by reason; late and log are no fault, report others to its author",
+            self.skipped.clone(),
+        );
+        r.register(
+            "stderr_left_out",
+            "Lines of a local server's stderr left out of the log because there were too many; look at what it writes",
+            self.stderr_left_out.clone(),
+        );
+        r.register(
+            "call_timeouts",
+            "Calls without an answer in time; raise `call_timeout`, or look at the server",
+            self.timeouts.clone(),
         );
     }
 
@@ -195,6 +205,7 @@ impl Metrics {
             in_flight: self.in_flight.get_or_create_owned(&label),
             received: self.received.get_or_create_owned(&label),
             sent: self.sent.get_or_create_owned(&label),
+            stderr_left_out: self.stderr_left_out.get_or_create_owned(&label),
             timeouts: self.timeouts.get_or_create_owned(&label),
             down: self.down.get_or_create_owned(&label),
             lists_unread: self.lists_unread.get_or_create_owned(&label),
@@ -218,6 +229,7 @@ pub(super) struct ServerMetrics {
     pub(super) in_flight: Gauge,
     received: Counter,
     pub(super) sent: Counter,
+    pub(super) stderr_left_out: Counter,
     pub(super) timeouts: Counter,
     pub(super) down: Gauge,
     pub(super) lists_unread: Gauge,

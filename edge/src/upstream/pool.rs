@@ -56,10 +56,10 @@ impl Pool {
         metrics: &Metrics,
         environment: Environment,
     ) -> Arc<Self> {
-        let tasks = TaskTracker::new();
-        let command = Command::new(&server, &config, tasks.clone());
+        let (metrics, tasks) = (metrics.server(&server.name), TaskTracker::new());
+        let command = Command::new(&server, &config, metrics.clone(), tasks.clone());
         let dial = Dialer::new(server.source.clone(), command);
-        let deps = PoolDeps::new(environment, Arc::new(dial), metrics.server(&server.name), tasks);
+        let deps = PoolDeps::new(environment, Arc::new(dial), metrics, tasks);
         Self::with(server, config, deps)
     }
 

@@ -28,6 +28,7 @@ use wire::Era;
 use wire::mcp::method::Method;
 
 use super::own::OwnRequest;
+use super::turn::InTurns;
 use super::{Conn, Phase, State};
 use crate::call::reply;
 use crate::upstream::facts::NO_CAPABILITIES;
@@ -217,7 +218,7 @@ impl Conn {
 /// The incoming bytes of a connection. Counts the reads that brought some, because a line of many megabytes on its
 /// way is a sign of life too.
 pub(super) struct CountingReader {
-    pub(super) incoming: Incoming,
+    pub(super) incoming: InTurns<Incoming>,
     pub(super) conn: Arc<Conn>,
 }
 

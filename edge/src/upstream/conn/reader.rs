@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::task::yield_now;
 use tokio::time::Instant;
 use wire::envelope::{self, ScanErrorKind, Value};
 use wire::frame_io::FrameReader;
@@ -16,6 +17,7 @@ use wire::{Era, Frame, Kind as MessageKind, Message, ScanError};
 use super::liveness::CountingReader;
 use super::mux::{IdState, WireId};
 use super::pending::{Pending, Work};
+use super::turn::{InTurns, Turn};
 use super::{
     CLOSE_GRACE, Conn, Job, NOTES, asks, draining, listens, notifications, outgoing, session_over, writer,
 };
@@ -34,10 +36,11 @@ pub(super) async fn run(conn: Arc<Conn>, link: Link) {
     let writer = conn.context.tasks.spawn(writer::run(conn.clone(), link.outgoing));
     let mut reader = Reader {
         frames: FrameReader::new(
-            CountingReader { incoming: link.incoming, conn: conn.clone() },
+            CountingReader { incoming: InTurns::new(link.incoming), conn: conn.clone() },
             conn.context.config.limits.frame_bytes,
         ),
         conn: conn.clone(),
+        turn: Turn::of_messages(),
         quiet_until: None,
         unlogged: 0,
     };
@@ -89,6 +92,7 @@ async fn reader_closing(conn: &Conn, grace: Duration) -> bool {
 struct Reader {
     conn: Arc<Conn>,
     frames: FrameReader<CountingReader>,
+    turn: Turn,
     /// Until when dropped messages are only counted.
     quiet_until: Option<Instant>,
     /// How many dropped messages were not logged since the last log line.
@@ -113,6 +117,10 @@ impl Reader {
                     return;
                 }
             }
+            self.turn.take(1);
+            if self.turn.ends() {
+                yield_now().await;
+            }
         }
     }
 
@@ -129,7 +137,10 @@ impl Reader {
     fn batch(&mut self, line: &Bytes) {
         match envelope::batch(line, &self.conn.context.config.limits, BATCH_MESSAGES) {
             Ok(messages) if messages.is_empty() => self.skip(Skip::Garbage), // JSON-RPC 2.0 §6
-            Ok(messages) => messages.iter().for_each(|message| self.message(Bytes::copy_from_slice(message))),
+            Ok(messages) => {
+                self.turn.take(messages.len());
+                messages.iter().for_each(|message| self.message(Bytes::copy_from_slice(message)));
+            }
             Err(error) => {
                 // The members of an array are its elements.
                 if error.kind == ScanErrorKind::TooManyMembers {

@@ -3,21 +3,20 @@
 
 use std::io;
 use std::process::Stdio;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::pipe::fcntl_setpipe_size;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
-use tokio::io::AsyncRead;
 use tokio::process::{Child, Command as Spawn};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, sleep};
 use tokio_util::task::TaskTracker;
-use wire::Frame;
-use wire::frame_io::FrameReader;
 
-use super::Link;
+use super::{Link, stderr};
 use crate::call::ServerName;
 use crate::ops::files::OpenFiles;
+use crate::upstream::metrics::ServerMetrics;
 use crate::upstream::settings::{Config, ServerConfig, Source};
 
 /// What to run for a server that is a local command.
@@ -27,17 +26,24 @@ pub(in crate::upstream) struct Command {
     grace: Duration,
     files: Option<OpenFiles>,
     withheld: Vec<String>,
+    metrics: Arc<ServerMetrics>,
     tasks: TaskTracker,
 }
 
 impl Command {
-    pub(in crate::upstream) fn new(server: &ServerConfig, config: &Config, tasks: TaskTracker) -> Self {
+    pub(in crate::upstream) fn new(
+        server: &ServerConfig,
+        config: &Config,
+        metrics: Arc<ServerMetrics>,
+        tasks: TaskTracker,
+    ) -> Self {
         Self {
             server: server.name.clone(),
             source: server.source.clone(),
             grace: config.stop_grace,
             files: config.files,
             withheld: config.withheld.clone(),
+            metrics,
             tasks,
         }
     }
@@ -69,8 +75,8 @@ impl Command {
         // Over the user's share of pipe memory the kernel refuses, and the pipes keep their size.
         let _ = fcntl_setpipe_size(&stdin, PIPE_BYTES);
         let _ = fcntl_setpipe_size(&stdout, PIPE_BYTES);
-        if let Some(stderr) = child.stderr.take() {
-            self.tasks.spawn(log_stderr(self.server.clone(), stderr));
+        if let Some(pipe) = child.stderr.take() {
+            self.tasks.spawn(stderr::log(self.server.clone(), self.metrics.clone(), pipe));
         }
         if let (Some(files), Some(id)) = (self.files, child.id()) {
             // A child that keeps the raised limit works too; only old programs cannot cope with it.
@@ -168,22 +174,6 @@ fn has_exited(pid: Pid) -> bool {
     !matches!(waitid(WaitId::Pid(pid), options), Ok(None))
 }
 
-/// Logs each line of stderr as one event, until the last process that holds the pipe ends.
-async fn log_stderr(server: ServerName, stderr: impl AsyncRead + Unpin) {
-    let mut lines = FrameReader::new(stderr, STDERR_LINE_BYTES);
-    loop {
-        match lines.next().await {
-            Ok(Some(Frame::Line(line))) => {
-                tracing::info!(%server, line = %String::from_utf8_lossy(&line), "stderr");
-            }
-            Ok(Some(Frame::TooLong { bytes, .. })) => {
-                tracing::info!(%server, bytes, "stderr line too long to show");
-            }
-            Ok(None) | Err(_) => return,
-        }
-    }
-}
-
 /// How long the output of a process that has ended is still read. 2 s: it is in the pipe already, and all of it is
 /// read in milliseconds. What other holders of the pipe write after that is not wanted.
 const LAST_OUTPUT: Duration = Duration::from_secs(2);
@@ -192,8 +182,6 @@ const POLL: Duration = Duration::from_millis(20);
 /// The size of the pipes. 256 KiB, as in the bridge: a large answer takes a quarter of the turns of the default of 64
 /// KiB.
 const PIPE_BYTES: usize = 256 << 10;
-/// The longest line of stderr that is logged. 16 KiB: longer than any log line that a person reads.
-const STDERR_LINE_BYTES: usize = 16 << 10;
 
 #[cfg(test)]
 mod tests {
@@ -202,6 +190,7 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
+    use crate::upstream::metrics::Metrics;
 
     fn shell(script: &str, grace: Duration) -> Command {
         let source = Source::Command {
@@ -214,7 +203,12 @@ mod tests {
 
     fn command(source: Source, stop_grace: Duration, files: Option<OpenFiles>) -> Command {
         let server = ServerConfig::new(ServerName::parse("local").unwrap(), source);
-        Command::new(&server, &Config { stop_grace, files, ..Config::default() }, TaskTracker::new())
+        let config = Config { stop_grace, files, ..Config::default() };
+        with(&server, &config)
+    }
+
+    fn with(server: &ServerConfig, config: &Config) -> Command {
+        Command::new(server, config, Metrics::default().server(&server.name), TaskTracker::new())
     }
 
     async fn read_pid(link: &mut Link) -> Pid {
@@ -259,7 +253,7 @@ mod tests {
             };
             let server = ServerConfig::new(ServerName::parse("local").unwrap(), source);
             let config = Config { withheld: vec!["CARGO_MANIFEST_DIR".into()], ..Config::default() };
-            let mut link = Command::new(&server, &config, TaskTracker::new()).start().unwrap();
+            let mut link = with(&server, &config).start().unwrap();
             link.outgoing.write_all(b"\n").await.unwrap();
             let mut line = String::new();
             link.incoming.read_to_string(&mut line).await.unwrap();

@@ -66,7 +66,7 @@ async fn an_answer_with_its_id_as_text_or_a_null_beside_it_is_taken() {
 }
 
 /// A server with this revision, which has one call.
-async fn agreed_on(room: &mut Room, version: &str) -> (Peer, Value) {
+pub(super) async fn agreed_on(room: &mut Room, version: &str) -> (Peer, Value) {
     let mut peer = room.accept().await;
     let request = peer.expect("initialize").await;
     let info = json!({"name": "m", "version": "1"});

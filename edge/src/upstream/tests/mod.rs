@@ -7,6 +7,7 @@ mod control;
 mod deadly;
 mod death;
 mod eras;
+mod fairness;
 mod input;
 mod isolation;
 mod leases;
