@@ -39,7 +39,6 @@ use super::lease::Profile;
 use super::link::Link;
 use super::link::address::Endpoint;
 use super::metrics::ServerMetrics;
-use super::modern;
 use super::settings::Config;
 use super::tasks::{ShownIds, TaskIds};
 use crate::call::{Cancel, ServerName};
@@ -72,6 +71,9 @@ pub(super) struct Spec {
     pub(super) era: Era,
     /// Whether it is the gateway's own, whose notifications are for everybody.
     pub(super) is_control: bool,
+    /// Whether it carries all calls of one principal, several at a time. Log messages may then go to one of them, though they
+    /// do not say whose they are.
+    pub(super) is_principals: bool,
     /// Ends the connection from outside: cancelled with its session, or never.
     pub(super) until: CancellationToken,
     /// The client that it serves exclusively: the server's notifications and requests go to that client.
@@ -132,7 +134,7 @@ struct State {
     open_tasks: OpenTasks,
     /// How many requests were ever made.
     requests: u64,
-    /// The log level that was last set at the server, on a connection that calls lease in turns.
+    /// The log level that was last set at a legacy server for a call of a client without a session.
     level: Option<Level>,
     liveness: Liveness,
     last_used: Instant,
@@ -239,8 +241,9 @@ impl Conn {
         if state.phase != Phase::Open {
             return Err((job, slot));
         }
-        if job.lease.is_some() {
-            self.queue_level(&mut state, &job.call);
+        let level = self.log_level(&job);
+        if let Some(level) = level.filter(|_| self.spec.era == Era::Legacy) {
+            self.queue_level(&mut state, level, job.lease.is_some());
         }
         let State { mux, outbox, requests, .. } = &mut *state;
         let (Some(vacant), Some(this)) = (mux.vacant(), self.this.upgrade()) else { return Err((job, slot)) };
@@ -249,7 +252,6 @@ impl Conn {
             return Ok(()); // its caller is gone
         }
         let line = outgoing::request(&job.call, id, self.spec.era);
-        let level = if self.spec.era == Era::Modern { modern::level(&job.call) } else { None };
         let config = &self.context.config;
         *requests += 1;
         let work = Work::Call { job, slot };

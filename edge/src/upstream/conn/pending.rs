@@ -28,7 +28,7 @@ pub(super) struct Pending {
     pub(super) work: Work,
     /// The number of the request on its connection: the lowest is the oldest.
     pub(super) age: u64,
-    /// The lowest level of log messages that it asked a modern server for.
+    /// The lowest level of log messages that it wants.
     pub(super) level: Option<Level>,
     /// Whether anything of it may have reached the server.
     pub(super) written: bool,

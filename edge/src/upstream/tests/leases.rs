@@ -1,7 +1,6 @@
 //! Leases: connections for one call of a client without a session that can be asked.
 
 use super::*;
-use wire::mcp::meta::LOG_LEVEL;
 
 const FORMS: &str = r#"{"elicitation":{"form":{}}}"#;
 
@@ -9,12 +8,6 @@ impl Room {
     fn filling(&self, text: &str) -> Reply {
         self.dispatch_as(FORMS, echo(text))
     }
-}
-
-fn loud(text: &str, level: &str) -> Value {
-    let mut request = echo(text);
-    request["params"]["_meta"] = json!({ LOG_LEVEL: level });
-    request
 }
 
 #[tokio::test(start_paused = true)]
@@ -187,34 +180,6 @@ async fn a_seat_is_free_again_when_its_process_dies() {
     let reply = room.filling("b");
     room.accept_legacy().await.serve_echo().await;
     result(reply).await;
-}
-
-#[tokio::test(start_paused = true)]
-async fn log_messages_come_to_the_call_that_wants_them_at_its_level() {
-    let mut room = Setting::default().build();
-    let mut reply = room.dispatch_as("{}", loud("a", "warning"));
-    let mut peer = room.accept_legacy().await;
-    assert_eq!(peer.expect("logging/setLevel").await["params"]["level"], "warning");
-    let request = peer.expect("tools/call").await;
-    assert!(request["params"]["_meta"].is_null(), "a legacy server knows no such key");
-    for level in ["info", "error"] {
-        peer.notify("notifications/message", json!({"level": level, "data": level})).await;
-    }
-    assert_eq!(next_notification(&mut reply).await.1["data"], "error");
-    peer.answer(&request, json!({})).await;
-    result(reply).await;
-
-    // The same level is not set again, and a call without a level gets no log messages.
-    let reply = room.dispatch_as("{}", loud("b", "warning"));
-    let request = peer.expect("tools/call").await;
-    peer.answer(&request, json!({})).await;
-    result(reply).await;
-    let mut reply = room.filling("c");
-    let mut silent = room.accept_legacy().await;
-    let request = silent.expect("tools/call").await;
-    silent.notify("notifications/message", json!({"level": "error", "data": 1})).await;
-    silent.answer(&request, json!({})).await;
-    assert!(matches!(timeout(GUARD, reply.next()).await.unwrap(), Next::Outcome(Outcome::Result(_))));
 }
 
 #[tokio::test(start_paused = true)]

@@ -12,6 +12,7 @@ mod isolation;
 mod leases;
 mod links;
 mod liveness;
+mod logs;
 mod metrics;
 mod notifications;
 mod session_settings;
