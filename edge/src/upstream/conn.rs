@@ -12,6 +12,7 @@ mod notifications;
 mod open_tasks;
 mod outgoing;
 mod own;
+mod parked;
 mod pending;
 mod reader;
 mod writer;
@@ -41,7 +42,7 @@ use super::link::address::Endpoint;
 use super::metrics::ServerMetrics;
 use super::settings::Config;
 use super::tasks::{ShownIds, TaskIds};
-use crate::call::{Cancel, ServerName};
+use crate::call::ServerName;
 use crate::error::{Blame, Error, Kind};
 use crate::permit::{self, Permits, SlotPermit};
 
@@ -340,16 +341,17 @@ impl Conn {
 
     /// Removes a request from the table. If it was written already, the server gets `notifications/cancelled`.
     fn cancel_in_flight(&self, id: WireId) -> Option<Pending> {
-        let (pending, asks) = {
-            let mut state = self.state.lock();
-            let pending = state.mux.close(id)?;
-            state.last_used = Instant::now();
-            if !pending.written {
-                state.outbox.retain(|queued| queued.id != Some(id));
-            }
-            let asks = state.asks_of_cancelled(&pending);
-            (pending, asks)
-        };
+        self.cancel_locked(self.state.lock(), id)
+    }
+
+    fn cancel_locked(&self, mut state: MutexGuard<'_, State>, id: WireId) -> Option<Pending> {
+        let pending = state.mux.close(id)?;
+        state.last_used = Instant::now();
+        if !pending.written {
+            state.outbox.retain(|queued| queued.id != Some(id));
+        }
+        let asks = state.asks_of_cancelled(&pending);
+        drop(state);
         self.count_closed(&pending.work);
         if pending.written && pending.work.may_be_cancelled() {
             self.queue_note(outgoing::cancelled(id), NOTES);
@@ -412,26 +414,6 @@ impl Conn {
 
     fn timed_out(&self) -> Error {
         timed_out(&self.spec.server)
-    }
-}
-
-impl Cancel for Conn {
-    fn cancel(&self, token: u64) {
-        drop(self.cancel_in_flight(WireId::from_number(token)));
-    }
-
-    fn park(&self, token: u64) {
-        let mut state = self.state.lock();
-        if let Some(pending) = state.mux.get_mut(WireId::from_number(token)) {
-            pending.work.park();
-        }
-    }
-
-    fn detach(&self, token: u64) {
-        let mut state = self.state.lock();
-        if let Some(pending) = state.mux.get_mut(WireId::from_number(token)) {
-            pending.detach();
-        }
     }
 }
 
