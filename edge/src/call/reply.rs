@@ -86,6 +86,9 @@ pub trait Cancel: Send + Sync {
     /// without a lock held.
     fn park(&self, token: u64);
 
+    /// The person has answered: the consumer reads on. Called without a lock held.
+    fn resume(&self, token: u64);
+
     /// No client waits at a connection for the outcome any more: from now on the call may take as long as any call
     /// may. Called without a lock held.
     fn detach(&self, token: u64);
@@ -210,6 +213,18 @@ impl Reply {
         if let Some((connection, token)) = connection(&self.shared) {
             connection.park(token);
         }
+    }
+
+    /// Tells the connection that the consumer reads on.
+    pub fn resume(&self) {
+        if let Some((connection, token)) = connection(&self.shared) {
+            connection.resume(token);
+        }
+    }
+
+    /// Whether the call has failed, so that its error is all that is left of it.
+    pub fn has_failed(&self) -> bool {
+        matches!(self.shared.lock().end, End::Outcome(Outcome::Failed(_)))
     }
 
     /// Says that no client waits at a connection for the outcome, as of a task: the call may take as long as any call

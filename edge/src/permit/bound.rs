@@ -44,6 +44,7 @@ pub enum Bound {
     Subscriptions,
     Listens,
     Parked,
+    ParkedSeat,
     Rounds,
     Tasks,
     TaskBytes,
@@ -81,6 +82,7 @@ words!(Bound {
     Subscriptions => "subscriptions",
     Listens => "listens",
     Parked => "parked",
+    ParkedSeat => "parked_seat",
     Rounds => "rounds",
     Tasks => "tasks",
     TaskBytes => "task_bytes",
@@ -161,6 +163,7 @@ impl Bound {
             | Self::EventBytes
             | Self::Asks
             | Self::AskTimeout
+            | Self::ParkedSeat
             | Self::Rounds
             | Self::ServerTasks => (Blame::Edge, "a limit of this gateway is reached"),
         };

@@ -12,6 +12,7 @@ mod notifications;
 mod open_tasks;
 mod outgoing;
 mod own;
+mod parked;
 mod pending;
 mod reader;
 mod turn;
@@ -40,10 +41,9 @@ use super::lease::Profile;
 use super::link::Link;
 use super::link::address::Endpoint;
 use super::metrics::ServerMetrics;
-use super::modern;
 use super::settings::Config;
 use super::tasks::{ShownIds, TaskIds};
-use crate::call::{Cancel, ServerName};
+use crate::call::ServerName;
 use crate::error::{Blame, Error, Kind};
 use crate::permit::{self, Permits, SlotPermit};
 
@@ -73,6 +73,9 @@ pub(super) struct Spec {
     pub(super) era: Era,
     /// Whether it is the gateway's own, whose notifications are for everybody.
     pub(super) is_control: bool,
+    /// Whether it carries all calls of one principal, several at a time. Log messages may then go to one of them, though they
+    /// do not say whose they are.
+    pub(super) is_principals: bool,
     /// Ends the connection from outside: cancelled with its session, or never.
     pub(super) until: CancellationToken,
     /// The client that it serves exclusively: the server's notifications and requests go to that client.
@@ -133,7 +136,7 @@ struct State {
     open_tasks: OpenTasks,
     /// How many requests were ever made.
     requests: u64,
-    /// The log level that was last set at the server, on a connection that calls lease in turns.
+    /// The log level that was last set at a legacy server for a call of a client without a session.
     level: Option<Level>,
     liveness: Liveness,
     last_used: Instant,
@@ -240,8 +243,9 @@ impl Conn {
         if state.phase != Phase::Open {
             return Err((job, slot));
         }
-        if job.lease.is_some() {
-            self.queue_level(&mut state, &job.call);
+        let level = self.log_level(&job);
+        if let Some(level) = level.filter(|_| self.spec.era == Era::Legacy) {
+            self.queue_level(&mut state, level, job.lease.is_some());
         }
         let State { mux, outbox, requests, .. } = &mut *state;
         let (Some(vacant), Some(this)) = (mux.vacant(), self.this.upgrade()) else { return Err((job, slot)) };
@@ -250,7 +254,6 @@ impl Conn {
             return Ok(()); // its caller is gone
         }
         let line = outgoing::request(&job.call, id, self.spec.era);
-        let level = if self.spec.era == Era::Modern { modern::level(&job.call) } else { None };
         let config = &self.context.config;
         *requests += 1;
         let work = Work::Call { job, slot };
@@ -339,16 +342,17 @@ impl Conn {
 
     /// Removes a request from the table. If it was written already, the server gets `notifications/cancelled`.
     fn cancel_in_flight(&self, id: WireId) -> Option<Pending> {
-        let (pending, asks) = {
-            let mut state = self.state.lock();
-            let pending = state.mux.close(id)?;
-            state.last_used = Instant::now();
-            if !pending.written {
-                state.outbox.retain(|queued| queued.id != Some(id));
-            }
-            let asks = state.asks_of_cancelled(&pending);
-            (pending, asks)
-        };
+        self.cancel_locked(self.state.lock(), id)
+    }
+
+    fn cancel_locked(&self, mut state: MutexGuard<'_, State>, id: WireId) -> Option<Pending> {
+        let pending = state.mux.close(id)?;
+        state.last_used = Instant::now();
+        if !pending.written {
+            state.outbox.retain(|queued| queued.id != Some(id));
+        }
+        let asks = state.asks_of_cancelled(&pending);
+        drop(state);
         self.count_closed(&pending.work);
         if pending.written && pending.work.may_be_cancelled() {
             self.queue_note(outgoing::cancelled(id), NOTES);
@@ -411,26 +415,6 @@ impl Conn {
 
     fn timed_out(&self) -> Error {
         timed_out(&self.spec.server)
-    }
-}
-
-impl Cancel for Conn {
-    fn cancel(&self, token: u64) {
-        drop(self.cancel_in_flight(WireId::from_number(token)));
-    }
-
-    fn park(&self, token: u64) {
-        let mut state = self.state.lock();
-        if let Some(pending) = state.mux.get_mut(WireId::from_number(token)) {
-            pending.work.park();
-        }
-    }
-
-    fn detach(&self, token: u64) {
-        let mut state = self.state.lock();
-        if let Some(pending) = state.mux.get_mut(WireId::from_number(token)) {
-            pending.detach();
-        }
     }
 }
 

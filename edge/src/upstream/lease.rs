@@ -53,8 +53,9 @@ pub(super) fn needed(call: &Call, isolation: Isolation, era: Era) -> Option<Prof
         return None;
     }
     let profile = of_client(&call.client);
-    // Log messages of a legacy server name no call either.
-    (profile != Profile::default() || level(call).is_some()).then_some(profile)
+    // Log messages name no call either, but they are not worth a process: clients want them with every call. See
+    // `conn::notifications` for who gets them.
+    (profile != Profile::default()).then_some(profile)
 }
 
 /// The profile of a client.

@@ -35,7 +35,7 @@ pub struct Config {
     pub asks: usize,
     /// How many calls of one principal may each lease a connection to a legacy server, because their clients can be
     /// asked. Each is a process. 16: with one token everybody is one principal, and a client that is asked and never
-    /// comes back keeps its connection until `parked_timeout`.
+    /// comes back keeps its connection until `parked_timeout`, or until another call waits for it (`pool::dispatch`).
     pub principal_connections: usize,
     /// How long a connection without a call stays open. 10 m: long enough for a person who thinks, short enough to
     /// scale to zero.

@@ -118,6 +118,10 @@ impl Cancel for Recorder {
         self.0.lock().push(token + 100);
     }
 
+    fn resume(&self, token: u64) {
+        self.0.lock().push(token + 300);
+    }
+
     fn detach(&self, token: u64) {
         self.0.lock().push(token + 200);
     }
@@ -138,12 +142,13 @@ fn a_dropped_reply_cancels_at_its_connection() {
     assert!(finished.is_detached());
     finished.finish(Outcome::Refused(Bytes::new()));
     kept.park();
+    kept.resume();
     kept.detach();
     drop(kept);
     assert_eq!(
         *connection.0.lock(),
         [7, 109, 209],
-        "what has ended is neither parked, detached nor cancelled"
+        "what has ended is neither parked, resumed, detached nor cancelled"
     );
 }
 
@@ -170,9 +175,10 @@ async fn the_connection_of_a_forwarded_reply_is_that_of_both() {
     assert!(inner.on_cancel(connection.clone(), 7));
     assert!(outer.is_under_way());
     outer.park();
+    outer.resume();
     outer.detach();
     assert!(inner.is_detached());
-    assert_eq!(*connection.0.lock(), [107, 207]);
+    assert_eq!(*connection.0.lock(), [107, 307, 207]);
     inner.finish(Outcome::Refused(Bytes::new()));
     assert!(!outer.is_under_way());
 }

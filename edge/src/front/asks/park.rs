@@ -6,6 +6,8 @@
 //! asked ──▶ Parked ──retry with answers──▶ taken up ──▶ outcome │ asked again
 //!              └────── age, the end of the process ──▶ given up: asks refused, call cancelled upstream
 //! ```
+//! Upstream a call may be given up too, because others need its place; then the retry gets the error.
+//!
 //! Guarantees: a state is valid for one retry of the same request by the same principal, at the same path, while the
 //! call lives; parked calls are bounded in number and age. What is not here: questions and answers (`inputs`).
 // MCP 2026-07-28 basic/patterns/mrtr
@@ -72,7 +74,15 @@ struct Shared {
     next_number: AtomicU64,
     refusals: permit::Metrics,
     count: Gauge,
-    calls: Mutex<HashMap<u64, Parked>>,
+    calls: Mutex<Calls>,
+}
+
+/// The calls by number.
+#[derive(Default)]
+struct Calls {
+    waiting: HashMap<u64, Parked>,
+    /// Calls that failed while they waited, such as those that were given up for others, until their clients have heard it.
+    failed: HashMap<u64, Parked>,
 }
 
 /// Whose call it is, and which one: what a retry must match.
@@ -251,13 +261,13 @@ impl Park {
         reply.park();
         let parked = Parked { inputs, reply, expires: Instant::now() + shared.config.age };
         let mut calls = shared.calls.lock();
-        if calls.len() >= shared.config.calls {
+        if calls.waiting.len() >= shared.config.calls {
             drop(calls); // before the call is cancelled, which takes locks of its connection
             shared.refusals.hit(Bound::Parked);
             return Err(Bound::Parked.refusal());
         }
-        calls.insert(number, parked);
-        shared.count.set(i64::try_from(calls.len()).unwrap_or(i64::MAX));
+        calls.waiting.insert(number, parked);
+        shared.count(&calls);
         Ok(state)
     }
 
@@ -295,18 +305,42 @@ impl Park {
 impl Shared {
     fn remove(&self, number: u64) -> Option<Parked> {
         let mut calls = self.calls.lock();
-        let parked = calls.remove(&number);
-        self.count.set(i64::try_from(calls.len()).unwrap_or(i64::MAX));
+        let parked = calls.waiting.remove(&number).or_else(|| calls.failed.remove(&number));
+        self.count(&calls);
         drop(calls);
-        parked.filter(|parked| parked.expires > Instant::now())
+        let parked = parked.filter(|parked| parked.expires > Instant::now())?;
+        parked.reply.resume();
+        Some(parked)
+    }
+
+    fn count(&self, calls: &Calls) {
+        self.count.set(i64::try_from(calls.waiting.len()).unwrap_or(i64::MAX));
     }
 
     /// Drops the calls that are `over`.
     fn give_up(&self, over: impl Fn(&Parked) -> bool) {
         let mut calls = self.calls.lock();
-        let gone: Vec<_> = calls.extract_if(|_, parked| over(parked)).collect();
-        self.count.set(i64::try_from(calls.len()).unwrap_or(i64::MAX));
+        let mut gone: Vec<_> = calls.waiting.extract_if(|_, parked| over(parked)).collect();
+        gone.extend(calls.failed.extract_if(|_, parked| over(parked)));
+        self.count(&calls);
         drop(calls); // before the calls are cancelled, which takes locks of their connections
+        drop(gone);
+    }
+
+    /// Sets calls that failed aside, so that they take no place of those that wait; as many as may wait, since a call that
+    /// is no longer known fails all the same.
+    fn set_failed_aside(&self) {
+        let mut calls = self.calls.lock();
+        let failed: Vec<_> = calls.waiting.extract_if(|_, parked| parked.reply.has_failed()).collect();
+        let mut gone = Vec::new();
+        for (number, mut parked) in failed {
+            gone.push(parked.inputs.take_open());
+            if calls.failed.len() < self.config.calls {
+                calls.failed.insert(number, parked);
+            }
+        }
+        self.count(&calls);
+        drop(calls); // before the questions are dropped, which answers them
         drop(gone);
     }
 }
@@ -318,7 +352,10 @@ async fn sweep(shared: Arc<Shared>, drain: DrainWatch) {
     loop {
         // Both arms are cancel-safe.
         tokio::select! {
-            now = tick.tick() => shared.give_up(|parked| parked.expires <= now),
+            now = tick.tick() => {
+                shared.give_up(|parked| parked.expires <= now);
+                shared.set_failed_aside();
+            }
             () = drain.stopping() => return shared.give_up(|_| true),
         }
     }

@@ -7,6 +7,7 @@ use tokio::time::timeout;
 
 use super::asks::Server;
 use super::*;
+use crate::error::{Blame, Error, Kind};
 use crate::front::ParkConfig;
 
 const ALL: &str = r#"{"elicitation":{"form":{},"url":{}},"sampling":{},"roots":{}}"#;
@@ -214,7 +215,7 @@ async fn a_call_that_ends_while_nobody_looks_is_answered_at_the_retry() {
     assert_eq!(message["result"]["content"], value!(["early"]));
 
     let (state, responder) = parked(&stage, &server).await;
-    let died = crate::error::Error::new(crate::error::Kind::Died, crate::error::Blame::Upstream, "it died");
+    let died = Error::new(Kind::Died, Blame::Upstream, "it died");
     responder.fail(died);
     let (_, message) = sent(&stage, &retry(2, &state, &value!({})), None).await.unwrap();
     assert_eq!(
@@ -264,6 +265,27 @@ async fn parked_calls_are_bounded_and_count_as_no_call_on_its_way() {
     assert!(responder.is_cancelled() && !kept.is_cancelled());
     assert_eq!(stage.hits("parked"), 1);
     assert_eq!(stage.metrics.in_flight(), 0);
+}
+
+/// Upstream it may be given up for another call. It takes no place any more, and its client hears why.
+#[tokio::test(start_paused = true)]
+async fn a_parked_call_that_failed_takes_no_place_and_its_retry_gets_the_error() {
+    let front = Config { park: ParkConfig { calls: 1, ..ParkConfig::default() }, ..Config::default() };
+    let stage = Stage::with(Setting { front, ..Setting::default() });
+    let server = Arc::new(Server::default());
+    let (state, responder) = parked(&stage, &server).await;
+    let why = "it was given up; make the call again";
+    responder.fail(Error::new(Kind::Lost, Blame::Downstream, why));
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let (_other, kept) = parked(&stage, &server).await;
+    assert_eq!((stage.hits("parked"), kept.is_cancelled()), (0, false));
+
+    let answers = value!({"ask-1": {"action": "accept", "content": {}}});
+    let (status, message) = sent(&stage, &retry(3, &state, &answers), None).await.unwrap();
+    assert_eq!((status, &message["error"]["data"]["reason"]), (200, &value!("lost")));
+    assert_eq!(message["error"]["message"], why);
+    let (status, _) = sent(&stage, &retry(4, &state, &answers), None).await.unwrap();
+    assert_eq!(status, 400, "once");
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,18 +1,18 @@
 //! Notifications between a server and the client of its connection.
 
-use wire::Message;
 use wire::mcp::level::Level;
 use wire::mcp::method::{Method, Notice};
 use wire::splice::Parts;
+use wire::{Era, Message};
 
 use super::own::OwnRequest;
 use super::pending::Work;
-use super::{Conn, Queued, State, outgoing};
-use crate::call::{Call, Event, SessionHandle, reply};
+use super::{Conn, Job, Queued, State, outgoing};
+use crate::call::{Affinity, Event, SessionHandle, reply};
 use crate::permit::Bound;
 use crate::upstream::exclusive_client::ExclusiveClient;
-use crate::upstream::lease;
 use crate::upstream::session_settings::level_params;
+use crate::upstream::{lease, modern};
 
 /// Whether a notification on an exclusive connection is for its client alone. Clients without a session get all but
 /// log messages through their listens.
@@ -60,21 +60,37 @@ impl Conn {
         }
     }
 
-    /// Queues a request for the log level that `call` asks for, ahead of the call, unless that level is set already.
-    /// Without a level nothing is set: the server's log messages are dropped on arrival.
+    /// The lowest level of log messages that a call gets on this connection; `None` if it gets none. A legacy server has one
+    /// level for all of its calls, so on a connection of several principals no call gets the messages.
+    pub(super) fn log_level(&self, job: &Job) -> Option<Level> {
+        match (self.spec.era, &job.call.affinity) {
+            (Era::Modern, _) => modern::level(&job.call),
+            (Era::Legacy, Affinity::Principal) if job.lease.is_some() || self.spec.is_principals => {
+                lease::level(&job.call)
+            }
+            // The level of a session is set at its own connection when the client sets it.
+            (Era::Legacy, _) => None,
+        }
+    }
+
+    /// Queues a request for the log level that a call wants, ahead of the call. A call that has the connection to itself gets
+    /// its own level. For one among others the level is set only if it lets more through than before: what the
+    /// others do not want is left out on arrival. Nobody waits for the answer, and an error does no harm.
     // MCP 2025-11-25 server/utilities/logging, Setting Log Level
-    pub(super) fn queue_level(&self, state: &mut State, call: &Call) {
-        let Some(level) = lease::level(call).filter(|level| state.level != Some(*level)) else { return };
-        if self.can("logging") {
-            state.level = Some(level);
-            let params = level_params(level);
-            let (responder, _) = reply(); // the answer does not matter
-            let timeout = self.context.config.handshake_timeout;
-            self.queue_own(
-                state,
-                OwnRequest { method: Method::SetLevel, params: &params, timeout },
-                responder,
-            );
+    pub(super) fn queue_level(&self, state: &mut State, wanted: Level, is_alone: bool) {
+        let will_do = |told: Level| if is_alone { told == wanted } else { told <= wanted };
+        if state.level.is_some_and(will_do) || !self.can("logging") {
+            return;
+        }
+        let params = level_params(wanted);
+        let request = OwnRequest {
+            method: Method::SetLevel,
+            params: &params,
+            timeout: self.context.config.handshake_timeout,
+        };
+        let (responder, _) = reply();
+        if self.queue_own(state, request, responder) {
+            state.level = Some(wanted);
         }
     }
 
@@ -118,9 +134,9 @@ impl Conn {
         }
     }
 
-    /// Delivers a log message of a modern server to the one call in flight that asked for log messages. `false` if no
-    /// call did, or several: nothing in the message names its call, and it may hold another client's data.
-    // MCP 2026-07-28 basic/transports/stdio has no key for it
+    /// Delivers a log message to the one call in flight that asked for log messages. `false` if no call did, or several:
+    /// nothing in the message names its call, and it may hold another client's data.
+    // MCP 2026-07-28 basic/transports/stdio has no key for it; 2025-11-25 neither
     pub(super) fn deliver_log(&self, message: Message) -> bool {
         let state = self.state.lock();
         let asked =

@@ -55,11 +55,11 @@ impl Conn {
         Ok(reply)
     }
 
-    /// Puts a request of the gateway's own into the outbox, if the table has room for it.
-    pub(super) fn queue_own(&self, state: &mut State, request: OwnRequest<'_>, responder: Responder) {
+    /// Puts a request of the gateway's own into the outbox; `false` if the table has no room for it.
+    pub(super) fn queue_own(&self, state: &mut State, request: OwnRequest<'_>, responder: Responder) -> bool {
         let OwnRequest { method, params, timeout } = request;
         let State { mux, outbox, requests, .. } = state;
-        let Some(vacant) = mux.vacant() else { return };
+        let Some(vacant) = mux.vacant() else { return false };
         let id = vacant.id();
         *requests += 1;
         vacant.fill(Pending::new(Work::Own { method, responder }, *requests, timeout, timeout));
@@ -68,5 +68,6 @@ impl Conn {
         if method != Method::Listen {
             self.count_opened();
         }
+        true
     }
 }

@@ -28,7 +28,7 @@ pub(super) struct Pending {
     pub(super) work: Work,
     /// The number of the request on its connection: the lowest is the oldest.
     pub(super) age: u64,
-    /// The lowest level of log messages that it asked a modern server for.
+    /// The lowest level of log messages that it wants.
     pub(super) level: Option<Level>,
     /// Whether anything of it may have reached the server.
     pub(super) written: bool,
@@ -36,6 +36,8 @@ pub(super) struct Pending {
     pub(super) missing: Option<&'static str>,
     /// Whether no client waits at a connection for it, so that it may take as long as any call may.
     pub(super) detached: bool,
+    /// Since when its client is away to ask its user; not of a task, whose client follows it.
+    pub(super) parked_since: Option<Instant>,
     /// When it fails without progress.
     pub(super) deadline: Instant,
     /// When it fails in any case.
@@ -47,8 +49,17 @@ impl Pending {
     pub(super) fn new(work: Work, age: u64, timeout: Duration, most: Duration) -> Self {
         let limit = Instant::now() + most;
         let detached = work.events().is_some_and(Responder::is_detached);
-        let mut pending =
-            Self { work, age, level: None, written: false, missing: None, detached, deadline: limit, limit };
+        let mut pending = Self {
+            work,
+            age,
+            level: None,
+            written: false,
+            missing: None,
+            detached,
+            parked_since: None,
+            deadline: limit,
+            limit,
+        };
         pending.renew(timeout);
         pending
     }
@@ -68,7 +79,15 @@ impl Pending {
 
     /// Lets it take as long as any call may.
     pub(super) fn detach(&mut self) {
-        (self.detached, self.deadline) = (true, self.limit);
+        (self.detached, self.deadline, self.parked_since) = (true, self.limit, None);
+    }
+
+    /// Gives the call's permit back while its client is away. It keeps its slot and its lease.
+    pub(super) fn park(&mut self) {
+        if let Work::Call { job, .. } = &mut self.work {
+            job.call.permit.release();
+        }
+        self.parked_since = (!self.detached).then(Instant::now);
     }
 }
 
@@ -106,13 +125,6 @@ impl Work {
         match self {
             Self::Call { job, .. } => Some(&job.responder),
             Self::Own { .. } => None,
-        }
-    }
-
-    /// Gives the call's permit back while its client thinks. It keeps its slot and its lease.
-    pub(super) fn park(&mut self) {
-        if let Self::Call { job, .. } = self {
-            job.call.permit.release();
         }
     }
 

@@ -255,7 +255,7 @@ impl Reader {
                     self.conn.context.permits.metrics().hit(Bound::EventBytes);
                 }
             }
-            (Notice::Message, None) if self.conn.spec.era == Era::Modern => {
+            (Notice::Message, None) => {
                 if !self.conn.deliver_log(message) {
                     self.conn.context.metrics.skipped(Skip::Log); // no fault of the server's
                 }

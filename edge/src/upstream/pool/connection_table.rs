@@ -52,6 +52,12 @@ impl ConnectionTable {
         entries.filter_map(|(_, entry)| entry.opening.clone()).collect()
     }
 
+    /// The connections of this principal's seats, also those that take no new calls.
+    pub(super) fn of_seats(&self, principal: &str) -> Vec<Arc<Conn>> {
+        let is_its = |key: &Key| matches!(key, Key::Seat(of, _) if **of == *principal);
+        self.iter().filter(|(key, ..)| is_its(key)).map(|(_, conn, _)| conn.clone()).collect()
+    }
+
     /// How many connections of `key` take calls or are being opened.
     pub(super) fn count_of(&self, key: &Key) -> usize {
         self.entries.get(key).map_or(0, |entry| entry.conns.len() + usize::from(entry.opening.is_some()))

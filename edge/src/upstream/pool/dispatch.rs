@@ -3,9 +3,12 @@
 //! The fast path looks a ready connection up under a lock and queues the call on it. A call that needs anything else (a
 //! slot, a connection, the server's era) waits for it in a task of its own; the queue bounds how many do.
 
+use std::convert::Infallible;
 use std::sync::Arc;
+use std::time::Duration;
 
-use tokio::time::{sleep, timeout};
+use tokio::task::yield_now;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use wire::Era;
 
 use super::{Pool, PoolInner, PoolState};
@@ -167,7 +170,11 @@ impl PoolInner {
             Some(held) => lease.insert(held),
             None => {
                 let principal = call.caller.principal();
-                let taken = self.seats.take(principal, profile, self.patience(principal)).await;
+                let taken = tokio::select! {
+                    biased; // gives up no call for a seat that is free
+                    taken = self.seats.take(principal, profile, self.patience(principal)) => taken,
+                    never = self.reclaim_seats(principal) => match never {},
+                };
                 lease.insert(taken.map_err(|bound| {
                     self.deps.permits.metrics().hit(bound);
                     bound.refusal()
@@ -205,8 +212,31 @@ impl PoolInner {
         };
         let _ = timeout(queue_timeout.saturating_add(self.config.handshake_timeout), seats_in_use).await;
     }
+
+    /// Frees seats for a call of this principal that waits for one: whenever a call has been parked there for
+    /// [`PARKED_LEAST`], the one that was parked longest is given up. Many clients never come back to a call that asks.
+    async fn reclaim_seats(&self, principal: &str) -> Infallible {
+        loop {
+            let conns = self.state.lock().connections.of_seats(principal);
+            let parked = conns.iter().filter_map(|conn| Some((conn.parked_since()?, conn)));
+            let longest = parked.min_by_key(|(since, _)| *since);
+            let now = Instant::now();
+            match longest {
+                Some((since, conn)) if since + PARKED_LEAST <= now => {
+                    conn.give_up_parked(since);
+                    // The seat is this call's now, unless another waited before it: then the next one is due.
+                    yield_now().await;
+                }
+                // A call that is parked from now on is not due before then either.
+                _ => sleep_until(longest.map_or(now, |(since, _)| since) + PARKED_LEAST).await,
+            }
+        }
+    }
 }
 
+/// How long a parked call keeps its seat while others wait for one. 60 s: a person who is there mostly answers within it,
+/// and most SDKs give up a request after as long.
+const PARKED_LEAST: Duration = Duration::from_secs(60);
 /// Calls in flight on each connection of a `shared` server before another one is opened. 8: most servers answer calls
 /// one after the other, so more would wait.
 const SHARED_CALLS: usize = 8;

@@ -334,9 +334,11 @@ impl PoolInner {
         let server = self.server.name.clone();
         let (endpoint, until) = (endpoint.clone(), target.until());
         let is_control = target.key == Key::Control;
+        let is_principals = matches!(target.key, Key::Principal(_));
         // A modern server asks by a result of the call, so its connection needs no client to ask.
         let client = target.client.clone().filter(|_| era == Era::Legacy);
-        let spec = Spec { number: self.number(), server, endpoint, era, is_control, until, client };
+        let number = self.number();
+        let spec = Spec { number, server, endpoint, era, is_control, is_principals, until, client };
         Ok(Conn::start(link, spec, self.conn_context()))
     }
 

@@ -192,7 +192,6 @@ async fn a_legacy_server_sees_no_modern_key() {
     let mut request = echo("a");
     request["params"]["_meta"] = json!({"io.modelcontextprotocol/protocolVersion": "2026-07-28"});
     let reply = room.dispatch(request);
-    let mut peer = room.accept_legacy().await;
     assert_eq!(peer.serve_echo().await["params"], echo("a")["params"], "and no empty _meta");
     result(reply).await;
 }

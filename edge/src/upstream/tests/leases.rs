@@ -1,7 +1,6 @@
 //! Leases: connections for one call of a client without a session that can be asked.
 
 use super::*;
-use wire::mcp::meta::LOG_LEVEL;
 
 const FORMS: &str = r#"{"elicitation":{"form":{}}}"#;
 
@@ -9,12 +8,6 @@ impl Room {
     fn filling(&self, text: &str) -> Reply {
         self.dispatch_as(FORMS, echo(text))
     }
-}
-
-fn loud(text: &str, level: &str) -> Value {
-    let mut request = echo(text);
-    request["params"]["_meta"] = json!({ LOG_LEVEL: level });
-    request
 }
 
 #[tokio::test(start_paused = true)]
@@ -190,34 +183,6 @@ async fn a_seat_is_free_again_when_its_process_dies() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn log_messages_come_to_the_call_that_wants_them_at_its_level() {
-    let mut room = Setting::default().build();
-    let mut reply = room.dispatch_as("{}", loud("a", "warning"));
-    let mut peer = room.accept_legacy().await;
-    assert_eq!(peer.expect("logging/setLevel").await["params"]["level"], "warning");
-    let request = peer.expect("tools/call").await;
-    assert!(request["params"]["_meta"].is_null(), "a legacy server knows no such key");
-    for level in ["info", "error"] {
-        peer.notify("notifications/message", json!({"level": level, "data": level})).await;
-    }
-    assert_eq!(next_notification(&mut reply).await.1["data"], "error");
-    peer.answer(&request, json!({})).await;
-    result(reply).await;
-
-    // The same level is not set again, and a call without a level gets no log messages.
-    let reply = room.dispatch_as("{}", loud("b", "warning"));
-    let request = peer.expect("tools/call").await;
-    peer.answer(&request, json!({})).await;
-    result(reply).await;
-    let mut reply = room.filling("c");
-    let mut silent = room.accept_legacy().await;
-    let request = silent.expect("tools/call").await;
-    silent.notify("notifications/message", json!({"level": "error", "data": 1})).await;
-    silent.answer(&request, json!({})).await;
-    assert!(matches!(timeout(GUARD, reply.next()).await.unwrap(), Next::Outcome(Outcome::Result(_))));
-}
-
-#[tokio::test(start_paused = true)]
 async fn failed_call_names_the_missing_capability() {
     use crate::error::Kind;
     let mut room = Setting::default().build();
@@ -249,4 +214,101 @@ async fn failed_call_names_the_missing_capability() {
     for reply in replies {
         assert!(matches!(end(reply).await, Outcome::Refused(_)));
     }
+}
+
+/// A call whose question is with its client; its server's end, and what its client holds.
+async fn parked(room: &mut Room, text: &str) -> (Peer, Reply, Ask) {
+    let mut reply = room.filling(text);
+    let mut peer = room.accept_legacy().await;
+    peer.expect("tools/call").await;
+    peer.ask(json!(7), "elicitation/create", json!({"message": "?"})).await;
+    let ask = next_ask(&mut reply).await;
+    reply.park();
+    (peer, reply, ask)
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_for_a_seat_gets_that_of_the_call_parked_longest() {
+    const RECLAIMED: &str = "mcp_edge_refused_total{bound=\"parked_seat\"}";
+    let mut room = Setting::default().config(|config| config.principal_connections = 2).build();
+    let began = tokio::time::Instant::now();
+    let (mut first, of_first, ask) = parked(&mut room, "a").await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let (mut second, of_second, _ask) = parked(&mut room, "b").await;
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    let error = failure(room.filling("c")).await;
+    assert_eq!(
+        (error.kind, began.elapsed().as_secs()),
+        (crate::error::Kind::Busy, 22),
+        "both may still answer"
+    );
+
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    let waiting = room.filling("d");
+    first.expect("notifications/cancelled").await;
+    assert_eq!(began.elapsed().as_secs(), 60);
+    assert_eq!(first.read().await.unwrap()["result"], json!({"action": "cancel"}));
+    assert_eq!(first.serve_echo().await["params"]["arguments"]["text"], "d");
+    result(waiting).await;
+    ask.answer(Answer::Result(Bytes::from_static(b"{}"))); // too late
+    let error = failure(of_first).await;
+    assert_eq!(error.kind, crate::error::Kind::Lost);
+    assert!(error.message.contains("make the call again"), "{error}");
+    assert_eq!(room.count(RECLAIMED), 1);
+
+    // Both seats are in use; the one by a call that works, however long.
+    let held = room.filling("e");
+    first.expect("tools/call").await;
+    tokio::time::sleep(Duration::from_secs(100)).await;
+    let replies = [room.filling("f"), room.filling("g")];
+    second.expect("notifications/cancelled").await;
+    assert_eq!(failure(of_second).await.kind, crate::error::Kind::Lost);
+    second.read().await.unwrap();
+    for _ in &replies {
+        second.serve_echo().await;
+    }
+    for reply in replies {
+        result(reply).await;
+    }
+    assert_eq!(room.count(RECLAIMED), 2, "two calls waited, and one was parked");
+    assert!(!held.is_ready());
+}
+
+#[tokio::test(start_paused = true)]
+async fn calls_whose_clients_came_back_and_tasks_keep_their_seats() {
+    let mut room = Setting::default().config(|config| config.principal_connections = 2).build();
+    let (_first, resumed, _ask) = parked(&mut room, "a").await;
+    let (_second, task, _other) = parked(&mut room, "b").await;
+    tokio::time::sleep(Duration::from_secs(55)).await;
+    resumed.resume();
+    task.detach();
+    task.park();
+    tokio::time::sleep(Duration::from_secs(100)).await;
+    assert_eq!(failure(room.filling("c")).await.kind, crate::error::Kind::Busy);
+    resumed.park(); // it is asked again, and its time begins anew
+    assert_eq!(failure(room.filling("d")).await.kind, crate::error::Kind::Busy);
+    assert!(!resumed.is_ready() && !task.is_ready());
+}
+
+/// Several calls may wait at once: each gets a seat, and none is given up in vain.
+#[tokio::test(start_paused = true)]
+async fn each_call_that_waits_takes_one_seat_of_a_parked_call() {
+    let mut room = Setting::default().config(|config| config.principal_connections = 4).build();
+    let mut held = Vec::new();
+    for text in ["a", "b", "c", "d"] {
+        held.push(parked(&mut room, text).await);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    tokio::time::sleep(Duration::from_secs(100)).await;
+    let waiting = [room.filling("e"), room.filling("f"), room.filling("g")];
+    for (peer, _, _) in &mut held[..3] {
+        peer.expect("notifications/cancelled").await;
+        peer.read().await.unwrap();
+        peer.serve_echo().await;
+    }
+    for reply in waiting {
+        result(reply).await;
+    }
+    let ended: Vec<_> = held.iter().map(|(_, reply, _)| reply.has_failed()).collect();
+    assert_eq!(ended, [true, true, true, false], "the oldest ones");
 }

@@ -13,6 +13,7 @@ mod isolation;
 mod leases;
 mod links;
 mod liveness;
+mod logs;
 mod metrics;
 mod notifications;
 mod session_settings;

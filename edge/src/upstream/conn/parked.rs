@@ -1,0 +1,64 @@
+//! What the consumer of a call says about it: that it left, that it waits for a person, that no client waits any more.
+//!
+//! A call that waits for a person may wait for nobody: some clients leave a call behind when they are asked. It keeps its
+//! lease as long as nobody else needs it, and can then be given up.
+
+use tokio::time::Instant;
+
+use super::Conn;
+use super::mux::WireId;
+use crate::call::Cancel;
+use crate::error::{Blame, Error, Kind};
+use crate::permit::Bound;
+
+impl Cancel for Conn {
+    fn cancel(&self, token: u64) {
+        drop(self.cancel_in_flight(WireId::from_number(token)));
+    }
+
+    fn park(&self, token: u64) {
+        let mut state = self.state.lock();
+        if let Some(pending) = state.mux.get_mut(WireId::from_number(token)) {
+            pending.park();
+        }
+    }
+
+    fn resume(&self, token: u64) {
+        let mut state = self.state.lock();
+        if let Some(pending) = state.mux.get_mut(WireId::from_number(token)) {
+            pending.parked_since = None;
+        }
+    }
+
+    fn detach(&self, token: u64) {
+        let mut state = self.state.lock();
+        if let Some(pending) = state.mux.get_mut(WireId::from_number(token)) {
+            pending.detach();
+        }
+    }
+}
+
+impl Conn {
+    /// Since when a call has been parked; of several the longest.
+    pub(in crate::upstream) fn parked_since(&self) -> Option<Instant> {
+        self.state.lock().mux.iter().filter_map(|(_, pending)| pending.parked_since).min()
+    }
+
+    /// Gives up the call that has been parked since `since`, unless its client has come back: cancels it at the server,
+    /// and fails it, which its client hears when it comes.
+    pub(in crate::upstream) fn give_up_parked(&self, since: Instant) {
+        let state = self.state.lock();
+        let found = state.mux.iter().find(|(_, pending)| pending.parked_since == Some(since));
+        let Some(id) = found.map(|(id, _)| id) else { return };
+        if let Some(pending) = self.cancel_locked(state, id) {
+            self.context.permits.metrics().hit(Bound::ParkedSeat);
+            pending.work.fail(given_up());
+        }
+    }
+}
+
+fn given_up() -> Error {
+    let message = "the call waited too long for its client's answer, and other calls of this principal needed its \
+                   process; make the call again";
+    Error::new(Kind::Lost, Blame::Downstream, message)
+}
