@@ -235,7 +235,8 @@ mod tests {
         let addresses = ["127.0.0.1:1", "[::1]:1", "unix:/run/a.sock"].map(|text| text.parse().unwrap());
         let source = Source::Endpoints(addresses.to_vec());
         let server = ServerConfig::new(ServerName::parse("time").unwrap(), source.clone());
-        let command = Command::new(&server, &Config::default(), TaskTracker::new());
+        let metrics = Metrics::default().server(&server.name);
+        let command = Command::new(&server, &Config::default(), metrics, TaskTracker::new());
         let found = Dialer::new(source, command).resolve(Instant::now()).await;
         let found_now = found.endpoints.iter().map(ToString::to_string).collect::<Vec<_>>();
         assert_eq!(found_now, ["127.0.0.1:1", "[::1]:1", "unix:/run/a.sock"]);
