@@ -202,7 +202,8 @@ where
             continue;
         }
         if rest.is_empty() {
-            rest.reserve(declared_bytes.max(read_bytes));
+            // Of what is announced a part that grows with what has come: the memory is taken when it is reserved.
+            rest.reserve(declared_bytes.min(4 * read_bytes).max(read_bytes));
             rest.extend_from_slice(&std::mem::take(&mut first));
         }
         rest.extend_from_slice(&chunk);

@@ -151,7 +151,7 @@ impl ResponseEncoding {
         };
         let code = match translate(self.era, found.code) {
             // MCP 2026-07-28 schema, MissingRequiredClientCapabilityError: without what it names it is another error.
-            code::MISSING_CAPABILITY if !found.names_capabilities => code::INTERNAL_ERROR,
+            code::MISSING_CAPABILITY if !found.names_capabilities(&error) => code::INTERNAL_ERROR,
             code => code,
         };
         if i64::from(code) == found.code && found.has_message {
@@ -318,8 +318,6 @@ struct Found {
     object: Object,
     code: i64,
     has_message: bool,
-    /// Its `data` have the form that they have with −32021.
-    names_capabilities: bool,
 }
 
 impl Found {
@@ -328,12 +326,16 @@ impl Found {
         let code = code::in_error(&object, error)?;
         let message = object.get(error, "message");
         let has_message = message.is_some_and(|message| message.of(error).first() == Some(&b'"'));
+        Some(Self { object, code, has_message })
+    }
+
+    /// Whether its `data` have the form that they have with −32021.
+    fn names_capabilities(&self, error: &Bytes) -> bool {
         let is_object = |span: &Span| span.of(error).first() == Some(&b'{');
-        let data = object.get(error, "data").filter(is_object);
+        let data = self.object.get(error, "data").filter(is_object);
         let data = data.and_then(|data| Object::scan(error, data, &Limits::default()).ok());
-        let required = data.and_then(|data| data.get(error, "requiredCapabilities"));
-        let names_capabilities = required.is_some_and(|required| is_object(&required));
-        Some(Self { object, code, has_message, names_capabilities })
+        data.and_then(|data| data.get(error, "requiredCapabilities"))
+            .is_some_and(|required| is_object(&required))
     }
 }
 

@@ -12,31 +12,32 @@ use wire::mcp::list::Item;
 use wire::mcp::mirror::{self, Mirrored};
 use wire::object::Object;
 use wire::span::Span;
-use wire::splice::Splice;
+use wire::splice::{Parts, Splice};
 
 /// One rendered list.
 #[derive(Clone, Debug, Default)]
 pub struct Rendered {
     bytes: Bytes,
-    items: Bytes,
-    /// The list for clients with a session, where it differs.
+    /// The member with the items in it, without its closing bracket.
+    listed: Bytes,
+    /// The same for clients with a session, where it differs.
     older: Option<Bytes>,
     /// A hash of the ends of each item. Lists are compared only if their hashes are equal.
     hash: u64,
 }
 
 impl Rendered {
-    /// The whole `result` object. Legacy clients ignore `resultType`, `ttlMs` and `cacheScope`, because in every revision
-    /// objects may have further members.
+    /// The whole `result` object.
     pub fn bytes(&self) -> Bytes {
         self.bytes.clone()
     }
 
-    /// The whole `result` object for clients with a session. They reject a whole list because of one tool whose
-    /// `outputSchema` does not describe an object.
+    /// The whole `result` object for clients with a session, without the members that their revisions do not have. They
+    /// reject a whole list because of one tool whose `outputSchema` does not describe an object.
     // MCP 2025-11-25 schema, Tool; MCP 2026-07-28 changelog: any JSON Schema
-    pub fn bytes_for_sessions(&self) -> Bytes {
-        self.older.as_ref().unwrap_or(&self.bytes).clone()
+    pub fn for_sessions(&self) -> Parts {
+        let listed = self.older.as_ref().unwrap_or(&self.listed).clone();
+        [Bytes::from_static(b"{"), listed, Bytes::from_static(b"]}")].into_iter().collect()
     }
 
     pub(super) fn size(&self) -> usize {
@@ -45,7 +46,7 @@ impl Rendered {
 
     /// Whether both have the same items, whatever their `ttlMs`.
     pub fn same_items(&self, other: &Self) -> bool {
-        self.items == other.items
+        self.listed == other.listed
     }
 
     /// Shares the memory of `other` if both are equal. Returns whether they are.
@@ -61,10 +62,9 @@ impl Rendered {
     pub(super) fn list(key: &str, items: &[Bytes], fresh_ms: u32) -> Self {
         let size = items.iter().map(|item| item.len() + 1).sum::<usize>() + 128;
         let mut out = BytesMut::with_capacity(size);
-        out.put_slice(br#"{"resultType":"complete",""#);
-        out.put_slice(key.as_bytes());
-        out.put_slice(b"\":[");
+        out.put_slice(br#"{"resultType":"complete","#);
         let start = out.len();
+        out.put_slice(format!(r#""{key}":["#).as_bytes());
         for (n, item) in items.iter().enumerate() {
             if n > 0 {
                 out.put_u8(b',');
@@ -76,7 +76,7 @@ impl Rendered {
         // principals may see different lists.
         out.put_slice(format!(r#"],"ttlMs":{fresh_ms},"cacheScope":"private"}}"#).as_bytes());
         let bytes = out.freeze();
-        let shown = bytes.slice(start..end);
+        let listed = bytes.slice(start..end);
         let mut hash = DefaultHasher::new();
         for item in items {
             hash.write_usize(item.len());
@@ -84,7 +84,7 @@ impl Rendered {
             hash.write(item.get(..HASHED_BYTES).unwrap_or(item));
             hash.write(item.get(end..).unwrap_or(item));
         }
-        Self { bytes, items: shown, older: None, hash: hash.finish() }
+        Self { bytes, listed, older: None, hash: hash.finish() }
     }
 
     /// Renders the list of tools. The `outputSchema` of the tools at the places `odd` does not describe an object.
@@ -96,12 +96,12 @@ impl Rendered {
         let mut older = items.to_vec();
         for item in odd {
             if let Some(item) = older.get_mut(*item)
-                && let Some(mended) = without_odd_output(item, limits)
+                && let Some(repaired) = without_odd_output(item, limits)
             {
-                *item = mended;
+                *item = repaired;
             }
         }
-        Self { older: Some(list(&older).bytes), ..list(items) }
+        Self { older: Some(list(&older).listed), ..list(items) }
     }
 }
 

@@ -43,7 +43,7 @@ impl Shared {
         if let (Method::Complete, Ok(target)) = (call.method, &routed)
             && catalog.views.completes.get(target.server) == Some(&false)
         {
-            return nothing_to_complete();
+            return nothing_to_complete(&call.affinity);
         }
         match routed {
             Ok(target) => self.send(call, target, &catalog),
@@ -324,16 +324,18 @@ fn list(call: &Call, view: &View, list: List) -> Reply {
         return Reply::failed(Error::new(Kind::InvalidParams, Blame::Downstream, message));
     }
     let rendered = view.list(list);
-    let bytes: Bytes = match call.affinity {
-        Affinity::Session(_) => rendered.bytes_for_sessions(),
-        Affinity::Principal => rendered.bytes(),
-    };
-    Reply::ready(Outcome::Result(bytes.into()))
+    Reply::ready(Outcome::Result(match call.affinity {
+        Affinity::Session(_) => rendered.for_sessions(),
+        Affinity::Principal => rendered.bytes().into(),
+    }))
 }
 
 /// A server without completions has nothing to suggest, which is not an error.
-fn nothing_to_complete() -> Reply {
-    let nothing = br#"{"resultType":"complete","completion":{"values":[]}}"#;
+fn nothing_to_complete(affinity: &Affinity) -> Reply {
+    let nothing: &[u8] = match affinity {
+        Affinity::Session(_) => br#"{"completion":{"values":[]}}"#,
+        Affinity::Principal => br#"{"resultType":"complete","completion":{"values":[]}}"#,
+    };
     Reply::ready(Outcome::Result(Bytes::from_static(nothing).into()))
 }
 

@@ -76,7 +76,7 @@ fn within<'c>(scoped: &ScopedView<'c>) -> impl Iterator<Item = &'c Entry> + use<
 
 fn rendered(tasks: &[Bytes]) -> Parts {
     let mut parts = Parts::new();
-    parts.push(Bytes::from_static(br#"{"resultType":"complete","tasks":["#));
+    parts.push(Bytes::from_static(br#"{"tasks":["#));
     for (n, task) in tasks.iter().enumerate() {
         if n > 0 {
             parts.push(Bytes::from_static(b","));

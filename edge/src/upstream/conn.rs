@@ -73,9 +73,9 @@ pub(super) struct Spec {
     pub(super) era: Era,
     /// Whether it is the gateway's own, whose notifications are for everybody.
     pub(super) is_control: bool,
-    /// Whether it carries all calls of one principal, several at a time. Log messages may then go to one of them, though they
-    /// do not say whose they are.
-    pub(super) is_principals: bool,
+    /// Whether log messages may go to a call that wants them, though they do not say whose they are: the calls in flight are
+    /// all of one principal.
+    pub(super) logs_to_calls: bool,
     /// Ends the connection from outside: cancelled with its session, or never.
     pub(super) until: CancellationToken,
     /// The client that it serves exclusively: the server's notifications and requests go to that client.
@@ -342,17 +342,16 @@ impl Conn {
 
     /// Removes a request from the table. If it was written already, the server gets `notifications/cancelled`.
     fn cancel_in_flight(&self, id: WireId) -> Option<Pending> {
-        self.cancel_locked(self.state.lock(), id)
-    }
-
-    fn cancel_locked(&self, mut state: MutexGuard<'_, State>, id: WireId) -> Option<Pending> {
-        let pending = state.mux.close(id)?;
-        state.last_used = Instant::now();
-        if !pending.written {
-            state.outbox.retain(|queued| queued.id != Some(id));
-        }
-        let asks = state.asks_of_cancelled(&pending);
-        drop(state);
+        let (pending, asks) = {
+            let mut state = self.state.lock();
+            let pending = state.mux.close(id)?;
+            state.last_used = Instant::now();
+            if !pending.written {
+                state.outbox.retain(|queued| queued.id != Some(id));
+            }
+            let asks = state.asks_of_cancelled(&pending);
+            (pending, asks)
+        };
         self.count_closed(&pending.work);
         if pending.written && pending.work.may_be_cancelled() {
             self.queue_note(outgoing::cancelled(id), NOTES);

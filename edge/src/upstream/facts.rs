@@ -133,7 +133,7 @@ impl HandshakeFailure {
 }
 
 // MCP 2026-07-28 basic/versioning, Backward Compatibility: an error of the modern revision proves a modern server.
-pub(super) const MODERN_CODES: [i64; 3] =
+const MODERN_CODES: [i64; 3] =
     [code::UNSUPPORTED_VERSION as i64, code::HEADER_MISMATCH as i64, code::MISSING_CAPABILITY as i64];
 
 /// The gateway's own `clientInfo`.

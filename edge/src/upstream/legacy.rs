@@ -12,7 +12,7 @@ use wire::span::Span;
 use wire::splice::{Parts, Splice};
 use wire::{Message, code};
 
-use super::facts::{MODERN_CODES, unknown_resource};
+use super::facts::unknown_resource;
 use super::modern::{CACHE_SCOPE, RESULT_TYPE, TTL_MS};
 use super::tasks::ShownIds;
 use crate::call::{Affinity, Call, Outcome};
@@ -101,8 +101,8 @@ pub(super) fn refusal(method: Method, uri: Option<&str>, error: Value<'_>) -> Ou
         (Method::ResourcesRead, Some(uri)) if code == Some(i64::from(code::RESOURCE_NOT_FOUND)) => {
             Outcome::Failed(unknown_resource(uri))
         }
-        // Codes of later revisions, so here they are the server's own: they must not tell clients what they mean there.
-        _ if code.is_some_and(|code| MODERN_CODES.contains(&code)) => Outcome::Refused(as_internal(error)),
+        // A code of a later revision, so here it is the server's own: it must not tell clients what it means there.
+        _ if code == Some(i64::from(code::MISSING_CAPABILITY)) => Outcome::Refused(as_internal(error)),
         _ => Outcome::Refused(Bytes::copy_from_slice(error.raw())),
     }
 }

@@ -95,7 +95,7 @@ pub(super) fn judge(call: &Call, answer: &Message, task_ids: ShownIds<'_>) -> Op
         _ if matches!(call.affinity, Affinity::Principal) => {
             Some(Judged::Complete(result.span().slice(answer.bytes()).into()))
         }
-        _ => Some(Judged::Complete(for_session(answer, result))),
+        method => Some(Judged::Complete(for_session(method, answer, result))),
     };
     let Some(kind) = result.get(answer.bytes(), RESULT_TYPE) else { return complete() };
     match Value::new(answer.bytes(), kind).as_str()?.as_ref() {
@@ -107,11 +107,13 @@ pub(super) fn judge(call: &Call, answer: &Message, task_ids: ShownIds<'_>) -> Op
 }
 
 /// The result as earlier revisions have it.
-fn for_session(answer: &Message, result: &Object) -> Parts {
+fn for_session(method: Method, answer: &Message, result: &Object) -> Parts {
     let mut splice = Splice::within(answer.bytes().clone(), result.span());
     let mut edit = splice.object(result);
-    for member in [RESULT_TYPE, TTL_MS, CACHE_SCOPE] {
-        edit.remove(member);
+    edit.remove(RESULT_TYPE);
+    if method == Method::ResourcesRead {
+        edit.remove(TTL_MS);
+        edit.remove(CACHE_SCOPE);
     }
     edit.done();
     splice.finish()

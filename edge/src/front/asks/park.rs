@@ -332,16 +332,18 @@ impl Shared {
     fn set_failed_aside(&self) {
         let mut calls = self.calls.lock();
         let failed: Vec<_> = calls.waiting.extract_if(|_, parked| parked.reply.has_failed()).collect();
-        let mut gone = Vec::new();
+        let (mut asks, mut forgotten) = (Vec::new(), Vec::new());
         for (number, mut parked) in failed {
-            gone.push(parked.inputs.take_open());
+            asks.push(parked.inputs.take_open());
             if calls.failed.len() < self.config.calls {
                 calls.failed.insert(number, parked);
+            } else {
+                forgotten.push(parked);
             }
         }
         self.count(&calls);
-        drop(calls); // before the questions are dropped, which answers them
-        drop(gone);
+        drop(calls); // before questions are dropped, which answers them
+        drop((asks, forgotten));
     }
 }
 

@@ -65,7 +65,7 @@ impl Conn {
     pub(super) fn log_level(&self, job: &Job) -> Option<Level> {
         match (self.spec.era, &job.call.affinity) {
             (Era::Modern, _) => modern::level(&job.call),
-            (Era::Legacy, Affinity::Principal) if job.lease.is_some() || self.spec.is_principals => {
+            (Era::Legacy, Affinity::Principal) if job.lease.is_some() || self.spec.logs_to_calls => {
                 lease::level(&job.call)
             }
             // The level of a session is set at its own connection when the client sets it.
@@ -75,7 +75,8 @@ impl Conn {
 
     /// Queues a request for the log level that a call wants, ahead of the call. A call that has the connection to itself gets
     /// its own level. For one among others the level is set only if it lets more through than before: what the
-    /// others do not want is left out on arrival. Nobody waits for the answer, and an error does no harm.
+    /// others do not want is left out on arrival. Nobody waits for the answer: a server that refuses one level is not
+    /// told another until its process is a new one.
     // MCP 2025-11-25 server/utilities/logging, Setting Log Level
     pub(super) fn queue_level(&self, state: &mut State, wanted: Level, is_alone: bool) {
         let will_do = |told: Level| if is_alone { told == wanted } else { told <= wanted };
@@ -110,8 +111,7 @@ impl Conn {
             return true;
         };
         let Work::Call { job, .. } = &pending.work else { return true };
-        let is_wanted =
-            lease::level(&job.call).is_some_and(|least| level(&message).is_none_or(|level| level >= least));
+        let is_wanted = pending.level.is_some_and(|least| level(&message).is_none_or(|level| level >= least));
         !is_wanted || job.responder.event(Event::Notice(Notice::Message, message))
     }
 

@@ -44,15 +44,14 @@ impl Conn {
         self.state.lock().mux.iter().filter_map(|(_, pending)| pending.parked_since).min()
     }
 
-    /// Gives up the call that has been parked since `since`, unless its client has come back: cancels it at the server,
-    /// and fails it, which its client hears when it comes.
+    /// Gives up the call that has been parked since `since`, unless its client has come back: it fails, which its client
+    /// hears when it comes. The connection closes: what the process still asks or logs is of that call, and must not reach
+    /// the next one that has the seat.
     pub(in crate::upstream) fn give_up_parked(&self, since: Instant) {
         let state = self.state.lock();
-        let found = state.mux.iter().find(|(_, pending)| pending.parked_since == Some(since));
-        let Some(id) = found.map(|(id, _)| id) else { return };
-        if let Some(pending) = self.cancel_locked(state, id) {
+        if state.mux.iter().any(|(_, pending)| pending.parked_since == Some(since)) {
             self.context.permits.metrics().hit(Bound::ParkedSeat);
-            pending.work.fail(given_up());
+            self.begin_close(state, &given_up());
         }
     }
 }

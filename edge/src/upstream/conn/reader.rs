@@ -271,19 +271,18 @@ impl Reader {
     fn progress(&mut self, message: Message) {
         // MCP 2025-11-25 schema, ProgressNotificationParams; official clients fail on anything else. Not on numbers that do not
         // rise, whose messages are of use.
-        if message.param("progress").is_none_or(|progress| progress.parse::<f64>().is_err()) {
-            return self.skip(Skip::Progress);
-        }
+        let is_valid = message.param("progress").is_some_and(|progress| progress.parse::<f64>().is_ok());
         let message = match &self.conn.spec.client {
             Some(client) => self.conn.task_ids().show_to(client, None, message),
             None => message,
         };
         let id_state = match message.param("progressToken").and_then(|token| ours(&token)) {
-            Some(token) => self.conn.progressed(token, message),
+            Some(token) => self.conn.progressed(token, Some(message).filter(|_| is_valid)),
             None => IdState::Unknown,
         };
         match id_state {
-            IdState::Open => {}
+            IdState::Open if is_valid => {}
+            IdState::Open => self.skip(Skip::Progress),
             IdState::Closed => self.late(),
             IdState::Unknown => self.skip(Skip::Progress),
         }
@@ -393,8 +392,8 @@ impl Conn {
         Ok(pending)
     }
 
-    /// Delivers progress to its call, and restarts the call's timeout.
-    fn progressed(&self, id: WireId, message: Message) -> IdState {
+    /// Restarts the timeout of a call, and delivers its progress if there is something to deliver.
+    fn progressed(&self, id: WireId, message: Option<Message>) -> IdState {
         let mut state = self.state.lock();
         let Some(pending) = state.mux.get_mut(id) else { return state.mux.state_of(id) };
         // The gateway's own requests ask for no progress.
@@ -402,6 +401,7 @@ impl Conn {
             return IdState::Unknown;
         }
         pending.renew(self.context.config.call_timeout);
+        let Some(message) = message else { return IdState::Open };
         let was_taken = pending.work.events().is_none_or(|events| events.event(Event::Progress(message)));
         if !was_taken {
             self.context.permits.metrics().hit(Bound::EventBytes);

@@ -334,11 +334,11 @@ impl PoolInner {
         let server = self.server.name.clone();
         let (endpoint, until) = (endpoint.clone(), target.until());
         let is_control = target.key == Key::Control;
-        let is_principals = matches!(target.key, Key::Principal(_));
+        let logs_to_calls = matches!(target.key, Key::Principal(_));
         // A modern server asks by a result of the call, so its connection needs no client to ask.
         let client = target.client.clone().filter(|_| era == Era::Legacy);
         let number = self.number();
-        let spec = Spec { number, server, endpoint, era, is_control, is_principals, until, client };
+        let spec = Spec { number, server, endpoint, era, is_control, logs_to_calls, until, client };
         Ok(Conn::start(link, spec, self.conn_context()))
     }
 

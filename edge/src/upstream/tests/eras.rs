@@ -243,9 +243,7 @@ async fn results_for_a_session_have_the_members_of_its_era() {
 #[tokio::test(start_paused = true)]
 async fn a_code_of_the_modern_era_means_nothing_from_a_legacy_server() {
     for (era, code, expected) in [
-        (EraChoice::Legacy, -32020, -32603),
         (EraChoice::Legacy, -32021, -32603),
-        (EraChoice::Legacy, -32022, -32603),
         (EraChoice::Legacy, -32042, -32042),
         (EraChoice::Legacy, -32000, -32000),
         (EraChoice::Modern, -32021, -32021),
