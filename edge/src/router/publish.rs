@@ -346,8 +346,8 @@ impl Published {
                 uri,
                 one,
                 other,
-                "two servers list the same URI in different spellings; any other spelling leads to neither, except at \
-                 /servers/<one>/mcp and /servers/<other>/mcp"
+                "two servers list the same URI in different spellings; any other spelling leads to neither, but to a \
+                 template that matches it, except at /servers/<one>/mcp and /servers/<other>/mcp"
             );
         }
         for unmatched in now.unmatched.iter().filter(|known| !before.unmatched.contains(known)) {
