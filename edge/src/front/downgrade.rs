@@ -41,7 +41,7 @@ fn downgrade(
         Outcome::Result(result) if matches!(method, Method::ToolsCall | Method::PromptsGet) => {
             match downgrade_result((method, version), result, (limits, budget)) {
                 Ok(result) => Outcome::Result(result),
-                Err(bound) => Outcome::Failed(bound.refusal()),
+                Err(bound) => Outcome::Failed(bound.no_room_for_answer()),
             }
         }
         Outcome::Refused(error) if method == Method::ToolsCall => match missing(&error, limits) {

@@ -7,7 +7,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Registry;
 
-use crate::error::{Blame, Error};
+use crate::error::{Blame, Error, Kind};
 use crate::ops::metrics::words;
 
 /// A bound, by the name that it has as a label of `mcp_edge_refused_total`.
@@ -168,6 +168,19 @@ impl Bound {
             | Self::ServerTasks => (Blame::Edge, "a limit of this gateway is reached"),
         };
         Error::busy(blame, RETRY_AFTER, format!("{what}; try again later"))
+    }
+}
+
+impl Bound {
+    /// The failure of a call whose answer finds no room. No refusal: the server has done its work, so nobody should be told
+    /// to try again.
+    pub fn no_room_for_answer(self) -> Error {
+        let whose = if self == Self::PrincipalBytes { "what this principal may hold of " } else { "" };
+        let message = format!(
+            "the server answered, but its answer found no room in {whose}`limits.held_bytes` of this gateway; the call may \
+             have had effects"
+        );
+        Error::new(Kind::TooLarge, Blame::Edge, message)
     }
 }
 

@@ -165,7 +165,7 @@ fn what_is_built_counts_as_long_as_it_is_there() {
         drop(parts);
         assert_eq!(permits.held_bytes(), 0);
         let (outcome, permits) = downgraded_within(COUNTED_FROM_BYTES, OLDEST, result);
-        assert!(matches!(outcome, Outcome::Failed(error) if error.kind == Kind::Busy));
+        assert!(matches!(outcome, Outcome::Failed(error) if error.kind == Kind::TooLarge));
         assert_eq!(permits.held_bytes(), 0);
     }
 }

@@ -184,7 +184,7 @@ impl Reader {
             _ => Ok(()),
         });
         match pending {
-            Ok(pending) if let Err(bound) = fits => pending.work.fail(bound.refusal()),
+            Ok(pending) if let Err(bound) = fits => pending.work.fail(bound.no_room_for_answer()),
             Ok(Pending { work: Work::Call { job, slot }, missing, .. }) => {
                 let Job { call, responder, lease, .. } = *job;
                 let outcome = match missing.filter(|_| message.error().is_some()) {

@@ -336,7 +336,8 @@ async fn answers_that_nobody_fetches_are_bounded_in_bytes() {
     let held = end(first).await;
     assert!(room.permits.held_bytes() > 40_000);
     peer.answer(&calls["second"], pad.clone()).await;
-    assert_eq!(failure(second).await.kind, Kind::Busy);
+    let error = failure(second).await;
+    assert_eq!((&error.kind, error.retry_after), (&Kind::TooLarge, None), "it was executed: no retry");
     assert_eq!(room.count("mcp_edge_refused_total{bound=\"held_bytes\"}"), 1);
     drop(held);
     assert_eq!(room.permits.held_bytes(), 0);
