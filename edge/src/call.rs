@@ -40,7 +40,7 @@ use crate::permit::CallPermit;
 pub use ask::{Answer, Answered, Ask, Unanswered};
 pub use caller::{Caller, CredentialStatus, Revocation, StreamCredentials};
 pub use capability::Capabilities;
-pub use input::InputRequired;
+pub use input::{InputRequired, Question};
 pub use list::List;
 pub use pending_list_changes::{PendingListChanges, TakenListChanges};
 pub use reply::{Cancel, EVENT_BYTES, Event, EventReader, Next, Outcome, Reply, Responder, reply};

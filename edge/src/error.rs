@@ -53,7 +53,7 @@ pub enum Kind {
     UnknownResource(String),
     /// The server asked for something that the client did not declare (−32021): the capabilities that it takes, a
     /// JSON object.
-    MissingCapability(&'static str),
+    MissingCapability(String),
 }
 
 /// Whose side has to change something.

@@ -1,10 +1,13 @@
 //! The capabilities of a client as a set of bits: parsed in one place, and small enough for a sealed token.
 
+use wire::Message;
 use wire::limits::Limits;
+use wire::mcp::method::Ask;
 use wire::object::Object;
 use wire::span::Span;
 
-use super::Client;
+use super::{Client, ServerName};
+use crate::error::{Blame, Error, Kind};
 
 /// The capabilities that a client declared, as far as the gateway or servers act on them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -58,6 +61,43 @@ impl Capabilities {
             can = members.iter().filter(has).fold(can, |can, (_, one)| can.with(*one));
         }
         can
+    }
+
+    /// What a client must have declared to be asked `request`; `None` if no capability covers it.
+    // MCP 2025-11-25 and 2026-07-28: client/sampling, client/elicitation and client/roots, Capabilities
+    pub fn needed(kind: Ask, request: &Message) -> Option<Self> {
+        match kind {
+            Ask::Roots => Some(Self::ROOTS),
+            Ask::Sampling => {
+                let has_tools = ["tools", "toolChoice"].iter().any(|key| request.param(key).is_some());
+                let tools = if has_tools { Self::SAMPLING_TOOLS } else { Self::default() };
+                Some(Self::SAMPLING.with(tools))
+            }
+            Ask::Elicitation => {
+                let mode = request.param("mode").and_then(|mode| mode.as_str());
+                // 2025-11-25 client/elicitation: without a mode it is a form
+                let mode = match mode.as_deref().unwrap_or("form") {
+                    "form" => Self::FORM,
+                    "url" => Self::URL,
+                    _ => return None,
+                };
+                Some(Self::ELICITATION.with(mode))
+            }
+            Ask::Ping | Ask::Other => None,
+        }
+    }
+
+    /// Whether a client that declared these can be asked for what takes `needed`.
+    pub fn allow(self, needed: Self) -> bool {
+        self.explicit().has(needed)
+    }
+
+    /// The error of a call in which `server` asked for what takes these, and its client did not declare them.
+    // MCP 2026-07-28 basic, MissingRequiredClientCapability
+    pub fn missing_at(self, server: &ServerName) -> Error {
+        let message =
+            format!("server `{server}` needs a client that can be asked for more than this one declared");
+        Error::new(Kind::MissingCapability(self.to_json()), Blame::Downstream, message)
     }
 
     /// The set that [`Capabilities::bits`] wrote.

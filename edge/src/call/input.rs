@@ -3,6 +3,9 @@
 use bytes::Bytes;
 use wire::Message;
 use wire::envelope::Value;
+use wire::limits::Limits;
+use wire::mcp::method::Ask;
+use wire::object::{Member, Object};
 
 use super::{Call, ServerName};
 
@@ -33,9 +36,42 @@ impl InputRequired {
         member(&self.answer, REQUESTS)
     }
 
+    /// The input requests, each as a request of its own; `None` if something of them cannot be read.
+    pub fn questions(&self, limits: &Limits) -> Option<Vec<Question>> {
+        let Some(requests) = self.requests() else { return Some(Vec::new()) };
+        let bytes = self.answer.bytes();
+        let object = Object::scan(bytes, requests.span(), limits).ok()?;
+        object.members().map(|member| Question::read(bytes, member, limits)).collect()
+    }
+
     /// The state that the server wants back unchanged: a JSON string.
     pub fn state(&self) -> Option<Bytes> {
         member(&self.answer, STATE).map(|state| state.span().slice(self.answer.bytes()))
+    }
+}
+
+/// What a server wants under one key.
+#[derive(Debug)]
+pub struct Question {
+    /// The server's own key, a JSON string as it stands.
+    pub key: Bytes,
+    /// The method, which may be none that a server may ask for here.
+    pub kind: Ask,
+    /// As a request of its own.
+    pub request: Message,
+}
+
+impl Question {
+    fn read(bytes: &Bytes, member: Member, limits: &Limits) -> Option<Self> {
+        let request = Object::scan(bytes, member.value, limits).ok()?;
+        let mut text = br#"{"jsonrpc":"2.0","id":0,"method":"#.to_vec();
+        text.extend_from_slice(request.get(bytes, "method")?.of(bytes));
+        text.extend_from_slice(br#","params":"#);
+        text.extend_from_slice(request.get(bytes, "params").map_or(b"{}", |params| params.of(bytes)));
+        text.push(b'}');
+        let request = Message::scan(text.into(), limits).ok()?;
+        let kind = Ask::parse(request.method());
+        Some(Self { key: member.key.slice(bytes), kind, request })
     }
 }
 

@@ -71,46 +71,19 @@ impl ExclusiveClient {
     /// The answer to a request of the server for something that the client did not declare, as the rest of the
     /// response from its comma on; `None` if it was declared.
     pub(super) fn refusal(&self, kind: Ask, request: &Message) -> Option<&'static str> {
-        match kind {
-            Ask::Roots if self.can.has(Capabilities::ROOTS) => None,
-            Ask::Sampling if self.can.has(Capabilities::SAMPLING) => {
-                // MCP 2025-11-25 client/sampling, Tools in Sampling: an error unless `sampling.tools` is declared
-                let has_tools = ["tools", "toolChoice"].iter().any(|key| request.param(key).is_some());
-                (has_tools && !self.can.has(Capabilities::SAMPLING_TOOLS)).then_some(NO_SUCH_MODE)
-            }
-            Ask::Elicitation => {
-                let mode = request.param("mode").and_then(|mode| mode.as_str());
-                // MCP 2025-11-25 client/elicitation: without a mode it is a form.
-                let can = match mode.as_deref().unwrap_or("form") {
-                    "form" => self.can.has_forms(),
-                    "url" => self.can.has(Capabilities::URL),
-                    _ => false,
-                };
-                (!can).then_some(NO_SUCH_MODE)
-            }
-            Ask::Roots | Ask::Sampling | Ask::Ping | Ask::Other => Some(NO_SUCH_METHOD),
+        if Capabilities::needed(kind, request).is_some_and(|needed| self.can.allow(needed)) {
+            return None;
         }
-    }
-}
-
-/// The capabilities that a client needs to be asked `request`, a JSON object.
-// MCP 2026-07-28 basic, MissingRequiredClientCapability
-pub(super) fn required(kind: Ask, request: &Message) -> Option<&'static str> {
-    let mode = request.param("mode").and_then(|mode| mode.as_str());
-    let tools = request.param("tools").or(request.param("toolChoice"));
-    match kind {
-        Ask::Sampling if tools.is_some() => Some(r#"{"sampling":{"tools":{}}}"#),
-        Ask::Sampling => Some(r#"{"sampling":{}}"#),
-        Ask::Elicitation if mode.as_deref() == Some("url") => Some(r#"{"elicitation":{"url":{}}}"#),
-        Ask::Elicitation => Some(r#"{"elicitation":{"form":{}}}"#),
-        Ask::Roots => Some(r#"{"roots":{}}"#),
-        Ask::Ping | Ask::Other => None,
+        let wrong_mode =
+            kind == Ask::Elicitation || (kind == Ask::Sampling && self.can.has(Capabilities::SAMPLING));
+        Some(if wrong_mode { NO_SUCH_MODE } else { NO_SUCH_METHOD })
     }
 }
 
 // MCP 2025-11-25 client/roots, client/sampling, Error Handling: the client does not support it
 const NO_SUCH_METHOD: &str = r#","error":{"code":-32601,"message":"the client does not support this"}}"#;
-// MCP 2025-11-25 client/elicitation, Error Handling: a mode that was not declared
+// MCP 2025-11-25 client/elicitation, Error Handling: a mode that was not declared; client/sampling, Tools in Sampling:
+// an error unless `sampling.tools` is declared
 const NO_SUCH_MODE: &str =
     r#","error":{"code":-32602,"message":"the client did not declare that it can do this"}}"#;
 

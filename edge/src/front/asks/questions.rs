@@ -132,31 +132,37 @@ impl Edits {
         version: ProtocolVersion,
         client: &Client,
     ) -> Result<Self, &'static str> {
-        let can = Capabilities::of(client);
+        let can = expressible(Capabilities::of(client), version);
+        let needed = Capabilities::needed(kind, request)
+            .ok_or("clients of this gateway do not answer this request")?;
+        if !can.allow(needed) {
+            return Err(match kind {
+                Kind::Roots => "this client did not declare roots",
+                Kind::Sampling if can.has(Capabilities::SAMPLING) => {
+                    "this client does not support tools in sampling"
+                }
+                Kind::Sampling => "this client did not declare sampling",
+                _ if can.has(Capabilities::ELICITATION) => {
+                    "this client does not support this mode of elicitation"
+                }
+                _ => "this client did not declare elicitation",
+            });
+        }
         match kind {
-            Kind::Roots if can.has(Capabilities::ROOTS) => Ok(Self::default()),
-            Kind::Roots => Err("this client did not declare roots"),
             Kind::Sampling => Self::of_sampling(request, version, can),
-            Kind::Elicitation => Self::of_elicitation(request, version, can),
-            Kind::Ping | Kind::Other => Err("clients of this gateway do not answer this request"),
+            Kind::Elicitation => Self::of_elicitation(request, version),
+            Kind::Roots | Kind::Ping | Kind::Other => Ok(Self::default()),
         }
     }
 
-    // MCP 2025-11-25 client/sampling: tools are new in it, and only for clients that declare them
     fn of_sampling(
         request: &Message,
         version: ProtocolVersion,
         can: Capabilities,
     ) -> Result<Self, &'static str> {
-        if !can.has(Capabilities::SAMPLING) {
-            return Err("this client did not declare sampling");
-        }
+        // MCP 2025-11-25 client/sampling: servers should not ask for context that the client did not declare, and it is
+        // optional
         let current = version >= ProtocolVersion::V2025_11_25;
-        let tools = request.param("tools").is_some() || request.param("toolChoice").is_some();
-        if tools && !(current && can.has(Capabilities::SAMPLING_TOOLS)) {
-            return Err("this client does not support tools in sampling");
-        }
-        // The same page: servers should not ask for context that the client did not declare, and it is optional.
         let context =
             current && !can.has(Capabilities::SAMPLING_CONTEXT) && request.param("includeContext").is_some();
         let unwanted = context.then_some("includeContext").into_iter().collect();
@@ -169,26 +175,12 @@ impl Edits {
     }
 
     // MCP 2025-06-18 and 2025-11-25 client/elicitation
-    fn of_elicitation(
-        request: &Message,
-        version: ProtocolVersion,
-        can: Capabilities,
-    ) -> Result<Self, &'static str> {
-        if version < ProtocolVersion::V2025_06_18 || !can.has(Capabilities::ELICITATION) {
-            return Err("this client did not declare elicitation");
-        }
+    fn of_elicitation(request: &Message, version: ProtocolVersion) -> Result<Self, &'static str> {
         let mode = request.param("mode").and_then(|mode| mode.as_str());
-        let url = mode.as_deref() == Some("url");
         if version >= ProtocolVersion::V2025_11_25 {
-            // The same page, Capabilities: an empty object means forms
-            let offered = if url { can.has(Capabilities::URL) } else { can.has_forms() };
             // MCP 2026-07-28 changelog: elicitationId is gone, so modern servers send none
-            let nameless = url && request.param("elicitationId").is_none();
-            let edits = Self { nameless, ..Self::default() };
-            return offered.then_some(edits).ok_or("this client did not declare this mode of elicitation");
-        }
-        if url {
-            return Err("this client does not support elicitation by URL");
+            let nameless = mode.as_deref() == Some("url") && request.param("elicitationId").is_none();
+            return Ok(Self { nameless, ..Self::default() });
         }
         let schema =
             request.param("requestedSchema").map(|schema| downgrade_schema(schema.raw())).transpose()?;
@@ -220,9 +212,14 @@ impl Edits {
 }
 
 /// The modern form of the capabilities that a client of `version` declared, as far as servers may ask for them.
-// MCP 2026-07-28 schema, ClientCapabilities; what the revision cannot express is not declared
+// MCP 2026-07-28 schema, ClientCapabilities
 pub(in crate::front) fn offer(can: Capabilities, version: ProtocolVersion) -> Bytes {
-    let mut can = can.without(Capabilities::ROOTS_CHANGED);
+    expressible(can.without(Capabilities::ROOTS_CHANGED), version).explicit().to_json().into()
+}
+
+/// Those that `version` can express. The others count as not declared.
+// MCP 2025-06-18 changelog: elicitation; 2025-11-25 changelog: tools and context in sampling, elicitation by URL
+fn expressible(mut can: Capabilities, version: ProtocolVersion) -> Capabilities {
     if version < ProtocolVersion::V2025_11_25 {
         let later = [Capabilities::SAMPLING_TOOLS, Capabilities::SAMPLING_CONTEXT, Capabilities::URL];
         can = later.into_iter().fold(can, Capabilities::without);
@@ -230,7 +227,7 @@ pub(in crate::front) fn offer(can: Capabilities, version: ProtocolVersion) -> By
     if version < ProtocolVersion::V2025_06_18 {
         can = can.without(Capabilities::ALL_ELICITATION);
     }
-    can.explicit().to_json().into()
+    can
 }
 
 /// The schema of a form for 2025-06-18, which has no titled choices but `enumNames`, and no choice of several values.

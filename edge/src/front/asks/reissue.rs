@@ -77,7 +77,7 @@ impl Visit {
 // MCP 2026-07-28 basic, MissingRequiredClientCapability
 pub(super) fn lacks_urls() -> Error {
     let message = "the server needs a client that can send its user to a URL";
-    let required = r#"{"elicitation":{"url":{}}}"#;
+    let required = Capabilities::ELICITATION.with(Capabilities::URL).to_json();
     Error::new(Kind::MissingCapability(required), Blame::Downstream, message)
 }
 

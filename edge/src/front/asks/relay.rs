@@ -1,5 +1,5 @@
 //! The input that a modern server requires of a modern client: relayed unchanged, but for the `requestState`, which is
-//! sealed.
+//! sealed. What the client did not declare is not asked of it, and fails the call.
 //!
 //! Guarantees: a state is valid only for its request, its caller and its server, and only for a while; that server gets
 //! its own state back byte for byte, or none if it gave none. Nothing is kept here, so any process with the same key
@@ -14,15 +14,27 @@ use wire::limits::Limits;
 use wire::splice::Splice;
 
 use super::digest::digest;
-use crate::call::{Caller, InputRequired, Outcome, ServerName};
+use crate::call::{Caller, Capabilities, InputRequired, Outcome, ServerName};
 use crate::error::{self, Blame, Error};
 use crate::front::refusal::Refusal;
 use crate::ops::unix_time::now_unix_secs;
 use crate::seal::{Kind, Sealer};
 
 /// The result that a modern client gets: the server's own, with our state in place of the server's.
-pub(in crate::front) fn wrap(sealer: &Sealer, input: &InputRequired) -> Outcome {
-    wrapped(sealer, input).unwrap_or_else(Outcome::Failed)
+pub(in crate::front) fn wrap(sealer: &Sealer, input: &InputRequired, limits: &Limits) -> Outcome {
+    check(input, limits).and_then(|()| wrapped(sealer, input)).unwrap_or_else(Outcome::Failed)
+}
+
+/// Whether the client declared what is asked of it. Kinds that are not known here are for the client to judge.
+// MCP 2026-07-28 basic/patterns/mrtr: a server must not ask for what the request did not declare
+fn check(input: &InputRequired, limits: &Limits) -> Result<(), Error> {
+    let questions = input.questions(limits).ok_or_else(|| {
+        Error::new(error::Kind::Protocol, Blame::Upstream, "the server requires input that cannot be read")
+    })?;
+    let can = Capabilities::of(&input.call.client);
+    let needed = questions.iter().filter_map(|asked| Capabilities::needed(asked.kind, &asked.request));
+    let missing = needed.filter(|needed| !can.allow(*needed)).reduce(Capabilities::with);
+    missing.map_or(Ok(()), |missing| Err(missing.missing_at(&input.server)))
 }
 
 fn wrapped(sealer: &Sealer, input: &InputRequired) -> Result<Outcome, Error> {

@@ -29,11 +29,12 @@ use wire::limits::Limits;
 use wire::mcp::method::{Ask as Kind, Method};
 use wire::splice::Splice;
 
-use self::round::{Progress, Purpose, Round, questions};
+use self::round::{Progress, Purpose, Round};
 use super::inputs::too_many_rounds;
 use super::reissue::{self, Visit};
 use crate::call::{
-    Affinity, Ask, Call, Capabilities, Client, Event, EventReader, InputRequired, Next, Outcome, Reply,
+    Affinity, Ask, Call, Capabilities, Client, Event, EventReader, InputRequired, Next, Outcome, Question,
+    Reply,
 };
 use crate::error::{self, Blame, Error};
 use crate::front::requester::Requester;
@@ -218,7 +219,10 @@ impl MultiRoundReply {
     fn next_phase(&mut self, mut input: InputRequired) -> Result<Phase, Error> {
         let deadline = self.deadline()?;
         let state = input.state();
-        let questions = questions(&input, &self.context.limits).ok_or_else(unreadable)?;
+        let questions = input
+            .questions(&self.context.limits)
+            .filter(|all| all.iter().all(is_known))
+            .ok_or_else(unreadable)?;
         input.call.pin = Some(input.server.clone());
         if questions.is_empty() {
             // The server only wants to be called again later.
@@ -263,7 +267,7 @@ impl MultiRoundReply {
         let mut questions = Vec::new();
         for (index, visit) in visits.iter().enumerate() {
             let request = Message::scan(visit.request(), &self.context.limits).map_err(|_| unreadable())?;
-            questions.push((Visit::key(index).into(), Kind::Elicitation, request));
+            questions.push(Question { key: Visit::key(index).into(), kind: Kind::Elicitation, request });
         }
         self.count_round()?;
         let round = Round::new(call, Purpose::Visit, questions, sleep_until(deadline));
@@ -362,6 +366,10 @@ fn refused(method: Method, kind: Kind) -> Outcome {
         return Outcome::Result(Bytes::from(result.to_string()).into());
     }
     Outcome::Failed(Error::new(error::Kind::Cancelled, Blame::Downstream, message))
+}
+
+fn is_known(question: &Question) -> bool {
+    matches!(question.kind, Kind::Sampling | Kind::Roots | Kind::Elicitation)
 }
 
 fn unreadable() -> Error {

@@ -50,7 +50,8 @@ impl StatelessCall {
                 Poll::Ready(Next::Event(event)) => event,
                 Poll::Ready(Next::Outcome(Outcome::InputRequired(input))) => {
                     // Dropped with the permit of its call: the next round is another request.
-                    return Poll::Ready(CallEvent::End(match relay::wrap(&self.context.sealer, &input) {
+                    let RoundContext { sealer, limits, .. } = &*self.context;
+                    return Poll::Ready(CallEvent::End(match relay::wrap(sealer, &input, limits) {
                         Outcome::Result(result) => CallEnd::InputRequired(result),
                         outcome => CallEnd::Outcome(outcome),
                     }));

@@ -9,9 +9,17 @@ const A: (&str, &str) = ("authorization", "Bearer secret-token-1");
 const B: (&str, &str) = ("authorization", "Bearer secret-token-2");
 const ARGUMENTS: &str = r#""name":"t","arguments":{"a":1,"b":[2]},"#;
 
+const FORMS: &str = r#"{"elicitation":{}}"#;
+
 fn stage() -> Stage {
     let tokens = vec![("secret-token-1", "a"), ("secret-token-2", "b")];
     Stage::with(Setting { tokens, ..Setting::default() })
+}
+
+/// A call of a client that declares `capabilities`.
+fn body(params: &str, capabilities: &str) -> String {
+    let none = r#"clientCapabilities":{}"#;
+    modern("tools/call", params).replace(none, &format!(r#"clientCapabilities":{capabilities}"#))
 }
 
 /// Sends a request at `/servers/time/mcp`, so that one server alone answers; the server wants `wanted` first.
@@ -30,7 +38,7 @@ async fn first(stage: &Stage, wanted: &str) -> Value {
 async fn send(stage: &Stage, who: (&str, &str), params: &str) -> Response<Body> {
     let mut headers = modern_headers("tools/call", "t");
     headers.push(who);
-    stage.send(request("POST", "/servers/time/mcp", &modern("tools/call", params), &headers)).await
+    stage.send(request("POST", "/servers/time/mcp", &body(params, FORMS), &headers)).await
 }
 
 /// The retry with answers, as it reaches the server.
@@ -38,12 +46,8 @@ async fn retried(stage: &Stage, params: &str) -> (Call, Value) {
     let front = stage.front.clone();
     let mut headers = modern_headers("tools/call", "t");
     headers.push(A);
-    let sent = tokio::spawn(front.handle(request(
-        "POST",
-        "/servers/time/mcp",
-        &modern("tools/call", params),
-        &headers,
-    )));
+    let sent =
+        tokio::spawn(front.handle(request("POST", "/servers/time/mcp", &body(params, FORMS), &headers)));
     while stage.open_calls() == 0 {
         assert!(!sent.is_finished(), "{}", text(sent.await.unwrap()).await);
         tokio::task::yield_now().await;
@@ -148,4 +152,47 @@ async fn where_nobody_can_be_asked_the_call_fails() {
     let response = sent.await.unwrap();
     assert_eq!(response.status(), 502);
     assert_eq!(json(response).await["error"]["data"]["reason"], "protocol");
+}
+
+#[tokio::test]
+async fn nobody_is_asked_for_what_it_did_not_declare() {
+    const FORM: &str = r#"{"method":"elicitation/create","params":{"message":"m"}}"#;
+    const URL: &str = r#"{"method":"elicitation/create","params":{"mode":"url","url":"https://e.example"}}"#;
+    const ROOTS: &str = r#"{"method":"roots/list"}"#;
+    const TOOLS: &str = r#"{"method":"sampling/createMessage","params":{"messages":[],"tools":[]}}"#;
+    let stage = stage();
+    let code = json!(-32021);
+    for (can, asked, refused) in [
+        ("{}", format!(r#"{{"k":{FORM}}}"#), Some((&code, json!({"elicitation": {"form": {}}})))),
+        (FORMS, format!(r#"{{"k":{FORM},"l":{URL}}}"#), Some((&code, json!({"elicitation": {"url": {}}})))),
+        (
+            r#"{"sampling":{}}"#,
+            format!(r#"{{"k":{TOOLS},"l":{ROOTS}}}"#),
+            Some((&code, json!({"sampling": {"tools": {}}, "roots": {}}))),
+        ),
+        (FORMS, r#"{"k":7}"#.to_owned(), Some((&json!(-32603), Value::Null))),
+        (r#"{"roots":{},"elicitation":{"url":{}}}"#, format!(r#"{{"k":{ROOTS},"l":{URL}}}"#), None),
+        ("{}", r#"{"k":{"method":"x/of-an-extension","params":{}}}"#.to_owned(), None),
+    ] {
+        let mut headers = modern_headers("tools/call", "t");
+        headers.push(A);
+        let call = request("POST", "/servers/time/mcp", &body(ARGUMENTS, can), &headers);
+        let sent = tokio::spawn(stage.front.clone().handle(call));
+        until(|| stage.open_calls() > 0).await;
+        let (call, responder) = stage.take_open();
+        want_text(call, responder, &format!(r#"{{"resultType":"input_required","inputRequests":{asked}}}"#));
+        let message = json(sent.await.unwrap()).await;
+        let error = &message["error"];
+        match refused {
+            Some((code, needed)) => {
+                assert_eq!(
+                    (&error["code"], &error["data"]["requiredCapabilities"]),
+                    (code, &needed),
+                    "{asked}"
+                );
+            }
+            None => assert_eq!(message["result"]["resultType"], "input_required", "{message}"),
+        }
+    }
+    assert_eq!(stage.permits.calls_in_flight(), 0);
 }

@@ -23,9 +23,9 @@ use wire::mcp::method::Ask as Kind;
 use super::mux::Mux;
 use super::pending::Pending;
 use super::{Conn, NOTES, Phase, State, outgoing};
-use crate::call::{Answer, Answered, Ask, Event, EventReader, Responder, SessionHandle};
+use crate::call::{Answer, Answered, Ask, Capabilities, Event, EventReader, Responder, SessionHandle};
 use crate::permit::Bound;
-use crate::upstream::exclusive_client::{self, ExclusiveClient};
+use crate::upstream::exclusive_client::ExclusiveClient;
 
 /// The open questions of one connection.
 pub(super) struct Asks {
@@ -189,7 +189,7 @@ impl Conn {
             _ => None,
         };
         if let Some(pending) = pending {
-            pending.missing = exclusive_client::required(kind, request);
+            pending.missing = Capabilities::needed(kind, request);
         }
     }
 

@@ -6,7 +6,7 @@ use tokio::time::Instant;
 use wire::mcp::level::Level;
 use wire::mcp::method::Method;
 
-use crate::call::{Call, Responder};
+use crate::call::{Call, Capabilities, Responder};
 use crate::error::Error;
 use crate::permit::SlotPermit;
 use crate::upstream::lease::Lease;
@@ -32,8 +32,8 @@ pub(super) struct Pending {
     pub(super) level: Option<Level>,
     /// Whether anything of it may have reached the server.
     pub(super) written: bool,
-    /// Capabilities, a JSON object, that the server needed during the call and its client did not declare.
-    pub(super) missing: Option<&'static str>,
+    /// Capabilities that the server needed during the call and its client did not declare.
+    pub(super) missing: Option<Capabilities>,
     /// Whether no client waits at a connection for it, so that it may take as long as any call may.
     pub(super) detached: bool,
     /// Since when its client is away to ask its user; not of a task, whose client follows it.

@@ -188,7 +188,7 @@ impl Reader {
             Ok(Pending { work: Work::Call { job, slot }, missing, .. }) => {
                 let Job { call, responder, lease, .. } = *job;
                 let outcome = match missing.filter(|_| message.error().is_some()) {
-                    Some(required) => Some(Outcome::Failed(self.lacking(required))),
+                    Some(required) => Some(Outcome::Failed(required.missing_at(&self.conn.spec.server))),
                     None => self.outcome(&call, &message),
                 };
                 let Some(outcome) = outcome else {
@@ -333,13 +333,6 @@ impl Reader {
             self.conn.queue_note(outgoing::answer(id, TOO_LARGE), NOTES); // counted below, written or not
         }
         self.skip(Skip::TooLong);
-    }
-
-    fn lacking(&self, required: &'static str) -> Error {
-        let server = &self.conn.spec.server;
-        let message =
-            format!("server `{server}` needs a client that can be asked for more than this one declared");
-        Error::new(Kind::MissingCapability(required), Blame::Downstream, message)
     }
 
     fn broken(&self) -> Error {

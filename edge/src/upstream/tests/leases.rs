@@ -192,7 +192,7 @@ async fn failed_call_names_the_missing_capability() {
     peer.ask(json!(1), "sampling/createMessage", json!({"messages": [], "tools": []})).await;
     assert_eq!(peer.read().await.unwrap()["error"]["code"], -32601);
     peer.refuse(&request, -32000).await;
-    assert_eq!(failure(reply).await.kind, Kind::MissingCapability(r#"{"sampling":{"tools":{}}}"#));
+    assert_eq!(failure(reply).await.kind, Kind::MissingCapability(r#"{"sampling":{"tools":{}}}"#.into()));
 
     // A call that succeeds without it is not affected.
     let reply = room.echo("b");

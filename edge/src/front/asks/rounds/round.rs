@@ -9,13 +9,9 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::time::Sleep;
 use tokio_util::sync::{CancellationToken, DropGuard};
-use wire::Message;
-use wire::limits::Limits;
 use wire::mcp::method::Ask as Kind;
-use wire::object::Object;
-use wire::span::Span;
 
-use crate::call::{Answer, Answered, Ask, Call, InputRequired};
+use crate::call::{Answer, Answered, Ask, Call, Question};
 use crate::front::asks::reissue::is_accepted;
 
 /// One round that asks something.
@@ -62,16 +58,13 @@ pub(super) enum Progress {
     Answered(Bytes),
 }
 
-/// A question with its key, as a request of its own.
-pub(super) type Question = (Bytes, Kind, Message);
-
 impl Round {
     /// Asks `questions` until `timeout`.
     pub(super) fn new(call: Call, purpose: Purpose, questions: Vec<Question>, timeout: Sleep) -> Self {
         let answers = Arc::new(Answers::new(questions.len()));
         let withdrawn = CancellationToken::new();
         let (mut wanted, mut asks) = (Vec::new(), VecDeque::new());
-        for ((key, kind, request), token) in questions.into_iter().zip(0..) {
+        for (Question { key, kind, request }, token) in questions.into_iter().zip(0..) {
             wanted.push(Wanted { key, kind });
             asks.push_back(Ask::new(kind, request, withdrawn.clone(), answers.clone(), token));
         }
@@ -164,29 +157,4 @@ impl Answered for Answers {
             waker.wake();
         }
     }
-}
-
-/// What a modern server wants; `None` if something of it is not of the kinds that it may ask for here.
-pub(super) fn questions(input: &InputRequired, limits: &Limits) -> Option<Vec<Question>> {
-    let Some(requests) = input.requests() else { return Some(Vec::new()) };
-    let bytes = input.answer().bytes();
-    let object = Object::scan(bytes, requests.span(), limits).ok()?;
-    let request = |span: Span| {
-        let request = Object::scan(bytes, span, limits).ok()?;
-        let mut text = br#"{"jsonrpc":"2.0","id":0,"method":"#.to_vec();
-        text.extend_from_slice(request.get(bytes, "method")?.of(bytes));
-        text.extend_from_slice(br#","params":"#);
-        text.extend_from_slice(request.get(bytes, "params").map_or(b"{}", |params| params.of(bytes)));
-        text.push(b'}');
-        let message = Message::scan(text.into(), limits).ok()?;
-        let kind = Kind::parse(message.method());
-        matches!(kind, Kind::Sampling | Kind::Roots | Kind::Elicitation).then_some((kind, message))
-    };
-    object
-        .members()
-        .map(|member| {
-            let (kind, message) = request(member.value)?;
-            Some((member.key.slice(bytes), kind, message))
-        })
-        .collect()
 }
