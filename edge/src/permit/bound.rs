@@ -177,8 +177,8 @@ impl Bound {
     pub fn no_room_for_answer(self) -> Error {
         let whose = if self == Self::PrincipalBytes { "what this principal may hold of " } else { "" };
         let message = format!(
-            "the server answered, but its answer found no room in {whose}`limits.held_bytes` of this gateway; the call may \
-             have had effects"
+            "the server answered, but its answer found no room in {whose}`limits.held_bytes` of this gateway, which has to \
+             be raised for answers of this size; the call may have had effects"
         );
         Error::new(Kind::TooLarge, Blame::Edge, message)
     }
