@@ -7,6 +7,7 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::epoll::EpollFlags;
 use nix::sys::socket::{MsgFlags, recv, send};
 
@@ -26,6 +27,8 @@ pub(crate) struct Pump {
     input_ended: bool,
     /// The client is gone: what the process still writes is discarded.
     discards_output: bool,
+    /// Bytes of the output that an ended process may have written. What comes after them is a grandchild's.
+    left: Option<usize>,
 }
 
 struct End<T> {
@@ -42,6 +45,7 @@ impl Pump {
             outward: Held::default(),
             input_ended: false,
             discards_output: false,
+            left: None,
         }
     }
 
@@ -101,9 +105,11 @@ impl Pump {
             return Output::Blocked;
         }
         let Some(stdout) = &mut self.stdout else { return Output::Ended };
-        match stdout.pipe.read(&mut event_loop.scratch) {
+        let most = self.left.unwrap_or(usize::MAX).min(event_loop.scratch.len());
+        match stdout.pipe.read(event_loop.scratch.get_mut(..most).unwrap_or_default()) {
             Ok(0) => {}
             Ok(bytes) => {
+                self.left = self.left.map(|left| left.saturating_sub(bytes));
                 if !self.discards_output {
                     let bytes = event_loop.scratch.get(..bytes).unwrap_or_default();
                     self.outward.pass_on(bytes, |piece| transmit(socket, piece));
@@ -172,11 +178,15 @@ impl Pump {
         Ok(())
     }
 
-    /// Handles the end of the process: closes stdin, and stops watching stdout, which is then only emptied.
+    /// Handles the end of the process: closes stdin, and stops watching stdout, which is then only emptied. A grandchild
+    /// that left the group may keep writing for ever, so no more is read than the pipe holds.
     pub(crate) fn process_ended(&mut self, event_loop: &mut EventLoop) {
         self.close_stdin(event_loop);
         if let Some(End { pipe, watch }) = &mut self.stdout {
             let _ = event_loop.poller.set(watch, &*pipe, Token::Stdout(0), None);
+            // It cannot fail for a pipe.
+            let size = fcntl(pipe, FcntlArg::F_GETPIPE_SZ).ok().and_then(|size| usize::try_from(size).ok());
+            self.left = Some(size.unwrap_or_default());
         }
     }
 }
@@ -237,5 +247,43 @@ fn transmit(socket: &OwnedFd, bytes: &[u8]) -> io::Result<usize> {
     match send(socket.as_raw_fd(), bytes, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL) {
         Err(Errno::EINTR) => Err(io::ErrorKind::Interrupted.into()),
         result => result.map_err(io::Error::from),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::{ChildStdin, ChildStdout};
+
+    use super::*;
+    use crate::args::{self, Action};
+    use crate::files::OpenFiles;
+
+    fn event_loop() -> EventLoop {
+        let words = ["--", "server"].map(std::ffi::OsString::from);
+        let Ok(Action::Serve(settings)) = args::parse(words, []) else { panic!("a command line") };
+        EventLoop::new(settings, OpenFiles { soft: 0, hard: 0 }).unwrap()
+    }
+
+    #[test]
+    fn of_an_ended_process_no_more_is_read_than_its_pipe_held() {
+        let mut event_loop = event_loop();
+        let ((_, stdin), (stdout, grandchild)) = (nix::unistd::pipe().unwrap(), nix::unistd::pipe().unwrap());
+        fcntl(&grandchild, FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK)).unwrap();
+        let (client, _far_end) = std::os::unix::net::UnixStream::pair().unwrap();
+        let client = OwnedFd::from(client);
+        let pipes = Pipes { stdin: ChildStdin::from(stdin), stdout: ChildStdout::from(stdout) };
+        let mut pump = Pump::new(pipes);
+        pump.give_up_client();
+        let write = || nix::unistd::write(&grandchild, &[b'y'; 65_536]).unwrap_or_default();
+        let size = fcntl(&grandchild, FcntlArg::F_GETPIPE_SZ).unwrap();
+        let (mut left, mut written) = (i64::from(size), write());
+        pump.process_ended(&mut event_loop);
+        // The grandchild has written again whenever the pipe is read.
+        while pump.pull_output(&client, &mut event_loop) == Output::Moved {
+            left -= i64::try_from(written).unwrap();
+            assert!(left >= 0, "what a grandchild writes is read for ever");
+            written = write();
+        }
+        assert_eq!(left, 0, "everything that the process may have written is read");
     }
 }
