@@ -36,8 +36,6 @@ pub(super) struct SessionOverlays {
 /// The overlay of one session.
 #[derive(Default)]
 pub(super) struct SessionOverlay {
-    /// Held while a server is listed for the session: one at a time.
-    pub(super) listing: tokio::sync::Mutex<()>,
     state: Mutex<OverlayState>,
 }
 
@@ -66,8 +64,10 @@ pub(super) struct OwnList {
 }
 
 /// How listing one server for the session went.
-#[derive(Clone, Copy, Default)]
+#[derive(Default)]
 struct RelistState {
+    /// Held while the server is listed for the session.
+    listing: Arc<tokio::sync::Mutex<()>>,
     /// The pause between an announcement and the next listing. It grows for servers that announce a change whenever they
     /// are listed.
     gap: Option<Duration>,
@@ -167,6 +167,11 @@ impl SessionOverlays {
 }
 
 impl SessionOverlay {
+    /// What is held while a server is listed for the session. A server that does not answer holds up no other.
+    pub(super) fn listing(&self, server: ServerIndex) -> Arc<tokio::sync::Mutex<()>> {
+        self.state.lock().relists.entry(server).or_default().listing.clone()
+    }
+
     /// The pause between an announcement of a server and its next listing.
     pub(super) fn gap(&self, server: ServerIndex) -> Option<Duration> {
         self.state.lock().relists.get(&server)?.gap

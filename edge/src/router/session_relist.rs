@@ -13,10 +13,10 @@
 // ARCHITECTURE, Names: such changes are for the session alone
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -78,21 +78,18 @@ impl Shared {
         if servers.is_empty() {
             return self.route(call);
         }
-        let shared = self.clone();
-        self.after(call, async move {
-            let listed = AtomicUsize::default();
-            let all = async {
-                for server in &servers {
-                    shared.relist(&session, *server).await;
-                    listed.fetch_add(1, Ordering::Relaxed);
+        let mut relists = JoinSet::new();
+        for server in servers {
+            let (shared, session, overlay) = (self.clone(), session.clone(), overlay.clone());
+            relists.spawn(async move {
+                // After that time the previous lists serve the client better.
+                if timeout(MAX_WAIT, shared.relist(&session, server)).await.is_err() {
+                    overlay.set_late(server, true);
                 }
-            };
-            // After that time the previous lists serve the client better.
-            if timeout(MAX_WAIT, all).await.is_err()
-                && let Some(late) = servers.get(listed.load(Ordering::Relaxed))
-            {
-                overlay.set_late(*late, true);
-            }
+            });
+        }
+        self.after(call, async move {
+            while relists.join_next().await.is_some() {}
             Ok::<(), Error>(())
         })
     }
@@ -117,7 +114,8 @@ impl Shared {
         // Cloned, so that servers that leave are not kept alive by the whole set.
         let Some(Entry { name, server, .. }) = self.servers().get(index).cloned() else { return };
         let overlay = self.overlay(session);
-        let _one = overlay.listing.lock().await;
+        let listing = overlay.listing(index);
+        let _one = listing.lock().await;
         // If this future is dropped, what was taken is announced again before the next one takes it.
         let taken = session.pending_list_changes.take(&name);
         if taken.notices().is_empty() {

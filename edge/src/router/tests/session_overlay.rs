@@ -326,6 +326,29 @@ async fn a_client_waits_once_for_a_server_that_does_not_answer() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_server_that_does_not_answer_holds_up_no_other() {
+    let stage = Stage::new();
+    let (one, _heard) = session(1);
+    let (announce, announcing) = unbounded_channel();
+    let a = (ServerIndex::new(0), ServerName::parse("a").unwrap());
+    one.pending_list_changes.note(&a.1, Notice::ToolsChanged);
+    tokio::spawn(follow(stage.router.clone(), a, (announcing, CancellationToken::new())));
+    *stage.own.lock() = Own::Silent;
+    announce.send(one.clone()).unwrap();
+    tokio::time::sleep(Duration::from_secs(1)).await; // it is being listed, which takes long
+    stage.shows(tools(&["y", "unlocked"]));
+    for _ in 0..2 {
+        stage.changes(&one);
+        let began = Instant::now();
+        assert_eq!(stage.use_tool(&one, "unlocked").await.unwrap()["server"], "b");
+        assert!(began.elapsed() <= MAX_WAIT);
+    }
+    let began = Instant::now();
+    assert_eq!(stage.use_tool(&one, "unknown").await.unwrap_err(), Kind::InvalidParams);
+    assert_eq!(began.elapsed(), Duration::ZERO, "nobody waits twice for the silent one");
+}
+
+#[tokio::test(start_paused = true)]
 async fn only_the_lists_that_changed_are_the_sessions_own() {
     let stage = Stage::new();
     let (one, mut heard) = session(1);
