@@ -74,6 +74,7 @@ struct Shared {
     next_number: AtomicU64,
     refusals: permit::Metrics,
     count: Gauge,
+    drain: DrainWatch,
     calls: Mutex<Calls>,
 }
 
@@ -239,16 +240,17 @@ impl Park {
         drain: &DrainWatch,
     ) -> Result<Self, Error> {
         let (instance, next_number, calls) = (sealer.random()?, AtomicU64::new(1), Mutex::default());
+        let drain = drain.clone();
         let shared =
-            Arc::new(Shared { config, rounds, sealer, instance, next_number, refusals, count, calls });
-        drain.spawn(sweep(shared.clone(), drain.clone()));
+            Arc::new(Shared { config, rounds, sealer, instance, next_number, refusals, count, drain, calls });
+        shared.drain.spawn(sweep(shared.clone()));
         Ok(Self { shared })
     }
 
     /// Parks a call, and returns the state for the retry.
     ///
     /// # Errors
-    /// When the bound of parked calls is reached, or that of the rounds of this call.
+    /// When the bound of parked calls is reached, or that of the rounds of this call, or the process is stopping.
     pub(super) fn put(&self, subject: &Subject, mut inputs: Inputs, reply: Reply) -> Result<Box<str>, Error> {
         let shared = &self.shared;
         if !inputs.next_round(shared.rounds) {
@@ -261,6 +263,13 @@ impl Park {
         reply.park();
         let parked = Parked { inputs, reply, expires: Instant::now() + shared.config.age };
         let mut calls = shared.calls.lock();
+        // Under the lock, so that no call is put after the last sweep: no retry can reach it any more, and it would hold up
+        // the end of the process.
+        if shared.drain.is_stopping() {
+            drop(calls); // as below
+            let message = "this gateway is stopping; make the call again";
+            return Err(Error::new(Kind::Draining, Blame::Edge, message));
+        }
         if calls.waiting.len() >= shared.config.calls {
             drop(calls); // before the call is cancelled, which takes locks of its connection
             shared.refusals.hit(Bound::Parked);
@@ -348,7 +357,7 @@ impl Shared {
 }
 
 /// Drops calls that are too old, and at the end of the process all: no retry can reach them any more.
-async fn sweep(shared: Arc<Shared>, drain: DrainWatch) {
+async fn sweep(shared: Arc<Shared>) {
     let mut tick = interval(SWEEP);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -358,7 +367,7 @@ async fn sweep(shared: Arc<Shared>, drain: DrainWatch) {
                 shared.give_up(|parked| parked.expires <= now);
                 shared.set_failed_aside();
             }
-            () = drain.stopping() => return shared.give_up(|_| true),
+            () = shared.drain.stopping() => return shared.give_up(|_| true),
         }
     }
 }
