@@ -153,7 +153,8 @@ impl StreamCredentials {
     }
 
     /// Takes newer credentials of the same principal, if they are valid for longer. Those that another replica has
-    /// checked only extend the time: a revocation here still ends the stream.
+    /// checked only extend the time: a revocation here still ends the stream. Without an expiry they extend nothing, because
+    /// their revocation is not heard of here either, so that nothing would ever end the stream.
     pub fn renew(&self, caller: &Caller) {
         let mut held = self.0.lock();
         if held.caller != *caller || Arc::ptr_eq(&held.caller.0, &caller.0) {
