@@ -148,6 +148,11 @@ impl MultiRoundReply {
         self.reply.set_reader(reader);
     }
 
+    /// Whether the client reads the events, as it was last said.
+    pub(in crate::front) fn reader(&self) -> EventReader {
+        self.reader
+    }
+
     /// The next question that the server has already asked; other events are dropped.
     pub(in crate::front) fn take_queued_ask(&mut self) -> Option<Ask> {
         let mut context = Context::from_waker(Waker::noop());
