@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
+use ring::digest::{SHA256, digest};
 use tokio::time::Instant;
 
 /// The authenticated principal. Cheap to clone; two callers are equal if their principals are.
@@ -80,6 +81,12 @@ impl Caller {
     /// The name the credentials map to; never the credential.
     pub fn principal(&self) -> &Arc<str> {
         &self.0.principal
+    }
+
+    /// A hash of the principal, for tokens: names have no fixed length.
+    pub fn principal_hash(&self) -> [u8; 32] {
+        let hash = digest(&SHA256, self.principal().as_bytes());
+        hash.as_ref().first_chunk().copied().unwrap_or_default()
     }
 
     /// The number that `find` returns for this principal in this `edition` of a policy. It is looked up once for each

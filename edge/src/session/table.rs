@@ -139,11 +139,9 @@ impl Table {
     /// still exists.
     pub fn elsewhere(&self, id: &str, caller: &Caller) -> Option<Home> {
         let ticket = Ticket::decode(&self.shared.sealer.open(ticket::KIND, id)?)?;
-        let age = ticket.age();
-        let is_other = age <= self.shared.config.age
-            && ticket.instance != self.shared.instance
-            && ticket.owner != self.shared.sealer.home();
-        (is_other && ticket.principal == ticket::principal(caller)).then_some(ticket.owner)
+        let may_exist = ticket.age() <= self.shared.config.age;
+        let is_own = ticket.principal == ticket::principal(caller);
+        self.shared.sealer.elsewhere(ticket.owner).filter(|_| may_exist && is_own)
     }
 
     /// Ends a session as its client asks.

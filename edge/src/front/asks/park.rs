@@ -283,8 +283,8 @@ impl Park {
     /// Where the call that `state` leads to is parked, if that is in another process.
     pub(in crate::front) fn elsewhere(&self, state: &str) -> Option<Home> {
         let payload = self.shared.sealer.open(KIND, state)?;
-        let (instance, home, ..) = decode(&payload)?;
-        (instance != self.shared.instance && home != self.shared.sealer.home()).then_some(home)
+        let (_, home, ..) = decode(&payload)?;
+        self.shared.sealer.elsewhere(home)
     }
 
     /// Takes out the call that `state` leads to. `None`: the state is not of this kind.
@@ -379,9 +379,8 @@ fn encode((instance, home): ([u8; INSTANCE_LEN], Home), number: u64, subject: &S
 /// Fixed-length fields, so that none can run into the next.
 pub(super) fn encode_subject(subject: &Subject) -> Vec<u8> {
     let scope = subject.requester.scope.as_ref().map_or("", ServerName::as_str);
-    let principal = hash(&SHA256, subject.requester.caller.principal().as_bytes());
-    let scope = hash(&SHA256, scope.as_bytes());
-    [principal.as_ref(), scope.as_ref(), &subject.digest].concat()
+    let (principal, scope) = (subject.requester.caller.principal_hash(), hash(&SHA256, scope.as_bytes()));
+    [&principal[..], scope.as_ref(), &subject.digest].concat()
 }
 
 fn decode(payload: &[u8]) -> Option<([u8; INSTANCE_LEN], Home, u64, &[u8])> {

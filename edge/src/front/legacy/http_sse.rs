@@ -98,9 +98,7 @@ impl Channels {
     /// The replica that has the channel of that token, if it is another one.
     fn elsewhere(&self, token: &str) -> Option<Home> {
         let payload = self.sealer.open(KIND, token)?;
-        let (instance, rest) = payload.split_first_chunk::<8>()?;
-        let home = Home::decode(*rest.last_chunk()?);
-        (*instance != self.instance && home != self.sealer.home()).then_some(home)
+        self.sealer.elsewhere(Home::decode(*payload.last_chunk()?))
     }
 
     #[cfg(test)]
