@@ -105,7 +105,7 @@ impl Table {
             return Err(Error::busy(Blame::Downstream, RETRY_AFTER, message));
         }
         *own += 1;
-        sessions.by_number.insert(session.key.number, session.clone());
+        sessions.by_number.insert(session.handle.number, session.clone());
         shared.metrics.opened.inc();
         shared.metrics.open.inc();
         Ok(session)
@@ -177,7 +177,7 @@ impl Shared {
         Ok(Session {
             id,
             params,
-            key: SessionHandle {
+            handle: SessionHandle {
                 number,
                 caller,
                 version,
@@ -214,7 +214,7 @@ impl Shared {
 
     fn end(&self, session: &Session, cause: Cause) {
         let mut sessions = self.sessions.lock();
-        if sessions.by_number.remove(&session.key.number).is_none() {
+        if sessions.by_number.remove(&session.handle.number).is_none() {
             return; // it was ended elsewhere meanwhile
         }
         let principal = session.params.caller.principal();

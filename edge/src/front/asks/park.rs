@@ -336,7 +336,7 @@ impl Shared {
         drop(gone);
     }
 
-    /// Sets calls that failed aside, so that they take no place of those that wait; as many as may wait, since a call that
+    /// Moves failed calls out of `waiting` so that they do not use its bound; keeps at most `config.calls`, since a call that
     /// is no longer known fails all the same.
     fn set_failed_aside(&self) {
         let mut calls = self.calls.lock();

@@ -157,7 +157,7 @@ impl SessionCall {
     /// where it waits. A client that takes no stream with this call is asked only if it reads that one; otherwise the
     /// question is dropped, which refuses it.
     fn ask_beside(&self, ask: Ask) {
-        let own_stream = &self.session().key().unsolicited;
+        let own_stream = &self.session().handle().unsolicited;
         let has_left = self.reply.reader() == EventReader::Gone;
         let Some(ask) = (if has_left { ask.pass_on() } else { Some(ask) }) else { return };
         let is_sent = has_left || own_stream.reader() == EventReader::Present;

@@ -333,7 +333,7 @@ async fn attend(front: Arc<Front>, channel: Arc<Channel>) {
         let reader = legacy::listen(&front, &session);
         let to_the_end = async {
             channel.outbox.listen(reader).await;
-            session.key().ended.cancelled().await;
+            session.handle().ended.cancelled().await;
         };
         tokio::select! {
             () = to_the_end => {}
