@@ -84,7 +84,7 @@ impl Transports {
                 let admin = admin.serve(pages);
                 if let Some((listener, permits)) = peers {
                     let front = front.clone();
-                    let handler = move |request: Request<Incoming>| front.clone().handle_passed(request);
+                    let handler = move |request: Request<Incoming>| front.clone().handle_forwarded(request);
                     drain.spawn(listener.serve(handler, permits, drain.clone()));
                 }
                 let handler = move |request: Request<Incoming>| front.clone().handle(request);

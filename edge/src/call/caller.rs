@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
+use ring::digest::{SHA256, digest};
 use tokio::time::Instant;
 
 /// The authenticated principal. Cheap to clone; two callers are equal if their principals are.
@@ -82,6 +83,12 @@ impl Caller {
         &self.0.principal
     }
 
+    /// A hash of the principal, for tokens: names have no fixed length.
+    pub fn principal_hash(&self) -> [u8; 32] {
+        let hash = digest(&SHA256, self.principal().as_bytes());
+        hash.as_ref().first_chunk().copied().unwrap_or_default()
+    }
+
     /// The number that `find` returns for this principal in this `edition` of a policy. It is looked up once for each
     /// edition; editions are counted from 1.
     pub fn grant_number(&self, edition: u32, find: impl FnOnce(&str) -> u32) -> u32 {
@@ -153,7 +160,8 @@ impl StreamCredentials {
     }
 
     /// Takes newer credentials of the same principal, if they are valid for longer. Those that another replica has
-    /// checked only extend the time: a revocation here still ends the stream.
+    /// checked only extend the time: a revocation here still ends the stream. Without an expiry they extend nothing, because
+    /// their revocation is not heard of here either, so that nothing would ever end the stream.
     pub fn renew(&self, caller: &Caller) {
         let mut held = self.0.lock();
         if held.caller != *caller || Arc::ptr_eq(&held.caller.0, &caller.0) {

@@ -162,7 +162,7 @@ impl Front {
         media::is_json(&headers)?;
         let received = self.receive(&requester.caller, body).await?;
         if is_batch(&received.bytes)
-            && let Some(session) = to.batching()
+            && let Some(session) = to.batching()?
         {
             drop(received.permit); // each call takes its own
             return http_sse::take_batch(self, &to, &session, &received.bytes);

@@ -254,7 +254,7 @@ fn call(
     let call = Call {
         caller,
         client: session.client().clone(),
-        affinity: Affinity::Session(session.key().clone()),
+        affinity: Affinity::Session(session.handle().clone()),
         scope,
         method,
         request: message,
@@ -281,7 +281,7 @@ fn notice(front: &Front, session: &Session, message: &Message) {
                 session.progressed(token.raw(), message);
             }
         }
-        Notice::RootsChanged => front.rooms.gateway.roots_changed(session.key()),
+        Notice::RootsChanged => front.rooms.gateway.roots_changed(session.handle()),
         _ => {}
     }
 }

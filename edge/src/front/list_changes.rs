@@ -13,11 +13,11 @@ pub(in crate::front) struct Changes {
     counts: watch::Receiver<ListChanges>,
     drain: DrainWatch,
     /// Resolves at the next change; made when it is first polled for.
-    news: Option<Pin<Box<dyn Future<Output = News> + Send>>>,
+    update: Option<Pin<Box<dyn Future<Output = ListUpdate> + Send>>>,
 }
 
-/// What [`Changes::poll_news`] yields.
-pub(in crate::front) enum News {
+/// What [`Changes::poll_update`] yields.
+pub(in crate::front) enum ListUpdate {
     /// Lists may have changed.
     Changed,
     /// The process stops.
@@ -26,7 +26,7 @@ pub(in crate::front) enum News {
 
 impl Changes {
     pub(in crate::front) fn new(counts: watch::Receiver<ListChanges>, drain: DrainWatch) -> Self {
-        Self { counts, drain, news: None }
+        Self { counts, drain, update: None }
     }
 
     /// The counts now; only later changes are news.
@@ -35,22 +35,22 @@ impl Changes {
     }
 
     /// Ready when lists may have changed, or the process stops.
-    pub(in crate::front) fn poll_news(&mut self, context: &mut Context<'_>) -> Poll<News> {
-        let make = || Box::pin(news(self.counts.clone(), self.drain.clone())) as Pin<Box<_>>;
-        let news = self.news.get_or_insert_with(make);
-        let news = std::task::ready!(news.as_mut().poll(context));
-        self.news = None;
-        Poll::Ready(news)
+    pub(in crate::front) fn poll_update(&mut self, context: &mut Context<'_>) -> Poll<ListUpdate> {
+        let make = || Box::pin(update(self.counts.clone(), self.drain.clone())) as Pin<Box<_>>;
+        let update = self.update.get_or_insert_with(make);
+        let update = std::task::ready!(update.as_mut().poll(context));
+        self.update = None;
+        Poll::Ready(update)
     }
 }
 
-async fn news(mut changes: watch::Receiver<ListChanges>, drain: DrainWatch) -> News {
+async fn update(mut changes: watch::Receiver<ListChanges>, drain: DrainWatch) -> ListUpdate {
     tokio::select! {
         biased;
-        () = drain.stopping() => News::End,
+        () = drain.stopping() => ListUpdate::End,
         changed = changes.changed() => match changed {
-            Ok(()) => News::Changed,
-            Err(_) => News::End, // the router is gone, so the process ends
+            Ok(()) => ListUpdate::Changed,
+            Err(_) => ListUpdate::End, // the router is gone, so the process ends
         },
     }
 }

@@ -81,7 +81,7 @@ pub struct Place {
 }
 
 /// A client's request that another replica must answer.
-pub struct Passed {
+pub struct ForwardedRequest {
     /// Of the client's request.
     pub method: Method,
     /// The path and query of the client's request.
@@ -106,8 +106,8 @@ pub enum Unanswered {
 /// Metrics of forwarded requests.
 #[derive(Clone, Debug, Default)]
 pub struct Metrics {
-    passed: Counter,
-    taken: Counter,
+    forwarded: Counter,
+    received: Counter,
     gone: Counter,
     failed: Counter,
 }
@@ -117,13 +117,13 @@ impl Metrics {
     pub fn register(&self, registry: &mut Registry) {
         registry.register(
             "peer_requests_passed",
-            "Requests passed on to the replica that holds their session, parked call or task",
-            self.passed.clone(),
+            "Requests forwarded to the replica that holds their session, parked call or task",
+            self.forwarded.clone(),
         );
         registry.register(
             "peer_requests_taken",
-            "Requests that other replicas passed on to this one",
-            self.taken.clone(),
+            "Requests that other replicas forwarded to this one",
+            self.received.clone(),
         );
         registry.register(
             "peer_gone",
@@ -132,7 +132,7 @@ impl Metrics {
         );
         registry.register(
             "peer_failures",
-            "Requests that another replica did not answer to the end, or that were passed on without a proof that holds",
+            "Requests that another replica did not answer to the end, or that were forwarded without a proof that holds",
             self.failed.clone(),
         );
     }
@@ -170,18 +170,18 @@ impl Peers {
     ///
     /// # Errors
     /// The replica is gone, or did not answer; or too many requests are being forwarded.
-    pub async fn pass(
+    pub async fn forward(
         &self,
         to: SocketAddr,
-        passed: Passed,
+        forwarded: ForwardedRequest,
         caller: &Caller,
     ) -> Result<(Response<Incoming>, Place), Unanswered> {
         let place = self.places.clone().try_acquire_owned().map_err(|_| {
             self.bounds.hit(Bound::Connections);
             Unanswered::Failed(Bound::Connections.refusal())
         })?;
-        self.metrics.passed.inc();
-        let request = self.request(to, passed, caller).map_err(Unanswered::Failed)?;
+        self.metrics.forwarded.inc();
+        let request = self.request(to, forwarded, caller).map_err(Unanswered::Failed)?;
         let answered = timeout(self.answer_timeout, self.client.request(request)).await;
         let answered = answered.map_err(|_| {
             self.metrics.failed.inc();
@@ -208,10 +208,10 @@ impl Peers {
     }
 
     /// The caller of a request that another replica has forwarded; `None` without a valid proof for this request.
-    pub fn taken(&self, method: &Method, uri: &Uri, headers: &HeaderMap) -> Option<Caller> {
+    pub fn forwarded_caller(&self, method: &Method, uri: &Uri, headers: &HeaderMap) -> Option<Caller> {
         let caller =
             proof::read(&self.sealer, (method, uri, self.sealer.home()), headers.get(&PROOF)?.to_str().ok()?);
-        let counter = if caller.is_some() { &self.metrics.taken } else { &self.metrics.failed };
+        let counter = if caller.is_some() { &self.metrics.received } else { &self.metrics.failed };
         counter.inc();
         caller
     }
@@ -219,27 +219,27 @@ impl Peers {
     fn request(
         &self,
         to: SocketAddr,
-        passed: Passed,
+        forwarded: ForwardedRequest,
         caller: &Caller,
     ) -> Result<Request<Full<Bytes>>, Error> {
-        let Passed { method, uri, headers, body, token } = passed;
-        let broken = || Error::new(Kind::Lost, Blame::Edge, "the request cannot be passed on");
+        let ForwardedRequest { method, uri, headers, body, token } = forwarded;
+        let broken = || Error::new(Kind::Lost, Blame::Edge, "the request cannot be forwarded");
         let proof = proof::write((&self.sealer, &token), (&method, &uri, Home::at(to)), caller)?;
         // Credentials are not forwarded: the proof names the caller.
-        let mut passed = HeaderMap::new();
+        let mut forwarded = HeaderMap::new();
         for (name, value) in &headers {
-            if name.as_str().starts_with("mcp-") || PASSED.contains(name) {
-                passed.append(name, value.clone());
+            if name.as_str().starts_with("mcp-") || FORWARDED_HEADERS.contains(name) {
+                forwarded.append(name, value.clone());
             }
         }
-        passed.insert(PROOF.clone(), proof.parse().map_err(|_| broken())?);
+        forwarded.insert(PROOF.clone(), proof.parse().map_err(|_| broken())?);
         let mut parts = uri.into_parts();
         parts.scheme = Some(Scheme::HTTP);
         parts.authority = Some(Authority::try_from(to.to_string()).map_err(|_| broken())?);
         let uri = Uri::from_parts(parts).map_err(|_| broken())?;
         let mut request =
             Request::builder().method(method).uri(uri).body(Full::new(body)).map_err(|_| broken())?;
-        *request.headers_mut() = passed;
+        *request.headers_mut() = forwarded;
         Ok(request)
     }
 }
@@ -259,7 +259,7 @@ fn is_gone(error: &hyper_util::client::legacy::Error) -> bool {
 }
 
 /// The headers of a client that are forwarded, besides those that begin with `mcp-`.
-static PASSED: [HeaderName; 4] =
+static FORWARDED_HEADERS: [HeaderName; 4] =
     [ACCEPT, CONTENT_ENCODING, CONTENT_TYPE, HeaderName::from_static("last-event-id")];
 /// The header with the proof.
 static PROOF: HeaderName = HeaderName::from_static("mcp-edge-peer");

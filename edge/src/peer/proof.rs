@@ -54,7 +54,7 @@ fn end(left: u64) -> Option<Instant> {
     if left == ENDLESS { None } else { Instant::now().checked_add(Duration::from_nanos(left)) }
 }
 
-/// Where it goes too: who gets a proof, at an address that was somebody else's before, can show it to nobody.
+/// The target address is included, so whoever inherits an address cannot replay a proof elsewhere.
 fn digest((method, uri, to): (&Method, &Uri, Home)) -> [u8; DIGEST_LEN] {
     let mut context = Context::new(&SHA256);
     context.update(&to.encode());
@@ -64,7 +64,7 @@ fn digest((method, uri, to): (&Method, &Uri, Home)) -> [u8; DIGEST_LEN] {
     context.finish().as_ref().first_chunk().copied().unwrap_or_default()
 }
 
-/// Another name than proofs had that said no end (`peer`): none of them is read as one of these.
+/// Renamed from `peer`: older proofs have no expiry and must not parse as these.
 const KIND: Kind = Kind::of_size("peer-until", 4096);
 /// For credentials that do not expire.
 const ENDLESS: u64 = u64::MAX;

@@ -12,15 +12,15 @@ async fn stage(places: usize) -> (Peers, permit::Metrics, TcpListener) {
     (peers, bounds, TcpListener::bind("127.0.0.1:0").await.unwrap())
 }
 
-async fn pass(peers: &Peers, to: SocketAddr) -> Unanswered {
-    let passed = Passed {
+async fn forward(peers: &Peers, to: SocketAddr) -> Unanswered {
+    let request = ForwardedRequest {
         method: Method::POST,
         uri: Uri::from_static("/mcp"),
         headers: HeaderMap::new(),
         body: Bytes::new(),
         token: String::new(),
     };
-    peers.pass(to, passed, &Caller::new("ann")).await.expect_err("nobody answers")
+    peers.forward(to, request, &Caller::new("ann")).await.expect_err("nobody answers")
 }
 
 fn kind(unanswered: Unanswered) -> Option<Kind> {
@@ -34,15 +34,15 @@ fn kind(unanswered: Unanswered) -> Option<Kind> {
 async fn an_answer_that_does_not_come_is_given_up() {
     let (peers, _, silent) = stage(1).await;
     let to = silent.local_addr().unwrap();
-    assert_eq!(kind(pass(&peers, to).await), Some(Kind::Timeout));
+    assert_eq!(kind(forward(&peers, to).await), Some(Kind::Timeout));
     drop(silent);
-    assert_eq!(kind(pass(&peers, to).await), None, "now nobody is there");
+    assert_eq!(kind(forward(&peers, to).await), None, "now nobody is there");
 }
 
 #[tokio::test]
 async fn requests_on_their_way_elsewhere_are_bounded() {
     let (peers, bounds, silent) = stage(0).await;
-    assert_eq!(kind(pass(&peers, silent.local_addr().unwrap()).await), Some(Kind::Busy));
+    assert_eq!(kind(forward(&peers, silent.local_addr().unwrap()).await), Some(Kind::Busy));
     let mut registry = Registry::default();
     bounds.register(&mut registry);
     let mut text = String::new();

@@ -98,6 +98,12 @@ impl Sealer {
         self.shared.home
     }
 
+    /// The address in a token, if it leads to another process. Two processes at one address come one after the other, so what
+    /// the earlier one held is nowhere.
+    pub fn elsewhere(&self, home: Home) -> Option<Home> {
+        (home != self.home()).then_some(home)
+    }
+
     /// A token with `payload`, readable only with the key.
     ///
     /// # Errors

@@ -9,8 +9,8 @@
 //!                Ended   (terminal: its id is unknown from now on)
 //! ```
 //! Guarantees: a session serves only the principal that opened it, at the path it was opened at; everything it
-//! holds is bounded; its end cancels its calls and closes its stream. It must not know of HTTP or JSON, which
-//! are the business of `front/legacy.rs`.
+//! holds is bounded; its end cancels its calls and closes its stream. It must not know of HTTP, nor of JSON but
+//! for the tokens of its questions (`ask`): both are the business of `front/legacy.rs`.
 
 mod ask;
 pub mod replay;
@@ -102,7 +102,7 @@ pub struct SessionParams {
 pub struct Session {
     id: Box<str>,
     params: SessionParams,
-    key: SessionHandle,
+    handle: SessionHandle,
     born: Instant,
     calls_max: usize,
     asks_max: usize,
@@ -181,8 +181,8 @@ impl Session {
     }
 
     /// The session as the upstream side knows it.
-    pub fn key(&self) -> &SessionHandle {
-        &self.key
+    pub fn handle(&self) -> &SessionHandle {
+        &self.handle
     }
 
     /// Marks the handshake as complete: from now on the client may be sent notifications.
@@ -209,7 +209,7 @@ impl Session {
             // The client caused it, so the status is 429 and not 503.
             return Err(Refused::Full(Bound::SessionCalls.refusal()));
         }
-        let cancelled = self.key.ended.child_token();
+        let cancelled = self.handle.ended.child_token();
         live.calls.insert(id.clone(), cancelled.clone());
         let cancelled = Box::pin(cancelled.cancelled_owned());
         Ok(InFlight { session: self.clone(), id, cancelled })
@@ -348,7 +348,7 @@ impl Session {
 
     fn listener_came(&self) {
         self.live.lock().listeners += 1;
-        self.key.unsolicited.set_reader(EventReader::Present);
+        self.handle.unsolicited.set_reader(EventReader::Present);
     }
 
     fn listener_left(&self) {
@@ -356,7 +356,7 @@ impl Session {
         live.listeners = live.listeners.saturating_sub(1);
         live.last_active = Instant::now();
         if live.listeners == 0 {
-            self.key.unsolicited.set_reader(EventReader::Absent);
+            self.handle.unsolicited.set_reader(EventReader::Absent);
         }
     }
 
@@ -367,7 +367,7 @@ impl Session {
         let unanswered = std::mem::take(&mut live.asked);
         drop(live); // dropped asks are refused, which may take the lock
         drop((unheard, unanswered));
-        self.key.ended.cancel();
+        self.handle.ended.cancel();
         // The streams of calls end by themselves, because the calls are cancelled.
         if let Some(listening) = streams.get(&LISTENING) {
             listening.close();
@@ -378,7 +378,7 @@ impl Session {
 impl fmt::Debug for Session {
     /// Without the id, which works like a credential.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Session({} of {:?})", self.key.number, self.params.caller)
+        write!(f, "Session({} of {:?})", self.handle.number, self.params.caller)
     }
 }
 
@@ -426,7 +426,7 @@ impl InFlight {
 
     /// Whether the session is over, and not just this call.
     pub fn session_ended(&self) -> bool {
-        self.session.key.ended.is_cancelled()
+        self.session.handle.ended.is_cancelled()
     }
 }
 

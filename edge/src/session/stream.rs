@@ -51,7 +51,7 @@ pub enum Said {
 pub(super) struct Stream {
     number: u64,
     /// Set for a stream that goes on without a reader, until the end of the process.
-    alone: Option<DrainWatch>,
+    unread_until: Option<DrainWatch>,
     /// The message for a client that needs events that are no longer kept.
     lost: Bytes,
     state: Mutex<State>,
@@ -92,10 +92,10 @@ impl Stream {
         budget: Arc<ReplayBudget>,
         ending: Option<(DrainWatch, Bytes)>,
     ) -> Self {
-        let (alone, lost) = ending.unzip();
+        let (unread_until, lost) = ending.unzip();
         let ended_at = source.is_none().then(Instant::now);
         let state = State { ring: Ring::new(budget), source, ended_at, delivered: 0, reader: 0, waker: None };
-        Self { number, alone, lost: lost.unwrap_or_default(), state: Mutex::new(state) }
+        Self { number, unread_until, lost: lost.unwrap_or_default(), state: Mutex::new(state) }
     }
 
     pub(super) fn number(&self) -> u64 {
@@ -147,8 +147,8 @@ impl Stream {
         if self.number == LISTENING {
             session.listener_came();
         }
-        let alone = client != EventReader::Present;
-        Reader { session: session.clone(), stream: self.clone(), number: state.reader, seq, alone }
+        let is_keeper = client != EventReader::Present;
+        Reader { session: session.clone(), stream: self.clone(), number: state.reader, seq, is_keeper }
     }
 
     /// Ends the stream and its reader.
@@ -243,7 +243,7 @@ pub struct Reader {
     /// The last event it took.
     seq: u64,
     /// It is a task that keeps messages, and no client.
-    alone: bool,
+    is_keeper: bool,
 }
 
 impl Reader {
@@ -259,7 +259,7 @@ impl Reader {
             return Poll::Ready(None);
         }
         let next = std::task::ready!(state.poll_after(self.seq, context));
-        if let Some((seq, _)) = next.as_ref().filter(|_| !self.alone) {
+        if let Some((seq, _)) = next.as_ref().filter(|_| !self.is_keeper) {
             state.delivered = state.delivered.max(*seq);
         }
         drop(state);
@@ -286,8 +286,8 @@ impl Drop for Reader {
             self.session.listener_left();
         }
         // A runtime that shuts down drops its tasks, and would drop a new one as well.
-        let can_spawn = !self.alone && tokio::runtime::Handle::try_current().is_ok();
-        let Some(drain) = self.stream.alone.clone().filter(|_| can_spawn) else { return };
+        let can_spawn = !self.is_keeper && tokio::runtime::Handle::try_current().is_ok();
+        let Some(drain) = self.stream.unread_until.clone().filter(|_| can_spawn) else { return };
         let mut state = self.stream.state.lock();
         if state.reader == self.number && state.source.is_some() {
             let seq = state.ring.last();

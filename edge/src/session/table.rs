@@ -105,7 +105,7 @@ impl Table {
             return Err(Error::busy(Blame::Downstream, RETRY_AFTER, message));
         }
         *own += 1;
-        sessions.by_number.insert(session.key.number, session.clone());
+        sessions.by_number.insert(session.handle.number, session.clone());
         shared.metrics.opened.inc();
         shared.metrics.open.inc();
         Ok(session)
@@ -139,11 +139,9 @@ impl Table {
     /// still exists.
     pub fn elsewhere(&self, id: &str, caller: &Caller) -> Option<Home> {
         let ticket = Ticket::decode(&self.shared.sealer.open(ticket::KIND, id)?)?;
-        let age = ticket.age();
-        let is_other = age <= self.shared.config.age
-            && ticket.instance != self.shared.instance
-            && ticket.owner != self.shared.sealer.home();
-        (is_other && ticket.principal == ticket::principal(caller)).then_some(ticket.owner)
+        let may_exist = ticket.age() <= self.shared.config.age;
+        let is_own = ticket.principal == ticket::principal(caller);
+        self.shared.sealer.elsewhere(ticket.owner).filter(|_| may_exist && is_own)
     }
 
     /// Ends a session as its client asks.
@@ -179,7 +177,7 @@ impl Shared {
         Ok(Session {
             id,
             params,
-            key: SessionHandle {
+            handle: SessionHandle {
                 number,
                 caller,
                 version,
@@ -216,7 +214,7 @@ impl Shared {
 
     fn end(&self, session: &Session, cause: Cause) {
         let mut sessions = self.sessions.lock();
-        if sessions.by_number.remove(&session.key.number).is_none() {
+        if sessions.by_number.remove(&session.handle.number).is_none() {
             return; // it was ended elsewhere meanwhile
         }
         let principal = session.params.caller.principal();

@@ -61,7 +61,7 @@ async fn ids_are_long_and_never_the_same() {
     let (table, _) = table(Config::default(), &Drain::new());
     let (one, two) = (table.open(params("p")).unwrap(), table.open(params("p")).unwrap());
     assert_ne!(one.id(), two.id());
-    assert_ne!(one.key().number, two.key().number);
+    assert_ne!(one.handle().number, two.handle().number);
     // MCP 2025-11-25 basic/transports, Session Management: visible ASCII; short, for it is in every request
     assert!(one.id().len() < 200 && one.id().bytes().all(|byte| matches!(byte, 0x21..=0x7e)));
     assert_eq!(one.id().len(), two.id().len());
@@ -130,7 +130,7 @@ async fn a_session_with_a_call_is_not_idle() {
     assert_eq!(metrics.open(), 1);
     tokio::time::sleep(Duration::from_secs(2 * 60)).await;
     assert_eq!(metrics.open(), 0, "the sweep found it");
-    assert!(session.key().ended.is_cancelled());
+    assert!(session.handle().ended.is_cancelled());
 }
 
 #[tokio::test(start_paused = true)]
@@ -141,8 +141,8 @@ async fn the_cut_ends_what_does_not_finish() {
     let mut call = session.begin(id("1")).unwrap();
     let idle = table.open(params("p")).unwrap();
     let drained = tokio::spawn(drain.run(Duration::ZERO, Duration::from_secs(20)));
-    idle.key().ended.cancelled().await;
-    assert!(!session.key().ended.is_cancelled());
+    idle.handle().ended.cancelled().await;
+    assert!(!session.handle().ended.is_cancelled());
     assert!(table.open(params("p")).is_err());
     poll_fn(|context| call.poll_cancelled(context)).await;
     drained.await.unwrap();
@@ -170,7 +170,7 @@ async fn an_id_of_another_process_principal_or_key_is_unknown() {
     );
     let caller = Caller::new("p");
     let ids: Vec<_> = [&one, &same_key, &other_key].map(|table| table.open(params("p")).unwrap()).into();
-    assert!(ids.iter().all(|session| session.key().number == 1), "each has a first session");
+    assert!(ids.iter().all(|session| session.handle().number == 1), "each has a first session");
     assert!(one.find(ids[0].id(), &caller, None).is_some());
     assert!(one.find(ids[1].id(), &caller, None).is_none(), "its number 1 is not our number 1");
     assert!(one.find(ids[2].id(), &caller, None).is_none());
@@ -213,7 +213,7 @@ async fn what_goes_to_the_client_is_no_copy_and_what_is_kept_is_one() {
 async fn event_id_of_another_process_is_unknown() {
     let drain = Drain::new();
     let [one, two] = ['a', 'b'].map(|key| process(sealed_with(key), &drain).open(params("p")).unwrap());
-    assert_eq!(one.key().number, two.key().number);
+    assert_eq!(one.handle().number, two.handle().number);
     let (first, second) = (listen(&one).position(), listen(&two).position());
     assert_eq!((first.stream, first.seq), (second.stream, second.seq));
     assert!(matches!(one.resume(first), Resumed::From(_)));

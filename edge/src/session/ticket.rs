@@ -6,7 +6,6 @@
 
 use std::time::Duration;
 
-use ring::digest::{SHA256, digest};
 use wire::mcp::version::ProtocolVersion;
 
 use super::SessionParams;
@@ -87,10 +86,9 @@ impl Ticket {
     }
 }
 
-/// A hash of the caller's principal, because names have no fixed length.
+/// The caller's principal, as it is in a ticket.
 pub(super) fn principal(caller: &Caller) -> [u8; PRINCIPAL_LEN] {
-    let hash = digest(&SHA256, caller.principal().as_bytes());
-    hash.as_ref().first_chunk().copied().unwrap_or_default()
+    caller.principal_hash().first_chunk().copied().unwrap_or_default()
 }
 
 fn padded<const N: usize>(text: &str) -> [u8; N] {

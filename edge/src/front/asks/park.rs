@@ -74,6 +74,7 @@ struct Shared {
     next_number: AtomicU64,
     refusals: permit::Metrics,
     count: Gauge,
+    drain: DrainWatch,
     calls: Mutex<Calls>,
 }
 
@@ -239,16 +240,17 @@ impl Park {
         drain: &DrainWatch,
     ) -> Result<Self, Error> {
         let (instance, next_number, calls) = (sealer.random()?, AtomicU64::new(1), Mutex::default());
+        let drain = drain.clone();
         let shared =
-            Arc::new(Shared { config, rounds, sealer, instance, next_number, refusals, count, calls });
-        drain.spawn(sweep(shared.clone(), drain.clone()));
+            Arc::new(Shared { config, rounds, sealer, instance, next_number, refusals, count, drain, calls });
+        shared.drain.spawn(sweep(shared.clone()));
         Ok(Self { shared })
     }
 
     /// Parks a call, and returns the state for the retry.
     ///
     /// # Errors
-    /// When the bound of parked calls is reached, or that of the rounds of this call.
+    /// When the bound of parked calls is reached, or that of the rounds of this call, or the process is stopping.
     pub(super) fn put(&self, subject: &Subject, mut inputs: Inputs, reply: Reply) -> Result<Box<str>, Error> {
         let shared = &self.shared;
         if !inputs.next_round(shared.rounds) {
@@ -261,6 +263,13 @@ impl Park {
         reply.park();
         let parked = Parked { inputs, reply, expires: Instant::now() + shared.config.age };
         let mut calls = shared.calls.lock();
+        // Under the lock, so that no call is put after the last sweep: no retry can reach it any more, and it would hold up
+        // the end of the process.
+        if shared.drain.is_stopping() {
+            drop(calls); // as below
+            let message = "this gateway is stopping; make the call again";
+            return Err(Error::new(Kind::Draining, Blame::Edge, message));
+        }
         if calls.waiting.len() >= shared.config.calls {
             drop(calls); // before the call is cancelled, which takes locks of its connection
             shared.refusals.hit(Bound::Parked);
@@ -274,8 +283,8 @@ impl Park {
     /// Where the call that `state` leads to is parked, if that is in another process.
     pub(in crate::front) fn elsewhere(&self, state: &str) -> Option<Home> {
         let payload = self.shared.sealer.open(KIND, state)?;
-        let (instance, home, ..) = decode(&payload)?;
-        (instance != self.shared.instance && home != self.shared.sealer.home()).then_some(home)
+        let (_, home, ..) = decode(&payload)?;
+        self.shared.sealer.elsewhere(home)
     }
 
     /// Takes out the call that `state` leads to. `None`: the state is not of this kind.
@@ -327,7 +336,7 @@ impl Shared {
         drop(gone);
     }
 
-    /// Sets calls that failed aside, so that they take no place of those that wait; as many as may wait, since a call that
+    /// Moves failed calls out of `waiting` so that they do not use its bound; keeps at most `config.calls`, since a call that
     /// is no longer known fails all the same.
     fn set_failed_aside(&self) {
         let mut calls = self.calls.lock();
@@ -348,7 +357,7 @@ impl Shared {
 }
 
 /// Drops calls that are too old, and at the end of the process all: no retry can reach them any more.
-async fn sweep(shared: Arc<Shared>, drain: DrainWatch) {
+async fn sweep(shared: Arc<Shared>) {
     let mut tick = interval(SWEEP);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -358,7 +367,7 @@ async fn sweep(shared: Arc<Shared>, drain: DrainWatch) {
                 shared.give_up(|parked| parked.expires <= now);
                 shared.set_failed_aside();
             }
-            () = drain.stopping() => return shared.give_up(|_| true),
+            () = shared.drain.stopping() => return shared.give_up(|_| true),
         }
     }
 }
@@ -370,9 +379,8 @@ fn encode((instance, home): ([u8; INSTANCE_LEN], Home), number: u64, subject: &S
 /// Fixed-length fields, so that none can run into the next.
 pub(super) fn encode_subject(subject: &Subject) -> Vec<u8> {
     let scope = subject.requester.scope.as_ref().map_or("", ServerName::as_str);
-    let principal = hash(&SHA256, subject.requester.caller.principal().as_bytes());
-    let scope = hash(&SHA256, scope.as_bytes());
-    [principal.as_ref(), scope.as_ref(), &subject.digest].concat()
+    let (principal, scope) = (subject.requester.caller.principal_hash(), hash(&SHA256, scope.as_bytes()));
+    [&principal[..], scope.as_ref(), &subject.digest].concat()
 }
 
 fn decode(payload: &[u8]) -> Option<([u8; INSTANCE_LEN], Home, u64, &[u8])> {

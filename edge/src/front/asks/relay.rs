@@ -7,7 +7,6 @@
 // MCP 2026-07-28 basic/patterns/mrtr, server requirements
 
 use bytes::Bytes;
-use ring::digest::{SHA256, digest as sha256};
 use wire::Message;
 use wire::code;
 use wire::limits::Limits;
@@ -40,7 +39,7 @@ fn check(input: &InputRequired, limits: &Limits) -> Result<(), Error> {
 fn wrapped(sealer: &Sealer, input: &InputRequired) -> Result<Outcome, Error> {
     let sealed = SealedState {
         expires_at_unix_secs: now_unix_secs().saturating_add(VALID_SECS),
-        caller: of_caller(&input.call.caller),
+        caller: input.call.caller.principal_hash(),
         request: digest(&input.call.request),
         server: input.server.clone(),
         own: input.state(),
@@ -136,7 +135,7 @@ impl SealedState {
         now_unix_secs: u64,
         request: impl FnOnce() -> [u8; 32],
     ) -> Result<(), &'static str> {
-        if self.caller != of_caller(caller) {
+        if self.caller != caller.principal_hash() {
             return Err(UNKNOWN); // whose it is is not disclosed
         }
         if self.expires_at_unix_secs <= now_unix_secs {
@@ -149,11 +148,6 @@ impl SealedState {
         }
         Ok(())
     }
-}
-
-fn of_caller(caller: &Caller) -> [u8; 32] {
-    let hash = sha256(&SHA256, caller.principal().as_bytes());
-    hash.as_ref().first_chunk().copied().unwrap_or_default()
 }
 
 fn bad(message: &'static str) -> Refusal {
@@ -173,7 +167,7 @@ mod tests {
     fn sealed(own: Option<&'static str>) -> SealedState {
         SealedState {
             expires_at_unix_secs: 1000,
-            caller: of_caller(&Caller::new("ann")),
+            caller: Caller::new("ann").principal_hash(),
             request: [7; 32],
             server: ServerName::parse("a-1").unwrap(),
             own: own.map(|own| Bytes::from_static(own.as_bytes())),

@@ -29,7 +29,7 @@ use wire::limits::Limits;
 use wire::mcp::method::{Ask as Kind, Method};
 use wire::splice::Splice;
 
-use self::round::{Progress, Purpose, Round};
+use self::round::{Purpose, Round, Step};
 use super::inputs::too_many_rounds;
 use super::reissue::{self, Visit};
 use crate::call::{
@@ -148,6 +148,11 @@ impl MultiRoundReply {
         self.reply.set_reader(reader);
     }
 
+    /// Whether the client reads the events, as it was last said.
+    pub(in crate::front) fn reader(&self) -> EventReader {
+        self.reader
+    }
+
     /// The next question that the server has already asked; other events are dropped.
     pub(in crate::front) fn take_queued_ask(&mut self) -> Option<Ask> {
         let mut context = Context::from_waker(Waker::noop());
@@ -188,14 +193,14 @@ impl MultiRoundReply {
                     Next::Outcome(outcome) => return Poll::Ready(RoundEvent::Outcome(outcome)),
                 },
                 Phase::Asking(round) => match ready!(round.poll(context)) {
-                    Progress::Ask(ask) => return Poll::Ready(RoundEvent::Event(Event::Ask(ask))),
-                    Progress::Withdrawn => return Poll::Ready(RoundEvent::Withdrawn),
-                    Progress::Refused(kind) => {
+                    Step::Ask(ask) => return Poll::Ready(RoundEvent::Event(Event::Ask(ask))),
+                    Step::Withdrawn => return Poll::Ready(RoundEvent::Withdrawn),
+                    Step::Refused(kind) => {
                         let outcome = refused(round.call.method, kind);
                         self.phase = Phase::Over(outcome); // which withdraws the questions that are still open
                         return Poll::Ready(RoundEvent::Withdrawn);
                     }
-                    Progress::Answered(responses) => Some(responses),
+                    Step::Answered(responses) => Some(responses),
                 },
                 Phase::Pausing(pause, _) => {
                     ready!(pause.as_mut().poll(context));
@@ -302,8 +307,8 @@ impl MultiRoundReply {
 }
 
 impl Reissue {
-    /// The call anew. It counts as the task's first call does: its bytes count, but it is no call in flight, neither while the
-    /// user visits a URL nor after that.
+    /// The call anew. Its bytes count; it is not counted as a call in flight, neither while the user visits a URL nor after
+    /// that, as with the task's first call.
     fn call(&self, context: &RoundContext) -> Result<Call, Error> {
         let requester = &self.requester;
         let mut permit = context.permits.call(requester.caller.principal()).map_err(Bound::refusal)?;

@@ -20,7 +20,7 @@ use crate::front::legacy::{self, http_sse};
 use crate::front::modern::tasks;
 use crate::front::refusal::Refusal;
 use crate::ops::drain::DrainWatch;
-use crate::peer::{Passed, Peers, Unanswered};
+use crate::peer::{ForwardedRequest, Peers, Unanswered};
 use crate::upstream;
 
 /// The replica that must answer a request.
@@ -102,12 +102,13 @@ impl Front {
 
 impl Front {
     /// Answers one request that another replica has forwarded. It is never forwarded again.
-    pub async fn handle_passed<B>(self: Arc<Self>, request: Request<B>) -> Response<Body>
+    pub async fn handle_forwarded<B>(self: Arc<Self>, request: Request<B>) -> Response<Body>
     where
         B: HttpBody<Data = Bytes>,
     {
         let (Head { method, uri, headers, .. }, body) = request.into_parts();
-        let caller = self.rooms.peers.as_ref().and_then(|peers| peers.taken(&method, &uri, &headers));
+        let caller =
+            self.rooms.peers.as_ref().and_then(|peers| peers.forwarded_caller(&method, &uri, &headers));
         let answer = match (caller, Route::of(uri.path())) {
             (None, _) => Err(Refusal::new(
                 StatusCode::FORBIDDEN,
@@ -136,8 +137,8 @@ impl RemoteOwner<'_> {
         caller: Caller,
     ) -> Result<Response<Body>, Refusal> {
         let (is_stream, drain) = (method == Method::GET, self.drain);
-        let passed = Passed { method, uri, headers, body, token: self.token };
-        match self.peers.pass(self.address, passed, &caller).await {
+        let request = ForwardedRequest { method, uri, headers, body, token: self.token };
+        match self.peers.forward(self.address, request, &caller).await {
             // As streams and calls of this process end.
             Ok((response, place)) if is_stream => {
                 let until = async move { drain.stopping().await };

@@ -32,9 +32,6 @@ pub(super) struct SessionCall {
     /// What was asked on the stream of this call.
     questions: Questions,
     progress: RisingProgress,
-    events: EventsTo,
-    /// Whether the stream is only kept for the client's return.
-    is_away: bool,
     unsent: UnsentAsks,
     /// The outcome, while questions come before it.
     outcome: Option<Outcome>,
@@ -45,17 +42,6 @@ pub(super) struct SessionCall {
 #[derive(Default)]
 struct UnsentAsks(VecDeque<Ask>);
 
-/// Where the events before the outcome are sent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum EventsTo {
-    /// On the stream of the call, whether it is read at the moment or kept for a resumption.
-    Stream,
-    /// Nowhere: the client takes one message.
-    OutcomeOnly,
-    /// Nowhere: the client has left before there was a stream that it could resume.
-    ClientLeft,
-}
-
 impl SessionCall {
     pub(super) fn new(front: &Front, in_flight: InFlight, reply: Reply) -> Self {
         Self {
@@ -64,8 +50,6 @@ impl SessionCall {
             drain: front.rooms.drain.clone(),
             reply: MultiRoundReply::new(reply, front.round_context.clone()),
             progress: RisingProgress::default(),
-            events: EventsTo::Stream,
-            is_away: false,
             unsent: UnsentAsks::default(),
             outcome: None,
         }
@@ -90,19 +74,16 @@ impl SessionCall {
         self.reply.is_under_way()
     }
 
+    /// Says where the events before the outcome go from now on: on the stream of the call, which is read, or kept for a
+    /// resumption (`Absent`); or nowhere, because the client takes one message (`Unwanted`), or left before there was a
+    /// stream that it could resume (`Gone`).
     pub(super) fn set_reader(&mut self, reader: EventReader) {
-        self.is_away = reader == EventReader::Absent;
         self.reply.set_reader(reader);
     }
 
-    pub(super) fn send_outcome_only(&mut self) {
-        self.events = EventsTo::OutcomeOnly;
-        self.reply.set_reader(EventReader::Unwanted);
-    }
-
-    pub(super) fn client_left(&mut self) {
-        self.events = EventsTo::ClientLeft;
-        self.reply.set_reader(EventReader::Gone);
+    /// Whether the stream is only kept for the client's return.
+    fn is_away(&self) -> bool {
+        self.reply.reader() == EventReader::Absent
     }
 
     pub(super) fn poll(&mut self, context: &mut Context<'_>, token: Option<&Bytes>) -> Poll<CallEvent> {
@@ -138,9 +119,9 @@ impl SessionCall {
     /// The next question that waited, once the client is back or the call has ended. In the latter case other calls that may
     /// have asked it come first.
     fn unsent_question(&mut self) -> Option<Parts> {
-        while !self.is_away || self.outcome.is_some() {
+        while !self.is_away() || self.outcome.is_some() {
             let ask = self.unsent.0.pop_front()?;
-            let ask = if self.is_away { ask.pass_on() } else { Some(ask) };
+            let ask = if self.is_away() { ask.pass_on() } else { Some(ask) };
             if let Some(message) = ask.and_then(|ask| self.questions.put(ask)) {
                 return Some(message);
             }
@@ -151,7 +132,7 @@ impl SessionCall {
     /// The message to the client for an event. A question that cannot be sent on the stream of the call is sent on the
     /// session's own.
     fn message(&mut self, event: Event, token: Option<&Bytes>) -> Option<(Parts, Delivery)> {
-        if self.events != EventsTo::Stream {
+        if matches!(self.reply.reader(), EventReader::Unwanted | EventReader::Gone) {
             if let Event::Ask(ask) = event {
                 self.ask_beside(ask);
             }
@@ -161,7 +142,7 @@ impl SessionCall {
             Event::Progress(message) => Some((self.progress(&message, token?)?, Delivery::BestEffort)),
             Event::Notice(_, message) => Some((message.bytes().clone().into(), Delivery::Required)),
             Event::Ask(ask) => {
-                let ask = if self.is_away { self.unsent.keep(ask)? } else { ask };
+                let ask = if self.is_away() { self.unsent.keep(ask)? } else { ask };
                 Some((self.questions.put(ask)?, Delivery::Required))
             }
         }
@@ -176,8 +157,8 @@ impl SessionCall {
     /// where it waits. A client that takes no stream with this call is asked only if it reads that one; otherwise the
     /// question is dropped, which refuses it.
     fn ask_beside(&self, ask: Ask) {
-        let own_stream = &self.session().key().unsolicited;
-        let has_left = self.events == EventsTo::ClientLeft;
+        let own_stream = &self.session().handle().unsolicited;
+        let has_left = self.reply.reader() == EventReader::Gone;
         let Some(ask) = (if has_left { ask.pass_on() } else { Some(ask) }) else { return };
         let is_sent = has_left || own_stream.reader() == EventReader::Present;
         if is_sent && !own_stream.event(Event::Ask(ask)) {
@@ -199,7 +180,7 @@ impl SessionCall {
     /// Keeps the questions of a cancelled call that were not sent, because another call may have asked them. The connection
     /// withdraws those that none can have asked.
     fn save_asks(&mut self) {
-        self.client_left();
+        self.set_reader(EventReader::Gone);
         while let Some(ask) = self.unsent.0.pop_front().or_else(|| self.reply.take_queued_ask()) {
             self.ask_beside(ask);
         }

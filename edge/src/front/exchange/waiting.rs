@@ -117,7 +117,7 @@ impl Waiting {
     /// The client takes the outcome alone, and no stream.
     pub(super) fn send_outcome_only(&mut self) {
         match &mut self.downstream {
-            Downstream::Session(call) => call.send_outcome_only(),
+            Downstream::Session(call) => call.set_reader(EventReader::Unwanted),
             Downstream::Stateless(call) => call.send_outcome_only(),
         }
     }
@@ -168,7 +168,7 @@ impl Waiting {
     /// Runs a call to its end whose client left before there was a stream to resume.
     pub(super) async fn finish_alone(mut self: Box<Self>, drain: DrainWatch) {
         if let Downstream::Session(call) = &mut self.downstream {
-            call.client_left();
+            call.set_reader(EventReader::Gone);
         }
         let to_its_end = async {
             loop {

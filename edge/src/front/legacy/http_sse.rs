@@ -98,9 +98,7 @@ impl Channels {
     /// The replica that has the channel of that token, if it is another one.
     fn elsewhere(&self, token: &str) -> Option<Home> {
         let payload = self.sealer.open(KIND, token)?;
-        let (instance, rest) = payload.split_first_chunk::<8>()?;
-        let home = Home::decode(*rest.last_chunk()?);
-        (*instance != self.instance && home != self.sealer.home()).then_some(home)
+        self.sealer.elsewhere(Home::decode(*payload.last_chunk()?))
     }
 
     #[cfg(test)]
@@ -192,11 +190,13 @@ pub(in crate::front) fn take(
     inbound: InboundMessage,
 ) -> Result<Response<Body>, Refusal> {
     let Addressee(channel) = to;
-    if matches!(*channel.state.lock(), State::Closed) {
-        return Err(unknown()); // it ended while the message was read
-    }
     let id = (inbound.message.kind() == Kind::Request).then(|| inbound.message.id().cloned()).flatten();
     let started = channel.message(front, inbound).map_err(|refusal| refusal.answering(id.as_ref()));
+    // Checked afterwards, because the channel may end while the message is read, or while it is taken. Then nobody would
+    // hear on the stream that nothing came of it.
+    if matches!(started, Ok(None) | Err(_)) && channel.is_closed() {
+        return Err(unknown());
+    }
     let (place, running) = match &started {
         Ok(None) => return Ok(refusal::accepted()),
         // The session bounds its calls; cancels and answers to what servers ask must come through beside them.
@@ -244,10 +244,14 @@ pub(in crate::front) fn take_batch(
 
 impl Addressee {
     /// Its session, if that may send batches.
-    pub(in crate::front) fn batching(&self) -> Option<Arc<Session>> {
+    ///
+    /// # Errors
+    /// When the channel has ended.
+    pub(in crate::front) fn batching(&self) -> Result<Option<Arc<Session>>, Refusal> {
         match &*self.0.state.lock() {
-            State::Open(session) => Some(session.clone()).filter(|session| batch::is_known_to(session)),
-            State::Opening | State::Closed => None,
+            State::Open(session) => Ok(Some(session.clone()).filter(|session| batch::is_known_to(session))),
+            State::Opening => Ok(None),
+            State::Closed => Err(unknown()),
         }
     }
 }
@@ -263,8 +267,8 @@ impl Channel {
                 Err(Refusal::bad_request(code::INVALID_REQUEST, message))
             }
             State::Open(session) => {
-                // Without it, for messages of other requests need not wait: those that are in flight at once have no
-                // order, and a session that is open here stays so.
+                // Without the lock, so that other messages need not wait: those that are in flight at once have no order.
+                // If the session ends meanwhile, it refuses the message itself.
                 let session = session.clone();
                 drop(state);
                 legacy::take(front, inbound, &session)
@@ -288,6 +292,10 @@ impl Channel {
             }
             State::Opening | State::Closed => Ok(None),
         }
+    }
+
+    fn is_closed(&self) -> bool {
+        matches!(*self.state.lock(), State::Closed)
     }
 
     /// A place for answers on the spot.
@@ -325,7 +333,7 @@ async fn attend(front: Arc<Front>, channel: Arc<Channel>) {
         let reader = legacy::listen(&front, &session);
         let to_the_end = async {
             channel.outbox.listen(reader).await;
-            session.key().ended.cancelled().await;
+            session.handle().ended.cancelled().await;
         };
         tokio::select! {
             () = to_the_end => {}
@@ -336,6 +344,8 @@ async fn attend(front: Arc<Front>, channel: Arc<Channel>) {
             }
             () = drain.cut() => {}
         }
+        // Before the session ends, so that a message that it refuses finds the channel closed.
+        *channel.state.lock() = State::Closed;
         front.rooms.sessions.delete(&session);
     }
     // Once the last answer was sent the outbox ends, and the stream with it.

@@ -16,7 +16,7 @@ use wire::splice::Parts;
 
 use crate::call::{Event, Next, Reply, list_changed};
 use crate::front::asks::questions::Questions;
-use crate::front::list_changes::{Changes, News};
+use crate::front::list_changes::{Changes, ListUpdate};
 use crate::ops::drain::DrainWatch;
 use crate::router::ListChanges;
 use crate::session::replay::Delivery;
@@ -56,7 +56,7 @@ impl Listening {
         let changed = all.into_iter().filter(|(changed, _)| *changed);
         self.waiting.extend(changed.map(|(_, list)| list_changed(list)));
         if news.subscriptions {
-            let settings = self.session.key().settings.now();
+            let settings = self.session.handle().settings.now();
             self.waiting.extend(settings.subscriptions.iter().map(|(_, uri)| updated(uri)));
         }
     }
@@ -112,9 +112,9 @@ impl Source for Listening {
             if self.notice_loss() {
                 continue;
             }
-            match std::task::ready!(self.changes.poll_news(context)) {
-                News::Changed => {}
-                News::End => return Poll::Ready(Said::End),
+            match std::task::ready!(self.changes.poll_update(context)) {
+                ListUpdate::Changed => {}
+                ListUpdate::End => return Poll::Ready(Said::End),
             }
         }
     }

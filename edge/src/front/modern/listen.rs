@@ -35,7 +35,7 @@ use crate::front::Front;
 use crate::front::body::Body;
 use crate::front::door::inbound::InboundMessage;
 use crate::front::door::media::{self, Accepts};
-use crate::front::list_changes::{Changes, News};
+use crate::front::list_changes::{Changes, ListUpdate};
 use crate::front::metrics::StreamKind;
 use crate::front::refusal::{self, Refusal};
 use crate::front::reply::ResponseEncoding;
@@ -249,9 +249,9 @@ impl Source for Listen {
             if let Poll::Ready(update) = self.poll_update(context) {
                 return Poll::Ready(update);
             }
-            match ready!(self.changes.poll_news(context)) {
-                News::Changed => {}
-                News::End => return Poll::Ready(Said::Last(self.end())),
+            match ready!(self.changes.poll_update(context)) {
+                ListUpdate::Changed => {}
+                ListUpdate::End => return Poll::Ready(Said::Last(self.end())),
             }
         }
     }

@@ -183,6 +183,50 @@ async fn closing_the_stream_ends_the_session_and_its_calls() {
     assert_eq!(stage.send(request("POST", &endpoint, LIST, &[])).await.status(), 404);
 }
 
+/// A body that is sent when the test says so.
+struct Late(tokio::sync::oneshot::Receiver<&'static str>);
+
+impl http_body::Body for Late {
+    type Data = Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(
+        mut self: std::pin::Pin<&mut Self>,
+        context: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<http_body::Frame<Bytes>, Self::Error>>> {
+        if self.0.is_terminated() {
+            return std::task::Poll::Ready(None);
+        }
+        let text = std::task::ready!(std::pin::pin!(&mut self.0).poll(context));
+        std::task::Poll::Ready(Some(Ok(http_body::Frame::data(Bytes::from(text.unwrap())))))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_whose_channel_ends_while_it_is_read_hears_that_it_is_gone() {
+    let ping = r#"{"jsonrpc":"2.0","id":"p","method":"ping"}"#;
+    for (version, body) in [
+        ("2024-11-05", LIST),
+        ("2024-11-05", ping),
+        ("2024-11-05", READY),
+        ("2025-03-26", r#"[{"jsonrpc":"2.0","id":1,"method":"tools/list"}]"#),
+    ] {
+        let stage = Stage::new();
+        let mut client = Client::open(&stage, "/sse").await;
+        client.ask(&INIT.replace("2024-11-05", version)).await;
+        assert_eq!(client.post(READY).await, 202);
+        let (write, read) = tokio::sync::oneshot::channel();
+        let posted = request("POST", &client.endpoint, "", &[]).map(|_| Late(read));
+        let posted = tokio::spawn(stage.front.clone().handle(posted));
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        drop(client);
+        until(|| channels(&stage.front) == 0).await;
+        write.send(body).unwrap();
+        assert_eq!(posted.await.unwrap().status(), 404, "{body}");
+        assert!(stage.script.seen.lock().is_empty(), "{body}");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_probe_for_the_modern_era_is_answered_with_no() {
     let stage = Stage::new();

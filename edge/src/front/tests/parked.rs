@@ -316,6 +316,27 @@ async fn a_parked_call_does_not_hold_up_the_end_of_the_process() {
     assert!(responder.is_cancelled() && start.elapsed() < Duration::from_secs(5));
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_call_that_is_asked_after_the_end_began_fails_instead_of_waiting_for_a_retry() {
+    let (stage, server) = (Stage::new(), Arc::new(Server::default()));
+    let asked = sent(&stage, &call(1, ""), None);
+    let (_, responder) = opened(&stage).await;
+    let (watch, ended) = (stage.drain.watch(), Arc::new(responder));
+    let Stage { drain, front, .. } = stage;
+    let upstream = ended.clone();
+    watch.spawn(async move { upstream.cancelled().await });
+    let start = tokio::time::Instant::now();
+    let stopping = tokio::spawn(drain.run(Duration::ZERO, Duration::from_secs(25)));
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    ask(&ended, &server, 1, "elicitation/create", FORM);
+    let (status, message) = asked.await.unwrap();
+    assert_eq!((status, &message["error"]["data"]["reason"]), (503, &value!("draining")), "{message}");
+    stopping.await.unwrap();
+    assert!(ended.is_cancelled() && start.elapsed() < Duration::from_secs(5));
+    assert_eq!(server.heard(), [(1, "nobody".to_owned())]);
+    drop(front);
+}
+
 const GO: &str = r#"{"code":-32042,"message":"first log in","data":{"elicitations":[
     {"mode":"url","elicitationId":"e1","url":"https://a.example/1","message":"log in"}]}}"#;
 

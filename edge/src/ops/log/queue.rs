@@ -87,8 +87,9 @@ impl Queue {
         let mut state = self.shared.state.lock();
         let held = state.held.len() + state.writing_bytes;
         if state.phase == Phase::Ended || held + lines.len() > HELD_BYTES {
-            state.missing += 1;
-            self.shared.metrics.dropped.inc();
+            let missing = count_lines(lines);
+            state.missing += missing;
+            self.shared.metrics.dropped.inc_by(missing);
             return;
         }
         let was_idle = state.held.is_empty();
@@ -117,7 +118,7 @@ impl Shared {
             let written = write_all(&mut to, &lines);
             if written.is_err() {
                 // stderr is closed; the process serves without a log.
-                self.metrics.dropped.inc_by(lines.iter().filter(|byte| **byte == b'\n').count() as u64);
+                self.metrics.dropped.inc_by(count_lines(&lines));
             } else if missing > 0 {
                 let notice = format!("mcp-edge: {missing} lines dropped, stderr was not read\n");
                 // Whether this is read too, the next lines show.
@@ -144,6 +145,11 @@ impl Shared {
             self.changed.wait(&mut state);
         }
     }
+}
+
+/// How many lines these are; each ends with its line ending.
+fn count_lines(lines: &[u8]) -> u64 {
+    lines.iter().filter(|byte| **byte == b'\n').count() as u64
 }
 
 /// Writes everything, however long it takes, even if stderr was set non-blocking by another process.
@@ -220,6 +226,16 @@ mod tests {
             notices.iter().map(|notice| notice.split(' ').nth(1).unwrap().parse::<u64>().unwrap()).sum();
         assert_eq!(told, dropped, "{notices:?}");
         assert_eq!(metrics.dropped.get(), dropped + 1);
+    }
+
+    #[test]
+    fn each_line_of_a_piece_without_room_is_counted() {
+        let (_from, to) = pipe().unwrap();
+        let metrics = Metrics::default();
+        let queue = Queue::start(to, metrics.clone()).unwrap();
+        queue.push(&vec![b'x'; HELD_BYTES]);
+        queue.push(b"one\ntwo\n");
+        assert_eq!(metrics.dropped.get(), 2);
     }
 
     #[test]

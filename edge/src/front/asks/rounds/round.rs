@@ -49,7 +49,7 @@ struct Wanted {
     clippy::large_enum_variant,
     reason = "it is taken apart at once; a box would cost an allocation each"
 )]
-pub(super) enum Progress {
+pub(super) enum Step {
     Ask(Ask),
     Withdrawn,
     /// There will be no answer, and the protocol has no way to report that to the server.
@@ -81,9 +81,9 @@ impl Round {
             .all(|answer| matches!(answer, Some(Answer::Result(result)) if is_accepted(result)))
     }
 
-    pub(super) fn poll(&mut self, context: &mut Context<'_>) -> Poll<Progress> {
+    pub(super) fn poll(&mut self, context: &mut Context<'_>) -> Poll<Step> {
         if let Some(ask) = self.asks.pop_front() {
-            return Poll::Ready(Progress::Ask(ask));
+            return Poll::Ready(Step::Ask(ask));
         }
         if let Some(timeout) = &mut self.timeout
             && timeout.as_mut().poll(context).is_ready()
@@ -92,13 +92,13 @@ impl Round {
             self.withdrawn.token().cancel();
             // Whoever holds the questions may notice late that they are withdrawn, or never.
             self.answers.give_up();
-            return Poll::Ready(Progress::Withdrawn);
+            return Poll::Ready(Step::Withdrawn);
         }
         let mut answers = self.answers.0.lock();
         let given = self.wanted.iter().zip(&answers.given);
         for (Wanted { kind, .. }, answer) in given.clone() {
             if let (Some(Answer::Refused(_) | Answer::Nobody), true) = (answer, *kind != Kind::Elicitation) {
-                return Poll::Ready(Progress::Refused(*kind));
+                return Poll::Ready(Step::Refused(*kind));
             }
         }
         if answers.given.iter().any(Option::is_none) {
@@ -119,7 +119,7 @@ impl Round {
             }
         }
         object.push(b'}');
-        Poll::Ready(Progress::Answered(object.into()))
+        Poll::Ready(Step::Answered(object.into()))
     }
 }
 

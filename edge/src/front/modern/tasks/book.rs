@@ -126,7 +126,7 @@ impl<T> Book<T> {
         if fits { Settled::Kept } else { Settled::Full }
     }
 
-    /// Nobody waits to hear more of it; `empty`: and there is nothing to hear.
+    /// Marks it as evictable; with `empty` it holds no bytes either.
     pub(super) fn spend(&mut self, id: &str, empty: bool) {
         if let Some(entry) = self.entries.get_mut(id) {
             entry.spent = true;
