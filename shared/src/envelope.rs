@@ -92,6 +92,12 @@ impl Message {
         &self.bytes
     }
 
+    /// The message in memory of its own. What is kept for long must not be a slice: it would keep all of the buffer that it
+    /// was read into.
+    pub fn copied(self) -> Message {
+        Message { bytes: Bytes::copy_from_slice(&self.bytes), ..self }
+    }
+
     /// The kind of the message.
     pub fn kind(&self) -> Kind {
         self.kind

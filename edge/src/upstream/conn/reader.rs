@@ -151,7 +151,7 @@ impl Reader {
         }
     }
 
-    /// Handles one message. Small ones are bounded by the number of calls; larger ones draw on the byte budget until
+    /// Handles one message. Small answers are bounded by the number of calls; larger messages draw on the byte budget until
     /// their client has taken them.
     fn message(&mut self, text: Bytes) {
         let (text, held) = match text.len() {
@@ -167,11 +167,16 @@ impl Reader {
         }
     }
 
+    /// A call has one answer, which is passed on as a slice of what was read. Of other messages many may wait for a client, and
+    /// each would keep all that was read with it, while only its own bytes are counted: so those that the byte budget does
+    /// not count are copied.
     fn take(&mut self, message: Message, held: Result<Option<Held>, Bound>) {
+        let is_counted = matches!(held, Ok(Some(_)));
+        let own = |message: Message| if is_counted { message } else { message.copied() };
         match message.kind() {
             MessageKind::Response => self.answer(message, held),
-            MessageKind::Notification => self.notice(message),
-            MessageKind::Request => self.asked(message),
+            MessageKind::Notification => self.notice(own(message)),
+            MessageKind::Request => self.asked(own(message)),
         }
     }
 

@@ -7,6 +7,7 @@ mod control;
 mod deadly;
 mod death;
 mod eras;
+mod events;
 mod fairness;
 mod input;
 mod isolation;
