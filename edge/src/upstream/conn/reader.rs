@@ -171,13 +171,28 @@ impl Reader {
     /// each would keep all that was read with it, while only its own bytes are counted: so those that the byte budget does
     /// not count are copied.
     fn take(&mut self, message: Message, held: Result<Option<Held>, Bound>) {
-        let is_counted = matches!(held, Ok(Some(_)));
-        let own = |message: Message| if is_counted { message } else { message.copied() };
-        match message.kind() {
-            MessageKind::Response => self.answer(message, held),
-            MessageKind::Notification => self.notice(own(message)),
-            MessageKind::Request => self.asked(own(message)),
+        let own = |held: Option<Held>, message: Message| match held {
+            Some(_) => message,
+            None => message.copied(),
+        };
+        match (message.kind(), held) {
+            (MessageKind::Response, held) => self.answer(message, held),
+            (_, Err(_)) => self.no_room(&message),
+            (MessageKind::Notification, Ok(held)) => self.notice(own(held, message)),
+            (MessageKind::Request, Ok(held)) => self.asked(own(held, message)),
         }
+    }
+
+    /// Drops a message other than an answer, for which the byte budget has no room. It shows that the server works on.
+    fn no_room(&mut self, message: &Message) {
+        if let Some(id) = message.id() {
+            self.conn.queue_note(outgoing::answer(id, NO_ROOM), NOTES); // counted below, written or not
+        } else if Notice::parse(message.method()) == Notice::Progress
+            && let Some(token) = message.param("progressToken").and_then(|token| ours(&token))
+        {
+            self.conn.progressed(token, None);
+        }
+        self.skip(Skip::NoRoom);
     }
 
     fn answer(&mut self, message: Message, held: Result<Option<Held>, Bound>) {
@@ -416,6 +431,7 @@ pub(super) fn ours(value: &Value<'_>) -> Option<WireId> {
 // JSON-RPC 2.0 §5.1
 const TOO_LARGE: &str =
     r#","error":{"code":-32600,"message":"the request is larger than `limits.frame` of this gateway"}}"#;
+const NO_ROOM: &str = r#","error":{"code":-32603,"message":"there is no room for the request in `limits.held_bytes` of this gateway"}}"#;
 /// Messages from this size on draw on the byte budget. 16 KiB: below it, counting would cost more than the bytes.
 const COUNTED_FROM_BYTES: usize = 16 << 10;
 /// Messages of one batch. 1,024: as many responses as a server may have calls.

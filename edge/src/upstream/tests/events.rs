@@ -32,3 +32,43 @@ async fn an_event_keeps_nothing_of_what_was_read_with_it() {
         assert!(is_alone, "a slice of the read buffer");
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn large_events_and_asks_take_no_more_than_the_byte_budget() {
+    let mut setting = Setting::default();
+    setting.permits.held_bytes = 100_000;
+    let mut room = setting.build();
+    let (key, mut heard) = session_and_stream(1);
+    let mut request = echo("a");
+    request["params"]["_meta"] = json!({"progressToken": 1});
+    let reply = room.dispatch_in(&key, request);
+    let mut peer = room.accept_legacy().await;
+    let call = peer.expect("tools/call").await;
+    let large = "x".repeat(40_000);
+    let updated = json!({"uri": "a:b", "x": large});
+    for _ in 0..3 {
+        peer.notify("notifications/resources/updated", updated.clone()).await;
+    }
+    peer.ask(json!(1), "elicitation/create", json!({"message": large, "requestedSchema": {}})).await;
+    let refusal = peer.read().await.unwrap();
+    assert!(
+        refusal["id"] == 1 && refusal["error"]["message"].as_str().unwrap().contains("held_bytes"),
+        "{refusal}"
+    );
+    assert!((80_000..100_000).contains(&room.permits.held_bytes()), "two notifications");
+    assert_eq!(room.count("mcp_edge_upstream_skipped_total{server=\"time\",reason=\"no_room\"}"), 2);
+    assert_eq!(room.count("mcp_edge_refused_total{bound=\"held_bytes\"}"), 2);
+    // Progress that cannot be kept gives time all the same.
+    for n in 0..3 {
+        tokio::time::sleep(Duration::from_secs(200)).await;
+        let params = json!({"progressToken": call["id"], "progress": n, "message": large});
+        peer.notify("notifications/progress", params).await;
+    }
+    peer.answer(&call, json!({"content": []})).await;
+    result(reply).await;
+    for _ in 0..2 {
+        next_notification(&mut heard).await;
+    }
+    assert!(!heard.is_ready());
+    assert_eq!(room.permits.held_bytes(), 0);
+}
