@@ -111,9 +111,9 @@ impl Pool {
 
 impl Server for Pool {
     fn roots_changed(&self, session: &SessionHandle) {
-        if let Some(conn) = self.inner.session_conn(session) {
-            conn.roots_changed();
-        }
+        // Counted first: a connection that is registered from now on sees it.
+        session.settings.change(|wished| wished.roots_changes += 1);
+        self.inner.send_roots_changed(session);
     }
 
     fn revoke(&self, is_denied: &dyn Fn(&str) -> bool) {

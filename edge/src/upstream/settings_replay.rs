@@ -1,4 +1,5 @@
-//! Sends the settings of a legacy session to its connection, and again to the connection that replaces it.
+//! Sends the settings of a legacy session to its connection, and again to the connection that replaces it; also that its
+//! client's roots changed.
 
 use std::time::Duration;
 
@@ -21,6 +22,13 @@ impl PoolInner {
         if let Ok(reply) = conn.request(Method::SetLevel, &level_params(level), timeout) {
             // The answer does not matter, but dropping the reply would cancel the request.
             self.deps.tasks.spawn(tokio::time::timeout(timeout, reply.outcome()));
+        }
+    }
+
+    /// Notifies the connection that the session has open, if any, that the roots of its client changed.
+    pub(super) fn send_roots_changed(&self, session: &SessionHandle) {
+        if let Some(conn) = self.session_conn(session) {
+            conn.roots_changed();
         }
     }
 
@@ -47,11 +55,15 @@ impl PoolInner {
         wished
     }
 
-    /// A session's connection takes calls. Sends the level again if it changed since `sent`; if the session had
-    /// another process here before, notifies its client that the lists may have changed.
+    /// A session's connection takes calls. Sends again what changed since `sent`, the level and that the roots did; if the
+    /// session had another process here before, notifies its client that the lists may have changed.
     pub(super) fn session_connected(&self, session: &SessionHandle, facts: &Facts, sent: &Settings) {
-        let (level, is_first) =
-            session.settings.change(|wished| (wished.level, wished.servers.insert(self.server.name.clone())));
+        let (level, roots_changes, is_first) = session.settings.change(|wished| {
+            (wished.level, wished.roots_changes, wished.servers.insert(self.server.name.clone()))
+        });
+        if roots_changes != sent.roots_changes {
+            self.send_roots_changed(session);
+        }
         if level != sent.level {
             self.send_level(session);
         }
