@@ -75,8 +75,10 @@ impl Conn {
 
     /// Queues a request for the log level that a call wants, ahead of the call. A call that has the connection to itself gets
     /// its own level. For one among others the level is set only if it lets more through than before: what the
-    /// others do not want is left out on arrival. Nobody waits for the answer: a server that refuses one level is not
-    /// told another until its process is a new one.
+    /// others do not want is left out on arrival. Nobody waits for the answer, and a level that is refused counts as told: the
+    /// server is not asked for it again before every call.
+    ///
+    /// It wakes the writer itself: the call may not be queued after all, and the level counts as told from here on.
     // MCP 2025-11-25 server/utilities/logging, Setting Log Level
     pub(super) fn queue_level(&self, state: &mut State, wanted: Level, is_alone: bool) {
         let will_do = |told: Level| if is_alone { told == wanted } else { told <= wanted };
@@ -92,6 +94,7 @@ impl Conn {
         let (responder, _) = reply();
         if self.queue_own(state, request, responder) {
             state.level = Some(wanted);
+            self.wake.notify_one();
         }
     }
 
