@@ -260,8 +260,8 @@ impl Conn {
         let pending = Pending::new(work, *requests, config.call_timeout, config.call_timeout_max);
         vacant.fill(Pending { level, ..pending });
         outbox.push_back(Queued { id: Some(id), line });
+        self.count_opened(); // under the lock: once it is released, the answer may be counted
         drop(state);
-        self.count_opened();
         self.wake.notify_one();
         Ok(())
     }
