@@ -7,6 +7,7 @@ mod dispatch;
 pub(super) mod health;
 mod keeper;
 mod open;
+mod sessions;
 
 use std::hash::BuildHasher;
 use std::pin::Pin;
@@ -23,6 +24,7 @@ use wire::mcp::method::Notice;
 
 use self::connection_table::{ConnectionTable, Opening};
 use self::health::Health;
+use self::sessions::Sessions;
 use super::conn::{Conn, ConnContext, Ended, Job, Owner, draining};
 use super::control::Changes;
 use super::facts::{Facts, KnownEra};
@@ -83,6 +85,7 @@ impl Pool {
             slots: Slots::new(config.slots, deps.permits.metrics().clone()),
             seats: Seats::new(config.principal_connections),
             subscriptions: Subscriptions::default(),
+            sessions: Sessions::default(),
             task_ids: Arc::new(TaskIds::new(server.name.clone(), config.limits.clone(), deps.sealer.clone())),
             config: Arc::new(config),
             server,
@@ -118,17 +121,11 @@ impl Server for Pool {
 
     fn revoke(&self, is_denied: &dyn Fn(&str) -> bool) {
         self.inner.subscriptions.release_of(is_denied);
+        self.inner.sessions.forget_subscriptions(self.name(), is_denied);
         self.inner.state.lock().connections.retire(|key, conn| {
             let session = conn.spec().client.as_ref().and_then(|client| client.session());
             let principal = session.map(|session| session.caller.principal()).or_else(|| key.principal());
-            let is_over = principal.is_some_and(|principal| is_denied(principal));
-            if let Some(session) = session.filter(|_| is_over) {
-                // If the principal may use the server again later, the client has to subscribe again.
-                session
-                    .settings
-                    .change(|wished| wished.subscriptions.retain(|(server, _)| server != self.name()));
-            }
-            is_over
+            principal.is_some_and(|principal| is_denied(principal))
         });
     }
 
@@ -182,6 +179,7 @@ pub(super) struct PoolInner {
     pub(super) seats: Arc<Seats>,
     pub(super) task_ids: Arc<TaskIds>,
     pub(super) subscriptions: Subscriptions,
+    pub(super) sessions: Sessions,
     pub(super) state: Mutex<PoolState>,
     this: Weak<Self>,
 }

@@ -39,6 +39,7 @@ impl PoolInner {
         session: &SessionHandle,
         facts: &Facts,
     ) -> Settings {
+        self.sessions.note(session); // before its subscriptions are read
         let wished = session.settings.now();
         let deadline = Instant::now() + self.config.handshake_timeout;
         let left = || deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));

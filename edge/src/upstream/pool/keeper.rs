@@ -110,7 +110,7 @@ impl PoolInner {
         tracing::warn!(server = %self.server.name, conn, others, "server says nothing any more: its connection is replaced");
         self.deps.metrics.silent.inc_by(unresponsive.len() as u64);
         let mut state = self.state.lock();
-        state.connections.retire(|_, conn| unresponsive.contains(&conn.spec().number));
+        state.connections.retire_until_recovery(|conn| unresponsive.contains(&conn.spec().number));
         state.last_error = Some("its process did not answer in time".to_owned());
     }
 
