@@ -119,9 +119,11 @@ impl PoolInner {
         self.connection(&group.target).await
     }
 
-    /// Waits before the next attempt, or until a subscriber waits for it; `true` if the group is not used any more.
+    /// Waits before the next attempt, or until a subscriber waits for it; `true` if the group is not used any more. For one
+    /// that waits already it is short, but a pause all the same: it may be what the connection ends of.
     async fn pause(&self, group: &SubscriptionGroup, pause: Duration) -> bool {
         let mut changes = group.changes();
+        let pause = if group.has_pending() { pause.min(RETRY_FIRST) } else { pause };
         let until = Instant::now() + pause;
         loop {
             if self.subscriptions.remove_if_unused(group) {
