@@ -11,8 +11,8 @@ use super::{Conn, Job, Queued, State, outgoing};
 use crate::call::{Affinity, Event, SessionHandle, reply};
 use crate::permit::Bound;
 use crate::upstream::exclusive_client::ExclusiveClient;
+use crate::upstream::modern;
 use crate::upstream::session_settings::level_params;
-use crate::upstream::{lease, modern};
 
 /// Whether a notification on an exclusive connection is for its client alone. Clients without a session get all but
 /// log messages through their listens.
@@ -63,14 +63,13 @@ impl Conn {
     /// The lowest level of log messages that a call gets on this connection; `None` if it gets none. A legacy server has one
     /// level for all of its calls, so on a connection of several principals no call gets the messages.
     pub(super) fn log_level(&self, job: &Job) -> Option<Level> {
-        match (self.spec.era, &job.call.affinity) {
-            (Era::Modern, _) => modern::level(&job.call),
-            (Era::Legacy, Affinity::Principal) if job.lease.is_some() || self.spec.logs_to_calls => {
-                lease::level(&job.call)
-            }
+        let gets_any = match (self.spec.era, &job.call.affinity) {
+            (Era::Modern, _) => true,
+            (Era::Legacy, Affinity::Principal) => job.lease.is_some() || self.spec.logs_to_calls,
             // The level of a session is set at its own connection when the client sets it.
-            (Era::Legacy, _) => None,
-        }
+            (Era::Legacy, Affinity::Session(_)) => false,
+        };
+        gets_any.then(|| modern::level(&job.call)).flatten()
     }
 
     /// Queues a request for the log level that a call wants, ahead of the call. A call that has the connection to itself gets
