@@ -129,8 +129,9 @@ impl Conn {
             return true;
         }
         let state = self.state.lock();
-        let calls = state.mux.iter().filter_map(|(_, pending)| Some((pending.age, pending.work.events()?)));
-        match calls.min_by_key(|(age, _)| *age) {
+        let calls =
+            state.mux.iter().filter_map(|(_, pending)| Some((pending.number, pending.work.events()?)));
+        match calls.min_by_key(|(number, _)| *number) {
             Some((_, events)) => events.event(Event::Notice(notice, message)),
             None => session.unsolicited.event(Event::Notice(notice, message)),
         }
