@@ -81,8 +81,7 @@ impl Waiting {
     /// Drops what matters least, of equals the newest, until so many bytes are free. Nothing goes if all that matters no
     /// more than `worth` would not be enough; an ask never does.
     ///
-    /// A server that floods a full queue with its like has only the end of it changed: a search of all that waits, for each
-    /// event, would take the time of others.
+    /// A flood of equal events touches only the queue's end, so it is not searched for each.
     pub(super) fn make_room(&mut self, bytes: usize, worth: Worth) -> bool {
         // Usually a progress event replaces the one before.
         if let Some(last) =
