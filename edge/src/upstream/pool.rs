@@ -61,7 +61,7 @@ impl Pool {
         let (metrics, tasks) = (metrics.server(&server.name), TaskTracker::new());
         let command = Command::new(&server, &config, metrics.clone(), tasks.clone());
         let dial = Dialer::new(server.source.clone(), command);
-        let deps = PoolDeps::new(environment, Arc::new(dial), metrics, tasks);
+        let deps = PoolDeps { environment, dial: Arc::new(dial), metrics, tasks };
         Self::with(server, config, deps)
     }
 
@@ -82,11 +82,15 @@ impl Pool {
         // Unbounded, but each open session is in it at most once.
         let (announce, announcing) = mpsc::unbounded_channel();
         let inner = Arc::new_cyclic(|this| PoolInner {
-            slots: Slots::new(config.slots, deps.permits.metrics().clone()),
+            slots: Slots::new(config.slots, deps.environment.permits.metrics().clone()),
             seats: Seats::new(config.principal_connections),
             subscriptions: Subscriptions::default(),
             sessions: Sessions::default(),
-            task_ids: Arc::new(TaskIds::new(server.name.clone(), config.limits.clone(), deps.sealer.clone())),
+            task_ids: Arc::new(TaskIds::new(
+                server.name.clone(),
+                config.limits.clone(),
+                deps.environment.sealer.clone(),
+            )),
             config: Arc::new(config),
             server,
             deps,
@@ -211,7 +215,7 @@ impl PoolInner {
         ConnContext {
             config: self.config.clone(),
             metrics: self.deps.metrics.clone(),
-            permits: self.deps.permits.clone(),
+            permits: self.deps.environment.permits.clone(),
             owner,
             tasks: self.deps.tasks.clone(),
             task_ids: self.task_ids.clone(),
@@ -261,7 +265,7 @@ impl PoolInner {
         // The control connection does not count: without it nobody would see the server's lists.
         let counted = state.connections.counted() - state.connections.count_of(&Key::Control);
         if target.key != Key::Control && counted >= self.server.connections {
-            self.deps.permits.metrics().hit(Bound::ServerConnections);
+            self.deps.environment.permits.metrics().hit(Bound::ServerConnections);
             return Err(Bound::ServerConnections.refusal());
         }
         let (ended, opening) = watch::channel(None);

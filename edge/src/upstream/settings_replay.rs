@@ -80,7 +80,7 @@ impl PoolInner {
             // The client is notified in any case; the lists it reads then must be those of the new process.
             self.announced(session, notice);
             if !session.tell_changed(notice) {
-                self.deps.permits.metrics().hit(Bound::EventBytes);
+                self.deps.environment.permits.metrics().hit(Bound::EventBytes);
             }
         }
     }

@@ -73,8 +73,10 @@ impl PoolInner {
             self.subscriptions.release(session.number, &uri);
         } else {
             self.check_room(call, session)?;
-            let sink =
-                SessionSink { session: session.clone(), refusals: self.deps.permits.metrics().clone() };
+            let sink = SessionSink {
+                session: session.clone(),
+                refusals: self.deps.environment.permits.metrics().clone(),
+            };
             let (caller, client, affinity) =
                 (call.caller.clone(), call.client.clone(), call.affinity.clone());
             let subscriber = Subscriber { caller, client, affinity, sink: Arc::new(sink) };
@@ -102,7 +104,7 @@ impl PoolInner {
         if fits {
             return Ok(());
         }
-        self.deps.permits.metrics().hit(Bound::Subscriptions);
+        self.deps.environment.permits.metrics().hit(Bound::Subscriptions);
         Err(Bound::Subscriptions.refusal())
     }
 }

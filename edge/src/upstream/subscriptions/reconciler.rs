@@ -75,7 +75,7 @@ impl PoolInner {
 
     async fn run_group(self: Arc<Self>, group: Arc<SubscriptionGroup>) {
         tokio::select! {
-            () = self.stop.cancelled() => if !self.deps.drain.is_stopping() {
+            () = self.stop.cancelled() => if !self.deps.environment.drain.is_stopping() {
                 group.end_all();
             },
             () = self.reconcile_until_unused(&group) => {}
@@ -113,7 +113,7 @@ impl PoolInner {
 
     /// The connection of the group's key, opened if need be. A gateway that is stopping opens none.
     async fn group_connection(&self, group: &SubscriptionGroup) -> Result<Arc<Conn>, Error> {
-        if self.deps.drain.is_stopping() {
+        if self.deps.environment.drain.is_stopping() {
             return Err(draining());
         }
         self.connection(&group.target).await
