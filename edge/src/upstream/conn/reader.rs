@@ -168,12 +168,14 @@ impl Reader {
     }
 
     /// A call has one answer, which is passed on as a slice of what was read. Of other messages many may wait for a client, and
-    /// each would keep all that was read with it, while only its own bytes are counted: so those that the byte budget does
-    /// not count are copied.
+    /// each would keep all that was read with it, while only its own bytes are counted: so these are copied.
     fn take(&mut self, message: Message, held: Result<Option<Held>, Bound>) {
-        let own = |held: Option<Held>, message: Message| match held {
-            Some(_) => message,
-            None => message.copied(),
+        let own = |held: Option<Held>, message: Message| {
+            let copy = match held {
+                Some(held) => held.copy(message.bytes()),
+                None => Bytes::copy_from_slice(message.bytes()),
+            };
+            message.moved_to(copy)
         };
         match (message.kind(), held) {
             (MessageKind::Response, held) => self.answer(message, held),

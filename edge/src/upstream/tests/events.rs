@@ -34,6 +34,30 @@ async fn an_event_keeps_nothing_of_what_was_read_with_it() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_large_event_keeps_nothing_of_what_was_read_with_it() {
+    let mut room = Setting::default().build();
+    let (key, mut heard) = session_and_stream(1);
+    let reply = room.echo_in(&key, "a");
+    let mut peer = room.accept_legacy().await;
+    peer.serve_echo().await;
+    result(reply).await;
+    let updated = json!({"uri": "a:b", "x": "x".repeat(20_000)});
+    let line =
+        json!({"jsonrpc": "2.0", "method": "notifications/resources/updated", "params": updated}).to_string();
+    peer.raw(&format!("{line}\n").repeat(2)).await;
+    let mut messages = Vec::new();
+    for _ in 0..2 {
+        let Event::Notice(_, message) = event(&mut heard).await else { panic!("a notification") };
+        messages.push(message);
+    }
+    assert_eq!(room.permits.held_bytes(), 2 * line.len());
+    let [one, two] = [0, 1].map(|at| messages[at].bytes().as_ptr() as usize);
+    assert_ne!(one + line.len() + 1, two, "slices of one read buffer");
+    drop(messages);
+    assert_eq!(room.permits.held_bytes(), 0);
+}
+
+#[tokio::test(start_paused = true)]
 async fn large_events_and_asks_take_no_more_than_the_byte_budget() {
     let mut setting = Setting::default();
     setting.permits.held_bytes = 100_000;
