@@ -85,6 +85,7 @@ impl PoolInner {
                 self.deps.tasks.spawn(self.clone().release_at_end(session.clone()));
             }
         }
+        self.sessions.note(session);
         note_accepted(call, &self.server.name);
         Ok(())
     }

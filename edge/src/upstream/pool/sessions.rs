@@ -1,4 +1,5 @@
-//! The sessions that had a connection of their own to one server: whose subscriptions there are taken up again on the next.
+//! The sessions that had a connection of their own to one server, whose subscriptions are taken up again on the next, and
+//! those that subscribed on a common one.
 //!
 //! Guarantees: it keeps no session alive, and its memory is bounded by twice the sessions there are. It must not know of
 //! connections: a session whose process has died has none, and is here all the same.
@@ -21,7 +22,7 @@ struct Known {
 }
 
 impl Sessions {
-    /// The session has a connection of its own.
+    /// The session has a connection of its own, or subscribes on a common one.
     pub(in crate::upstream) fn note(&self, session: &SessionHandle) {
         let mut by_number = self.by_number.lock();
         // Those that have ended are looked for once in as many new sessions as there are old ones.
