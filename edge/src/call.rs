@@ -187,6 +187,8 @@ pub struct SessionSettings {
 pub struct Settings {
     /// The lowest level of log messages that the client wants; without one the server decides.
     pub level: Option<Level>,
+    /// How often its roots were announced as changed, once for each server: what is being opened meanwhile may know the old.
+    pub roots_changes: u64,
     /// Resources that it is subscribed to, each with its server.
     pub subscriptions: BTreeSet<(ServerName, String)>,
     /// Servers that had a connection of this session before: on a later one the settings are set again.

@@ -210,6 +210,12 @@ struct HeldBytes {
 }
 
 impl Held {
+    /// A copy of `bytes`, the ones that are counted; the count is over when both are dropped.
+    pub fn copy(&self, bytes: &Bytes) -> Bytes {
+        let bytes = Bytes::copy_from_slice(bytes);
+        Bytes::from_owner(HeldSlice { bytes, _held: self.0.clone() })
+    }
+
     /// Counts the bytes against the share of `principal` too.
     ///
     /// # Errors

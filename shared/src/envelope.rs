@@ -92,6 +92,12 @@ impl Message {
         &self.bytes
     }
 
+    /// The message with `copy` in place of its bytes, if they are equal. What is kept for long must not be a slice: it would
+    /// keep all of the buffer that it was read into.
+    pub fn moved_to(self, copy: Bytes) -> Message {
+        if copy == self.bytes { Message { bytes: copy, ..self } } else { self }
+    }
+
     /// The kind of the message.
     pub fn kind(&self) -> Kind {
         self.kind

@@ -147,3 +147,13 @@ fn string_is_accepted_exactly_if_serde_json_accepts_it() {
         }
     }
 }
+
+#[test]
+fn a_message_moves_to_a_copy_of_itself_alone() {
+    let message = scan(r#"{"jsonrpc":"2.0","method":"a","params":{"b":1}}"#);
+    let (copy, other) = (Bytes::copy_from_slice(message.bytes()), Bytes::from_static(b"{}"));
+    let moved = message.moved_to(copy.clone());
+    assert_eq!(moved.bytes().as_ptr(), copy.as_ptr());
+    assert_eq!((moved.method(), moved.param("b").unwrap().raw()), ("a", &b"1"[..]));
+    assert_eq!(moved.moved_to(other).bytes(), &copy);
+}

@@ -21,8 +21,8 @@ use self::worth::Waiting;
 use super::{Ask, InputRequired, ServerName};
 use crate::error::{Blame, Error, Kind};
 
-/// Bytes of events one reply holds for a client that reads slowly (ARCHITECTURE, Bounds): enough for
-/// thousands of progress lines, small enough that 10,000 stuck streams fit into memory.
+/// Bytes of events one reply holds for a client that reads slowly, with what each takes beside its message (ARCHITECTURE,
+/// Bounds): enough for hundreds of progress lines, small enough that 10,000 stuck streams fit into memory.
 pub const EVENT_BYTES: usize = 256 * 1024;
 
 /// Something that happens before the outcome.

@@ -1,8 +1,9 @@
 //! One connection to one process: a framed link, a reader task, a writer task, and the table of the requests in flight.
 //!
 //! Guarantees: a call that was sent ends in exactly one outcome, at the latest with the connection; the reader waits
-//! for nothing but the server; a call of which nothing was written is handed back instead of failed. A connection
-//! must not know of keys, isolation or other connections: it reports to the pool through [`Owner`].
+//! for nothing but the server; a call of which nothing was written is handed back instead of failed. Whom
+//! a connection serves is fixed when it is opened ([`Spec`]), and a lease is only kept with its call. It must not know why
+//! it gets the calls that it gets (keys, isolation), nor of other connections: it reports to the pool through [`Owner`].
 
 mod asks;
 mod listens;
@@ -260,8 +261,8 @@ impl Conn {
         let pending = Pending::new(work, *requests, config.call_timeout, config.call_timeout_max);
         vacant.fill(Pending { level, ..pending });
         outbox.push_back(Queued { id: Some(id), line });
+        self.count_opened(); // under the lock: once it is released, the answer may be counted
         drop(state);
-        self.count_opened();
         self.wake.notify_one();
         Ok(())
     }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::sync::{mpsc, watch};
 use wire::mcp::list::{Item, ListPage};
-use wire::mcp::method::Notice;
+use wire::mcp::method::{Method, Notice};
 use wire::{Era, code};
 
 use super::conn::{Conn, unneeded};
@@ -68,7 +68,7 @@ impl Pool {
         if !facts.can(list.capability()) {
             return Ok(Vec::new());
         }
-        inner.pages(&conn, list).await
+        inner.pages(&conn, list.method(), list.key()).await
     }
 
     /// Sessions whose own connections announced a changed list, each once until its lists were read. Only the first
@@ -109,7 +109,7 @@ impl PoolInner {
             if !conn.can(list.capability()) {
                 return Some(Ok(Vec::new()));
             }
-            Some(this.pages(&conn, list).await)
+            Some(this.pages(&conn, list.method(), list.key()).await)
         })
     }
 
@@ -125,18 +125,20 @@ impl PoolInner {
         }
     }
 
+    /// The items that all pages of a list have under `key`, which are slices of the pages. Empty if the server does not know
+    /// the method.
     // MCP 2025-11-25 server/utilities/pagination
-    async fn pages(&self, conn: &Conn, list: List) -> Result<Vec<Item>, Error> {
+    pub(super) async fn pages(&self, conn: &Conn, method: Method, key: &str) -> Result<Vec<Item>, Error> {
         let (mut items, mut seen, mut cursor) = (Vec::new(), HashSet::new(), None::<String>);
         let (mut bytes, most) = (0, self.config.list_bytes);
-        let (server, method) = (&self.server.name, list.method().as_str());
+        let (server, name) = (&self.server.name, method.as_str());
         for _ in 0..self.config.list_pages {
-            let Some(result) = self.page(conn, list, cursor.as_deref()).await? else { return Ok(items) };
-            let page = ListPage::scan(&result, list.key(), &self.config.limits)
-                .map_err(|error| self.protocol(&format!("its answer to {method} cannot be read: {error}")))?;
+            let Some(result) = self.page(conn, method, cursor.as_deref()).await? else { return Ok(items) };
+            let page = ListPage::scan(&result, key, &self.config.limits)
+                .map_err(|error| self.protocol(&format!("its answer to {name} cannot be read: {error}")))?;
             if page.left_out > 0 {
                 let left_out = page.left_out;
-                tracing::warn!(%server, method, left_out, "items of a list left out: no name, or not an object");
+                tracing::warn!(%server, method = name, left_out, "items of a list left out: no name or id, or not an object");
             }
             let mut room = |item: &Item| {
                 bytes += item.bytes();
@@ -145,25 +147,25 @@ impl PoolInner {
             let (before, on_page) = (items.len(), page.items.len());
             items.extend(page.items.into_iter().take_while(|item| room(item)));
             if items.len() < before + on_page {
-                tracing::warn!(%server, method, most_bytes = most, "list is too long: items left out from its end");
+                tracing::warn!(%server, method = name, most_bytes = most, "list is too long: items left out from its end");
                 return Ok(items);
             }
             match page.next_cursor {
                 None => return Ok(items),
                 Some(next) if !seen.insert(next.clone()) => {
-                    tracing::warn!(%server, method, "list goes in circles: read to where a cursor came again");
+                    tracing::warn!(%server, method = name, "list goes in circles: read to where a cursor came again");
                     return Ok(items);
                 }
                 next => cursor = next,
             }
         }
         let pages = self.config.list_pages;
-        tracing::warn!(%server, method, pages, "list has more pages than are read: the others are left out");
+        tracing::warn!(%server, method = name, pages, "list has more pages than are read: the others are left out");
         Ok(items)
     }
 
     /// One page; `None` if the server does not know the method.
-    async fn page(&self, conn: &Conn, list: List, cursor: Option<&str>) -> Result<Option<Bytes>, Error> {
+    async fn page(&self, conn: &Conn, method: Method, cursor: Option<&str>) -> Result<Option<Bytes>, Error> {
         let cursor = cursor.map(|cursor| serde_json::to_string(cursor).unwrap_or_default());
         let member = cursor.map(|token| format!(r#""cursor":{token}"#)).unwrap_or_default();
         let params = match conn.spec().era {
@@ -174,17 +176,17 @@ impl PoolInner {
             }
         };
         // A page may take as long as a handshake.
-        let asked = conn.ask(list.method(), &params, self.config.handshake_timeout);
+        let asked = conn.ask(method, &params, self.config.handshake_timeout);
         match self.ask_during_listen(conn, asked).await {
             Outcome::Result(result) => Ok(Some(result.into_bytes())),
             Outcome::Refused(error) if is_unknown_method(&error) => Ok(None),
             Outcome::Refused(error) => {
-                let (method, code) = (list.method().as_str(), code::of_error(&error));
+                let (method, code) = (method.as_str(), code::of_error(&error));
                 let code = code.map(|code| format!(" with code {code}")).unwrap_or_default();
                 Err(self.protocol(&format!("it refused {method}{code}")))
             }
             Outcome::InputRequired(_) => {
-                Err(self.protocol(&format!("it wants input for {}", list.method().as_str())))
+                Err(self.protocol(&format!("it wants input for {}", method.as_str())))
             }
             Outcome::Failed(error) => {
                 // A stuck process would be asked again and again, so the next list gets another one. But a session's

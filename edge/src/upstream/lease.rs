@@ -18,8 +18,6 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use wire::Era;
-use wire::mcp::level::Level;
-use wire::mcp::meta;
 
 use super::key::Key;
 use super::settings::Isolation;
@@ -81,12 +79,6 @@ pub(super) fn home(
         return (key, None);
     }
     (Key::Seat(principal.clone(), seats.home(principal, profile)), Some(profile))
-}
-
-/// The lowest level of log messages that a call of a modern client asks for.
-// MCP 2026-07-28 server/utilities/logging: in each request, and nothing without it
-pub(super) fn level(call: &Call) -> Option<Level> {
-    Level::parse(&call.request.meta_value(meta::LOG_LEVEL)?.as_str()?)
 }
 
 /// The seats of all principals at one server.

@@ -94,12 +94,22 @@ pub(super) enum Skip {
     Log,
     /// A request of the server while too many answers already waited to be read.
     Flood,
+    /// A large message other than an answer, while the byte budget was spent.
+    NoRoom,
 }
 
-words!(Skip { Garbage => "garbage", TooLong => "too_long", Late => "late", UnknownId => "unknown_id", Progress => "progress", Log => "log", Flood => "flood" });
+words!(Skip { Garbage => "garbage", TooLong => "too_long", Late => "late", UnknownId => "unknown_id", Progress => "progress", Log => "log", Flood => "flood", NoRoom => "no_room" });
 
-const SKIPS: [Skip; 7] =
-    [Skip::Garbage, Skip::TooLong, Skip::Late, Skip::UnknownId, Skip::Progress, Skip::Log, Skip::Flood];
+const SKIPS: [Skip; 8] = [
+    Skip::Garbage,
+    Skip::TooLong,
+    Skip::Late,
+    Skip::UnknownId,
+    Skip::Progress,
+    Skip::Log,
+    Skip::Flood,
+    Skip::NoRoom,
+];
 
 impl Metrics {
     /// `arrivals` counts the messages of servers too; it is registered elsewhere.

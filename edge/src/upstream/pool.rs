@@ -7,6 +7,7 @@ mod dispatch;
 pub(super) mod health;
 mod keeper;
 mod open;
+mod sessions;
 
 use std::hash::BuildHasher;
 use std::pin::Pin;
@@ -23,6 +24,7 @@ use wire::mcp::method::Notice;
 
 use self::connection_table::{ConnectionTable, Opening};
 use self::health::Health;
+use self::sessions::Sessions;
 use super::conn::{Conn, ConnContext, Ended, Job, Owner, draining};
 use super::control::Changes;
 use super::facts::{Facts, KnownEra};
@@ -59,7 +61,7 @@ impl Pool {
         let (metrics, tasks) = (metrics.server(&server.name), TaskTracker::new());
         let command = Command::new(&server, &config, metrics.clone(), tasks.clone());
         let dial = Dialer::new(server.source.clone(), command);
-        let deps = PoolDeps::new(environment, Arc::new(dial), metrics, tasks);
+        let deps = PoolDeps { environment, dial: Arc::new(dial), metrics, tasks };
         Self::with(server, config, deps)
     }
 
@@ -80,10 +82,15 @@ impl Pool {
         // Unbounded, but each open session is in it at most once.
         let (announce, announcing) = mpsc::unbounded_channel();
         let inner = Arc::new_cyclic(|this| PoolInner {
-            slots: Slots::new(config.slots, deps.permits.metrics().clone()),
+            slots: Slots::new(config.slots, deps.environment.permits.metrics().clone()),
             seats: Seats::new(config.principal_connections),
             subscriptions: Subscriptions::default(),
-            task_ids: Arc::new(TaskIds::new(server.name.clone(), config.limits.clone(), deps.sealer.clone())),
+            sessions: Sessions::default(),
+            task_ids: Arc::new(TaskIds::new(
+                server.name.clone(),
+                config.limits.clone(),
+                deps.environment.sealer.clone(),
+            )),
             config: Arc::new(config),
             server,
             deps,
@@ -111,24 +118,18 @@ impl Pool {
 
 impl Server for Pool {
     fn roots_changed(&self, session: &SessionHandle) {
-        if let Some(conn) = self.inner.session_conn(session) {
-            conn.roots_changed();
-        }
+        // Counted first: a connection that is registered from now on sees it.
+        session.settings.change(|wished| wished.roots_changes += 1);
+        self.inner.send_roots_changed(session);
     }
 
     fn revoke(&self, is_denied: &dyn Fn(&str) -> bool) {
         self.inner.subscriptions.release_of(is_denied);
+        self.inner.sessions.forget_subscriptions(self.name(), is_denied);
         self.inner.state.lock().connections.retire(|key, conn| {
             let session = conn.spec().client.as_ref().and_then(|client| client.session());
             let principal = session.map(|session| session.caller.principal()).or_else(|| key.principal());
-            let is_over = principal.is_some_and(|principal| is_denied(principal));
-            if let Some(session) = session.filter(|_| is_over) {
-                // If the principal may use the server again later, the client has to subscribe again.
-                session
-                    .settings
-                    .change(|wished| wished.subscriptions.retain(|(server, _)| server != self.name()));
-            }
-            is_over
+            principal.is_some_and(|principal| is_denied(principal))
         });
     }
 
@@ -182,6 +183,7 @@ pub(super) struct PoolInner {
     pub(super) seats: Arc<Seats>,
     pub(super) task_ids: Arc<TaskIds>,
     pub(super) subscriptions: Subscriptions,
+    pub(super) sessions: Sessions,
     pub(super) state: Mutex<PoolState>,
     this: Weak<Self>,
 }
@@ -213,7 +215,7 @@ impl PoolInner {
         ConnContext {
             config: self.config.clone(),
             metrics: self.deps.metrics.clone(),
-            permits: self.deps.permits.clone(),
+            permits: self.deps.environment.permits.clone(),
             owner,
             tasks: self.deps.tasks.clone(),
             task_ids: self.task_ids.clone(),
@@ -263,7 +265,7 @@ impl PoolInner {
         // The control connection does not count: without it nobody would see the server's lists.
         let counted = state.connections.counted() - state.connections.count_of(&Key::Control);
         if target.key != Key::Control && counted >= self.server.connections {
-            self.deps.permits.metrics().hit(Bound::ServerConnections);
+            self.deps.environment.permits.metrics().hit(Bound::ServerConnections);
             return Err(Bound::ServerConnections.refusal());
         }
         let (ended, opening) = watch::channel(None);

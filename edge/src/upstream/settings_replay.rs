@@ -1,4 +1,5 @@
-//! Sends the settings of a legacy session to its connection, and again to the connection that replaces it.
+//! Sends the settings of a legacy session to its connection, and again to the connection that replaces it; also that its
+//! client's roots changed.
 
 use std::time::Duration;
 
@@ -24,6 +25,13 @@ impl PoolInner {
         }
     }
 
+    /// Notifies the connection that the session has open, if any, that the roots of its client changed.
+    pub(super) fn send_roots_changed(&self, session: &SessionHandle) {
+        if let Some(conn) = self.session_conn(session) {
+            conn.roots_changed();
+        }
+    }
+
     /// Sends the session's settings to a new connection, before the first call; returns what was sent.
     pub(super) async fn replay_settings(
         &self,
@@ -31,6 +39,7 @@ impl PoolInner {
         session: &SessionHandle,
         facts: &Facts,
     ) -> Settings {
+        self.sessions.note(session); // before its subscriptions are read
         let wished = session.settings.now();
         let deadline = Instant::now() + self.config.handshake_timeout;
         let left = || deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
@@ -47,11 +56,15 @@ impl PoolInner {
         wished
     }
 
-    /// A session's connection takes calls. Sends the level again if it changed since `sent`; if the session had
-    /// another process here before, notifies its client that the lists may have changed.
+    /// A session's connection takes calls. Sends again what changed since `sent`, the level and that the roots did; if the
+    /// session had another process here before, notifies its client that the lists may have changed.
     pub(super) fn session_connected(&self, session: &SessionHandle, facts: &Facts, sent: &Settings) {
-        let (level, is_first) =
-            session.settings.change(|wished| (wished.level, wished.servers.insert(self.server.name.clone())));
+        let (level, roots_changes, is_first) = session.settings.change(|wished| {
+            (wished.level, wished.roots_changes, wished.servers.insert(self.server.name.clone()))
+        });
+        if roots_changes != sent.roots_changes {
+            self.send_roots_changed(session);
+        }
         if level != sent.level {
             self.send_level(session);
         }
@@ -67,7 +80,7 @@ impl PoolInner {
             // The client is notified in any case; the lists it reads then must be those of the new process.
             self.announced(session, notice);
             if !session.tell_changed(notice) {
-                self.deps.permits.metrics().hit(Bound::EventBytes);
+                self.deps.environment.permits.metrics().hit(Bound::EventBytes);
             }
         }
     }

@@ -73,8 +73,10 @@ impl PoolInner {
             self.subscriptions.release(session.number, &uri);
         } else {
             self.check_room(call, session)?;
-            let sink =
-                SessionSink { session: session.clone(), refusals: self.deps.permits.metrics().clone() };
+            let sink = SessionSink {
+                session: session.clone(),
+                refusals: self.deps.environment.permits.metrics().clone(),
+            };
             let (caller, client, affinity) =
                 (call.caller.clone(), call.client.clone(), call.affinity.clone());
             let subscriber = Subscriber { caller, client, affinity, sink: Arc::new(sink) };
@@ -83,6 +85,7 @@ impl PoolInner {
                 self.deps.tasks.spawn(self.clone().release_at_end(session.clone()));
             }
         }
+        self.sessions.note(session);
         note_accepted(call, &self.server.name);
         Ok(())
     }
@@ -102,7 +105,7 @@ impl PoolInner {
         if fits {
             return Ok(());
         }
-        self.deps.permits.metrics().hit(Bound::Subscriptions);
+        self.deps.environment.permits.metrics().hit(Bound::Subscriptions);
         Err(Bound::Subscriptions.refusal())
     }
 }

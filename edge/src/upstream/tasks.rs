@@ -12,10 +12,9 @@ use std::hash::{BuildHasher, RandomState};
 use std::pin::Pin;
 
 use bytes::Bytes;
-use serde::Deserialize;
-use serde_json::value::RawValue;
 use wire::Message;
 use wire::limits::Limits;
+use wire::mcp::list::Item;
 use wire::mcp::method::{Method, Notice};
 use wire::object::Object;
 use wire::span::Span;
@@ -23,7 +22,7 @@ use wire::splice::{Parts, Splice};
 
 use super::exclusive_client::ExclusiveClient;
 use super::pool::PoolInner;
-use crate::call::{Affinity, Call, Outcome, Rename, ServerName, SessionHandle};
+use crate::call::{Affinity, Call, Rename, ServerName, SessionHandle};
 use crate::error::{Blame, Error, Kind};
 use crate::seal::{self, Home, Sealer};
 
@@ -247,6 +246,16 @@ impl ShownIds<'_> {
         }
     }
 
+    /// An item of a list of tasks, in memory of its own.
+    fn show_item(self, owner: Owner<'_>, task: Item) -> Bytes {
+        let task = task.detached();
+        let mut splice = Splice::new(task.raw);
+        if let Some(prefix) = self.ids.prefix(owner, &task.key, self.process) {
+            splice.insert(task.key_span.start + 1, prefix); // behind the quote
+        }
+        splice.finish().into_bytes()
+    }
+
     fn show(self, splice: &mut Splice, owner: Owner<'_>, bytes: &Bytes, object: &Object) {
         let Some(span) = object.get(bytes, "taskId") else { return };
         let Ok(own) = serde_json::from_slice::<String>(span.of(bytes)) else { return };
@@ -257,7 +266,8 @@ impl ShownIds<'_> {
 }
 
 impl PoolInner {
-    /// The tasks of a session, each as an object; none where the server has no list of them.
+    /// The tasks of a session, each as an object; none where the server has no list of them. A list that cannot be read to its
+    /// end is left out as a whole and named in the log, as other servers' tasks must not be missing for it.
     pub(super) fn list_tasks(
         &self,
         session: &SessionHandle,
@@ -267,33 +277,15 @@ impl PoolInner {
             return Box::pin(std::future::ready(Vec::new()));
         };
         Box::pin(async move {
-            let (mut tasks, mut params) = (Vec::new(), String::from("{}"));
-            for _ in 0..this.config.list_pages {
-                let asked = conn.ask(Method::TasksList, &params, this.config.handshake_timeout).await;
-                let Outcome::Result(page) = asked else { break };
-                let page = page.into_bytes();
-                let Ok(page) = serde_json::from_slice::<Page<'_>>(&page) else { break };
-                for task in page.tasks {
-                    let bytes = Bytes::copy_from_slice(task.get().as_bytes());
-                    let mut splice = Splice::new(bytes.clone());
-                    let whole = Span { start: 0, end: bytes.len() };
-                    conn.task_ids().show_within(&mut splice, Owner::Session(session), &bytes, whole);
-                    tasks.push(splice.finish().into_bytes());
-                }
-                let Some(cursor) = page.next_cursor else { break };
-                params = format!(r#"{{"cursor":{}}}"#, serde_json::Value::from(cursor));
-            }
-            tasks
+            let tasks = this.pages(&conn, Method::TasksList, "tasks").await.unwrap_or_else(|error| {
+                let server = &this.server.name;
+                tracing::warn!(%server, %error, "tasks of a session left out: their list cannot be read");
+                Vec::new()
+            });
+            let shown = conn.task_ids();
+            tasks.into_iter().map(|task| shown.show_item(Owner::Session(session), task)).collect()
         })
     }
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Page<'a> {
-    #[serde(borrow)]
-    tasks: Vec<&'a RawValue>,
-    next_cursor: Option<String>,
 }
 
 /// The calls that name a task.

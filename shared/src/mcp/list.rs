@@ -11,7 +11,7 @@ use crate::limits::Limits;
 use crate::object::{self, Object};
 use crate::span::Span;
 
-/// A page of `tools/list`, `prompts/list`, `resources/list` or `resources/templates/list`.
+/// A page of `tools/list`, `prompts/list`, `resources/list`, `resources/templates/list` or `tasks/list`.
 #[derive(Clone, Debug)]
 pub struct ListPage {
     /// The items that can be served, in the server's order.
@@ -28,7 +28,7 @@ pub struct ListPage {
 pub struct Item {
     /// The JSON text of the item, a slice of the result.
     pub raw: Bytes,
-    /// Its name, URI or URI template.
+    /// Its name, URI, URI template or task id.
     pub key: String,
     /// Where the value of the key stands in `raw`.
     pub key_span: Span,
@@ -141,6 +141,7 @@ fn item_key(list_key: &str) -> &'static str {
     match list_key {
         "resources" => "uri",
         "resourceTemplates" => "uriTemplate",
+        "tasks" => "taskId",
         _ => "name",
     }
 }

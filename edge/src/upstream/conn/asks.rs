@@ -41,7 +41,7 @@ pub(super) struct Open {
     /// The server's own.
     id: RequestId,
     kind: Kind,
-    /// The age of the latest request in flight that was written when it came. A later one did not ask it.
+    /// The number of the latest request in flight that was written when it came. A later one did not ask it.
     asked_at: u64,
     pub(super) withdrawn: CancellationToken,
     /// The token under which the server gets progress, as JSON.
@@ -75,7 +75,7 @@ impl Asks {
 impl Open {
     /// Whether the server may have asked it for this request; not for one that still waited to be written.
     fn may_come_from(&self, pending: &Pending) -> bool {
-        pending.work.may_ask() && pending.age <= self.asked_at
+        pending.work.may_ask() && pending.number <= self.asked_at
     }
 }
 
@@ -115,9 +115,10 @@ impl State {
     /// refuse it at once. `None` where there is nobody to ask.
     fn ask_place<'a>(&'a self, session: Option<&'a SessionHandle>) -> Option<&'a Responder> {
         let calls = self.mux.iter().filter(|(_, pending)| pending.work.may_ask());
-        let calls = calls.filter_map(|(_, pending)| Some((pending.work.events()?, pending.age)));
-        let call =
-            calls.map(|(events, age)| (events.reader(), age, events)).min_by_key(|call| (call.0, call.1));
+        let calls = calls.filter_map(|(_, pending)| Some((pending.work.events()?, pending.number)));
+        let call = calls
+            .map(|(events, number)| (events.reader(), number, events))
+            .min_by_key(|call| (call.0, call.1));
         let own = session.map(|session| &*session.unsolicited);
         let own_is_read = own.is_some_and(|own| own.reader() == EventReader::Present);
         match call {
@@ -158,7 +159,7 @@ impl Conn {
             let progress = progress.map(Bytes::copy_from_slice);
             let ask = Ask::new(kind, request, withdrawn.clone(), this, token);
             let written = state.mux.iter().filter(|(_, pending)| pending.written);
-            let asked_at = written.map(|(_, pending)| pending.age).max().unwrap_or_default();
+            let asked_at = written.map(|(_, pending)| pending.number).max().unwrap_or_default();
             let open = Open { token, id, kind, asked_at, withdrawn, progress, deadline, limit };
             extend_askers(&mut state.mux, &open, config.call_timeout);
             state.asks.open.push(open);

@@ -11,8 +11,8 @@ use super::{Conn, Job, Queued, State, outgoing};
 use crate::call::{Affinity, Event, SessionHandle, reply};
 use crate::permit::Bound;
 use crate::upstream::exclusive_client::ExclusiveClient;
+use crate::upstream::modern;
 use crate::upstream::session_settings::level_params;
-use crate::upstream::{lease, modern};
 
 /// Whether a notification on an exclusive connection is for its client alone. Clients without a session get all but
 /// log messages through their listens.
@@ -63,20 +63,21 @@ impl Conn {
     /// The lowest level of log messages that a call gets on this connection; `None` if it gets none. A legacy server has one
     /// level for all of its calls, so on a connection of several principals no call gets the messages.
     pub(super) fn log_level(&self, job: &Job) -> Option<Level> {
-        match (self.spec.era, &job.call.affinity) {
-            (Era::Modern, _) => modern::level(&job.call),
-            (Era::Legacy, Affinity::Principal) if job.lease.is_some() || self.spec.logs_to_calls => {
-                lease::level(&job.call)
-            }
+        let gets_any = match (self.spec.era, &job.call.affinity) {
+            (Era::Modern, _) => true,
+            (Era::Legacy, Affinity::Principal) => job.lease.is_some() || self.spec.logs_to_calls,
             // The level of a session is set at its own connection when the client sets it.
-            (Era::Legacy, _) => None,
-        }
+            (Era::Legacy, Affinity::Session(_)) => false,
+        };
+        gets_any.then(|| modern::level(&job.call)).flatten()
     }
 
     /// Queues a request for the log level that a call wants, ahead of the call. A call that has the connection to itself gets
     /// its own level. For one among others the level is set only if it lets more through than before: what the
-    /// others do not want is left out on arrival. Nobody waits for the answer: a server that refuses one level is not
-    /// told another until its process is a new one.
+    /// others do not want is left out on arrival. Nobody waits for the answer, and a level that is refused counts as told: the
+    /// server is not asked for it again before every call.
+    ///
+    /// It wakes the writer itself: the call may not be queued after all, and the level counts as told from here on.
     // MCP 2025-11-25 server/utilities/logging, Setting Log Level
     pub(super) fn queue_level(&self, state: &mut State, wanted: Level, is_alone: bool) {
         let will_do = |told: Level| if is_alone { told == wanted } else { told <= wanted };
@@ -92,6 +93,7 @@ impl Conn {
         let (responder, _) = reply();
         if self.queue_own(state, request, responder) {
             state.level = Some(wanted);
+            self.wake.notify_one();
         }
     }
 
@@ -127,8 +129,9 @@ impl Conn {
             return true;
         }
         let state = self.state.lock();
-        let calls = state.mux.iter().filter_map(|(_, pending)| Some((pending.age, pending.work.events()?)));
-        match calls.min_by_key(|(age, _)| *age) {
+        let calls =
+            state.mux.iter().filter_map(|(_, pending)| Some((pending.number, pending.work.events()?)));
+        match calls.min_by_key(|(number, _)| *number) {
             Some((_, events)) => events.event(Event::Notice(notice, message)),
             None => session.unsolicited.event(Event::Notice(notice, message)),
         }

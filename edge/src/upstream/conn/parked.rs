@@ -44,8 +44,8 @@ impl Conn {
         self.state.lock().mux.iter().filter_map(|(_, pending)| pending.parked_since).min()
     }
 
-    /// Gives up the call that has been parked since `since`, unless its client has come back: it fails, which its client
-    /// hears when it comes. The connection closes: what the process still asks or logs is of that call, and must not reach
+    /// Gives up the call that has been parked since `since`, unless its client has come back. It fails; the client gets the
+    /// error with its retry. The connection closes: what the process still asks or logs is of that call, and must not reach
     /// the next one that has the seat.
     pub(in crate::upstream) fn give_up_parked(&self, since: Instant) {
         let state = self.state.lock();

@@ -27,7 +27,7 @@ pub(in crate::upstream) struct Job {
 pub(super) struct Pending {
     pub(super) work: Work,
     /// The number of the request on its connection: the lowest is the oldest.
-    pub(super) age: u64,
+    pub(super) number: u64,
     /// The lowest level of log messages that it wants.
     pub(super) level: Option<Level>,
     /// Whether anything of it may have reached the server.
@@ -46,12 +46,12 @@ pub(super) struct Pending {
 
 impl Pending {
     /// A request that is queued now. It fails after `timeout` without progress, and after `most` in any case.
-    pub(super) fn new(work: Work, age: u64, timeout: Duration, most: Duration) -> Self {
+    pub(super) fn new(work: Work, number: u64, timeout: Duration, most: Duration) -> Self {
         let limit = Instant::now() + most;
         let detached = work.events().is_some_and(Responder::is_detached);
         let mut pending = Self {
             work,
-            age,
+            number,
             level: None,
             written: false,
             missing: None,

@@ -151,7 +151,7 @@ impl Reader {
         }
     }
 
-    /// Handles one message. Small ones are bounded by the number of calls; larger ones draw on the byte budget until
+    /// Handles one message. Small answers are bounded by the number of calls; larger messages draw on the byte budget until
     /// their client has taken them.
     fn message(&mut self, text: Bytes) {
         let (text, held) = match text.len() {
@@ -167,12 +167,34 @@ impl Reader {
         }
     }
 
+    /// A call has one answer, which is passed on as a slice of what was read. Of other messages many may wait for a client, and
+    /// each would keep all that was read with it, while only its own bytes are counted: so these are copied.
     fn take(&mut self, message: Message, held: Result<Option<Held>, Bound>) {
-        match message.kind() {
-            MessageKind::Response => self.answer(message, held),
-            MessageKind::Notification => self.notice(message),
-            MessageKind::Request => self.asked(message),
+        let own = |held: Option<Held>, message: Message| {
+            let copy = match held {
+                Some(held) => held.copy(message.bytes()),
+                None => Bytes::copy_from_slice(message.bytes()),
+            };
+            message.moved_to(copy)
+        };
+        match (message.kind(), held) {
+            (MessageKind::Response, held) => self.answer(message, held),
+            (_, Err(_)) => self.no_room(&message),
+            (MessageKind::Notification, Ok(held)) => self.notice(own(held, message)),
+            (MessageKind::Request, Ok(held)) => self.asked(own(held, message)),
         }
+    }
+
+    /// Drops a message other than an answer, for which the byte budget has no room. It shows that the server works on.
+    fn no_room(&mut self, message: &Message) {
+        if let Some(id) = message.id() {
+            self.conn.queue_note(outgoing::answer(id, NO_ROOM), NOTES); // counted below, written or not
+        } else if Notice::parse(message.method()) == Notice::Progress
+            && let Some(token) = message.param("progressToken").and_then(|token| ours(&token))
+        {
+            self.conn.progressed(token, None);
+        }
+        self.skip(Skip::NoRoom);
     }
 
     fn answer(&mut self, message: Message, held: Result<Option<Held>, Bound>) {
@@ -411,6 +433,7 @@ pub(super) fn ours(value: &Value<'_>) -> Option<WireId> {
 // JSON-RPC 2.0 §5.1
 const TOO_LARGE: &str =
     r#","error":{"code":-32600,"message":"the request is larger than `limits.frame` of this gateway"}}"#;
+const NO_ROOM: &str = r#","error":{"code":-32603,"message":"there is no room for the request in `limits.held_bytes` of this gateway"}}"#;
 /// Messages from this size on draw on the byte budget. 16 KiB: below it, counting would cost more than the bytes.
 const COUNTED_FROM_BYTES: usize = 16 << 10;
 /// Messages of one batch. 1,024: as many responses as a server may have calls.

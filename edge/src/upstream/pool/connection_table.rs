@@ -23,10 +23,22 @@ pub(in crate::upstream) struct ConnectionTable {
 #[derive(Default)]
 struct Entry {
     conns: Vec<Arc<Conn>>,
-    /// Connections that take no new calls: their address is gone, their process is unresponsive, or their principal
-    /// may no longer use the server.
-    retired: Vec<Arc<Conn>>,
+    retired: Vec<Retired>,
     opening: Option<Opening>,
+}
+
+/// A connection that takes no new calls, and closes when its calls end.
+struct Retired {
+    conn: Arc<Conn>,
+    /// Whether it may take calls again: its process is unresponsive, and may recover. Not where its address is gone, or its
+    /// principal may no longer use the server, be it unresponsive as well.
+    may_recover: bool,
+}
+
+impl Entry {
+    fn all(&self) -> impl Iterator<Item = &Arc<Conn>> {
+        self.conns.iter().chain(self.retired.iter().map(|retired| &retired.conn))
+    }
 }
 
 impl ConnectionTable {
@@ -80,34 +92,42 @@ impl ConnectionTable {
     /// Removes a connection; returns its key.
     pub(super) fn remove(&mut self, number: u64) -> Option<Key> {
         let is_it = |conn: &Arc<Conn>| conn.spec().number == number;
-        let key = self
-            .entries
-            .iter()
-            .find(|(_, entry)| entry.conns.iter().chain(&entry.retired).any(is_it))
-            .map(|(key, _)| key.clone())?;
+        let key =
+            self.entries.iter().find(|(_, entry)| entry.all().any(is_it)).map(|(key, _)| key.clone())?;
         if let Some(entry) = self.entries.get_mut(&key) {
             entry.conns.retain(|conn| !is_it(conn));
-            entry.retired.retain(|conn| !is_it(conn));
+            entry.retired.retain(|retired| !is_it(&retired.conn));
         }
         self.remove_if_empty(&key);
         Some(key)
     }
 
-    /// Retires the connections for which `is_over` is true: they get no new calls, and close when their calls end.
+    /// Retires the connections for which `is_over` is true for good.
     pub(super) fn retire(&mut self, is_over: impl Fn(&Key, &Conn) -> bool) {
         for (key, entry) in &mut self.entries {
+            for retired in entry.retired.iter_mut().filter(|retired| is_over(key, &retired.conn)) {
+                retired.may_recover = false;
+            }
             let left = entry.conns.extract_if(.., |conn| is_over(key, conn));
-            entry.retired.extend(left);
+            entry.retired.extend(left.map(|conn| Retired { conn, may_recover: false }));
         }
     }
 
-    /// Returns retired connections for which `is_back` is true to use, unless another connection took their place.
+    /// Retires the connections for which `is_unresponsive` is true, until they recover.
+    pub(super) fn retire_until_recovery(&mut self, is_unresponsive: impl Fn(&Conn) -> bool) {
+        for entry in self.entries.values_mut() {
+            let left = entry.conns.extract_if(.., |conn| is_unresponsive(conn));
+            entry.retired.extend(left.map(|conn| Retired { conn, may_recover: true }));
+        }
+    }
+
+    /// Returns connections that have recovered (`is_back`) to use, unless another connection took their place.
     pub(super) fn reinstate(&mut self, is_back: impl Fn(&Conn) -> bool) {
         let mut alone =
             self.entries.values_mut().filter(|entry| entry.conns.is_empty() && entry.opening.is_none());
         for entry in &mut alone {
-            let back = entry.retired.iter().position(|conn| is_back(conn));
-            entry.conns.extend(back.map(|at| entry.retired.remove(at)));
+            let back = entry.retired.iter().position(|retired| retired.may_recover && is_back(&retired.conn));
+            entry.conns.extend(back.map(|at| entry.retired.remove(at).conn));
         }
     }
 
@@ -115,7 +135,7 @@ impl ConnectionTable {
     pub(in crate::upstream) fn iter(&self) -> impl Iterator<Item = (&Key, &Arc<Conn>, bool)> {
         self.entries.iter().flat_map(|(key, entry)| {
             let active = entry.conns.iter().map(move |conn| (key, conn, false));
-            active.chain(entry.retired.iter().map(move |conn| (key, conn, true)))
+            active.chain(entry.retired.iter().map(move |retired| (key, &retired.conn, true)))
         })
     }
 

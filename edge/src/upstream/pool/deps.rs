@@ -22,24 +22,9 @@ pub struct Environment {
 
 /// What a pool works with.
 pub(in crate::upstream) struct PoolDeps {
+    pub(in crate::upstream) environment: Environment,
     pub(in crate::upstream) dial: Arc<dyn Dial>,
     pub(in crate::upstream) metrics: Arc<ServerMetrics>,
-    pub(in crate::upstream) permits: Permits,
-    pub(in crate::upstream) drain: DrainWatch,
     /// All tasks of the pool; the keeper waits for them at the end.
     pub(in crate::upstream) tasks: TaskTracker,
-    /// Seals the ids of tasks.
-    pub(in crate::upstream) sealer: Sealer,
-}
-
-impl PoolDeps {
-    pub(super) fn new(
-        environment: Environment,
-        dial: Arc<dyn Dial>,
-        metrics: Arc<ServerMetrics>,
-        tasks: TaskTracker,
-    ) -> Self {
-        let Environment { permits, drain, sealer } = environment;
-        Self { dial, metrics, permits, drain, tasks, sealer }
-    }
 }

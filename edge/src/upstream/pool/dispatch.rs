@@ -176,7 +176,7 @@ impl PoolInner {
                     never = self.reclaim_seats(principal) => match never {},
                 };
                 lease.insert(taken.map_err(|bound| {
-                    self.deps.permits.metrics().hit(bound);
+                    self.deps.environment.permits.metrics().hit(bound);
                     bound.refusal()
                 })?)
             }

@@ -18,7 +18,7 @@ use crate::upstream::settings::{SWEEP, Source};
 
 /// Starts the keeper's two tasks. The one that keeps deadlines never waits for the network.
 pub(super) fn start(pool: &Arc<PoolInner>) {
-    let drain = &pool.deps.drain;
+    let drain = &pool.deps.environment.drain;
     drain.spawn(sweep(pool.clone()));
     pool.deps.tasks.spawn(watch(pool.clone()));
 }
@@ -27,7 +27,7 @@ pub(super) fn start(pool: &Arc<PoolInner>) {
 async fn sweep(pool: Arc<PoolInner>) {
     let mut tick = interval(SWEEP);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let drain = &pool.deps.drain;
+    let drain = &pool.deps.environment.drain;
     loop {
         tokio::select! {
             now = tick.tick() => pool.sweep(now),
@@ -43,7 +43,7 @@ async fn sweep(pool: Arc<PoolInner>) {
 
 /// Resolves when the gateway is stopping and no call is in flight any more.
 async fn finished(pool: &PoolInner) {
-    pool.deps.drain.stopping().await;
+    pool.deps.environment.drain.stopping().await;
     while !pool.slots.is_idle() {
         sleep(LAST_CALLS).await;
     }
@@ -110,7 +110,7 @@ impl PoolInner {
         tracing::warn!(server = %self.server.name, conn, others, "server says nothing any more: its connection is replaced");
         self.deps.metrics.silent.inc_by(unresponsive.len() as u64);
         let mut state = self.state.lock();
-        state.connections.retire(|_, conn| unresponsive.contains(&conn.spec().number));
+        state.connections.retire_until_recovery(|conn| unresponsive.contains(&conn.spec().number));
         state.last_error = Some("its process did not answer in time".to_owned());
     }
 

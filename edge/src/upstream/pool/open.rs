@@ -63,11 +63,12 @@ impl PoolInner {
         let result = match opened {
             Ok((conn, facts)) => Ok(self.take_in(&target.key, conn, facts).await),
             Err(error) => {
-                tracing::warn!(server = %self.server.name, kind = ?error.kind, %error, "upstream connection failed");
                 let mut state = self.state.lock();
                 state.connections.opened(&target.key, None);
-                state.last_error = Some(error.message.clone());
+                // The end of a session, or our own, says nothing about the server.
                 if error.blame == Blame::Upstream {
+                    tracing::warn!(server = %self.server.name, kind = ?error.kind, %error, "upstream connection failed");
+                    state.last_error = Some(error.message.clone());
                     // A server that accepts no connection is down, which `health` knows, and one that serves is full.
                     let serves = state.connections.iter().any(|(_, _, retired)| !retired);
                     state.fails_to_open = error.kind != Kind::Unreachable && !serves;

@@ -75,7 +75,7 @@ impl PoolInner {
 
     async fn run_group(self: Arc<Self>, group: Arc<SubscriptionGroup>) {
         tokio::select! {
-            () = self.stop.cancelled() => if !self.deps.drain.is_stopping() {
+            () = self.stop.cancelled() => if !self.deps.environment.drain.is_stopping() {
                 group.end_all();
             },
             () = self.reconcile_until_unused(&group) => {}
@@ -113,15 +113,17 @@ impl PoolInner {
 
     /// The connection of the group's key, opened if need be. A gateway that is stopping opens none.
     async fn group_connection(&self, group: &SubscriptionGroup) -> Result<Arc<Conn>, Error> {
-        if self.deps.drain.is_stopping() {
+        if self.deps.environment.drain.is_stopping() {
             return Err(draining());
         }
         self.connection(&group.target).await
     }
 
-    /// Waits before the next attempt, or until a subscriber waits for it; `true` if the group is not used any more.
+    /// Waits before the next attempt, or until a subscriber waits for it; `true` if the group is not used any more. For one
+    /// that waits already it is short, but a pause all the same: it may be what the connection ends of.
     async fn pause(&self, group: &SubscriptionGroup, pause: Duration) -> bool {
         let mut changes = group.changes();
+        let pause = if group.has_pending() { pause.min(RETRY_FIRST) } else { pause };
         let until = Instant::now() + pause;
         loop {
             if self.subscriptions.remove_if_unused(group) {

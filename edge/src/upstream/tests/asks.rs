@@ -8,7 +8,7 @@ use crate::call::EventReader;
 const ELICIT: &str = "elicitation/create";
 const SAMPLE: &str = "sampling/createMessage";
 
-fn form() -> Value {
+pub(super) fn form() -> Value {
     json!({"message": "your name?", "requestedSchema": {"type": "object", "properties": {}}})
 }
 

@@ -140,3 +140,28 @@ async fn stopping_gateway_opens_no_connection_for_subscriptions() {
     drop(busy);
     timeout(GUARD, ended).await.unwrap().unwrap();
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_subscriber_that_comes_as_a_process_dies_does_not_wait_as_long_as_the_others() {
+    let mut room = Setting::default().build();
+    let client = Client::new("ann");
+    let first = client.subscribe(&room, "x://1");
+    let mut peer = room.accept_legacy().await;
+    peer.accept_request(SUBSCRIBE, "x://1").await;
+    let _first = subscribed(first).await;
+    for _ in 0..10 {
+        drop(peer);
+        peer = room.accept_legacy().await; // a little later each time
+        peer.accept_request(SUBSCRIBE, "x://1").await;
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    drop(peer);
+    let (began, second) = (tokio::time::Instant::now(), client.subscribe(&room, "x://2"));
+    let mut peer = room.accept_legacy().await;
+    for uri in ["x://1", "x://2"] {
+        peer.accept_request(SUBSCRIBE, uri).await;
+    }
+    subscribed(second).await;
+    let waited = began.elapsed();
+    assert!((Duration::from_millis(50)..Duration::from_secs(1)).contains(&waited), "{waited:?}");
+}

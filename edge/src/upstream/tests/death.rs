@@ -367,6 +367,7 @@ async fn stop_ends_a_connection_in_its_handshake() {
     let ended = tokio::spawn(drain.run(Duration::ZERO, Duration::from_secs(20)));
     assert_eq!(failure(reply).await.kind, Kind::Draining);
     assert_eq!(peer.read().await, None);
+    assert_eq!(room.pool.status().last_error, None, "no fault of the server's");
     drop(peer);
     timeout(Duration::from_secs(1), ended).await.expect("nothing is left to wait for").unwrap();
 }

@@ -44,7 +44,8 @@ async fn a_session_that_ends_during_the_handshake_leaves_nothing() {
     key.ended.cancel();
     assert_eq!(failure(reply).await.kind, Kind::Cancelled);
     assert_eq!(peer.read().await, None);
-    assert_eq!(room.pool.status().connections, 0);
+    let status = room.pool.status();
+    assert_eq!((status.connections, status.last_error), (0, None), "no fault of the server's");
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,6 +1,7 @@
 //! Servers that hang: nothing is read of them, or read and not answered.
 
 use super::*;
+use crate::call::Server;
 use crate::error::Kind;
 
 /// The metric of connections that were given up.
@@ -286,6 +287,28 @@ async fn recovered_server_keeps_its_connection() {
     peer.serve_echo().await;
     assert_eq!(result(next).await["content"], json!(["b"]), "the same process");
     assert_eq!(room.count(SILENT), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_of_a_revoked_principal_does_not_come_back() {
+    let mut room = Setting::default().build();
+    let key = SessionHandle { caller: Caller::new("ann"), ..session(1) };
+    let wished = (room.pool.name().clone(), "x://1".to_owned());
+    let subscribed = || key.settings.change(|settings| settings.subscriptions.insert(wished.clone()));
+    let reply = room.echo_in(&key, "a");
+    let mut peer = room.accept_legacy().await;
+    let call = peer.expect("tools/call").await;
+    assert_eq!(failure(reply).await.kind, Kind::Timeout);
+    subscribed();
+    room.pool.revoke(&|principal| principal == "ann");
+    assert!(key.settings.now().subscriptions.is_empty(), "of a connection that takes no calls");
+    peer.answer(&call, json!({"content": ["late"]})).await;
+    peer.ended().await;
+    pass(2).await;
+    assert_eq!(room.pool.status().connections, 0);
+    subscribed();
+    room.pool.revoke(&|principal| principal == "ann");
+    assert!(key.settings.now().subscriptions.is_empty(), "without a connection");
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,6 +1,8 @@
 //! Log messages of legacy servers for calls of clients without a session.
 
 use super::*;
+use crate::error::Kind;
+use crate::upstream::key::{Key, Target};
 use wire::mcp::meta::LOG_LEVEL;
 
 const LOG: &str = "notifications/message";
@@ -165,4 +167,23 @@ async fn a_leased_connection_has_the_level_of_its_call() {
     assert_eq!(peer.expect("logging/setLevel").await["params"]["level"], "error");
     peer.serve_echo().await;
     result(reply).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_level_is_written_although_there_is_no_room_for_its_call() {
+    let mut room = Setting::default().config(|config| config.slots.slots = 1).build();
+    let reply = room.echo("a");
+    let mut peer = room.accept_legacy().await;
+    peer.serve_echo().await;
+    result(reply).await;
+    let conn = room.pool.inner().connection(&Target::shared(Key::Principal("ann".into()))).await.unwrap();
+    // One place is left, which the level takes.
+    let timeout = Duration::from_secs(100);
+    let _others: Vec<_> = (0..16).map(|_| conn.request(Method::Ping, "{}", timeout).unwrap()).collect();
+    for _ in 0..16 {
+        peer.expect("ping").await;
+    }
+    tokio::time::sleep(Duration::from_secs(1)).await; // the writer waits again
+    assert_eq!(failure(room.dispatch(loud("b", "debug"))).await.kind, Kind::Busy);
+    assert_eq!(peer.expect("logging/setLevel").await["params"]["level"], "debug");
 }

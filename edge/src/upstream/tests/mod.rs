@@ -7,6 +7,7 @@ mod control;
 mod deadly;
 mod death;
 mod eras;
+mod events;
 mod fairness;
 mod input;
 mod isolation;
@@ -44,7 +45,7 @@ use super::facts::Facts;
 use super::link::address::Endpoint;
 use super::link::{Dial, Finding, Found, Link, Pending};
 use super::metrics::Metrics;
-use super::pool::{Pool, PoolDeps};
+use super::pool::{Environment, Pool, PoolDeps};
 use super::settings::{Config, EraChoice, Isolation, ServerConfig, Source};
 use super::status::ServerState;
 use crate::call::{
@@ -107,13 +108,16 @@ impl Setting {
         let dial = Arc::new(Fake { peers: sender, ..Fake::new() });
         let (metrics, permits) = (Metrics::default(), Permits::new(self.permits, permit::Metrics::default()));
         let drain = Drain::new();
-        let deps = PoolDeps {
-            dial: dial.clone(),
-            metrics: metrics.server(&self.server.name),
+        let environment = Environment {
             permits: permits.clone(),
             drain: drain.watch(),
-            tasks: TaskTracker::new(),
             sealer: Sealer::new(&seal::Config::default()).unwrap(),
+        };
+        let deps = PoolDeps {
+            environment,
+            dial: dial.clone(),
+            metrics: metrics.server(&self.server.name),
+            tasks: TaskTracker::new(),
         };
         let pool = Pool::with(self.server, self.config, deps);
         Room { pool, peers, dial, permits, metrics, drain }

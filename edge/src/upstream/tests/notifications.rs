@@ -152,3 +152,31 @@ async fn at_most_one_roots_notification_waits() {
     peer.serve_echo().await;
     result(next).await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn roots_that_change_while_a_connection_opens_are_not_lost() {
+    let mut room = Setting::default().build();
+    let key = session(1);
+    key.settings.change(|wished| wished.level = Some(Level::Error));
+    for has_changed in [true, false] {
+        let reply = room.echo_in(&key, "a");
+        let mut peer = room.accept_legacy().await;
+        let level = peer.expect("logging/setLevel").await; // it may have asked for the roots by now
+        if has_changed {
+            room.pool.roots_changed(&key);
+        }
+        peer.answer(&level, json!({})).await;
+        let mut seen = Vec::new();
+        for _ in 0..if has_changed { 2 } else { 1 } {
+            let message = peer.read().await.unwrap();
+            if message["method"] == "tools/call" {
+                peer.answer(&message, json!({})).await;
+            }
+            seen.push(message["method"].as_str().unwrap().to_owned());
+        }
+        result(reply).await;
+        assert_eq!(seen.iter().any(|method| method == "notifications/roots/list_changed"), has_changed);
+        drop(peer);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}

@@ -256,6 +256,7 @@ async fn revoked_principal_loses_its_subscriptions_alone() {
         result(reply).await;
     }
     room.pool.revoke(&|principal| principal == "ann");
+    assert_eq!([&ann, &bea].map(|key| key.settings.now().subscriptions.len()), [0, 1]);
     peer.notify(UPDATED, json!({"uri": "x://1"})).await;
     assert_eq!(next_notification(&mut heard_bea).await.1, json!({"uri": "x://1"}));
     assert!(!heard_ann.is_ready() && room.dial.dialled() == 1);

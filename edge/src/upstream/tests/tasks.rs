@@ -259,3 +259,35 @@ async fn of_several_shared_processes_a_task_is_asked_of_its_own() {
         assert_eq!(result(reply).await["status"], status);
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_list_of_tasks_is_read_within_the_bounds_of_lists() {
+    let mut room = Setting::default().config(|config| config.list_bytes = 1000).build();
+    let (key, _) = session_and_stream(1);
+    let (mut peer, _) = start(&mut room, &key).await;
+    let listing = tokio::spawn(room.pool.tasks(&key));
+    for task in ["t1", "t2"] {
+        let request = peer.expect("tasks/list").await;
+        peer.answer(
+            &request,
+            json!({"tasks": [{"taskId": task}, {"status": "no id"}], "nextCursor": "again"}),
+        )
+        .await;
+    }
+    assert_eq!(listing.await.unwrap().len(), 2, "to where a cursor comes again");
+
+    let listing = tokio::spawn(room.pool.tasks(&key));
+    let request = peer.expect("tasks/list").await;
+    let pad = "x".repeat(400);
+    let tasks =
+        json!([{"taskId": "t1", "pad": pad}, {"taskId": "t2", "pad": pad}, {"taskId": "t3", "pad": pad}]);
+    peer.answer(&request, json!({"tasks": tasks, "nextCursor": "more"})).await;
+    assert_eq!(listing.await.unwrap().len(), 2, "the bytes of a list");
+
+    let listing = tokio::spawn(room.pool.tasks(&key));
+    let request = peer.expect("tasks/list").await;
+    peer.answer(&request, json!({"tasks": [{"taskId": "t1"}], "nextCursor": "2"})).await;
+    let request = peer.expect("tasks/list").await;
+    peer.refuse(&request, -32603).await;
+    assert!(listing.await.unwrap().is_empty(), "a part would look like all");
+}
