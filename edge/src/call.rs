@@ -59,7 +59,8 @@ pub trait Server: Dispatch {
     /// Notifies the connection that the session has open, if any, that the roots of its client changed.
     fn roots_changed(&self, session: &SessionHandle);
 
-    /// Ends what belongs only to principals that may no longer use the server: their connections, with the calls on them.
+    /// Ends what belongs only to principals that may no longer use the server: their connections take no
+    /// more calls, and close when their last one ends.
     fn revoke(&self, is_denied: &dyn Fn(&str) -> bool);
 
     /// Notifies the connection that the session has open, if any, that the session wants another log level.

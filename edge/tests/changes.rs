@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use testkit::client::Client;
+use testkit::eventually;
 use testkit::process::{Bridge, Edge, Scratch, binary};
 use testkit::real::{self, part};
 use tokio::process::Command;
@@ -140,6 +141,35 @@ async fn a_session_sees_and_calls_what_its_own_process_has_come_to_offer() {
     assert_eq!(heard["method"], "notifications/tools/list_changed");
     let third = Client::legacy(edge.address, "2025-11-25").connect().await;
     assert_eq!(tools(&third).await, 1, "it is theirs alone");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_server_never_announced_is_found_by_whoever_knows_its_name() {
+    let scratch = Scratch::new();
+    let lists = [scratch.write("tools-1", "first\n"), scratch.write("tools-2", "second\n")];
+    let quiet = |version: &str, list: &PathBuf| {
+        ["node", &part("fixture/changing.mjs"), version, &list.display().to_string(), "quiet"]
+            .map(str::to_owned)
+    };
+    let bridges = [Bridge::start(&quiet("1", &lists[0])).await, Bridge::start(&quiet("2", &lists[1])).await];
+    let edge = Edge::start(&[("legacy", bridges[0].address), ("modern", bridges[1].address)]).await;
+    edge.ready().await;
+    let modern = Client::modern(edge.address).connect().await;
+    let session = Client::legacy(edge.address, "2025-11-25").connect().await;
+    for (list, client) in [(0, &modern), (0, &session), (1, &modern), (1, &session)] {
+        let name = format!("new_{list}_{}", std::fs::read_to_string(&lists[list]).unwrap().lines().count());
+        assert_eq!(client.call_tool(&name, json!({"uri": "note://1"})).await.code(), -32602);
+        let before = client.tool_names().await;
+        assert!(!before.contains(&name), "{before:?}");
+        std::fs::write(&lists[list], std::fs::read_to_string(&lists[list]).unwrap() + &name + "\n").unwrap();
+        // The server has a pause after each reading.
+        eventually("the new tool to be called", async || {
+            let called = client.call_tool(&name, json!({"uri": "note://1"})).await;
+            called.message["result"]["content"][0]["text"].as_str().map(|text| assert_eq!(text, "touched"))
+        })
+        .await;
+        assert!(client.tool_names().await.contains(&name), "who uses it sees it from then on");
+    }
 }
 
 impl Run {

@@ -2,7 +2,8 @@
 //!
 //! [`Gateway`] is the interface: the adapters of the front dispatch calls through it and ask it what the servers offer
 //! together. [`Router`] implements it: it answers lists from the [`catalog`], which [`refresh`] keeps up to date in the
-//! background, and routes everything else by table. It must not know of HTTP, sessions or eras.
+//! background, and routes everything else by table. It must not know of HTTP or eras, and of sessions no more than the
+//! handle that a call brings with it.
 //!
 //! ```text
 //! refresh ── lists of a server ──▶ publish ──▶ Catalog ──▶ limited to a grant ──▶ with a session's lists ──▶ route
@@ -12,6 +13,7 @@
 mod canonical_uri;
 pub mod catalog;
 pub mod glob;
+mod list_age;
 mod listed_uris;
 pub mod names;
 pub mod part;
@@ -52,6 +54,7 @@ use crate::error::{Blame, Error, Kind};
 use crate::ops::drain::DrainWatch;
 use crate::permit::RETRY_AFTER;
 use catalog::{Catalog, CatalogOptions};
+use list_age::ListAges;
 use policy::Rule;
 use publish::State;
 use server_set::ServerSet;
@@ -116,7 +119,8 @@ pub struct Config {
     pub tools: Option<HashSet<String>>,
     /// What each principal may use; `None` allows everything.
     pub policy: Option<Vec<Rule>>,
-    /// How long modern clients may keep a list. 30 s: a client without an open stream is not notified of changes.
+    /// How long modern clients may keep a list, and the edge itself before a client asks for it again. 30 s: a client without
+    /// an open stream is not notified of changes.
     pub fresh: Duration,
     /// The shortest pause between two listings of one server. 500 ms: real servers announce up to five changes at each start.
     pub refresh_gap: Duration,
@@ -188,7 +192,7 @@ impl Metrics {
         );
         registry.register(
             "templates_unmatched",
-            "Resource templates that no URI is held against: those of a server past its first 1,000",
+            "Templates that no URI is matched against: those past a server's first 1,000",
             self.templates_unmatched.clone(),
         );
         registry.register(
@@ -231,6 +235,7 @@ struct Shared {
     shown_uris: Arc<ShownUris>,
     drain: DrainWatch,
     settled: watch::Sender<bool>,
+    list_ages: Arc<ListAges>,
     list_watchers: ListWatchers,
     resource_listeners: ResourceListeners,
     /// What single sessions see otherwise.
@@ -258,6 +263,7 @@ impl Router {
             shown_uris: Arc::new(ShownUris::new(SEEN_URIS)),
             drain,
             settled: watch::Sender::new(servers.is_empty()),
+            list_ages: Arc::default(),
             list_watchers: ListWatchers::default(),
             resource_listeners: ResourceListeners::default(),
             state: Mutex::new(State::new(servers.is_empty())),

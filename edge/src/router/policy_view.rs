@@ -73,7 +73,7 @@ pub(super) fn idle_globs(router: &Router) -> Vec<(String, String)> {
 }
 
 /// Ends what principals have of servers that a changed policy denies them: updates of resources at once, connections of
-/// their own with the calls on them. Calls that were waiting for a connection are looked after once none can wait any more.
+/// their own when their last call ends. Calls that were waiting for a connection are looked after once none can wait any more.
 pub(super) fn revoke(router: &Router) {
     let (shared, policy) = (router.shared.clone(), router.catalog().access.policy.clone());
     router.catalog().revoke_denied();

@@ -3,7 +3,7 @@
 //! ```text
 //!          ┌─ failed: back off ─┐
 //!          ▼                    │
-//!   ──▶ Listing ── listed ──▶ Resting ── list_changed, or the server came back ──▶ Listing
+//!   ──▶ Listing ── listed ──▶ Resting ── list_changed, the server came back, or a client finds the lists old ──▶ Listing
 //! ```
 //! A change that is announced while a list is read may be missing from it, so the list is read again. Real servers
 //! announce up to five changes at each start: those within one `refresh_gap` are read together. The gap doubles with each
@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use wire::limits::Limits;
 use wire::mcp::method::Notice;
 
+use super::list_age::ListAge;
 use super::part::Part;
 use super::repair::{ItemDefect, repair};
 use super::server_set::ServerIndex;
@@ -51,16 +52,17 @@ pub fn follow(router: &Router, pool: Arc<Pool>, gone: CancellationToken) {
             (announcing, gone.clone()),
         ));
     }
+    let age = shared.list_ages.add(index, pool.changes());
     drain.spawn(async move {
         tokio::select! {
             () = shared.drain.leaving() => {}
             () = gone.cancelled() => {}
-            never = keep(&shared, index, &pool) => match never {},
+            never = keep(&shared, (index, &age), &pool) => match never {},
         }
     });
 }
 
-async fn keep(router: &Arc<Shared>, index: ServerIndex, pool: &Pool) -> Infallible {
+async fn keep(router: &Arc<Shared>, (index, age): (ServerIndex, &ListAge), pool: &Pool) -> Infallible {
     let mut changes = pool.changes();
     let mut part = Part::default();
     let mut read = Changes::default();
@@ -69,7 +71,7 @@ async fn keep(router: &Arc<Shared>, index: ServerIndex, pool: &Pool) -> Infallib
     let mut gap = router.config.refresh_gap;
     loop {
         router.metrics.listings.inc();
-        let before = part.clone();
+        let (began, before) = (Instant::now(), part.clone());
         let listed = list(pool, &mut part, wanted, (&changes, &mut read), &router.config.limits).await;
         let failed = match listed {
             Ok(()) => {
@@ -84,6 +86,7 @@ async fn keep(router: &Arc<Shared>, index: ServerIndex, pool: &Pool) -> Infallib
                 pool.set_lists_unread(List::ALL.len());
                 router.metrics.listing_failures.inc();
                 wanted = Wanted::ALL;
+                age.finished(began, Instant::now() + backoff);
                 wait_for_return(&mut changes, backoff).await;
                 backoff = (backoff * 2).min(BACKOFF_MOST);
                 continue;
@@ -91,14 +94,15 @@ async fn keep(router: &Arc<Shared>, index: ServerIndex, pool: &Pool) -> Infallib
         };
         gap = pause(gap, part != before, router.config.refresh_gap);
         let next = Instant::now() + gap;
+        age.finished(began, next);
         wanted = if failed.any() {
             router.metrics.listing_failures.inc();
-            let announced = timeout(backoff, rest(&mut changes, &read)).await.unwrap_or(Wanted::NONE);
+            let announced = timeout(backoff, rest(&mut changes, &read, age)).await.unwrap_or(Wanted::NONE);
             backoff = (backoff * 2).min(BACKOFF_MOST_OF_LIST);
             failed.and(announced)
         } else {
             backoff = BACKOFF_FIRST;
-            rest(&mut changes, &read).await
+            rest(&mut changes, &read, age).await
         };
         sleep_until(next).await;
         wanted = wanted.and(Wanted::since(&read, &changes.borrow_and_update()));
@@ -151,7 +155,7 @@ pub(super) fn pause(last: Duration, has_changed: bool, least: Duration) -> Durat
 }
 
 /// Waits until a list has to be read again, and returns which.
-async fn rest(changes: &mut watch::Receiver<Changes>, read: &Changes) -> Wanted {
+async fn rest(changes: &mut watch::Receiver<Changes>, read: &Changes, age: &ListAge) -> Wanted {
     loop {
         let now = *changes.borrow_and_update();
         if now.down {
@@ -163,8 +167,12 @@ async fn rest(changes: &mut watch::Receiver<Changes>, read: &Changes) -> Wanted 
         if wanted.any() {
             return wanted;
         }
-        if changes.changed().await.is_err() {
-            std::future::pending::<()>().await; // the pool is gone, and this task will be dropped
+        // Both arms are cancel-safe: each waits for a state that stays.
+        tokio::select! {
+            changed = changes.changed() => if changed.is_err() {
+                std::future::pending::<()>().await; // the pool is gone, and this task will be dropped
+            },
+            () = age.wanted() => return Wanted::ALL,
         }
     }
 }

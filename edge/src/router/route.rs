@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::sync::{Arc, LazyLock};
+use std::time::Duration;
 
 use bytes::Bytes;
 use memchr::memmem::Finder;
@@ -25,12 +26,17 @@ static RESOURCE: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\"re
 
 impl Shared {
     /// Sends a call to the server that its name or URI leads to, or answers it here.
-    pub(super) fn route(&self, call: Call) -> Reply {
+    pub(super) fn route(self: &Arc<Self>, call: Call) -> Reply {
         let catalog = self.catalog_of(&call.caller, &call.affinity);
         let Some(scoped) = catalog.scoped(call.scope.as_ref()) else {
             self.note_denied(&call, &catalog);
             return Reply::failed(unknown("a server named", scope_name(&call), "the configuration"));
         };
+        if is_list(call.method)
+            && let Some(renewed) = self.renew(&scoped, self.config.fresh)
+        {
+            return self.clone().after_renewal(call, renewed);
+        }
         let routed = match call.method {
             Method::ToolsList => return list(&call, scoped.view, List::Tools),
             Method::PromptsList => return list(&call, scoped.view, List::Prompts),
@@ -48,6 +54,11 @@ impl Shared {
         match routed {
             Ok(target) => self.send(call, target, &catalog),
             Err(error) => {
+                let renewed = names_something(call.method).then(|| self.renew(&scoped, Duration::ZERO));
+                if let Some(renewed) = renewed.flatten() {
+                    // Called again, this finds the lists too new to be read once more.
+                    return self.clone().after_renewal(call, renewed);
+                }
                 self.note_denied(&call, &catalog);
                 Reply::failed(error)
             }
@@ -115,18 +126,12 @@ impl Shared {
 
     /// Whether the answer to a call may depend on a changed list: it asks for one, or for something that no known list has.
     pub(super) fn is_about_what_may_have_changed(&self, call: &Call) -> bool {
-        match call.method {
-            Method::ToolsList
-            | Method::PromptsList
-            | Method::ResourcesList
-            | Method::ResourceTemplatesList => true,
-            Method::ToolsCall | Method::PromptsGet | Method::ResourcesRead | Method::Complete => {
-                let catalog = self.catalog_of(&call.caller, &call.affinity);
-                let scoped = catalog.scoped(call.scope.as_ref());
-                scoped.is_some_and(|scoped| self.target(call, &scoped).is_err())
-            }
-            _ => false,
+        if !names_something(call.method) {
+            return is_list(call.method);
         }
+        let catalog = self.catalog_of(&call.caller, &call.affinity);
+        let scoped = catalog.scoped(call.scope.as_ref());
+        scoped.is_some_and(|scoped| self.target(call, &scoped).is_err())
     }
 
     fn send(&self, mut call: Call, target: Target, catalog: &Catalog) -> Reply {
@@ -309,6 +314,15 @@ fn name_of(call: &Call) -> Result<(Cow<'_, str>, Span), Error> {
 
 fn scope_name(call: &Call) -> &str {
     call.scope.as_ref().map_or("", |scope| scope.as_str())
+}
+
+fn is_list(method: Method) -> bool {
+    List::ALL.into_iter().any(|list| list.method() == method)
+}
+
+/// Whether calls of this method lead to what a list shows.
+fn names_something(method: Method) -> bool {
+    matches!(method, Method::ToolsCall | Method::PromptsGet | Method::ResourcesRead | Method::Complete)
 }
 
 /// Whether a call asks for a further page. Some clients always send a cursor, empty at first.
