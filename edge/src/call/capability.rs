@@ -1,5 +1,6 @@
 //! The capabilities of a client as a set of bits: parsed in one place, and small enough for a sealed token.
 
+use memchr::memmem;
 use wire::Message;
 use wire::limits::Limits;
 use wire::mcp::method::Ask;
@@ -35,8 +36,14 @@ impl Capabilities {
     // 1 << 8 to 1 << 12 stood for the tasks of 2025-11-25 that a client offers, which are not relayed.
     /// The extension `io.modelcontextprotocol/tasks`
     pub const TASKS: Self = Self(1 << 13);
+    /// The extension `io.modelcontextprotocol/ui` for apps in HTML. It concerns what servers show, and asks for nothing.
+    // SEP-1865, Client-Host Capabilities
+    pub const APPS: Self = Self(1 << 14);
     /// `elicitation` with all that is in it.
     pub const ALL_ELICITATION: Self = Self(0b11_1000);
+
+    /// All that the gateway relays between clients and servers.
+    pub const RELAYED: Self = Self(0b1111_1111).with(Self::APPS);
 
     /// What `client` declared.
     pub fn of(client: &Client) -> Self {
@@ -122,7 +129,7 @@ impl Capabilities {
     }
 
     /// These and others.
-    pub fn with(self, others: Self) -> Self {
+    pub const fn with(self, others: Self) -> Self {
         Self(self.0 | others.0)
     }
 
@@ -136,7 +143,7 @@ impl Capabilities {
         if self.has_forms() { self.with(Self::FORM) } else { self }
     }
 
-    /// What can be asked of the client, as the JSON object that declares it.
+    /// What servers may ask of the client and show it, as the JSON object that declares it.
     pub fn to_json(self) -> String {
         let object = |key: &str, members: &[(Self, &str)]| {
             let members: Vec<_> =
@@ -146,20 +153,31 @@ impl Capabilities {
         let sampling = [(Self::SAMPLING_TOOLS, r#""tools":{}"#), (Self::SAMPLING_CONTEXT, r#""context":{}"#)];
         let elicitation = [(Self::FORM, r#""form":{}"#), (Self::URL, r#""url":{}"#)];
         let roots = [(Self::ROOTS_CHANGED, r#""listChanged":true"#)];
+        let extensions = [(Self::APPS, DECLARED_APPS)];
         let all = [
             (Self::SAMPLING, object("sampling", &sampling)),
             (Self::ELICITATION, object("elicitation", &elicitation)),
             (Self::ROOTS, object("roots", &roots)),
+            (Self::APPS, object("extensions", &extensions)),
         ];
         let all: Vec<_> = all.into_iter().filter(|(one, _)| self.has(*one)).map(|(_, text)| text).collect();
         format!("{{{}}}", all.join(","))
     }
 }
 
-/// `listChanged` is a flag, the others are objects.
+/// `listChanged` is a flag, the others are objects. Apps have a type of their own.
 fn is_on(key: &str, value: &[u8]) -> bool {
-    if key == "listChanged" { value == b"true" } else { value.starts_with(b"{") }
+    match key {
+        "listChanged" => value == b"true",
+        APPS => value.starts_with(b"{") && memmem::find(value, APP_TYPE.as_bytes()).is_some(),
+        _ => value.starts_with(b"{"),
+    }
 }
+
+const APPS: &str = "io.modelcontextprotocol/ui";
+/// The type of apps in HTML, the only one there is.
+const APP_TYPE: &str = r#""text/html;profile=mcp-app""#;
+const DECLARED_APPS: &str = r#""io.modelcontextprotocol/ui":{"mimeTypes":["text/html;profile=mcp-app"]}"#;
 
 /// A member of the declaration, what it stands for, and those within it that count.
 type Group = (&'static str, Capabilities, &'static [(&'static str, Capabilities)]);
@@ -172,7 +190,11 @@ const GROUPS: &[Group] = &[
     ),
     ("elicitation", Capabilities::ELICITATION, &[("form", Capabilities::FORM), ("url", Capabilities::URL)]),
     ("roots", Capabilities::ROOTS, &[("listChanged", Capabilities::ROOTS_CHANGED)]),
-    ("extensions", Capabilities(0), &[("io.modelcontextprotocol/tasks", Capabilities::TASKS)]),
+    (
+        "extensions",
+        Capabilities(0),
+        &[("io.modelcontextprotocol/tasks", Capabilities::TASKS), (APPS, Capabilities::APPS)],
+    ),
 ];
 
 #[cfg(test)]
@@ -203,8 +225,13 @@ mod tests {
         }
         assert_eq!(bits(Some(r#"{"roots":{"listChanged":false}}"#)), 0b100_0000);
         let all = r#"{"sampling":{"tools":{},"context":{}},"elicitation":{"form":{},"url":{}},"roots":{"listChanged":true},
-            "extensions":{"io.modelcontextprotocol/tasks":{}}}"#;
-        assert_eq!(bits(Some(all)), 0b10_0000_1111_1111);
+            "extensions":{"io.modelcontextprotocol/tasks":{},
+                          "io.modelcontextprotocol/ui":{"mimeTypes":["x","text/html;profile=mcp-app"]}}}"#;
+        assert_eq!(bits(Some(all)), 0b110_0000_1111_1111);
+        for others in [r#"{"mimeTypes":["text/html"]}"#, "true", "{}"] {
+            let declared = format!(r#"{{"extensions":{{"io.modelcontextprotocol/ui":{others}}}}}"#);
+            assert_eq!(Capabilities::read(declared.as_bytes()).bits(), 0, "{others}");
+        }
         assert_eq!(Capabilities::from_bits(5).bits(), 5);
     }
 
@@ -215,6 +242,7 @@ mod tests {
             r#"{"sampling":{"tools":{},"context":{}},"elicitation":{"form":{},"url":{}},"roots":{"listChanged":true}}"#,
             r#"{"sampling":{},"elicitation":{},"roots":{}}"#,
             r#"{"elicitation":{"url":{}}}"#,
+            r#"{"extensions":{"io.modelcontextprotocol/ui":{"mimeTypes":["text/html;profile=mcp-app"]}}}"#,
         ] {
             assert_eq!(Capabilities::read(declared.as_bytes()).to_json(), declared);
         }

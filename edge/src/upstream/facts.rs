@@ -1,5 +1,7 @@
 //! What a server says of itself in the handshake, and why a handshake may bring nothing.
 
+use std::sync::LazyLock;
+
 use bytes::Bytes;
 use serde::Deserialize;
 use wire::mcp::meta;
@@ -7,7 +9,7 @@ use wire::mcp::version::ProtocolVersion;
 use wire::{Era, code};
 
 use super::settings::EraChoice;
-use crate::call::{List, Outcome};
+use crate::call::{Capabilities, List, Outcome};
 use crate::error::{Blame, Error, Kind};
 
 /// What a server declared in the handshake.
@@ -144,13 +146,12 @@ pub(super) fn identity() -> String {
 /// All capabilities that the gateway can relay, a JSON object. The control connection declares them, because servers
 /// register tools by what the client can do.
 pub(super) fn all_capabilities(era: Era) -> &'static str {
+    static LEGACY: LazyLock<String> = LazyLock::new(|| Capabilities::RELAYED.to_json());
+    static MODERN: LazyLock<String> =
+        LazyLock::new(|| Capabilities::RELAYED.without(Capabilities::ROOTS_CHANGED).to_json());
     match era {
-        Era::Legacy => {
-            r#"{"roots":{"listChanged":true},"sampling":{"context":{},"tools":{}},"elicitation":{"form":{},"url":{}}}"#
-        }
-        Era::Modern => {
-            r#"{"roots":{},"sampling":{"context":{},"tools":{}},"elicitation":{"form":{},"url":{}}}"#
-        }
+        Era::Legacy => &LEGACY,
+        Era::Modern => &MODERN,
     }
 }
 
