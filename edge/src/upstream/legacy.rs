@@ -99,7 +99,7 @@ pub(super) fn refusal(method: Method, uri: Option<&str>, error: Value<'_>) -> Ou
     match (method, uri) {
         // MCP 2025-11-25 server/resources, Error Handling; modern clients know another code.
         (Method::ResourcesRead, Some(uri)) if code == Some(i64::from(code::RESOURCE_NOT_FOUND)) => {
-            Outcome::Failed(unknown_resource(uri))
+            unknown_resource(error, uri)
         }
         // A code of a later revision, so here it is the server's own: it must not tell clients what it means there.
         _ if code == Some(i64::from(code::MISSING_CAPABILITY)) => Outcome::Refused(as_internal(error)),

@@ -165,7 +165,7 @@ pub(super) fn refusal(method: Method, uri: Option<&str>, error: Value<'_>) -> Ou
             && error.parse::<Body<'_>>().is_ok_and(|body| body.data.uri == uri)
     };
     match (method, uri) {
-        (Method::ResourcesRead, Some(uri)) if not_found(uri) => Outcome::Failed(unknown_resource(uri)),
+        (Method::ResourcesRead, Some(uri)) if not_found(uri) => unknown_resource(error, uri),
         _ => Outcome::Refused(Bytes::copy_from_slice(error.raw())),
     }
 }

@@ -1,7 +1,6 @@
 //! Detection of a server's era, and requests in either era.
 
 use super::*;
-use crate::error::Kind;
 use wire::Era;
 
 fn auto() -> Room {
@@ -196,6 +195,14 @@ async fn a_legacy_server_sees_no_modern_key() {
     result(reply).await;
 }
 
+/// The server's own error.
+async fn refusal(reply: Reply) -> Value {
+    match end(reply).await {
+        Outcome::Refused(error) => serde_json::from_slice(&error).unwrap(),
+        other => panic!("a server's error, not {other:?}"),
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_resource_that_is_not_there_is_one_error_in_both_eras() {
     let read = json!({"jsonrpc": "2.0", "id": 1, "method": "resources/read", "params": {"uri": "a:\u{e9}"}});
@@ -203,8 +210,18 @@ async fn a_resource_that_is_not_there_is_one_error_in_both_eras() {
     let reply = room.dispatch(read.clone());
     let mut peer = room.accept_legacy().await;
     let request = peer.expect("resources/read").await;
-    peer.refuse(&request, -32002).await;
-    assert_eq!(failure(reply).await.kind, Kind::UnknownResource("a:\u{e9}".into()));
+    let error = json!({"code": -32002, "message": "no file", "data": {"uri": "x", "why": [1]}});
+    peer.send(json!({"jsonrpc": "2.0", "id": request["id"], "error": error})).await;
+    let kept = json!({"code": -32002, "message": "no file", "data": {"uri": "a:\u{e9}", "why": [1]}});
+    assert_eq!(refusal(reply).await, kept);
+    for data in [Value::Null, json!("no object")] {
+        let reply = room.dispatch(read.clone());
+        let request = peer.expect("resources/read").await;
+        let error = json!({"code": -32002, "message": "gone", "data": data});
+        peer.send(json!({"jsonrpc": "2.0", "id": request["id"], "error": error})).await;
+        let named = json!({"code": -32002, "message": "gone", "data": {"uri": "a:\u{e9}"}});
+        assert_eq!(refusal(reply).await, named);
+    }
     let reply = room.dispatch(read.clone());
     let request = peer.expect("resources/read").await;
     peer.answer(&request, json!({"contents": []})).await;
@@ -215,9 +232,9 @@ async fn a_resource_that_is_not_there_is_one_error_in_both_eras() {
     let reply = room.dispatch(read);
     let mut peer = room.accept_modern().await;
     let request = peer.expect("resources/read").await;
-    let error = json!({"code": -32602, "message": "no", "data": {"uri": "a:\u{e9}"}});
+    let error = json!({"code": -32602, "message": "no file", "data": {"uri": "a:\u{e9}", "why": [1]}});
     peer.send(json!({"jsonrpc": "2.0", "id": request["id"], "error": error})).await;
-    assert_eq!(failure(reply).await.kind, Kind::UnknownResource("a:\u{e9}".into()));
+    assert_eq!(refusal(reply).await, kept);
 }
 
 #[tokio::test(start_paused = true)]
