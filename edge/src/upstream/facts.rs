@@ -36,6 +36,13 @@ impl Facts {
         member(&self.capabilities, capability).is_some()
     }
 
+    /// Whether it declared that it takes subscriptions to its resources.
+    // MCP 2025-11-25 server/resources, Capabilities: `subscribe` is optional
+    pub fn can_subscribe(&self) -> bool {
+        let resources = member(&self.capabilities, List::Resources.capability());
+        resources.and_then(|resources| member(resources, "subscribe")) == Some(b"true")
+    }
+
     /// Whether it offers anything that can be listed.
     pub fn can_list(&self) -> bool {
         List::ALL.into_iter().any(|list| self.can(list.capability()))

@@ -27,7 +27,11 @@ pub(super) fn own_params(members: &str, capabilities: &str) -> String {
 
 /// Puts into `_meta` what every modern request carries, from what the client declared.
 // MCP 2026-07-28 basic, _meta: protocolVersion and clientCapabilities are required, clientInfo should be sent.
-pub(super) fn edit_meta(splice: &mut Splice, call: &Call, progress: Option<Bytes>) {
+pub(super) fn edit_meta(
+    splice: &mut Splice,
+    call: &Call,
+    (progress, logs): (Option<Bytes>, impl Fn() -> bool),
+) {
     let (request, client) = (&call.request, &call.client);
     let version = Bytes::from_static(VERSION.as_bytes());
     let (capabilities, level) = match &call.affinity {
@@ -38,6 +42,10 @@ pub(super) fn edit_meta(splice: &mut Splice, call: &Call, progress: Option<Bytes
         }
     };
     let capabilities = capabilities.unwrap_or(NO_CAPABILITIES);
+    // MCP 2026-07-28 server/utilities/logging: a level is for servers that declare `logging`
+    let names_level = level.is_some() || request.meta_value(meta::LOG_LEVEL).is_some();
+    let unwanted = names_level && !logs();
+    let level = level.filter(|_| !unwanted);
     let stamps = [
         (meta::PROTOCOL_VERSION, Some(version)),
         (meta::CLIENT_INFO, client.info.clone()),
@@ -49,6 +57,9 @@ pub(super) fn edit_meta(splice: &mut Splice, call: &Call, progress: Option<Bytes
     if let Some(meta) = request.meta() {
         let mut edit = splice.object(meta);
         stamps.for_each(|(key, value)| edit.set(key, value.clone()));
+        if unwanted {
+            edit.remove(meta::LOG_LEVEL);
+        }
         return;
     }
     // Four bytes for each: two quotes, a colon, and the comma or brace before it; one brace at the end.

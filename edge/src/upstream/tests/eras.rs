@@ -170,6 +170,26 @@ async fn modern_server_gets_the_sessions_capabilities_and_log_level() {
     drop(reply);
 }
 
+#[tokio::test(start_paused = true)]
+async fn modern_server_without_logging_gets_no_log_level() {
+    let mut room = Setting::default().era(EraChoice::Modern).build();
+    let reply = room.dispatch(with_meta());
+    let mut peer = room.accept().await;
+    peer.handshake_modern_with(json!({"tools": {}})).await;
+    let meta = peer.expect("tools/call").await["params"]["_meta"].clone();
+    assert_eq!((&meta["traceparent"], meta.get(LOG_LEVEL)), (&json!("00-1"), None));
+    let key = session(1);
+    key.settings.change(|wished| wished.level = Some(wire::mcp::level::Level::Warning));
+    let in_session = [with_meta(), echo("a")].map(|request| room.dispatch_in(&key, request));
+    for _ in &in_session {
+        let meta = peer.expect("tools/call").await["params"]["_meta"].clone();
+        assert_eq!(meta.get(LOG_LEVEL), None, "{meta}");
+    }
+    drop(reply);
+}
+
+const LOG_LEVEL: &str = "io.modelcontextprotocol/logLevel";
+
 fn with_meta() -> Value {
     let mut request = echo("a");
     request["params"]["_meta"] = json!({
