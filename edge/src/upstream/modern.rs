@@ -12,6 +12,7 @@ use wire::object::Object;
 use wire::splice::{Parts, Splice};
 use wire::{Message, code};
 
+use super::completion;
 use super::facts::{identity, unknown_resource};
 use super::tasks::ShownIds;
 use crate::call::{Affinity, Call, Outcome, input};
@@ -103,6 +104,11 @@ pub(super) fn judge(call: &Call, answer: &Message, task_ids: ShownIds<'_>) -> Op
     let result = answer.result_object()?;
     let complete = || match call.method {
         Method::TasksGet => task_ids.show_task(call, answer).map(Judged::Complete),
+        Method::Complete if matches!(call.affinity, Affinity::Principal) => {
+            let mut splice = Splice::within(answer.bytes().clone(), result.span());
+            completion::clamp(&mut splice, call.method, (answer.bytes(), result));
+            Some(Judged::Complete(splice.finish()))
+        }
         _ if matches!(call.affinity, Affinity::Principal) => {
             Some(Judged::Complete(result.span().slice(answer.bytes()).into()))
         }
@@ -127,6 +133,7 @@ fn for_session(method: Method, answer: &Message, result: &Object) -> Parts {
         edit.remove(CACHE_SCOPE);
     }
     edit.done();
+    completion::clamp(&mut splice, method, (answer.bytes(), result));
     splice.finish()
 }
 

@@ -278,6 +278,40 @@ async fn results_for_a_session_have_the_members_of_its_era() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_completion_has_at_most_100_values() {
+    let complete = json!({"jsonrpc": "2.0", "id": 1, "method": "completion/complete", "params": {}});
+    let values = |count: usize| (0..count).map(|n| format!("v{n}")).collect::<Vec<_>>();
+    for (era, is_session) in [
+        (EraChoice::Legacy, false),
+        (EraChoice::Legacy, true),
+        (EraChoice::Modern, false),
+        (EraChoice::Modern, true),
+    ] {
+        let mut room = Setting::default().era(era).build();
+        let ask = |room: &Room| match is_session {
+            true => room.dispatch_in(&session(1), complete.clone()),
+            false => room.dispatch(complete.clone()),
+        };
+        let first = ask(&room);
+        let mut peer = match era {
+            EraChoice::Modern => room.accept_modern().await,
+            _ => room.accept_legacy().await,
+        };
+        let request = peer.expect("completion/complete").await;
+        let said = json!({"completion": {"values": values(101), "hasMore": false, "total": 101}});
+        peer.answer(&request, said).await;
+        let told = json!({"values": values(100), "hasMore": true, "total": 101});
+        assert_eq!(result(first).await["completion"], told, "{era:?} {is_session}");
+        for completion in [json!({"values": values(100)}), json!({"values": [], "hasMore": false})] {
+            let reply = ask(&room);
+            let request = peer.expect("completion/complete").await;
+            peer.answer(&request, json!({ "completion": completion })).await;
+            assert_eq!(result(reply).await["completion"], completion, "{era:?} {is_session}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_code_of_the_modern_era_means_nothing_from_a_legacy_server() {
     for (era, code, expected) in [
         (EraChoice::Legacy, -32021, -32603),
