@@ -214,6 +214,22 @@ pub fn members(bytes: &[u8], span: Span, limits: &Limits) -> Result<Vec<Member>,
     Ok(members)
 }
 
+/// The first elements of the JSON array that `span` of `bytes` holds: all, or `max`. What follows them is not read.
+///
+/// # Errors
+/// `span` holds anything else.
+pub fn first_elements(bytes: &[u8], span: Span, limits: &Limits, max: usize) -> Result<Vec<Span>, ScanError> {
+    let mut scanner = Scanner::new(bytes, span, limits);
+    scanner.enter(b'[')?;
+    let mut found = Vec::new();
+    let mut more = !scanner.take(b']');
+    while more && found.len() < max {
+        found.push(scanner.value()?);
+        more = scanner.take(b',');
+    }
+    Ok(found)
+}
+
 /// The elements of the JSON array that `span` of `bytes` holds, at most `max`.
 ///
 /// # Errors

@@ -94,11 +94,10 @@ fn downgrade_result(
     result: Parts,
     (limits, budget): (&Limits, Budget<'_>),
 ) -> Result<Parts, Bound> {
-    let unknown = unknown(version);
+    let known = known(version);
     // Members of a server's result are never cut in two, so a key or a word stands in one slice.
     let is_odd = method == Method::ToolsCall && result.iter().any(|slice| has_other_than_object(slice));
-    let is_newer = |slice: &Bytes| unknown.iter().any(|word| word.finder.find(slice).is_some());
-    if !is_odd && !result.iter().any(is_newer) {
+    if !is_odd && !result.iter().any(|slice| has_other_type(slice, known)) {
         return Ok(result);
     }
     let is_copied = result.iter().nth(1).is_some();
@@ -109,7 +108,7 @@ fn downgrade_result(
     let list = result.get(&source, if method == Method::ToolsCall { "content" } else { "messages" });
     let elements = list.and_then(|list| object::elements(&source, list, limits, BLOCKS).ok());
     for element in elements.iter().flatten() {
-        draft.element(method, *element, unknown);
+        draft.element(method, *element, known);
     }
     let structured = if is_odd { draft.structured(&result, (list, elements.as_deref())) } else { None };
     let Draft { built, edits, .. } = draft;
@@ -126,16 +125,20 @@ fn downgrade_result(
     Ok(splice.finish())
 }
 
-/// Types of content that the revision does not know: its clients refuse the whole result over one block.
-// MCP 2025-03-26 changelog: audio; MCP 2025-06-18 changelog: resource links
-fn unknown(version: ProtocolVersion) -> &'static [Word] {
-    let first = match version {
-        ProtocolVersion::V2024_11_05 => 0,
-        ProtocolVersion::V2025_03_26 => 1,
-        _ => NEWER.len(),
+/// Types of content that the revision knows: its clients refuse the whole result over one block of any other.
+// MCP 2024-11-05 schema; 2025-03-26 changelog: audio; 2025-06-18 changelog: resource links. `tool_use` and `tool_result` of
+// 2025-11-25 stand in sampling alone.
+fn known(version: ProtocolVersion) -> &'static [&'static [u8]] {
+    let count = match version {
+        ProtocolVersion::V2024_11_05 => KNOWN.len() - 2,
+        ProtocolVersion::V2025_03_26 => KNOWN.len() - 1,
+        _ => KNOWN.len(),
     };
-    NEWER.get(first..).unwrap_or_default()
+    KNOWN.get(..count).unwrap_or_default()
 }
+
+/// In the order of the revisions that brought them, as JSON tokens.
+const KNOWN: [&[u8]; 5] = [br#""text""#, br#""image""#, br#""resource""#, AUDIO, LINK];
 
 /// A token of JSON, and what finds it: made once, for a small result is searched in less time than that takes.
 struct Word {
@@ -147,19 +150,27 @@ impl Word {
     fn new(token: &'static [u8]) -> Self {
         Self { token, finder: Finder::new(token) }
     }
+
+    /// What follows it wherever it may be a key: a value, and the rest of the slice.
+    fn values<'s>(&'s self, slice: &'s [u8]) -> impl Iterator<Item = &'s [u8]> {
+        self.finder.find_iter(slice).filter_map(|at| {
+            let after = slice.get(at + self.token.len()..).unwrap_or_default().trim_ascii_start();
+            after.strip_prefix(b":").map(<[u8]>::trim_ascii_start)
+        })
+    }
 }
 
-/// In the order of the revisions that brought them.
-static NEWER: LazyLock<[Word; 2]> = LazyLock::new(|| [AUDIO, LINK].map(Word::new));
 static STRUCTURED_KEY: LazyLock<Word> = LazyLock::new(|| Word::new(br#""structuredContent""#));
+static TYPE_KEY: LazyLock<Word> = LazyLock::new(|| Word::new(br#""type""#));
 
-/// Whether the key may stand there with another value than an object: a search, and no parse.
+/// Whether `structuredContent` may stand there with another value than an object: a search, and no parse.
 fn has_other_than_object(slice: &[u8]) -> bool {
-    STRUCTURED_KEY.finder.find_iter(slice).any(|at| {
-        let after = slice.get(at + STRUCTURED_KEY.token.len()..).unwrap_or_default().trim_ascii_start();
-        let value = after.strip_prefix(b":").map(<[u8]>::trim_ascii_start);
-        value.is_some_and(|value| value.first() != Some(&b'{'))
-    })
+    STRUCTURED_KEY.values(slice).any(|value| value.first() != Some(&b'{'))
+}
+
+/// Whether `type` may stand there with another value than the `known` ones: a search, and no parse.
+fn has_other_type(slice: &[u8], known: &[&[u8]]) -> bool {
+    TYPE_KEY.values(slice).any(|value| !known.iter().any(|known| value.starts_with(known)))
 }
 
 fn hold((permits, principal): Budget<'_>, bytes: Bytes) -> Result<Bytes, Bound> {
@@ -195,23 +206,42 @@ impl Draft<'_> {
     }
 
     /// A block of a tool's result, or a message of a prompt, which has one.
-    fn element(&mut self, method: Method, span: Span, unknown: &[Word]) {
+    fn element(&mut self, method: Method, span: Span, known: &[&[u8]]) {
         let Some(element) = self.object(span) else { return };
         if method == Method::ToolsCall {
-            return self.block(&element, unknown);
+            return self.block(&element, known);
         }
         if let Some(block) = element.get(self.source, "content").and_then(|span| self.object(span)) {
-            self.block(&block, unknown);
+            self.block(&block, known);
         }
     }
 
-    fn block(&mut self, block: &Object, unknown: &[Word]) {
-        match block.get(self.source, "type").map(|span| span.of(self.source)) {
-            Some(kind) if unknown.iter().all(|word| word.token != kind) => {}
-            Some(AUDIO) => self.audio(block),
-            Some(LINK) => self.link(block),
-            _ => {}
+    fn block(&mut self, block: &Object, known: &[&[u8]]) {
+        let Some(kind) = block.get(self.source, "type").map(|span| span.of(self.source)) else { return };
+        // A server may write it with escapes.
+        let kind = serde_json::from_slice::<String>(kind)
+            .map_or_else(|_| kind.to_vec(), |kind| [b"\"", kind.as_bytes(), b"\""].concat());
+        match &kind[..] {
+            kind if known.contains(&kind) => {}
+            AUDIO => self.audio(block),
+            LINK => self.link(block),
+            _ => self.unknown(block),
         }
+    }
+
+    /// A block of a type that the revision does not know as a text with its JSON.
+    fn unknown(&mut self, block: &Object) {
+        let from = self.built.len();
+        self.build(&[br#"{"text":"#]);
+        self.quote(block.span().of(self.source));
+        self.build(&[br#","type":"text"}"#]);
+        self.put(block.span(), from);
+    }
+
+    /// Builds a string with this JSON text in it.
+    fn quote(&mut self, json: &[u8]) {
+        let text = std::str::from_utf8(json).unwrap_or_default(); // the scan checked it
+        self.built.extend_from_slice(&serde_json::to_vec(text).unwrap_or_default());
     }
 
     /// An audio block as the resource that it could be. Its data stay where they are.
@@ -279,8 +309,7 @@ impl Draft<'_> {
             Some(_) => self.build(&[b","]),
         }
         self.build(&[br#"{"text":"#]);
-        let text = std::str::from_utf8(value).unwrap_or_default(); // the scan checked it
-        self.built.extend_from_slice(&serde_json::to_vec(text).unwrap_or_default());
+        self.quote(value);
         self.build(&[br#","type":"text"}"#]);
         let Some(inside) = inside else {
             self.build(&[b"]"]);

@@ -220,6 +220,11 @@ impl Conn {
         self.facts.get().is_some_and(|facts| facts.can(capability))
     }
 
+    /// Whether the server takes subscriptions to its resources by requests.
+    pub(super) fn can_subscribe(&self) -> bool {
+        self.facts.get().is_some_and(Facts::can_subscribe)
+    }
+
     /// How many requests wait for an answer, listens not counted.
     pub(super) fn in_flight(&self) -> usize {
         self.in_flight.load(Ordering::Relaxed)
@@ -254,7 +259,7 @@ impl Conn {
         if !job.responder.on_cancel(this, id.number()) {
             return Ok(()); // its caller is gone
         }
-        let line = outgoing::request(&job.call, id, self.spec.era);
+        let line = outgoing::request(&job.call, id, (self.spec.era, || self.can("logging")));
         let config = &self.context.config;
         *requests += 1;
         let work = Work::Call { job, slot };

@@ -4,13 +4,18 @@ use std::sync::LazyLock;
 
 use bytes::Bytes;
 use serde::Deserialize;
+use wire::envelope::Value;
+use wire::limits::Limits;
 use wire::mcp::meta;
 use wire::mcp::version::ProtocolVersion;
+use wire::object::Object;
+use wire::span::Span;
+use wire::splice::Splice;
 use wire::{Era, code};
 
 use super::settings::EraChoice;
 use crate::call::{Capabilities, List, Outcome};
-use crate::error::{Blame, Error, Kind};
+use crate::error::{Error, Kind};
 
 /// What a server declared in the handshake.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,6 +36,13 @@ impl Facts {
     /// Whether a capability is named at the top level of `capabilities`.
     pub fn can(&self, capability: &str) -> bool {
         member(&self.capabilities, capability).is_some()
+    }
+
+    /// Whether it declared that it takes subscriptions to its resources.
+    // MCP 2025-11-25 server/resources, Capabilities: `subscribe` is optional
+    pub fn can_subscribe(&self) -> bool {
+        let resources = member(&self.capabilities, List::Resources.capability());
+        resources.and_then(|resources| member(resources, "subscribe")) == Some(b"true")
     }
 
     /// Whether it offers anything that can be listed.
@@ -158,6 +170,28 @@ pub(super) fn all_capabilities(era: Era) -> &'static str {
 /// The capabilities that a shared connection declares: no client behind it could be asked.
 pub(super) const NO_CAPABILITIES: &str = "{}";
 
-pub(super) fn unknown_resource(uri: &str) -> Error {
-    Error::new(Kind::UnknownResource(uri.to_owned()), Blame::Downstream, "the server has no such resource")
+/// The error of a server that has no such resource: its own message and data, under the one code that the front knows for
+/// this in both eras, with the URI as the client asked for it.
+// MCP 2025-11-25 and 2026-07-28 server/resources, Error Handling
+pub(super) fn unknown_resource(error: Value<'_>, uri: &str) -> Outcome {
+    let error = Bytes::copy_from_slice(error.raw());
+    let object = |at: Span| Object::scan(&error, at, &Limits::default()).ok();
+    let Some(whole) = object(Span::all(&error)) else { return Outcome::Refused(error.clone()) };
+    let data = whole.get(&error, "data").and_then(object);
+    let uri = serde_json::Value::from(uri).to_string();
+    let mut splice = Splice::new(error.clone());
+    let mut edit = splice.object(&whole);
+    edit.set("code", code::RESOURCE_NOT_FOUND.to_string());
+    match &data {
+        Some(data) => {
+            edit.done();
+            splice.object(data).set("uri", uri);
+        }
+        // Anything else than an object could not hold the URI.
+        None => {
+            edit.set("data", format!(r#"{{"uri":{uri}}}"#));
+            edit.done();
+        }
+    }
+    Outcome::Refused(splice.finish().into_bytes())
 }

@@ -12,6 +12,7 @@ use wire::span::Span;
 use wire::splice::{Parts, Splice};
 use wire::{Message, code};
 
+use super::completion;
 use super::facts::unknown_resource;
 use super::modern::{CACHE_SCOPE, RESULT_TYPE, TTL_MS};
 use super::tasks::ShownIds;
@@ -67,6 +68,7 @@ pub(super) fn result(call: &Call, answer: &Message, task_ids: ShownIds<'_>) -> O
     let object = answer.result_object()?;
     let mut splice = Splice::within(answer.bytes().clone(), object.span());
     task_ids.show_result(&mut splice, call, answer);
+    completion::clamp(&mut splice, call.method, (answer.bytes(), object));
     let mut edit = splice.object(object);
     if matches!(call.affinity, Affinity::Principal) {
         // MCP 2026-07-28 basic, Results: a missing resultType from an older server means "complete".
@@ -99,7 +101,7 @@ pub(super) fn refusal(method: Method, uri: Option<&str>, error: Value<'_>) -> Ou
     match (method, uri) {
         // MCP 2025-11-25 server/resources, Error Handling; modern clients know another code.
         (Method::ResourcesRead, Some(uri)) if code == Some(i64::from(code::RESOURCE_NOT_FOUND)) => {
-            Outcome::Failed(unknown_resource(uri))
+            unknown_resource(error, uri)
         }
         // A code of a later revision, so here it is the server's own: it must not tell clients what it means there.
         _ if code == Some(i64::from(code::MISSING_CAPABILITY)) => Outcome::Refused(as_internal(error)),

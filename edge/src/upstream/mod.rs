@@ -10,6 +10,7 @@
 //! another connection, any other is not; one connection is one process, used only by those whom the isolation allows;
 //! everything is bounded. Must not know of clients' connections, the contents of sessions or public names.
 
+mod completion;
 mod conn;
 mod control;
 mod exclusive_client;

@@ -12,6 +12,7 @@ use wire::object::Object;
 use wire::splice::{Parts, Splice};
 use wire::{Message, code};
 
+use super::completion;
 use super::facts::{identity, unknown_resource};
 use super::tasks::ShownIds;
 use crate::call::{Affinity, Call, Outcome, input};
@@ -27,7 +28,11 @@ pub(super) fn own_params(members: &str, capabilities: &str) -> String {
 
 /// Puts into `_meta` what every modern request carries, from what the client declared.
 // MCP 2026-07-28 basic, _meta: protocolVersion and clientCapabilities are required, clientInfo should be sent.
-pub(super) fn edit_meta(splice: &mut Splice, call: &Call, progress: Option<Bytes>) {
+pub(super) fn edit_meta(
+    splice: &mut Splice,
+    call: &Call,
+    (progress, logs): (Option<Bytes>, impl Fn() -> bool),
+) {
     let (request, client) = (&call.request, &call.client);
     let version = Bytes::from_static(VERSION.as_bytes());
     let (capabilities, level) = match &call.affinity {
@@ -38,6 +43,10 @@ pub(super) fn edit_meta(splice: &mut Splice, call: &Call, progress: Option<Bytes
         }
     };
     let capabilities = capabilities.unwrap_or(NO_CAPABILITIES);
+    // MCP 2026-07-28 server/utilities/logging: a level is for servers that declare `logging`
+    let names_level = level.is_some() || request.meta_value(meta::LOG_LEVEL).is_some();
+    let unwanted = names_level && !logs();
+    let level = level.filter(|_| !unwanted);
     let stamps = [
         (meta::PROTOCOL_VERSION, Some(version)),
         (meta::CLIENT_INFO, client.info.clone()),
@@ -49,6 +58,9 @@ pub(super) fn edit_meta(splice: &mut Splice, call: &Call, progress: Option<Bytes
     if let Some(meta) = request.meta() {
         let mut edit = splice.object(meta);
         stamps.for_each(|(key, value)| edit.set(key, value.clone()));
+        if unwanted {
+            edit.remove(meta::LOG_LEVEL);
+        }
         return;
     }
     // Four bytes for each: two quotes, a colon, and the comma or brace before it; one brace at the end.
@@ -92,6 +104,11 @@ pub(super) fn judge(call: &Call, answer: &Message, task_ids: ShownIds<'_>) -> Op
     let result = answer.result_object()?;
     let complete = || match call.method {
         Method::TasksGet => task_ids.show_task(call, answer).map(Judged::Complete),
+        Method::Complete if matches!(call.affinity, Affinity::Principal) => {
+            let mut splice = Splice::within(answer.bytes().clone(), result.span());
+            completion::clamp(&mut splice, call.method, (answer.bytes(), result));
+            Some(Judged::Complete(splice.finish()))
+        }
         _ if matches!(call.affinity, Affinity::Principal) => {
             Some(Judged::Complete(result.span().slice(answer.bytes()).into()))
         }
@@ -116,6 +133,7 @@ fn for_session(method: Method, answer: &Message, result: &Object) -> Parts {
         edit.remove(CACHE_SCOPE);
     }
     edit.done();
+    completion::clamp(&mut splice, method, (answer.bytes(), result));
     splice.finish()
 }
 
@@ -165,7 +183,7 @@ pub(super) fn refusal(method: Method, uri: Option<&str>, error: Value<'_>) -> Ou
             && error.parse::<Body<'_>>().is_ok_and(|body| body.data.uri == uri)
     };
     match (method, uri) {
-        (Method::ResourcesRead, Some(uri)) if not_found(uri) => Outcome::Failed(unknown_resource(uri)),
+        (Method::ResourcesRead, Some(uri)) if not_found(uri) => unknown_resource(error, uri),
         _ => Outcome::Refused(Bytes::copy_from_slice(error.raw())),
     }
 }

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use wire::mcp::method::{Method, Notice};
 use wire::{Era, Message};
 
-use super::conn::{Job, timed_out};
+use super::conn::{Conn, Job, timed_out};
 use super::key::Key;
 use super::pool::PoolInner;
 use super::session_settings::{has_room, is_subscription, note_accepted, uri};
@@ -61,6 +61,22 @@ impl PoolInner {
                 }
             }
         });
+    }
+
+    /// Checks that the server of `conn` takes the subscription that `call` asks for. Any other call passes.
+    ///
+    /// # Errors
+    /// When it did not declare that it takes any. It might accept and never send an update.
+    pub(super) fn check_can_subscribe(&self, call: &Call, conn: &Conn) -> Result<(), Error> {
+        let asks_legacy = call.method == Method::ResourcesSubscribe && conn.spec().era == Era::Legacy;
+        if asks_legacy && !conn.can_subscribe() { Err(self.no_subscriptions()) } else { Ok(()) }
+    }
+
+    /// The refusal of a server that takes no subscriptions. The gateway itself declares them, so to its clients the method
+    /// exists, and the parameter is wrong.
+    fn no_subscriptions(&self) -> Error {
+        let message = format!("server `{}` takes no subscriptions to its resources", self.server.name);
+        Error::new(Kind::InvalidParams, Blame::Downstream, message)
     }
 
     async fn subscribe_session(self: &Arc<Self>, call: &Call) -> Result<(), Error> {

@@ -93,6 +93,28 @@ fn content_of_later_revisions_is_said_in_older_words() {
 }
 
 #[test]
+fn content_of_an_unknown_type_is_a_text_with_its_json() {
+    use ProtocolVersion::{V2024_11_05, V2025_06_18, V2025_11_25};
+    let known =
+        r#"{"content":[{"type":"text","text":"a"},{"type" : "image"},{"type":"resource"}],"x":{"type":"y"}}"#;
+    let escaped =
+        r#"{"content":[{"type":"te\u0078t","text":"a"},{"text":"\"type\":\"video\"","type":"text"}]}"#;
+    for version in [V2024_11_05, V2025_06_18, V2025_11_25] {
+        assert_eq!(downgraded(version, Method::ToolsCall, known), known);
+        assert_eq!(downgraded(version, Method::ToolsCall, escaped), escaped);
+        for block in [r#"{"type": "video","uri":"x:\u00e9"}"#, r#"{"type":"tool_use"}"#, r#"{"type":7}"#] {
+            let said = json!({"type": "text", "text": block});
+            let result = format!(r#"{{"content":[{{"type":"text","text":"a"}},{block}]}}"#);
+            let told = serde_json::from_str::<Value>(&downgraded(version, Method::ToolsCall, result.leak()));
+            assert_eq!(told.unwrap()["content"], json!([{"type": "text", "text": "a"}, said]));
+            let prompt = format!(r#"{{"messages":[{{"role":"user","content":{block}}}]}}"#);
+            let told = serde_json::from_str::<Value>(&downgraded(version, Method::PromptsGet, prompt.leak()));
+            assert_eq!(told.unwrap()["messages"][0]["content"], said);
+        }
+    }
+}
+
+#[test]
 fn a_missing_capability_is_named_in_a_tools_result() {
     let error = |text: &'static str| Outcome::Refused(Bytes::from_static(text.as_bytes()));
     let missing = r#"{"code":-32021,"message":"m","data":{"requiredCapabilities":{"elicitation":{"url":{}},"sampling":{}}}}"#;

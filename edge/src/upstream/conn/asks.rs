@@ -17,8 +17,14 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use wire::Message;
 use wire::id::RequestId;
+use wire::limits::Limits;
+use wire::mcp::invoke::BLOCKS;
 use wire::mcp::meta;
 use wire::mcp::method::Ask as Kind;
+use wire::mcp::version::ProtocolVersion;
+use wire::object::{self, Object};
+use wire::span::Span;
+use wire::splice::Splice;
 
 use super::mux::Mux;
 use super::pending::Pending;
@@ -234,7 +240,11 @@ impl Conn {
                     Some(session) => self.context.task_ids.own_in_answer(session.number, value),
                     None => value,
                 };
-                outgoing::relayed(&ask.id, "result", value)
+                let takes_one = self.facts.get().is_some_and(|facts| facts.version < SEVERAL_BLOCKS_SINCE);
+                match if takes_one && ask.kind == Kind::Sampling { one_block(value) } else { Some(value) } {
+                    Some(value) => outgoing::relayed(&ask.id, "result", value),
+                    None => outgoing::answer(&ask.id, SEVERAL_BLOCKS),
+                }
             }
             Answer::Refused(value) => outgoing::relayed(&ask.id, "error", value),
             Answer::Nobody => outgoing::answer(&ask.id, unanswered(ask.kind)),
@@ -295,6 +305,41 @@ fn extend_askers(mux: &mut Mux<Pending>, ask: &Open, call_timeout: Duration) {
     }
 }
 
+/// A sample with its content as revisions before 2025-11-25 have it, where it is one block: the only one of a list, or the
+/// texts of several in one. `None` where one block cannot say the same.
+// MCP 2025-06-18 schema, CreateMessageResult
+fn one_block(value: Bytes) -> Option<Bytes> {
+    let limits = Limits::default();
+    let object = |at: Span| Object::scan(&value, at, &limits).ok();
+    let content = object(Span::all(&value)).and_then(|result| result.get(&value, "content"));
+    let Some(content) = content.filter(|content| content.of(&value).first() == Some(&b'[')) else {
+        return Some(value);
+    };
+    let blocks = object::elements(&value, content, &limits, BLOCKS).ok()?;
+    let block = match blocks[..] {
+        [] => return None,
+        [only] => only.slice(&value),
+        _ => {
+            let mut joined = Vec::from(br#"{"type":"text","text":""#);
+            for (number, block) in blocks.iter().enumerate() {
+                let block = object(*block).filter(|block| {
+                    block.get(&value, "type").is_some_and(|kind| kind.of(&value) == br#""text""#)
+                })?;
+                // What is put together are the insides of JSON strings, which is one again.
+                let text = block.get(&value, "text")?.of(&value);
+                let text = text.strip_prefix(b"\"")?.strip_suffix(b"\"")?;
+                joined.extend_from_slice(if number == 0 { b"" } else { br"\n" });
+                joined.extend_from_slice(text);
+            }
+            joined.extend_from_slice(br#""}"#);
+            joined.into()
+        }
+    };
+    let mut splice = Splice::new(value.clone());
+    splice.replace(content, block);
+    Some(splice.finish().into_bytes())
+}
+
 /// The response to a question where there is no client to ask; the rest of it, from its comma on.
 pub(super) fn unattributed(kind: Kind) -> &'static str {
     match kind {
@@ -320,6 +365,10 @@ const NO_ROOTS: &str = r#","result":{"roots":[]}}"#;
 // MCP 2025-11-25 client/sampling and client/elicitation: requests must be associated with one of the client's.
 const NOBODY_TO_ASK: &str =
     r#","error":{"code":-32602,"message":"this request is not associated with a request of a client"}}"#;
+
+// MCP 2025-11-25 changelog: tools in sampling, for which `content` may be a list
+const SEVERAL_BLOCKS_SINCE: ProtocolVersion = ProtocolVersion::V2025_11_25;
+const SEVERAL_BLOCKS: &str = r#","error":{"code":-32603,"message":"the client's sample has several blocks, and the server's revision takes one"}}"#;
 
 /// The longest progress token that is accepted from a server. 256: SDKs count, and a UUID has 38.
 const TOKEN_BYTES: usize = 256;

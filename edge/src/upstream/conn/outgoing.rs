@@ -17,7 +17,9 @@ use crate::upstream::{legacy, modern};
 /// The client's request as request `id` to a server of `era`. It is a single line, as is every scanned message. That
 /// matters: to a server a line is a message, so a raw line break would let a client inject messages into a process
 /// that it shares.
-pub(super) fn request(call: &Call, id: WireId, era: Era) -> Parts {
+///
+/// `logs` says whether the server declared `logging`; it is asked only for a call that wants log messages.
+pub(super) fn request(call: &Call, id: WireId, (era, logs): (Era, impl Fn() -> bool)) -> Parts {
     let id = RequestId::number(id.number());
     let mut splice = Splice::new(call.request.bytes().clone());
     if let Some(span) = call.request.id_span() {
@@ -30,7 +32,7 @@ pub(super) fn request(call: &Call, id: WireId, era: Era) -> Parts {
     let progress = call.request.meta_value(meta::PROGRESS_TOKEN).map(|_| id.token());
     match era {
         Era::Legacy => legacy::edit_params(&mut splice, call, progress),
-        Era::Modern => modern::edit_meta(&mut splice, call, progress),
+        Era::Modern => modern::edit_meta(&mut splice, call, (progress, logs)),
     }
     splice.finish()
 }

@@ -136,7 +136,9 @@ impl PoolInner {
             }
             _ => Target::shared(key),
         };
-        Ok((self.connection(&target).await?, slot))
+        let conn = self.connection(&target).await?;
+        self.check_can_subscribe(call, &conn)?;
+        Ok((conn, slot))
     }
 
     /// The server's era; opens the control connection to find it out if it is unknown.

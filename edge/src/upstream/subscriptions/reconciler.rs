@@ -152,6 +152,12 @@ impl PoolInner {
             if std::mem::take(&mut is_stale) {
                 changes.borrow_and_update();
                 state.plan(group);
+                if !conn.can_subscribe() {
+                    let error = self.no_subscriptions();
+                    for (uri, _) in state.queue.drain(..) {
+                        self.refused(group, &uri, &error);
+                    }
+                }
             }
             // Requests in flight still get an outcome, which decides about their subscriptions.
             let is_over = state.send(conn).is_err() && state.in_flight.is_empty();

@@ -65,6 +65,37 @@ async fn an_ask_goes_to_the_oldest_call_that_may_ask_and_its_answer_back() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_sample_of_several_blocks_is_one_for_an_older_server() {
+    let mut room = Setting::default().build();
+    let mut reply = room.echo_in(&session(1), "a");
+    let mut peer = room.accept_legacy().await;
+    peer.expect("tools/call").await;
+    let image = json!({"type": "image", "data": "AA==", "mimeType": "a/b"});
+    let text = |text: &str| json!({"type": "text", "text": text});
+    for (method, content, expected) in [
+        (SAMPLE, text("a"), Some(text("a"))),
+        (SAMPLE, json!([image]), Some(image.clone())),
+        (SAMPLE, json!([text("a\"\n"), text("\u{e9}")]), Some(text("a\"\n\n\u{e9}"))),
+        (SAMPLE, json!([text("a"), image]), None),
+        (SAMPLE, json!([]), None),
+        (ELICIT, json!(["a", "b"]), Some(json!(["a", "b"]))),
+    ] {
+        let params = if method == SAMPLE { json!({"messages": [], "maxTokens": 1}) } else { form() };
+        peer.ask(json!(1), method, params).await;
+        let sample = json!({"role": "assistant", "model": "m", "content": content});
+        next_ask(&mut reply).await.answer(Answer::Result(sample.to_string().into()));
+        let answer = peer.read().await.unwrap();
+        match expected {
+            Some(content) => {
+                let told = json!({"role": "assistant", "model": "m", "content": content});
+                assert_eq!(answer["result"], told);
+            }
+            None => assert_eq!(answer["error"]["code"], -32603, "{answer}"),
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_ask_goes_to_a_stream_that_is_read() {
     let mut room = Setting::default().build();
     let (key, mut own_stream) = session_and_stream(1);

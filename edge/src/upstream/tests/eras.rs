@@ -1,7 +1,6 @@
 //! Detection of a server's era, and requests in either era.
 
 use super::*;
-use crate::error::Kind;
 use wire::Era;
 
 fn auto() -> Room {
@@ -171,6 +170,26 @@ async fn modern_server_gets_the_sessions_capabilities_and_log_level() {
     drop(reply);
 }
 
+#[tokio::test(start_paused = true)]
+async fn modern_server_without_logging_gets_no_log_level() {
+    let mut room = Setting::default().era(EraChoice::Modern).build();
+    let reply = room.dispatch(with_meta());
+    let mut peer = room.accept().await;
+    peer.handshake_modern_with(json!({"tools": {}})).await;
+    let meta = peer.expect("tools/call").await["params"]["_meta"].clone();
+    assert_eq!((&meta["traceparent"], meta.get(LOG_LEVEL)), (&json!("00-1"), None));
+    let key = session(1);
+    key.settings.change(|wished| wished.level = Some(wire::mcp::level::Level::Warning));
+    let in_session = [with_meta(), echo("a")].map(|request| room.dispatch_in(&key, request));
+    for _ in &in_session {
+        let meta = peer.expect("tools/call").await["params"]["_meta"].clone();
+        assert_eq!(meta.get(LOG_LEVEL), None, "{meta}");
+    }
+    drop(reply);
+}
+
+const LOG_LEVEL: &str = "io.modelcontextprotocol/logLevel";
+
 fn with_meta() -> Value {
     let mut request = echo("a");
     request["params"]["_meta"] = json!({
@@ -196,6 +215,14 @@ async fn a_legacy_server_sees_no_modern_key() {
     result(reply).await;
 }
 
+/// The server's own error.
+async fn refusal(reply: Reply) -> Value {
+    match end(reply).await {
+        Outcome::Refused(error) => serde_json::from_slice(&error).unwrap(),
+        other => panic!("a server's error, not {other:?}"),
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_resource_that_is_not_there_is_one_error_in_both_eras() {
     let read = json!({"jsonrpc": "2.0", "id": 1, "method": "resources/read", "params": {"uri": "a:\u{e9}"}});
@@ -203,8 +230,18 @@ async fn a_resource_that_is_not_there_is_one_error_in_both_eras() {
     let reply = room.dispatch(read.clone());
     let mut peer = room.accept_legacy().await;
     let request = peer.expect("resources/read").await;
-    peer.refuse(&request, -32002).await;
-    assert_eq!(failure(reply).await.kind, Kind::UnknownResource("a:\u{e9}".into()));
+    let error = json!({"code": -32002, "message": "no file", "data": {"uri": "x", "why": [1]}});
+    peer.send(json!({"jsonrpc": "2.0", "id": request["id"], "error": error})).await;
+    let kept = json!({"code": -32002, "message": "no file", "data": {"uri": "a:\u{e9}", "why": [1]}});
+    assert_eq!(refusal(reply).await, kept);
+    for data in [Value::Null, json!("no object")] {
+        let reply = room.dispatch(read.clone());
+        let request = peer.expect("resources/read").await;
+        let error = json!({"code": -32002, "message": "gone", "data": data});
+        peer.send(json!({"jsonrpc": "2.0", "id": request["id"], "error": error})).await;
+        let named = json!({"code": -32002, "message": "gone", "data": {"uri": "a:\u{e9}"}});
+        assert_eq!(refusal(reply).await, named);
+    }
     let reply = room.dispatch(read.clone());
     let request = peer.expect("resources/read").await;
     peer.answer(&request, json!({"contents": []})).await;
@@ -215,9 +252,9 @@ async fn a_resource_that_is_not_there_is_one_error_in_both_eras() {
     let reply = room.dispatch(read);
     let mut peer = room.accept_modern().await;
     let request = peer.expect("resources/read").await;
-    let error = json!({"code": -32602, "message": "no", "data": {"uri": "a:\u{e9}"}});
+    let error = json!({"code": -32602, "message": "no file", "data": {"uri": "a:\u{e9}", "why": [1]}});
     peer.send(json!({"jsonrpc": "2.0", "id": request["id"], "error": error})).await;
-    assert_eq!(failure(reply).await.kind, Kind::UnknownResource("a:\u{e9}".into()));
+    assert_eq!(refusal(reply).await, kept);
 }
 
 #[tokio::test(start_paused = true)]
@@ -237,6 +274,40 @@ async fn results_for_a_session_have_the_members_of_its_era() {
         }
         peer.answer(&request, said).await;
         assert_eq!(result(reply).await, plain, "{era:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_completion_has_at_most_100_values() {
+    let complete = json!({"jsonrpc": "2.0", "id": 1, "method": "completion/complete", "params": {}});
+    let values = |count: usize| (0..count).map(|n| format!("v{n}")).collect::<Vec<_>>();
+    for (era, is_session) in [
+        (EraChoice::Legacy, false),
+        (EraChoice::Legacy, true),
+        (EraChoice::Modern, false),
+        (EraChoice::Modern, true),
+    ] {
+        let mut room = Setting::default().era(era).build();
+        let ask = |room: &Room| match is_session {
+            true => room.dispatch_in(&session(1), complete.clone()),
+            false => room.dispatch(complete.clone()),
+        };
+        let first = ask(&room);
+        let mut peer = match era {
+            EraChoice::Modern => room.accept_modern().await,
+            _ => room.accept_legacy().await,
+        };
+        let request = peer.expect("completion/complete").await;
+        let said = json!({"completion": {"values": values(101), "hasMore": false, "total": 101}});
+        peer.answer(&request, said).await;
+        let told = json!({"values": values(100), "hasMore": true, "total": 101});
+        assert_eq!(result(first).await["completion"], told, "{era:?} {is_session}");
+        for completion in [json!({"values": values(100)}), json!({"values": [], "hasMore": false})] {
+            let reply = ask(&room);
+            let request = peer.expect("completion/complete").await;
+            peer.answer(&request, json!({ "completion": completion })).await;
+            assert_eq!(result(reply).await["completion"], completion, "{era:?} {is_session}");
+        }
     }
 }
 

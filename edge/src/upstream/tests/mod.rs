@@ -349,8 +349,13 @@ impl Peer {
 
     /// Answers `initialize`, and leaves the notification that follows unread.
     async fn greet(&mut self) -> Value {
+        self.greet_with(json!({"tools": {}, "resources": {"subscribe": true}, "logging": {}, "tasks": {}}))
+            .await
+    }
+
+    /// Answers `initialize` as a server with these capabilities.
+    async fn greet_with(&mut self, capabilities: Value) -> Value {
         let request = self.expect("initialize").await;
-        let capabilities = json!({"tools": {}, "resources": {}, "logging": {}, "tasks": {}});
         let result = json!({
             "protocolVersion": "2025-06-18", "capabilities": capabilities,
             "serverInfo": {"name": "t", "version": "1"}, "instructions": "be kind"
@@ -360,9 +365,14 @@ impl Peer {
     }
 
     async fn handshake_modern(&mut self) -> Value {
+        self.handshake_modern_with(json!({"tools": {}, "logging": {}})).await
+    }
+
+    /// The handshake of a server with these capabilities.
+    async fn handshake_modern_with(&mut self, capabilities: Value) -> Value {
         let request = self.expect("server/discover").await;
         let result = json!({
-            "resultType": "complete", "supportedVersions": ["2026-07-28"], "capabilities": {"tools": {}},
+            "resultType": "complete", "supportedVersions": ["2026-07-28"], "capabilities": capabilities,
             "ttlMs": 0, "cacheScope": "public",
             "_meta": {"io.modelcontextprotocol/serverInfo": {"name": "m", "version": "2"}}
         });

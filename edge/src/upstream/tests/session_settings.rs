@@ -69,6 +69,28 @@ async fn a_subscription_is_kept_under_the_servers_spelling() {
     }
 }
 
+/// On connections of its own and on those that a session shares.
+#[tokio::test(start_paused = true)]
+async fn a_server_that_declares_no_subscriptions_is_not_asked_for_any() {
+    for isolation in [Isolation::Session, Isolation::Shared] {
+        for resources in [json!({}), json!({"subscribe": false})] {
+            let mut room = Setting::default().isolation(isolation).build();
+            let key = session(1);
+            let reply = room.dispatch_in(&key, about(SUBSCRIBE, "x://1"));
+            let mut peer = room.accept().await;
+            peer.greet_with(json!({"tools": {}, "resources": resources})).await;
+            peer.expect("notifications/initialized").await;
+            let error = failure(reply).await;
+            assert_eq!(error.kind, Kind::InvalidParams, "{isolation:?}");
+            assert!(error.message.contains("takes no subscriptions"), "{error}");
+            assert!(subscriptions(&key).is_empty());
+            let reply = room.echo_in(&key, "a");
+            peer.serve_echo().await; // and nothing was sent before
+            result(reply).await;
+        }
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn subscriptions_are_bounded() {
     let mut room = Setting::default().build();
