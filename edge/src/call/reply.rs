@@ -14,6 +14,7 @@ use std::task::{Context, Poll, Waker};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use wire::Message;
+use wire::mcp::level::Level;
 use wire::mcp::method::Notice;
 use wire::splice::Parts;
 
@@ -86,8 +87,9 @@ pub trait Cancel: Send + Sync {
     /// without a lock held.
     fn park(&self, token: u64);
 
-    /// The person has answered: the consumer reads on. Called without a lock held.
-    fn resume(&self, token: u64);
+    /// The person has answered: the consumer reads on, and gets log messages of `level` or worse, or none. Called without a
+    /// lock held.
+    fn resume(&self, token: u64, level: Option<Level>);
 
     /// No client waits at a connection for the outcome any more: from now on the call may take as long as any call
     /// may. Called without a lock held.
@@ -215,10 +217,10 @@ impl Reply {
         }
     }
 
-    /// Tells the connection that the consumer reads on.
-    pub fn resume(&self) {
+    /// Tells the connection that the consumer reads on, and the lowest level of log messages that it wants from now on.
+    pub fn resume(&self, level: Option<Level>) {
         if let Some((connection, token)) = connection(&self.shared) {
-            connection.resume(token);
+            connection.resume(token, level);
         }
     }
 

@@ -20,6 +20,7 @@ use http::{Response, StatusCode};
 use tokio::time::{Instant, timeout_at};
 use wire::Message;
 use wire::id::RequestId;
+use wire::mcp::level::Level;
 use wire::mcp::method::Method;
 use wire::splice::Parts;
 
@@ -109,7 +110,8 @@ impl Exchange {
         let server = reply.server().cloned();
         let scope = requester.scope.clone();
         let parking = Parking::again(front, (request.bytes().clone(), method), requester, inputs);
-        let call = StatelessCall::new(front, reply, Some(parking)).with_permit(permit);
+        let call =
+            StatelessCall::new(front, reply, Some(parking)).continued(permit, Level::wanted_by(request));
         let request = Request::new(request, method, scope, id);
         Self::waiting(Waiting::new(front, request, server, Downstream::Stateless(call)))
     }

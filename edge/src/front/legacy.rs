@@ -31,6 +31,7 @@ use super::body::Body;
 use super::door::inbound::{InboundMessage, Started};
 use super::door::{PostedMessage, classify, headers, media};
 use super::exchange::Exchange;
+use super::greeting::{self, Greeting};
 use super::metrics::StreamKind;
 use super::refusal::{self, ErrorObject, Refusal};
 use super::requester::Requester;
@@ -43,18 +44,27 @@ use crate::session::{Reader, Refused, Resumed, Session, SessionParams};
 
 /// Opens a session over HTTP; its id is sent in a header.
 pub(super) async fn initialize(front: &Front, posted: PostedMessage) -> Result<Response<Body>, Refusal> {
-    let (session, answer) = open(front, &posted.inbound)?;
+    let gateway = &*front.rooms.gateway;
+    if !greeting::is_due(gateway) {
+        // Whoever waits takes the place of a call.
+        if let Err(bound) = &posted.inbound.permit {
+            return Err(bound.refusal().into());
+        }
+        // Before there is a session, so that a client that leaves meanwhile leaves none behind.
+        greeting::wait(gateway).await;
+    }
+    let (session, greeting) = open(front, &posted.inbound)?;
     let id = HeaderValue::from_str(session.id()).map_err(|_| {
         Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, code::INTERNAL_ERROR, "bad session id")
     })?;
-    let mut response = Started::Answered(answer).respond(front, posted.accepts).await;
+    let mut response = Started::Answered(greeting.message()).respond(front, posted.accepts).await;
     response.headers_mut().insert(headers::SESSION_ID.clone(), id);
     Ok(response)
 }
 
 /// Opens a session and returns the answer to `initialize`.
 // MCP 2025-11-25 basic/lifecycle, Initialization
-pub(super) fn open(front: &Front, inbound: &InboundMessage) -> Result<(Arc<Session>, Parts), Refusal> {
+pub(super) fn open(front: &Front, inbound: &InboundMessage) -> Result<(Arc<Session>, Greeting), Refusal> {
     let message = &inbound.message;
     let Some(asked) = message.param("protocolVersion").and_then(|value| value.as_str()) else {
         return Err(Refusal::bad_request(code::INVALID_PARAMS, "params.protocolVersion must be a string"));
@@ -75,16 +85,12 @@ pub(super) fn open(front: &Front, inbound: &InboundMessage) -> Result<(Arc<Sessi
         client: Arc::new(client),
         changes: gateway.changes(&inbound.requester.caller, inbound.requester.scope.as_ref()),
     })?;
-    let mut result = json!({
+    let result = json!({
         "protocolVersion": version.as_str(),
         "capabilities": capabilities(version),
         "serverInfo": front.config.identity(),
     });
-    let instructions = gateway.instructions(&inbound.requester.caller, inbound.requester.scope.as_ref());
-    if let (Some(text), Some(result)) = (instructions, result.as_object_mut()) {
-        result.insert("instructions".to_owned(), text.into());
-    }
-    Ok((session, own_result(message, result.to_string())))
+    Ok((session, Greeting::new(gateway.clone(), inbound.requester.clone(), message, result)))
 }
 
 /// The capabilities of the gateway. They are the same at any time, because they must hold for the whole session even if a

@@ -21,6 +21,7 @@ mod client;
 mod door;
 mod downgrade;
 mod exchange;
+mod greeting;
 mod legacy;
 mod list_changes;
 mod metrics;

@@ -11,7 +11,6 @@ mod timestamp;
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use http::{HeaderMap, Response};
 use serde_json::json;
 use wire::Era;
@@ -29,6 +28,7 @@ use super::door::classify::{self, MISSING_META};
 use super::door::inbound::{InboundMessage, Started};
 use super::door::{PostedMessage, headers};
 use super::exchange::{Exchange, Resumption};
+use super::greeting::{self, Greeting};
 use super::refusal::{self, Refusal};
 use super::reply::ResponseEncoding;
 use super::requester::Requester;
@@ -101,8 +101,13 @@ fn begin(front: &Front, inbound: InboundMessage, method: Method, client: Client)
     }
     let InboundMessage { requester, permit, message } = inbound;
     if method == Method::Discover {
-        let result = discover_result(front, &requester);
-        return Ok(Started::Answered(refusal::message(message.id(), "result", Parts::from(result))));
+        let greeting =
+            Greeting::new(front.rooms.gateway.clone(), requester, &message, discover_result(front));
+        if greeting::is_due(&*front.rooms.gateway) {
+            return Ok(Started::Answered(greeting.message()));
+        }
+        // Whoever waits takes the place of a call.
+        return Ok(greeting.with_permit(permit.map_err(Bound::refusal)?).started());
     }
     if is_of_tasks(method)
         && let Some(result) = own_task(front, &requester, (method, &message), &client)?
@@ -212,8 +217,8 @@ async fn check_params(front: &Front, headers: &HeaderMap, inbound: &InboundMessa
 }
 
 // MCP 2026-07-28 server/discover
-fn discover_result(front: &Front, requester: &Requester) -> Bytes {
-    let mut result = json!({
+fn discover_result(front: &Front) -> serde_json::Value {
+    json!({
         "resultType": "complete",
         "supportedVersions": [LATEST_MODERN.as_str()],
         // The same for everybody at any time, so that it stays true while a server starts late.
@@ -228,14 +233,7 @@ fn discover_result(front: &Front, requester: &Requester) -> Bytes {
         "ttlMs": DISCOVER_TTL_MS,
         "cacheScope": "private",
         "_meta": { meta::SERVER_INFO: front.config.identity() },
-    });
-    if let (Some(instructions), Some(result)) = (
-        front.rooms.gateway.instructions(&requester.caller, requester.scope.as_ref()),
-        result.as_object_mut(),
-    ) {
-        result.insert("instructions".to_owned(), instructions.into());
-    }
-    result.to_string().into()
+    })
 }
 
 /// How long a client may keep the answer. One minute: instructions change when servers come and go.

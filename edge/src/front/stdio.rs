@@ -84,7 +84,8 @@ struct Pipe {
     session: Option<Arc<Session>>,
     /// Immediate answers: to pings and invalid messages.
     answers: JoinSet<()>,
-    /// Calls in flight, bounded by their permits and their session; each returns the id of its modern request.
+    /// Calls in flight, bounded by their permits and their session, and answers that wait for names, of which one has no
+    /// permit, that to `initialize`. Each returns the id of its modern request.
     calls: JoinSet<Option<RequestId>>,
     /// Modern requests in flight, to be cancelled by id.
     modern: HashMap<RequestId, AbortHandle>,
@@ -238,11 +239,11 @@ impl Pipe {
         if self.session.is_some() {
             return Err(invalid("this connection is initialized already"));
         }
-        let (session, answer) = legacy::open(&self.front, &self.inbound(message))?;
+        let (session, greeting) = legacy::open(&self.front, &self.inbound(message))?;
         let (outbox, reader) = (self.outbox.clone(), legacy::listen(&self.front, &session));
         self.listening.spawn(async move { outbox.listen(reader).await });
         self.session = Some(session);
-        Ok(Started::Answered(answer))
+        Ok(greeting.started())
     }
 
     fn legacy(&self, message: Message) -> Result<Option<Started>, Refusal> {
@@ -270,7 +271,7 @@ impl Pipe {
         let outbox = self.outbox.clone();
         match started {
             Ok(None) => {}
-            Ok(Some(Started::Call(_) | Started::Listen(_))) => {
+            Ok(Some(Started::Call(_) | Started::Listen(_) | Started::Greeting(_))) => {
                 let id = modern.clone();
                 let set = if matches!(started, Ok(Some(Started::Listen(_)))) {
                     &mut self.listens

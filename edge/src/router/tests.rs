@@ -239,7 +239,7 @@ async fn a_call_that_waited_for_names_is_detached_at_its_connection() {
     impl Cancel for Nobody {
         fn cancel(&self, _: u64) {}
         fn park(&self, _: u64) {}
-        fn resume(&self, _: u64) {}
+        fn resume(&self, _: u64, _: Option<Level>) {}
         fn detach(&self, _: u64) {}
     }
     let ((to, early), (connection, from)) = (reply(), reply());

@@ -250,7 +250,7 @@ impl Conn {
             return Err((job, slot));
         }
         let level = self.log_level(&job);
-        if let Some(level) = level.filter(|_| self.spec.era == Era::Legacy) {
+        if let Some(level) = level {
             self.queue_level(&mut state, level, job.lease.is_some());
         }
         let State { mux, outbox, requests, .. } = &mut *state;

@@ -84,7 +84,7 @@ pub(super) fn edit_meta(
 // MCP 2026-07-28 server/utilities/logging: only during a request that names a level
 pub(super) fn level(call: &Call) -> Option<Level> {
     match &call.affinity {
-        Affinity::Principal => Level::parse(&call.request.meta_value(meta::LOG_LEVEL)?.as_str()?),
+        Affinity::Principal => Level::wanted_by(&call.request),
         Affinity::Session(session) => session.settings.level(),
     }
 }

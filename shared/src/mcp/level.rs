@@ -1,5 +1,8 @@
 //! How bad what a server logs is.
 
+use super::meta;
+use crate::Message;
+
 /// The levels of log messages, least first.
 // MCP 2025-11-25 server/utilities/logging, Log Levels (RFC 5424)
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -19,6 +22,18 @@ impl Level {
     /// The level of that name; there are no others.
     pub fn parse(name: &str) -> Option<Self> {
         ALL.into_iter().find(|level| level.as_str() == name)
+    }
+
+    /// The lowest level that `request` names in its `_meta`: without one the server sends it no log messages.
+    // MCP 2026-07-28 server/utilities/logging
+    pub fn wanted_by(request: &Message) -> Option<Self> {
+        Self::parse(&request.meta_value(meta::LOG_LEVEL)?.as_str()?)
+    }
+
+    /// Whether this log message is of this level or a worse one; one of an unknown level counts as such.
+    pub fn lets_through(self, log: &Message) -> bool {
+        let level = log.param("level").and_then(|level| Self::parse(&level.as_str()?));
+        level.is_none_or(|level| level >= self)
     }
 
     /// As it stands on the wire.

@@ -118,7 +118,7 @@ impl Cancel for Recorder {
         self.0.lock().push(token + 100);
     }
 
-    fn resume(&self, token: u64) {
+    fn resume(&self, token: u64, _: Option<Level>) {
         self.0.lock().push(token + 300);
     }
 
@@ -142,7 +142,7 @@ fn a_dropped_reply_cancels_at_its_connection() {
     assert!(finished.is_detached());
     finished.finish(Outcome::Refused(Bytes::new()));
     kept.park();
-    kept.resume();
+    kept.resume(None);
     kept.detach();
     drop(kept);
     assert_eq!(
@@ -175,7 +175,7 @@ async fn the_connection_of_a_forwarded_reply_is_that_of_both() {
     assert!(inner.on_cancel(connection.clone(), 7));
     assert!(outer.is_under_way());
     outer.park();
-    outer.resume();
+    outer.resume(None);
     outer.detach();
     assert!(inner.is_detached());
     assert_eq!(*connection.0.lock(), [107, 307, 207]);

@@ -26,6 +26,7 @@ use ring::digest::{SHA256, digest as hash};
 use tokio::time::{Instant, MissedTickBehavior, Sleep, interval, sleep};
 use wire::Message;
 use wire::error::ScanError;
+use wire::mcp::level::Level;
 use wire::mcp::method::Method;
 use wire::splice::Parts;
 
@@ -287,11 +288,17 @@ impl Park {
         self.shared.sealer.elsewhere(home)
     }
 
-    /// Takes out the call that `state` leads to. `None`: the state is not of this kind.
+    /// Takes out the call that `state` leads to, for a request that gets log messages of `level` or worse, or none. `None`: the
+    /// state is not of this kind.
     ///
     /// # Errors
     /// Why this request cannot continue it.
-    pub(super) fn take(&self, state: &str, subject: &Subject) -> Option<Result<Parked, Error>> {
+    pub(super) fn take(
+        &self,
+        state: &str,
+        subject: &Subject,
+        level: Option<Level>,
+    ) -> Option<Result<Parked, Error>> {
         let payload = self.shared.sealer.open(KIND, state)?;
         let (instance, _, number, rest) = decode(&payload)?;
         Some(if rest != encode_subject(subject) {
@@ -303,7 +310,7 @@ impl Park {
                 "the process that held this call is gone, and the call with it; make the call again";
             Err(Error::new(Kind::Lost, Blame::Edge, message))
         } else {
-            self.shared.remove(number).ok_or_else(|| {
+            self.shared.remove(number, level).ok_or_else(|| {
                 let message = "this requestState was used already, or has expired; make the call again";
                 Error::new(Kind::InvalidParams, Blame::Downstream, message)
             })
@@ -312,13 +319,13 @@ impl Park {
 }
 
 impl Shared {
-    fn remove(&self, number: u64) -> Option<Parked> {
+    fn remove(&self, number: u64, level: Option<Level>) -> Option<Parked> {
         let mut calls = self.calls.lock();
         let parked = calls.waiting.remove(&number).or_else(|| calls.failed.remove(&number));
         self.count(&calls);
         drop(calls);
         let parked = parked.filter(|parked| parked.expires > Instant::now())?;
-        parked.reply.resume();
+        parked.reply.resume(level);
         Some(parked)
     }
 

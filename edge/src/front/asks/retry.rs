@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use wire::mcp::level::Level;
 use wire::mcp::method::Method;
 use wire::{Message, code};
 
@@ -51,7 +52,7 @@ pub(in crate::front) fn of(
     let state = state.as_str().ok_or_else(|| Refusal::bad_request(code::INVALID_PARAMS, wrong))?.into_owned();
     let answers = Answers::of(&message, limits)?;
     let subject = Subject { requester: requester.clone(), digest: digest(&message) };
-    match front.park.take(&state, &subject) {
+    match front.park.take(&state, &subject, Level::wanted_by(&message)) {
         Some(Ok(mut parked)) => {
             parked.inputs.resume(Arc::new(client.clone()), &answers);
             return Ok(Retry::Parked(message, Box::new(parked)));

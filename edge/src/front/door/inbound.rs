@@ -7,6 +7,7 @@ use wire::splice::Parts;
 use super::media::Accepts;
 use crate::front::body::Body;
 use crate::front::exchange::Exchange;
+use crate::front::greeting::Greeting;
 use crate::front::modern::listen::Listen;
 use crate::front::requester::Requester;
 use crate::front::{Front, refusal, sse};
@@ -24,6 +25,8 @@ pub(in crate::front) struct InboundMessage {
 pub(in crate::front) enum Started {
     /// Nothing: this is the answer already.
     Answered(Parts),
+    /// An answer that waits for names.
+    Greeting(Box<Greeting>),
     /// A call in flight.
     Call(Exchange),
     /// A listen of a modern client.
@@ -34,12 +37,16 @@ impl Started {
     /// The HTTP response.
     pub(in crate::front) async fn respond(self, front: &Front, accepts: Accepts) -> Response<Body> {
         match self {
-            Self::Answered(message) if accepts.json => refusal::json(message),
-            Self::Answered(message) => sse::single(&message),
+            Self::Answered(message) => answered(message, accepts),
+            Self::Greeting(greeting) => answered(greeting.ready().await, accepts),
             Self::Call(exchange) => {
                 exchange.respond(accepts, front.config.pace(), &front.rooms.metrics).await
             }
             Self::Listen(listen) => listen.respond(front, accepts),
         }
     }
+}
+
+fn answered(message: Parts, accepts: Accepts) -> Response<Body> {
+    if accepts.json { refusal::json(message) } else { sse::single(&message) }
 }

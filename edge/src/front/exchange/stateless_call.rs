@@ -5,7 +5,10 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use wire::Message;
 use wire::id::RequestId;
+use wire::mcp::level::Level;
+use wire::mcp::method::Notice;
 
 use super::session_call::with_token;
 use super::waiting::{CallEnd, CallEvent, undetachable};
@@ -27,17 +30,25 @@ pub(super) struct StatelessCall {
     /// Whether the client takes what comes before the outcome.
     takes_events: bool,
     context: Arc<RoundContext>,
-    /// The permit of the retry of a parked call, which gave its own back.
-    _permit: Option<CallPermit>,
+    /// The retry that it continues with, if it was parked.
+    retry: Option<Continued>,
+}
+
+/// What a retry brings to the call that it continues.
+struct Continued {
+    /// The call gave its own back when it was parked.
+    _permit: CallPermit,
+    /// The lowest level of log messages that the retry names. Some may wait that came for the request before it.
+    level: Option<Level>,
 }
 
 impl StatelessCall {
     pub(super) fn new(front: &Front, reply: Reply, parking: Option<Parking>) -> Self {
-        Self { reply, parking, takes_events: true, context: front.round_context.clone(), _permit: None }
+        Self { reply, parking, takes_events: true, context: front.round_context.clone(), retry: None }
     }
 
-    pub(super) fn with_permit(self, permit: CallPermit) -> Self {
-        Self { _permit: Some(permit), ..self }
+    pub(super) fn continued(self, permit: CallPermit, level: Option<Level>) -> Self {
+        Self { retry: Some(Continued { _permit: permit, level }), ..self }
     }
 
     pub(super) fn send_outcome_only(&mut self) {
@@ -84,10 +95,17 @@ impl StatelessCall {
                 let message = with_token(&message, token?)?.finish();
                 Some(CallEvent::Message(message, Delivery::BestEffort))
             }
+            Event::Notice(Notice::Message, log) if !self.wants(&log) => None,
             Event::Notice(_, message) => {
                 Some(CallEvent::Message(message.bytes().clone().into(), Delivery::Required))
             }
         }
+    }
+
+    /// Whether its request asked for this log message. For a first request it was asked when the message came.
+    fn wants(&self, log: &Message) -> bool {
+        let Some(retry) = &self.retry else { return true };
+        retry.level.is_some_and(|least| least.lets_through(log))
     }
 
     /// The answer that ends the call.

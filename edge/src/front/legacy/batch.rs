@@ -140,6 +140,7 @@ async fn array(started: Vec<Started>) -> Option<Parts> {
     let answers = join_all(started.into_iter().map(|started| async {
         match started {
             Started::Answered(answer) => Some(answer),
+            Started::Greeting(greeting) => Some(greeting.ready().await),
             Started::Call(exchange) => exchange.answer().await,
             Started::Listen(_) => None, // unknown in the revision that has batches
         }

@@ -202,7 +202,7 @@ pub(in crate::front) fn take(
         // The session bounds its calls; cancels and answers to what servers ask must come through beside them.
         Ok(Some(Started::Call(_))) => (None, Some(channel.lease.call())),
         Ok(Some(Started::Listen(_))) => (None, None), // of another era; it has no end that could be waited for
-        Ok(Some(Started::Answered(_))) | Err(_) => (Some(channel.place(front)?), None),
+        Ok(Some(Started::Answered(_) | Started::Greeting(_))) | Err(_) => (Some(channel.place(front)?), None),
     };
     let outbox = channel.outbox.clone();
     front.rooms.drain.spawn(async move {
@@ -274,10 +274,10 @@ impl Channel {
                 legacy::take(front, inbound, &session)
             }
             State::Opening if method == Method::Initialize && kind == Kind::Request => {
-                let (session, answer) = legacy::open(front, &inbound)?;
+                let (session, greeting) = legacy::open(front, &inbound)?;
                 *state = State::Open(session);
                 self.initialized.notify_one();
-                Ok(Some(Started::Answered(answer)))
+                Ok(Some(greeting.started()))
             }
             // Clients look for the modern era here as well; with a result they would go on in it, where a
             // stream of this transport has no place.

@@ -38,6 +38,7 @@ impl Outbox {
         match started {
             Ok(None) => {}
             Ok(Some(Started::Answered(message))) => self.send(message).await,
+            Ok(Some(Started::Greeting(greeting))) => self.send(greeting.ready().await).await,
             Ok(Some(Started::Call(exchange))) => self.relay(exchange).await,
             Ok(Some(Started::Listen(listen))) => self.relay(*listen).await,
             Err(refusal) => self.send(refusal.into_message()).await,

@@ -136,7 +136,7 @@ struct Nobody;
 impl crate::call::Cancel for Nobody {
     fn cancel(&self, _: u64) {}
     fn park(&self, _: u64) {}
-    fn resume(&self, _: u64) {}
+    fn resume(&self, _: u64, _: Option<wire::mcp::level::Level>) {}
     fn detach(&self, _: u64) {}
 }
 

@@ -94,6 +94,19 @@ async fn everything_comes_over_the_one_stream() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_instructions_come_when_they_are_known() {
+    let stage = Stage::new();
+    *stage.script.instructions.lock() = Some("be kind".to_owned());
+    stage.script.settled.send_replace(false);
+    let mut client = Client::open(&stage, "/sse").await;
+    assert_eq!(client.post(INIT).await, 202);
+    assert_eq!(client.ask(r#"{"jsonrpc":"2.0","id":"p","method":"ping"}"#).await["id"], "p");
+    stage.script.changes.send_replace(ListChanges { tools: 1, ..ListChanges::default() });
+    stage.script.settled.send_replace(true);
+    assert_eq!(client.hear().await["result"]["instructions"], "be kind", "and nothing before");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_batch_is_taken_where_its_revision_has_them() {
     let stage = Stage::new();
     let ping = r#"{"jsonrpc":"2.0","id":"p","method":"ping"}"#;

@@ -5,6 +5,7 @@ mod batch;
 mod bounds;
 mod calls;
 mod door;
+mod greeting;
 mod http_sse;
 mod listen;
 mod oauth;
@@ -61,6 +62,8 @@ struct Script {
     roots: Mutex<Vec<u64>>,
     mirrored: Mutex<Option<Arc<[Mirrored]>>>,
     settled: watch::Sender<bool>,
+    /// The instructions of all servers together.
+    instructions: Mutex<Option<String>>,
     changes: watch::Sender<ListChanges>,
     subscribers: Mutex<Vec<Subscriber>>,
     /// Counts the subscriptions that are held.
@@ -101,7 +104,10 @@ impl Gateway for Script {
     }
 
     fn instructions(&self, _: &Caller, scope: Option<&ServerName>) -> Option<String> {
-        scope.map(|server| format!("use {server} well"))
+        if !*self.settled.borrow() {
+            return None;
+        }
+        scope.map_or_else(|| self.instructions.lock().clone(), |server| Some(format!("use {server} well")))
     }
 
     fn mirrored(&self, _: &Caller, _: Option<&ServerName>, _: &str) -> Option<Arc<[Mirrored]>> {

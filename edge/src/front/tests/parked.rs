@@ -4,9 +4,11 @@ use std::time::Duration;
 
 use serde_json::json as value;
 use tokio::time::timeout;
+use wire::mcp::level::Level;
 
 use super::asks::Server;
 use super::*;
+use crate::call::Cancel;
 use crate::error::{Blame, Error, Kind};
 use crate::front::ParkConfig;
 
@@ -414,4 +416,59 @@ async fn a_retry_is_asked_what_it_declares_itself() {
     assert!(heard[0].0 == 3 && heard[0].1.contains("-32602"), "{heard:?}");
     responder.finish(result(r#"{"resultType":"complete","content":[]}"#));
     assert_eq!(third.await.unwrap().1["result"]["resultType"], "complete");
+}
+
+/// The connection of a call; keeps the levels that continued it.
+#[derive(Default)]
+struct Levels(Mutex<Vec<Option<Level>>>);
+
+impl Cancel for Levels {
+    fn cancel(&self, _: u64) {}
+    fn park(&self, _: u64) {}
+    fn detach(&self, _: u64) {}
+
+    fn resume(&self, _: u64, level: Option<Level>) {
+        self.0.lock().push(level);
+    }
+}
+
+fn logged(level: &str) -> Event {
+    let text = format!(
+        r#"{{"jsonrpc":"2.0","method":"notifications/message","params":{{"level":"{level}","data":1}}}}"#
+    );
+    Event::Notice(Notice::Message, Message::scan(text.into(), &wire::limits::Limits::default()).unwrap())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_retry_gets_the_log_messages_that_it_asks_for_itself() {
+    for (level, expected) in [(None, &[][..]), (Some(Level::Error), &["error", "alert"])] {
+        let (stage, server, levels) = (Stage::new(), Arc::new(Server::default()), Arc::default());
+        let (state, responder) = parked(&stage, &server).await;
+        let connection: Arc<Levels> = Arc::clone(&levels);
+        assert!(responder.on_cancel(connection, 1));
+        // For the first request, or for nobody: its client is away.
+        for level in ["info", "error"] {
+            responder.event(logged(level));
+        }
+        let mut body = retry(2, &state, &value!({"ask-1": {"action": "accept"}}));
+        if let Some(level) = level {
+            let named = format!(r#""_meta":{{"io.modelcontextprotocol/logLevel":"{}","#, level.as_str());
+            body = body.replace(r#""_meta":{"#, &named);
+        }
+        let response = stage.front.clone().handle(post(&body, &modern_headers("tools/call", "echo")));
+        let answer = tokio::spawn(async move { text(response.await).await });
+        until(|| !server.0.lock().is_empty()).await;
+        assert_eq!(*levels.0.lock(), [level]);
+        for level in ["notice", "alert"] {
+            responder.event(logged(level));
+        }
+        responder.finish(result(r#"{"resultType":"complete"}"#));
+        let answer = answer.await.unwrap();
+        let heard: Vec<_> = ["info", "error", "notice", "alert"]
+            .into_iter()
+            .filter(|level| answer.contains(&format!(r#""level":"{level}""#)))
+            .collect();
+        assert_eq!(heard, expected, "{answer}");
+        assert!(answer.contains(r#""resultType":"complete""#), "{answer}");
+    }
 }

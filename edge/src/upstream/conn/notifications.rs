@@ -60,19 +60,23 @@ impl Conn {
         }
     }
 
-    /// The lowest level of log messages that a call gets on this connection; `None` if it gets none. A legacy server has one
-    /// level for all of its calls, so on a connection of several principals no call gets the messages.
+    /// The lowest level of log messages that a call gets on this connection; `None` if it gets none.
     pub(super) fn log_level(&self, job: &Job) -> Option<Level> {
-        let gets_any = match (self.spec.era, &job.call.affinity) {
+        modern::level(&job.call).filter(|_| self.gets_logs(job))
+    }
+
+    /// Whether a call that names a level gets log messages on this connection. A legacy server has one level for all of its
+    /// calls, so on a connection of several principals no call gets the messages.
+    pub(super) fn gets_logs(&self, job: &Job) -> bool {
+        match (self.spec.era, &job.call.affinity) {
             (Era::Modern, _) => true,
             (Era::Legacy, Affinity::Principal) => job.lease.is_some() || self.spec.logs_to_calls,
             // The level of a session is set at its own connection when the client sets it.
             (Era::Legacy, Affinity::Session(_)) => false,
-        };
-        gets_any.then(|| modern::level(&job.call)).flatten()
+        }
     }
 
-    /// Queues a request for the log level that a call wants, ahead of the call. A call that has the connection to itself gets
+    /// Queues a request for the log level that a call wants, ahead of the call or the answer it goes on with. A call that has the connection to itself gets
     /// its own level. For one among others the level is set only if it lets more through than before: what the
     /// others do not want is left out on arrival. Nobody waits for the answer, and a level that is refused counts as told: the
     /// server is not asked for it again before every call.
@@ -81,7 +85,8 @@ impl Conn {
     // MCP 2025-11-25 server/utilities/logging, Setting Log Level
     pub(super) fn queue_level(&self, state: &mut State, wanted: Level, is_alone: bool) {
         let will_do = |told: Level| if is_alone { told == wanted } else { told <= wanted };
-        if state.level.is_some_and(will_do) || !self.can("logging") {
+        // A modern server is told with each request.
+        if self.spec.era == Era::Modern || state.level.is_some_and(will_do) || !self.can("logging") {
             return;
         }
         let params = level_params(wanted);
@@ -113,7 +118,7 @@ impl Conn {
             return true;
         };
         let Work::Call { job, .. } = &pending.work else { return true };
-        let is_wanted = pending.level.is_some_and(|least| level(&message).is_none_or(|level| level >= least));
+        let is_wanted = pending.level.is_some_and(|least| least.lets_through(&message));
         !is_wanted || job.responder.event(Event::Notice(Notice::Message, message))
     }
 
@@ -125,7 +130,7 @@ impl Conn {
             return session.unsolicited.event(Event::Notice(notice, message));
         }
         let wished = session.settings.level();
-        if wished.is_some_and(|least| level(&message).is_some_and(|level| level < least)) {
+        if wished.is_some_and(|least| !least.lets_through(&message)) {
             return true;
         }
         let state = self.state.lock();
@@ -146,17 +151,12 @@ impl Conn {
             state.mux.iter().filter_map(|(_, pending)| Some((pending.level?, pending.work.events()?)));
         let mut asked = asked.take(2);
         let (Some((least, events)), None) = (asked.next(), asked.next()) else { return false };
-        let wanted = level(&message).is_none_or(|level| level >= least);
+        let wanted = least.lets_through(&message);
         if wanted && !events.event(Event::Notice(Notice::Message, message)) {
             self.context.permits.metrics().hit(Bound::EventBytes);
         }
         true
     }
-}
-
-/// The level of a log message; `None` for an unknown one, which is always delivered.
-fn level(message: &Message) -> Option<Level> {
-    Level::parse(&message.param("level")?.as_str()?)
 }
 
 /// How many messages may wait to be written before a client's notifications are dropped. 64: one for each question

@@ -4,9 +4,11 @@
 //! lease as long as nobody else needs it, and can then be given up.
 
 use tokio::time::Instant;
+use wire::mcp::level::Level;
 
 use super::Conn;
 use super::mux::WireId;
+use super::pending::Work;
 use crate::call::Cancel;
 use crate::error::{Blame, Error, Kind};
 use crate::permit::Bound;
@@ -23,10 +25,15 @@ impl Cancel for Conn {
         }
     }
 
-    fn resume(&self, token: u64) {
+    fn resume(&self, token: u64, level: Option<Level>) {
         let mut state = self.state.lock();
-        if let Some(pending) = state.mux.get_mut(WireId::from_number(token)) {
-            pending.parked_since = None;
+        let Some(pending) = state.mux.get_mut(WireId::from_number(token)) else { return };
+        pending.parked_since = None;
+        let Work::Call { job, .. } = &pending.work else { return };
+        let (level, is_alone) = (level.filter(|_| self.gets_logs(job)), job.lease.is_some());
+        pending.level = level;
+        if let Some(level) = level {
+            self.queue_level(&mut state, level, is_alone);
         }
     }
 

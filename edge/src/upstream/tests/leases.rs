@@ -280,7 +280,7 @@ async fn calls_whose_clients_came_back_and_tasks_keep_their_seats() {
     let (_first, resumed, _ask) = parked(&mut room, "a").await;
     let (_second, task, _other) = parked(&mut room, "b").await;
     tokio::time::sleep(Duration::from_secs(55)).await;
-    resumed.resume();
+    resumed.resume(None);
     task.detach();
     task.park();
     tokio::time::sleep(Duration::from_secs(100)).await;

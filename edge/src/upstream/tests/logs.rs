@@ -3,6 +3,7 @@
 use super::*;
 use crate::error::Kind;
 use crate::upstream::key::{Key, Target};
+use wire::mcp::level::Level;
 use wire::mcp::meta::LOG_LEVEL;
 
 const LOG: &str = "notifications/message";
@@ -167,6 +168,39 @@ async fn a_leased_connection_has_the_level_of_its_call() {
     assert_eq!(peer.expect("logging/setLevel").await["params"]["level"], "error");
     peer.serve_echo().await;
     result(reply).await;
+}
+
+/// A call whose client came back with an answer is served by the request that brought it.
+#[tokio::test(start_paused = true)]
+async fn a_call_that_is_continued_has_the_level_of_the_request_that_continues_it() {
+    const FORMS: &str = r#"{"elicitation":{"form":{}}}"#;
+    let mut room = Setting::default().build();
+    let mut reply = room.dispatch_as(FORMS, loud("a", "warning"));
+    let mut peer = room.accept_legacy().await;
+    assert_eq!(peer.expect("logging/setLevel").await["params"]["level"], "warning");
+    let request = peer.expect("tools/call").await;
+    log(&mut peer, "error").await;
+    assert_eq!(next_notification(&mut reply).await.1["data"], "error");
+
+    reply.park();
+    reply.resume(Some(Level::Debug));
+    assert_eq!(peer.expect("logging/setLevel").await["params"]["level"], "debug");
+    log(&mut peer, "info").await;
+    assert_eq!(next_notification(&mut reply).await.1["data"], "info");
+
+    reply.park();
+    reply.resume(Some(Level::Error));
+    assert_eq!(peer.expect("logging/setLevel").await["params"]["level"], "error");
+    for level in ["info", "critical"] {
+        log(&mut peer, level).await;
+    }
+    assert_eq!(next_notification(&mut reply).await.1["data"], "critical");
+
+    reply.park();
+    reply.resume(None);
+    log(&mut peer, "emergency").await;
+    peer.answer(&request, json!({})).await;
+    ends_without_events(reply).await;
 }
 
 #[tokio::test(start_paused = true)]
