@@ -14,7 +14,7 @@ use wire::{Message, code};
 
 use super::completion;
 use super::facts::unknown_resource;
-use super::modern::{CACHE_SCOPE, RESULT_TYPE, TTL_MS};
+use super::modern::{CACHE_SCOPE, COMPLETE, RESULT_TYPE, TTL_MS};
 use super::tasks::ShownIds;
 use crate::call::{Affinity, Call, Outcome};
 
@@ -118,6 +118,5 @@ fn as_internal(error: Value<'_>) -> Bytes {
     splice.finish().into_bytes()
 }
 
-const COMPLETE: Bytes = Bytes::from_static(br#""complete""#);
 const AT_ONCE: Bytes = Bytes::from_static(b"0");
 const PRIVATE: Bytes = Bytes::from_static(br#""private""#);

@@ -118,7 +118,9 @@ pub(super) fn judge(call: &Call, answer: &Message, task_ids: ShownIds<'_>) -> Op
     match Value::new(answer.bytes(), kind).as_str()?.as_ref() {
         "complete" => complete(),
         "input_required" if may_want_input(call.method) && input::fits(answer) => Some(Judged::Input),
-        "task" if may_become_task(call) => task_ids.show_task(call, answer).map(Judged::Complete),
+        "task" if may_become_task(call) || call.method == Method::TasksGet => {
+            task_ids.show_task(call, answer).map(Judged::Complete)
+        }
         _ => None,
     }
 }
@@ -140,6 +142,7 @@ fn for_session(method: Method, answer: &Message, result: &Object) -> Parts {
 /// What modern results have beside those of earlier revisions.
 // MCP 2026-07-28 basic, Results; server/utilities/caching
 pub(super) const RESULT_TYPE: &str = "resultType";
+pub(super) const COMPLETE: Bytes = Bytes::from_static(br#""complete""#);
 pub(super) const TTL_MS: &str = "ttlMs";
 pub(super) const CACHE_SCOPE: &str = "cacheScope";
 

@@ -21,6 +21,7 @@ use wire::span::Span;
 use wire::splice::{Parts, Splice};
 
 use super::exclusive_client::ExclusiveClient;
+use super::modern::{COMPLETE, RESULT_TYPE};
 use super::pool::PoolInner;
 use crate::call::{Affinity, Call, Rename, ServerName, SessionHandle};
 use crate::error::{Blame, Error, Kind};
@@ -204,6 +205,10 @@ impl ShownIds<'_> {
         match (known, result.get(answer.bytes(), "taskId")) {
             (Some(known), Some(span)) => splice.replace(span, Bytes::copy_from_slice(known.raw())),
             _ => self.show(&mut splice, Owner::of(call), answer.bytes(), result),
+        }
+        if call.method == Method::TasksGet {
+            // MCP extension tasks, tasks/get: some servers say "task", or nothing, and clients refuse both.
+            splice.object(result).set(RESULT_TYPE, COMPLETE);
         }
         Some(splice.finish())
     }

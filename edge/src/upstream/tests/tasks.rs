@@ -189,8 +189,8 @@ async fn idle_connection_stays_open_while_a_task_of_it_runs() {
     tokio::time::sleep(Duration::from_secs(50 * 60)).await;
     let reply = of_principal(&room, "ann", on("tasks/get", &id));
     let request = peer.expect("tasks/get").await;
-    peer.answer(&request, json!({"resultType": "complete", "taskId": "t1", "status": "working"})).await;
-    result(reply).await;
+    peer.answer(&request, json!({"resultType": "task", "taskId": "t1", "status": "working"})).await;
+    assert_eq!(result(reply).await["resultType"], "complete", "as it should have been");
     let start = tokio::time::Instant::now();
     peer.ended().await;
     let held = start.elapsed();
