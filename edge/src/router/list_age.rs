@@ -34,10 +34,6 @@ impl ListAges {
         self.0.lock().insert(index, age.clone());
         Guard { all: self.clone(), index, age }
     }
-
-    fn get(&self, index: ServerIndex) -> Option<Arc<ListAge>> {
-        self.0.lock().get(&index).cloned()
-    }
 }
 
 /// The age of the lists of a server that is still configured.
@@ -98,15 +94,15 @@ impl ListAge {
         let _ = self.state.subscribe().wait_for(|state| state.wanted.is_some()).await;
     }
 
-    /// Has lists read again that are `older` than this. Returns what a call has to wait for, if anything.
-    fn renew(&self, older: Duration) -> Option<impl Future<Output = ()> + Send + use<>> {
-        let now = Instant::now();
-        // Lists of a server that is down are read when it is back.
-        if self.changes.borrow().down {
-            return None;
-        }
+    /// Has lists read again that are `older` than this `now`. Returns what a call has to wait for, if anything.
+    fn renew(&self, now: Instant, older: Duration) -> Option<impl Future<Output = ()> + Send + use<>> {
         let is_due =
             |state: &State| state.last.is_some_and(|(began, next)| began + older <= now && next <= now);
+        let state = *self.state.borrow(); // nearly always that is all: every list comes here
+        // Lists of a server that is down are read when it is back.
+        if (state.wanted.is_none() && !is_due(&state)) || self.changes.borrow().down {
+            return None;
+        }
         self.state.send_if_modified(|state| {
             let is_new = state.wanted.is_none() && is_due(state);
             if is_new {
@@ -133,7 +129,9 @@ impl Shared {
     ) -> Option<impl Future<Output = ()> + Send + use<>> {
         let servers = scoped.catalog.shown.iter().map(|(index, _)| index);
         let in_scope = servers.filter(|index| scoped.only.is_none_or(|only| only == *index));
-        let waits: Vec<_> = in_scope.filter_map(|index| self.list_ages.get(index)?.renew(older)).collect();
+        let (now, ages) = (Instant::now(), self.list_ages.0.lock());
+        let waits: Vec<_> = in_scope.filter_map(|index| ages.get(&index)?.renew(now, older)).collect();
+        drop(ages);
         (!waits.is_empty()).then_some(async move {
             // All wait at the same time: each has its deadline already.
             for wait in waits {
@@ -166,24 +164,28 @@ mod tests {
         (Arc::new(ListAges::default()).add(ServerIndex::new(0), changes), sender)
     }
 
+    fn renew(age: &ListAge, older: Duration) -> Option<impl Future<Output = ()> + Send + use<>> {
+        age.renew(Instant::now(), older)
+    }
+
     #[tokio::test(start_paused = true)]
     async fn lists_are_wanted_anew_when_they_are_too_old() {
         let (age, _changes) = age();
-        assert!(age.renew(FRESH).is_none(), "the first reading is under way");
+        assert!(renew(&age, FRESH).is_none(), "the first reading is under way");
         let now = Instant::now();
         age.finished(now, now + Duration::from_secs(1));
-        assert!(age.renew(FRESH).is_none(), "they are new");
-        assert!(age.renew(Duration::ZERO).is_none(), "the server has its pause");
+        assert!(renew(&age, FRESH).is_none(), "they are new");
+        assert!(renew(&age, Duration::ZERO).is_none(), "the server has its pause");
         tokio::time::advance(Duration::from_secs(2)).await;
-        assert!(age.renew(FRESH).is_none());
-        let wait = age.renew(Duration::ZERO).expect("an unknown name is a reason");
+        assert!(renew(&age, FRESH).is_none());
+        let wait = renew(&age, Duration::ZERO).expect("an unknown name is a reason");
         age.wanted().await;
         let now = Instant::now();
         age.finished(now, now + Duration::from_secs(1));
         wait.await;
         assert_eq!(now, Instant::now(), "it waited for the reading alone");
         tokio::time::advance(FRESH).await;
-        assert!(age.renew(FRESH).is_some(), "they are old again");
+        assert!(renew(&age, FRESH).is_some(), "they are old again");
     }
 
     #[tokio::test(start_paused = true)]
@@ -193,20 +195,20 @@ mod tests {
         age.finished(now, now);
         tokio::time::advance(FRESH).await;
         let began = Instant::now();
-        age.renew(FRESH).unwrap().await;
+        renew(&age, FRESH).unwrap().await;
         assert_eq!(began.elapsed(), MAX_WAIT);
-        assert!(age.renew(FRESH).is_none(), "the same reading is not waited for again");
+        assert!(renew(&age, FRESH).is_none(), "the same reading is not waited for again");
         tokio::time::advance(MAX_WAIT).await;
         age.finished(began, began);
         tokio::time::advance(FRESH).await;
-        assert!(age.renew(FRESH).is_none(), "the last reading took too long");
+        assert!(renew(&age, FRESH).is_none(), "the last reading took too long");
         age.wanted().await;
         age.finished(Instant::now(), Instant::now());
         tokio::time::advance(FRESH).await;
         changes.send_modify(|changes| changes.down = true);
-        assert!(age.renew(FRESH).is_none());
+        assert!(renew(&age, FRESH).is_none());
         assert!(age.state.borrow().wanted.is_none(), "it is read when it is back");
         changes.send_modify(|changes| changes.down = false);
-        assert!(age.renew(FRESH).is_some());
+        assert!(renew(&age, FRESH).is_some());
     }
 }

@@ -76,10 +76,10 @@ impl Conn {
         }
     }
 
-    /// Queues a request for the log level that a call wants, ahead of the call or the answer it goes on with. A call that has the connection to itself gets
-    /// its own level. For one among others the level is set only if it lets more through than before: what the
-    /// others do not want is left out on arrival. Nobody waits for the answer, and a level that is refused counts as told: the
-    /// server is not asked for it again before every call.
+    /// Queues a request for the log level that a call wants, ahead of the call, or of the answer it goes on with. A call that
+    /// has the connection to itself gets its own level. For one among others the level is set only if it lets more through
+    /// than before: what the others do not want is left out on arrival. Nobody waits for the answer, and a level that is
+    /// refused counts as told: the server is not asked for it again before every call.
     ///
     /// It wakes the writer itself: the call may not be queued after all, and the level counts as told from here on.
     // MCP 2025-11-25 server/utilities/logging, Setting Log Level
