@@ -24,7 +24,7 @@ use super::settings::Isolation;
 use crate::call::{Affinity, Call, Capabilities, Client};
 use crate::permit::Bound;
 
-/// What a client can be asked, as far as a server treats it differently. It is declared to a legacy server once per
+/// What a client can be asked and shown, as far as a server treats it differently. It is declared to a legacy server once per
 /// connection, so it decides which connections a call can use.
 // MCP 2025-11-25 schema, ClientCapabilities
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -33,7 +33,7 @@ pub(super) struct Profile(Capabilities);
 impl Profile {
     /// The profile of a client with these capabilities.
     pub(super) fn of(can: Capabilities) -> Self {
-        // These do not change what a server asks.
+        // These do not change what a server asks or shows.
         let irrelevant = Capabilities::ROOTS_CHANGED.with(Capabilities::TASKS);
         Self(can.without(irrelevant).explicit())
     }
@@ -41,6 +41,12 @@ impl Profile {
     /// The capabilities that declare this profile.
     pub(super) fn capabilities(self) -> Capabilities {
         self.0
+    }
+
+    /// Whether a server may ask something of the client. That it shows apps alone is not worth a process: without it a
+    /// server answers in text.
+    fn can_be_asked(self) -> bool {
+        self.0.without(Capabilities::APPS) != Capabilities::default()
     }
 }
 
@@ -53,7 +59,7 @@ pub(super) fn needed(call: &Call, isolation: Isolation, era: Era) -> Option<Prof
     let profile = of_client(&call.client);
     // Log messages name no call either, but they are not worth a process: clients want them with every call. See
     // `conn::notifications` for who gets them.
-    (profile != Profile::default()).then_some(profile)
+    profile.can_be_asked().then_some(profile)
 }
 
 /// The profile of a client.
@@ -75,7 +81,7 @@ pub(super) fn home(
         return (key, None);
     };
     let profile = of_client(client);
-    if profile == Profile::default() {
+    if !profile.can_be_asked() {
         return (key, None);
     }
     (Key::Seat(principal.clone(), seats.home(principal, profile)), Some(profile))

@@ -26,6 +26,17 @@ fn a_profile_declares_what_it_was_made_of() {
     );
 }
 
+#[test]
+fn apps_are_declared_on_a_lease_and_need_none() {
+    const APPS: &str =
+        r#""extensions":{"io.modelcontextprotocol/ui":{"mimeTypes":["text/html;profile=mcp-app"]}}"#;
+    let both = format!(r#"{{"roots":{{}},{APPS}}}"#);
+    let (apps, both) = (format!("{{{APPS}}}"), Profile::of(Capabilities::read(both.as_bytes())));
+    assert!(!Profile::of(Capabilities::read(apps.as_bytes())).can_be_asked());
+    assert!(both.can_be_asked() && both != profile(r#"{"roots":{}}"#));
+    assert!(both.capabilities().to_json().contains(APPS));
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_call_gets_the_seat_whose_connection_suits_it() {
     let (seats, ann) = (Seats::new(3), Arc::from("ann"));

@@ -8,6 +8,8 @@ use wire::mcp::meta::LOG_LEVEL;
 
 const LOG: &str = "notifications/message";
 const DROPPED: &str = "mcp_edge_upstream_skipped_total{server=\"time\",reason=\"log\"}";
+/// A client whose calls are leased a connection.
+const FORMS: &str = r#"{"elicitation":{"form":{}}}"#;
 
 fn loud(text: &str, level: &str) -> Value {
     let mut request = echo(text);
@@ -142,7 +144,6 @@ async fn log_messages_of_a_shared_process_reach_nobody() {
 /// Its process is nobody else's meanwhile, so the messages are its own, and the level is exactly its own.
 #[tokio::test(start_paused = true)]
 async fn a_leased_connection_has_the_level_of_its_call() {
-    const FORMS: &str = r#"{"elicitation":{"form":{}}}"#;
     let mut room = Setting::default().build();
     let mut reply = room.dispatch_as(FORMS, loud("a", "warning"));
     let mut peer = room.accept_legacy().await;
@@ -173,7 +174,6 @@ async fn a_leased_connection_has_the_level_of_its_call() {
 /// A call whose client came back with an answer is served by the request that brought it.
 #[tokio::test(start_paused = true)]
 async fn a_call_that_is_continued_has_the_level_of_the_request_that_continues_it() {
-    const FORMS: &str = r#"{"elicitation":{"form":{}}}"#;
     let mut room = Setting::default().build();
     let mut reply = room.dispatch_as(FORMS, loud("a", "warning"));
     let mut peer = room.accept_legacy().await;
